@@ -1,0 +1,133 @@
+"""The small protocol that every system meets, SPPO included. The adapters only set up and step.
+
+    adapter = registry.load("megatron")
+    system = adapter.prepare(workload, settings, weights, context)
+    result = system.step(tokens)        # one optimizer step on [sequences, S + 1] token ids
+
+Weights, tokens, loss check, FLOPs, timers and memory readers live outside, in `benchmarks/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+from sppo.workload import Workload
+
+Kind = Literal[
+    "weights",
+    "gradients",
+    "optimizer",
+    "kv",
+    "dkv",
+    "activations",
+    "staging",
+    "temporary",
+    "host",
+]
+"""What a storage holds. "host" is the host tier; everything else lies on the device.
+
+"activations": kept from a forward for its backward. Unlabelled storages are "temporary".
+"""
+
+
+class Unavailable(RuntimeError):
+    """The library cannot run this here; the message is the library's own words where it has any."""
+
+
+def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
+    """Outside the accounted step nobody listens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Where a system runs. The default process group exists already (gloo, NCCL or torch's fake).
+
+    `label(kind, tensor)` tells the accounting what a storage holds; systems may call it, none must.
+    """
+
+    rank: int
+    ranks: int
+    device: torch.device
+    dtype: torch.dtype
+    label: Callable[[Kind, torch.Tensor], None] = _no_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """Mean loss over all tokens of the step, and the global gradient norm before clipping.
+
+    Both are the same on every rank.
+    """
+
+    loss: float
+    grad_norm: float
+
+
+class System(Protocol):
+    """One system, set up on one rank."""
+
+    def step(self, tokens: torch.Tensor) -> StepResult:
+        """One whole optimizer step: forward, backward, clip, AdamW.
+
+        tokens: int64 [sequences_per_step, T + 1], the same on every rank; inputs are [:, :-1] and
+        targets [:, 1:]. T is the workload's sequence_tokens, or 64 in the throw-away first step.
+        """
+        ...
+
+    def tensors(self) -> Mapping[Kind, Iterable[torch.Tensor]]:
+        """The live weights, gradients and optimizer state of this rank, for the accounting."""
+        ...
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """What the last step did and when, a list of {name, lane, start_ns, end_ns, ...}.
+
+        Empty where the system does not say.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back groups and buffers; the process ends soon after."""
+        ...
+
+
+class Adapter(Protocol):
+    """One library behind the protocol; `settings` are a frozen dataclass of its own."""
+
+    name: str
+    settings_type: type
+    environment: Mapping[str, str]
+    """Variables that must be set before the worker imports torch or the library."""
+
+    def grid(self, workload: Workload) -> tuple[Any, ...]:
+        """Every setting worth a measurement on this workload's ranks, cheapest first."""
+        ...
+
+    def check(self, workload: Workload, settings: Any) -> None:
+        """Raise Unavailable with the library's reason if these settings cannot run. No torch."""
+        ...
+
+    def describe(self, settings: Any) -> str:
+        """The settings in the field's words, short: "TP2 SP recompute mlp"."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Installed versions of the library and what it stands on, without importing it."""
+        ...
+
+    def prepare(
+        self,
+        workload: Workload,
+        settings: Any,
+        weights: Mapping[str, torch.Tensor],
+        context: Context,
+    ) -> System:
+        """Build model and optimizer from canonical weights (`sppo.workload.weight_shapes`).
+
+        `weights` are full-size, shared and read-only (memory-mapped): copy what this rank owns.
+        Raises Unavailable, or sppo.errors.Infeasible.
+        """
+        ...

@@ -1,0 +1,112 @@
+"""What the supervisor tells the ranks of one launch, and what each rank tells the supervisor.
+
+Files of a launch directory, all written atomically:
+
+    job.json          Job, read by every rank
+    rank-{r}.json     RankReport, written by a rank that came to the end
+    error-{r}.json    RankError, written by a rank that could not; the earliest is the cause
+    timeline-{r}.json what the last measured step of that rank did and when, where the system says
+    log-{r}.txt       the rank's own output (torchrun's redirect)
+
+Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from sppo.workload import Workload
+
+Status = Literal[
+    "ok", "oom", "host_oom", "timeout", "failed", "mismatch", "infeasible", "unavailable"
+]
+Phase = Literal["throw-away", "accounted", "warm-up", "measured"]
+Enforcement = Literal["rlimit", "cuda fraction", "accounted, not enforced", "no limit"]
+
+PROGRESS_PREFIX = "@@progress "
+THROW_AWAY_TOKENS = 64
+"""Length of the first optimizer step: real training, the same for all, but too small to matter."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
+
+    `account` off skips the accounted step (and with it the enforced limit).
+    """
+
+    workload: Workload
+    system: str
+    row: str
+    launch: int
+    settings: dict[str, Any]
+    weights_path: str
+    tokens_path: str
+    output_directory: str
+    ranks: int
+    warmup_steps: int
+    measured_steps: int
+    account: bool = True
+    threads_per_rank: int = 1
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+    phase: Phase
+    tokens: int
+    seconds: float
+    loss: float
+    grad_norm: float
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    step: int
+    steps: int
+    report: StepReport
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of one rank; None where this machine cannot say. Peaks are of the accounted step.
+
+    `tracked_*` are counted by the accounting mode (storages, the same for every system);
+    `allocated`, `reserved` and `driver_used` are CUDA's own; `rss` is the process's peak.
+    """
+
+    tracked_peak_bytes: int | None = None
+    tracked_live_before_bytes: int | None = None
+    tracked_peak_by_kind_bytes: dict[str, int] = {}
+    tracked_at_peak_by_kind_bytes: dict[str, int] = {}
+    activation_peak_bytes: int | None = None
+    host_peak_bytes: int | None = None
+    allocated_peak_bytes: int | None = None
+    reserved_peak_bytes: int | None = None
+    driver_used_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    enforcement: Enforcement = "no limit"
+
+
+class Accounted(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of one rank over the accounted step: integers, by operator or collective name."""
+
+    flops: dict[str, int] = {}
+    collective_calls: dict[str, int] = {}
+    collective_bytes: dict[str, int] = {}
+
+
+class RankReport(msgspec.Struct, frozen=True, kw_only=True):
+    rank: int
+    steps: list[StepReport]
+    memory: Memory
+    accounted: Accounted | None
+    environment: dict[str, Any]
+
+
+class RankError(msgspec.Struct, frozen=True, kw_only=True):
+    """`status` is decided where the error happened, from its type, never from a log."""
+
+    rank: int
+    status: Status
+    message: str
+    traceback: str
+    phase: str
+    time_ns: int
