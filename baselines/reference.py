@@ -125,9 +125,7 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
 class ReferenceSystem:
     """One process, one model, one optimizer."""
 
-    def __init__(
-        self, workload: Workload, weights: Mapping[str, Tensor], context: Context
-    ) -> None:
+    def __init__(self, workload: Workload, weights: Mapping[str, Tensor], context: Context) -> None:
         self.workload = workload
         self.context = context
         self.model = ReferenceModel(workload.model, weights, context)

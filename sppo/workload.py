@@ -287,7 +287,7 @@ def parse_bytes(text: str) -> int | None:
 
 
 def format_bytes(size_bytes: int) -> str:
-    """"160 MiB", "1.50 GiB": for people; records keep bytes."""
+    """ "160 MiB", "1.50 GiB": for people; records keep bytes."""
     if size_bytes >= GIB:
         return f"{size_bytes / GIB:.2f} GiB"
     if size_bytes >= MIB:

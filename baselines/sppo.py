@@ -1,0 +1,110 @@
+"""SPPO behind the same small protocol as its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from torch import Tensor
+
+from baselines.protocol import Context, Kind, StepResult
+from sppo.costs import load_profile
+from sppo.plan import Plan
+from sppo.runtime import Runtime
+from sppo.solver import SolverOptions, solve
+from sppo.train import Trainer
+from sppo.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class SppoSettings:
+    """What the user may fix; None and "auto" leave it to the solver."""
+
+    pipeline_parallel: int | None = None
+    sequence_parallel: int = 1
+    subsequences: int | None = None
+    policy: str = "auto"
+    cut: str = "flops"
+
+    def options(self) -> SolverOptions:
+        return SolverOptions(
+            pipeline_parallel=self.pipeline_parallel,
+            sequence_parallel=self.sequence_parallel,
+            subsequences=self.subsequences,
+            policy=self.policy,
+            cut=self.cut,
+        )
+
+
+class SppoSystem:
+    """One rank of the engine."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def step(self, tokens: Tensor) -> StepResult:
+        loss, grad_norm = self.trainer.step(tokens)
+        return StepResult(loss=loss, grad_norm=grad_norm)
+
+    def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
+        return self.trainer.tensors()
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """The last step's instructions in the simulator's lanes; times from one host's clock."""
+        lanes = {"O": "d2h", "T": "h2d", "F": "compute", "B": "compute"}
+        return [
+            {
+                "name": str(timed.instruction),
+                "lane": lanes.get(timed.instruction.op.value, "p2p"),
+                "start_ns": timed.start_ns,
+                "end_ns": timed.end_ns,
+            }
+            for timed in self.trainer.counters.timeline
+        ]
+
+    def close(self) -> None:
+        """The process group belongs to the worker."""
+
+
+class SppoAdapter:
+    name = "sppo"
+    settings_type = SppoSettings
+    environment: Mapping[str, str] = {}
+
+    def grid(self, workload: Workload) -> tuple[SppoSettings, ...]:
+        """The solver chooses; there is nothing to search."""
+        return (SppoSettings(),)
+
+    def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
+        """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
+        profile = load_profile(workload.cluster.hardware)
+        return solve(workload, profile, settings.options())
+
+    def check(self, workload: Workload, settings: SppoSettings) -> None:
+        """The solver says what cannot run, with its reason, when the plan is made."""
+
+    def describe(self, settings: SppoSettings) -> str:
+        count = "auto" if settings.subsequences is None else str(settings.subsequences)
+        return f"solver: N {count}, {settings.policy} offload"
+
+    def versions(self) -> dict[str, str]:
+        return {"sppo": version("sppo-suite"), "torch": version("torch")}
+
+    def prepare(
+        self,
+        workload: Workload,
+        settings: SppoSettings,
+        weights: Mapping[str, Tensor],
+        context: Context,
+    ) -> SppoSystem:
+        plan = self.plan(workload, settings)
+        if plan.pipeline_parallel != context.ranks:
+            raise ValueError(f"the plan needs {plan.pipeline_parallel} ranks, not {context.ranks}")
+        runtime = Runtime(device=context.device, dtype=context.dtype, label=context.label)
+        profile = load_profile(workload.cluster.hardware)
+        return SppoSystem(Trainer(workload, plan, profile, weights, runtime, context.rank))
+
+
+ADAPTER = SppoAdapter()

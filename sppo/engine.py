@@ -1,0 +1,170 @@
+"""Runs a schedule, instruction by instruction. There is no policy in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sppo.comm import Receipt, Transport
+from sppo.schedule import Instruction, Op, Schedule
+from sppo.stage import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """One instruction as it happened; `start_ns` is after any wait for a message."""
+
+    instruction: Instruction
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(kw_only=True)
+class StepCounters:
+    """What one rank did in one step."""
+
+    loss: float = 0.0
+    offloaded_bytes: int = 0
+    fetched_bytes: int = 0
+    timeline: list[Timed] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class _Posted:
+    buffer: Tensor
+    receipt: Receipt
+
+
+class Engine:
+    """One rank's part of a schedule. `run` is a generator: it yields while a message is missing.
+
+    Over a process group a wait blocks, so the generator ends at its first step; in one process all
+    ranks' generators are stepped in turn.
+    """
+
+    def __init__(self, schedule: Schedule, stage: Stage, transport: Transport) -> None:
+        self.schedule = schedule
+        self.stage = stage
+        self.transport = transport
+        plan = stage.plan
+        self._first = stage.index == 0
+        self._last = stage.index == plan.pipeline_parallel - 1
+        self._handlers: dict[Op, Callable[[Instruction], None]] = {
+            Op.RECEIVE_ACTIVATION: self._post,
+            Op.RECEIVE_GRADIENT: self._post,
+            Op.FORWARD: self._forward,
+            Op.BACKWARD: self._backward,
+            Op.SEND_ACTIVATION: self._send,
+            Op.SEND_GRADIENT: self._send,
+            Op.OFFLOAD: self._offload,
+            Op.FETCH: self._fetch,
+        }
+        self._reset(torch.empty(0))
+
+    def _reset(self, tokens: Tensor) -> None:
+        self._tokens = tokens
+        self._scale = 1.0 / max(1, tokens.shape[0] * (tokens.shape[-1] - 1))
+        self._posted: dict[Instruction, _Posted] = {}
+        self._outgoing: dict[Instruction, Tensor] = {}
+        self._losses: list[Tensor] = []
+        self.counters = StepCounters()
+
+    def run(self, tokens: Tensor) -> Iterator[None]:
+        """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights."""
+        self._reset(tokens)
+        try:
+            for instruction in self.schedule.stages[self.stage.index]:
+                needed = self._needed_message(instruction)
+                while needed is not None and not needed.receipt.ready():
+                    yield
+                start = time.perf_counter_ns()
+                self._handlers[instruction.op](instruction)
+                self.counters.timeline.append(
+                    Timed(instruction=instruction, start_ns=start, end_ns=time.perf_counter_ns())
+                )
+            self.transport.flush()
+            self.stage.assert_empty()
+            if self._losses:
+                self.counters.loss = float(torch.stack(self._losses).sum())
+        finally:
+            self._posted.clear()
+            self._outgoing.clear()
+            self.stage.abandon()
+
+    def _needed_message(self, instruction: Instruction) -> _Posted | None:
+        if instruction.op is Op.FORWARD and not self._first:
+            return self._posted[instruction._replace(op=Op.RECEIVE_ACTIVATION)]
+        if instruction.op is Op.BACKWARD and not self._last:
+            return self._posted[instruction._replace(op=Op.RECEIVE_GRADIENT)]
+        return None
+
+    def _post(self, instruction: Instruction) -> None:
+        plan, runtime = self.stage.plan, self.stage.runtime
+        shape = (plan.lengths_tokens[instruction.subsequence], plan.model.hidden)
+        buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
+        runtime.label("staging", buffer)
+        forward = instruction.op is Op.RECEIVE_ACTIVATION
+        peer = self.stage.index - 1 if forward else self.stage.index + 1
+        receipt = self.transport.receive(buffer, peer)
+        self._posted[instruction] = _Posted(buffer=buffer, receipt=receipt)
+
+    def _forward(self, instruction: Instruction) -> None:
+        _, sequence, index = instruction
+        span = self.stage.span(index)
+        if self._first:
+            x = self._tokens[sequence, span]
+        else:
+            x = self._posted.pop(instruction._replace(op=Op.RECEIVE_ACTIVATION)).buffer
+        targets = self._tokens[sequence, 1:][span] if self._last else None
+        output = self.stage.forward(sequence, index, x, targets, self._scale)
+        if self._last:
+            self._losses.append(output)
+        else:
+            self._outgoing[instruction._replace(op=Op.SEND_ACTIVATION)] = output
+
+    def _backward(self, instruction: Instruction) -> None:
+        _, sequence, index = instruction
+        if index == self.stage.plan.subsequences - 1:
+            self.stage.begin_backward()
+        grad = None
+        if not self._last:
+            grad = self._posted.pop(instruction._replace(op=Op.RECEIVE_GRADIENT)).buffer
+        tokens = self._tokens[sequence, self.stage.span(index)] if self._first else None
+        input_gradient = self.stage.backward(sequence, index, grad, tokens)
+        if input_gradient is not None:
+            self._outgoing[instruction._replace(op=Op.SEND_GRADIENT)] = input_gradient
+
+    def _send(self, instruction: Instruction) -> None:
+        forward = instruction.op is Op.SEND_ACTIVATION
+        peer = self.stage.index + 1 if forward else self.stage.index - 1
+        self.transport.send(self._outgoing.pop(instruction).contiguous(), peer)
+
+    def _offload(self, instruction: Instruction) -> None:
+        moved = self.stage.offload(instruction.sequence, instruction.subsequence)
+        self.counters.offloaded_bytes += moved
+
+    def _fetch(self, instruction: Instruction) -> None:
+        moved = self.stage.fetch(instruction.sequence, instruction.subsequence)
+        self.counters.fetched_bytes += moved
+
+
+def run_blocking(engine: Engine, tokens: Tensor) -> StepCounters:
+    """Run one rank over a process group to the end."""
+    for _ in engine.run(tokens):
+        raise AssertionError("a process-group transport never asks to be stepped again")
+    return engine.counters
+
+
+def run_together(engines: list[Engine], tokens: Tensor) -> list[StepCounters]:
+    """Step all ranks of one process in turn until all are done."""
+    running = [engine.run(tokens) for engine in engines]
+    alive = set(range(len(running)))
+    while alive:
+        for rank in sorted(alive):
+            if next(running[rank], alive) is alive:
+                alive.discard(rank)
+    return [engine.counters for engine in engines]

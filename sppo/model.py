@@ -1,0 +1,252 @@
+"""Decoder blocks (GPT of the paper; Llama) of one stage, and the weights they stand on.
+
+A stage's parameters are views of two flat buffers, matrices and vectors, and their gradients of
+two more: one AdamW call, one norm, one zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sppo.activations import ActivationStore, storage_key
+from sppo.kvcache import KvCache
+from sppo.layers import (
+    LayerNorm,
+    Linear,
+    PrefixAttention,
+    RmsNorm,
+    StageInput,
+    SwiGlu,
+    Tag,
+    TiledLoss,
+    Weight,
+)
+from sppo.workload import Model, layer_weight_shapes
+
+LOSS_TILE_TOKENS = 2048
+
+
+def stage_weight_names(model: Model, layers: range) -> dict[str, tuple[str, ...]]:
+    """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
+
+    Query, key and value become one matrix: one product instead of three.
+    """
+    names: dict[str, tuple[str, ...]] = {}
+    if 0 in layers:
+        names["embedding.weight"] = ("embedding.weight",)
+    for layer in layers:
+        for name in layer_weight_shapes(model):
+            prefix = f"layers.{layer}."
+            if name.startswith("attention.query."):
+                kind = name.rsplit(".", 1)[1]
+                parts = ("query", "key", "value")
+                names[f"{prefix}attention.qkv.{kind}"] = tuple(
+                    f"{prefix}attention.{part}.{kind}" for part in parts
+                )
+            elif not name.startswith(("attention.key.", "attention.value.")):
+                names[prefix + name] = (prefix + name,)
+    if model.layers - 1 in layers:
+        names["final_norm.weight"] = ("final_norm.weight",)
+        if model.norm == "layernorm":
+            names["final_norm.bias"] = ("final_norm.bias",)
+        names["head.weight"] = ("head.weight",)
+    return names
+
+
+class StageWeights:
+    """The parameters of one stage with their gradients, in flat buffers.
+
+    `matrices` carry weight decay, `vectors` do not; `matrix_gradients` and `vector_gradients` are
+    float32 (float64 for a float64 model).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layers: range,
+        weights: Mapping[str, Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        sources = stage_weight_names(model, layers)
+        shapes = {
+            name: (sum(weights[part].shape[0] for part in parts), *weights[parts[0]].shape[1:])
+            for name, parts in sources.items()
+        }
+        self.matrices, self.matrix_gradients = self._buffers(
+            [shape for shape in shapes.values() if len(shape) > 1], device, dtype
+        )
+        self.vectors, self.vector_gradients = self._buffers(
+            [shape for shape in shapes.values() if len(shape) == 1], device, dtype
+        )
+        self._weights: dict[str, Weight] = {}
+        used = {1: 0, 2: 0}
+        for name, parts in sources.items():
+            shape = shapes[name]
+            axes = len(shape)
+            flat = self.matrices if axes == 2 else self.vectors
+            gradients = self.matrix_gradients if axes == 2 else self.vector_gradients
+            span = slice(used[axes], used[axes] + math.prod(shape))
+            used[axes] = span.stop
+            values = [weights[part].to(device, dtype) for part in parts]
+            torch.cat(values, out=flat[span].view(shape))
+            self._weights[name] = Weight(flat[span].view(shape), gradients[span].view(shape))
+
+    @staticmethod
+    def _buffers(
+        shapes: list[tuple[int, ...]], device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        size = sum(math.prod(shape) for shape in shapes)
+        precision = torch.float64 if dtype == torch.float64 else torch.float32
+        flat = torch.empty(size, device=device, dtype=dtype)
+        return flat, torch.zeros(size, device=device, dtype=precision)
+
+    def __getitem__(self, name: str) -> Weight:
+        return self._weights[name]
+
+    def get(self, name: str) -> Weight | None:
+        return self._weights.get(name)
+
+    def names(self) -> list[str]:
+        return list(self._weights)
+
+    def storage_keys(self) -> frozenset[int]:
+        return frozenset((storage_key(self.matrices), storage_key(self.vectors)))
+
+    def zero_gradients(self) -> None:
+        self.matrix_gradients.zero_()
+        self.vector_gradients.zero_()
+
+
+class RotaryTable:
+    """Cosines and sines [S, D / 2] of the positions 0..S, made once."""
+
+    def __init__(self, model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
+        precision = torch.float64 if dtype == torch.float64 else torch.float32
+        exponents = torch.arange(0, model.head_width, 2, device=device, dtype=precision)
+        frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
+        positions = torch.arange(tokens, device=device, dtype=precision)
+        angles = torch.outer(positions, frequencies)
+        self.cosines = angles.cos().to(dtype)
+        self.sines = angles.sin().to(dtype)
+
+    def storage_keys(self) -> frozenset[int]:
+        return frozenset((storage_key(self.cosines), storage_key(self.sines)))
+
+
+class StageModel:
+    """The blocks `layers` of the model, with the embedding in front and the head behind.
+
+    Everything is [l, ...] for one subsequence of one sequence; the batch axis is the pipeline.
+    """
+
+    def __init__(self, model: Model, layers: range, weights: StageWeights) -> None:
+        self.model = model
+        self.layers = layers
+        self.weights = weights
+        self.first = 0 in layers
+        self.last = model.layers - 1 in layers
+        self._entry = torch.zeros((), device=weights.matrices.device, requires_grad=True)
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        out: Tensor = Linear.apply(
+            x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        )
+        return out
+
+    def _norm(self, name: str, unit: str, x: Tensor, tag: Tag) -> Tensor:
+        def tag_statistic(_: str, tensor: Tensor) -> None:
+            tag(f"{unit}.statistics", tensor)
+
+        weight = self.weights[f"{name}.weight"]
+        epsilon = self.model.norm_epsilon
+        if self.model.norm == "rmsnorm":
+            out: Tensor = RmsNorm.apply(x, weight, epsilon, tag_statistic)
+        else:
+            bias = self.weights[f"{name}.bias"]
+            out = LayerNorm.apply(x, weight, bias, epsilon, tag_statistic)
+        return out
+
+    def _block(
+        self, index: int, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, tag: Tag
+    ) -> Tensor:
+        layer = f"layers.{self.layers[index]}"
+        span = slice(start, start + x.shape[0])
+        tag("block.input", x)
+        normed = self._norm(f"{layer}.norm1", "norm1", x, tag)
+        tag("norm1.output", normed)
+        attended: Tensor = PrefixAttention.apply(
+            self._linear(f"{layer}.attention.qkv", normed),
+            rotary.cosines[span],
+            rotary.sines[span],
+            cache.layer(index),
+            start,
+            tag,
+        )
+        middle = self._linear(f"{layer}.attention.output", attended).add_(x)
+        tag("block.middle", middle)
+        normed = self._norm(f"{layer}.norm2", "norm2", middle, tag)
+        tag("norm2.output", normed)
+        return self._linear(f"{layer}.mlp.down", self._activation(layer, normed, tag)).add_(middle)
+
+    def _activation(self, layer: str, normed: Tensor, tag: Tag) -> Tensor:
+        up = self._linear(f"{layer}.mlp.up", normed)
+        tag("mlp.up", up)
+        if self.model.activation == "swiglu":
+            gate = self._linear(f"{layer}.mlp.gate", normed)
+            tag("mlp.gate", gate)
+            active: Tensor = SwiGlu.apply(gate, up)
+        else:
+            active = F.gelu(up)
+        tag("mlp.activation", active)
+        return active
+
+    def forward(
+        self,
+        x: Tensor,
+        sink: list[Tensor],
+        cache: KvCache,
+        rotary: RotaryTable,
+        start: int,
+        store: ActivationStore,
+    ) -> Tensor:
+        """Hidden states [l, h] through the blocks; the gradient of `x` will arrive in `sink`."""
+        x = StageInput.apply(self._entry, x, sink)
+        for index in range(len(self.layers)):
+
+            def tag(unit: str, tensor: Tensor, index: int = index) -> None:
+                store.tag(index, unit, tensor)
+
+            x = self._block(index, x, cache, rotary, start, tag)
+        return x
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token ids [l] to hidden states [l, h]; outside the graph, see `embed_backward`."""
+        with torch.no_grad():
+            return F.embedding(tokens, self.weights["embedding.weight"].value)
+
+    def embed_backward(self, tokens: Tensor, grad: Tensor) -> None:
+        gradient = self.weights["embedding.weight"].gradient
+        gradient.index_add_(0, tokens, grad.to(gradient.dtype))
+
+    def loss(self, x: Tensor, targets: Tensor, scale: float, store: ActivationStore) -> Tensor:
+        """scale * sum of cross entropies of hidden states [l, h] against targets [l]."""
+
+        def tag(unit: str, tensor: Tensor) -> None:
+            store.tag(len(self.layers), unit, tensor)
+
+        tag("final_norm.input", x)
+        total: Tensor = TiledLoss.apply(
+            self._norm("final_norm", "final_norm", x, tag),
+            self.weights["head.weight"],
+            targets,
+            scale,
+            LOSS_TILE_TOKENS,
+            tag,
+        )
+        return total

@@ -1,0 +1,87 @@
+"""Cutting a sequence into subsequences: equal lengths, or equal FLOPs (the paper, sec. 5.2)."""
+
+from __future__ import annotations
+
+from sppo.costs import attention_flops, causal_pairs, head_flops_per_token
+from sppo.costs import layer_dense_flops_per_token
+from sppo.workload import Model
+
+
+def _aligned(boundaries: list[int], tokens: int, alignment: int) -> tuple[int, ...]:
+    """Lengths between boundaries rounded to the alignment, each at least one alignment long."""
+    count = len(boundaries) - 1
+    rounded = [0]
+    for index in range(1, count):
+        nearest = round(boundaries[index] / alignment) * alignment
+        least = rounded[-1] + alignment
+        most = tokens - (count - index) * alignment
+        rounded.append(min(max(nearest, least), most))
+    rounded.append(tokens)
+    return tuple(end - start for start, end in zip(rounded, rounded[1:], strict=False))
+
+
+def check_cut(tokens: int, subsequences: int, alignment: int) -> None:
+    """Raise ValueError, with the cure, if `tokens` cannot be cut that way."""
+    if subsequences < 1 or alignment < 1:
+        raise ValueError("a cut needs at least one subsequence and an alignment of at least 1")
+    if subsequences * alignment > tokens:
+        raise ValueError(
+            f"cannot cut {tokens} tokens into {subsequences} subsequences of at least {alignment}: "
+            f"take N of at most {max(1, tokens // alignment)}"
+        )
+
+
+def equal_cut(tokens: int, subsequences: int, *, alignment: int = 1) -> tuple[int, ...]:
+    """N lengths that differ by at most one alignment."""
+    check_cut(tokens, subsequences, alignment)
+    boundaries = [index * tokens // subsequences for index in range(subsequences + 1)]
+    return _aligned(boundaries, tokens, alignment)
+
+
+def prefix_flops(model: Model, tokens: int) -> int:
+    """Forward FLOPs of the first `tokens` tokens through the whole model (causal attention)."""
+    dense = model.layers * layer_dense_flops_per_token(model) + head_flops_per_token(model)
+    attention = model.layers * attention_flops(model, causal_pairs(0, tokens))
+    return dense * tokens + attention
+
+
+def flops_balanced_cut(
+    model: Model,
+    tokens: int,
+    subsequences: int,
+    *,
+    alignment: int = 1,
+    longest: int | None = None,
+) -> tuple[int, ...]:
+    """N lengths of equal causal FLOPs: early ones long, late ones short.
+
+    `longest` caps a length: the capped tokens become further subsequences of that length, so that
+    the result may have more than N entries; the largest cost, and with it the makespan's bubble
+    term, does not grow.
+    """
+    check_cut(tokens, subsequences, alignment)
+    total = prefix_flops(model, tokens)
+    boundaries = [0]
+    for index in range(1, subsequences):
+        boundaries.append(_position_of(model, tokens, total * index // subsequences))
+    boundaries.append(tokens)
+    lengths = _aligned(boundaries, tokens, alignment)
+    if longest is None:
+        return lengths
+    capped: list[int] = []
+    for length in lengths:
+        pieces = -(-length // max(longest, alignment))
+        capped.extend(equal_cut(length, pieces, alignment=min(alignment, length // pieces)))
+    return tuple(capped)
+
+
+def _position_of(model: Model, tokens: int, flops: int) -> int:
+    """The least position whose prefix costs at least `flops`, by bisection."""
+    low, high = 0, tokens
+    while low < high:
+        middle = (low + high) // 2
+        if prefix_flops(model, middle) < flops:
+            low = middle + 1
+        else:
+            high = middle
+    return low

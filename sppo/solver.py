@@ -1,0 +1,334 @@
+"""(workload, ranks, profile) -> Plan: N, the cut, and what travels to the host, with reasons.
+
+Time is the simulated makespan of the very schedule that would run. Memory is the whole model of
+`memory.py`. Offloading starts when memory asks for it: on hardware whose copies overlap, up to the
+share that hides under the next subsequence's compute (paper sec. 5.2, alpha_i A_i <= BW * T);
+beyond it, and on a CPU, where a copy takes compute time, no more than is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sppo.costs import Profile, copy_ns, subsequence_cost
+from sppo.errors import Infeasible, NotBuilt
+from sppo.hostslots import slot_bytes
+from sppo.memory import StageShape, kept_peak, stage_memory
+from sppo.partition import check_cut, equal_cut, flops_balanced_cut
+from sppo.plan import Plan, StagePlan
+from sppo.schedule import build_schedule
+from sppo.simulate import Simulation, StageCosts, simulate
+from sppo.workload import Workload, format_bytes
+
+SHARES = tuple(step / 32 for step in range(33))
+"""Offload shares that are tried, least first."""
+
+CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
+"""Numbers of subsequences that are tried."""
+
+DEVICE_MARGIN_BYTES = 1024**2
+"""Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """What the user fixes; None leaves it to the solver.
+
+    policy: "auto" offloads what memory asks for, "no-offload" nothing, "full-offload" everything
+    but K and V and the last subsequence.
+    """
+
+    pipeline_parallel: int | None = None
+    sequence_parallel: int = 1
+    subsequences: int | None = None
+    policy: str = "auto"
+    cut: str = "flops"
+
+    def __post_init__(self) -> None:
+        if self.policy in ("paper", "full-recompute", "lean"):
+            raise NotBuilt(
+                f"policy {self.policy!r}: recomputation and the paper's solver are not in this "
+                "version; take auto, no-offload or full-offload"
+            )
+        if self.policy not in ("auto", "no-offload", "full-offload"):
+            raise ValueError(f"unknown policy {self.policy!r}: auto, no-offload or full-offload")
+        if self.cut not in ("flops", "equal"):
+            raise ValueError(f"unknown cut {self.cut!r}: flops or equal")
+
+
+def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
+    """Consecutive layer ranges; the first stages take the remainder, the last carries the head."""
+    if stages > layers:
+        raise ValueError(
+            f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
+        )
+    ranges = []
+    start = 0
+    for stage in range(stages):
+        count = layers // stages + (1 if stage < layers % stages else 0)
+        ranges.append((start, start + count))
+        start += count
+    return tuple(ranges)
+
+
+def solve(workload: Workload, profile: Profile, options: SolverOptions | None = None) -> Plan:
+    """The fastest plan that fits, by simulation.
+
+    Raises Infeasible (which resource is short, by how much), NotBuilt or ValueError.
+    """
+    options = options or SolverOptions()
+    stages = _pipeline_parallel(workload, options)
+    alignment = 16 if workload.sequence_tokens >= 1024 else 1
+    if options.subsequences is not None:
+        check_cut(workload.sequence_tokens, options.subsequences, 1)
+        candidates: tuple[int, ...] = (options.subsequences,)
+        alignment = min(alignment, workload.sequence_tokens // options.subsequences)
+    else:
+        candidates = tuple(n for n in CANDIDATES if n * alignment <= workload.sequence_tokens)
+    best: Plan | None = None
+    rejected: list[str] = []
+    shortest: tuple[int, str] | None = None
+    for count in candidates:
+        try:
+            plan = _plan(workload, profile, options, stages, count, alignment)
+        except _Short as short:
+            rejected.append(f"N {count}: {short}")
+            if shortest is None or short.bytes < shortest[0]:
+                shortest = (short.bytes, str(short))
+            continue
+        if best is None or plan.makespan_seconds < best.makespan_seconds:
+            best = plan
+    if best is None:
+        assert shortest is not None
+        raise Infeasible(
+            f"{workload.name}: no plan fits; the nearest is short by {shortest[1]}. Raise the "
+            "device or host memory, shorten the sequence, or use more ranks"
+        )
+    return replace(best, rejected=tuple(rejected))
+
+
+def _pipeline_parallel(workload: Workload, options: SolverOptions) -> int:
+    if options.sequence_parallel != 1:
+        raise NotBuilt(
+            f"sequence parallelism inside a stage (SP {options.sequence_parallel}) is not in this "
+            "version of the engine; take SP 1"
+        )
+    ranks = workload.cluster.ranks
+    stages = options.pipeline_parallel or ranks
+    if stages != ranks:
+        raise NotBuilt(
+            f"PP {stages} on {ranks} ranks needs data-parallel replicas, which this version of the "
+            f"engine does not have; take PP {ranks}"
+        )
+    split_layers(workload.model.layers, stages)
+    return stages
+
+
+class _Short(Exception):
+    """This N does not fit: by `bytes` of `what`."""
+
+    def __init__(self, size_bytes: int, what: str) -> None:
+        super().__init__(f"{format_bytes(size_bytes)} of {what}")
+        self.bytes = size_bytes
+
+
+def _plan(
+    workload: Workload,
+    profile: Profile,
+    options: SolverOptions,
+    stages: int,
+    count: int,
+    alignment: int,
+) -> Plan:
+    """The plan for one N: the least share of every stage that fits, then its simulation."""
+    model, tokens = workload.model, workload.sequence_tokens
+    if options.cut == "equal":
+        lengths = equal_cut(tokens, count, alignment=alignment)
+    else:
+        lengths = flops_balanced_cut(model, tokens, count, alignment=alignment)
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    shapes = [
+        StageShape(model=model, layers=range(*layers), element_bytes=workload.element_bytes)
+        for layers in split_layers(model.layers, stages)
+    ]
+    stage_plans = tuple(
+        _stage_plan(workload, profile, options, shape, starts, lengths) for shape in shapes
+    )
+    draft = Plan(
+        workload=workload.name,
+        model=model,
+        sequence_tokens=tokens,
+        sequences_per_step=workload.sequences_per_step,
+        element_bytes=workload.element_bytes,
+        hardware=profile.name,
+        sequence_parallel=1,
+        pipeline_parallel=stages,
+        lengths_tokens=lengths,
+        stages=stage_plans,
+        fetch_ahead=1 if profile.overlapped_copies else 0,
+        makespan_seconds=0.0,
+        bubble_share=0.0,
+        reasons=(),
+        rejected=(),
+    )
+    simulation = simulate_plan(draft, profile)
+    return replace(
+        draft,
+        makespan_seconds=simulation.makespan / 1e9,
+        bubble_share=simulation.bubble_share,
+        reasons=_reasons(workload, draft, simulation, profile),
+    )
+
+
+def _stage_plan(
+    workload: Workload,
+    profile: Profile,
+    options: SolverOptions,
+    shape: StageShape,
+    starts: Sequence[int],
+    lengths: Sequence[int],
+) -> StagePlan:
+    """The least offload share at which this stage fits the device."""
+    limit = workload.device_memory_bytes
+    kept = [shape.kept_bytes(length) for length in lengths]
+    hidden = _hidden_shares(shape, profile, starts, lengths)
+    short = 0
+    for level, capped in _levels(options.policy, limit, profile):
+        shares = [min(level, cap) if capped else level for cap in hidden]
+        chosen = [
+            shape.choose_units(length, share)
+            for length, share in zip(lengths[:-1], shares, strict=True)
+        ]
+        chosen.append(((), 0))  # the last subsequence's backward starts at once
+        moved = [size for _, size in chosen]
+        host = sum(
+            slot_bytes(size)
+            for length, (units, _) in zip(lengths, chosen, strict=True)
+            for key, size in shape.candidates(length)
+            if key in set(units)
+        )
+        memory = stage_memory(
+            shape,
+            starts,
+            lengths,
+            kept_peak_bytes=kept_peak(kept, moved),
+            host_bytes=host,
+        )
+        if workload.host_memory_bytes is not None and host > workload.host_memory_bytes:
+            raise _Short(host - workload.host_memory_bytes, "host memory")
+        short = 0 if limit is None else memory.total + DEVICE_MARGIN_BYTES - limit
+        if short <= 0:
+            return StagePlan(
+                layers=(shape.layers.start, shape.layers.stop),
+                offload_share=tuple(gone / size for gone, size in zip(moved, kept, strict=True)),
+                offload_units=tuple(units for units, _ in chosen),
+                memory=memory,
+            )
+    raise _Short(short, f"device memory on the stage of layers {shape.layers.start}..")
+
+
+def _levels(policy: str, limit: int | None, profile: Profile) -> list[tuple[float, bool]]:
+    """(share, capped to what hides) to try, least first."""
+    if policy == "full-offload":
+        return [(1.0, False)]
+    if policy == "no-offload" or limit is None:
+        return [(0.0, False)]
+    uncapped = [(share, False) for share in SHARES]
+    if not profile.overlapped_copies:
+        return uncapped
+    return [(share, True) for share in SHARES] + uncapped
+
+
+def _hidden_shares(
+    shape: StageShape, profile: Profile, starts: Sequence[int], lengths: Sequence[int]
+) -> list[float]:
+    """alpha_i = min(1, BW_D2H * T_(i+1) / A_i): what leaves while the next subsequence computes.
+
+    Paper sec. 5.2, from its constraint; T is the forward time of the next subsequence, A the bytes
+    of the candidates. One entry per subsequence but the last.
+    """
+    shares = []
+    for index, length in enumerate(lengths[:-1]):
+        following = subsequence_cost(
+            shape.model,
+            profile,
+            layers=len(shape.layers),
+            head=shape.last,
+            start=starts[index + 1],
+            tokens=lengths[index + 1],
+        )
+        room = profile.d2h_bytes_per_second * following.forward_ns / 1e9
+        candidates = sum(size for _, size in shape.candidates(length))
+        shares.append(min(1.0, room / candidates))
+    return shares
+
+
+def plan_costs(plan: Plan, profile: Profile) -> list[StageCosts]:
+    """The simulator's costs of a plan on a profile, one entry per stage; times in nanoseconds."""
+    return [_stage_costs(plan, stage, profile) for stage in plan.stages]
+
+
+def _stage_costs(plan: Plan, stage: StagePlan, profile: Profile) -> StageCosts:
+    shape = StageShape(model=plan.model, layers=stage.layer_range, element_bytes=plan.element_bytes)
+    computes = [
+        subsequence_cost(
+            plan.model,
+            profile,
+            layers=len(shape.layers),
+            head=shape.last,
+            start=start,
+            tokens=tokens,
+        )
+        for start, tokens in zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
+    ]
+    moved = []
+    for tokens, units in zip(plan.lengths_tokens, stage.offload_units, strict=True):
+        wanted = set(units)
+        moved.append(sum(size for key, size in shape.candidates(tokens) if key in wanted))
+    messages = [tokens * plan.model.hidden * plan.element_bytes for tokens in plan.lengths_tokens]
+    link = profile.p2p_bytes_per_second
+    return StageCosts(
+        forward=[cost.forward_ns for cost in computes],
+        backward=[cost.backward_ns for cost in computes],
+        kept_bytes=[shape.kept_bytes(tokens) for tokens in plan.lengths_tokens],
+        offloaded_bytes=moved,
+        d2h=[copy_ns(size, profile.d2h_bytes_per_second) for size in moved],
+        h2d=[copy_ns(size, profile.h2d_bytes_per_second) for size in moved],
+        message_bytes=messages,
+        message=[copy_ns(size, link, profile.p2p_latency_seconds) for size in messages],
+        overlapped_copies=profile.overlapped_copies,
+    )
+
+
+def simulate_plan(plan: Plan, profile: Profile) -> Simulation:
+    """The simulated step (forward and backward) of a plan; its schedule need not be checked."""
+    return simulate(build_schedule(plan), plan_costs(plan, profile))
+
+
+def _reasons(
+    workload: Workload, plan: Plan, simulation: Simulation, profile: Profile
+) -> tuple[str, ...]:
+    """What bound, in words."""
+    largest = max(
+        cost + back
+        for cost, back in zip(
+            plan_costs(plan, profile)[0].forward, plan_costs(plan, profile)[0].backward, strict=True
+        )
+    )
+    reasons = [
+        f"N {plan.subsequences} has the least simulated makespan: one more stage waits "
+        f"{largest / 1e9:.3f} s (the largest subsequence), shorter ones lose kernel efficiency",
+    ]
+    limit = workload.device_memory_bytes
+    if limit is None:
+        reasons.append("no device limit: nothing needs to travel")
+    else:
+        tightest = max(stage.memory.total for stage in plan.stages)
+        reasons.append(
+            f"device limit {format_bytes(limit)}: the fullest stage is predicted at "
+            f"{format_bytes(tightest)}; the least offload that fits is taken"
+        )
+    if not profile.overlapped_copies:
+        reasons.append("copies are synchronous on this hardware and charged as compute")
+    return tuple(reasons)

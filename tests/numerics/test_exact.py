@@ -1,0 +1,89 @@
+"""Chunked = unchunked: losses and gradients of the pipeline against plain torch, in float64."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.weights import initial_weights
+from sppo.workload import Model, gpt, llama
+from tests.numerics.pipelines import make_plan, run_pipeline, run_reference
+
+MODELS = (
+    gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=61),
+    llama("llama-test", layers=4, hidden=32, heads=4, kv_heads=2, ffn=48, vocabulary=61),
+    llama("mqa-test", layers=4, hidden=32, heads=4, kv_heads=1, ffn=48, vocabulary=61),
+)
+
+
+def assert_equal_work(
+    model: Model,
+    lengths: tuple[int, ...],
+    *,
+    stages: int,
+    share: float,
+    sequences: int = 1,
+    fetch_ahead: int = 0,
+) -> None:
+    weights = initial_weights(model, 3, torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(0, model.vocabulary, (sequences, sum(lengths) + 1), generator=generator)
+    plan = make_plan(
+        model, lengths, stages=stages, share=share, sequences=sequences, fetch_ahead=fetch_ahead
+    )
+    outcome = run_pipeline(plan, weights, tokens)
+    loss, gradients = run_reference(model, weights, tokens)
+    assert abs(outcome.loss - loss) < 1e-9
+    assert set(outcome.gradients) == set(gradients)
+    for name, wanted in gradients.items():
+        difference = (outcome.gradients[name] - wanted).abs().max().item()
+        assert difference < 1e-9, f"{name}: {difference}"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.sampled_from(MODELS),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7).map(tuple),
+    stages=st.integers(1, 4),
+    share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
+    sequences=st.integers(1, 2),
+    fetch_ahead=st.integers(0, 1),
+)
+def test_any_pipeline_equals_plain_torch(
+    model: Model,
+    lengths: tuple[int, ...],
+    stages: int,
+    share: float,
+    sequences: int,
+    fetch_ahead: int,
+) -> None:
+    assert_equal_work(
+        model,
+        lengths,
+        stages=stages,
+        share=share,
+        sequences=sequences,
+        fetch_ahead=fetch_ahead,
+    )
+
+
+def test_offload_changes_no_bit() -> None:
+    model = MODELS[0]
+    weights = initial_weights(model, 3, torch.float32)
+    tokens = torch.randint(0, model.vocabulary, (1, 121))
+    outcomes = [
+        run_pipeline(
+            make_plan(model, (50, 40, 30), stages=2, share=share, element_bytes=4),
+            weights,
+            tokens,
+            torch.float32,
+        )
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert outcomes[1].counters[0].offloaded_bytes > 0
+    assert outcomes[2].counters[0].offloaded_bytes > outcomes[1].counters[0].offloaded_bytes
+    for outcome in outcomes[1:]:
+        assert outcome.loss == outcomes[0].loss
+        for name, gradient in outcomes[0].gradients.items():
+            assert torch.equal(outcome.gradients[name], gradient), name
