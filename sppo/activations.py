@@ -22,7 +22,8 @@ UnitKey = tuple[int, str]
 
 def storage_key(tensor: Tensor) -> int:
     """Identity of a tensor's storage while it lives (works for fake tensors, unlike data_ptr)."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ class ActivationStore:
             self._open[key] = saved
             self.saved.append(saved)
             self._label("activations", tensor)
-        return _Handle(saved, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+        offset = int(tensor.storage_offset())
+        return _Handle(saved, tensor.dtype, tensor.size(), tensor.stride(), offset)
 
     @staticmethod
     def _unpack(packed: Tensor | _Handle) -> Tensor:

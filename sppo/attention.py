@@ -9,23 +9,25 @@ Shapes: query [1, H, l, D], keys and values [1, Hkv, start + l, D], log-sum-exp 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from sppo.errors import NotBuilt
 
-_aten = torch.ops.aten
+_aten: Any = torch.ops.aten
 
 
 def _block_forward(
     query: Tensor, keys: Tensor, values: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor]:
     if query.device.type == "cuda":
-        out, logsumexp = _aten._scaled_dot_product_flash_attention(
-            query, keys, values, 0.0, causal
-        )[:2]
-        return out, logsumexp
-    return _aten._scaled_dot_product_flash_attention_for_cpu(query, keys, values, 0.0, causal)
+        operator = _aten._scaled_dot_product_flash_attention
+    else:
+        operator = _aten._scaled_dot_product_flash_attention_for_cpu
+    out, logsumexp = operator(query, keys, values, 0.0, causal)[:2]
+    return out, logsumexp
 
 
 def _block_backward(
@@ -40,7 +42,7 @@ def _block_backward(
     if query.device.type == "cuda":
         # Without dropout the philox seed and offset are not read, but must be tensors.
         unused = torch.empty((), dtype=torch.uint64, device=query.device)
-        return _aten._scaled_dot_product_flash_attention_backward(
+        gradients = _aten._scaled_dot_product_flash_attention_backward(
             grad,
             query,
             keys,
@@ -56,9 +58,12 @@ def _block_backward(
             unused,
             unused,
         )
-    return _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, query, keys, values, out, logsumexp, 0.0, causal
-    )
+    else:
+        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, query, keys, values, out, logsumexp, 0.0, causal
+        )
+    query_gradient, key_gradient, value_gradient = gradients
+    return query_gradient, key_gradient, value_gradient
 
 
 def check_attention(device: torch.device, dtype: torch.dtype) -> None:

@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 from sppo.attention import attend, attend_backward
 from sppo.kvcache import LayerCache
 
-
 Tag = Callable[[str, Tensor], None]
 """Names a tensor about to be saved with its unit of `units.py`."""
 

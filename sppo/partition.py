@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from sppo.costs import attention_flops, causal_pairs, head_flops_per_token
-from sppo.costs import layer_dense_flops_per_token
+import itertools
+
+from sppo.costs import (
+    attention_flops,
+    causal_pairs,
+    head_flops_per_token,
+    layer_dense_flops_per_token,
+)
 from sppo.workload import Model
 
 
@@ -14,10 +20,10 @@ def _aligned(boundaries: list[int], tokens: int, alignment: int) -> tuple[int, .
     for index in range(1, count):
         nearest = round(boundaries[index] / alignment) * alignment
         least = rounded[-1] + alignment
-        most = tokens - (count - index) * alignment
+        most = (tokens // alignment - (count - index)) * alignment
         rounded.append(min(max(nearest, least), most))
     rounded.append(tokens)
-    return tuple(end - start for start, end in zip(rounded, rounded[1:], strict=False))
+    return tuple(end - start for start, end in itertools.pairwise(rounded))
 
 
 def check_cut(tokens: int, subsequences: int, alignment: int) -> None:
@@ -61,10 +67,8 @@ def flops_balanced_cut(
     """
     check_cut(tokens, subsequences, alignment)
     total = prefix_flops(model, tokens)
-    boundaries = [0]
-    for index in range(1, subsequences):
-        boundaries.append(_position_of(model, tokens, total * index // subsequences))
-    boundaries.append(tokens)
+    shares = [total * index // subsequences for index in range(subsequences)]
+    boundaries = [*(_position_of(model, tokens, share) for share in shares), tokens]
     lengths = _aligned(boundaries, tokens, alignment)
     if longest is None:
         return lengths

@@ -1,0 +1,151 @@
+"""The checker accepts what the builder makes and finds planted faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppo.schedule import (
+    Instruction,
+    Op,
+    Schedule,
+    ScheduleError,
+    build_schedule,
+    check_schedule,
+    parse_instruction,
+)
+from sppo.workload import gpt
+from tests.numerics.pipelines import make_plan
+
+MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)
+
+
+def schedule_of(
+    *, stages: int = 2, count: int = 4, share: float = 1.0, sequences: int = 1, ahead: int = 1
+) -> Schedule:
+    plan = make_plan(
+        MODEL,
+        (8,) * count,
+        stages=stages,
+        share=share,
+        sequences=sequences,
+        fetch_ahead=ahead,
+    )
+    return build_schedule(plan)
+
+
+@given(
+    stages=st.integers(1, 8),
+    count=st.integers(1, 12),
+    share=st.sampled_from((0.0, 0.5, 1.0)),
+    sequences=st.integers(1, 3),
+    ahead=st.integers(0, 2),
+)
+def test_every_built_schedule_passes(
+    stages: int, count: int, share: float, sequences: int, ahead: int
+) -> None:
+    schedule = schedule_of(
+        stages=stages, count=count, share=share, sequences=sequences, ahead=ahead
+    )
+    check_schedule(schedule)
+    forwards = [i for i in schedule.stages[0] if i.op is Op.FORWARD]
+    assert len(forwards) == count * sequences
+
+
+def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], object]) -> Schedule:
+    """The schedule with one stage's list changed in place."""
+    stages = [list(instructions) for instructions in schedule.stages]
+    change(stages[stage])
+    return Schedule(
+        subsequences=schedule.subsequences,
+        sequences=schedule.sequences,
+        stages=tuple(tuple(instructions) for instructions in stages),
+    )
+
+
+def remove(*texts: str) -> Callable[[list[Instruction]], object]:
+    def change(instructions: list[Instruction]) -> None:
+        for text in texts:
+            instructions.remove(parse_instruction(text))
+
+    return change
+
+
+def swap(first: str, second: str) -> Callable[[list[Instruction]], object]:
+    def change(instructions: list[Instruction]) -> None:
+        a = instructions.index(parse_instruction(first))
+        b = instructions.index(parse_instruction(second))
+        instructions[a], instructions[b] = instructions[b], instructions[a]
+
+    return change
+
+
+def late_fetch(instructions: list[Instruction]) -> None:
+    fetch = parse_instruction("T0.1")
+    instructions.remove(fetch)
+    instructions.insert(instructions.index(parse_instruction("B0.1")) + 1, fetch)
+
+
+FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
+    ("dropped receive", 1, remove("RA0.2"), "reads its input"),
+    ("dropped send", 0, remove("SA0.2"), "missing SA0.2"),
+    ("dropped backward", 0, remove("B0.0"), "missing B0.0"),
+    ("read before fetch", 0, late_fetch, "no fetch before it"),
+    ("leak", 0, remove("T0.1", "B0.1", "B0.0"), "missing"),
+    ("fetched too early", 0, swap("O0.1", "T0.1"), "nothing lies in the host tier"),
+    ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0")), "repeated"),
+    ("backward out of order", 0, swap("B0.3", "B0.2"), "reads its gradient|every later"),
+    ("forward out of order", 0, swap("F0.1", "F0.2"), "reads its keys and values"),
+    ("send before forward", 0, swap("SA0.1", "F0.1"), "nothing was made yet"),
+    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("O0.9")), "no such"),
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "why"), [fault[1:] for fault in FAULTS], ids=[fault[0] for fault in FAULTS]
+)
+def test_a_planted_fault_is_found(
+    stage: int, change: Callable[[list[Instruction]], object], why: str
+) -> None:
+    broken = edit(schedule_of(), stage, change)
+    with pytest.raises(ScheduleError, match=why):
+        check_schedule(broken)
+
+
+def test_an_offload_that_is_never_fetched_leaks() -> None:
+    extra = parse_instruction("O0.3")
+    broken = edit(schedule_of(), 0, lambda stage: stage.append(extra))
+    with pytest.raises(ScheduleError, match=r"O0\.3 is never fetched, it leaks"):
+        check_schedule(broken)
+
+
+def test_messages_of_a_pair_must_meet_in_order() -> None:
+    crossed = edit(schedule_of(), 1, swap("RA0.1", "RA0.2"))
+    with pytest.raises(ScheduleError, match=r"expects|reads its input"):
+        check_schedule(crossed)
+
+
+def test_a_deadlock_names_who_waits_where() -> None:
+    def early_wait(stage: list[Instruction]) -> None:
+        """Stage 0 runs its first backward before it sends its last hidden states."""
+        send = parse_instruction("SA0.3")
+        stage.remove(send)
+        stage.insert(stage.index(parse_instruction("B0.3")) + 1, send)
+
+    with pytest.raises(ScheduleError, match=r"deadlock: stage 0 waits at B0\.3; stage 1"):
+        check_schedule(edit(schedule_of(), 0, early_wait))
+
+
+@given(st.sampled_from(list(Op)), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_text_form_round_trips(op: Op, sequence: int, subsequence: int) -> None:
+    instruction = Instruction(op, sequence, subsequence)
+    assert parse_instruction(str(instruction)) == instruction
+
+
+@pytest.mark.parametrize("text", ["F0", "X0.1", "F0.1junk", "F-1.0", " F0.1", ""])
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write for example"):
+        parse_instruction(text)
