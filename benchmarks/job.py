@@ -30,6 +30,13 @@ THROW_AWAY_TOKENS = 64
 """Length of the first optimizer step: real training, the same for all, but too small to matter."""
 
 
+MASKED = " (masked)"
+"""Suffix in `Accounted.flops` of what a causal attention's mask throws away.
+
+An operator's plain name holds what causality leaves; with the masked part it is the full block.
+"""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 

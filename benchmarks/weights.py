@@ -25,13 +25,17 @@ def torch_dtype(name: str) -> torch.dtype:
 def initial_weights(model: Model, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Canonical name -> tensor. Norm scales and biases are perturbed too.
 
-    Ones and zeros would hide a wrong mapping from the equal-work gate; the same seed gives the
-    same weights on every machine (CPU generator).
+    Ones and zeros would hide a wrong mapping from the equal-work gate, and so would attention
+    scores near zero: queries and keys get unit variance. The same seed gives the same weights on
+    every machine (CPU generator).
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in weight_shapes(model).items():
-        value = 0.02 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        deviation = 0.02
+        if name.endswith(("query.weight", "key.weight")):
+            deviation = model.hidden**-0.5
+        value = deviation * torch.randn(shape, generator=generator, dtype=torch.float64)
         if "norm" in name and name.endswith("weight"):
             value += 1.0
         weights[name] = value.to(dtype)

@@ -1,0 +1,181 @@
+"""DeepSpeed does the work of the reference: same losses, same norms, whatever the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from baselines import deepspeed, reference
+from baselines.deepspeed import DeepSpeedSettings
+from baselines.protocol import Context, StepResult
+from benchmarks.weights import initial_weights, torch_dtype
+from sppo.workload import Cluster, Dtype, Model, Optimizer, Workload, gpt, llama
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+
+RANKS = 2
+RECIPE = Optimizer(clip_norm=0.1, epsilon=1e-3)
+"""Clips every step, and lets AdamW see the scale of gradients, so that a wrong one shows."""
+GPT = gpt("gpt-test", layers=4, hidden=64, heads=4, vocabulary=128)
+LLAMA = llama(
+    "llama-test", layers=4, hidden=64, heads=4, kv_heads=2, ffn=176, vocabulary=128, rope_theta=1e4
+)
+ONE_KV_HEAD = llama(
+    "llama-1kv", layers=4, hidden=64, heads=4, kv_heads=1, ffn=176, vocabulary=128, rope_theta=1e4
+)
+UNEVEN = llama(
+    "llama-3kv", layers=4, hidden=96, heads=6, kv_heads=3, ffn=176, vocabulary=128, rope_theta=1e4
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One training run; `swap` are two canonical weights given to it the wrong way round."""
+
+    settings: DeepSpeedSettings
+    model: Model = GPT
+    sequences: int = 1
+    dtype: Dtype = "float32"
+    swap: tuple[str, str] | None = None
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(
+            name="test",
+            model=self.model,
+            cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=RANKS),
+            sequence_tokens=256,
+            sequences_per_step=self.sequences,
+            dtype=self.dtype,
+            optimizer=RECIPE,
+        )
+
+    def __str__(self) -> str:
+        words = deepspeed.ADAPTER.describe(self.settings)
+        return f"{self.model.name}, {self.sequences} x {self.dtype}, {words}"
+
+
+def settings(zero_stage: int, blocks: bool = False, **others: object) -> DeepSpeedSettings:
+    values = {"sequence_parallel": 2, "checkpointing": "blocks" if blocks else "none"} | others
+    return DeepSpeedSettings(zero_stage=zero_stage, **values)
+
+
+EXACT = (
+    *(Case(settings=settings(stage, blocks)) for stage in range(4) for blocks in (False, True)),
+    *(Case(settings=settings(stage, stage % 2 == 1), model=LLAMA) for stage in range(4)),
+    Case(settings=settings(1, True, checkpointed_layers=2), model=ONE_KV_HEAD),
+    Case(settings=settings(1, True), model=UNEVEN),
+    Case(settings=settings(3), model=UNEVEN),
+    Case(settings=settings(0, tiled_mlp=4, tiled_loss=True)),
+    Case(settings=settings(1, True, tiled_mlp=3, tiled_loss=True), model=LLAMA),
+    Case(settings=settings(3, True, tiled_mlp=4, tiled_loss=True)),
+    # Two sequences: accumulated by one Ulysses group, or one for each of two replicas.
+    *(Case(settings=settings(stage, tiled_loss=stage > 0), sequences=2) for stage in range(4)),
+    *(Case(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1, 3)),
+    Case(settings=settings(2, sequence_parallel=1), sequences=4, model=LLAMA),
+)
+SWAPPED = tuple(
+    Case(settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
+    for first, second in (("attention.query", "attention.value"), ("norm1", "norm2"))
+)
+BF16 = tuple(
+    Case(settings=settings(stage, True), sequences=2, dtype="bfloat16", model=LLAMA)
+    for stage in (1, 2, 3)
+)
+
+
+def steps(workload: Workload) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [
+        torch.randint(
+            workload.model.vocabulary,
+            (workload.sequences_per_step, tokens + 1),
+            generator=generator,
+        )
+        for tokens in (64, workload.sequence_tokens, workload.sequence_tokens)
+    ]
+
+
+def context(rank: int, ranks: int, dtype: Dtype) -> Context:
+    return Context(rank=rank, ranks=ranks, device=torch.device("cpu"), dtype=torch_dtype(dtype))
+
+
+def train(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResult]]:
+    results = []
+    for case in cases:
+        workload = case.workload
+        weights = initial_weights(case.model, workload.seed, torch_dtype(case.dtype))
+        if case.swap is not None:
+            first, second = case.swap
+            weights[first], weights[second] = weights[second], weights[first]
+        system = deepspeed.ADAPTER.prepare(
+            workload, case.settings, weights, context(rank, ranks, case.dtype)
+        )
+        results.append([system.step(tokens) for tokens in steps(workload)])
+        held = {kind: list(tensors) for kind, tensors in system.tensors().items()}
+        assert held["weights"]
+        assert held["optimizer"]
+        system.close()
+    return results
+
+
+def train_reference(case: Case, workload: Workload | None = None) -> list[StepResult]:
+    workload = workload or case.workload
+    weights = initial_weights(case.model, workload.seed, torch_dtype(case.dtype))
+    system = reference.ADAPTER.prepare(
+        workload, reference.ReferenceSettings(), weights, context(0, 1, case.dtype)
+    )
+    return [system.step(tokens) for tokens in steps(workload)]
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[Case, list[list[StepResult]]]:
+    """Every case in one pair of processes: case -> steps of each rank."""
+    cases = EXACT + SWAPPED + BF16
+    by_rank = run_ranks(train, RANKS, cases)
+    return {case: [results[index] for results in by_rank] for index, case in enumerate(cases)}
+
+
+def differences(got: list[StepResult], wanted: list[StepResult]) -> tuple[float, float]:
+    """The largest relative difference of losses, and of gradient norms."""
+    pairs = list(zip(got, wanted, strict=True))
+    return (
+        max(abs(a.loss / b.loss - 1) for a, b in pairs),
+        max(abs(a.grad_norm / b.grad_norm - 1) for a, b in pairs),
+    )
+
+
+@pytest.mark.parametrize("case", EXACT, ids=str)
+def test_losses_and_norms_are_the_reference(case, trained):
+    first, second = trained[case]
+    assert first == second
+    loss, norm = differences(first, train_reference(case))
+    assert loss < 1e-5
+    assert norm < 1e-5
+
+
+@pytest.mark.parametrize("case", BF16, ids=str)
+def test_bfloat16_is_near_the_reference(case, trained):
+    first, second = trained[case]
+    assert first == second
+    loss, norm = differences(first, train_reference(case))
+    assert loss < 1e-3
+    assert norm < 2e-2
+
+
+@pytest.mark.parametrize("case", SWAPPED, ids=lambda case: " and ".join(case.swap))
+def test_a_swapped_weight_is_seen(case, trained):
+    loss, _ = differences(trained[case][0], train_reference(case))
+    assert loss > 1e-5
+
+
+def test_the_recipe_would_show_a_wrong_scale_of_gradients():
+    case = EXACT[0]
+    free = replace(case.workload, optimizer=replace(RECIPE, clip_norm=1e9))
+    clipped = train_reference(case)
+    assert all(step.grad_norm > 2 * RECIPE.clip_norm for step in clipped)
+    loss, _ = differences(clipped, train_reference(case, free))
+    assert loss > 1e-4
