@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sppo.errors import HostTierFull
-from sppo.hostslots import ALIGNMENT_BYTES, slot_bytes
+from sppo.hostslots import slot_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,12 @@ class HostArena:
         self.used_bytes = 0
         self.peak_bytes = 0
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.memory = self._take(max(capacity_bytes, ALIGNMENT_BYTES), device)
+        self.memory = self._take(capacity_bytes, device)
 
     @staticmethod
     def _take(size_bytes: int, device: torch.device) -> Tensor:
+        if size_bytes == 0:
+            return torch.empty(0, dtype=torch.uint8)
         try:
             if device.type == "cuda":
                 return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)

@@ -1,0 +1,214 @@
+"""Measure a hardware profile: the engine's own stage on every rank at once, copies and messages.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 \
+        -m benchmarks.profiling cpu-2core sppo/profiles/cpu-2core.json
+
+All ranks measure at the same time, because they share memory and links when they train. Rates are
+those of the model they were measured with (`source` names it): a small hidden size is slower.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.environment import cpu_model
+from benchmarks.weights import initial_weights
+from sppo.comm import GroupTransport
+from sppo.costs import (
+    Profile,
+    Rates,
+    attention_flops,
+    causal_pairs,
+    layer_dense_flops_per_token,
+    load_profile,
+)
+from sppo.hostmem import HostArena
+from sppo.model import StageWeights
+from sppo.plan import Plan
+from sppo.runtime import Runtime
+from sppo.solver import SolverOptions, solve
+from sppo.stage import Stage
+from sppo.workload import MIB, MODELS, Cluster, Workload
+
+LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
+PREFIX_TOKENS = 3072
+REPEATS = 15
+
+
+def _median_seconds(action: Callable[[], None]) -> float:
+    action()
+    times = []
+    for _ in range(REPEATS):
+        dist.barrier()
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _stage(length: int, prefix: int, ranks: int) -> Stage:
+    """The first stage of gpt-tiny with one subsequence of `length` tokens behind `prefix`."""
+    workload = Workload(
+        name="profile",
+        model=MODELS["gpt-tiny"],
+        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=ranks),
+        sequence_tokens=length + prefix,
+    )
+    options = SolverOptions(subsequences=2 if prefix else 1, policy="no-offload", cut="equal")
+    plan: Plan = solve(workload, load_profile("cpu-2core"), options)
+    lengths = (prefix, length) if prefix else (length,)
+    plan = replace(plan, lengths_tokens=lengths)
+    device = torch.device("cpu")
+    weights = initial_weights(workload.model, 1, torch.float32)
+    mine = StageWeights(workload.model, plan.stages[0].layer_range, weights, device, torch.float32)
+    return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32))
+
+
+def _stage_seconds(length: int, prefix: int, ranks: int) -> tuple[float, float]:
+    """Median seconds of a forward and of a backward, per layer."""
+    stage = _stage(length, prefix, ranks)
+    index = 1 if prefix else 0
+    tokens = torch.randint(0, 256, (length,))
+    grad = torch.randn(length, stage.plan.model.hidden)
+    forwards, backwards = [], []
+    for repeat in range(REPEATS + 1):
+        dist.barrier()
+        start = time.perf_counter()
+        stage.forward(0, index, tokens, None, 1.0)
+        middle = time.perf_counter()
+        stage.backward(0, index, grad, tokens)
+        if repeat:
+            forwards.append(middle - start)
+            backwards.append(time.perf_counter() - middle)
+    layers = len(stage.plan.stages[0].layer_range)
+    return statistics.median(forwards) / layers, statistics.median(backwards) / layers
+
+
+def _rates(length: int, ranks: int) -> Rates:
+    model = MODELS["gpt-tiny"]
+    alone = _stage_seconds(length, 0, ranks)
+    behind = _stage_seconds(length, PREFIX_TOKENS, ranks)
+    dense = layer_dense_flops_per_token(model) * length
+    own = attention_flops(model, causal_pairs(0, length))
+    prefix = attention_flops(model, length * PREFIX_TOKENS)
+    rates = []
+    for factor, short, long in zip((1, 2), alone, behind, strict=True):
+        attention_rate = factor * prefix / max(long - short, 1e-6)
+        dense_seconds = max(short - factor * own / attention_rate, short / 10)
+        rates.append((factor * dense / dense_seconds, attention_rate))
+    (dense_forward, attention_forward), (dense_backward, attention_backward) = rates
+    return Rates(
+        tokens=length,
+        dense_forward=dense_forward,
+        dense_backward=dense_backward,
+        attention_forward=attention_forward,
+        attention_backward=attention_backward,
+    )
+
+
+def _copy_rates() -> tuple[float, float]:
+    """Bytes/s into and out of the host tier, in tensors of a unit's size."""
+    arena = HostArena(16 * MIB, torch.device("cpu"))
+    data = torch.ones(1 * MIB, dtype=torch.uint8)
+
+    def out() -> None:
+        arena.used_bytes = 0
+        for _ in range(16):
+            arena.store(data)
+
+    def back() -> None:
+        for index in reversed(range(16)):
+            arena.used_bytes = (index + 1) * MIB
+            slot = replace(arena_slot, offset_bytes=index * MIB)
+            arena.load(slot, torch.empty(MIB, dtype=torch.uint8))
+
+    arena_slot = arena.store(data)
+    return 16 * MIB / _median_seconds(out), 16 * MIB / _median_seconds(back)
+
+
+def _message_cost() -> tuple[float, float]:
+    """Bytes/s and latency of one message between neighbours (half a ping-pong)."""
+    transport, rank = GroupTransport(), dist.get_rank()
+    peer = rank ^ 1
+
+    def ping(elements: int) -> float:
+        buffer = torch.zeros(elements)
+
+        def exchange() -> None:
+            if rank % 2 == 0:
+                transport.send(buffer, peer)
+                transport.receive(buffer, peer).ready()
+            else:
+                transport.receive(buffer, peer).ready()
+                transport.send(buffer, peer)
+            transport.flush()
+
+        return _median_seconds(exchange) / 2
+
+    latency = ping(16)
+    large = ping(MIB)
+    return 4 * MIB / max(large - latency, 1e-9), latency
+
+
+def main() -> None:
+    """Measure on every rank, average, and let rank 0 write the profile."""
+    name, path = sys.argv[1:3]
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    ranks = dist.get_world_size()
+    rows = [asdict(_rates(length, ranks)) for length in LENGTHS]
+    d2h, h2d = _copy_rates()
+    p2p, latency = _message_cost()
+    gathered: list[dict[str, object]] = [{} for _ in range(ranks)]
+    dist.all_gather_object(
+        gathered, {"rows": rows, "d2h": d2h, "h2d": h2d, "p2p": p2p, "latency": latency}
+    )
+
+    def mean(pick: Callable[[dict[str, object]], object]) -> float:
+        return statistics.mean(float(pick(entry)) for entry in gathered)  # type: ignore[arg-type]
+
+    if dist.get_rank() == 0:
+        profile = Profile(
+            name=name,
+            source=(
+                f"measured with gpt-tiny, float32, {ranks} ranks at once, one thread each, on "
+                f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+                f"{time.strftime('%Y-%m-%d', time.gmtime())} (python -m benchmarks.profiling)"
+            ),
+            device="cpu",
+            dtype="float32",
+            rates=tuple(
+                Rates(
+                    tokens=length,
+                    **{
+                        key: mean(lambda entry, i=index, k=key: entry["rows"][i][k])  # type: ignore[misc,index]
+                        for key in rows[0]
+                        if key != "tokens"
+                    },
+                )
+                for index, length in enumerate(LENGTHS)
+            ),
+            layer_overhead_seconds=0.0,
+            d2h_bytes_per_second=mean(lambda entry: entry["d2h"]),
+            h2d_bytes_per_second=mean(lambda entry: entry["h2d"]),
+            p2p_bytes_per_second=mean(lambda entry: entry["p2p"]),
+            p2p_latency_seconds=mean(lambda entry: entry["latency"]),
+            overlapped_copies=False,
+        )
+        Path(path).write_text(json.dumps(asdict(profile), indent=1) + "\n")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The rows of the comparison, as in the paper's figure 10, and how each gets its settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from benchmarks import tuning
+from benchmarks.job import Status
+from benchmarks.records import RecordError
+from sppo.errors import Infeasible, NotBuilt
+from sppo.workload import Workload, format_bytes
+
+Choosing = Literal["tuned", "same layout", "planned", "only one"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    label: str
+    system: str
+    choosing: Choosing
+
+    @property
+    def slug(self) -> str:
+        """The row's name in folders and on the command line."""
+        return slug(self.label)
+
+
+def slug(label: str) -> str:
+    """ "DeepSpeed Ulysses" -> "deepspeed-ulysses"."""
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+ROWS = (
+    Row(label="DeepSpeed Ulysses", system="deepspeed", choosing="tuned"),
+    Row(label="Megatron same layout", system="megatron", choosing="same layout"),
+    Row(label="Megatron tuned", system="megatron", choosing="tuned"),
+    Row(label="SPPO", system="sppo", choosing="planned"),
+)
+
+REFERENCE = Row(label="Reference", system="reference", choosing="only one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A row with its settings. `status` is set where it ends before any launch, with a reason."""
+
+    row: Row
+    settings: dict[str, Any] = field(default_factory=dict)
+    settings_text: str = ""
+    grid: str = ""
+    plan: dict[str, Any] | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    status: Status | None = None
+    reason: str = ""
+
+
+def find(names: Sequence[str]) -> tuple[Row, ...]:
+    """Rows by system, slug or label, in the table's order; no names are all rows.
+
+    Raises ValueError listing the known names.
+    """
+    if not names:
+        return ROWS
+    chosen = set()
+    for name in names:
+        wanted = name.strip().lower()
+        matches = {row for row in ROWS if wanted in (row.system, row.slug, row.label.lower())}
+        if not matches:
+            known = dict.fromkeys([row.system for row in ROWS] + [row.slug for row in ROWS])
+            raise ValueError(f"unknown system {name!r}; known: {', '.join(known)}")
+        chosen |= matches
+    return tuple(row for row in ROWS if row in chosen)
+
+
+def assign(row: Row, workload: Workload) -> Assignment:
+    """Choose the row's settings. A refusal of planner or library is an Assignment with its status.
+
+    Raises RecordError where a committed tuning file is damaged.
+    """
+    from baselines import registry
+    from baselines.protocol import Unavailable
+
+    try:
+        adapter = registry.load(row.system)
+    except ImportError as error:
+        return _refused(row, "unavailable", error)
+    try:
+        settings, grid, plan = _choose(row, workload, adapter)
+        adapter.check(workload, settings)
+    except (Unavailable, NotBuilt) as error:
+        return _refused(row, "unavailable", error)
+    except Infeasible as error:
+        return _refused(row, "infeasible", error)
+    assignment = with_settings(row, adapter, settings, grid=grid, plan=plan)
+    return assignment if plan is None else replace(assignment, settings_text=plan_words(plan))
+
+
+def plan_words(plan: Mapping[str, Any]) -> str:
+    """A plan as the settings of a row: "PP2, N 8, offload 36 %"."""
+    shares = [share for stage in plan["stages"] for share in stage["offload_share"]]
+    degrees = [f"PP{plan['pipeline_parallel']}"]
+    if plan["sequence_parallel"] > 1:
+        degrees.append(f"SP{plan['sequence_parallel']}")
+    offload = sum(shares) / len(shares) if shares else 0.0
+    return f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}, offload {offload:.0%}"
+
+
+def _refused(row: Row, status: Status, error: Exception) -> Assignment:
+    return Assignment(row=row, status=status, reason=str(error))
+
+
+def with_settings(
+    row: Row, adapter: Any, settings: Any, *, grid: str, plan: dict[str, Any] | None = None
+) -> Assignment:
+    """The row with exactly these settings (an instance of the adapter's settings type)."""
+    import msgspec
+
+    return Assignment(
+        row=row,
+        settings=msgspec.to_builtins(settings),
+        settings_text=adapter.describe(settings),
+        grid=grid,
+        plan=plan,
+        environment=dict(adapter.environment),
+        versions=adapter.versions(),
+    )
+
+
+def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[str, Any] | None]:
+    """Settings, where they come from, and SPPO's plan."""
+    import msgspec
+
+    if row.choosing == "tuned":
+        choice = tuning.choose(row.system, workload)
+        if choice.settings is None:
+            return adapter.grid(workload)[-1], choice.source, None
+        try:
+            settings = msgspec.convert(choice.settings, adapter.settings_type)
+        except msgspec.ValidationError as error:
+            reason = f"settings of {row.system}, {choice.source}: {error}; tune again with --tune"
+            raise RecordError(reason) from None
+        return settings, choice.source, None
+    if row.choosing == "same layout":
+        pipeline_parallel, tensor_parallel, whose = sppo_layout(workload)
+        settings = adapter.same_layout(workload, pipeline_parallel, tensor_parallel)
+        return settings, f"{whose} PP{pipeline_parallel} TP{tensor_parallel}, full recompute", None
+    settings = adapter.grid(workload)[0]
+    if row.choosing == "planned":
+        limit = workload.device_memory_bytes
+        memory = "no limit" if limit is None else format_bytes(limit)
+        plan = adapter.plan(workload, settings)
+        return settings, f"planned by the solver, device memory: {memory}", plan_data(plan)
+    return settings, "nothing to choose", None
+
+
+def plan_data(plan: Any) -> dict[str, Any]:
+    """A plan for the record, with the peaks that it predicts for each stage, in bytes."""
+    import msgspec
+
+    memory = [stage.memory for stage in plan.stages]
+    return {
+        **msgspec.to_builtins(plan),
+        "predicted_peak_bytes": [stage.total for stage in memory],
+        "predicted_activation_peak_bytes": [stage.activations_peak for stage in memory],
+        "predicted_host_bytes": [stage.host for stage in memory],
+    }
+
+
+def sppo_plan(workload: Workload) -> Any:
+    """SPPO's own plan of this workload. Raises Infeasible, or ValueError without a profile."""
+    from baselines import registry
+
+    adapter: Any = registry.load("sppo")
+    return adapter.plan(workload, adapter.grid(workload)[0])
+
+
+def sppo_layout(workload: Workload) -> tuple[int, int, str]:
+    """PP and TP of SPPO on this workload, and in whose words.
+
+    Where SPPO has no plan, a pipeline over all ranks stands in for it.
+    """
+    try:
+        plan = sppo_plan(workload)
+    except (ImportError, Infeasible, NotBuilt):
+        return workload.cluster.ranks, 1, "no SPPO plan to follow:"
+    return plan.pipeline_parallel, plan.sequence_parallel, "SPPO's"
+
+
+def grid_assignments(system: str, workload: Workload) -> list[Assignment]:
+    """Every point of a library's grid as a row of its own; refused points keep their reason."""
+    from baselines import registry
+    from baselines.protocol import Unavailable
+
+    adapter = registry.load(system)
+    points = []
+    for number, settings in enumerate(adapter.grid(workload), start=1):
+        row = Row(label=f"{system} {number:02d}", system=system, choosing="tuned")
+        point = with_settings(row, adapter, settings, grid="")
+        try:
+            adapter.check(workload, settings)
+        except Unavailable as error:
+            point = replace(point, status="unavailable", reason=str(error))
+        points.append(point)
+    return points

@@ -1,0 +1,219 @@
+"""A whole run: inputs once, the reference, interleaved launches, a record of each, the gate.
+
+One launch cannot harm another: each is a process family of its own, and its record is on disk
+before the next one starts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from benchmarks import comparison, metrics, records
+from benchmarks.job import Job, Status
+from benchmarks.launcher import Nodes, launch
+from benchmarks.progress import Display
+from benchmarks.recording import Inputs, as_mismatch, make_record
+from benchmarks.records import Record, Text
+from benchmarks.rows import REFERENCE, Assignment, assign, slug
+from benchmarks.verdict import Outcome
+from sppo.workload import Workload
+
+REFERENCE_STEPS = 4
+"""Optimizer steps of the reference: the throw-away step and three full ones."""
+
+UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
+"""Ends that are no result: the command exits 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How each row is launched. The time limit is of one launch, in seconds."""
+
+    launches: int = 2
+    warmup_steps: int = 1
+    measured_steps: int = 5
+    time_limit_seconds: float = 120.0
+    threads_per_rank: int = 1
+    nodes: Nodes = field(default_factory=Nodes)
+
+    def __post_init__(self) -> None:
+        for name, least in (("launches", 1), ("measured_steps", 1), ("warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}")
+        if self.time_limit_seconds <= 0:
+            raise ValueError("the time limit must be positive")
+
+    @property
+    def steps(self) -> int:
+        """All steps of a launch: throw-away, accounted, warm-up, measured."""
+        return 2 + self.warmup_steps + self.measured_steps
+
+
+def new_directory(parent: Path, workload: Workload) -> Path:
+    """A folder for this run: UTC time and workload; never one that exists."""
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{workload.name}"
+    for number in range(1, 100):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path.resolve()
+    raise FileExistsError(f"{parent / name}: 99 runs in one second; look at the clock")
+
+
+def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
+    """Write weights and tokens, measure the peak, describe the machine.
+
+    Raises ValueError or OSError on text that cannot be used. The folder is gone after any failure.
+    """
+    from benchmarks.data import token_file
+    from benchmarks.environment import describe_environment
+    from benchmarks.weights import initial_weights, save_weights, torch_dtype
+
+    steps = max(options.steps, REFERENCE_STEPS)
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, directory)
+        source = token_file(workload, steps, directory / "tokens.npy")
+        dtype = torch_dtype(workload.dtype)
+        weights = initial_weights(workload.model, workload.seed, dtype)
+        save_weights(weights, directory / "weights.pt")
+        on_cpu = workload.cluster.device == "cpu"
+        inputs = Inputs(
+            workload=workload,
+            directory=directory,
+            text=Text(description=source.description, sha256=source.sha256),
+            cpu_peak=metrics.measured_peak(options.threads_per_rank) if on_cpu else None,
+            environment=describe_environment(),
+        )
+        undo.pop_all()
+    return inputs
+
+
+def run(
+    inputs: Inputs, assignments: Sequence[Assignment], options: Options, display: Display
+) -> list[Record]:
+    """The reference, then launch 1 of every row, then launch 2 of every row, then the gate.
+
+    Every record is on disk when this returns, or when an interrupt passes through it; weights and
+    tokens are not.
+    """
+    done: list[Record] = []
+    try:
+        done.append(_launch(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
+        for number in range(1, options.launches + 1):
+            for assignment in assignments:
+                if number > 1 and assignment.status is not None:
+                    continue  # refused before any launch, and recorded once
+                done.append(_launch(inputs, assignment, number, options, display))
+    finally:
+        done = gate(inputs.directory, done, display)
+        inputs.weights_path.unlink(missing_ok=True)
+        inputs.tokens_path.unlink(missing_ok=True)
+    return done
+
+
+def _launch(
+    inputs: Inputs, assignment: Assignment, number: int, options: Options, display: Display
+) -> Record:
+    """Launch one row once and write its record."""
+    started = datetime.now(UTC)
+    job = make_job(inputs, assignment, number, options)
+    label = f"{assignment.row.label}, launch {number}"
+    display.start(label, _steps(job))
+    if assignment.status is not None:
+        outcome = Outcome(status=assignment.status, reason=assignment.reason, reports=[])
+    else:
+        try:
+            outcome = launch(
+                job,
+                environment=assignment.environment,
+                time_limit_seconds=options.time_limit_seconds,
+                on_progress=display.step,
+                nodes=options.nodes if job.ranks > 1 else None,
+            )
+        except OSError as error:
+            outcome = Outcome(status="failed", reason=f"could not launch: {error}", reports=[])
+    record = make_record(inputs, assignment, job, outcome, started)
+    records.write(record, Path(job.output_directory) / records.FILE_NAME)
+    display.end(record.status, record.reason, record.step_seconds_median)
+    return record
+
+
+def _steps(job: Job) -> int:
+    return 1 + int(job.account) + job.warmup_steps + job.measured_steps
+
+
+def make_job(inputs: Inputs, assignment: Assignment, number: int, options: Options) -> Job:
+    """What the ranks of this launch are told."""
+    workload = inputs.workload
+    job = Job(
+        workload=workload,
+        system=assignment.row.system,
+        row=assignment.row.label,
+        launch=number,
+        settings=assignment.settings,
+        weights_path=str(inputs.weights_path),
+        tokens_path=str(inputs.tokens_path),
+        output_directory=str(inputs.directory / f"{assignment.row.slug}-{number}"),
+        ranks=workload.cluster.ranks,
+        warmup_steps=options.warmup_steps,
+        measured_steps=options.measured_steps,
+        threads_per_rank=options.threads_per_rank,
+    )
+    if assignment.row != REFERENCE:
+        return job
+    return msgspec.structs.replace(
+        job,
+        workload=replace(workload, device_memory_bytes=None),
+        ranks=1,
+        warmup_steps=0,
+        measured_steps=REFERENCE_STEPS - 1,
+        account=False,
+        threads_per_rank=inputs.environment["cores"],
+    )
+
+
+def name_of(record: Record) -> str:
+    """A launch, for people."""
+    return f"{record.row}, launch {record.launch}"
+
+
+def folder(record: Record) -> str:
+    """The launch's folder inside its run's."""
+    return f"{slug(record.row)}-{record.launch}"
+
+
+def exit_code(done: Sequence[Record]) -> int:
+    """0 where every launch ended in a result, else 1."""
+    return int(any(record.status in UNWANTED for record in done))
+
+
+def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
+    """Mark the launches that did other work as `mismatch`, on disk too."""
+    fine = {name_of(record): record for record in done if record.status == "ok"}
+    reference = next((r for r in fine.values() if r.system == "reference"), None)
+    rows = {name: r.steps for name, r in fine.items() if r.system != "reference"}
+    if not rows:
+        return list(done)
+    tolerance = comparison.TOLERANCE[done[0].workload.dtype]
+    different = comparison.equal_work(
+        rows, None if reference is None else reference.steps, tolerance=tolerance
+    )
+    judged = []
+    for record in done:
+        difference = different.get(name_of(record))
+        if difference is not None and record.status == "ok":
+            reason = f"{difference} (allowed: {tolerance:g} relative)"
+            record = as_mismatch(record, reason)
+            records.write(record, directory / folder(record) / records.FILE_NAME)
+            display.note(f"{name_of(record)}: mismatch, {reason}")
+        judged.append(record)
+    return judged

@@ -1,0 +1,356 @@
+"""One rank of one launch: set up, one throw-away step, one accounted step, then timed steps.
+
+    torchrun --nproc-per-node N -m benchmarks.worker JOB.json
+
+Every system runs under this same program. It ends with rank-{r}.json, or with error-{r}.json and
+exit code 1 (see `benchmarks.job` for the files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from baselines import registry
+from baselines.protocol import Adapter, Context, StepResult, System, Unavailable
+from benchmarks import device as devices
+from benchmarks import records
+from benchmarks.accounting import Accounting
+from benchmarks.data import map_tokens
+from benchmarks.environment import cpu_model
+from benchmarks.job import (
+    PROGRESS_PREFIX,
+    THROW_AWAY_TOKENS,
+    Accounted,
+    Job,
+    Memory,
+    Phase,
+    Progress,
+    RankError,
+    RankReport,
+    Status,
+    StepReport,
+)
+from benchmarks.weights import map_weights, torch_dtype
+from sppo.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.workload import Workload
+
+PROCESS_GROUP_TIMEOUT_SECONDS = 120
+
+
+@dataclass(kw_only=True)
+class Whereabouts:
+    """What the boundary must know when something breaks."""
+
+    rank: int
+    phase: str = "set-up"
+    limit_in_force: bool = False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.worker", description=__doc__)
+    parser.add_argument("job", type=Path, help="job.json of this launch")
+    job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
+    where = Whereabouts(rank=int(os.environ.get("RANK", "0")))
+    try:
+        report, timeline = run(job, where)
+        if timeline:
+            write(job, f"timeline-{where.rank}.json", timeline)
+        write(job, f"rank-{where.rank}.json", report)
+        dist.destroy_process_group()
+    except Exception as error:
+        fail(job, where, error)
+
+
+def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]:
+    """The whole launch of this rank: its report and its timeline. Raises what the system raises."""
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    if job.account:
+        devices.strict_allocator()
+    torch.set_num_threads(job.threads_per_rank)
+    torch.set_num_interop_threads(1)
+    device = join_ranks(job)
+    tokens = checked_tokens(job)
+    adapter = registry.load(job.system)
+    accounting = Accounting(device)
+    where.phase = "prepare"
+    system = prepare(job, adapter, accounting, where.rank, device)
+    launch = Launch(job=job, where=where, system=system, device=device, accounting=accounting)
+    launch.run_steps(tokens)
+    where.phase = "close"
+    timeline = system.timeline()
+    system.close()
+    report = RankReport(
+        rank=where.rank,
+        steps=launch.steps,
+        memory=launch.memory,
+        accounted=launch.accounted,
+        environment=rank_environment(job, adapter, device),
+    )
+    return report, timeline
+
+
+def join_ranks(job: Job) -> torch.device:
+    """Make the default process group; the device of this rank. Raises ValueError."""
+    found = os.environ.get("WORLD_SIZE")
+    if found is None or int(found) != job.ranks:
+        raise ValueError(
+            f"the job wants {job.ranks} ranks and WORLD_SIZE is {found}; "
+            f"start it by torchrun with {job.ranks} processes in all"
+        )
+    timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
+    if job.workload.cluster.device == "cpu":
+        dist.init_process_group("gloo", timeout=timeout)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    return device
+
+
+def phases(job: Job) -> list[Phase]:
+    """What each step of the launch is for; step i reads tokens[i]."""
+    plan: list[Phase] = ["throw-away"]
+    if job.account:
+        plan.append("accounted")
+    plan += ["warm-up"] * job.warmup_steps
+    plan += ["measured"] * job.measured_steps
+    return plan
+
+
+def checked_tokens(job: Job) -> npt.NDArray[np.int32]:
+    """The token file, mapped. Raises ValueError if it was not written for this job."""
+    tokens = map_tokens(Path(job.tokens_path))
+    workload = job.workload
+    wanted = (len(phases(job)), workload.sequences_per_step, workload.sequence_tokens + 1)
+    if tokens.shape[0] < wanted[0] or tokens.shape[1:] != wanted[1:]:
+        raise ValueError(
+            f"{job.tokens_path} holds {list(tokens.shape)} tokens, the job reads {list(wanted)}; "
+            "write the token file anew for this workload and number of steps"
+        )
+    return tokens
+
+
+def step_tokens(
+    workload: Workload, tokens: npt.NDArray[np.int32], index: int, phase: Phase
+) -> torch.Tensor:
+    """int64 [sequences, T + 1] on the CPU."""
+    length_tokens = workload.sequence_tokens
+    if phase == "throw-away":
+        length_tokens = min(length_tokens, THROW_AWAY_TOKENS)
+    return torch.from_numpy(tokens[index, :, : length_tokens + 1].astype(np.int64))
+
+
+def prepare(
+    job: Job, adapter: Adapter, accounting: Accounting, rank: int, device: torch.device
+) -> System:
+    """Have the adapter build its system. The mapped weights are nobody's memory."""
+    weights = map_weights(Path(job.weights_path))
+    accounting.ignore(weights.values())
+    context = Context(
+        rank=rank,
+        ranks=job.ranks,
+        device=device,
+        dtype=torch_dtype(job.workload.dtype),
+        label=accounting.label,
+    )
+    settings: Any = msgspec.convert(job.settings, adapter.settings_type)
+    return adapter.prepare(job.workload, settings, weights, context)
+
+
+@dataclass(kw_only=True)
+class Launch:
+    """The steps of one rank and what they brought."""
+
+    job: Job
+    where: Whereabouts
+    system: System
+    device: torch.device
+    accounting: Accounting
+
+    def __post_init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.memory = Memory()
+        self.accounted: Accounted | None = None
+
+    def run_steps(self, tokens: npt.NDArray[np.int32]) -> None:
+        """All steps in order, each checked and announced. Raises what the system raises."""
+        plan = phases(self.job)
+        if not self.job.account:
+            self.accounting.close()
+        for index, phase in enumerate(plan):
+            self.where.phase = phase
+            batch = step_tokens(self.job.workload, tokens, index, phase)
+            if phase == "accounted":
+                result, seconds = self.accounted_step(batch)
+            else:
+                result, seconds = self.timed_step(batch)
+            report = StepReport(
+                phase=phase,
+                tokens=batch.shape[0] * (batch.shape[1] - 1),
+                seconds=seconds,
+                loss=result.loss,
+                grad_norm=result.grad_norm,
+            )
+            check_finite(index, report)
+            self.steps.append(report)
+            if self.where.rank == 0:
+                announce(Progress(step=index, steps=len(plan), report=report))
+        if not self.job.account:
+            reading = devices.memory_reading(self.device)
+            self.memory = Memory(**vars(reading))
+
+    def timed_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
+        """The result, and the seconds of the slowest rank between two barriers."""
+        with no_garbage_collection():
+            self.meet()
+            start = time.perf_counter()
+            result = self.system.step(batch)
+            self.finish()
+            seconds = time.perf_counter() - start
+        return result, self.slowest(seconds)
+
+    def accounted_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
+        """As `timed_step`, counted and under the device's limit. Its seconds mean little."""
+        accounting, limit_bytes = self.accounting, self.job.workload.device_memory_bytes
+        devices.warm_kernels(self.device, torch_dtype(self.job.workload.dtype))
+        gc.collect()
+        for kind, tensors in self.system.tensors().items():
+            accounting.adopt(kind, tensors)
+        accounting.adopt_visible()
+        live_before_bytes = accounting.live_bytes
+        devices.reset_peaks(self.device)
+        self.meet()
+        start = time.perf_counter()
+        with devices.enforce(limit_bytes, live_before_bytes, self.device) as enforcement:
+            self.where.limit_in_force = enforcement in ("rlimit", "cuda fraction")
+            with accounting:
+                result = self.system.step(batch)
+                self.finish()
+        self.where.limit_in_force = False
+        seconds = time.perf_counter() - start
+        accounting.close()
+        self.memory = Memory(
+            tracked_peak_bytes=accounting.peak_bytes,
+            tracked_live_before_bytes=live_before_bytes,
+            tracked_peak_by_kind_bytes=dict(+accounting.peak_by_kind),
+            tracked_at_peak_by_kind_bytes=dict(+accounting.at_peak_by_kind),
+            activation_peak_bytes=accounting.activation_peak_bytes,
+            host_peak_bytes=accounting.host_peak_bytes,
+            enforcement=enforcement,
+            **vars(devices.memory_reading(self.device)),
+        )
+        self.accounted = Accounted(
+            flops=dict(accounting.flops),
+            collective_calls=dict(accounting.collective_calls),
+            collective_bytes=dict(accounting.collective_bytes),
+        )
+        return result, self.slowest(seconds)
+
+    def meet(self) -> None:
+        """Wait until every rank is here and its device idle."""
+        dist.barrier()
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the device; a CPU is never behind."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def slowest(self, seconds: float) -> float:
+        """The largest `seconds` of all ranks."""
+        value = torch.tensor([seconds], dtype=torch.float64, device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return float(value.item())
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect before, so that no step pays for another's garbage, and not inside."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def check_finite(index: int, report: StepReport) -> None:
+    """Raise FloatingPointError, naming the step, if loss or gradient norm is no number."""
+    if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
+        raise FloatingPointError(
+            f"step {index} ({report.phase}): loss {report.loss}, gradient norm {report.grad_norm}"
+        )
+
+
+def announce(progress: Progress) -> None:
+    """One line for the supervisor."""
+    print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
+
+
+def rank_environment(job: Job, adapter: Adapter, device: torch.device) -> dict[str, Any]:
+    """Versions, device and threads this rank ran with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    versions: Mapping[str, str] = {"torch": torch.__version__, **adapter.versions()}
+    return {"versions": dict(versions), "device": name, "threads": job.threads_per_rank}
+
+
+def status_of(error: Exception, limit_in_force: bool) -> Status:
+    """The word for `error`, from its type (and torch's own words for a CPU that is full)."""
+    if devices.is_out_of_memory(error, limit_in_force):
+        return "oom"
+    if isinstance(error, HostTierFull):
+        return "host_oom"
+    if isinstance(error, Infeasible):
+        return "infeasible"
+    if isinstance(error, (Unavailable, NotBuilt)):
+        return "unavailable"
+    return "failed"
+
+
+def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
+    """Write error-{r}.json and end at once: a peer or a library's thread may hang for ever."""
+    now_ns = time.time_ns()
+    text = "".join(traceback.format_exception(error))
+    record = RankError(
+        rank=where.rank,
+        status=status_of(error, where.limit_in_force),
+        message=str(error) or type(error).__name__,
+        traceback=text,
+        phase=where.phase,
+        time_ns=now_ns,
+    )
+    write(job, f"error-{where.rank}.json", record)
+    print(text, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def write(job: Job, name: str, value: Any) -> None:
+    records.write_bytes(Path(job.output_directory) / name, records.to_json(value))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The workloads by name. The hardware is part of the name: a time means nothing without it."""
+
+from __future__ import annotations
+
+from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_tokens
+
+DEVICE_MEMORY = 152 * MIB
+"""Bytes of one rank's device on the two-core workloads.
+
+The rule: the least at which Megatron in SPPO's own layout with full recompute still runs.
+"""
+
+HOST_MEMORY_CPU = 2 * GIB
+GPU_MEMORY = round((79.15 - 2.5) * GIB)
+"""Bytes an 80 GB card gives to one process (79.15 GiB), less 2.5 GiB for context and libraries."""
+
+HOST_MEMORY_GPU = 2 * 10**12 // 8
+"""Bytes of host memory for one rank of an eight-GPU node with 2 TB."""
+
+_MINI = gpt("gpt-mini", layers=2, hidden=64, heads=4, vocabulary=256)
+
+
+def _two_cores(name: str, model: Model, sequence_tokens: int) -> Workload:
+    return Workload(
+        name=name,
+        model=model,
+        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
+        sequence_tokens=sequence_tokens,
+        device_memory_bytes=DEVICE_MEMORY,
+        host_memory_bytes=HOST_MEMORY_CPU,
+    )
+
+
+def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
+    """`length` as in the name ("1m", "1280k"); nodes of eight GPUs; `hardware` is a profile."""
+    card = hardware.split("-")[0]
+    return Workload(
+        name=f"{model}-{length}-{gpus}x{card}",
+        model=MODELS[model],
+        cluster=Cluster(hardware=hardware, device="cuda", nodes=gpus // 8, ranks_per_node=8),
+        sequence_tokens=parse_tokens(length),
+        dtype="bfloat16",
+        device_memory_bytes=GPU_MEMORY,
+        host_memory_bytes=HOST_MEMORY_GPU,
+    )
+
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        _two_cores("tiny-cpu", MODELS["gpt-tiny"], 4096),
+        _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096),
+        _two_cores("mini-cpu", _MINI, 512),
+        _gpus("gpt-7b", "128k", 8, "h100-80g"),
+        _gpus("gpt-7b", "1m", 32, "a100-80g"),
+        _gpus("gpt-7b", "2m", 64, "a100-80g"),
+        _gpus("gpt-7b", "4m", 128, "a100-80g"),
+        _gpus("gpt-13b", "1280k", 64, "a100-80g"),
+        _gpus("gpt-65b", "1m", 128, "a100-80g"),
+    )
+}
+
+DEFAULT = "tiny-cpu"
+
+
+def find(name: str) -> Workload:
+    """The workload of that name. Raises ValueError listing the known names."""
+    if name not in WORKLOADS:
+        raise ValueError(f"unknown workload {name!r}; known: {', '.join(WORKLOADS)}")
+    return WORKLOADS[name]
+
+
+def length_name(tokens: int) -> str:
+    """ "4,096", "128K", "1M": tokens for people, 1K = 1,024."""
+    for suffix, unit in (("M", 1024**2), ("K", 1024)):
+        if tokens % unit == 0 and tokens >= 16 * 1024:
+            return f"{tokens // unit}{suffix}"
+    return f"{tokens:,}"
+
+
+def limit_label(device_memory_bytes: int | None) -> str:
+    """A limit as part of a file name: "152MiB", "none"; exact, so that it parses back."""
+    if device_memory_bytes is None:
+        return "none"
+    for suffix, unit in (("GiB", GIB), ("MiB", MIB)):
+        if device_memory_bytes % unit == 0:
+            return f"{device_memory_bytes // unit}{suffix}"
+    return f"{device_memory_bytes}B"

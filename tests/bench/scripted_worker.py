@@ -1,0 +1,95 @@
+"""A rank that plays a part: no training, so that every ending of a launch is tested in seconds.
+
+torchrun ... scripted_worker.py JOB.json        the part is settings["play"]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.job import (
+    PROGRESS_PREFIX,
+    Job,
+    Memory,
+    Phase,
+    Progress,
+    RankError,
+    RankReport,
+    Status,
+    StepReport,
+)
+
+LOSSES = (5.5, 5.25, 5.0, 4.75, 4.5, 4.25, 4.0, 3.75)
+
+
+def main() -> None:
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    rank = int(os.environ["RANK"])
+    folder = Path(job.output_directory)
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
+    play = job.settings.get("play", "ok")
+    steps = take_steps(job, rank, factor=1.001 if play == "other work" else 1.0)
+    if play in ("oom", "host_oom", "infeasible", "unavailable"):
+        end_badly(folder, rank, play, f"{play} at\nrank {rank}")
+    elif play == "crash":
+        raise RuntimeError("nobody caught this")
+    elif play == "error":
+        end_badly(folder, rank, "failed", "a wrong shape")
+    elif play == "kill" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif play == "kill":
+        time.sleep(0.05)
+        end_badly(folder, rank, "failed", "connection closed by peer")
+    elif play == "hang":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    elif play == "silent" and rank == 1:
+        return
+    report = RankReport(rank=rank, steps=steps, memory=Memory(), accounted=None, environment={})
+    (folder / f"rank-{rank}.json").write_bytes(msgspec.json.encode(report))
+
+
+def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
+    """Steps that agree with everybody else's but for `factor`."""
+    phases: list[Phase] = ["throw-away"]
+    if job.account:
+        phases.append("accounted")
+    phases += ["warm-up"] * job.warmup_steps + ["measured"] * job.measured_steps
+    steps = []
+    for index, phase in enumerate(phases):
+        report = StepReport(
+            phase=phase,
+            tokens=64 if phase == "throw-away" else job.workload.tokens_per_step,
+            seconds=0.25,
+            loss=LOSSES[index] * factor,
+            grad_norm=1.0,
+        )
+        steps.append(report)
+        if rank == 0:
+            progress = Progress(step=index, steps=len(phases), report=report)
+            print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
+    return steps
+
+
+def end_badly(folder: Path, rank: int, status: Status, message: str) -> None:
+    """Rank 0 is first; the others' errors follow from it."""
+    error = RankError(
+        rank=rank,
+        status=status if rank == 0 else "failed",
+        message=message,
+        traceback="",
+        phase="measured",
+        time_ns=1_000 + rank,
+    )
+    (folder / f"error-{rank}.json").write_bytes(msgspec.json.encode(error))
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Real torchrun launches: every ending gets its own status, and harms no other record."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks import launcher, records, supervisor, tables, workloads
+from benchmarks.job import Progress
+from benchmarks.progress import Lines
+from benchmarks.recording import Inputs
+from benchmarks.records import Record, Text
+from benchmarks.rows import Assignment, Row, assign
+from benchmarks.supervisor import Options
+
+pytestmark = pytest.mark.slow
+
+WORKLOAD = workloads.find("mini-cpu")
+PATIENT = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=90)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun starts ranks that only play their part."""
+    real = launcher.command
+    script = str(Path(__file__).with_name("scripted_worker.py"))
+
+    def command(*arguments: Any) -> list[str]:
+        line = real(*arguments)
+        return [*line[:-3], script, line[-1]]
+
+    monkeypatch.setattr(launcher, "command", command)
+    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.5)
+
+
+def row(play: str) -> Assignment:
+    return Assignment(
+        row=Row(label=f"Plays {play}", system="megatron", choosing="tuned"),
+        settings={"play": play},
+        settings_text=play,
+    )
+
+
+def inputs(directory: Path) -> Inputs:
+    for name in ("weights.pt", "tokens.npy"):
+        (directory / name).touch()
+    return Inputs(
+        workload=WORKLOAD,
+        directory=directory,
+        text=Text(description="none", sha256=""),
+        cpu_peak=None,
+        environment={"cores": 1},
+    )
+
+
+def play(directory: Path, plays: Sequence[str], options: Options = PATIENT) -> list[Record]:
+    parts = [row(name) for name in plays]
+    return supervisor.run(inputs(directory), parts, options, Lines())
+
+
+def processes_left(directory: Path) -> list[int]:
+    """Ranks that still run; a zombie has ended, and waits for whoever inherited it."""
+    pids = [int(path.read_text()) for path in directory.rglob("pid-*")]
+    left = []
+    for pid in pids:
+        try:
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                left.append(pid)
+        except psutil.NoSuchProcess:
+            continue
+    return left
+
+
+@pytest.mark.usefixtures("scripted")
+def test_every_ending_has_its_status_and_leaves_the_others_intact(tmp_path: Path) -> None:
+    plays = ["ok", "oom", "host_oom", "infeasible", "crash", "error", "kill", "silent"]
+    done = play(tmp_path, [*plays, "other work", "unavailable"])
+    assert records.read_all(tmp_path) == done
+    ends = {record.settings_text: (record.status, record.reason) for record in done}
+    assert done[0].row == "Reference"
+    assert done[0].status == "ok"
+    assert ends["ok"] == ("ok", "")
+    assert ends["oom"] == ("oom", "rank 0, measured: oom at rank 0")
+    assert ends["host_oom"][0] == "host_oom"
+    assert ends["infeasible"][0] == "infeasible"
+    assert ends["unavailable"][0] == "unavailable"
+    assert ends["crash"][0] == "failed"
+    assert "no report from rank 0, 1, exit code 1" in ends["crash"][1]
+    assert ends["error"] == ("failed", "rank 0, measured: a wrong shape")
+    assert ends["kill"] == ("failed", "rank 1 killed by SIGKILL")
+    assert ends["silent"][0] == "failed"
+    assert "no report from rank 1, exit code 0" in ends["silent"][1]
+    assert ends["other work"][0] == "mismatch"
+    assert "step 0: loss 5.5055, the reference has 5.5" in ends["other work"][1]
+    wrong = next(record for record in done if record.status == "mismatch")
+    assert len(wrong.steps) == 4
+    assert wrong.tokens_per_second_per_rank is None
+    assert supervisor.exit_code(done) == 1
+    assert processes_left(tmp_path) == []
+    assert not (tmp_path / "weights.pt").exists()
+    assert not (tmp_path / "tokens.npy").exists()
+    tables.text(done)
+
+
+@pytest.mark.usefixtures("scripted")
+def test_results_alone_exit_0_and_launches_are_interleaved(tmp_path: Path) -> None:
+    options = Options(launches=2, warmup_steps=0, measured_steps=2, time_limit_seconds=90)
+    done = play(tmp_path, ["ok", "oom"], options)
+    order = [(record.settings_text, record.launch) for record in done[1:]]
+    assert order == [("ok", 1), ("oom", 1), ("ok", 2), ("oom", 2)]
+    assert supervisor.exit_code(done) == 0
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_hang_is_stopped_as_a_family(tmp_path: Path) -> None:
+    """The ranks ignore TERM and live in sessions of their own."""
+    options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=15)
+    done = play(tmp_path, ["hang", "ok"], options)
+    assert [record.status for record in done] == ["ok", "timeout", "ok"]
+    assert done[1].reason == "no end after 15 s, 4 steps done; stopped"
+    assert processes_left(tmp_path) == []
+
+
+class Interrupting(Lines):
+    """Presses Ctrl-C twice: when a row hangs, and while it is being stopped."""
+
+    def step(self, progress: Progress) -> None:
+        super().step(progress)
+        if self.label.startswith("Plays hang") and progress.step == 0:
+            for seconds in (0.2, 0.4):
+                threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_interrupt_keeps_what_is_there(tmp_path: Path) -> None:
+    parts = [row("ok"), row("hang"), row("oom")]
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.run(inputs(tmp_path), parts, PATIENT, Interrupting())
+    assert [record.status for record in records.read_all(tmp_path)] == ["ok", "ok"]
+    assert processes_left(tmp_path) == []
+    assert not (tmp_path / "weights.pt").exists()
+
+
+def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
+    refused = Assignment(
+        row=Row(label="SPPO", system="sppo", choosing="planned"),
+        status="infeasible",
+        reason="1 GiB short",
+    )
+    options = Options(launches=2, measured_steps=2)
+    directory = supervisor.new_directory(tmp_path, WORKLOAD)
+    prepared = supervisor.prepare(WORKLOAD, options, directory)
+    done = supervisor.run(prepared, [refused], options, Lines())
+    assert [(r.system, r.status) for r in done] == [("reference", "ok"), ("sppo", "infeasible")]
+    assert supervisor.exit_code(done) == 0
+
+
+def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
+    """It cannot run on two ranks, and says so in its own words."""
+    options = Options(launches=1, measured_steps=2)
+    directory = supervisor.new_directory(tmp_path, WORKLOAD)
+    prepared = supervisor.prepare(WORKLOAD, options, directory)
+    two_ranks = assign(Row(label="Plain torch", system="reference", choosing="only one"), WORKLOAD)
+    reference, refused = supervisor.run(prepared, [two_ranks], options, Lines())
+    assert reference.status == "ok"
+    assert [step.tokens for step in reference.steps] == [64, 512, 512, 512]
+    assert reference.steps[-1].loss is not None
+    assert refused.status == "unavailable"
+    assert "the reference runs in one process" in refused.reason

@@ -1,0 +1,167 @@
+"""Real launches of the reference under torchrun: the report, the limit, the words for failures."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from baselines.protocol import Unavailable
+from benchmarks import worker
+from benchmarks.data import token_file
+from benchmarks.job import PROGRESS_PREFIX, Job, Progress, RankError, RankReport
+from benchmarks.metrics import step_flops
+from benchmarks.weights import initial_weights, save_weights
+from sppo.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.workload import MIB, Cluster, Workload, llama
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = llama("little", layers=2, hidden=128, heads=4, kv_heads=2, ffn=344, vocabulary=256)
+
+
+def make_job(folder: Path, limit_bytes: int | None = None, **changes: Any) -> Job:
+    workload = Workload(
+        name="little",
+        model=MODEL,
+        cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=1),
+        sequence_tokens=2048,
+        device_memory_bytes=limit_bytes,
+    )
+    token_file(workload, 4, folder / "tokens.npy")
+    save_weights(initial_weights(MODEL, 1, torch.float32), folder / "weights.pt")
+    values: dict[str, Any] = {
+        "workload": workload,
+        "system": "reference",
+        "row": "reference",
+        "launch": 1,
+        "settings": {},
+        "weights_path": str(folder / "weights.pt"),
+        "tokens_path": str(folder / "tokens.npy"),
+        "output_directory": str(folder),
+        "ranks": 1,
+        "warmup_steps": 1,
+        "measured_steps": 1,
+    }
+    return Job(**(values | changes))
+
+
+def launch(job: Job) -> subprocess.CompletedProcess[str]:
+    path = Path(job.output_directory) / "job.json"
+    path.write_bytes(msgspec.json.encode(job))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*torchrun, "--nproc-per-node", "1", "-m", "benchmarks.worker", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def report_of(job: Job) -> RankReport:
+    content = (Path(job.output_directory) / "rank-0.json").read_bytes()
+    return msgspec.json.decode(content, type=RankReport)
+
+
+def error_of(job: Job) -> RankError:
+    content = (Path(job.output_directory) / "error-0.json").read_bytes()
+    return msgspec.json.decode(content, type=RankError)
+
+
+@pytest.mark.slow
+def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
+    """The least limit that passes is the tracked peak, within 2 MiB (0.25 MiB when measured)."""
+    job = make_job(tmp_path)
+    result = launch(job)
+    assert result.returncode == 0, result.stderr
+    report = report_of(job)
+    assert [step.phase for step in report.steps] == [
+        "throw-away",
+        "accounted",
+        "warm-up",
+        "measured",
+    ]
+    assert [step.tokens for step in report.steps] == [64, 2048, 2048, 2048]
+    lines = [line for line in result.stdout.splitlines() if line.startswith(PROGRESS_PREFIX)]
+    progress = [msgspec.json.decode(line[len(PROGRESS_PREFIX) :], type=Progress) for line in lines]
+    assert [item.report for item in progress] == report.steps
+    assert {item.steps for item in progress} == {4}
+
+    memory = report.memory
+    assert memory.enforcement == "no limit"
+    assert memory.tracked_peak_bytes is not None
+    assert memory.tracked_peak_by_kind_bytes["weights"] == 4 * MODEL.parameters
+    assert memory.tracked_peak_by_kind_bytes["gradients"] == 4 * MODEL.parameters
+    assert sum(memory.tracked_at_peak_by_kind_bytes.values()) == memory.tracked_peak_bytes
+    assert report.accounted is not None
+    flops = step_flops(job.workload)
+    assert report.accounted.flops["aten.mm"] == flops.dense
+    assert report.environment["versions"]["torch"] == torch.__version__
+
+    for folder, spare_bytes in (("above", 2 * MIB), ("below", -MIB)):
+        (tmp_path / folder).mkdir()
+        limited = make_job(tmp_path / folder, memory.tracked_peak_bytes + spare_bytes)
+        result = launch(limited)
+        if spare_bytes > 0:
+            assert result.returncode == 0, result.stderr
+            if report_of(limited).memory.enforcement != "rlimit":
+                pytest.skip("this kernel does not enforce RLIMIT_DATA")
+            assert report_of(limited).memory.tracked_peak_bytes == memory.tracked_peak_bytes
+        else:
+            assert result.returncode != 0
+            error = error_of(limited)
+            assert (error.status, error.phase) == ("oom", "accounted")
+            assert "can't allocate memory" in error.message
+            assert not (tmp_path / folder / "rank-0.json").exists()
+
+
+@pytest.mark.slow
+def test_without_accounting_there_is_no_accounted_step_and_no_limit(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 8 * MIB, account=False)
+    result = launch(job)
+    assert result.returncode == 0, result.stderr
+    report = report_of(job)
+    assert [step.phase for step in report.steps] == ["throw-away", "warm-up", "measured"]
+    assert report.accounted is None
+    assert report.memory.tracked_peak_bytes is None
+    assert report.memory.enforcement == "no limit"
+
+
+@pytest.mark.slow
+def test_a_wrong_number_of_ranks_is_said_clearly(tmp_path: Path) -> None:
+    job = make_job(tmp_path, ranks=2)
+    assert launch(job).returncode != 0
+    error = error_of(job)
+    assert error.status == "failed"
+    assert "the job wants 2 ranks and WORLD_SIZE is 1" in error.message
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("full"), "oom"),
+        (HostTierFull("full"), "host_oom"),
+        (Infeasible("short of memory"), "infeasible"),
+        (Unavailable("needs CUDA"), "unavailable"),
+        (NotBuilt("msp"), "unavailable"),
+        (RuntimeError("Connection closed by peer"), "failed"),
+        (FloatingPointError("loss nan"), "failed"),
+    ],
+)
+def test_the_type_of_an_error_gives_the_status(error: Exception, status: str) -> None:
+    assert worker.status_of(error, limit_in_force=True) == status
+
+
+def test_a_loss_that_is_no_number_is_a_failure() -> None:
+    report = worker.StepReport(
+        phase="measured", tokens=8, seconds=1.0, loss=float("nan"), grad_norm=1.0
+    )
+    with pytest.raises(FloatingPointError, match=r"step 3 \(measured\): loss nan"):
+        worker.check_finite(3, report)

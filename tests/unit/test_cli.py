@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import records, tables
+from benchmarks.cli import main
+from tests.unit.records_factory import record
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", ["list", "plan", "run", "table", "env"])
+def test_every_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"Example: sppo-bench {verb}" in capsys.readouterr().out
+
+
+def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "Exit codes: 0 every asked row ended in a result" in capsys.readouterr().out
+
+
+def test_a_wrong_flag_is_wrong_input() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--lunches", "2"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "nope"], "unknown workload 'nope'; known: tiny-cpu"),
+        (["plan", "nope"], "unknown workload 'nope'"),
+        (["run", "mini-cpu", "--systems", "vllm"], "unknown system 'vllm'; known: deepspeed"),
+        (["run", "mini-cpu", "--device-memory", "lots"], "write 160MiB, 79.15GiB or none"),
+        (["run", "mini-cpu", "--launches", "0"], "launches must be at least 1"),
+        (["run", "mini-cpu", "--time-limit", "-1"], "the time limit must be positive"),
+        (["run", "mini-cpu", "--tune", "--systems", "sppo"], "SPPO plans itself"),
+        (["run", "gpt-7b-1m-32xa100"], "`sppo-bench plan gpt-7b-1m-32xa100`"),
+        (["run", "mini-cpu", "--text", "absent.txt"], "absent.txt"),
+        (["table", "absent"], "no folder absent"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_written(
+    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert not captured.out
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_text_that_is_too_short_leaves_no_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "short.txt").write_text("too short")
+    assert main(["run", "mini-cpu", "--systems", "sppo", "--text", "short.txt"]) == 2
+    assert "short.txt" in capsys.readouterr().err
+    assert list((folder / "results" / "runs").iterdir()) == []
+
+
+def test_list_names_workloads_and_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "tiny-cpu" in out
+    assert "Megatron same layout (megatron-same-layout)" in out
+    assert main(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["workloads"]["tiny-cpu"]["sequence_tokens"] == 4096
+
+
+def test_dry_run_prints_torchrun_lines_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "mini-cpu", "--systems", "megatron-same-layout", "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert len(lines) == 3
+    assert "OMP_NUM_THREADS=1" in lines[1]
+    assert "-m torch.distributed.run --standalone --nproc-per-node 2" in lines[1]
+    assert lines[1].endswith("megatron-same-layout-1/job.json")
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_dry_run_of_several_nodes_prints_a_line_for_each(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["run", "gpt-7b-1m-32xa100", "--systems", "megatron-tuned", "--dry-run"]
+    assert main([*arguments, "--launches", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("--nnodes 4") == 4
+    assert "--node-rank 3" in out
+    assert "--nproc-per-node 8" in out
+
+
+def test_table_prints_from_records_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = folder / "run"
+    records.write(record(), run / "sppo-1" / "record.json")
+    assert main(["table", str(run)]) == 0
+    assert capsys.readouterr().out.strip() == tables.text([record()]).strip()
+    assert main(["table", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["step_seconds_median"] == 0.5
+
+
+def test_a_table_with_a_failure_exits_1(folder: Path) -> None:
+    records.write(record(status="failed", reason="x"), folder / "run" / "sppo-1" / "record.json")
+    assert main(["table", str(folder / "run")]) == 1
+
+
+def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "--json"]) == 0
+    assert "versions" in json.loads(capsys.readouterr().out)
+
+
+def test_reading_verbs_do_not_import_torch() -> None:
+    code = (
+        "import sys; from benchmarks import cli, verbs, records, tables, tuning, rows; "
+        "cli.main(['list']); assert 'torch' not in sys.modules"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True)

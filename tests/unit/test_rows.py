@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from baselines import registry
+from baselines.protocol import Unavailable
+from benchmarks import rows, tuning, workloads
+from benchmarks.records import RecordError
+from benchmarks.rows import ROWS, Row, assign, find
+from benchmarks.tuning import Point, SystemTuning
+from sppo.errors import Infeasible
+
+MIB = 1024**2
+WORKLOAD = workloads.find("mini-cpu")
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing committed but what a test writes."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def grid(*points: Point) -> dict[str, SystemTuning]:
+    system = SystemTuning(
+        date="2026-11-24",
+        machine="a machine",
+        commit="b" * 40,
+        dirty=False,
+        versions={},
+        points=list(points),
+    )
+    return {"megatron": system}
+
+
+def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = "ok") -> Point:
+    return Point(
+        settings={"name": text},
+        settings_text=text,
+        status=status,
+        step_seconds_median=seconds,
+        tracked_peak_bytes=None if peak_mib is None else peak_mib * MIB,
+    )
+
+
+def test_the_four_rows_of_the_paper() -> None:
+    assert [row.label for row in ROWS] == [
+        "DeepSpeed Ulysses",
+        "Megatron same layout",
+        "Megatron tuned",
+        "SPPO",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "slugs"),
+    [
+        ([], ["deepspeed-ulysses", "megatron-same-layout", "megatron-tuned", "sppo"]),
+        (["megatron"], ["megatron-same-layout", "megatron-tuned"]),
+        (["sppo", "megatron-tuned"], ["megatron-tuned", "sppo"]),
+        (["Megatron same layout"], ["megatron-same-layout"]),
+        (["deepspeed", "deepspeed-ulysses"], ["deepspeed-ulysses"]),
+    ],
+)
+def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
+    assert [row.slug for row in find(names)] == slugs
+
+
+def test_an_unknown_system_lists_the_known() -> None:
+    with pytest.raises(ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, sppo"):
+        find(["vllm"])
+
+
+def test_the_winner_of_the_exact_limit() -> None:
+    slow, fast, oom = point("slow", 2.0, 80), point("fast", 1.0, 90), point("x", None, None, "oom")
+    tuning.save(WORKLOAD, grid(oom, slow, fast))
+    choice = tuning.choose("megatron", WORKLOAD)
+    assert choice.settings == {"name": "fast"}
+    assert "fastest of 3 points in tuning/mini-cpu-152MiB.json" in choice.source
+    assert "commit bbbbbbbbb, 2026-11-24" in choice.source
+
+
+def test_another_limit_takes_the_fastest_that_fits_it() -> None:
+    points = point("fast", 1.0, 300), point("fits", 1.5, 100), point("frugal", 2.5, 50)
+    tuning.save(WORKLOAD.with_device_memory(None), grid(*points))
+    choice = tuning.choose("megatron", WORKLOAD)
+    assert choice.settings == {"name": "fits"}
+    assert "without a limit whose peak fits 152.0 MiB" in choice.source
+
+
+def test_nothing_tuned_says_so() -> None:
+    choice = tuning.choose("megatron", WORKLOAD)
+    assert choice.settings is None
+    assert "not tuned: no megatron in mini-cpu-152MiB.json" in choice.source
+
+
+def test_saving_one_system_keeps_the_others() -> None:
+    first = grid(point("a", 1.0, 1))
+    tuning.save(WORKLOAD, first)
+    path = tuning.save(WORKLOAD, {"deepspeed": first["megatron"]})
+    loaded = tuning.load(path)
+    assert loaded is not None
+    assert sorted(loaded.systems) == ["deepspeed", "megatron"]
+
+
+def test_a_damaged_tuning_file_is_one_clear_line(results: Path) -> None:
+    path = tuning.save(WORKLOAD, grid())
+    path.write_text("{")
+    with pytest.raises(RecordError, match="not a sppo-tuning/1 file"):
+        tuning.choose("megatron", WORKLOAD)
+
+
+class Refusing:
+    """An adapter that cannot."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def grid(self, workload: object) -> tuple[object, ...]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(Unavailable("needs CUDA"), "unavailable"), (Infeasible("3 GiB short"), "infeasible")],
+)
+def test_a_refusal_is_a_row_with_a_status(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: Refusing(error))
+    assignment = assign(Row(label="X", system="x", choosing="tuned"), WORKLOAD)
+    assert (assignment.status, assignment.reason) == (status, str(error))
+
+
+def test_same_layout_follows_sppos_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = SimpleNamespace(pipeline_parallel=4, sequence_parallel=2)
+    monkeypatch.setattr(rows, "sppo_plan", lambda workload: plan)
+    assert rows.sppo_layout(WORKLOAD) == (4, 2, "SPPO's")
+
+
+def test_same_layout_without_a_plan_is_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(workload: object) -> None:
+        raise Infeasible("too small")
+
+    monkeypatch.setattr(rows, "sppo_plan", none)
+    assert rows.sppo_layout(WORKLOAD)[:2] == (2, 1)
+
+
+class Small:
+    """An adapter with two points, one of which its library refuses."""
+
+    environment: ClassVar[dict[str, str]] = {}
+
+    def grid(self, workload: object) -> tuple[dict[str, int], ...]:
+        return ({"degree": 1}, {"degree": 3})
+
+    def check(self, workload: object, settings: dict[str, int]) -> None:
+        if settings["degree"] == 3:
+            raise Unavailable("3 does not divide 4 heads")
+
+    def describe(self, settings: dict[str, int]) -> str:
+        return f"degree {settings['degree']}"
+
+    def versions(self) -> dict[str, str]:
+        return {"small": "1"}
+
+
+def test_a_grid_keeps_the_points_that_the_library_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: Small())
+    first, second = rows.grid_assignments("small", WORKLOAD)
+    assert (first.row.slug, first.settings_text, first.status) == ("small-01", "degree 1", None)
+    assert (second.status, second.reason) == ("unavailable", "3 does not divide 4 heads")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import tracking
+from tests.unit.records_factory import MIB, record
+
+
+def test_summary_has_no_number_that_the_launch_does_not_have() -> None:
+    failed = record(
+        status="failed",
+        reason="a reason",
+        steps=[],
+        memory=[],
+        step_seconds_median=None,
+        tokens_per_second_per_rank=None,
+    )
+    assert tracking.summary(failed) == {"status": "failed", "reason": "a reason"}
+
+
+def test_summary_takes_the_largest_rank() -> None:
+    assert tracking.summary(record())["tracked_peak_bytes"] == 4 * MIB
+
+
+def test_tags_tell_system_workload_status_and_limit() -> None:
+    assert tracking.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
+
+
+def test_runs_are_written_offline_failed_ones_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    done = [record(), record(launch=2, status="failed", reason="x")]
+    assert tracking.track(done, tmp_path) is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
+    assert capfd.readouterr().out == ""
