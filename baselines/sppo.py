@@ -25,6 +25,7 @@ class SppoSettings:
     pipeline_parallel: int | None = None
     sequence_parallel: int = 1
     subsequences: int | None = None
+    virtual_stages: int | None = None
     policy: str = "auto"
     cut: str = "flops"
 
@@ -33,6 +34,7 @@ class SppoSettings:
             pipeline_parallel=self.pipeline_parallel,
             sequence_parallel=self.sequence_parallel,
             subsequences=self.subsequences,
+            virtual_stages=self.virtual_stages,
             policy=self.policy,
             cut=self.cut,
         )

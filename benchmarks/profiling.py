@@ -70,7 +70,7 @@ def _stage(length: int, prefix: int, ranks: int) -> Stage:
     plan = replace(plan, lengths_tokens=lengths)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
-    mine = StageWeights(workload.model, plan.stages[0].layer_range, weights, device, torch.float32)
+    mine = StageWeights(workload.model, plan.stages[0].layers, weights, device, torch.float32)
     return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32))
 
 
@@ -90,7 +90,7 @@ def _stage_seconds(length: int, prefix: int, ranks: int) -> tuple[float, float]:
         if repeat:
             forwards.append(middle - start)
             backwards.append(time.perf_counter() - middle)
-    layers = len(stage.plan.stages[0].layer_range)
+    layers = len(stage.plan.stages[0].layers)
     return statistics.median(forwards) / layers, statistics.median(backwards) / layers
 
 

@@ -103,10 +103,13 @@ def assign(row: Row, workload: Workload) -> Assignment:
 
 def plan_words(plan: Mapping[str, Any]) -> str:
     """A plan as the settings of a row: "PP2, N 8, offload 36 %"."""
-    shares = [share for stage in plan["stages"] for share in stage["offload_share"]]
+    parts = [part for stage in plan["stages"] for part in stage["parts"]]
+    shares = [share for part in parts for share in part["offload_share"]]
     degrees = [f"PP{plan['pipeline_parallel']}"]
     if plan["sequence_parallel"] > 1:
         degrees.append(f"SP{plan['sequence_parallel']}")
+    if plan["virtual_stages"] > 1:
+        degrees.append(f"x {plan['virtual_stages']} parts")
     offload = sum(shares) / len(shares) if shares else 0.0
     return f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}, offload {offload:.0%}"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sppo.comm import Receipt, Transport
-from sppo.schedule import Instruction, Op, Schedule
+from sppo.schedule import Instruction, Op, Schedule, needed_receive, peer_part
 from sppo.stage import Stage
 
 
@@ -50,9 +50,6 @@ class Engine:
         self.schedule = schedule
         self.stage = stage
         self.transport = transport
-        plan = stage.plan
-        self._first = stage.index == 0
-        self._last = stage.index == plan.pipeline_parallel - 1
         self._handlers: dict[Op, Callable[[Instruction], None]] = {
             Op.RECEIVE_ACTIVATION: self._post,
             Op.RECEIVE_GRADIENT: self._post,
@@ -78,8 +75,8 @@ class Engine:
         self._reset(tokens)
         try:
             for instruction in self.schedule.stages[self.stage.index]:
-                needed = self._needed_message(instruction)
-                while needed is not None and not needed.receipt.ready():
+                receive = needed_receive(self.schedule, instruction)
+                while receive is not None and not self._posted[receive].receipt.ready():
                     yield
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
@@ -95,60 +92,58 @@ class Engine:
             self._outgoing.clear()
             self.stage.abandon()
 
-    def _needed_message(self, instruction: Instruction) -> _Posted | None:
-        if instruction.op is Op.FORWARD and not self._first:
-            return self._posted[instruction._replace(op=Op.RECEIVE_ACTIVATION)]
-        if instruction.op is Op.BACKWARD and not self._last:
-            return self._posted[instruction._replace(op=Op.RECEIVE_GRADIENT)]
-        return None
+    def _peer(self, instruction: Instruction) -> int:
+        return self.schedule.stage_of(peer_part(instruction))
 
     def _post(self, instruction: Instruction) -> None:
         plan, runtime = self.stage.plan, self.stage.runtime
         shape = (plan.lengths_tokens[instruction.subsequence], plan.model.hidden)
         buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
         runtime.label("staging", buffer)
-        forward = instruction.op is Op.RECEIVE_ACTIVATION
-        peer = self.stage.index - 1 if forward else self.stage.index + 1
-        receipt = self.transport.receive(buffer, peer)
+        receipt = self.transport.receive(buffer, self._peer(instruction))
         self._posted[instruction] = _Posted(buffer=buffer, receipt=receipt)
 
     def _forward(self, instruction: Instruction) -> None:
-        _, sequence, index = instruction
-        span = self.stage.span(index)
-        if self._first:
+        _, sequence, index, number = instruction
+        part = self.stage.parts[number]
+        span = part.span(index)
+        if number == 0:
             x = self._tokens[sequence, span]
         else:
             x = self._posted.pop(instruction._replace(op=Op.RECEIVE_ACTIVATION)).buffer
-        targets = self._tokens[sequence, 1:][span] if self._last else None
-        output = self.stage.forward(sequence, index, x, targets, self._scale)
-        if self._last:
+        last = number + 1 == self.schedule.parts
+        targets = self._tokens[sequence, 1:][span] if last else None
+        output = part.forward(sequence, index, x, targets, self._scale)
+        if last:
             self._losses.append(output)
         else:
             self._outgoing[instruction._replace(op=Op.SEND_ACTIVATION)] = output
 
     def _backward(self, instruction: Instruction) -> None:
-        _, sequence, index = instruction
+        _, sequence, index, number = instruction
+        part = self.stage.parts[number]
         if index == self.stage.plan.subsequences - 1:
-            self.stage.begin_backward()
+            part.begin_backward()
         grad = None
-        if not self._last:
+        if number + 1 < self.schedule.parts:
             grad = self._posted.pop(instruction._replace(op=Op.RECEIVE_GRADIENT)).buffer
-        tokens = self._tokens[sequence, self.stage.span(index)] if self._first else None
-        input_gradient = self.stage.backward(sequence, index, grad, tokens)
+        tokens = self._tokens[sequence, part.span(index)] if number == 0 else None
+        input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
             self._outgoing[instruction._replace(op=Op.SEND_GRADIENT)] = input_gradient
 
     def _send(self, instruction: Instruction) -> None:
-        forward = instruction.op is Op.SEND_ACTIVATION
-        peer = self.stage.index + 1 if forward else self.stage.index - 1
-        self.transport.send(self._outgoing.pop(instruction).contiguous(), peer)
+        tensor = self._outgoing.pop(instruction).contiguous()
+        self.transport.send(tensor, self._peer(instruction))
 
     def _offload(self, instruction: Instruction) -> None:
-        moved = self.stage.offload(instruction.sequence, instruction.subsequence)
+        part = self.stage.parts[instruction.part]
+        moved = part.offload(instruction.sequence, instruction.subsequence)
         self.counters.offloaded_bytes += moved
 
     def _fetch(self, instruction: Instruction) -> None:
-        moved = self.stage.fetch(instruction.sequence, instruction.subsequence)
+        part = self.stage.parts[instruction.part]
+        moved = part.fetch(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 
 

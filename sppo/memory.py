@@ -19,8 +19,8 @@ ADAM_STATE_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageShape:
-    """What the memory model needs to know of a stage."""
+class PartShape:
+    """What the memory model needs to know of one part: consecutive layers of the model."""
 
     model: Model
     layers: range
@@ -91,57 +91,62 @@ class StageShape:
             worst = max(worst, mlp, attention)
         return worst
 
-    def state_bytes(self) -> tuple[int, int, int]:
-        """Weights, gradients (float32) and optimizer state."""
-        gradient_bytes = max(4, self.element_bytes)
-        optimizer = self.parameters * 2 * gradient_bytes
-        if self.element_bytes < 4:
-            optimizer += self.parameters * 4
-        return (
-            self.parameters * self.element_bytes,
-            self.parameters * gradient_bytes,
-            optimizer,
-        )
+
+def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
+    """Weights, gradients (float32) and AdamW state of a stage."""
+    gradient_bytes = max(4, element_bytes)
+    optimizer = parameters * 2 * gradient_bytes
+    if element_bytes < 4:
+        optimizer += parameters * 4
+    return parameters * element_bytes, parameters * gradient_bytes, optimizer
 
 
-def kept_peak(kept: Sequence[int], offloaded: Sequence[int], sequences: int = 1) -> int:
-    """Peak of kept activations when copies are synchronous: by the order of the instructions."""
+def kept_peak(
+    order: Sequence[tuple[int, int]],
+    kept: Sequence[Sequence[int]],
+    offloaded: Sequence[Sequence[int]],
+) -> int:
+    """Peak of a stage's kept activations when copies are synchronous, by order of instructions.
+
+    `order` is `schedule.compute_order`; kept and offloaded are bytes by [virtual stage][index].
+    """
     total = peak = 0
-    for size, gone in zip(kept, offloaded, strict=True):
-        total += size
+    for virtual, index in order:
+        total += kept[virtual][index]
         peak = max(peak, total)
-        total -= gone
-    for size, gone in zip(reversed(kept), reversed(offloaded), strict=True):
-        total += gone
+        total -= offloaded[virtual][index]
+    for virtual, index in reversed(order):
+        total += offloaded[virtual][index]
         peak = max(peak, total)
-        total -= size
+        total -= kept[virtual][index]
     return peak
 
 
 def stage_memory(
-    shape: StageShape,
+    shapes: Sequence[PartShape],
     starts: Sequence[int],
     lengths: Sequence[int],
     *,
     kept_peak_bytes: int,
     host_bytes: int,
 ) -> StageMemory:
-    """The whole memory model of one stage for one cut."""
+    """The whole memory model of one stage, made of its parts, for one cut."""
     tokens = sum(lengths)
-    weights, gradients, optimizer = shape.state_bytes()
-    accumulator_bytes = max(4, shape.element_bytes)
-    message = max(lengths) * shape.model.hidden * shape.element_bytes
-    neighbours = (0 if shape.first else 1) + (0 if shape.last else 1)
-    rotary = tokens * shape.model.head_width * shape.element_bytes
+    model, size = shapes[0].model, shapes[0].element_bytes
+    parameters = sum(shape.parameters for shape in shapes)
+    weights, gradients, optimizer = state_bytes(parameters, size)
+    message = max(lengths) * model.hidden * size
+    neighbours = sum((not shape.first) + (not shape.last) for shape in shapes)
+    rotary = tokens * model.head_width * size
     return StageMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        kv=shape.kv_bytes(tokens, shape.element_bytes),
-        dkv=shape.kv_bytes(tokens, accumulator_bytes),
+        kv=sum(shape.kv_bytes(tokens, size) for shape in shapes),
+        dkv=sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes),
         kept_peak=kept_peak_bytes,
-        staging=3 * message * neighbours,
+        staging=3 * message * min(2, neighbours),
         constants=rotary + 8 * (tokens + 1),
-        temporary=shape.temporary_bytes(starts, lengths),
+        temporary=max(shape.temporary_bytes(starts, lengths) for shape in shapes),
         host=host_bytes,
     )

@@ -7,7 +7,7 @@ two more: one AdamW call, one norm, one zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from sppo.workload import Model, layer_weight_shapes
 LOSS_TILE_TOKENS = 2048
 
 
-def stage_weight_names(model: Model, layers: range) -> dict[str, tuple[str, ...]]:
+def stage_weight_names(model: Model, layers: Sequence[int]) -> dict[str, tuple[str, ...]]:
     """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
 
     Query, key and value become one matrix: one product instead of three.
@@ -68,7 +68,7 @@ class StageWeights:
     def __init__(
         self,
         model: Model,
-        layers: range,
+        layers: Sequence[int],
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
@@ -139,8 +139,8 @@ class RotaryTable:
         return frozenset((storage_key(self.cosines), storage_key(self.sines)))
 
 
-class StageModel:
-    """The blocks `layers` of the model, with the embedding in front and the head behind.
+class PartModel:
+    """Consecutive blocks `layers` of the model, with the embedding in front and the head behind.
 
     Everything is [l, ...] for one subsequence of one sequence; the batch axis is the pipeline.
     """

@@ -47,13 +47,12 @@ class StageMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StagePlan:
-    """One pipeline stage: its layers, and per subsequence the share and the units that travel."""
+class PartPlan:
+    """Consecutive layers [first, last), and per subsequence the share and units that travel."""
 
     layers: tuple[int, int]
     offload_share: tuple[float, ...]
     offload_units: tuple[tuple[UnitKey, ...], ...]
-    memory: StageMemory
 
     @property
     def layer_range(self) -> range:
@@ -61,10 +60,42 @@ class StagePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One pipeline stage: its parts (one, unless stages are interleaved) and its memory."""
+
+    parts: tuple[PartPlan, ...]
+    memory: StageMemory
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers of the stage, in order."""
+        return tuple(layer for part in self.parts for layer in part.layer_range)
+
+    @property
+    def offload_share(self) -> float:
+        """Mean share of kept bytes that travels, over parts and subsequences."""
+        shares = [share for part in self.parts for share in part.offload_share]
+        return sum(shares) / len(shares)
+
+    def line(self, index: int) -> str:
+        """This stage on the plan's card."""
+        memory = self.memory
+        state = memory.weights + memory.gradients + memory.optimizer
+        layers = ", ".join(str(layer) for layer in self.layers)
+        return (
+            f"  stage {index}: layers {layers}; predicted peak {format_bytes(memory.total)} "
+            f"(model state {format_bytes(state)}, KV {format_bytes(memory.kv)}, dKV "
+            f"{format_bytes(memory.dkv)}, kept {format_bytes(memory.kept_peak)}); offload "
+            f"{self.offload_share:.0%}, host tier {format_bytes(memory.host)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
 
-    Times are simulated from the profile, for forward and backward without the optimizer.
+    With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
+    subsequence passes every stage V times and the pipeline's idle ends shrink by V. Times are simulated from the profile, for forward and backward without the optimizer.
     """
 
     workload: str
@@ -75,6 +106,7 @@ class Plan:
     hardware: str
     sequence_parallel: int
     pipeline_parallel: int
+    virtual_stages: int
     lengths_tokens: tuple[int, ...]
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
@@ -86,6 +118,14 @@ class Plan:
     @property
     def subsequences(self) -> int:
         return len(self.lengths_tokens)
+
+    @property
+    def parts(self) -> tuple[PartPlan, ...]:
+        """All parts of the model, first layers first."""
+        return tuple(
+            self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
+            for part in range(self.pipeline_parallel * self.virtual_stages)
+        )
 
     @property
     def starts_tokens(self) -> tuple[int, ...]:
@@ -101,22 +141,12 @@ class Plan:
         lines = [
             f"Plan of {self.workload} ({self.model.name}, {self.sequence_tokens:,} tokens x "
             f"{self.sequences_per_step}) on {self.hardware}",
-            f"  SP {self.sequence_parallel} x PP {self.pipeline_parallel}, N {self.subsequences}: "
-            f"lengths {lengths[0]} .. {lengths[-1]} tokens",
+            f"  SP {self.sequence_parallel} x PP {self.pipeline_parallel}, parts a stage "
+            f"{self.virtual_stages}, N {self.subsequences}: lengths {lengths[0]} .. {lengths[-1]}",
             f"  simulated: forward + backward {self.makespan_seconds:.3f} s, bubble share "
             f"{self.bubble_share:.1%}",
         ]
-        for index, stage in enumerate(self.stages):
-            memory = stage.memory
-            share = sum(stage.offload_share) / len(stage.offload_share)
-            lines.append(
-                f"  stage {index}: layers {stage.layers[0]}-{stage.layers[1] - 1}, predicted peak "
-                f"{format_bytes(memory.total)} (model state "
-                f"{format_bytes(memory.weights + memory.gradients + memory.optimizer)}, KV "
-                f"{format_bytes(memory.kv)}, dKV {format_bytes(memory.dkv)}, kept "
-                f"{format_bytes(memory.kept_peak)}); mean offload share {share:.0%}, host tier "
-                f"{format_bytes(memory.host)}"
-            )
+        lines += [stage.line(index) for index, stage in enumerate(self.stages)]
         lines.extend(f"  because: {reason}" for reason in self.reasons)
         lines.extend(f"  rejected: {reason}" for reason in self.rejected)
         return "\n".join(lines)

@@ -10,12 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sppo.schedule import SENDS, Instruction, Op, Schedule
+from sppo.schedule import (
+    RECEIVES,
+    SENDS,
+    Instruction,
+    Op,
+    Schedule,
+    matching_receive,
+    needed_receive,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageCosts:
-    """Costs of one stage, per subsequence. Times in nanoseconds (or any unit), sizes in bytes."""
+class PartCosts:
+    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes."""
 
     forward: Sequence[int]
     backward: Sequence[int]
@@ -28,10 +36,10 @@ class StageCosts:
     overlapped_copies: bool
 
 
-def unit_costs(subsequences: int) -> StageCosts:
+def unit_costs(subsequences: int) -> PartCosts:
     """Every forward one unit, every backward two, everything else free (the paper's table 3)."""
     nothing = [0] * subsequences
-    return StageCosts(
+    return PartCosts(
         forward=[1] * subsequences,
         backward=[2] * subsequences,
         kept_bytes=[1] * subsequences,
@@ -78,15 +86,14 @@ class Simulation:
 class _Stage:
     """The clocks and books of one stage while the simulation runs."""
 
-    def __init__(self, index: int, costs: StageCosts) -> None:
+    def __init__(self, index: int) -> None:
         self.index = index
-        self.costs = costs
         self.position = 0
         self.lanes = {"compute": 0, "d2h": 0, "h2d": 0}
         self.busy = 0
         self.forward_end = 0
         self.events: list[Event] = []
-        self.fetched: dict[tuple[int, int], int] = {}
+        self.fetched: dict[Instruction, int] = {}
         self.memory: list[tuple[int, int]] = []
         self.host: list[tuple[int, int]] = []
         self.messages = 0
@@ -103,19 +110,21 @@ class _Stage:
         return end
 
 
-def simulate(schedule: Schedule, costs: Sequence[StageCosts]) -> Simulation:
-    """Run the schedule against costs (one entry per stage). The schedule must have been checked."""
-    assert len(costs) == len(schedule.stages)
-    stages = [_Stage(index, cost) for index, cost in enumerate(costs)]
-    posted: dict[tuple[int, Instruction], int] = {}
-    arrived: dict[tuple[int, Instruction], int] = {}
+def simulate(schedule: Schedule, costs: Sequence[PartCosts]) -> Simulation:
+    """Run the schedule against costs (one entry per part). The schedule must have been checked."""
+    assert len(costs) == schedule.parts
+    stages = [_Stage(index) for index in range(len(schedule.stages))]
+    posted: dict[Instruction, int] = {}
+    arrived: dict[Instruction, int] = {}
     moved = True
     while moved:
         moved = False
         for stage in stages:
             instructions = schedule.stages[stage.index]
             while stage.position < len(instructions):
-                if not _advance(stage, instructions[stage.position], posted, arrived, len(stages)):
+                instruction = instructions[stage.position]
+                cost = costs[instruction.part]
+                if not _advance(schedule, stage, instruction, cost, posted, arrived):
                     break
                 stage.position += 1
                 moved = True
@@ -133,57 +142,48 @@ def simulate(schedule: Schedule, costs: Sequence[StageCosts]) -> Simulation:
 
 
 def _advance(
+    schedule: Schedule,
     stage: _Stage,
     instruction: Instruction,
-    posted: dict[tuple[int, Instruction], int],
-    arrived: dict[tuple[int, Instruction], int],
-    stages: int,
+    costs: PartCosts,
+    posted: dict[Instruction, int],
+    arrived: dict[Instruction, int],
 ) -> bool:
     """Run one instruction if its message is there; False if the stage must wait for another."""
-    op, sequence, index = instruction
-    costs, now = stage.costs, stage.lanes["compute"]
-    if op in (Op.RECEIVE_ACTIVATION, Op.RECEIVE_GRADIENT):
-        posted[(stage.index, instruction)] = now
+    op, index, now = instruction.op, instruction.subsequence, stage.lanes["compute"]
+    if op in RECEIVES:
+        posted[instruction] = now
     elif op in SENDS:
-        forward = op is Op.SEND_ACTIVATION
-        peer = stage.index + 1 if forward else stage.index - 1
-        receive = instruction._replace(op=Op.RECEIVE_ACTIVATION if forward else Op.RECEIVE_GRADIENT)
-        if (peer, receive) not in posted:
+        receive = matching_receive(instruction)
+        if receive not in posted:
             return False
-        start = max(now, posted[(peer, receive)])
-        arrived[(peer, receive)] = start + costs.message[index]
+        arrived[receive] = max(now, posted[receive]) + costs.message[index]
         stage.messages += 1
         stage.message_bytes += costs.message_bytes[index]
-    elif op is Op.FORWARD:
-        ready = now
-        if stage.index > 0:
-            key = (stage.index, instruction._replace(op=Op.RECEIVE_ACTIVATION))
-            if key not in arrived:
-                return False
-            ready = arrived[key]
-        end = stage.occupy("compute", str(instruction), ready, costs.forward[index])
-        stage.memory.append((end, costs.kept_bytes[index]))
-        stage.forward_end = end
-    elif op is Op.BACKWARD:
-        ready = stage.fetched.pop((sequence, index), now)
-        if stage.index + 1 < stages:
-            key = (stage.index, instruction._replace(op=Op.RECEIVE_GRADIENT))
-            if key not in arrived:
-                return False
-            ready = max(ready, arrived[key])
-        end = stage.occupy("compute", str(instruction), ready, costs.backward[index])
-        stage.memory.append((end, -costs.kept_bytes[index]))
+    elif op in (Op.OFFLOAD, Op.FETCH):
+        _copy(stage, instruction, costs)
     else:
-        _copy(stage, instruction)
+        ready = stage.fetched.get(instruction._replace(op=Op.FETCH), now)
+        needed = needed_receive(schedule, instruction)
+        if needed is not None:
+            if needed not in arrived:
+                return False
+            ready = max(ready, arrived[needed])
+        forward = op is Op.FORWARD
+        duration = (costs.forward if forward else costs.backward)[index]
+        end = stage.occupy("compute", str(instruction), ready, duration)
+        size = costs.kept_bytes[index]
+        stage.memory.append((end, size if forward else -size))
+        if forward:
+            stage.forward_end = end
     return True
 
 
-def _copy(stage: _Stage, instruction: Instruction) -> None:
+def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
     """OFFLOAD frees the device when its copy ends; FETCH takes the device when it is issued."""
-    op, sequence, index = instruction
-    costs, now = stage.costs, stage.lanes["compute"]
+    index, now = instruction.subsequence, stage.lanes["compute"]
     size = costs.offloaded_bytes[index]
-    out = op is Op.OFFLOAD
+    out = instruction.op is Op.OFFLOAD
     lane = ("d2h" if out else "h2d") if costs.overlapped_copies else "compute"
     duration = costs.d2h[index] if out else costs.h2d[index]
     end = stage.occupy(lane, str(instruction), now, duration)
@@ -193,7 +193,7 @@ def _copy(stage: _Stage, instruction: Instruction) -> None:
     else:
         stage.memory.append((now, size))
         stage.host.append((end, -size))
-        stage.fetched[(sequence, index)] = end
+        stage.fetched[instruction] = end
 
 
 def _peak(changes: list[tuple[int, int]]) -> int:

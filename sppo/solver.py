@@ -8,17 +8,18 @@ beyond it, and on a CPU, where a copy takes compute time, no more than is needed
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sppo.costs import Profile, copy_ns, subsequence_cost
 from sppo.errors import Infeasible, NotBuilt
 from sppo.hostslots import slot_bytes
-from sppo.memory import StageShape, kept_peak, stage_memory
+from sppo.memory import PartShape, kept_peak, stage_memory
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut
-from sppo.plan import Plan, StagePlan
-from sppo.schedule import build_schedule
-from sppo.simulate import Simulation, StageCosts, simulate
+from sppo.plan import PartPlan, Plan, StagePlan
+from sppo.schedule import build_schedule, compute_order
+from sppo.simulate import PartCosts, Simulation, simulate
 from sppo.workload import Workload, format_bytes
 
 SHARES = tuple(step / 32 for step in range(33))
@@ -42,6 +43,7 @@ class SolverOptions:
     pipeline_parallel: int | None = None
     sequence_parallel: int = 1
     subsequences: int | None = None
+    virtual_stages: int | None = None
     policy: str = "auto"
     cut: str = "flops"
 
@@ -79,6 +81,7 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
     """
     options = options or SolverOptions()
     stages = _pipeline_parallel(workload, options)
+    interleavings = _interleavings(workload, options, stages)
     alignment = 16 if workload.sequence_tokens >= 1024 else 1
     if options.subsequences is not None:
         check_cut(workload.sequence_tokens, options.subsequences, 1)
@@ -89,11 +92,11 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
     best: Plan | None = None
     rejected: list[str] = []
     shortest: tuple[int, str] | None = None
-    for count in candidates:
+    for virtual_stages, count in itertools.product(interleavings, candidates):
         try:
-            plan = _plan(workload, profile, options, stages, count, alignment)
+            plan = _plan(workload, profile, options, (stages, virtual_stages), count, alignment)
         except _Short as short:
-            rejected.append(f"N {count}: {short}")
+            rejected.append(f"{virtual_stages} part(s) a stage, N {count}: short of {short}")
             if shortest is None or short.bytes < shortest[0]:
                 shortest = (short.bytes, str(short))
             continue
@@ -125,6 +128,21 @@ def _pipeline_parallel(workload: Workload, options: SolverOptions) -> int:
     return stages
 
 
+def _interleavings(workload: Workload, options: SolverOptions, stages: int) -> tuple[int, ...]:
+    """Numbers of parts per stage worth a try: as long as every part has a layer."""
+    layers = workload.model.layers
+    if options.virtual_stages is not None:
+        if options.virtual_stages < 1 or stages * options.virtual_stages > layers:
+            raise ValueError(
+                f"{layers} layers cannot form {stages} x {options.virtual_stages} parts: take "
+                f"virtual_stages between 1 and {layers // stages}"
+            )
+        return (options.virtual_stages,)
+    if stages == 1:
+        return (1,)
+    return tuple(v for v in (1, 2, 4, 8) if layers % (stages * v) == 0) or (1,)
+
+
 class _Short(Exception):
     """This N does not fit: by `bytes` of `what`."""
 
@@ -137,23 +155,26 @@ def _plan(
     workload: Workload,
     profile: Profile,
     options: SolverOptions,
-    stages: int,
+    degrees: tuple[int, int],
     count: int,
     alignment: int,
 ) -> Plan:
-    """The plan for one N: the least share of every stage that fits, then its simulation."""
+    """One N, one (stages, virtual stages): the least shares that fit, then the simulation."""
     model, tokens = workload.model, workload.sequence_tokens
+    stages, virtual_stages = degrees
     if options.cut == "equal":
         lengths = equal_cut(tokens, count, alignment=alignment)
     else:
         lengths = flops_balanced_cut(model, tokens, count, alignment=alignment)
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     shapes = [
-        StageShape(model=model, layers=range(*layers), element_bytes=workload.element_bytes)
-        for layers in split_layers(model.layers, stages)
+        PartShape(model=model, layers=range(*layers), element_bytes=workload.element_bytes)
+        for layers in split_layers(model.layers, stages * virtual_stages)
     ]
+    order = compute_order(stages, virtual_stages, len(lengths))
     stage_plans = tuple(
-        _stage_plan(workload, profile, options, shape, starts, lengths) for shape in shapes
+        _stage_plan(workload, profile, options, shapes[stage::stages], order, starts, lengths)
+        for stage in range(stages)
     )
     draft = Plan(
         workload=workload.name,
@@ -164,6 +185,7 @@ def _plan(
         hardware=profile.name,
         sequence_parallel=1,
         pipeline_parallel=stages,
+        virtual_stages=virtual_stages,
         lengths_tokens=lengths,
         stages=stage_plans,
         fetch_ahead=1 if profile.overlapped_copies else 0,
@@ -185,47 +207,68 @@ def _stage_plan(
     workload: Workload,
     profile: Profile,
     options: SolverOptions,
-    shape: StageShape,
+    shapes: Sequence[PartShape],
+    order: Sequence[tuple[int, int]],
     starts: Sequence[int],
     lengths: Sequence[int],
 ) -> StagePlan:
     """The least offload share at which this stage fits the device."""
     limit = workload.device_memory_bytes
-    kept = [shape.kept_bytes(length) for length in lengths]
-    hidden = _hidden_shares(shape, profile, starts, lengths)
+    kept = [[shape.kept_bytes(length) for length in lengths] for shape in shapes]
+    hidden = [_hidden_shares(shape, profile, starts, lengths) for shape in shapes]
     short = 0
     for level, capped in _levels(options.policy, limit, profile):
-        shares = [min(level, cap) if capped else level for cap in hidden]
-        chosen = [
-            shape.choose_units(length, share)
-            for length, share in zip(lengths[:-1], shares, strict=True)
-        ]
-        chosen.append(((), 0))  # the last subsequence's backward starts at once
-        moved = [size for _, size in chosen]
+        parts = []
+        moved = []
+        for shape, caps, sizes in zip(shapes, hidden, kept, strict=True):
+            shares = [min(level, cap) if capped else level for cap in caps]
+            part, gone = part_plan(shape, lengths, shares, sizes)
+            parts.append(part)
+            moved.append(gone)
         host = sum(
-            slot_bytes(size)
-            for length, (units, _) in zip(lengths, chosen, strict=True)
-            for key, size in shape.candidates(length)
-            if key in set(units)
-        )
-        memory = stage_memory(
-            shape,
-            starts,
-            lengths,
-            kept_peak_bytes=kept_peak(kept, moved),
-            host_bytes=host,
+            host_bytes(shape, part, lengths) for shape, part in zip(shapes, parts, strict=True)
         )
         if workload.host_memory_bytes is not None and host > workload.host_memory_bytes:
             raise _Short(host - workload.host_memory_bytes, "host memory")
+        memory = stage_memory(
+            shapes,
+            starts,
+            lengths,
+            kept_peak_bytes=kept_peak(order, kept, moved),
+            host_bytes=host,
+        )
         short = 0 if limit is None else memory.total + DEVICE_MARGIN_BYTES - limit
         if short <= 0:
-            return StagePlan(
-                layers=(shape.layers.start, shape.layers.stop),
-                offload_share=tuple(gone / size for gone, size in zip(moved, kept, strict=True)),
-                offload_units=tuple(units for units, _ in chosen),
-                memory=memory,
-            )
-    raise _Short(short, f"device memory on the stage of layers {shape.layers.start}..")
+            return StagePlan(parts=tuple(parts), memory=memory)
+    raise _Short(short, f"device memory on the stage that begins with layer {shapes[0].layers[0]}")
+
+
+def part_plan(
+    shape: PartShape, lengths: Sequence[int], shares: Sequence[float], kept: Sequence[int]
+) -> tuple[PartPlan, list[int]]:
+    """The units that give these shares (all subsequences but the last), and bytes moved."""
+    chosen = [
+        shape.choose_units(length, share)
+        for length, share in zip(lengths[:-1], shares, strict=True)
+    ]
+    chosen.append(((), 0))  # the last subsequence's backward starts at once
+    moved = [size for _, size in chosen]
+    plan = PartPlan(
+        layers=(shape.layers.start, shape.layers.stop),
+        offload_share=tuple(gone / size for gone, size in zip(moved, kept, strict=True)),
+        offload_units=tuple(units for units, _ in chosen),
+    )
+    return plan, moved
+
+
+def host_bytes(shape: PartShape, part: PartPlan, lengths: Sequence[int]) -> int:
+    """Host arena bytes of one part: every unit in a slot of its own."""
+    return sum(
+        slot_bytes(size)
+        for length, units in zip(lengths, part.offload_units, strict=True)
+        for key, size in shape.candidates(length)
+        if key in set(units)
+    )
 
 
 def _levels(policy: str, limit: int | None, profile: Profile) -> list[tuple[float, bool]]:
@@ -241,7 +284,7 @@ def _levels(policy: str, limit: int | None, profile: Profile) -> list[tuple[floa
 
 
 def _hidden_shares(
-    shape: StageShape, profile: Profile, starts: Sequence[int], lengths: Sequence[int]
+    shape: PartShape, profile: Profile, starts: Sequence[int], lengths: Sequence[int]
 ) -> list[float]:
     """alpha_i = min(1, BW_D2H * T_(i+1) / A_i): what leaves while the next subsequence computes.
 
@@ -264,13 +307,13 @@ def _hidden_shares(
     return shares
 
 
-def plan_costs(plan: Plan, profile: Profile) -> list[StageCosts]:
-    """The simulator's costs of a plan on a profile, one entry per stage; times in nanoseconds."""
-    return [_stage_costs(plan, stage, profile) for stage in plan.stages]
+def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
+    """The simulator's costs of a plan on a profile, one entry per part; times in nanoseconds."""
+    return [_part_costs(plan, part, profile) for part in plan.parts]
 
 
-def _stage_costs(plan: Plan, stage: StagePlan, profile: Profile) -> StageCosts:
-    shape = StageShape(model=plan.model, layers=stage.layer_range, element_bytes=plan.element_bytes)
+def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
+    shape = PartShape(model=plan.model, layers=part.layer_range, element_bytes=plan.element_bytes)
     computes = [
         subsequence_cost(
             plan.model,
@@ -283,12 +326,12 @@ def _stage_costs(plan: Plan, stage: StagePlan, profile: Profile) -> StageCosts:
         for start, tokens in zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
     ]
     moved = []
-    for tokens, units in zip(plan.lengths_tokens, stage.offload_units, strict=True):
+    for tokens, units in zip(plan.lengths_tokens, part.offload_units, strict=True):
         wanted = set(units)
         moved.append(sum(size for key, size in shape.candidates(tokens) if key in wanted))
     messages = [tokens * plan.model.hidden * plan.element_bytes for tokens in plan.lengths_tokens]
     link = profile.p2p_bytes_per_second
-    return StageCosts(
+    return PartCosts(
         forward=[cost.forward_ns for cost in computes],
         backward=[cost.backward_ns for cost in computes],
         kept_bytes=[shape.kept_bytes(tokens) for tokens in plan.lengths_tokens],
@@ -310,15 +353,10 @@ def _reasons(
     workload: Workload, plan: Plan, simulation: Simulation, profile: Profile
 ) -> tuple[str, ...]:
     """What bound, in words."""
-    largest = max(
-        cost + back
-        for cost, back in zip(
-            plan_costs(plan, profile)[0].forward, plan_costs(plan, profile)[0].backward, strict=True
-        )
-    )
     reasons = [
-        f"N {plan.subsequences} has the least simulated makespan: one more stage waits "
-        f"{largest / 1e9:.3f} s (the largest subsequence), shorter ones lose kernel efficiency",
+        f"N {plan.subsequences} with {plan.virtual_stages} part(s) a stage has the least simulated "
+        f"makespan: fewer, longer subsequences leave more bubble than its "
+        f"{simulation.bubble_share:.1%}, shorter ones lose kernel efficiency",
     ]
     limit = workload.device_memory_bytes
     if limit is None:

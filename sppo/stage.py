@@ -1,4 +1,4 @@
-"""One pipeline stage: the forward and backward of one subsequence, and what it keeps between."""
+"""The parts of a pipeline stage: forward and backward of a subsequence, and what is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sppo.activations import ActivationStore
 from sppo.hostmem import HostArena
 from sppo.kvcache import KvCache
-from sppo.model import RotaryTable, StageModel, StageWeights
+from sppo.model import PartModel, RotaryTable, StageWeights
 from sppo.plan import Plan
 from sppo.runtime import Runtime
 
@@ -26,34 +26,40 @@ class _Work:
     input_gradients: list[Tensor] = field(default_factory=list)
 
 
-class SequenceBuffers:
-    """What is sized by the plan: KV and dKV, RoPE tables, the host arena. Taken once."""
+class StageBuffers:
+    """What the parts of a stage share, sized by the plan: RoPE tables and the host arena."""
 
     def __init__(self, plan: Plan, stage: int, runtime: Runtime) -> None:
-        mine = plan.stages[stage]
-        device, dtype = runtime.device, runtime.dtype
-        self.cache = KvCache(plan.model, len(mine.layer_range), plan.sequence_tokens, device, dtype)
-        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, device, dtype)
-        self.arena = HostArena(mine.memory.host, device)
+        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, runtime.device, runtime.dtype)
+        self.arena = HostArena(plan.stages[stage].memory.host, runtime.device)
         runtime.label("host", self.arena.memory)
-        for tensor in (self.cache.keys, self.cache.values):
-            runtime.label("kv", tensor)
-        for tensor in (self.cache.key_gradients, self.cache.value_gradients):
-            runtime.label("dkv", tensor)
 
 
-class Stage:
-    """The compute of one stage under one plan. It knows nothing of schedules or other stages."""
+class Part:
+    """The compute of one part under one plan. It knows nothing of schedules or other parts."""
 
-    def __init__(self, plan: Plan, index: int, weights: StageWeights, runtime: Runtime) -> None:
+    def __init__(
+        self, plan: Plan, index: int, weights: StageWeights, buffers: StageBuffers, runtime: Runtime
+    ) -> None:
         self.plan = plan
         self.index = index
         self.runtime = runtime
-        self.model = StageModel(plan.model, plan.stages[index].layer_range, weights)
-        self.buffers = SequenceBuffers(plan, index, runtime)
-        self._constants = weights.storage_keys() | self.buffers.rotary.storage_keys()
+        self.buffers = buffers
+        mine = plan.parts[index]
+        self.model = PartModel(plan.model, mine.layer_range, weights)
+        self.cache = KvCache(
+            plan.model,
+            len(mine.layer_range),
+            plan.sequence_tokens,
+            runtime.device,
+            runtime.dtype,
+        )
+        for kind, tensors in self.tensors().items():
+            for tensor in tensors:
+                runtime.label(kind, tensor)
+        self._constants = weights.storage_keys() | buffers.rotary.storage_keys()
         self._work: dict[tuple[int, int], _Work] = {}
-        self._offload = plan.stages[index].offload_units
+        self._offload = mine.offload_units
 
     def span(self, subsequence: int) -> slice:
         start = self.plan.starts_tokens[subsequence]
@@ -62,18 +68,16 @@ class Stage:
     def forward(
         self, sequence: int, subsequence: int, x: Tensor, targets: Tensor | None, scale: float
     ) -> Tensor:
-        """Hidden states for the next stage, or the scaled loss on the last (targets given).
+        """Hidden states for the next part, or the scaled loss on the last (targets given).
 
-        x: token ids int64 [l] on the first stage, hidden states [l, h] on the others.
+        x: token ids int64 [l] on the first part, hidden states [l, h] on the others.
         """
         start = self.span(subsequence).start
         store = ActivationStore(self._constants, self.runtime.label)
         hidden = self.model.embed(x) if self.model.first else x
         sink: list[Tensor] = []
         with store.recording():
-            output = self.model.forward(
-                hidden, sink, self.buffers.cache, self.buffers.rotary, start, store
-            )
+            output = self.model.forward(hidden, sink, self.cache, self.buffers.rotary, start, store)
             if targets is not None:
                 output = self.model.loss(output, targets, scale, store)
         store.close()
@@ -94,12 +98,12 @@ class Stage:
 
     def begin_backward(self) -> None:
         """Before the first backward of a sequence."""
-        self.buffers.cache.clear_gradients()
+        self.cache.clear_gradients()
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
-        """Gradient of the stage's input [l, h]; None on the first stage, which takes token ids."""
+        """Gradient of the part's input [l, h]; None on the first part, which takes token ids."""
         work = self._work.pop((sequence, subsequence))
         self.buffers.arena.synchronize_compute()
         work.store.release()
@@ -113,17 +117,46 @@ class Stage:
     def assert_empty(self) -> None:
         """End of a step: everything that was kept has been used."""
         assert not self._work, f"left behind: {sorted(self._work)}"
-        assert self.buffers.arena.used_bytes == 0, "the host arena is not empty"
 
     def abandon(self) -> None:
         """After an error: drop what an unfinished step kept."""
         self._work.clear()
+
+    def tensors(self) -> Mapping[Any, list[Tensor]]:
+        return {
+            "kv": [self.cache.keys, self.cache.values],
+            "dkv": [self.cache.key_gradients, self.cache.value_gradients],
+        }
+
+
+class Stage:
+    """One rank's parts, by their number in the model, and what they share."""
+
+    def __init__(self, plan: Plan, index: int, weights: StageWeights, runtime: Runtime) -> None:
+        self.plan = plan
+        self.index = index
+        self.weights = weights
+        self.runtime = runtime
+        self.buffers = StageBuffers(plan, index, runtime)
+        self.parts = {
+            part: Part(plan, part, weights, self.buffers, runtime)
+            for part in range(index, len(plan.parts), plan.pipeline_parallel)
+        }
+
+    def assert_empty(self) -> None:
+        for part in self.parts.values():
+            part.assert_empty()
+        assert self.buffers.arena.used_bytes == 0, "the host arena is not empty"
+
+    def abandon(self) -> None:
+        for part in self.parts.values():
+            part.abandon()
         self.buffers.arena.used_bytes = 0
 
     def tensors(self) -> Mapping[Any, list[Tensor]]:
-        cache = self.buffers.cache
-        return {
-            "kv": [cache.keys, cache.values],
-            "dkv": [cache.key_gradients, cache.value_gradients],
-            "host": [self.buffers.arena.memory],
-        }
+        """KV, dKV and the host tier of this stage, for the accounting."""
+        totals: dict[Any, list[Tensor]] = {"host": [self.buffers.arena.memory]}
+        for part in self.parts.values():
+            for kind, tensors in part.tensors().items():
+                totals.setdefault(kind, []).extend(tensors)
+        return totals

@@ -22,7 +22,6 @@ from sppo.solver import SolverOptions, solve
 from sppo.stage import Stage
 from sppo.workload import Optimizer, Workload
 
-
 NORM_CHUNK = 16_384
 """Elements per partial norm: one float32 sum over a whole stage loses the fifth digit."""
 
@@ -108,7 +107,7 @@ class Trainer:
         self.runtime = runtime
         self.rank = rank
         self.weights = StageWeights(
-            plan.model, plan.stages[rank].layer_range, weights, runtime.device, runtime.dtype
+            plan.model, plan.stages[rank].layers, weights, runtime.device, runtime.dtype
         )
         self.optimizer = FlatAdamW(self.weights, workload.optimizer)
         self.transport = GroupTransport()
@@ -128,7 +127,11 @@ class Trainer:
             device_memory_bytes=None,
             host_memory_bytes=None,
         )
-        options = SolverOptions(subsequences=min(2, tokens), policy="no-offload")
+        options = SolverOptions(
+            subsequences=min(2, tokens),
+            virtual_stages=self.plan.virtual_stages,
+            policy="no-offload",
+        )
         return self._engine(solve(workload, self.profile, options))
 
     def step(self, tokens: Tensor) -> tuple[float, float]:

@@ -11,13 +11,12 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.comm import InProcessNetwork
 from sppo.engine import Engine, StepCounters, run_together
-from sppo.hostslots import slot_bytes
-from sppo.memory import StageShape, kept_peak, stage_memory
+from sppo.memory import PartShape, kept_peak, stage_memory
 from sppo.model import StageWeights, stage_weight_names
 from sppo.plan import Plan, StagePlan
 from sppo.runtime import Runtime
-from sppo.schedule import build_schedule, check_schedule
-from sppo.solver import split_layers
+from sppo.schedule import build_schedule, check_schedule, compute_order
+from sppo.solver import host_bytes, part_plan, split_layers
 from sppo.stage import Stage
 from sppo.workload import Model
 
@@ -29,6 +28,7 @@ def make_plan(
     lengths: tuple[int, ...],
     *,
     stages: int,
+    virtual_stages: int = 1,
     share: float = 0.0,
     sequences: int = 1,
     element_bytes: int = 8,
@@ -36,29 +36,30 @@ def make_plan(
 ) -> Plan:
     """A plan by hand: the given cut, the same offload share everywhere but the last."""
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    shapes = [
+        PartShape(model=model, layers=range(*layers), element_bytes=element_bytes)
+        for layers in split_layers(model.layers, stages * virtual_stages)
+    ]
+    order = compute_order(stages, virtual_stages, len(lengths))
     stage_plans = []
-    for layers in split_layers(model.layers, stages):
-        shape = StageShape(model=model, layers=range(*layers), element_bytes=element_bytes)
-        chosen = [shape.choose_units(length, share) for length in lengths[:-1]] + [((), 0)]
-        kept = [shape.kept_bytes(length) for length in lengths]
-        host = sum(
-            slot_bytes(size)
-            for length, (units, _) in zip(lengths, chosen, strict=True)
-            for key, size in shape.candidates(length)
-            if key in units
-        )
-        moved = [size for _, size in chosen]
+    for stage in range(stages):
+        mine = shapes[stage::stages]
+        kept = [[shape.kept_bytes(length) for length in lengths] for shape in mine]
+        chosen = [
+            part_plan(shape, lengths, [share] * (len(lengths) - 1), sizes)
+            for shape, sizes in zip(mine, kept, strict=True)
+        ]
+        parts = tuple(part for part, _ in chosen)
         memory = stage_memory(
-            shape, starts, lengths, kept_peak_bytes=kept_peak(kept, moved), host_bytes=host
+            mine,
+            starts,
+            lengths,
+            kept_peak_bytes=kept_peak(order, kept, [moved for _, moved in chosen]),
+            host_bytes=sum(
+                host_bytes(shape, part, lengths) for shape, part in zip(mine, parts, strict=True)
+            ),
         )
-        stage_plans.append(
-            StagePlan(
-                layers=layers,
-                offload_share=tuple([share] * (len(lengths) - 1) + [0.0]),
-                offload_units=tuple(units for units, _ in chosen),
-                memory=memory,
-            )
-        )
+        stage_plans.append(StagePlan(parts=parts, memory=memory))
     return Plan(
         workload="test",
         model=model,
@@ -68,6 +69,7 @@ def make_plan(
         hardware="cpu-2core",
         sequence_parallel=1,
         pipeline_parallel=stages,
+        virtual_stages=virtual_stages,
         lengths_tokens=lengths,
         stages=tuple(stage_plans),
         fetch_ahead=fetch_ahead,
@@ -97,14 +99,14 @@ def run_pipeline(
     network = InProcessNetwork(plan.pipeline_parallel)
     engines = []
     for rank in range(plan.pipeline_parallel):
-        mine = StageWeights(plan.model, plan.stages[rank].layer_range, weights, CPU, dtype)
+        mine = StageWeights(plan.model, plan.stages[rank].layers, weights, CPU, dtype)
         stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype))
         engines.append(Engine(schedule, stage, network.transport(rank)))
     counters = run_together(engines, tokens)
     gradients = {
-        name: engine.stage.model.weights[name].gradient
+        name: engine.stage.weights[name].gradient
         for engine in engines
-        for name in engine.stage.model.weights.names()
+        for name in engine.stage.weights.names()
     }
     return Outcome(loss=counters[-1].loss, gradients=gradients, counters=counters, engines=engines)
 

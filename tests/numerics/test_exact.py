@@ -22,6 +22,7 @@ def assert_equal_work(
     lengths: tuple[int, ...],
     *,
     stages: int,
+    virtual_stages: int,
     share: float,
     sequences: int = 1,
     fetch_ahead: int = 0,
@@ -30,7 +31,13 @@ def assert_equal_work(
     generator = torch.Generator().manual_seed(5)
     tokens = torch.randint(0, model.vocabulary, (sequences, sum(lengths) + 1), generator=generator)
     plan = make_plan(
-        model, lengths, stages=stages, share=share, sequences=sequences, fetch_ahead=fetch_ahead
+        model,
+        lengths,
+        stages=stages,
+        virtual_stages=virtual_stages,
+        share=share,
+        sequences=sequences,
+        fetch_ahead=fetch_ahead,
     )
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
@@ -45,7 +52,7 @@ def assert_equal_work(
 @given(
     model=st.sampled_from(MODELS),
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7).map(tuple),
-    stages=st.integers(1, 4),
+    degrees=st.sampled_from(((1, 1), (2, 1), (3, 1), (4, 1), (2, 2))),
     share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
     sequences=st.integers(1, 2),
     fetch_ahead=st.integers(0, 1),
@@ -53,7 +60,7 @@ def assert_equal_work(
 def test_any_pipeline_equals_plain_torch(
     model: Model,
     lengths: tuple[int, ...],
-    stages: int,
+    degrees: tuple[int, int],
     share: float,
     sequences: int,
     fetch_ahead: int,
@@ -61,7 +68,8 @@ def test_any_pipeline_equals_plain_torch(
     assert_equal_work(
         model,
         lengths,
-        stages=stages,
+        stages=degrees[0],
+        virtual_stages=degrees[1],
         share=share,
         sequences=sequences,
         fetch_ahead=fetch_ahead,

@@ -95,9 +95,9 @@ def test_solver_fits_the_limit_by_offloading_no_more_than_needed() -> None:
 
 def test_last_subsequence_never_travels() -> None:
     plan = solve(TINY, PROFILE, SolverOptions(policy="full-offload", subsequences=4))
-    for stage in plan.stages:
-        assert stage.offload_share[-1] == 0.0
-        assert all(share > 0.5 for share in stage.offload_share[:-1])
+    for part in plan.parts:
+        assert part.offload_share[-1] == 0.0
+        assert all(share > 0.5 for share in part.offload_share[:-1])
 
 
 def test_infeasible_says_what_is_short() -> None:

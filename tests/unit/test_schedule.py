@@ -24,12 +24,19 @@ MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)
 
 
 def schedule_of(
-    *, stages: int = 2, count: int = 4, share: float = 1.0, sequences: int = 1, ahead: int = 1
+    *,
+    stages: int = 2,
+    virtual_stages: int = 1,
+    count: int = 4,
+    share: float = 1.0,
+    sequences: int = 1,
+    ahead: int = 1,
 ) -> Schedule:
     plan = make_plan(
         MODEL,
         (8,) * count,
         stages=stages,
+        virtual_stages=virtual_stages,
         share=share,
         sequences=sequences,
         fetch_ahead=ahead,
@@ -38,21 +45,26 @@ def schedule_of(
 
 
 @given(
-    stages=st.integers(1, 8),
+    degrees=st.sampled_from([(p, v) for p in range(1, 9) for v in range(1, 9) if p * v <= 8]),
     count=st.integers(1, 12),
     share=st.sampled_from((0.0, 0.5, 1.0)),
     sequences=st.integers(1, 3),
     ahead=st.integers(0, 2),
 )
 def test_every_built_schedule_passes(
-    stages: int, count: int, share: float, sequences: int, ahead: int
+    degrees: tuple[int, int], count: int, share: float, sequences: int, ahead: int
 ) -> None:
     schedule = schedule_of(
-        stages=stages, count=count, share=share, sequences=sequences, ahead=ahead
+        stages=degrees[0],
+        virtual_stages=degrees[1],
+        count=count,
+        share=share,
+        sequences=sequences,
+        ahead=ahead,
     )
     check_schedule(schedule)
     forwards = [i for i in schedule.stages[0] if i.op is Op.FORWARD]
-    assert len(forwards) == count * sequences
+    assert len(forwards) == count * sequences * degrees[1]
 
 
 def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], object]) -> Schedule:
@@ -62,6 +74,7 @@ def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], o
     return Schedule(
         subsequences=schedule.subsequences,
         sequences=schedule.sequences,
+        parts=schedule.parts,
         stages=tuple(tuple(instructions) for instructions in stages),
     )
 
@@ -84,23 +97,23 @@ def swap(first: str, second: str) -> Callable[[list[Instruction]], object]:
 
 
 def late_fetch(instructions: list[Instruction]) -> None:
-    fetch = parse_instruction("T0.1")
+    fetch = parse_instruction("T0.1@0")
     instructions.remove(fetch)
-    instructions.insert(instructions.index(parse_instruction("B0.1")) + 1, fetch)
+    instructions.insert(instructions.index(parse_instruction("B0.1@0")) + 1, fetch)
 
 
 FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
-    ("dropped receive", 1, remove("RA0.2"), "reads its input"),
-    ("dropped send", 0, remove("SA0.2"), "missing SA0.2"),
-    ("dropped backward", 0, remove("B0.0"), "missing B0.0"),
+    ("dropped receive", 1, remove("RA0.2@1"), "reads its input"),
+    ("dropped send", 0, remove("SA0.2@0"), "missing SA0.2@0"),
+    ("dropped backward", 0, remove("B0.0@0"), "missing B0.0@0"),
     ("read before fetch", 0, late_fetch, "no fetch before it"),
-    ("leak", 0, remove("T0.1", "B0.1", "B0.0"), "missing"),
-    ("fetched too early", 0, swap("O0.1", "T0.1"), "nothing lies in the host tier"),
-    ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0")), "repeated"),
-    ("backward out of order", 0, swap("B0.3", "B0.2"), "reads its gradient|every later"),
-    ("forward out of order", 0, swap("F0.1", "F0.2"), "reads its keys and values"),
-    ("send before forward", 0, swap("SA0.1", "F0.1"), "nothing was made yet"),
-    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("O0.9")), "no such"),
+    ("leak", 0, remove("T0.1@0", "B0.1@0", "B0.0@0"), "missing"),
+    ("fetched too early", 0, swap("O0.1@0", "T0.1@0"), "nothing lies in the host tier"),
+    ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0@0")), "repeated"),
+    ("backward out of order", 0, swap("B0.3@0", "B0.2@0"), "reads its gradient|every later"),
+    ("forward out of order", 0, swap("F0.1@0", "F0.2@0"), "reads its keys and values"),
+    ("send before forward", 0, swap("SA0.1@0", "F0.1@0"), "nothing was made yet"),
+    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("O0.9@0")), "no such"),
 ]
 
 
@@ -116,14 +129,14 @@ def test_a_planted_fault_is_found(
 
 
 def test_an_offload_that_is_never_fetched_leaks() -> None:
-    extra = parse_instruction("O0.3")
+    extra = parse_instruction("O0.3@0")
     broken = edit(schedule_of(), 0, lambda stage: stage.append(extra))
-    with pytest.raises(ScheduleError, match=r"O0\.3 is never fetched, it leaks"):
+    with pytest.raises(ScheduleError, match=r"O0\.3@0 is never fetched, it leaks"):
         check_schedule(broken)
 
 
 def test_messages_of_a_pair_must_meet_in_order() -> None:
-    crossed = edit(schedule_of(), 1, swap("RA0.1", "RA0.2"))
+    crossed = edit(schedule_of(), 1, swap("RA0.1@1", "RA0.2@1"))
     with pytest.raises(ScheduleError, match=r"expects|reads its input"):
         check_schedule(crossed)
 
@@ -131,21 +144,21 @@ def test_messages_of_a_pair_must_meet_in_order() -> None:
 def test_a_deadlock_names_who_waits_where() -> None:
     def early_wait(stage: list[Instruction]) -> None:
         """Stage 0 runs its first backward before it sends its last hidden states."""
-        send = parse_instruction("SA0.3")
+        send = parse_instruction("SA0.3@0")
         stage.remove(send)
-        stage.insert(stage.index(parse_instruction("B0.3")) + 1, send)
+        stage.insert(stage.index(parse_instruction("B0.3@0")) + 1, send)
 
-    with pytest.raises(ScheduleError, match=r"deadlock: stage 0 waits at B0\.3; stage 1"):
+    with pytest.raises(ScheduleError, match=r"deadlock: stage 0 waits at B0\.3@0; stage 1"):
         check_schedule(edit(schedule_of(), 0, early_wait))
 
 
-@given(st.sampled_from(list(Op)), st.integers(0, 10**6), st.integers(0, 10**6))
-def test_text_form_round_trips(op: Op, sequence: int, subsequence: int) -> None:
-    instruction = Instruction(op, sequence, subsequence)
+@given(st.sampled_from(list(Op)), st.tuples(*[st.integers(0, 10**6)] * 3))
+def test_text_form_round_trips(op: Op, where: tuple[int, int, int]) -> None:
+    instruction = Instruction(op, *where)
     assert parse_instruction(str(instruction)) == instruction
 
 
-@pytest.mark.parametrize("text", ["F0", "X0.1", "F0.1junk", "F-1.0", " F0.1", ""])
+@pytest.mark.parametrize("text", ["F0", "X0.1@0", "F0.1", "F0.1@0junk", "F-1.0@0", " F0.1@0", ""])
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write for example"):
         parse_instruction(text)
