@@ -37,7 +37,7 @@ from sppo.model import StageWeights
 from sppo.plan import Plan
 from sppo.runtime import Runtime
 from sppo.solver import SolverOptions, solve
-from sppo.stage import Stage
+from sppo.stage import Part, Stage
 from sppo.workload import MIB, MODELS, Cluster, Workload
 
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
@@ -56,7 +56,7 @@ def _median_seconds(action: Callable[[], None]) -> float:
     return statistics.median(times)
 
 
-def _stage(length: int, prefix: int, ranks: int) -> Stage:
+def _part(length: int, prefix: int, ranks: int) -> Part:
     """The first stage of gpt-tiny with one subsequence of `length` tokens behind `prefix`."""
     workload = Workload(
         name="profile",
@@ -64,33 +64,35 @@ def _stage(length: int, prefix: int, ranks: int) -> Stage:
         cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=ranks),
         sequence_tokens=length + prefix,
     )
-    options = SolverOptions(subsequences=2 if prefix else 1, policy="no-offload", cut="equal")
+    options = SolverOptions(
+        subsequences=2 if prefix else 1, virtual_stages=1, policy="no-offload", cut="equal"
+    )
     plan: Plan = solve(workload, load_profile("cpu-2core"), options)
     lengths = (prefix, length) if prefix else (length,)
     plan = replace(plan, lengths_tokens=lengths)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
     mine = StageWeights(workload.model, plan.stages[0].layers, weights, device, torch.float32)
-    return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32))
+    return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32)).parts[0]
 
 
 def _stage_seconds(length: int, prefix: int, ranks: int) -> tuple[float, float]:
     """Median seconds of a forward and of a backward, per layer."""
-    stage = _stage(length, prefix, ranks)
+    part = _part(length, prefix, ranks)
     index = 1 if prefix else 0
     tokens = torch.randint(0, 256, (length,))
-    grad = torch.randn(length, stage.plan.model.hidden)
+    grad = torch.randn(length, part.plan.model.hidden)
     forwards, backwards = [], []
     for repeat in range(REPEATS + 1):
         dist.barrier()
         start = time.perf_counter()
-        stage.forward(0, index, tokens, None, 1.0)
+        part.forward(0, index, tokens, None, 1.0)
         middle = time.perf_counter()
-        stage.backward(0, index, grad, tokens)
+        part.backward(0, index, grad, tokens)
         if repeat:
             forwards.append(middle - start)
             backwards.append(time.perf_counter() - middle)
-    layers = len(stage.plan.stages[0].layers)
+    layers = len(part.model.layers)
     return statistics.median(forwards) / layers, statistics.median(backwards) / layers
 
 

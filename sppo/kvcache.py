@@ -50,16 +50,16 @@ class KvCache:
         self.values = torch.empty(shape, device=device, dtype=dtype)
         self.key_gradients = torch.zeros(shape, device=device, dtype=precision)
         self.value_gradients = torch.zeros(shape, device=device, dtype=precision)
-        self._heads = model.heads
-
-    def layer(self, index: int) -> LayerCache:
-        return LayerCache(
-            keys=self.keys[index],
-            values=self.values[index],
-            key_gradients=self.key_gradients[index],
-            value_gradients=self.value_gradients[index],
-            heads=self._heads,
-        )
+        self.layers = [
+            LayerCache(
+                keys=self.keys[index],
+                values=self.values[index],
+                key_gradients=self.key_gradients[index],
+                value_gradients=self.value_gradients[index],
+                heads=model.heads,
+            )
+            for index in range(layers)
+        ]
 
     def clear_gradients(self) -> None:
         """Before a sequence's backward."""

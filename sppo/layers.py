@@ -153,12 +153,17 @@ class SwiGlu(torch.autograd.Function):
         return gate_gradient, F.silu(gate).mul_(grad)
 
 
-def rotate_into(x: Tensor, cosines: Tensor, sines: Tensor, out: Tensor) -> Tensor:
-    """RoPE, rotate-half: x, out [heads, l, D]; cosines, sines [l, D / 2]."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    torch.mul(first, cosines, out=out[..., :half]).addcmul_(second, sines, value=-1)
-    torch.mul(second, cosines, out=out[..., half:]).addcmul_(first, sines)
+def _pairs(x: Tensor) -> Tensor:
+    """[..., D] as complex [..., D / 2]: neighbouring columns turn together (see `RotaryTable`)."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
+    """RoPE in one complex product: x, out [heads, l, D]; turns complex [l, D / 2]."""
+    if x.dtype in (torch.float32, torch.float64):
+        torch.mul(_pairs(x), turns, out=_pairs(out))
+    else:
+        out.copy_(torch.view_as_real(_pairs(x.float()) * turns).flatten(-2))
     return out
 
 
@@ -174,8 +179,7 @@ class PrefixAttention(torch.autograd.Function):
     def forward(
         ctx: Any,
         qkv: Tensor,
-        cosines: Tensor,
-        sines: Tensor,
+        turns: Tensor,
         cache: LayerCache,
         start: int,
         tag: Tag,
@@ -183,8 +187,8 @@ class PrefixAttention(torch.autograd.Function):
         tokens = qkv.shape[0]
         end = start + tokens
         query, key, value = cache.split_heads(qkv)
-        rotated = rotate_into(query, cosines, sines, torch.empty_like(query).contiguous())
-        rotate_into(key, cosines, sines, cache.keys[:, start:end])
+        rotated = rotate_into(query, turns, query.new_empty(query.shape))
+        rotate_into(key, turns, cache.keys[:, start:end])
         cache.values[:, start:end].copy_(value)
         out, logsumexp = attend(
             rotated.unsqueeze(0),
@@ -196,7 +200,8 @@ class PrefixAttention(torch.autograd.Function):
         tag("attention.query", rotated)
         tag("attention.output", result)
         tag("attention.logsumexp", logsumexp)
-        ctx.save_for_backward(rotated, result, logsumexp, cosines, sines)
+        ctx.save_for_backward(rotated, result, logsumexp)
+        ctx.turns = turns
         ctx.cache = cache
         ctx.start = start
         return result
@@ -204,7 +209,7 @@ class PrefixAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rotated, result, logsumexp, cosines, sines = ctx.saved_tensors
+        rotated, result, logsumexp = ctx.saved_tensors
         cache, start = ctx.cache, ctx.start
         tokens = result.shape[0]
         end = start + tokens
@@ -225,11 +230,11 @@ class PrefixAttention(torch.autograd.Function):
         ).squeeze(0)
         qkv_gradient = result.new_empty(tokens, cache.qkv_width)
         query, key, value = cache.split_heads(qkv_gradient)
-        rotate_into(query_gradient, cosines, -sines, query)
-        own_keys = cache.key_gradients[:, start:end].to(result.dtype)
-        rotate_into(own_keys, cosines, -sines, key)
+        turns_back = ctx.turns.conj_physical()
+        rotate_into(query_gradient, turns_back, query)
+        rotate_into(cache.key_gradients[:, start:end].to(result.dtype), turns_back, key)
         value.copy_(cache.value_gradients[:, start:end])
-        return qkv_gradient, None, None, None, None, None
+        return qkv_gradient, None, None, None, None
 
 
 class TiledLoss(torch.autograd.Function):

@@ -137,7 +137,7 @@ def stage_memory(
     weights, gradients, optimizer = state_bytes(parameters, size)
     message = max(lengths) * model.hidden * size
     neighbours = sum((not shape.first) + (not shape.last) for shape in shapes)
-    rotary = tokens * model.head_width * size
+    rotary = tokens * model.head_width * max(4, size)
     return StageMemory(
         weights=weights,
         gradients=gradients,

@@ -93,8 +93,7 @@ class StageWeights:
             gradients = self.matrix_gradients if axes == 2 else self.vector_gradients
             span = slice(used[axes], used[axes] + math.prod(shape))
             used[axes] = span.stop
-            values = [weights[part].to(device, dtype) for part in parts]
-            torch.cat(values, out=flat[span].view(shape))
+            flat[span].view(shape).copy_(stage_value(weights, parts, model.head_width))
             self._weights[name] = Weight(flat[span].view(shape), gradients[span].view(shape))
 
     @staticmethod
@@ -124,7 +123,12 @@ class StageWeights:
 
 
 class RotaryTable:
-    """Cosines and sines [S, D / 2] of the positions 0..S, made once."""
+    """The turn of every position, complex [S, D / 2], made once.
+
+    The field's convention turns column j of a head with column j + D / 2. Here the two lie side by
+    side, as one complex number, because the rows of the query and key weights do (`pair_rows`):
+    scores do not depend on the order of columns, and RoPE becomes a single product.
+    """
 
     def __init__(self, model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
         precision = torch.float64 if dtype == torch.float64 else torch.float32
@@ -132,11 +136,30 @@ class RotaryTable:
         frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
         positions = torch.arange(tokens, device=device, dtype=precision)
         angles = torch.outer(positions, frequencies)
-        self.cosines = angles.cos().to(dtype)
-        self.sines = angles.sin().to(dtype)
+        self.turns = torch.polar(torch.ones_like(angles), angles)
 
-    def storage_keys(self) -> frozenset[int]:
-        return frozenset((storage_key(self.cosines), storage_key(self.sines)))
+
+def pair_rows(rows: Tensor, head_width: int) -> Tensor:
+    """Rows j and j + D / 2 of every head of a query or key weight (or bias), side by side."""
+    halves = rows.unflatten(0, (-1, 2, head_width // 2))
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def unpair_rows(rows: Tensor, head_width: int) -> Tensor:
+    """The inverse of `pair_rows`: back to the canonical order."""
+    pairs = rows.unflatten(0, (-1, head_width // 2, 2))
+    return pairs.transpose(1, 2).flatten(0, 2)
+
+
+def stage_value(weights: Mapping[str, Tensor], parts: tuple[str, ...], head_width: int) -> Tensor:
+    """A stage's parameter from its canonical parts: concatenated, query and key rows paired."""
+    values = [
+        pair_rows(weights[part], head_width)
+        if ".attention.query." in part or ".attention.key." in part
+        else weights[part]
+        for part in parts
+    ]
+    return torch.cat(values)
 
 
 class PartModel:
@@ -182,9 +205,8 @@ class PartModel:
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
             self._linear(f"{layer}.attention.qkv", normed),
-            rotary.cosines[span],
-            rotary.sines[span],
-            cache.layer(index),
+            rotary.turns[span],
+            cache.layers[index],
             start,
             tag,
         )

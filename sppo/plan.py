@@ -95,7 +95,8 @@ class Plan:
     """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
 
     With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
-    subsequence passes every stage V times and the pipeline's idle ends shrink by V. Times are simulated from the profile, for forward and backward without the optimizer.
+    subsequence passes every stage V times and the pipeline's idle ends shrink by V.
+    Times are simulated from the profile, for forward and backward without the optimizer.
     """
 
     workload: str

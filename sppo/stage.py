@@ -57,7 +57,7 @@ class Part:
         for kind, tensors in self.tensors().items():
             for tensor in tensors:
                 runtime.label(kind, tensor)
-        self._constants = weights.storage_keys() | buffers.rotary.storage_keys()
+        self._constants = weights.storage_keys()
         self._work: dict[tuple[int, int], _Work] = {}
         self._offload = mine.offload_units
 

@@ -12,13 +12,13 @@ from baselines.reference import ReferenceModel
 from sppo.comm import InProcessNetwork
 from sppo.engine import Engine, StepCounters, run_together
 from sppo.memory import PartShape, kept_peak, stage_memory
-from sppo.model import StageWeights, stage_weight_names
+from sppo.model import StageWeights, stage_value, stage_weight_names
 from sppo.plan import Plan, StagePlan
 from sppo.runtime import Runtime
 from sppo.schedule import build_schedule, check_schedule, compute_order
 from sppo.solver import host_bytes, part_plan, split_layers
 from sppo.stage import Stage
-from sppo.workload import Model
+from sppo.workload import Model, weight_shapes
 
 CPU = torch.device("cpu")
 
@@ -122,9 +122,11 @@ def run_reference(
         loss = reference(sequence[:-1], sequence[1:]) / count
         loss.backward()
         total += loss.item()
-    gradients = {}
-    for name, parts in stage_weight_names(model, range(model.layers)).items():
-        gradients[name] = torch.cat(
-            [reference.get_parameter(part.replace(".", "__")).grad for part in parts]
-        )
+    canonical = {
+        name: reference.get_parameter(name.replace(".", "__")).grad for name in weight_shapes(model)
+    }
+    gradients = {
+        name: stage_value(canonical, parts, model.head_width)
+        for name, parts in stage_weight_names(model, range(model.layers)).items()
+    }
     return total, gradients
