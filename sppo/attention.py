@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from sppo.errors import NotBuilt
+from sppo.memory import PREFIX_BLOCK_TOKENS
 
 _aten: Any = torch.ops.aten
+
 
 
 def _block_forward(
@@ -104,9 +106,11 @@ def attend_backward(
     key_gradients: Tensor,
     value_gradients: Tensor,
 ) -> Tensor:
-    """Gradient of the queries; dK and dV of every position up to the end are added in place.
+    """Gradient of the queries, in the accumulators' dtype; dK and dV are added in place.
 
-    key_gradients, value_gradients: accumulators [1, Hkv, start + l, D], float32 or wider.
+    key_gradients, value_gradients: accumulators [1, Hkv, start + l, D] of every position up to the
+    end, float32 or wider. The prefix is taken in blocks, so that the operator's own dK and dV stay
+    small (and in the cache on a CPU).
     """
 
     def block(first: int, last: int, causal: bool) -> Tensor:
@@ -118,11 +122,7 @@ def attend_backward(
         value_gradients[:, :, span].add_(value_gradient)
         return query_gradient
 
-    end = keys.shape[2]
-    total = block(start, end, True)
-    if start == 0:
-        return total
-    prefix = block(0, start, False)
-    if total.dtype in (torch.bfloat16, torch.float16):
-        return (total.float() + prefix.float()).to(total.dtype)
-    return total.add_(prefix)
+    total = block(start, keys.shape[2], True).to(key_gradients.dtype)
+    for first in range(0, start, PREFIX_BLOCK_TOKENS):
+        total.add_(block(first, min(first + PREFIX_BLOCK_TOKENS, start), False))
+    return total

@@ -231,7 +231,7 @@ class PrefixAttention(torch.autograd.Function):
         qkv_gradient = result.new_empty(tokens, cache.qkv_width)
         query, key, value = cache.split_heads(qkv_gradient)
         turns_back = ctx.turns.conj_physical()
-        rotate_into(query_gradient, turns_back, query)
+        rotate_into(query_gradient.to(result.dtype), turns_back, query)
         rotate_into(cache.key_gradients[:, start:end].to(result.dtype), turns_back, key)
         value.copy_(cache.value_gradients[:, start:end])
         return qkv_gradient, None, None, None, None

@@ -14,8 +14,8 @@ from sppo.plan import StageMemory, UnitKey
 from sppo.units import OFFLOAD_ORDER, head_units, kv_units, layer_units, offloadable
 from sppo.workload import Model, weight_shapes
 
-ADAM_STATE_BYTES = 8
-"""Two float32 moments per parameter; a bfloat16 model adds a float32 master copy."""
+PREFIX_BLOCK_TOKENS = 1024
+"""Keys per call of an attention backward over the prefix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,8 @@ class PartShape:
         for start, length in zip(starts, lengths, strict=True):
             hidden = length * model.hidden * size
             mlp = 2 * length * model.ffn * size + 2 * hidden
-            prefix = 2 * max(start, length) * model.kv_width * size
+            keys = max(min(start, PREFIX_BLOCK_TOKENS), length)
+            prefix = 2 * keys * model.kv_width * size
             attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
             worst = max(worst, mlp, attention)
         return worst
