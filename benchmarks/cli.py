@@ -1,4 +1,4 @@
-"""The command line: `sppo-bench list | plan | run | table | env`. What each does is in `verbs`."""
+"""The command line: `sppo-bench list | plan | run | table | limit | env`. What each does is in `verbs`."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limit:
+    """Find the device memory of a workload by its rule, with enforced launches, and save it.
+
+    The rule: the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs.
+
+    Example: sppo-bench limit tiny-cpu
+    """
+
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the run's folder is made; results/runs/ if not given."""
+    json: bool = False
+    """For programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Env:
     """Describe this machine as records do: versions, processor, commit.
 
@@ -120,6 +137,7 @@ Verb = (
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Run, subcommand("run")]
     | Annotated[Table, subcommand("table")]
+    | Annotated[Limit, subcommand("limit")]
     | Annotated[Env, subcommand("env")]
 )
 

@@ -107,20 +107,25 @@ def run(
     """
     done: list[Record] = []
     try:
-        done.append(_launch(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
+        done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
         for number in range(1, options.launches + 1):
             for assignment in assignments:
                 if number > 1 and assignment.status is not None:
                     continue  # refused before any launch, and recorded once
-                done.append(_launch(inputs, assignment, number, options, display))
+                done.append(launch_row(inputs, assignment, number, options, display))
     finally:
         done = gate(inputs.directory, done, display)
-        inputs.weights_path.unlink(missing_ok=True)
-        inputs.tokens_path.unlink(missing_ok=True)
+        remove_inputs(inputs)
     return done
 
 
-def _launch(
+def remove_inputs(inputs: Inputs) -> None:
+    """Weights and tokens can be made again; records cannot, and stay."""
+    inputs.weights_path.unlink(missing_ok=True)
+    inputs.tokens_path.unlink(missing_ok=True)
+
+
+def launch_row(
     inputs: Inputs, assignment: Assignment, number: int, options: Options, display: Display
 ) -> Record:
     """Launch one row once and write its record."""

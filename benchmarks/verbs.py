@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records, tables, tuning, workloads
-from benchmarks.cli import Env, List, Plan, Run, Table
+from benchmarks.cli import Env, Limit, List, Plan, Run, Table
 from benchmarks.records import Record, RecordError
 from benchmarks.rows import ROWS, Assignment, Row, find
 from sppo.workload import Workload, format_bytes, parse_bytes
@@ -20,7 +20,7 @@ class UsageError(Exception):
     """Wrong input; the message is one line that names the cure."""
 
 
-def dispatch(verb: List | Plan | Run | Table | Env) -> int:
+def dispatch(verb: List | Plan | Run | Table | Limit | Env) -> int:
     """Do it; returns the exit code. Raises UsageError."""
     match verb:
         case List():
@@ -31,6 +31,8 @@ def dispatch(verb: List | Plan | Run | Table | Env) -> int:
             return run(verb)
         case Table():
             return table(verb)
+        case Limit():
+            return limit(verb)
         case Env():
             return environment(verb)
 
@@ -103,6 +105,28 @@ def plan(verb: Plan) -> int:
         show_json(plan_data(found))
     else:
         print(found.card())
+    return 0
+
+
+def limit(verb: Limit) -> int:
+    """Search the workload's device memory by its rule, save and show it."""
+    from benchmarks import limit as limits
+    from benchmarks.progress import display
+
+    workload = find_workload(verb.workload, None)
+    check_machine(workload)
+    parent = verb.output or records.results_directory() / "runs"
+    try:
+        with display() as shown:
+            found = limits.search(workload, parent, shown)
+    except (ValueError, OSError) as error:
+        raise UsageError(error) from None
+    path = limits.save(found)
+    if verb.json:
+        print(records.to_json(found).decode())
+    else:
+        print(f"{workload.name}: {format_bytes(found.device_memory_bytes)}, {found.rule}")
+    print(f"saved to {path}", file=sys.stderr)
     return 0
 
 

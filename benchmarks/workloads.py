@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_tokens
 
-DEVICE_MEMORY = 152 * MIB
+DEVICE_MEMORY = 136 * MIB
 """Bytes of one rank's device on the two-core workloads.
 
-The rule: the least at which Megatron in SPPO's own layout with full recompute still runs.
+The rule: the least at which Megatron-Core in SPPO's own layout with full recompute still runs
+(`sppo-bench limit tiny-cpu`: 132 MiB, results/published/limits/), up to a multiple of 8 MiB, so
+that the allocators of other machines have room.
 """
 
 HOST_MEMORY_CPU = 2 * GIB
