@@ -112,8 +112,8 @@ class ReferenceModel(nn.Module):
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """AdamW parameter groups: decay on matrices, none on vectors."""
-    matrices = []
-    vectors = []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in parameters:
         (matrices if parameter.dim() >= 2 else vectors).append(parameter)
     return [

@@ -46,7 +46,7 @@ class _Entry:
         self.reference = reference
 
 
-class Accounting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Accounting(TorchDispatchMode):
     """Counts while it is entered; knows what is live from its making until `close`.
 
         accounting = Accounting(device)         # labels count from here on
@@ -62,7 +62,7 @@ class Accounting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.device_type = device.type
         self.live: Counter[str] = Counter()
         self.live_bytes = 0
@@ -95,7 +95,7 @@ class Accounting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self.label(kind, tensor)
             if kind == "weights" and tensor.is_leaf and tensor.requires_grad:
-                self._hooks.append(tensor.register_post_accumulate_grad_hook(self._see_gradient))  # type: ignore[no-untyped-call]
+                self._hooks.append(tensor.register_post_accumulate_grad_hook(self._see_gradient))
 
     def adopt_visible(self) -> None:
         """Count every other tensor that Python can see: what was set up before the step.
@@ -129,11 +129,11 @@ class Accounting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.activation_peak_bytes = sum(self.live[kind] for kind in _ACTIVATION_KINDS)
         self._resize = torch.UntypedStorage.resize_
         torch.UntypedStorage.resize_ = _noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        super().__exit__(*error)
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
 
     def __torch_dispatch__(

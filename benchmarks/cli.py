@@ -1,4 +1,4 @@
-"""The command line: `sppo-bench list | plan | run | table | limit | env`. What each does is in `verbs`."""
+"""The command line `sppo-bench`: its verbs and flags. What each verb does is in `verbs`."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class Run:
     time_limit: float = 120.0
     """Seconds of one launch; after that it is stopped and recorded as timeout."""
     tune: bool = False
-    """Measure each library's whole grid (one launch and at most 3 timed steps a point) and save it
-    to results/published/tuning/, where plain runs find the winner."""
+    """Measure each library's whole grid (at most 3 timed steps a point), its fastest points twice
+    more, and save it to results/published/tuning/, where plain runs find the winner."""
     dry_run: bool = False
     """Print the exact torchrun lines; write nothing."""
     output: Annotated[Path | None, arg(metavar="DIR")] = None

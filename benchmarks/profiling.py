@@ -162,51 +162,49 @@ def _message_cost() -> tuple[float, float]:
     return 4 * MIB / max(large - latency, 1e-9), latency
 
 
+def _mean_over_ranks(numbers: list[float]) -> list[float]:
+    total = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(total)
+    means: list[float] = (total / dist.get_world_size()).tolist()
+    return means
+
+
+def measure(name: str) -> Profile:
+    """Measure on every rank at once; the mean over ranks, the same on all."""
+    ranks = dist.get_world_size()
+    rates = []
+    for length in LENGTHS:
+        own = asdict(_rates(length, ranks))
+        del own["tokens"]
+        means = _mean_over_ranks(list(own.values()))
+        rates.append(Rates(tokens=length, **dict(zip(own, means, strict=True))))
+    d2h, h2d, p2p, latency = _mean_over_ranks([*_copy_rates(), *_message_cost()])
+    return Profile(
+        name=name,
+        source=(
+            f"measured with gpt-tiny, float32, {ranks} ranks at once, one thread each, on "
+            f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+            f"{time.strftime('%Y-%m-%d', time.gmtime())} (python -m benchmarks.profiling)"
+        ),
+        device="cpu",
+        dtype="float32",
+        rates=tuple(rates),
+        layer_overhead_seconds=0.0,
+        d2h_bytes_per_second=d2h,
+        h2d_bytes_per_second=h2d,
+        p2p_bytes_per_second=p2p,
+        p2p_latency_seconds=latency,
+        overlapped_copies=False,
+    )
+
+
 def main() -> None:
-    """Measure on every rank, average, and let rank 0 write the profile."""
+    """Arguments: the profile's name, and the file that rank 0 writes."""
     name, path = sys.argv[1:3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    ranks = dist.get_world_size()
-    rows = [asdict(_rates(length, ranks)) for length in LENGTHS]
-    d2h, h2d = _copy_rates()
-    p2p, latency = _message_cost()
-    gathered: list[dict[str, object]] = [{} for _ in range(ranks)]
-    dist.all_gather_object(
-        gathered, {"rows": rows, "d2h": d2h, "h2d": h2d, "p2p": p2p, "latency": latency}
-    )
-
-    def mean(pick: Callable[[dict[str, object]], object]) -> float:
-        return statistics.mean(float(pick(entry)) for entry in gathered)  # type: ignore[arg-type]
-
+    profile = measure(name)
     if dist.get_rank() == 0:
-        profile = Profile(
-            name=name,
-            source=(
-                f"measured with gpt-tiny, float32, {ranks} ranks at once, one thread each, on "
-                f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-                f"{time.strftime('%Y-%m-%d', time.gmtime())} (python -m benchmarks.profiling)"
-            ),
-            device="cpu",
-            dtype="float32",
-            rates=tuple(
-                Rates(
-                    tokens=length,
-                    **{
-                        key: mean(lambda entry, i=index, k=key: entry["rows"][i][k])  # type: ignore[misc,index]
-                        for key in rows[0]
-                        if key != "tokens"
-                    },
-                )
-                for index, length in enumerate(LENGTHS)
-            ),
-            layer_overhead_seconds=0.0,
-            d2h_bytes_per_second=mean(lambda entry: entry["d2h"]),
-            h2d_bytes_per_second=mean(lambda entry: entry["h2d"]),
-            p2p_bytes_per_second=mean(lambda entry: entry["p2p"]),
-            p2p_latency_seconds=mean(lambda entry: entry["latency"]),
-            overlapped_copies=False,
-        )
         Path(path).write_text(json.dumps(asdict(profile), indent=1) + "\n")
     dist.barrier()
     dist.destroy_process_group()

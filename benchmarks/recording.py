@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import comparison, metrics
+from benchmarks import comparison, metrics, timeline
 from benchmarks.job import Job, RankReport
 from benchmarks.records import Peak, Record, Step, Text
 from benchmarks.rows import Assignment
@@ -95,6 +95,7 @@ def make_record(
         grid=assignment.grid,
         text=inputs.text,
         accounted=[report.accounted for report in reports],
+        bubble_share=_bubble_share(job) if outcome.status == "ok" else None,
         plan=assignment.plan,
         environment=environment,
     )
@@ -116,6 +117,13 @@ def merge_steps(reports: Sequence[RankReport]) -> list[Step]:
                 first = msgspec.structs.replace(first, **{quantity: None})
         merged.append(msgspec.structs.replace(first, seconds=seconds))
     return merged
+
+
+def _bubble_share(job: Job) -> float | None:
+    """Measured on a CPU; on CUDA the host's clock says when work was queued, not when it ran."""
+    if job.workload.cluster.device != "cpu":
+        return None
+    return timeline.bubble_share(timeline.read(Path(job.output_directory), job.ranks))
 
 
 def _peak(inputs: Inputs, reports: Sequence[RankReport]) -> Peak | None:

@@ -99,6 +99,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     grid: str = ""
     text: Text | None = None
     accounted: list[Accounted | None] = []
+    bubble_share: float | None = None
     plan: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ before the next one starts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -97,8 +97,16 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     return inputs
 
 
+Narrow = Callable[[Sequence[Assignment], Sequence[Record]], Sequence[Assignment]]
+"""Which rows are worth further launches, after the first launch of each."""
+
+
 def run(
-    inputs: Inputs, assignments: Sequence[Assignment], options: Options, display: Display
+    inputs: Inputs,
+    assignments: Sequence[Assignment],
+    options: Options,
+    display: Display,
+    narrow: Narrow | None = None,
 ) -> list[Record]:
     """The reference, then launch 1 of every row, then launch 2 of every row, then the gate.
 
@@ -109,6 +117,8 @@ def run(
     try:
         done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
         for number in range(1, options.launches + 1):
+            if number == 2 and narrow is not None:
+                assignments = narrow(assignments, done)
             for assignment in assignments:
                 if number > 1 and assignment.status is not None:
                     continue  # refused before any launch, and recorded once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -232,6 +233,7 @@ def notes(records: Sequence[Record]) -> list[str]:
             lines.append(f"{summary.row}: {summary.status}: {summary.reason or 'no reason given'}")
         if summary.grid:
             lines.append(f"{summary.row}, settings: {summary.grid}")
+    lines += _predictions(records)
     peak = next((record.peak for record in records if record.peak is not None), None)
     if peak is not None:
         lines.append(
@@ -240,6 +242,29 @@ def notes(records: Sequence[Record]) -> list[str]:
         )
     if any(summary.tracked_peak_bytes is not None for summary in summaries(records)):
         lines.append("peak device, host: tracked bytes of the accounted step, largest rank")
+    return lines
+
+
+def _predictions(records: Sequence[Record]) -> list[str]:
+    """How the plan's predictions compare with what was counted and measured."""
+    planned = [record for record in records if record.plan is not None and record.status == "ok"]
+    if not planned:
+        return []
+    plan = planned[0].plan or {}
+    predicted = plan["predicted_activation_peak_bytes"]
+    counted = [memory.activation_peak_bytes for memory in planned[0].memory]
+    verdict = "exactly" if counted == predicted else "NOT"
+    sizes = ", ".join(format_bytes(size or 0) for size in counted)
+    lines = [
+        f"{planned[0].row}: peak of kept activations, KV and dKV counted {sizes} by rank, "
+        f"{verdict} as predicted"
+    ]
+    measured = [record.bubble_share for record in planned if record.bubble_share is not None]
+    if measured:
+        lines.append(
+            f"{planned[0].row}: bubble share {100 * plan['bubble_share']:.1f} % simulated, "
+            f"{100 * statistics.median(measured):.1f} % measured"
+        )
     return lines
 
 

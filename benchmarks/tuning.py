@@ -6,30 +6,41 @@ that was tried, with its time and peak or the way it failed.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from benchmarks import records
+from benchmarks import metrics, records
 from benchmarks.job import Status
 from benchmarks.records import Record
 from benchmarks.tables import machine
 from benchmarks.workloads import limit_label
 from sppo.workload import Workload, format_bytes
 
+if TYPE_CHECKING:
+    from benchmarks.rows import Assignment
+
 SCHEMA = "sppo-tuning/1"
+
+FINALISTS = 4
+"""Points of each system that are launched again, interleaved, after the whole grid."""
+
+LAUNCHES = 3
+"""Launches of a finalist in all."""
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting, launched once. Peak: the largest tracked peak of any rank."""
+    """One setting. Seconds: median over its launches; peak: the largest of any rank, tracked."""
 
     settings: dict[str, Any]
     settings_text: str
     status: Status
     reason: str = ""
+    launches: int = 1
     step_seconds_median: float | None = None
     tracked_peak_bytes: int | None = None
 
@@ -126,25 +137,45 @@ def _winner(path: Path, system: str, within_bytes: int | None, how: str) -> Choi
     return Choice(settings=point.settings, source=source)
 
 
-def point_of(record: Record) -> Point:
-    """What a launch says about its setting."""
+def point_of(launches: Sequence[Record]) -> Point:
+    """What the launches of one setting say about it; one that is not ok speaks for all."""
+    worst = next((record for record in launches if record.status != "ok"), launches[-1])
     peaks = [
         memory.tracked_peak_bytes
+        for record in launches
         for memory in record.memory
         if memory.tracked_peak_bytes is not None
     ]
+    seconds = [second for record in launches for second in metrics.measured_seconds(record.steps)]
     return Point(
-        settings=record.settings,
-        settings_text=record.settings_text,
-        status=record.status,
-        reason=record.reason,
-        step_seconds_median=record.step_seconds_median,
+        settings=worst.settings,
+        settings_text=worst.settings_text,
+        status=worst.status,
+        reason=worst.reason,
+        launches=len(launches),
+        step_seconds_median=statistics.median(seconds) if worst.status == "ok" else None,
         tracked_peak_bytes=max(peaks, default=None),
     )
 
 
+def finalists(assignments: Sequence[Assignment], done: Sequence[Record]) -> Sequence[Assignment]:
+    """The FINALISTS fastest points of each system: noise must not choose among them."""
+    fastest_rows: set[str] = set()
+    for system in {assignment.row.system for assignment in assignments}:
+        timed = sorted(
+            (record.step_seconds_median, record.row)
+            for record in done
+            if record.system == system and record.step_seconds_median is not None
+        )
+        fastest_rows |= {row for _, row in timed[:FINALISTS]}
+    return [assignment for assignment in assignments if assignment.row.label in fastest_rows]
+
+
 def of_records(done: Sequence[Record]) -> SystemTuning:
     """The whole grid of one system, from the records of its launches."""
+    rows: dict[str, list[Record]] = {}
+    for record in done:
+        rows.setdefault(record.row, []).append(record)
     environment = done[0].environment
     return SystemTuning(
         date=done[0].started[:10],
@@ -152,7 +183,7 @@ def of_records(done: Sequence[Record]) -> SystemTuning:
         commit=environment.get("commit") or "unknown",
         dirty=bool(environment.get("dirty")),
         versions=environment.get("versions", {}),
-        points=[point_of(record) for record in done],
+        points=[point_of(launches) for launches in rows.values()],
     )
 
 

@@ -192,7 +192,7 @@ def check_run(verb: Run) -> Request:
     try:
         rows = find([name for item in verb.systems for name in item.split(",") if name])
         options = Options(
-            launches=1 if verb.tune else verb.launches,
+            launches=tuning.LAUNCHES if verb.tune else verb.launches,
             warmup_steps=verb.warmup_steps,
             measured_steps=min(verb.measured_steps, 3) if verb.tune else verb.measured_steps,
             time_limit_seconds=verb.time_limit,
@@ -258,7 +258,10 @@ def run(verb: Run) -> int:
         raise UsageError(error) from None
     try:
         with display() as shown:
-            done = supervisor.run(inputs, request.assignments, request.options, shown)
+            narrow = tuning.finalists if verb.tune else None
+            done = supervisor.run(
+                inputs, request.assignments, request.options, shown, narrow=narrow
+            )
     except KeyboardInterrupt:
         print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
         raise

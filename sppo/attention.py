@@ -20,7 +20,6 @@ from sppo.memory import PREFIX_BLOCK_TOKENS
 _aten: Any = torch.ops.aten
 
 
-
 def _block_forward(
     query: Tensor, keys: Tensor, values: Tensor, causal: bool
 ) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class LayerCache:
         """Views [heads, l, D], [kv_heads, l, D] twice, of qkv [l, (heads + 2 kv_heads) D]."""
         kv_heads, _, width = self.keys.shape
         by_head = qkv.view(qkv.shape[0], -1, width).transpose(0, 1)
-        query, key, value = torch.split(by_head, (self.heads, kv_heads, kv_heads))
+        query, key, value = torch.split(by_head, [self.heads, kv_heads, kv_heads])
         return query, key, value
 
 

@@ -141,13 +141,13 @@ class RotaryTable:
 
 def pair_rows(rows: Tensor, head_width: int) -> Tensor:
     """Rows j and j + D / 2 of every head of a query or key weight (or bias), side by side."""
-    halves = rows.unflatten(0, (-1, 2, head_width // 2))
+    halves: Tensor = rows.unflatten(0, (-1, 2, head_width // 2))
     return halves.transpose(1, 2).flatten(0, 2)
 
 
 def unpair_rows(rows: Tensor, head_width: int) -> Tensor:
     """The inverse of `pair_rows`: back to the canonical order."""
-    pairs = rows.unflatten(0, (-1, head_width // 2, 2))
+    pairs: Tensor = rows.unflatten(0, (-1, head_width // 2, 2))
     return pairs.transpose(1, 2).flatten(0, 2)
 
 

@@ -1,0 +1,28 @@
+"""The measured bubble share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import timeline
+
+
+def event(lane: str, start: int, end: int) -> timeline.Event:
+    return {"name": "F0.0@0", "lane": lane, "start_ns": start, "end_ns": end}
+
+
+def test_idle_is_what_neither_computes_nor_copies() -> None:
+    first = [event("compute", 100, 150), event("p2p", 150, 160), event("d2h", 160, 180)]
+    second = [event("compute", 150, 200)]
+    # 100 ns makespan x 2 ranks; 50 + 20 + 50 ns of work
+    assert timeline.bubble_share([first, second]) == pytest.approx(1 - 120 / 200)
+
+
+def test_nothing_told_is_unknown(tmp_path: Path) -> None:
+    assert timeline.bubble_share([]) is None
+    (tmp_path / "timeline-0.json").write_text(json.dumps([event("compute", 0, 1)]))
+    assert timeline.read(tmp_path, 2) == []
+    assert len(timeline.read(tmp_path, 1)) == 1
