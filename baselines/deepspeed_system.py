@@ -207,6 +207,7 @@ class DeepSpeedSystem:
             lr=recipe.learning_rate,
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.epsilon,
+            fused=True,
         )
         engine, *_ = self.deepspeed.initialize(
             model=decoder,

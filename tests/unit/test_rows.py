@@ -13,9 +13,10 @@ from benchmarks.records import RecordError
 from benchmarks.rows import ROWS, Row, assign, find
 from benchmarks.tuning import Point, SystemTuning
 from sppo.errors import Infeasible
+from sppo.workload import MIB
 
 MIB = 1024**2
-WORKLOAD = workloads.find("mini-cpu")
+WORKLOAD = workloads.find("mini-cpu").with_device_memory(152 * MIB)
 
 
 @pytest.fixture(autouse=True)
