@@ -74,6 +74,7 @@ class DeepSpeedAdapter:
     name = "deepspeed"
     settings_type = DeepSpeedSettings
     environment: Mapping[str, str] = {}
+    remark = ""
 
     def grid(self, workload: Workload) -> tuple[DeepSpeedSettings, ...]:
         """Cheapest step first: the fewest recomputed blocks, then the least ZeRO traffic.

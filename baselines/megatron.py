@@ -69,6 +69,10 @@ class MegatronAdapter:
     name = "megatron"
     settings_type = MegatronSettings
     environment: Mapping[str, str] = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    remark = (
+        "core attention: ours, on scaled_dot_product_attention (without TE, mcore's own keeps "
+        "S x S scores)"
+    )
 
     def grid(self, workload: Workload) -> tuple[MegatronSettings, ...]:
         """Every layout that fills the ranks, with every recompute choice; least recompute first."""

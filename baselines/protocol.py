@@ -102,6 +102,9 @@ class Adapter(Protocol):
     environment: Mapping[str, str]
     """Variables that must be set before the worker imports torch or the library."""
 
+    remark: str
+    """What the reader of a row must know of this adapter, or nothing."""
+
     def grid(self, workload: Workload) -> tuple[Any, ...]:
         """Every setting worth a measurement on this workload's ranks, cheapest first."""
         ...

@@ -173,6 +173,7 @@ class ReferenceAdapter:
     name = "reference"
     settings_type = ReferenceSettings
     environment: Mapping[str, str] = {}
+    remark = ""
 
     def grid(self, workload: Workload) -> tuple[ReferenceSettings, ...]:
         return (ReferenceSettings(),)

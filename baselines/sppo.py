@@ -74,6 +74,7 @@ class SppoAdapter:
     name = "sppo"
     settings_type = SppoSettings
     environment: Mapping[str, str] = {}
+    remark = ""
 
     def grid(self, workload: Workload) -> tuple[SppoSettings, ...]:
         """The solver chooses; there is nothing to search."""

@@ -43,7 +43,7 @@ class List:
 class Plan:
     """Show what SPPO's solver decides for a workload; needs no GPU. Exits 1 if nothing fits.
 
-    Example: sppo-bench plan gpt-7b-1m-32xa100 --device-memory 79.15GiB
+    Example: sppo-bench plan tiny-cpu --device-memory 120MiB
     """
 
     workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT

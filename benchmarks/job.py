@@ -6,7 +6,7 @@ Files of a launch directory, all written atomically:
     rank-{r}.json     RankReport, written by a rank that came to the end
     error-{r}.json    RankError, written by a rank that could not; the earliest is the cause
     timeline-{r}.json what the last measured step of that rank did and when, where the system says
-    log-{r}.txt       the rank's own output (torchrun's redirect)
+    log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.
 """

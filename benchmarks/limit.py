@@ -51,7 +51,7 @@ class NoLimit(ValueError):
 
 
 def path_of(workload: str) -> Path:
-    return records.results_directory() / "published" / "limits" / f"{workload}.json"
+    return records.published_directory() / "limits" / f"{workload}.json"
 
 
 def search(workload: Workload, parent: Path, display: Display) -> Limit:
@@ -72,6 +72,8 @@ def search(workload: Workload, parent: Path, display: Display) -> Limit:
             replace(inputs, workload=limited), _named(assignment, len(done)), 1, options, display
         )
         done.append(record)
+        if record.status not in ("ok", "oom"):
+            raise NoLimit(f"{row.label} ended as {record.status}, not by memory: {record.reason}")
         return record.status == "ok"
 
     try:

@@ -92,6 +92,7 @@ def make_record(
         enforcement=reports[0].memory.enforcement if reports else None,
         settings=assignment.settings,
         settings_text=assignment.settings_text,
+        tuned=assignment.tuned,
         grid=assignment.grid,
         text=inputs.text,
         accounted=[report.accounted for report in reports],

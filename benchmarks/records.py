@@ -96,6 +96,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     enforcement: Enforcement | None = None
     settings: dict[str, Any] = {}
     settings_text: str = ""
+    tuned: bool = True
     grid: str = ""
     text: Text | None = None
     accounted: list[Accounted | None] = []
@@ -188,3 +189,9 @@ def results_directory() -> Path:
     here = Path.cwd() / "results"
     checkout = Path(__file__).resolve().parents[1] / "results"
     return checkout if checkout.is_dir() and not here.is_dir() else here
+
+
+def published_directory() -> Path:
+    """What is committed, wherever we stand; without a checkout, of the folder we stand in."""
+    checkout = Path(__file__).resolve().parents[1] / "results"
+    return (checkout if checkout.is_dir() else Path.cwd() / "results") / "published"

@@ -52,6 +52,7 @@ class Assignment:
     row: Row
     settings: dict[str, Any] = field(default_factory=dict)
     settings_text: str = ""
+    tuned: bool = True
     grid: str = ""
     plan: dict[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +99,12 @@ def assign(row: Row, workload: Workload) -> Assignment:
     except Infeasible as error:
         return _refused(row, "infeasible", error)
     assignment = with_settings(row, adapter, settings, grid=grid, plan=plan)
-    return assignment if plan is None else replace(assignment, settings_text=plan_words(plan))
+    if plan is not None:
+        return replace(assignment, settings_text=plan_words(plan))
+    if row.choosing == "tuned" and not tuning.choose(row.system, workload).settings:
+        words = f"{assignment.settings_text} (untuned)"
+        return replace(assignment, settings_text=words, tuned=False)
+    return assignment
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:
@@ -128,7 +134,7 @@ def with_settings(
         row=row,
         settings=msgspec.to_builtins(settings),
         settings_text=adapter.describe(settings),
-        grid=grid,
+        grid="; ".join(text for text in (grid, adapter.remark) if text),
         plan=plan,
         environment=dict(adapter.environment),
         versions=adapter.versions(),
@@ -176,7 +182,7 @@ def plan_data(plan: Any) -> dict[str, Any]:
 
 
 def sppo_plan(workload: Workload) -> Any:
-    """SPPO's own plan of this workload. Raises Infeasible, or ValueError without a profile."""
+    """SPPO's own plan of this workload. Raises Infeasible, or NotBuilt without a profile."""
     from baselines import registry
 
     adapter: Any = registry.load("sppo")

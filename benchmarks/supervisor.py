@@ -108,7 +108,7 @@ def run(
     display: Display,
     narrow: Narrow | None = None,
 ) -> list[Record]:
-    """The reference, then launch 1 of every row, then launch 2 of every row, then the gate.
+    """The reference, then launch 1 of every row, launch 2 in reverse order, ..., then the gate.
 
     Every record is on disk when this returns, or when an interrupt passes through it; weights and
     tokens are not.
@@ -119,7 +119,8 @@ def run(
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 assignments = narrow(assignments, done)
-            for assignment in assignments:
+            # There and back again, so that no row is always the last.
+            for assignment in assignments if number % 2 else reversed(assignments):
                 if number > 1 and assignment.status is not None:
                     continue  # refused before any launch, and recorded once
                 done.append(launch_row(inputs, assignment, number, options, display))

@@ -90,7 +90,7 @@ def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[R
         summary,
         step_seconds=step,
         tokens_per_second_per_rank=_rate(last.tokens_per_step / last.ranks, step),
-        sppo_speed_up=metrics.speed_up(launches, sppo),
+        sppo_speed_up=metrics.speed_up(launches, sppo) if last.tuned else None,
         mfu_causal=metrics.utilisation(
             last.flops.dense + last.flops.attention_causal,
             None if step is None else step.median,

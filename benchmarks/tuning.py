@@ -65,7 +65,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Settings of a tuned row, None for the adapter's own most frugal, and where they come from."""
+    """Settings of a tuned row, None where nothing was tuned, and where they come from."""
 
     settings: dict[str, Any] | None
     source: str
@@ -73,7 +73,7 @@ class Choice:
 
 def path_of(workload: str, device_memory_bytes: int | None) -> Path:
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
-    return records.results_directory() / "published" / "tuning" / name
+    return records.published_directory() / "tuning" / name
 
 
 def load(path: Path) -> Tuning | None:
@@ -119,7 +119,7 @@ def choose(system: str, workload: Workload) -> Choice:
         for path in (exact, unlimited)
     )
     why = "no tuned point fits this limit" if tuned else f"not tuned: no {system} in {exact.name}"
-    return Choice(settings=None, source=f"{why}; the most frugal of the adapter's grid")
+    return Choice(settings=None, source=f"{why}; the last of the adapter's grid stands in")
 
 
 def _winner(path: Path, system: str, within_bytes: int | None, how: str) -> Choice | None:

@@ -197,6 +197,7 @@ def check_run(verb: Run) -> Request:
             measured_steps=min(verb.measured_steps, 3) if verb.tune else verb.measured_steps,
             time_limit_seconds=verb.time_limit,
         )
+        check_steps(options)
         if not verb.dry_run:
             check_machine(workload)
         if verb.tune:
@@ -211,6 +212,17 @@ def check_run(verb: Run) -> Request:
         raise UsageError(error) from None
     parent = verb.output or records.results_directory() / "runs"
     return Request(workload=workload, assignments=assignments, options=options, parent=parent)
+
+
+def check_steps(options: Any) -> None:
+    """Raise UsageError if the launches would be too short for the equal-work gate."""
+    from benchmarks.supervisor import REFERENCE_STEPS
+
+    if options.steps < REFERENCE_STEPS:
+        raise UsageError(
+            f"{options.steps} optimizer steps a launch are too few to compare losses over "
+            f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
+        )
 
 
 def tuned_systems(rows: Sequence[Row]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_tokens
 
 DEVICE_MEMORY = 136 * MIB
-"""Bytes of one rank's device on the two-core workloads.
+"""Bytes of one rank's device under tiny-cpu.
 
 The rule: the least at which Megatron-Core in SPPO's own layout with full recompute still runs
 (`sppo-bench limit tiny-cpu`: 132 MiB, results/published/limits/), up to a multiple of 8 MiB, so
@@ -22,13 +22,15 @@ HOST_MEMORY_GPU = 2 * 10**12 // 8
 _MINI = gpt("gpt-mini", layers=2, hidden=64, heads=4, vocabulary=256)
 
 
-def _two_cores(name: str, model: Model, sequence_tokens: int) -> Workload:
+def _two_cores(
+    name: str, model: Model, sequence_tokens: int, device_memory_bytes: int | None
+) -> Workload:
     return Workload(
         name=name,
         model=model,
         cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
         sequence_tokens=sequence_tokens,
-        device_memory_bytes=DEVICE_MEMORY,
+        device_memory_bytes=device_memory_bytes,
         host_memory_bytes=HOST_MEMORY_CPU,
     )
 
@@ -50,9 +52,9 @@ def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
-        _two_cores("tiny-cpu", MODELS["gpt-tiny"], 4096),
-        _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096),
-        _two_cores("mini-cpu", _MINI, 512),
+        _two_cores("tiny-cpu", MODELS["gpt-tiny"], 4096, DEVICE_MEMORY),
+        _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096, None),
+        _two_cores("mini-cpu", _MINI, 512, 152 * MIB),
         _gpus("gpt-7b", "128k", 8, "h100-80g"),
         _gpus("gpt-7b", "1m", 32, "a100-80g"),
         _gpus("gpt-7b", "2m", 64, "a100-80g"),

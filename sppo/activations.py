@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from sppo.hostmem import HostArena, Slot
-
-UnitKey = tuple[int, str]
-"""(index of the layer in its stage, unit name); the head's units use the layer count."""
+from sppo.plan import UnitKey
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -65,6 +63,7 @@ class ActivationStore:
         self._label = label
         self._tags: dict[int, UnitKey] = {}
         self._open: dict[int, Saved] = {}
+        self._arriving: list[torch.cuda.Event] = []
         self.saved: list[Saved] = []
 
     def tag(self, layer: int, unit: str, tensor: Tensor) -> None:
@@ -133,7 +132,9 @@ class ActivationStore:
             if entry.slot is None:
                 continue
             data = torch.empty(entry.size_bytes, dtype=torch.uint8, device=device)
-            arena.load(entry.slot, data)
+            arrived = arena.load(entry.slot, data)
+            if arrived is not None:
+                self._arriving.append(arrived)
             entry.data = data
             entry.slot = None
             self._label("activations", data)
@@ -141,6 +142,12 @@ class ActivationStore:
         return moved
 
     def release(self) -> None:
-        """End of the backward: nothing may be left behind."""
+        """Begin of the backward: the graph alone keeps the storages, and lets go as it runs.
+
+        On CUDA the compute stream waits for what this store has fetched, and for nothing else.
+        """
+        for arrived in self._arriving:
+            arrived.wait()
+        self._arriving.clear()
         assert all(entry.slot is None for entry in self.saved), "a unit was never fetched"
         self.saved.clear()

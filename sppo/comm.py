@@ -60,22 +60,34 @@ class _GroupReceipt:
 
 
 class GroupTransport:
-    """Point-to-point through the default process group; at most two sends are in flight."""
+    """Point-to-point through process groups; at most two sends are in flight.
+
+    NCCL runs all messages of a pair on one stream, in order: a receive that is posted ahead would
+    hold up the send behind it, on both sides. So there each direction has a group of its own.
+    Collective: every rank makes its transport at the same time.
+    """
 
     def __init__(self) -> None:
         self.traffic = Traffic()
         self._leaving: deque[tuple[dist.Work, Tensor]] = deque()
+        self._rank = dist.get_rank()
+        one_stream = dist.get_backend() == "nccl"
+        self._upward = dist.new_group() if one_stream else None
+        self._downward = dist.new_group() if one_stream else None
+
+    def _group(self, source: int, target: int) -> dist.ProcessGroup | None:
+        return self._upward if source < target else self._downward
 
     def send(self, tensor: Tensor, peer: int) -> None:
         while len(self._leaving) >= 2:
             self._leaving.popleft()[0].wait()
         self.traffic.count(tensor)
-        work = dist.isend(tensor, peer)
+        work = dist.isend(tensor, peer, group=self._group(self._rank, peer))
         assert work is not None
         self._leaving.append((work, tensor))
 
     def receive(self, into: Tensor, peer: int) -> Receipt:
-        work = dist.irecv(into, peer)
+        work = dist.irecv(into, peer, group=self._group(peer, self._rank))
         assert work is not None
         return _GroupReceipt(work)
 

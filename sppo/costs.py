@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sppo.errors import NotBuilt
 from sppo.workload import Model, Workload
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -123,11 +124,11 @@ class Profile:
 
 
 def load_profile(name: str) -> Profile:
-    """A committed profile by name. Raises ValueError naming the known profiles."""
+    """A committed profile by name. Raises NotBuilt naming the known profiles."""
     path = PROFILES / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(entry.stem for entry in PROFILES.glob("*.json")))
-        raise ValueError(f"unknown hardware profile {name!r}; known: {known}")
+        raise NotBuilt(f"no hardware profile {name!r} has been measured; there are: {known}")
     fields: dict[str, Any] = json.loads(path.read_text())
     fields["rates"] = tuple(Rates(**row) for row in fields["rates"])
     return Profile(**fields)

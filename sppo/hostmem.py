@@ -74,23 +74,21 @@ class HostArena:
         data.record_stream(self._stream)  # the allocator must not reuse it before the copy is done
         return slot
 
-    def load(self, slot: Slot, into: Tensor) -> None:
+    def load(self, slot: Slot, into: Tensor) -> torch.cuda.Event | None:
         """Copy the topmost slot back to the device and take it off the stack.
 
-        On CUDA the copy is queued; `synchronize_compute` makes the compute stream wait for it.
+        On CUDA the copy is queued; the compute stream must wait for the event that is returned.
         """
         assert slot.offset_bytes + slot_bytes(slot.size_bytes) == self.used_bytes, "not the top"
-        if self._stream is None:
-            into.copy_(self._view(slot))
-        else:
-            self._stream.wait_stream(torch.cuda.current_stream(into.device))
-            with torch.cuda.stream(self._stream):
-                into.copy_(self._view(slot), non_blocking=True)
-            into.record_stream(self._stream)
         # A later store() into this slot is queued on the same stream, so it waits for this read.
         self.used_bytes = slot.offset_bytes
-
-    def synchronize_compute(self) -> None:
-        """Make the compute stream wait for every copy queued so far (nothing to do on a CPU)."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        if self._stream is None:
+            into.copy_(self._view(slot))
+            return None
+        self._stream.wait_stream(torch.cuda.current_stream(into.device))
+        with torch.cuda.stream(self._stream):
+            into.copy_(self._view(slot), non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(self._stream)
+        into.record_stream(self._stream)
+        return arrived

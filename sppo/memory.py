@@ -14,6 +14,9 @@ from sppo.plan import StageMemory, UnitKey
 from sppo.units import OFFLOAD_ORDER, head_units, kv_units, layer_units, offloadable
 from sppo.workload import Model, weight_shapes
 
+LOSS_TILE_TOKENS = 2048
+"""Tokens whose logits exist at the same time."""
+
 PREFIX_BLOCK_TOKENS = 1024
 """Keys per call of an attention backward over the prefix."""
 
@@ -89,7 +92,10 @@ class PartShape:
             keys = max(min(start, PREFIX_BLOCK_TOKENS), length)
             prefix = 2 * keys * model.kv_width * size
             attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
-            worst = max(worst, mlp, attention)
+            loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 if self.last else 0
+            worst = max(worst, mlp, attention, loss + 2 * hidden)
+        if size < 4:  # a product that cannot be added in place to a float32 gradient
+            worst += size * model.hidden * max(model.ffn, model.vocabulary if self.last else 0)
         return worst
 
 

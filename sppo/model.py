@@ -26,9 +26,8 @@ from sppo.layers import (
     TiledLoss,
     Weight,
 )
+from sppo.memory import LOSS_TILE_TOKENS
 from sppo.workload import Model, layer_weight_shapes
-
-LOSS_TILE_TOKENS = 2048
 
 
 def stage_weight_names(model: Model, layers: Sequence[int]) -> dict[str, tuple[str, ...]]:
@@ -143,12 +142,6 @@ def pair_rows(rows: Tensor, head_width: int) -> Tensor:
     """Rows j and j + D / 2 of every head of a query or key weight (or bias), side by side."""
     halves: Tensor = rows.unflatten(0, (-1, 2, head_width // 2))
     return halves.transpose(1, 2).flatten(0, 2)
-
-
-def unpair_rows(rows: Tensor, head_width: int) -> Tensor:
-    """The inverse of `pair_rows`: back to the canonical order."""
-    pairs: Tensor = rows.unflatten(0, (-1, head_width // 2, 2))
-    return pairs.transpose(1, 2).flatten(0, 2)
 
 
 def stage_value(weights: Mapping[str, Tensor], parts: tuple[str, ...], head_width: int) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sppo.workload import Model, Workload, format_bytes
 
 UnitKey = tuple[int, str]
-"""(index of the layer inside its stage, unit name of `units.py`)."""
+"""(index of the layer inside its part, unit name of `units.py`); the head's units use the count of
+layers."""
 
 
 @dataclass(frozen=True, kw_only=True)

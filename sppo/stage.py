@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from sppo.activations import ActivationStore
 from sppo.hostmem import HostArena
@@ -19,9 +20,12 @@ from sppo.runtime import Runtime
 
 @dataclass(kw_only=True)
 class _Work:
-    """A subsequence between its forward and its backward."""
+    """A subsequence between its forward and its backward.
 
-    output: Tensor
+    `edge` is the output's place in the graph: the output itself leaves with its message.
+    """
+
+    edge: GradientEdge
     store: ActivationStore
     input_gradients: list[Tensor] = field(default_factory=list)
 
@@ -82,7 +86,7 @@ class Part:
                 output = self.model.loss(output, targets, scale, store)
         store.close()
         self._work[(sequence, subsequence)] = _Work(
-            output=output, store=store, input_gradients=sink
+            edge=get_gradient_edge(output), store=store, input_gradients=sink
         )
         return output.detach()
 
@@ -105,9 +109,8 @@ class Part:
     ) -> Tensor | None:
         """Gradient of the part's input [l, h]; None on the first part, which takes token ids."""
         work = self._work.pop((sequence, subsequence))
-        self.buffers.arena.synchronize_compute()
         work.store.release()
-        torch.autograd.backward(work.output, grad)
+        torch.autograd.backward(work.edge, grad)
         (input_gradient,) = work.input_gradients
         if tokens is None:
             return input_gradient

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from benchmarks.job import Progress
 from benchmarks.progress import Lines
 from benchmarks.recording import Inputs
 from benchmarks.records import Record, Text
-from benchmarks.rows import Assignment, Row, assign
+from benchmarks.rows import ROWS, Assignment, Row, assign
 from benchmarks.supervisor import Options
+from sppo.workload import MIB
 
 pytestmark = pytest.mark.slow
 
@@ -114,7 +116,7 @@ def test_results_alone_exit_0_and_launches_are_interleaved(tmp_path: Path) -> No
     options = Options(launches=2, warmup_steps=0, measured_steps=2, time_limit_seconds=90)
     done = play(tmp_path, ["ok", "oom"], options)
     order = [(record.settings_text, record.launch) for record in done[1:]]
-    assert order == [("ok", 1), ("oom", 1), ("ok", 2), ("oom", 2)]
+    assert order == [("ok", 1), ("oom", 1), ("oom", 2), ("ok", 2)], "there and back again"
     assert supervisor.exit_code(done) == 0
 
 
@@ -174,3 +176,27 @@ def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
     assert reference.steps[-1].loss is not None
     assert refused.status == "unavailable"
     assert "the reference runs in one process" in refused.reason
+
+
+def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path: Path) -> None:
+    """The real worker and the real library under a limit that cannot hold even the weights."""
+    rows = {name.slug: name for name in ROWS}
+    tight = WORKLOAD.with_device_memory(1 * MIB)
+    options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=120)
+    made = supervisor.prepare(tight, options, supervisor.new_directory(tmp_path, tight))
+    try:
+        refused = supervisor.launch_row(
+            made, assign(rows["megatron-same-layout"], tight), 1, options, Lines()
+        )
+        free = replace(made, workload=WORKLOAD.with_device_memory(None))
+        fine = supervisor.launch_row(free, assign(rows["sppo"], free.workload), 1, options, Lines())
+    finally:
+        supervisor.remove_inputs(made)
+    assert refused.status == "oom", refused.reason
+    assert fine.status == "ok", fine.reason
+    assert (
+        fine.memory[0].activation_peak_bytes
+        == ((fine.plan or {})["predicted_activation_peak_bytes"][0])
+    )
+    assert fine.bubble_share is not None
+    assert {record.status for record in records.read_all(made.directory)} == {"oom", "ok"}

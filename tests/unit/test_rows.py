@@ -8,14 +8,13 @@ import pytest
 
 from baselines import registry
 from baselines.protocol import Unavailable
-from benchmarks import rows, tuning, workloads
+from benchmarks import records, rows, tuning, workloads
 from benchmarks.records import RecordError
 from benchmarks.rows import ROWS, Row, assign, find
 from benchmarks.tuning import Point, SystemTuning
 from sppo.errors import Infeasible
 from sppo.workload import MIB
 
-MIB = 1024**2
 WORKLOAD = workloads.find("mini-cpu").with_device_memory(152 * MIB)
 
 
@@ -24,6 +23,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing committed but what a test writes."""
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "published_directory", lambda: tmp_path / "results" / "published")
     return tmp_path / "results"
 
 
@@ -156,6 +156,7 @@ class Small:
     """An adapter with two points, one of which its library refuses."""
 
     environment: ClassVar[dict[str, str]] = {}
+    remark = ""
 
     def grid(self, workload: object) -> tuple[dict[str, int], ...]:
         return ({"degree": 1}, {"degree": 3})

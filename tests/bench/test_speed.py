@@ -1,0 +1,47 @@
+"""Speeds of single pieces: `pytest tests/bench/test_speed.py --benchmark-enable`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks import workloads
+from benchmarks.weights import initial_weights
+from sppo.costs import load_profile
+from sppo.partition import equal_cut
+from sppo.schedule import build_schedule, check_schedule
+from sppo.simulate import simulate
+from sppo.solver import plan_costs, solve
+from sppo.workload import gpt
+from tests.numerics.pipelines import make_plan, run_pipeline
+
+TINY = workloads.find("tiny-cpu")
+PROFILE = load_profile("cpu-2core")
+
+
+def test_solver(benchmark: Any) -> None:
+    plan = benchmark(solve, TINY, PROFILE)
+    assert max(stage.memory.total for stage in plan.stages) <= (TINY.device_memory_bytes or 0)
+
+
+def test_schedule_and_simulation_of_128_subsequences(benchmark: Any) -> None:
+    model = gpt("deep", layers=32, hidden=64, heads=4, vocabulary=256)
+    plan = make_plan(model, equal_cut(4096, 128), stages=8, virtual_stages=2, share=0.5)
+    costs = plan_costs(plan, PROFILE)
+
+    def walk() -> int:
+        schedule = build_schedule(plan)
+        check_schedule(schedule)
+        return simulate(schedule, costs).makespan
+
+    assert benchmark(walk) > 0
+
+
+def test_training_pass_of_one_process(benchmark: Any) -> None:
+    """Forward and backward of 2,048 tokens in four subsequences through one stage."""
+    weights = initial_weights(TINY.model, 1, torch.float32)
+    tokens = torch.randint(0, 256, (1, 2049))
+    plan = make_plan(TINY.model, equal_cut(2048, 4), stages=1, element_bytes=4)
+    outcome = benchmark(run_pipeline, plan, weights, tokens, torch.float32)
+    assert 5.0 < outcome.loss < 6.5
