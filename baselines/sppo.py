@@ -26,6 +26,7 @@ class SppoSettings:
     sequence_parallel: int = 1
     subsequences: int | None = None
     virtual_stages: int | None = None
+    group_subsequences: int | None = None
     policy: str = "auto"
     cut: str = "flops"
 
@@ -35,6 +36,7 @@ class SppoSettings:
             sequence_parallel=self.sequence_parallel,
             subsequences=self.subsequences,
             virtual_stages=self.virtual_stages,
+            group_subsequences=self.group_subsequences,
             policy=self.policy,
             cut=self.cut,
         )

@@ -134,16 +134,20 @@ def stage_memory(
     starts: Sequence[int],
     lengths: Sequence[int],
     *,
+    messages_ahead: int,
     kept_peak_bytes: int,
     host_bytes: int,
 ) -> StageMemory:
-    """The whole memory model of one stage, made of its parts, for one cut."""
+    """The whole memory model of one stage, made of its parts, for one cut.
+
+    `messages_ahead` receives are posted early; two messages may be on their way out.
+    """
     tokens = sum(lengths)
     model, size = shapes[0].model, shapes[0].element_bytes
     parameters = sum(shape.parameters for shape in shapes)
     weights, gradients, optimizer = state_bytes(parameters, size)
-    message = max(lengths) * model.hidden * size
-    neighbours = sum((not shape.first) + (not shape.last) for shape in shapes)
+    waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
+    alone = all(shape.first and shape.last for shape in shapes)
     rotary = tokens * model.head_width * max(4, size)
     return StageMemory(
         weights=weights,
@@ -152,7 +156,7 @@ def stage_memory(
         kv=sum(shape.kv_bytes(tokens, size) for shape in shapes),
         dkv=sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes),
         kept_peak=kept_peak_bytes,
-        staging=3 * message * min(2, neighbours),
+        staging=0 if alone else waiting * model.hidden * size,
         constants=rotary + 8 * (tokens + 1),
         temporary=max(shape.temporary_bytes(starts, lengths) for shape in shapes),
         host=host_bytes,

@@ -109,6 +109,7 @@ class Plan:
     sequence_parallel: int
     pipeline_parallel: int
     virtual_stages: int
+    group_subsequences: int
     lengths_tokens: tuple[int, ...]
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
@@ -120,6 +121,10 @@ class Plan:
     @property
     def subsequences(self) -> int:
         return len(self.lengths_tokens)
+
+    @property
+    def receive_ahead(self) -> int:
+        return receive_ahead(self.pipeline_parallel, self.virtual_stages, self.group_subsequences)
 
     @property
     def parts(self) -> tuple[PartPlan, ...]:
@@ -152,6 +157,13 @@ class Plan:
         lines.extend(f"  because: {reason}" for reason in self.reasons)
         lines.extend(f"  rejected: {reason}" for reason in self.rejected)
         return "\n".join(lines)
+
+
+def receive_ahead(pipeline_parallel: int, virtual_stages: int, group_subsequences: int) -> int:
+    """Computes by which a receive is posted early: a group's messages wait for their turn."""
+    if virtual_stages == 1:
+        return 1
+    return max(1, group_subsequences - pipeline_parallel + 1)
 
 
 def check_plan(plan: Plan, workload: Workload) -> None:

@@ -9,9 +9,9 @@
     B0.3@1   backward; needs RG0.3@1, but on the last part, and T0.3@1 if there was O0.3@1
     SG0.3@1  hand the gradient to the stage of part 0
 
-A part is a run of consecutive layers; part k belongs to stage k mod PP. Receives are posted one
-compute ahead and complete later; a send is taken as a rendezvous (NCCL), in order per pair, even
-where a transport would buffer it.
+A part is a run of consecutive layers; part k belongs to stage k mod PP. Receives are posted
+`receive_ahead` computes ahead and complete later; a send is taken as a rendezvous (NCCL), in order
+per pair, even where a transport would buffer it.
 """
 
 from __future__ import annotations
@@ -76,15 +76,16 @@ class ScheduleError(AssertionError):
     """A schedule that must not run; names stage, position and instruction."""
 
 
-def compute_order(stages: int, virtual_stages: int, subsequences: int) -> list[tuple[int, int]]:
+def compute_order(virtual_stages: int, subsequences: int, group: int) -> list[tuple[int, int]]:
     """(virtual stage, subsequence) of a stage's forwards; its backwards are the reverse.
 
-    Megatron's interleaved order: groups of PP subsequences pass all parts before the next group.
+    Megatron's interleaved order: a group of at least PP subsequences passes all parts before the
+    next one begins. Larger groups have the same bubble and more slack between the stages.
     """
     order = []
-    for first in range(0, subsequences, stages):
-        group = range(first, min(first + stages, subsequences))
-        order += [(virtual, index) for virtual in range(virtual_stages) for index in group]
+    for first in range(0, subsequences, group):
+        members = range(first, min(first + group, subsequences))
+        order += [(virtual, index) for virtual in range(virtual_stages) for index in members]
     return order
 
 
@@ -100,16 +101,17 @@ def build_schedule(plan: Plan) -> Schedule:
 
 def _stage_instructions(plan: Plan, stage: int) -> tuple[Instruction, ...]:
     """The computes of a stage in order, each with its messages and copies around it."""
-    order = compute_order(plan.pipeline_parallel, plan.virtual_stages, plan.subsequences)
+    order = compute_order(plan.virtual_stages, plan.subsequences, plan.group_subsequences)
     forwards = [(index, stage + virtual * plan.pipeline_parallel) for virtual, index in order]
     computes = []
     for sequence in range(plan.sequences_per_step):
         computes += [Instruction(Op.FORWARD, sequence, *where) for where in forwards]
         computes += [Instruction(Op.BACKWARD, sequence, *where) for where in reversed(forwards)]
-    instructions = [*_receive(plan, computes[0])]
+    ahead = plan.receive_ahead
+    instructions = [receive for early in computes[:ahead] for receive in _receive(plan, early)]
     for position, compute in enumerate(computes):
-        if position + 1 < len(computes):
-            instructions += _receive(plan, computes[position + 1])
+        if position + ahead < len(computes):
+            instructions += _receive(plan, computes[position + ahead])
         if compute.op is Op.BACKWARD:
             instructions += _fetches(plan, computes, position)
         instructions.append(compute)

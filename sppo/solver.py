@@ -17,7 +17,7 @@ from sppo.errors import Infeasible, NotBuilt
 from sppo.hostslots import slot_bytes
 from sppo.memory import PartShape, kept_peak, stage_memory
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut
-from sppo.plan import PartPlan, Plan, StagePlan
+from sppo.plan import PartPlan, Plan, StagePlan, receive_ahead
 from sppo.schedule import build_schedule, compute_order
 from sppo.simulate import PartCosts, Simulation, simulate
 from sppo.workload import Workload, format_bytes
@@ -27,6 +27,10 @@ SHARES = tuple(step / 32 for step in range(33))
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
 """Numbers of subsequences that are tried."""
+
+GROUP_STAGES = 4
+"""Subsequences of an interleaved group, per stage: slack for the other stages against the memory
+of the messages that wait."""
 
 DEVICE_MARGIN_BYTES = 1024**2
 """Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
@@ -44,6 +48,7 @@ class SolverOptions:
     sequence_parallel: int = 1
     subsequences: int | None = None
     virtual_stages: int | None = None
+    group_subsequences: int | None = None
     policy: str = "auto"
     cut: str = "flops"
 
@@ -171,9 +176,13 @@ def _plan(
         PartShape(model=model, layers=range(*layers), element_bytes=workload.element_bytes)
         for layers in split_layers(model.layers, stages * virtual_stages)
     ]
-    order = compute_order(stages, virtual_stages, len(lengths))
+    group = options.group_subsequences or _even_group(len(lengths), GROUP_STAGES * stages)
+    order = compute_order(virtual_stages, len(lengths), group)
+    ahead = receive_ahead(stages, virtual_stages, group)
     stage_plans = tuple(
-        _stage_plan(workload, profile, options, shapes[stage::stages], order, starts, lengths)
+        _stage_plan(
+            workload, profile, options, shapes[stage::stages], order, ahead, starts, lengths
+        )
         for stage in range(stages)
     )
     draft = Plan(
@@ -186,6 +195,7 @@ def _plan(
         sequence_parallel=1,
         pipeline_parallel=stages,
         virtual_stages=virtual_stages,
+        group_subsequences=group,
         lengths_tokens=lengths,
         stages=stage_plans,
         fetch_ahead=1 if profile.overlapped_copies else 0,
@@ -203,12 +213,19 @@ def _plan(
     )
 
 
+def _even_group(subsequences: int, largest: int) -> int:
+    """Group size for groups of nearly equal size, none larger than `largest`."""
+    groups = -(-subsequences // largest)
+    return -(-subsequences // groups)
+
+
 def _stage_plan(
     workload: Workload,
     profile: Profile,
     options: SolverOptions,
     shapes: Sequence[PartShape],
     order: Sequence[tuple[int, int]],
+    messages_ahead: int,
     starts: Sequence[int],
     lengths: Sequence[int],
 ) -> StagePlan:
@@ -234,6 +251,7 @@ def _stage_plan(
             shapes,
             starts,
             lengths,
+            messages_ahead=messages_ahead,
             kept_peak_bytes=kept_peak(order, kept, moved),
             host_bytes=host,
         )

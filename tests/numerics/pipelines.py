@@ -13,7 +13,7 @@ from sppo.comm import InProcessNetwork
 from sppo.engine import Engine, StepCounters, run_together
 from sppo.memory import PartShape, kept_peak, stage_memory
 from sppo.model import StageWeights, stage_value, stage_weight_names
-from sppo.plan import Plan, StagePlan
+from sppo.plan import Plan, StagePlan, receive_ahead
 from sppo.runtime import Runtime
 from sppo.schedule import build_schedule, check_schedule, compute_order
 from sppo.solver import host_bytes, part_plan, split_layers
@@ -29,6 +29,7 @@ def make_plan(
     *,
     stages: int,
     virtual_stages: int = 1,
+    group: int | None = None,
     share: float = 0.0,
     sequences: int = 1,
     element_bytes: int = 8,
@@ -40,7 +41,8 @@ def make_plan(
         PartShape(model=model, layers=range(*layers), element_bytes=element_bytes)
         for layers in split_layers(model.layers, stages * virtual_stages)
     ]
-    order = compute_order(stages, virtual_stages, len(lengths))
+    group = group or len(lengths)
+    order = compute_order(virtual_stages, len(lengths), group)
     stage_plans = []
     for stage in range(stages):
         mine = shapes[stage::stages]
@@ -54,6 +56,7 @@ def make_plan(
             mine,
             starts,
             lengths,
+            messages_ahead=receive_ahead(stages, virtual_stages, group),
             kept_peak_bytes=kept_peak(order, kept, [moved for _, moved in chosen]),
             host_bytes=sum(
                 host_bytes(shape, part, lengths) for shape, part in zip(mine, parts, strict=True)
@@ -70,6 +73,7 @@ def make_plan(
         sequence_parallel=1,
         pipeline_parallel=stages,
         virtual_stages=virtual_stages,
+        group_subsequences=group,
         lengths_tokens=lengths,
         stages=tuple(stage_plans),
         fetch_ahead=fetch_ahead,

@@ -41,7 +41,7 @@ def test_makespan_is_the_sum_and_the_largest_again(forward: list[int], stages: i
 
 def test_interleaved_parts_divide_the_bubble() -> None:
     """PP 4, N 8, two parts a stage of half a unit each: 8 + 3/2 units instead of 8 + 3."""
-    schedule = build_schedule(make_plan(MODEL, (8,) * 8, stages=4, virtual_stages=2))
+    schedule = build_schedule(make_plan(MODEL, (8,) * 8, stages=4, virtual_stages=2, group=4))
     result = simulate(schedule, [unit_costs(8)] * 8)
     assert result.forward_makespan == 2 * 8 + 3
     assert result.bubble_share == pytest.approx(3 / 19)
