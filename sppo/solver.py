@@ -9,6 +9,7 @@ beyond it, and on a CPU, where a copy takes compute time, no more than is needed
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,8 @@ from sppo.schedule import build_schedule, compute_order
 from sppo.simulate import PartCosts, Simulation, simulate
 from sppo.workload import Workload, format_bytes
 
-SHARES = tuple(step / 32 for step in range(33))
-"""Offload shares that are tried, least first."""
+LEVELS = 32
+"""Steps of an offload share from nothing to everything."""
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
 """Numbers of subsequences that are tried."""
@@ -229,24 +230,23 @@ def _stage_plan(
     starts: Sequence[int],
     lengths: Sequence[int],
 ) -> StagePlan:
-    """The least offload share at which this stage fits the device."""
+    """The least offload at which this stage fits the device. Raises _Short."""
     limit = workload.device_memory_bytes
     kept = [[shape.kept_bytes(length) for length in lengths] for shape in shapes]
     hidden = [_hidden_shares(shape, profile, starts, lengths) for shape in shapes]
-    short = 0
-    for level, capped in _levels(options.policy, limit, profile):
+
+    def stage(level: int, capped: bool) -> StagePlan:
+        wanted = _shares(level, len(lengths) - 1)
         parts = []
         moved = []
         for shape, caps, sizes in zip(shapes, hidden, kept, strict=True):
-            shares = [min(level, cap) if capped else level for cap in caps]
-            part, gone = part_plan(shape, lengths, shares, sizes)
+            shares = [min(s, cap) for s, cap in zip(wanted, caps, strict=True)]
+            part, gone = part_plan(shape, lengths, shares if capped else wanted, sizes)
             parts.append(part)
             moved.append(gone)
         host = sum(
             host_bytes(shape, part, lengths) for shape, part in zip(shapes, parts, strict=True)
         )
-        if workload.host_memory_bytes is not None and host > workload.host_memory_bytes:
-            raise _Short(host - workload.host_memory_bytes, "host memory")
         memory = stage_memory(
             shapes,
             starts,
@@ -255,10 +255,38 @@ def _stage_plan(
             kept_peak_bytes=kept_peak(order, kept, moved),
             host_bytes=host,
         )
-        short = 0 if limit is None else memory.total + DEVICE_MARGIN_BYTES - limit
-        if short <= 0:
-            return StagePlan(parts=tuple(parts), memory=memory)
-    raise _Short(short, f"device memory on the stage that begins with layer {shapes[0].layers[0]}")
+        return StagePlan(parts=tuple(parts), memory=memory)
+
+    def excess(found: StagePlan) -> int:
+        return 0 if limit is None else found.memory.total + DEVICE_MARGIN_BYTES - limit
+
+    everything = LEVELS * (len(lengths) - 1)
+    if options.policy == "full-offload":
+        best = stage(everything, False)
+    elif options.policy == "no-offload" or limit is None:
+        best = stage(0, False)
+    else:
+        capped = profile.overlapped_copies and excess(stage(everything, True)) <= 0
+        least = bisect_left(range(everything), 0, key=lambda n: -excess(stage(n, capped)))
+        best = stage(least, capped)
+    if excess(best) > 0:
+        where = f"device memory on the stage that begins with layer {shapes[0].layers[0]}"
+        raise _Short(excess(best), where)
+    host_limit = workload.host_memory_bytes
+    if host_limit is not None and best.memory.host > host_limit:
+        raise _Short(best.memory.host - host_limit, "host memory")
+    return best
+
+
+def _shares(level: int, subsequences: int) -> list[float]:
+    """Offload shares of all subsequences but the last, from nothing (0) to everything.
+
+    From level to level one more subsequence, the earliest first, goes one step of 1 / LEVELS up.
+    """
+    if subsequences == 0:
+        return []
+    step, ahead = divmod(level, subsequences)
+    return [(step + (index < ahead)) / LEVELS for index in range(subsequences)]
 
 
 def part_plan(
@@ -287,18 +315,6 @@ def host_bytes(shape: PartShape, part: PartPlan, lengths: Sequence[int]) -> int:
         for key, size in shape.candidates(length)
         if key in set(units)
     )
-
-
-def _levels(policy: str, limit: int | None, profile: Profile) -> list[tuple[float, bool]]:
-    """(share, capped to what hides) to try, least first."""
-    if policy == "full-offload":
-        return [(1.0, False)]
-    if policy == "no-offload" or limit is None:
-        return [(0.0, False)]
-    uncapped = [(share, False) for share in SHARES]
-    if not profile.overlapped_copies:
-        return uncapped
-    return [(share, True) for share in SHARES] + uncapped
 
 
 def _hidden_shares(

@@ -105,7 +105,7 @@ def test_infeasible_says_what_is_short() -> None:
         solve(TINY.with_device_memory(30 * MIB), PROFILE)
     starved = replace(TINY.with_device_memory(120 * MIB), host_memory_bytes=1 * MIB)
     with pytest.raises(Infeasible, match=r"of host memory"):
-        solve(starved, PROFILE)
+        solve(starved, PROFILE, SolverOptions(subsequences=8))
 
 
 @pytest.mark.parametrize(
