@@ -54,7 +54,7 @@ def describe_environment() -> dict[str, Any]:
         "versions": library_versions(),
         "commit": commit,
         "dirty": dirty,
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
