@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -18,28 +17,8 @@ from sppo.train import Trainer
 from sppo.workload import Workload
 
 
-@dataclass(frozen=True, kw_only=True)
-class SppoSettings:
-    """What the user may fix; None and "auto" leave it to the solver."""
-
-    pipeline_parallel: int | None = None
-    sequence_parallel: int = 1
-    subsequences: int | None = None
-    virtual_stages: int | None = None
-    group_subsequences: int | None = None
-    policy: str = "auto"
-    cut: str = "flops"
-
-    def options(self) -> SolverOptions:
-        return SolverOptions(
-            pipeline_parallel=self.pipeline_parallel,
-            sequence_parallel=self.sequence_parallel,
-            subsequences=self.subsequences,
-            virtual_stages=self.virtual_stages,
-            group_subsequences=self.group_subsequences,
-            policy=self.policy,
-            cut=self.cut,
-        )
+SppoSettings = SolverOptions
+"""What the user may fix is what the solver takes."""
 
 
 class SppoSystem:
@@ -85,7 +64,7 @@ class SppoAdapter:
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
         """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
         profile = load_profile(workload.cluster.hardware)
-        return solve(workload, profile, settings.options())
+        return solve(workload, profile, settings)
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""

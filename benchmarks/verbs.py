@@ -250,8 +250,8 @@ def check_machine(workload: Workload) -> None:
     if found < cluster.ranks_per_node or cluster.nodes > 1:
         raise UsageError(
             f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices, this machine "
-            f"has {found}; `sppo-bench plan {name}` plans it here, `sppo-bench run {name} "
-            f"--dry-run` prints its torchrun lines, `sppo-bench run {workloads.DEFAULT}` runs here"
+            f"has {found}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
+            f"`sppo-bench run {workloads.DEFAULT}` runs here"
         )
 
 

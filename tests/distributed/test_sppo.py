@@ -152,7 +152,7 @@ def test_predicted_equals_counted() -> None:
     ]
     by_rank = run_ranks(_account, 2, jobs)
     for index, (workload, settings) in enumerate(jobs):
-        plan = solve(workload, load_profile("cpu-2core"), settings.options())
+        plan = solve(workload, load_profile("cpu-2core"), settings)
         simulation = simulate_plan(plan, load_profile("cpu-2core"))
         for rank, results in enumerate(by_rank):
             counted = results[index]
@@ -168,5 +168,5 @@ def test_predicted_equals_counted() -> None:
             assert counted["by_kind"]["weights"] == memory.weights, where
             assert counted["by_kind"]["gradients"] == memory.gradients, where
             assert counted["total"] <= memory.total, where
-    limited = solve(jobs[3][0], load_profile("cpu-2core"), jobs[3][1].options())
+    limited = solve(jobs[3][0], load_profile("cpu-2core"), jobs[3][1])
     assert limited.stages[0].memory.host > 0, "the limited case must offload, or it tests nothing"
