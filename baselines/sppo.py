@@ -16,7 +16,6 @@ from sppo.solver import SolverOptions, solve
 from sppo.train import Trainer
 from sppo.workload import Workload
 
-
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""
 

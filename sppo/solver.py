@@ -13,14 +13,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sppo.costs import Profile, copy_ns, subsequence_cost
+from sppo.costs import Profile, subsequence_cost
 from sppo.errors import Infeasible, NotBuilt
 from sppo.hostslots import slot_bytes
 from sppo.memory import PartShape, kept_peak, stage_memory
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut
 from sppo.plan import PartPlan, Plan, StagePlan, receive_ahead
-from sppo.schedule import build_schedule, compute_order
-from sppo.simulate import PartCosts, Simulation, simulate
+from sppo.predict import simulate_plan
+from sppo.schedule import compute_order
+from sppo.simulate import Simulation
 from sppo.workload import Workload, format_bytes
 
 LEVELS = 32
@@ -339,48 +340,6 @@ def _hidden_shares(
         candidates = sum(size for _, size in shape.candidates(length))
         shares.append(min(1.0, room / candidates))
     return shares
-
-
-def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
-    """The simulator's costs of a plan on a profile, one entry per part; times in nanoseconds."""
-    return [_part_costs(plan, part, profile) for part in plan.parts]
-
-
-def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
-    shape = PartShape(model=plan.model, layers=part.layer_range, element_bytes=plan.element_bytes)
-    computes = [
-        subsequence_cost(
-            plan.model,
-            profile,
-            layers=len(shape.layers),
-            head=shape.last,
-            start=start,
-            tokens=tokens,
-        )
-        for start, tokens in zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
-    ]
-    moved = []
-    for tokens, units in zip(plan.lengths_tokens, part.offload_units, strict=True):
-        wanted = set(units)
-        moved.append(sum(size for key, size in shape.candidates(tokens) if key in wanted))
-    messages = [tokens * plan.model.hidden * plan.element_bytes for tokens in plan.lengths_tokens]
-    link = profile.p2p_bytes_per_second
-    return PartCosts(
-        forward=[cost.forward_ns for cost in computes],
-        backward=[cost.backward_ns for cost in computes],
-        kept_bytes=[shape.kept_bytes(tokens) for tokens in plan.lengths_tokens],
-        offloaded_bytes=moved,
-        d2h=[copy_ns(size, profile.d2h_bytes_per_second) for size in moved],
-        h2d=[copy_ns(size, profile.h2d_bytes_per_second) for size in moved],
-        message_bytes=messages,
-        message=[copy_ns(size, link, profile.p2p_latency_seconds) for size in messages],
-        overlapped_copies=profile.overlapped_copies,
-    )
-
-
-def simulate_plan(plan: Plan, profile: Profile) -> Simulation:
-    """The simulated step (forward and backward) of a plan; its schedule need not be checked."""
-    return simulate(build_schedule(plan), plan_costs(plan, profile))
 
 
 def _reasons(

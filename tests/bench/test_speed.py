@@ -10,9 +10,10 @@ from benchmarks import workloads
 from benchmarks.weights import initial_weights
 from sppo.costs import load_profile
 from sppo.partition import equal_cut
+from sppo.predict import plan_costs
 from sppo.schedule import build_schedule, check_schedule
 from sppo.simulate import simulate
-from sppo.solver import plan_costs, solve
+from sppo.solver import solve
 from sppo.workload import gpt
 from tests.numerics.pipelines import make_plan, run_pipeline
 

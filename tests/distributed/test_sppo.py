@@ -16,7 +16,8 @@ from benchmarks.comparison import TOLERANCE, equal_work
 from benchmarks.records import Step
 from benchmarks.weights import initial_weights
 from sppo.costs import load_profile
-from sppo.solver import simulate_plan, solve
+from sppo.predict import simulate_plan
+from sppo.solver import solve
 from sppo.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
 from tests.ranks import run_ranks
 

@@ -49,7 +49,7 @@ def test_a_wrong_flag_is_wrong_input() -> None:
         (["run", "mini-cpu", "--launches", "0"], "launches must be at least 1"),
         (["run", "mini-cpu", "--time-limit", "-1"], "the time limit must be positive"),
         (["run", "mini-cpu", "--tune", "--systems", "sppo"], "SPPO plans itself"),
-        (["run", "gpt-7b-1m-32xa100"], "`sppo-bench plan gpt-7b-1m-32xa100`"),
+        (["run", "gpt-7b-1m-32xa100"], "`sppo-bench run gpt-7b-1m-32xa100 --dry-run`"),
         (["run", "mini-cpu", "--text", "absent.txt"], "absent.txt"),
         (["table", "absent"], "no folder absent"),
     ],
