@@ -76,7 +76,7 @@ def main() -> None:
             write(job, f"timeline-{where.rank}.json", timeline)
         write(job, f"rank-{where.rank}.json", report)
         dist.destroy_process_group()
-    except Exception as error:
+    except Exception as error:  # the process's last boundary: whatever a library raises is recorded
         fail(job, where, error)
 
 
