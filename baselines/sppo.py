@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
 
 from baselines.protocol import Context, Kind, StepResult
-from sppo.costs import load_profile
+from sppo.errors import NotBuilt
 from sppo.plan import Plan
+from sppo.profile import load_profile
 from sppo.runtime import Runtime
 from sppo.solver import SolverOptions, solve
 from sppo.train import Trainer
@@ -61,9 +63,18 @@ class SppoAdapter:
         return (SppoSettings(),)
 
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
-        """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
+        """The plan these settings give, for this version's engine: a pipeline without SP.
+
+        Raises Infeasible, NotBuilt or ValueError.
+        """
+        ranks, layers = workload.cluster.ranks, workload.model.layers
+        if settings.sequence_parallel not in (None, 1) or ranks > layers:
+            raise NotBuilt(
+                f"{ranks} ranks and {layers} layers need sequence parallelism inside a stage, "
+                "which this version's engine plans (sppo-bench plan) but cannot run"
+            )
         profile = load_profile(workload.cluster.hardware)
-        return solve(workload, profile, settings)
+        return solve(workload, profile, replace(settings, sequence_parallel=1))
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""

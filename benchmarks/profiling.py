@@ -18,31 +18,29 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 
 from benchmarks.environment import cpu_model
+from benchmarks.metrics import best_matmul
 from benchmarks.weights import initial_weights
 from sppo.comm import GroupTransport
-from sppo.costs import (
-    Profile,
-    Rates,
-    attention_flops,
-    causal_pairs,
-    layer_dense_flops_per_token,
-    load_profile,
-)
+from sppo.costs import attention_flops, causal_pairs, layer_dense_flops_per_token
 from sppo.hostmem import HostArena
 from sppo.model import StageWeights
 from sppo.plan import Plan
+from sppo.profile import Profile, Rates, load_profile
 from sppo.runtime import Runtime
 from sppo.solver import SolverOptions, solve
 from sppo.stage import Part, Stage
 from sppo.workload import MIB, MODELS, Cluster, Workload
 
-LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024)
+LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 PREFIX_TOKENS = 3072
 REPEATS = 15
+LONGEST_UNIT_TOKENS = 1024
+"""Tokens of the unit whose size the element-wise kernels are measured at."""
 
 
 def _median_seconds(action: Callable[[], None]) -> float:
@@ -162,6 +160,25 @@ def _message_cost() -> tuple[float, float]:
     return 4 * MIB / max(large - latency, 1e-9), latency
 
 
+def _memory_rate() -> float:
+    """Bytes/s, read and written, of an out-of-place sum of two tensors of a GELU input's size."""
+    left = torch.randn(LONGEST_UNIT_TOKENS, MODELS["gpt-tiny"].ffn)
+    right, total = torch.randn_like(left), torch.empty_like(left)
+
+    def add() -> None:
+        torch.add(left, right, out=total)
+
+    return 3 * left.nbytes / _median_seconds(add)
+
+
+def _collective_rate() -> float:
+    """Bus bytes/s of an all-gather: what each rank receives from the others, over its time."""
+    ranks = dist.get_world_size()
+    own = torch.zeros(4 * MIB // ranks)
+    parts = [torch.empty_like(own) for _ in range(ranks)]
+    return (ranks - 1) * own.nbytes / _median_seconds(lambda: dist.all_gather(parts, own))
+
+
 def _mean_over_ranks(numbers: list[float]) -> list[float]:
     total = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(total)
@@ -178,24 +195,59 @@ def measure(name: str) -> Profile:
         del own["tokens"]
         means = _mean_over_ranks(list(own.values()))
         rates.append(Rates(tokens=length, **dict(zip(own, means, strict=True))))
-    d2h, h2d, p2p, latency = _mean_over_ranks([*_copy_rates(), *_message_cost()])
+    d2h, h2d, p2p, latency, collective, memory = _mean_over_ranks(
+        [*_copy_rates(), *_message_cost(), _collective_rate(), _memory_rate()]
+    )
+    dist.barrier()
+    (peak,) = _mean_over_ranks([best_matmul(1, "cpu", "float32")])
+    share = psutil.virtual_memory().total // ranks
+    where = (
+        f"{ranks} ranks at once, one thread each, on {cpu_model()}, {os.cpu_count()} cores, torch "
+        f"{torch.__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+    )
     return Profile(
         name=name,
-        source=(
-            f"measured with gpt-tiny, float32, {ranks} ranks at once, one thread each, on "
-            f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, "
-            f"{time.strftime('%Y-%m-%d', time.gmtime())} (python -m benchmarks.profiling)"
-        ),
+        kind="measured",
+        source=f"measured with gpt-tiny, float32, {where} (python -m benchmarks.profiling)",
+        sources=_sources(where),
         device="cpu",
         dtype="float32",
         rates=tuple(rates),
         layer_overhead_seconds=0.0,
+        peak_flops_per_second=peak,
+        memory_bytes_per_second=memory,
+        device_memory_bytes=share,
+        reserve_bytes=0,
+        host_memory_bytes_per_rank=share,
+        ranks_per_node=ranks,
         d2h_bytes_per_second=d2h,
         h2d_bytes_per_second=h2d,
         p2p_bytes_per_second=p2p,
         p2p_latency_seconds=latency,
+        collective_bytes_per_second=collective,
+        internode_bytes_per_second=None,
+        internode_latency_seconds=None,
         overlapped_copies=False,
     )
+
+
+def _sources(where: str) -> dict[str, str]:
+    """How each number that is no rate came about, by field of the profile."""
+    share = "the machine's memory divided by its ranks; one memory is both tiers"
+    return {
+        "layer_overhead_seconds": "none: the rates of short subsequences contain it",
+        "peak_flops_per_second": f"best of repeated 1024 x 1024 products, float32, {where}",
+        "memory_bytes_per_second": f"out-of-place sum, float32, {where}",
+        "device_memory_bytes": share,
+        "reserve_bytes": "none: the device limit of a workload is set above what libraries hold",
+        "host_memory_bytes_per_rank": share,
+        "ranks_per_node": "the ranks that measured",
+        "d2h_bytes_per_second": "copies of 1 MiB into the host tier's arena",
+        "h2d_bytes_per_second": "copies of 1 MiB out of the host tier's arena",
+        "p2p_bytes_per_second": "half a ping-pong of 4 MiB over gloo, less its latency",
+        "p2p_latency_seconds": "half a ping-pong of 64 bytes over gloo",
+        "collective_bytes_per_second": f"all-gather of 16 MiB over gloo, {where}",
+    }
 
 
 def main() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks import tuning
 from benchmarks.job import Status
 from benchmarks.records import RecordError
 from sppo.errors import Infeasible, NotBuilt
 from sppo.workload import Workload, format_bytes
+
+if TYPE_CHECKING:
+    from sppo.solver import SolverOptions
 
 Choosing = Literal["tuned", "same layout", "planned", "only one"]
 
@@ -181,12 +184,15 @@ def plan_data(plan: Any) -> dict[str, Any]:
     }
 
 
-def sppo_plan(workload: Workload) -> Any:
-    """SPPO's own plan of this workload. Raises Infeasible, or NotBuilt without a profile."""
-    from baselines import registry
+def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Any:
+    """SPPO's plan of this workload, as its adapter makes it, without importing torch.
 
-    adapter: Any = registry.load("sppo")
-    return adapter.plan(workload, adapter.grid(workload)[0])
+    Raises Infeasible, NotBuilt (no profile) or ValueError.
+    """
+    from sppo.profile import load_profile
+    from sppo.solver import solve
+
+    return solve(workload, load_profile(workload.cluster.hardware), options)
 
 
 def sppo_layout(workload: Workload) -> tuple[int, int, str]:

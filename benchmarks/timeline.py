@@ -1,18 +1,28 @@
-"""What the ranks did and when, as a system tells it, and the share of time in which they idled."""
+"""What the ranks did and when: as a system tells it, or as the simulator says it would be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from benchmarks import records
+from benchmarks.records import Record, RecordError
+
+if TYPE_CHECKING:
+    from sppo.plan import Plan
+    from sppo.profile import Profile
 
 Event = dict[str, Any]
 """{name, lane, start_ns, end_ns}; lanes are compute, d2h, h2d and p2p."""
 
+LANES = ("compute", "d2h", "h2d", "p2p")
+
 BUSY_LANES = ("compute", "d2h", "h2d")
-"""On a CPU a copy takes the compute's time, and counts as work, as in the simulator."""
+"""Where a copy takes the compute's time (a CPU) it counts as work, as in the simulator."""
 
 
 def read(directory: Path, ranks: int) -> list[list[Event]]:
@@ -23,17 +33,89 @@ def read(directory: Path, ranks: int) -> list[list[Event]]:
     return [msgspec.json.decode(path.read_bytes(), type=list[Event]) for path in paths]
 
 
-def bubble_share(timelines: Sequence[Sequence[Event]]) -> float | None:
+def bubble_share(
+    timelines: Sequence[Sequence[Event]], *, overlapped_copies: bool = False
+) -> float | None:
     """Idle rank-time over ranks x makespan, of the ranks of one host (one clock); None if unknown.
 
-    Waiting for a message is idle time; so are the moments between instructions.
+    Waiting for a message is idle time; so are the moments between instructions. With
+    `overlapped_copies` only computes are work: a copy beside one would count twice.
     """
-    events = [event for timeline in timelines for event in timeline]
-    if not events:
+    if not any(timelines):
         return None
-    start: int = min(event["start_ns"] for event in events)
-    end: int = max(event["end_ns"] for event in events)
+    start, end = span_ns(timelines)
+    lanes = ("compute",) if overlapped_copies else BUSY_LANES
     busy: int = sum(
-        event["end_ns"] - event["start_ns"] for event in events if event["lane"] in BUSY_LANES
+        event["end_ns"] - event["start_ns"]
+        for timeline in timelines
+        for event in timeline
+        if event["lane"] in lanes
     )
     return 1 - busy / (len(timelines) * (end - start))
+
+
+def span_ns(timelines: Sequence[Sequence[Event]]) -> tuple[int, int]:
+    """First start and last end over all ranks, in nanoseconds of their one clock."""
+    events = [event for timeline in timelines for event in timeline]
+    return min(e["start_ns"] for e in events), max(e["end_ns"] for e in events)
+
+
+def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
+    """The simulated step, one timeline per pipeline stage, from 0 ns on.
+
+    Copies lie in their own lanes also where they take compute's time; a message lies in the lane of
+    its sender, from the moment both sides are ready until it has arrived.
+    """
+    from benchmarks.replay import replay
+    from sppo.predict import plan_costs
+    from sppo.schedule import build_schedule
+    from sppo.simulate import simulate
+
+    schedule, costs = build_schedule(plan), plan_costs(plan, profile)
+    simulation = simulate(schedule, costs)
+    lanes = {"O": "d2h", "T": "h2d"}
+    timelines: list[list[Event]] = [[] for _ in schedule.stages]
+    for event in (*simulation.events, *replay(schedule, costs, simulation).messages):
+        timelines[event.stage].append(
+            {
+                "name": event.name,
+                "lane": lanes.get(event.name[0], event.lane),
+                "start_ns": event.start,
+                "end_ns": event.end,
+            }
+        )
+    return timelines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A launch of SPPO that told what its ranks did in its last step, and the plan it followed."""
+
+    record: Record
+    plan: Plan
+    timelines: Sequence[Sequence[Event]]
+
+
+def find_measured(run_directory: Path) -> Measured:
+    """The first launch of SPPO in a run's folder that has a timeline. Raises RecordError."""
+    from sppo.plan import Plan
+
+    records.read_all(run_directory)
+    for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
+        record = records.read(path)
+        if record.system != "sppo" or record.status != "ok":
+            continue
+        timelines = read(path.parent, record.ranks)
+        if not timelines or not all(timelines):
+            continue
+        try:
+            plan = msgspec.convert(record.plan, Plan)
+        except msgspec.ValidationError as error:
+            raise RecordError(
+                f"{path}: its plan is not of this version ({error}); run the workload again"
+            ) from None
+        return Measured(record=record, plan=plan, timelines=timelines)
+    raise RecordError(
+        f"{run_directory}: no launch of sppo that ended ok and wrote timeline-*.json; make one: "
+        "sppo-bench run WORKLOAD --systems sppo"
+    )

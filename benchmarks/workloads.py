@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_tokens
+from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_bytes, parse_tokens
 
 DEVICE_MEMORY = 136 * MIB
 """Bytes of one rank's device under tiny-cpu.
@@ -72,6 +72,48 @@ def find(name: str) -> Workload:
     if name not in WORKLOADS:
         raise ValueError(f"unknown workload {name!r}; known: {', '.join(WORKLOADS)}")
     return WORKLOADS[name]
+
+
+def of_flags(
+    *, model: str, seq: str, gpus: int, hardware: str, device_memory: str | None = None
+) -> Workload:
+    """A workload that has no name here, on `gpus` ranks; named as those above are.
+
+    Nodes, device and host memory are the profile's (on a CPU one node, without a device limit).
+    Raises ValueError naming the cure, NotBuilt listing the profiles.
+    """
+    from sppo.profile import load_profile
+
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
+    tokens = parse_tokens(seq)
+    if gpus < 1:
+        raise ValueError(f"{gpus} GPUs: a workload needs at least 1")
+    profile = load_profile(hardware)
+    on_cpu = profile.device == "cpu"
+    node = gpus if on_cpu else min(gpus, profile.ranks_per_node)
+    if gpus % node:
+        whole = gpus // node * node
+        raise ValueError(f"{gpus} GPUs are no whole nodes of {node}: take {whole}, or fewer")
+    if device_memory is not None:
+        limit_bytes = parse_bytes(device_memory)
+    else:
+        limit_bytes = None if on_cpu else profile.device_memory_bytes - profile.reserve_bytes
+    length = length_name(tokens).replace(",", "").lower()
+    return Workload(
+        name=f"{model}-{length}-{gpus}x{hardware.split('-')[0]}",
+        model=MODELS[model],
+        cluster=Cluster(
+            hardware=hardware,
+            device="cpu" if on_cpu else "cuda",
+            nodes=gpus // node,
+            ranks_per_node=node,
+        ),
+        sequence_tokens=tokens,
+        dtype="float32" if on_cpu else "bfloat16",
+        device_memory_bytes=limit_bytes,
+        host_memory_bytes=HOST_MEMORY_CPU if on_cpu else profile.host_memory_bytes_per_rank,
+    )
 
 
 def length_name(tokens: int) -> str:

@@ -1,4 +1,4 @@
-"""Two-level activation management: which saved tensor stays on the device and which travels.
+"""Two-level activation management: which saved tensor stays, travels, or is made again.
 
 The model tags tensors by unit name; saved-tensor hooks meet every tensor that autograd keeps. The
 storage is the unit of account: a tensor saved twice is kept once, a view keeps its whole storage,
@@ -8,11 +8,12 @@ and weights are told apart by their storage.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from sppo.hostmem import HostArena, Slot
 from sppo.plan import UnitKey
@@ -30,14 +31,51 @@ def _bytes_of(tensor: Tensor) -> Tensor:
     return flat.set_(tensor.untyped_storage())
 
 
+class Maker(Protocol):
+    """Makes dropped units again; see `recompute.Remaker`."""
+
+    def made_from(self, unit: str) -> tuple[str, ...]:
+        """Names of the units of the same block that `unit` is made of."""
+        ...
+
+    def make(self, layer: int, unit: str, read: Callable[[str], Tensor]) -> Tensor:
+        """The unit as the forward had made it, contiguous."""
+        ...
+
+
+@dataclass(frozen=True)
+class _View:
+    """How a tensor lies in its storage."""
+
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _View:
+        return cls(tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+    def on(self, data: Tensor) -> Tensor:
+        """The tensor again, over the storage of `data`."""
+        typed = torch.empty(0, dtype=self.dtype, device=data.device)
+        typed.set_(data.untyped_storage(), self.offset, self.size, self.stride)
+        return typed
+
+
 @dataclass(kw_only=True)
 class Saved:
-    """One kept storage: on the device (`data`), in the host tier (`slot`), or already freed."""
+    """One saved storage: on the device (`data`), in the host tier (`slot`), or in neither.
+
+    A storage in neither place was dropped: `sources` are what it will be made of, by unit name.
+    """
 
     key: UnitKey | None
     data: Tensor | None
     size_bytes: int
+    view: _View
     slot: Slot | None = None
+    sources: dict[str, Saved] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,22 +83,31 @@ class _Handle:
     """What autograd holds in place of a saved tensor."""
 
     saved: Saved
-    dtype: torch.dtype
-    size: torch.Size
-    stride: tuple[int, ...]
-    offset: int
+    view: _View
 
 
 class ActivationStore:
     """The saved tensors of one subsequence on one stage.
 
     `constants` are storages that outlive the step (weights, RoPE tables) and pass through.
-    `label` tells the accounting that a storage is now a kept activation.
+    `label` tells the accounting that a storage is now a kept activation. Units in `dropped` are not
+    kept at all: `maker` makes them again when the backward asks for the first time.
     """
 
-    def __init__(self, constants: frozenset[int], label: Callable[[Any, Tensor], None]) -> None:
+    def __init__(
+        self,
+        constants: frozenset[int],
+        label: Callable[[Any, Tensor], None],
+        *,
+        dropped: frozenset[UnitKey] = frozenset(),
+        maker: Maker | None = None,
+    ) -> None:
         self._constants = constants
         self._label = label
+        self._dropped = dropped
+        self._maker = maker
+        self._by_key: dict[UnitKey, Saved] = {}
+        self._mortal: list[StorageWeakRef] = []
         self._tags: dict[int, UnitKey] = {}
         self._open: dict[int, Saved] = {}
         self._arriving: list[torch.cuda.Event] = []
@@ -69,6 +116,10 @@ class ActivationStore:
     def tag(self, layer: int, unit: str, tensor: Tensor) -> None:
         """Name the storage of `tensor`; the first name stays."""
         self._tags.setdefault(storage_key(tensor), (layer, unit))
+        if (layer, unit) in self._dropped:
+            # A dropped storage dies before the forward ends. While a weak reference lives its
+            # identity is not given to another.
+            self._mortal.append(StorageWeakRef(tensor.untyped_storage()))
 
     def recording(self) -> torch.autograd.graph.saved_tensors_hooks:
         """Context of one forward: everything autograd saves inside goes through this store."""
@@ -78,30 +129,57 @@ class ActivationStore:
         """End of the forward: names are dropped, the saved storages stay."""
         self._tags.clear()
         self._open.clear()
+        self._by_key.clear()
+        self._mortal.clear()
 
     def _pack(self, tensor: Tensor) -> Tensor | _Handle:
-        key = storage_key(tensor)
-        if key in self._constants:
+        storage = storage_key(tensor)
+        if storage in self._constants:
             return tensor
-        saved = self._open.get(key)
+        saved = self._open.get(storage)
         if saved is None:
-            data = _bytes_of(tensor)
-            saved = Saved(key=self._tags.get(key), data=data, size_bytes=data.numel())
-            self._open[key] = saved
-            self.saved.append(saved)
-            self._label("activations", tensor)
-        offset = int(tensor.storage_offset())
-        return _Handle(saved, tensor.dtype, tensor.size(), tensor.stride(), offset)
+            saved = self._save(tensor, self._tags.get(storage))
+            self._open[storage] = saved
+        return _Handle(saved, _View.of(tensor))
 
-    @staticmethod
-    def _unpack(packed: Tensor | _Handle) -> Tensor:
+    def _save(self, tensor: Tensor, key: UnitKey | None) -> Saved:
+        data = _bytes_of(tensor)
+        saved = Saved(key=key, data=data, size_bytes=data.numel(), view=_View.of(tensor))
+        if key is not None:
+            self._by_key[key] = saved
+            if key in self._dropped:
+                assert self._maker is not None
+                layer, unit = key
+                sources = self._maker.made_from(unit)
+                saved.sources = {name: self._by_key[layer, name] for name in sources}
+                saved.data = None
+                return saved
+        self.saved.append(saved)
+        self._label("activations", tensor)
+        return saved
+
+    def _data(self, saved: Saved) -> Tensor:
+        """The bytes of a saved storage; a dropped one is made again now, once."""
+        if saved.data is None:
+            assert saved.sources, f"{saved.key} is read while it lies in the host tier"
+            assert saved.key is not None
+            assert self._maker is not None
+            layer, unit = saved.key
+
+            def read(name: str) -> Tensor:
+                source = saved.sources[name]
+                return source.view.on(self._data(source))
+
+            made = _bytes_of(self._maker.make(layer, unit, read))
+            assert made.numel() == saved.size_bytes, f"{unit} was made with another size"
+            saved.data = made
+            saved.sources = {}
+        return saved.data
+
+    def _unpack(self, packed: Tensor | _Handle) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        data = packed.saved.data
-        assert data is not None, f"{packed.saved.key} is read while it lies in the host tier"
-        typed = torch.empty(0, dtype=packed.dtype, device=data.device)
-        typed.set_(data.untyped_storage(), packed.offset, packed.size, packed.stride)
-        return typed
+        return packed.view.on(self._data(packed.saved))
 
     @property
     def device_bytes(self) -> int:

@@ -6,16 +6,11 @@ unless a name says "full"; a backward counts twice its forward.
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from sppo.errors import NotBuilt
+from sppo.profile import Profile
+from sppo.units import layer_units
 from sppo.workload import Model, Workload
-
-PROFILES = Path(__file__).parent / "profiles"
 
 
 def layer_dense_flops_per_token(model: Model) -> int:
@@ -72,69 +67,6 @@ def step_flops(workload: Workload) -> StepFlops:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
-    """FLOP/s reached by a subsequence of `tokens` tokens (a row of a profile)."""
-
-    tokens: int
-    dense_forward: float
-    dense_backward: float
-    attention_forward: float
-    attention_backward: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """One rank's hardware: achieved rates by subsequence length, links, and where they come from.
-
-    `overlapped_copies` is False on a CPU, where a copy takes the compute's time.
-    """
-
-    name: str
-    source: str
-    device: str
-    dtype: str
-    rates: tuple[Rates, ...]
-    layer_overhead_seconds: float
-    d2h_bytes_per_second: float
-    h2d_bytes_per_second: float
-    p2p_bytes_per_second: float
-    p2p_latency_seconds: float
-    overlapped_copies: bool
-
-    def __post_init__(self) -> None:
-        links = (self.d2h_bytes_per_second, self.h2d_bytes_per_second, self.p2p_bytes_per_second)
-        if not self.rates or min(links) <= 0:
-            raise ValueError(f"profile {self.name}: rates are missing or not positive")
-        sizes = [row.tokens for row in self.rates]
-        if sizes != sorted(set(sizes)):
-            raise ValueError(f"profile {self.name}: rates must ascend by tokens")
-
-    def rate(self, tokens: int, kind: str) -> float:
-        """FLOP/s at that subsequence length: linear between the measured lengths, flat outside."""
-        sizes = [row.tokens for row in self.rates]
-        above = bisect_right(sizes, tokens)
-        if above == 0:
-            return float(getattr(self.rates[0], kind))
-        if above == len(sizes):
-            return float(getattr(self.rates[-1], kind))
-        low, high = self.rates[above - 1], self.rates[above]
-        weight = (tokens - low.tokens) / (high.tokens - low.tokens)
-        low_rate, high_rate = getattr(low, kind), getattr(high, kind)
-        return float(low_rate + weight * (high_rate - low_rate))
-
-
-def load_profile(name: str) -> Profile:
-    """A committed profile by name. Raises NotBuilt naming the known profiles."""
-    path = PROFILES / f"{name}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(entry.stem for entry in PROFILES.glob("*.json")))
-        raise NotBuilt(f"no hardware profile {name!r} has been measured; there are: {known}")
-    fields: dict[str, Any] = json.loads(path.read_text())
-    fields["rates"] = tuple(Rates(**row) for row in fields["rates"])
-    return Profile(**fields)
-
-
-@dataclass(frozen=True, kw_only=True)
 class SubsequenceCost:
     """Nanoseconds of one subsequence on one stage."""
 
@@ -143,27 +75,125 @@ class SubsequenceCost:
 
 
 def subsequence_cost(
-    model: Model, profile: Profile, *, layers: int, head: bool, start: int, tokens: int
+    model: Model,
+    profile: Profile,
+    *,
+    layers: int,
+    head: bool,
+    start: int,
+    tokens: int,
+    shards: int = 1,
 ) -> SubsequenceCost:
     """Compute time of a stage of `layers` blocks, and of the head where `head` is true.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
+    `shards` ranks share the work; their collectives are charged in full, as if nothing hid them,
+    and rates are those of tokens / shards, the work of one device.
     """
-    dense = layers * layer_dense_flops_per_token(model) * tokens
-    attention = layers * attention_flops(model, causal_pairs(start, tokens))
-    head_flops = 3 * head_flops_per_token(model) * tokens if head else 0
-    overhead = layers * profile.layer_overhead_seconds
-    forward = (
-        overhead
-        + (dense + head_flops) / profile.rate(tokens, "dense_forward")
-        + attention / profile.rate(tokens, "attention_forward")
+    block = block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
+    return block.part(layers, head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSeconds:
+    """One subsequence in one block, and in the head, in seconds."""
+
+    forward: float
+    backward: float
+    head: float
+
+    def part(self, layers: int, head: bool) -> SubsequenceCost:
+        """The same for `layers` blocks, and the head where `head` is true."""
+        forward = layers * self.forward + (self.head if head else 0.0)
+        return SubsequenceCost(
+            forward_ns=round(forward * 1e9), backward_ns=round(layers * self.backward * 1e9)
+        )
+
+
+def block_seconds(
+    model: Model, profile: Profile, *, start: int, tokens: int, shards: int
+) -> BlockSeconds:
+    """See `subsequence_cost`."""
+    work = tokens // shards
+    dense = layer_dense_flops_per_token(model) * tokens / shards
+    attention = attention_flops(model, causal_pairs(start, tokens)) / shards
+    exchange = _exchange_seconds(model, profile, tokens, shards)
+    dense_forward = profile.rate(work, "dense_forward")
+    return BlockSeconds(
+        forward=profile.layer_overhead_seconds
+        + 2 * exchange
+        + dense / dense_forward
+        + attention / profile.rate(work, "attention_forward"),
+        backward=2 * profile.layer_overhead_seconds
+        + 3 * exchange
+        + 2 * dense / profile.rate(work, "dense_backward")
+        + 2 * attention / profile.rate(work, "attention_backward"),
+        head=3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
-    backward = (
-        2 * overhead
-        + 2 * dense / profile.rate(tokens, "dense_backward")
-        + 2 * attention / profile.rate(tokens, "attention_backward")
-    )
-    return SubsequenceCost(forward_ns=round(forward * 1e9), backward_ns=round(backward * 1e9))
+
+
+def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) -> float:
+    """One all-gather and one reduce-scatter of hidden states between a stage's ranks.
+
+    A forward has two pairs (attention and MLP); a backward two, and two more gathers of the
+    inputs for the weight gradients.
+    """
+    if shards == 1:
+        return 0.0
+    rate: float | None = profile.collective_bytes_per_second
+    if shards > profile.ranks_per_node:
+        rate = profile.internode_bytes_per_second
+    assert rate is not None, f"{profile.name} has no link between nodes"
+    moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
+    return 2 * moved / rate
+
+
+def recompute_ns(
+    model: Model,
+    profile: Profile,
+    names: tuple[str, ...],
+    *,
+    start: int,
+    tokens: int,
+    shards: int = 1,
+) -> int:
+    """Time to make these units of one block again for one subsequence of one rank.
+
+    Matrix products at the dense rate, attention at its own, norms and activation functions at the
+    rate of the memory: everything they read and write, once.
+    """
+    seconds = 0.0
+    units = {unit.name: unit for unit in layer_units(model)}
+    for name in names:
+        unit = units[name]
+        work = tokens // shards
+        touched = [unit, *(units[source] for source in unit.made_from)]
+        size = sum(one.bytes(tokens, element_bytes(profile)) for one in touched) / shards
+        if unit.recipe == "linear":
+            rate = profile.rate(work, "dense_forward")
+            seconds += unit.dense_flops * tokens / shards / rate
+        elif unit.recipe == "attention":
+            flops = attention_flops(model, causal_pairs(start, tokens)) / shards
+            seconds += flops / profile.rate(work, "attention_forward")
+        else:
+            seconds += size / profile.memory_bytes_per_second
+    return round(seconds * 1e9)
+
+
+def element_bytes(profile: Profile) -> int:
+    """Bytes of one element of the dtype that the profile's rates are for."""
+    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[profile.dtype]
+
+
+def stage_link(profile: Profile, ranks: int) -> tuple[float, float]:
+    """Bytes/s and latency (s) of messages between stages of a pipeline of `ranks` ranks.
+
+    Beyond one node every message is charged as one between nodes.
+    """
+    between = profile.internode_bytes_per_second, profile.internode_latency_seconds
+    if ranks <= profile.ranks_per_node or between[0] is None or between[1] is None:
+        return profile.p2p_bytes_per_second, profile.p2p_latency_seconds
+    return between[0], between[1]
 
 
 def copy_ns(size_bytes: int, bytes_per_second: float, latency_seconds: float = 0.0) -> int:

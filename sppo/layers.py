@@ -113,17 +113,23 @@ class LayerNorm(torch.autograd.Function):
         return x_gradient, None, None, None, None
 
 
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x) * weight over the last axis, and 1 / rms [l, 1] in float32 or wider."""
+    precise = x if x.dtype == torch.float64 else x.float()
+    rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+    return (precise * rstd).to(x.dtype) * weight, rstd
+
+
 class RmsNorm(torch.autograd.Function):
-    """x / rms(x) * weight over the last axis; keeps x and one statistic per token."""
+    """`rms_norm`; keeps x and one statistic per token."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Weight, epsilon: float, tag: Tag) -> Tensor:
-        precise = x if x.dtype == torch.float64 else x.float()
-        rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        out, rstd = rms_norm(x, weight.value, epsilon)
         tag("rstd", rstd)
         ctx.save_for_backward(x, rstd)
         ctx.weight = weight
-        return (precise * rstd).to(x.dtype) * weight.value
+        return out
 
     @staticmethod
     @once_differentiable
@@ -167,6 +173,22 @@ def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def attend_cache(query: Tensor, cache: LayerCache, start: int) -> tuple[Tensor, Tensor]:
+    """Rotated queries [heads, l, D] of positions start..start+l against the KV buffers.
+
+    Returns the output [l, heads D] and its log-sum-exp [1, heads, l].
+    """
+    tokens = query.shape[1]
+    end = start + tokens
+    out, logsumexp = attend(
+        query.unsqueeze(0),
+        cache.keys[:, :end].unsqueeze(0),
+        cache.values[:, :end].unsqueeze(0),
+        start,
+    )
+    return out.squeeze(0).transpose(0, 1).reshape(tokens, -1), logsumexp
+
+
 class PrefixAttention(torch.autograd.Function):
     """RoPE, the KV buffers and causal attention of one subsequence: qkv [l, h + 2 kv] -> [l, h].
 
@@ -190,13 +212,7 @@ class PrefixAttention(torch.autograd.Function):
         rotated = rotate_into(query, turns, query.new_empty(query.shape))
         rotate_into(key, turns, cache.keys[:, start:end])
         cache.values[:, start:end].copy_(value)
-        out, logsumexp = attend(
-            rotated.unsqueeze(0),
-            cache.keys[:, :end].unsqueeze(0),
-            cache.values[:, :end].unsqueeze(0),
-            start,
-        )
-        result = out.squeeze(0).transpose(0, 1).reshape(tokens, -1)
+        result, logsumexp = attend_cache(rotated, cache, start)
         tag("attention.query", rotated)
         tag("attention.output", result)
         tag("attention.logsumexp", logsumexp)

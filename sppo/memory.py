@@ -7,11 +7,12 @@ or backward allocates and frees again; it is checked against counted peaks by a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from sppo.plan import StageMemory, UnitKey
-from sppo.units import OFFLOAD_ORDER, head_units, kv_units, layer_units, offloadable
+from sppo.units import OFFLOAD_ORDER, Unit, head_units, kv_units, layer_units, offloadable
 from sppo.workload import Model, weight_shapes
 
 LOSS_TILE_TOKENS = 2048
@@ -23,11 +24,16 @@ PREFIX_BLOCK_TOKENS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class PartShape:
-    """What the memory model needs to know of one part: consecutive layers of the model."""
+    """What the memory model needs to know of one part: consecutive layers of the model.
+
+    `shards` is the degree of sequence parallelism inside the stage: weights and heads are sharded,
+    and so are the tokens between them. All sizes are those of one rank.
+    """
 
     model: Model
     layers: range
     element_bytes: int
+    shards: int = 1
 
     @property
     def first(self) -> bool:
@@ -37,7 +43,7 @@ class PartShape:
     def last(self) -> bool:
         return self.model.layers - 1 in self.layers
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         total = 0
         for name, shape in weight_shapes(self.model).items():
@@ -46,27 +52,62 @@ class PartShape:
             else:
                 mine = self.first if name.startswith("embedding") else self.last
             total += math.prod(shape) if mine else 0
-        return total
+        return -(-total // self.shards)
 
-    def kept_bytes(self, tokens: int) -> int:
-        """Bytes that a forward of `tokens` tokens leaves for its backward (without K and V)."""
-        size = self.element_bytes
-        total = len(self.layers) * sum(unit.bytes(tokens, size) for unit in layer_units(self.model))
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """The units of a block, in the order in which they are made."""
+        return {unit.name: unit for unit in layer_units(self.model)}
+
+    @cached_property
+    def travelling(self) -> tuple[Unit, ...]:
+        """The units that may travel, in the order in which they are sent."""
+        units = self.units
+        return tuple(
+            units[name] for name in OFFLOAD_ORDER if name in units and offloadable(units[name])
+        )
+
+    @cached_property
+    def _token_bytes(self) -> dict[str, int]:
+        return {name: unit.bytes(1, self.element_bytes) for name, unit in self.units.items()}
+
+    def unit_bytes(self, unit: Unit, tokens: int) -> int:
+        """Bytes of one block's unit for a subsequence of `tokens` tokens."""
+        return -(-tokens * self._token_bytes[unit.name] // self.shards)
+
+    def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+        """Bytes that a forward of `tokens` tokens leaves for its backward (without K and V).
+
+        Units named in `dropped` are not kept, in any block of the part.
+        """
+        total = len(self.layers) * sum(
+            -(-tokens * size // self.shards)
+            for name, size in self._token_bytes.items()
+            if name not in dropped
+        )
         if self.last:
-            total += sum(unit.bytes(tokens, size) for unit in head_units(self.model))
+            total += -(-tokens * self._head_token_bytes // self.shards)
         return total
 
-    def candidates(self, tokens: int) -> Iterator[tuple[UnitKey, int]]:
-        """The tensors that may travel, in the order in which they are sent, with their bytes."""
-        units = {unit.name: unit for unit in layer_units(self.model) if offloadable(unit)}
-        for name in OFFLOAD_ORDER:
-            for layer in range(len(self.layers)):
-                if name in units:
-                    yield (layer, name), units[name].bytes(tokens, self.element_bytes)
+    @cached_property
+    def _head_token_bytes(self) -> int:
+        return sum(unit.bytes(1, self.element_bytes) for unit in head_units(self.model))
 
-    def choose_units(self, tokens: int, share: float) -> tuple[tuple[UnitKey, ...], int]:
+    def candidates(
+        self, tokens: int, dropped: Collection[str] = ()
+    ) -> Iterator[tuple[UnitKey, int]]:
+        """The tensors that may travel, in the order in which they are sent, with their bytes."""
+        for unit in self.travelling:
+            if unit.name not in dropped:
+                size = self.unit_bytes(unit, tokens)
+                for layer in range(len(self.layers)):
+                    yield (layer, unit.name), size
+
+    def choose_units(
+        self, tokens: int, share: float, dropped: Collection[str] = ()
+    ) -> tuple[tuple[UnitKey, ...], int]:
         """Level 2: units of at least `share` of the candidates' bytes, to within one unit."""
-        candidates = list(self.candidates(tokens))
+        candidates = list(self.candidates(tokens, dropped))
         wanted = share * sum(size for _, size in candidates)
         chosen: list[UnitKey] = []
         total = 0
@@ -78,25 +119,43 @@ class PartShape:
         return tuple(chosen), total
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
-        return len(self.layers) * sum(
-            unit.bytes(tokens, element_bytes) for unit in kv_units(self.model)
-        )
+        per_layer = sum(unit.bytes(tokens, element_bytes) for unit in kv_units(self.model))
+        return -(-len(self.layers) * per_layer // self.shards)
 
-    def temporary_bytes(self, starts: Sequence[int], lengths: Sequence[int]) -> int:
-        """Bound on what a backward (the larger half) allocates beside what is kept."""
-        model, size = self.model, self.element_bytes
+    def temporary_bytes(
+        self,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        dropped: Sequence[Collection[str]] | None = None,
+    ) -> int:
+        """Bound on what a backward (the larger half) allocates beside what is kept.
+
+        `dropped` names the recomputed units by subsequence: those of one block exist again while
+        its backward runs.
+        """
         worst = 0
-        for start, length in zip(starts, lengths, strict=True):
-            hidden = length * model.hidden * size
-            mlp = 2 * length * model.ffn * size + 2 * hidden
-            keys = max(min(start, PREFIX_BLOCK_TOKENS), length)
-            prefix = 2 * keys * model.kv_width * size
-            attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
-            loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 if self.last else 0
-            worst = max(worst, mlp, attention, loss + 2 * hidden)
+        for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            remade = dropped[index] if dropped else ()
+            worst = max(worst, self._backward_bytes(start, length, remade))
+        model, size = self.model, self.element_bytes
         if size < 4:  # a product that cannot be added in place to a float32 gradient
-            worst += size * model.hidden * max(model.ffn, model.vocabulary if self.last else 0)
+            widest = max(model.ffn, model.vocabulary if self.last else 0)
+            worst += -(-size * model.hidden * widest // self.shards)
         return worst
+
+    def _backward_bytes(self, start: int, length: int, remade: Collection[str]) -> int:
+        model, size = self.model, self.element_bytes
+        hidden = length * model.hidden * size
+        mlp = (2 * length * model.ffn * size) // self.shards + 2 * hidden
+        keys = max(min(start, PREFIX_BLOCK_TOKENS), length)
+        prefix = 2 * keys * model.kv_width * size
+        attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
+        attention = attention // self.shards + (hidden if self.shards > 1 else 0)
+        loss = 0
+        if self.last:
+            loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
+        again = sum(self.unit_bytes(self.units[name], length) for name in remade)
+        return max(mlp + again, attention + again, loss + 2 * hidden)
 
 
 def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
@@ -108,24 +167,40 @@ def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
     return parameters * element_bytes, parameters * gradient_bytes, optimizer
 
 
+def fixed_bytes(shapes: Sequence[PartShape], tokens: int) -> int:
+    """Model state, KV and dKV of a stage: what a sequence of `tokens` takes under any cut."""
+    size = shapes[0].element_bytes
+    return sum(
+        sum(state_bytes(shape.parameters, size))
+        + shape.kv_bytes(tokens, size)
+        + shape.kv_bytes(tokens, max(4, size))
+        for shape in shapes
+    )
+
+
 def kept_peak(
     order: Sequence[tuple[int, int]],
     kept: Sequence[Sequence[int]],
     offloaded: Sequence[Sequence[int]],
+    *,
+    overlapped: bool = False,
 ) -> int:
-    """Peak of a stage's kept activations when copies are synchronous, by order of instructions.
+    """Peak of a stage's kept activations, by order of instructions.
 
     `order` is `schedule.compute_order`; kept and offloaded are bytes by [virtual stage][index].
+    At a compute everything up to it is kept, less what has left; the backward passes the same
+    states in reverse. Where copies overlap, one more subsequence is still on its way out, or
+    already on its way back.
     """
+    moves = [offloaded[virtual][index] for virtual, index in order]
+    on_its_way = 1 if overlapped else 0
     total = peak = 0
-    for virtual, index in order:
+    for position, (virtual, index) in enumerate(order):
         total += kept[virtual][index]
+        gone = position - 1 - on_its_way
+        if gone >= 0:
+            total -= moves[gone]
         peak = max(peak, total)
-        total -= offloaded[virtual][index]
-    for virtual, index in reversed(order):
-        total += offloaded[virtual][index]
-        peak = max(peak, total)
-        total -= kept[virtual][index]
     return peak
 
 
@@ -137,13 +212,15 @@ def stage_memory(
     messages_ahead: int,
     kept_peak_bytes: int,
     host_bytes: int,
+    dropped: Sequence[Sequence[Collection[str]]] | None = None,
 ) -> StageMemory:
     """The whole memory model of one stage, made of its parts, for one cut.
 
-    `messages_ahead` receives are posted early; two messages may be on their way out.
+    `messages_ahead` receives are posted early; two messages may be on their way out. `dropped`
+    names the recomputed units by [part][subsequence].
     """
     tokens = sum(lengths)
-    model, size = shapes[0].model, shapes[0].element_bytes
+    model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
     parameters = sum(shape.parameters for shape in shapes)
     weights, gradients, optimizer = state_bytes(parameters, size)
     waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
@@ -156,8 +233,11 @@ def stage_memory(
         kv=sum(shape.kv_bytes(tokens, size) for shape in shapes),
         dkv=sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes),
         kept_peak=kept_peak_bytes,
-        staging=0 if alone else waiting * model.hidden * size,
+        staging=0 if alone else -(-waiting * model.hidden * size // shards),
         constants=rotary + 8 * (tokens + 1),
-        temporary=max(shape.temporary_bytes(starts, lengths) for shape in shapes),
+        temporary=max(
+            shape.temporary_bytes(starts, lengths, dropped[part] if dropped else None)
+            for part, shape in enumerate(shapes)
+        ),
         host=host_bytes,
     )

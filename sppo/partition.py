@@ -1,15 +1,19 @@
-"""Cutting a sequence into subsequences: equal lengths, or equal FLOPs (the paper, sec. 5.2)."""
+"""Cutting a sequence into subsequences: equal lengths, FLOPs (the paper, sec. 5.2), or times."""
 
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
+from functools import lru_cache, partial
 
 from sppo.costs import (
     attention_flops,
     causal_pairs,
     head_flops_per_token,
     layer_dense_flops_per_token,
+    subsequence_cost,
 )
+from sppo.profile import Profile
 from sppo.workload import Model
 
 
@@ -51,6 +55,7 @@ def prefix_flops(model: Model, tokens: int) -> int:
     return dense * tokens + attention
 
 
+@lru_cache(maxsize=1024)
 def flops_balanced_cut(
     model: Model,
     tokens: int,
@@ -89,3 +94,47 @@ def _position_of(model: Model, tokens: int, flops: int) -> int:
         else:
             high = middle
     return low
+
+
+def time_balanced_cut(
+    model: Model,
+    profile: Profile,
+    tokens: int,
+    subsequences: int,
+    *,
+    alignment: int = 1,
+    shards: int = 1,
+) -> tuple[int, ...]:
+    """N lengths of equal time on a profile, forward and backward of one block.
+
+    Unlike FLOPs, time knows that short subsequences run at lower rates.
+    """
+    check_cut(tokens, subsequences, alignment)
+    if subsequences == 1:
+        return (tokens,)
+
+    def seconds(start: int, length: int) -> int:
+        cost = subsequence_cost(
+            model, profile, layers=1, head=False, start=start, tokens=length, shards=shards
+        )
+        return cost.forward_ns + cost.backward_ns
+
+    def boundaries(limit: int) -> list[int]:
+        """Greedy: every subsequence but the last takes what `limit` allows."""
+        found = [0]
+        for left in range(subsequences - 1, 0, -1):
+            start = found[-1]
+            most = tokens - start - left * alignment
+            longer = bisect_right(range(1, most + 1), limit, key=partial(seconds, start))
+            found.append(start + max(alignment, longer))
+        return found
+
+    low, high = 0, seconds(0, tokens)
+    while high - low > max(1, high // 4096):
+        limit = (low + high) // 2
+        last = boundaries(limit)[-1]
+        if seconds(last, tokens - last) > limit:
+            low = limit
+        else:
+            high = limit
+    return _aligned([*boundaries(high), tokens], tokens, alignment)

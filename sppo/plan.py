@@ -49,11 +49,16 @@ class StageMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """Consecutive layers [first, last), and per subsequence the share and units that travel."""
+    """Consecutive layers [first, last), and per subsequence what travels and what is made again.
+
+    `offload_share`: bytes that travel over bytes that are kept (so without the recomputed ones).
+    A unit that is recomputed is so in every layer of the part.
+    """
 
     layers: tuple[int, int]
     offload_share: tuple[float, ...]
     offload_units: tuple[tuple[UnitKey, ...], ...]
+    recompute_units: tuple[tuple[str, ...], ...]
 
     @property
     def layer_range(self) -> range:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sppo.costs import Profile, copy_ns, subsequence_cost
+from sppo.costs import copy_ns, recompute_ns, stage_link, subsequence_cost
 from sppo.memory import PartShape
 from sppo.plan import PartPlan, Plan
+from sppo.profile import Profile
 from sppo.schedule import build_schedule
 from sppo.simulate import PartCosts, Simulation, simulate
 
@@ -15,33 +16,49 @@ def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
 
 
 def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
-    shape = PartShape(model=plan.model, layers=part.layer_range, element_bytes=plan.element_bytes)
-    computes = [
-        subsequence_cost(
+    shards = plan.sequence_parallel
+    shape = PartShape(
+        model=plan.model,
+        layers=part.layer_range,
+        element_bytes=plan.element_bytes,
+        shards=shards,
+    )
+    forward, backward = [], []
+    rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
+    for start, tokens, dropped in rows:
+        cost = subsequence_cost(
             plan.model,
             profile,
             layers=len(shape.layers),
             head=shape.last,
             start=start,
             tokens=tokens,
+            shards=shards,
         )
-        for start, tokens in zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
-    ]
+        again = recompute_ns(
+            plan.model, profile, dropped, start=start, tokens=tokens, shards=shards
+        )
+        forward.append(cost.forward_ns)
+        backward.append(cost.backward_ns + len(shape.layers) * again)
     moved = []
     for tokens, units in zip(plan.lengths_tokens, part.offload_units, strict=True):
-        wanted = set(units)
-        moved.append(sum(size for key, size in shape.candidates(tokens) if key in wanted))
-    messages = [tokens * plan.model.hidden * plan.element_bytes for tokens in plan.lengths_tokens]
-    link = profile.p2p_bytes_per_second
+        sizes = {name: shape.unit_bytes(unit, tokens) for name, unit in shape.units.items()}
+        moved.append(sum(sizes[name] for _, name in units))
+    hidden = plan.model.hidden * plan.element_bytes
+    messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
+    link, latency = stage_link(profile, shards * plan.pipeline_parallel)
     return PartCosts(
-        forward=[cost.forward_ns for cost in computes],
-        backward=[cost.backward_ns for cost in computes],
-        kept_bytes=[shape.kept_bytes(tokens) for tokens in plan.lengths_tokens],
+        forward=forward,
+        backward=backward,
+        kept_bytes=[
+            shape.kept_bytes(tokens, dropped)
+            for tokens, dropped in zip(plan.lengths_tokens, part.recompute_units, strict=True)
+        ],
         offloaded_bytes=moved,
         d2h=[copy_ns(size, profile.d2h_bytes_per_second) for size in moved],
         h2d=[copy_ns(size, profile.h2d_bytes_per_second) for size in moved],
         message_bytes=messages,
-        message=[copy_ns(size, link, profile.p2p_latency_seconds) for size in messages],
+        message=[copy_ns(size, link, latency) for size in messages],
         overlapped_copies=profile.overlapped_copies,
     )
 

@@ -15,6 +15,7 @@ from sppo.hostmem import HostArena
 from sppo.kvcache import KvCache
 from sppo.model import PartModel, RotaryTable, StageWeights
 from sppo.plan import Plan
+from sppo.recompute import Remaker
 from sppo.runtime import Runtime
 
 
@@ -64,6 +65,11 @@ class Part:
         self._constants = weights.storage_keys()
         self._work: dict[tuple[int, int], _Work] = {}
         self._offload = mine.offload_units
+        layers = range(len(mine.layer_range))
+        self._dropped = [
+            frozenset((layer, name) for layer in layers for name in names)
+            for names in mine.recompute_units
+        ]
 
     def span(self, subsequence: int) -> slice:
         start = self.plan.starts_tokens[subsequence]
@@ -76,12 +82,24 @@ class Part:
 
         x: token ids int64 [l] on the first part, hidden states [l, h] on the others.
         """
-        start = self.span(subsequence).start
-        store = ActivationStore(self._constants, self.runtime.label)
+        span = self.span(subsequence)
+        maker = Remaker(
+            model=self.plan.model,
+            layers=self.model.layers,
+            weights=self.model.weights,
+            cache=self.cache,
+            turns=self.buffers.rotary.turns[span],
+            start=span.start,
+        )
+        store = ActivationStore(
+            self._constants, self.runtime.label, dropped=self._dropped[subsequence], maker=maker
+        )
         hidden = self.model.embed(x) if self.model.first else x
         sink: list[Tensor] = []
         with store.recording():
-            output = self.model.forward(hidden, sink, self.cache, self.buffers.rotary, start, store)
+            output = self.model.forward(
+                hidden, sink, self.cache, self.buffers.rotary, span.start, store
+            )
             if targets is not None:
                 output = self.model.loss(output, targets, scale, store)
         store.close()

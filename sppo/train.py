@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sppo.attention import check_attention
 from sppo.comm import GroupTransport
-from sppo.costs import Profile
 from sppo.engine import Engine, StepCounters, run_blocking
 from sppo.model import StageWeights
 from sppo.plan import Plan, check_plan
+from sppo.profile import Profile
 from sppo.runtime import Runtime
 from sppo.schedule import Schedule, build_schedule, check_schedule
 from sppo.solver import SolverOptions, solve
@@ -129,6 +129,7 @@ class Trainer:
         )
         options = SolverOptions(
             subsequences=min(2, tokens),
+            sequence_parallel=1,
             virtual_stages=self.plan.virtual_stages,
             policy="no-offload",
         )

@@ -5,6 +5,9 @@ and the planner counts their bytes. A test compares this table with what autogra
 
 Shapes per subsequence of `l` tokens: h hidden, f MLP width, a query heads, all on one rank.
 Source: paper fig. 9 for the list; the bytes are counted, not the paper's (it rounds to 36 h).
+
+A unit has one of three fates: it is kept, it travels to the host tier and back, or it is dropped
+and made again in the backward from other units (`Unit.made_from`).
 """
 
 from __future__ import annotations
@@ -18,18 +21,28 @@ Lifetime = Literal["prefix", "once"]
 """The paper's two types (sec. 5.1): "prefix" (type 0) is read by every later subsequence and stays
 on the device; "once" (type 1) is read by one forward and one backward and may travel."""
 
+Recipe = Literal["norm", "linear", "activation", "attention"]
+"""How a unit is made again: its cost is that of this operation's forward."""
+
 STATISTIC_BYTES = 4
 """Norm statistics and log-sum-exp are float32, except in a float64 model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token."""
+    """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token.
+
+    `made_from` names the units it can be made of again, by `recipe`; `dense_flops` counts the
+    matrix product in that, per token. Without a recipe it must be kept or travel.
+    """
 
     name: str
     lifetime: Lifetime
     elements: int
     statistics: int = 0
+    recipe: Recipe | None = None
+    made_from: tuple[str, ...] = ()
+    dense_flops: int = 0
 
     def bytes(self, tokens: int, element_bytes: int) -> int:
         statistic_bytes = max(STATISTIC_BYTES, element_bytes)
@@ -39,21 +52,43 @@ class Unit:
 def layer_units(model: Model) -> tuple[Unit, ...]:
     """What one decoder block keeps for its backward, in the order in which it is made."""
     statistics = 2 if model.norm == "layernorm" else 1
-    mlp = [Unit(name="mlp.up", lifetime="once", elements=model.ffn)]
-    if model.activation == "swiglu":
-        mlp.insert(0, Unit(name="mlp.gate", lifetime="once", elements=model.ffn))
+    hidden, ffn = model.hidden, model.ffn
+    gated = model.activation == "swiglu"
+    wide = [_linear("mlp.up", ffn, hidden, "norm2.output")]
+    if gated:
+        wide.insert(0, _linear("mlp.gate", ffn, hidden, "norm2.output"))
     return (
-        Unit(name="block.input", lifetime="once", elements=model.hidden),
-        Unit(name="norm1.statistics", lifetime="once", elements=0, statistics=statistics),
-        Unit(name="norm1.output", lifetime="once", elements=model.hidden),
-        Unit(name="attention.query", lifetime="once", elements=model.hidden),
-        Unit(name="attention.output", lifetime="once", elements=model.hidden),
-        Unit(name="attention.logsumexp", lifetime="once", elements=0, statistics=model.heads),
-        Unit(name="block.middle", lifetime="once", elements=model.hidden),
-        Unit(name="norm2.statistics", lifetime="once", elements=0, statistics=statistics),
-        Unit(name="norm2.output", lifetime="once", elements=model.hidden),
-        *mlp,
-        Unit(name="mlp.activation", lifetime="once", elements=model.ffn),
+        _kept("block.input", elements=hidden),
+        _kept("norm1.statistics", statistics=statistics),
+        _made("norm1.output", hidden, "norm", "block.input"),
+        _linear("attention.query", hidden, hidden, "norm1.output"),
+        _made("attention.output", hidden, "attention", "attention.query"),
+        _kept("attention.logsumexp", statistics=model.heads),
+        _linear("block.middle", hidden, hidden, "attention.output", "block.input"),
+        _kept("norm2.statistics", statistics=statistics),
+        _made("norm2.output", hidden, "norm", "block.middle"),
+        *wide,
+        _made("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
+    )
+
+
+def _kept(name: str, *, elements: int = 0, statistics: int = 0) -> Unit:
+    return Unit(name=name, lifetime="once", elements=elements, statistics=statistics)
+
+
+def _made(name: str, elements: int, recipe: Recipe, *made_from: str) -> Unit:
+    return Unit(name=name, lifetime="once", elements=elements, recipe=recipe, made_from=made_from)
+
+
+def _linear(name: str, width: int, inner: int, *made_from: str) -> Unit:
+    """The output of a product with a matrix [width, inner]."""
+    return Unit(
+        name=name,
+        lifetime="once",
+        elements=width,
+        recipe="linear",
+        made_from=made_from,
+        dense_flops=2 * width * inner,
     )
 
 
@@ -92,7 +127,28 @@ OFFLOAD_ORDER = (
 """Which tensors of a block travel first: the largest, then those whose bytes are needed latest in
 the backward. Statistics are too small to be worth a copy and stay."""
 
+RECOMPUTE_CHEAP = ("norm1.output", "norm2.output", "mlp.activation")
+"""Made again by reading and writing memory once: nearly free."""
+
+RECOMPUTE_LEAN = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate", "block.middle", "attention.query")
+"""All but the block's input and the attention's output with its log-sum-exp: 4 h bytes a token
+and layer in bfloat16 stay. Only linear layers are computed again, never attention."""
+
+RECOMPUTE_FULL = (*RECOMPUTE_LEAN, "attention.output")
+"""What Megatron's and DeepSpeed's block checkpointing drops, attention with it (its log-sum-exp is
+as small as a statistic and stays). For comparison, never for speed."""
+
+RECOMPUTE_LEVELS = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN, RECOMPUTE_FULL)
+"""From nothing to everything that can be made again."""
+
 
 def offloadable(unit: Unit) -> bool:
     """Level 1 of the two-level management: is this tensor a candidate at all?"""
     return unit.lifetime == "once" and unit.name in OFFLOAD_ORDER
+
+
+def check_recompute(model: Model, dropped: tuple[str, ...]) -> None:
+    """Raise ValueError if one of these units of a block cannot be made again."""
+    for unit in layer_units(model):
+        if unit.name in dropped and unit.recipe is None:
+            raise ValueError(f"{unit.name} cannot be recomputed: keep it or let it travel")

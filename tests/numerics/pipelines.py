@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,14 +11,17 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.comm import InProcessNetwork
 from sppo.engine import Engine, StepCounters, run_together
-from sppo.memory import PartShape, kept_peak, stage_memory
+from sppo.fates import Fate, StageFates, StageProblem
+from sppo.layouts import Layout
 from sppo.model import StageWeights, stage_value, stage_weight_names
-from sppo.plan import Plan, StagePlan, receive_ahead
+from sppo.plan import Plan
+from sppo.policies import uniform
+from sppo.profile import load_profile
 from sppo.runtime import Runtime
-from sppo.schedule import build_schedule, check_schedule, compute_order
-from sppo.solver import host_bytes, part_plan, split_layers
+from sppo.schedule import build_schedule, check_schedule
+from sppo.solver import plan_of
 from sppo.stage import Stage
-from sppo.workload import Model, weight_shapes
+from sppo.workload import Cluster, Dtype, Model, Workload, weight_shapes
 
 CPU = torch.device("cpu")
 
@@ -31,57 +34,37 @@ def make_plan(
     virtual_stages: int = 1,
     group: int | None = None,
     share: float = 0.0,
+    recompute: tuple[str, ...] = (),
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
 ) -> Plan:
-    """A plan by hand: the given cut, the same offload share everywhere but the last."""
-    starts = [sum(lengths[:index]) for index in range(len(lengths))]
-    shapes = [
-        PartShape(model=model, layers=range(*layers), element_bytes=element_bytes)
-        for layers in split_layers(model.layers, stages * virtual_stages)
-    ]
-    group = group or len(lengths)
-    order = compute_order(virtual_stages, len(lengths), group)
-    stage_plans = []
-    for stage in range(stages):
-        mine = shapes[stage::stages]
-        kept = [[shape.kept_bytes(length) for length in lengths] for shape in mine]
-        chosen = [
-            part_plan(shape, lengths, [share] * (len(lengths) - 1), sizes)
-            for shape, sizes in zip(mine, kept, strict=True)
-        ]
-        parts = tuple(part for part, _ in chosen)
-        memory = stage_memory(
-            mine,
-            starts,
-            lengths,
-            messages_ahead=receive_ahead(stages, virtual_stages, group),
-            kept_peak_bytes=kept_peak(order, kept, [moved for _, moved in chosen]),
-            host_bytes=sum(
-                host_bytes(shape, part, lengths) for shape, part in zip(mine, parts, strict=True)
-            ),
-        )
-        stage_plans.append(StagePlan(parts=parts, memory=memory))
-    return Plan(
-        workload="test",
+    """A plan by hand: the given cut, the same fates everywhere, the last subsequence stays."""
+    dtypes: dict[int, Dtype] = {4: "float32", 8: "float64"}
+    workload = Workload(
+        name="test",
         model=model,
+        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=stages),
         sequence_tokens=sum(lengths),
         sequences_per_step=sequences,
-        element_bytes=element_bytes,
-        hardware="cpu-2core",
+        dtype=dtypes[element_bytes],
+    )
+    layout = Layout(
+        workload=workload,
+        profile=load_profile("cpu-2core"),
         sequence_parallel=1,
         pipeline_parallel=stages,
         virtual_stages=virtual_stages,
-        group_subsequences=group,
-        lengths_tokens=lengths,
-        stages=tuple(stage_plans),
-        fetch_ahead=fetch_ahead,
-        makespan_seconds=0.0,
-        bubble_share=0.0,
-        reasons=(),
-        rejected=(),
+        group_subsequences=group or len(lengths),
+        lengths=lengths,
     )
+
+    def choose(problem: StageProblem) -> StageFates:
+        known = problem.shapes[0].units
+        names = tuple(name for name in recompute if name in known)
+        return uniform(problem, Fate(recompute=names), lambda part, index: share)
+
+    return replace(plan_of(layout, choose), fetch_ahead=fetch_ahead)
 
 
 @dataclass(frozen=True, kw_only=True)

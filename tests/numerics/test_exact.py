@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.weights import initial_weights
+from sppo.units import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
 from sppo.workload import Model, gpt, llama
 from tests.numerics.pipelines import make_plan, run_pipeline, run_reference
 
@@ -25,6 +26,7 @@ def assert_equal_work(
     stages: int,
     virtual_stages: int,
     share: float,
+    recompute: tuple[str, ...] = (),
     group: int | None = None,
     sequences: int = 1,
     fetch_ahead: int = 0,
@@ -39,6 +41,7 @@ def assert_equal_work(
         virtual_stages=virtual_stages,
         group=group,
         share=share,
+        recompute=recompute,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
     )
@@ -54,10 +57,13 @@ def assert_equal_work(
 @settings(max_examples=40, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7).map(tuple),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7)
+    .map(tuple)
+    .filter(lambda lengths: sum(lengths) > 1),
     degrees=st.sampled_from(((1, 1), (2, 1), (3, 1), (4, 1), (2, 2))),
     group=st.sampled_from((None, 2, 3)),
     share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
+    recompute=st.sampled_from(RECOMPUTE_LEVELS),
     sequences=st.integers(1, 2),
     fetch_ahead=st.integers(0, 1),
 )
@@ -67,6 +73,7 @@ def test_any_pipeline_equals_plain_torch(
     degrees: tuple[int, int],
     group: int | None,
     share: float,
+    recompute: tuple[str, ...],
     sequences: int,
     fetch_ahead: int,
 ) -> None:
@@ -77,6 +84,7 @@ def test_any_pipeline_equals_plain_torch(
         virtual_stages=degrees[1],
         group=max(group, degrees[0]) if group else None,
         share=share,
+        recompute=recompute,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
     )
@@ -88,6 +96,22 @@ def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.Monke
     monkeypatch.setattr("sppo.attention.PREFIX_BLOCK_TOKENS", 7)
     monkeypatch.setattr("sppo.model.LOSS_TILE_TOKENS", 5)
     assert_equal_work(model, (23, 16, 9), stages=2, virtual_stages=2, share=0.6)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_recomputation_gives_the_same_gradients(model: Model, share: float) -> None:
+    """Every level, and each unit alone, kept or with the others on the host."""
+    lean = [name for name in RECOMPUTE_FULL if name in {unit.name for unit in layer_units(model)}]
+    for recompute in (*RECOMPUTE_LEVELS, *((name,) for name in lean)):
+        assert_equal_work(
+            model,
+            (23, 16, 9),
+            stages=2,
+            virtual_stages=1,
+            share=share,
+            recompute=recompute,
+        )
 
 
 def test_offload_changes_no_bit() -> None:

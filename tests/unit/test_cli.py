@@ -19,7 +19,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("verb", ["list", "plan", "run", "table", "env"])
+VERBS = ("list", "plan", "simulate", "timeline", "run", "table", "limit", "profile", "env")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([verb, "--help"])
@@ -129,7 +132,9 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_reading_verbs_do_not_import_torch() -> None:
     code = (
         "import sys; from benchmarks import cli, verbs, records, tables, tuning, rows; "
-        "cli.main(['list']); assert 'torch' not in sys.modules"
+        "cli.main(['list']); cli.main(['plan', 'mini-cpu', '--n', '2']); "
+        "cli.main(['simulate', '--pp', '2', '--n', '2', '--unit-costs']); "
+        "assert 'torch' not in sys.modules"
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, capture_output=True)

@@ -9,10 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.costs import load_profile, step_flops
+from baselines.sppo import ADAPTER
+from sppo.costs import step_flops
 from sppo.errors import Infeasible, NotBuilt
-from sppo.partition import equal_cut, flops_balanced_cut, prefix_flops
-from sppo.solver import SolverOptions, solve, split_layers
+from sppo.exact import cheapest_fates
+from sppo.layouts import Layout, split_layers
+from sppo.partition import equal_cut, flops_balanced_cut, prefix_flops, time_balanced_cut
+from sppo.policies import choose
+from sppo.predict import plan_costs
+from sppo.profile import load_profile
+from sppo.solver import SolverOptions, solve, stage_problem
 from sppo.workload import MIB, MODELS, Cluster, Workload, parse_bytes, parse_tokens
 
 PROFILE = load_profile("cpu-2core")
@@ -45,6 +51,7 @@ def test_cuts_cover_the_sequence(tokens: int, count: int, alignment: int) -> Non
     for lengths in (
         equal_cut(tokens, count, alignment=alignment),
         flops_balanced_cut(TINY.model, tokens, count, alignment=alignment),
+        time_balanced_cut(TINY.model, PROFILE, tokens, count, alignment=alignment),
     ):
         assert sum(lengths) == tokens
         assert len(lengths) == count
@@ -81,16 +88,75 @@ def test_layers_split_with_the_remainder_in_front() -> None:
         split_layers(3, 4)
 
 
-def test_solver_fits_the_limit_by_offloading_no_more_than_needed() -> None:
+def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
     free = solve(TINY, PROFILE)
     peak = max(stage.memory.total for stage in free.stages)
     assert all(stage.memory.host == 0 for stage in free.stages)
     limit = peak - 20 * MIB
     tight = solve(TINY.with_device_memory(limit), PROFILE)
     assert max(stage.memory.total for stage in tight.stages) <= limit
-    assert max(stage.memory.host for stage in tight.stages) > 0
+    assert any(any((*p.offload_units, *p.recompute_units)) for p in tight.parts)
     assert tight.makespan_seconds >= free.makespan_seconds
     assert "device limit" in tight.card()
+
+
+def test_slow_links_recompute_and_slow_memory_offloads() -> None:
+    tight = TINY.with_device_memory(120 * MIB)
+    slow_link = replace(PROFILE, d2h_bytes_per_second=1e8, h2d_bytes_per_second=1e8)
+    plan = solve(tight, slow_link)
+    assert max(stage.memory.host for stage in plan.stages) == 0
+    assert any(any(part.recompute_units) for part in plan.parts)
+    slow_memory = replace(PROFILE, memory_bytes_per_second=1e8)
+    plan = solve(tight, slow_memory)
+    assert max(stage.memory.host for stage in plan.stages) > 0
+    assert not any(any(part.recompute_units) for part in plan.parts)
+
+
+@pytest.mark.parametrize("limit", [102, 105, 120, 140])
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped: bool) -> None:
+    """On the same stage, and both fit."""
+    profile = replace(PROFILE, overlapped_copies=overlapped, d2h_bytes_per_second=2e9)
+    workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=40 * MIB)
+    layout = Layout(
+        workload=workload,
+        profile=profile,
+        sequence_parallel=1,
+        pipeline_parallel=2,
+        virtual_stages=1,
+        group_subsequences=6,
+        lengths=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
+    )
+    problem = stage_problem(layout, 1)
+    rough, best = choose(problem, "auto"), cheapest_fates(problem)
+    for fates in (rough, best):
+        problem.require_fit(problem.memory(fates))
+    assert problem.added_ns(best) <= 1.001 * problem.added_ns(rough)
+
+
+def test_exact_says_infeasible_as_the_heuristic_does() -> None:
+    with pytest.raises(Infeasible, match=r"short by .* of device memory"):
+        solve(TINY.with_device_memory(60 * MIB), PROFILE, SolverOptions(solver="exact"))
+
+
+def test_the_papers_heuristic_says_what_its_memory_model_misses() -> None:
+    plan = solve(TINY.with_device_memory(136 * MIB), PROFILE, SolverOptions(solver="paper"))
+    assert plan.virtual_stages == 1
+    assert not any(any(part.recompute_units) for part in plan.parts)
+    assert any("over the limit" in reason for reason in plan.reasons)
+
+
+def test_alpha_is_the_share_that_hides_under_the_next_subsequence() -> None:
+    """alpha_i A_i <= BW * T, to within one unit; long early subsequences keep a part."""
+    profile = replace(PROFILE, overlapped_copies=True, d2h_bytes_per_second=4e8)
+    plan = solve(TINY, profile, SolverOptions(policy="paper", subsequences=8, virtual_stages=1))
+    shares = plan.parts[0].offload_share
+    assert shares[-1] == 0.0
+    assert 0 < shares[0] < shares[-2]
+    layout_costs = plan_costs(plan, profile)[0]
+    unit = 4 * max(plan.lengths_tokens) * TINY.model.ffn
+    for index in range(7):
+        assert layout_costs.d2h[index] <= layout_costs.forward[index + 1] + unit / 4e8 * 1e9
 
 
 def test_last_subsequence_never_travels() -> None:
@@ -105,26 +171,34 @@ def test_infeasible_says_what_is_short() -> None:
         solve(TINY.with_device_memory(30 * MIB), PROFILE)
     starved = replace(TINY.with_device_memory(120 * MIB), host_memory_bytes=1 * MIB)
     with pytest.raises(Infeasible, match=r"of host memory"):
-        solve(starved, PROFILE, SolverOptions(subsequences=8))
+        solve(starved, PROFILE, SolverOptions(subsequences=8, policy="full-offload"))
+
+
+def test_layouts_that_do_not_fill_the_ranks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no layout SP any x PP 3 fills 2 ranks"):
+        solve(TINY, PROFILE, SolverOptions(pipeline_parallel=3))
+    with pytest.raises(ValueError, match=r"no layout SP 3 x PP any fills 2 ranks"):
+        solve(TINY, PROFILE, SolverOptions(sequence_parallel=3))
+
+
+def test_the_engine_refuses_plans_it_cannot_run() -> None:
+    with pytest.raises(NotBuilt, match="sequence parallelism inside a stage"):
+        ADAPTER.plan(TINY, SolverOptions(sequence_parallel=2))
+    assert solve(TINY, PROFILE, SolverOptions(sequence_parallel=2)).sequence_parallel == 2
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"sequence_parallel": 2}, "sequence parallelism"),
-        ({"pipeline_parallel": 1}, "data-parallel replicas"),
+        ({"policy": "fast"}, "unknown policy 'fast': take one of auto"),
+        ({"cut": "random"}, "unknown cut"),
+        ({"solver": "oracle"}, "unknown solver"),
+        ({"solver": "exact", "policy": "lean"}, "the exact solver decides"),
     ],
 )
-def test_what_is_not_built_names_itself(options: dict[str, int], word: str) -> None:
-    with pytest.raises(NotBuilt, match=word):
-        solve(TINY, PROFILE, SolverOptions(**options))
-
-
-def test_unbuilt_policies_name_themselves() -> None:
-    with pytest.raises(NotBuilt, match="recomputation"):
-        SolverOptions(policy="lean")
-    with pytest.raises(ValueError, match="unknown policy"):
-        SolverOptions(policy="fast")
+def test_unknown_options_are_refused(options: dict[str, str], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        SolverOptions(**options)
 
 
 def test_profiles_are_checked() -> None:

@@ -21,6 +21,11 @@ def test_idle_is_what_neither_computes_nor_copies() -> None:
     assert timeline.bubble_share([first, second]) == pytest.approx(1 - 120 / 200)
 
 
+def test_a_copy_beside_a_compute_is_no_further_work() -> None:
+    events = [event("compute", 0, 80), event("d2h", 10, 90), event("h2d", 80, 100)]
+    assert timeline.bubble_share([events], overlapped_copies=True) == pytest.approx(0.2)
+
+
 def test_nothing_told_is_unknown(tmp_path: Path) -> None:
     assert timeline.bubble_share([]) is None
     (tmp_path / "timeline-0.json").write_text(json.dumps([event("compute", 0, 1)]))

@@ -1,0 +1,61 @@
+"""`sppo-bench simulate`: the planned step, or a bare pipeline in unit costs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from benchmarks import simulations
+from benchmarks.flags import Simulate
+from benchmarks.output import show_json
+from benchmarks.selection import (
+    MODEL_FLAGS,
+    UsageError,
+    check_positive,
+    flag,
+    planned,
+    solver_flags,
+    tell_infeasible,
+)
+from benchmarks.simulations import Simulated
+from sppo.errors import Infeasible
+from sppo.profile import load_profile
+
+UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_per_step")
+"""What a pipeline without a model has."""
+
+
+def simulate(verb: Simulate) -> int:
+    """Tables or JSON; every number is simulated."""
+    if verb.unit_costs:
+        step = _unit_costs(verb)
+    else:
+        try:
+            plan = planned(verb)
+        except Infeasible as error:
+            return tell_infeasible(verb, error)
+        step = simulations.of_plan(plan, load_profile(plan.hardware))
+    if verb.json:
+        show_json(asdict(step))
+    else:
+        print(simulations.text(step))
+    return 0
+
+
+def _unit_costs(verb: Simulate) -> Simulated:
+    others = {"workload", *MODEL_FLAGS, "device_memory", *solver_flags(verb)} - set(UNIT_FLAGS)
+    given = sorted(name for name in others if getattr(verb, name) is not None)
+    if given:
+        name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
+        raise UsageError(
+            f"--unit-costs has no model: leave {name} out; it takes --pp, --n, --virtual-stages "
+            "and --sequences-per-step"
+        )
+    check_positive(verb, UNIT_FLAGS)
+    if verb.pipeline_parallel is None or verb.subsequences is None:
+        raise UsageError("--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8")
+    return simulations.of_unit_costs(
+        pipeline_parallel=verb.pipeline_parallel,
+        subsequences=verb.subsequences,
+        virtual_stages=verb.virtual_stages or 1,
+        sequences=verb.sequences_per_step or 1,
+    )

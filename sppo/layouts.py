@@ -1,0 +1,216 @@
+"""Layouts: SP, PP, parts a stage, N and the cut, before anything is decided about memory.
+
+A layout's costs are those of its subsequences alone; what memory adds to them comes later.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds
+from sppo.memory import PartShape
+from sppo.partition import check_cut, equal_cut, flops_balanced_cut, time_balanced_cut
+from sppo.plan import receive_ahead
+from sppo.profile import Profile
+from sppo.schedule import compute_order
+from sppo.workload import Model, Workload
+
+CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
+"""Numbers of subsequences that are tried."""
+
+GROUP_STAGES = 4
+"""Subsequences of an interleaved group, per stage: slack for the other stages against the memory
+of the messages that wait."""
+
+ALIGNMENT_TOKENS = 16
+"""Lengths are multiples of this, times SP, in sequences of 1,024 tokens and more."""
+
+CUTS = ("flops", "equal", "time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way to lay a workload out; everything but the fates of its tensors."""
+
+    workload: Workload
+    profile: Profile
+    sequence_parallel: int
+    pipeline_parallel: int
+    virtual_stages: int
+    group_subsequences: int
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return tuple(itertools.accumulate(self.lengths[:-1], initial=0))
+
+    @cached_property
+    def shapes(self) -> tuple[PartShape, ...]:
+        """The parts, first layers first; part k belongs to stage k mod PP."""
+        model = self.workload.model
+        return tuple(
+            PartShape(
+                model=model,
+                layers=range(*layers),
+                element_bytes=self.workload.element_bytes,
+                shards=self.sequence_parallel,
+            )
+            for layers in split_layers(model.layers, self.pipeline_parallel * self.virtual_stages)
+        )
+
+    @cached_property
+    def order(self) -> tuple[tuple[int, int], ...]:
+        return tuple(compute_order(self.virtual_stages, len(self.lengths), self.group_subsequences))
+
+    @property
+    def messages_ahead(self) -> int:
+        return receive_ahead(self.pipeline_parallel, self.virtual_stages, self.group_subsequences)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockSeconds, ...]:
+        """Compute times of one block, by subsequence."""
+        return _blocks(self.workload.model, self.profile, self.lengths, self.sequence_parallel)
+
+    def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
+        """Compute times of one part, by subsequence."""
+        return tuple(block.part(len(shape.layers), shape.last) for block in self.blocks)
+
+    @cached_property
+    def least_seconds(self) -> float:
+        """Makespan of the fullest stage, if nothing waits for copies, messages or memory.
+
+        Sum of its costs + (PP - 1) times the largest part-subsequence, which the others wait for.
+        """
+        worst = 0
+        for stage in {0, self.pipeline_parallel - 1}:
+            rows = [self.part_costs(s) for s in self.shapes[stage :: self.pipeline_parallel]]
+            times = [cost.forward_ns + cost.backward_ns for row in rows for cost in row]
+            total = self.workload.sequences_per_step * sum(times)
+            worst = max(worst, total + (self.pipeline_parallel - 1) * max(times))
+        return worst / 1e9
+
+    def __str__(self) -> str:
+        return (
+            f"SP {self.sequence_parallel} x PP {self.pipeline_parallel}, {self.virtual_stages} "
+            f"part(s) a stage, N {len(self.lengths)}"
+        )
+
+
+@lru_cache(maxsize=1024)
+def _blocks(
+    model: Model, profile: Profile, lengths: tuple[int, ...], shards: int
+) -> tuple[BlockSeconds, ...]:
+    starts = itertools.accumulate(lengths[:-1], initial=0)
+    return tuple(
+        block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
+        for start, tokens in zip(starts, lengths, strict=True)
+    )
+
+
+def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
+    """Consecutive layer ranges; the first stages take the remainder, the last carries the head."""
+    if stages > layers:
+        raise ValueError(
+            f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
+        )
+    ranges = []
+    start = 0
+    for stage in range(stages):
+        count = layers // stages + (1 if stage < layers % stages else 0)
+        ranges.append((start, start + count))
+        start += count
+    return tuple(ranges)
+
+
+def degrees(
+    workload: Workload, sequence_parallel: int | None, pipeline_parallel: int | None
+) -> list[tuple[int, int]]:
+    """(SP, PP) over all ranks that the model's heads, KV heads and layers allow.
+
+    Raises ValueError if there is none.
+    """
+    ranks, model = workload.cluster.ranks, workload.model
+    found = []
+    for shards in range(1, ranks + 1):
+        stages, rest = divmod(ranks, shards)
+        fits = not rest and stages <= model.layers
+        fits &= model.heads % shards == 0 and model.kv_heads % shards == 0
+        fits &= sequence_parallel in (None, shards) and pipeline_parallel in (None, stages)
+        if fits:
+            found.append((shards, stages))
+    if not found:
+        asked = f"SP {sequence_parallel or 'any'} x PP {pipeline_parallel or 'any'}"
+        raise ValueError(
+            f"no layout {asked} fills {ranks} ranks: SP must divide {model.heads} heads and "
+            f"{model.kv_heads} KV heads, PP is at most {model.layers} layers, and SP x PP must be "
+            f"{ranks} (data-parallel replicas are not in this version)"
+        )
+    return found
+
+
+def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
+    """Numbers of parts per stage worth a try: as long as every part has a layer."""
+    if wanted is not None:
+        if wanted < 1 or stages * wanted > layers:
+            raise ValueError(
+                f"{layers} layers cannot form {stages} x {wanted} parts: take virtual_stages "
+                f"between 1 and {max(1, layers // stages)}"
+            )
+        return (wanted,)
+    if stages == 1:
+        return (1,)
+    return tuple(v for v in (1, 2, 4, 8) if layers % (stages * v) == 0) or (1,)
+
+
+def cuts(
+    workload: Workload,
+    profile: Profile,
+    shards: int,
+    subsequences: int | None,
+    kind: str,
+    longest_tokens: int | None,
+) -> Iterator[tuple[int, ...]]:
+    """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
+
+    A cap on the first lengths costs no bubble and saves memory; it makes more of them.
+    Raises ValueError if the asked N is more than the tokens allow.
+    """
+    tokens = workload.sequence_tokens
+    alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else 1
+    counts: Sequence[int] = tuple(n for n in CANDIDATES if n * alignment <= tokens)
+    if subsequences is not None:
+        check_cut(tokens, subsequences, 1)
+        counts = (subsequences,)
+        alignment = min(alignment, tokens // subsequences)
+    for count in counts:
+        plain = _cut(workload, profile, shards, count, kind, alignment, longest_tokens)
+        yield plain
+        cap = 2 * -(-tokens // count)
+        if longest_tokens is None and subsequences is None and kind == "flops" and plain[0] > cap:
+            yield _cut(workload, profile, shards, count, kind, alignment, cap)
+
+
+def _cut(
+    workload: Workload,
+    profile: Profile,
+    shards: int,
+    count: int,
+    kind: str,
+    alignment: int,
+    longest_tokens: int | None,
+) -> tuple[int, ...]:
+    model, tokens = workload.model, workload.sequence_tokens
+    if kind == "equal":
+        return equal_cut(tokens, count, alignment=alignment)
+    if kind == "time":
+        return time_balanced_cut(model, profile, tokens, count, alignment=alignment, shards=shards)
+    return flops_balanced_cut(model, tokens, count, alignment=alignment, longest=longest_tokens)
+
+
+def even_group(subsequences: int, largest: int) -> int:
+    """Group size for groups of nearly equal size, none larger than `largest`."""
+    groups = -(-subsequences // largest)
+    return -(-subsequences // groups)
