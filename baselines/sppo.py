@@ -37,7 +37,8 @@ class SppoSystem:
 
     def timeline(self) -> list[dict[str, Any]]:
         """The last step's instructions in the simulator's lanes; times from one host's clock."""
-        lanes = {"O": "d2h", "T": "h2d", "F": "compute", "B": "compute"}
+        compute = dict.fromkeys(("F", "B", "Z"), "compute")
+        lanes = {"O": "d2h", "T": "h2d", **compute}
         return [
             {
                 "name": str(timed.instruction),

@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
 from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Table, Timeline
+from benchmarks.study_flags import Ablation, Longest, Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -34,6 +35,9 @@ Verb = (
     | Annotated[Run, subcommand("run")]
     | Annotated[Table, subcommand("table")]
     | Annotated[Limit, subcommand("limit")]
+    | Annotated[Longest, subcommand("longest")]
+    | Annotated[Sweep, subcommand("sweep")]
+    | Annotated[Ablation, subcommand("ablation")]
     | Annotated[Profile, subcommand("profile")]
     | Annotated[Env, subcommand("env")]
 )

@@ -30,6 +30,9 @@ _RELAXED_MMAP_BYTES = 32 * MIB
 _RELAXED_TRIM_BYTES = 256 * MIB
 _WARM_ROWS = 1024
 _PROBE_BYTES = 16 * MIB
+_NO_MEMORY_FOR_CODE = "could not create a primitive"
+"""oneDNN's words where it gets no memory for a kernel's machine code or scratch. What it does not
+support it refuses earlier, as a primitive descriptor."""
 
 
 def strict_allocator() -> bool:
@@ -92,7 +95,9 @@ def is_out_of_memory(error: BaseException, limit_in_force: bool) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error) or "std::bad_alloc" in str(error)
+        "can't allocate memory" in str(error)
+        or "std::bad_alloc" in str(error)
+        or str(error) == _NO_MEMORY_FOR_CODE
     )
 
 

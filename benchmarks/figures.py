@@ -13,11 +13,11 @@ from benchmarks.tables import Summary
 from benchmarks.workloads import length_name
 from sppo.workload import format_bytes
 
-_COLOURS = {"sppo": "#0b6e4f", "megatron": "#5b7fa3", "deepspeed": "#b08d57"}
-_OTHER = "#8a8f98"
-_INK = "#22262b"
-_FAINT = "#6b7280"
-_FAILED = "#b3261e"
+COLOURS = {"sppo": "#0b6e4f", "megatron": "#5b7fa3", "deepspeed": "#b08d57"}
+OTHER = "#8a8f98"
+INK = "#22262b"
+FAINT = "#6b7280"
+FAILED = "#b3261e"
 
 
 def bar_chart(records: Sequence[Record], path: Path) -> None:
@@ -35,8 +35,8 @@ def bar_chart(records: Sequence[Record], path: Path) -> None:
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlim(0, 1.34 * fastest)
     caption = "tokens per second and rank (median; whiskers: quartiles)"
-    axes.set_xlabel(caption, color=_FAINT, fontsize=8.5, loc="left")
-    axes.tick_params(axis="x", colors=_FAINT, labelsize=8, length=0)
+    axes.set_xlabel(caption, color=FAINT, fontsize=8.5, loc="left")
+    axes.tick_params(axis="x", colors=FAINT, labelsize=8, length=0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -52,8 +52,8 @@ def _draw(axes: Any, position: int, row: Summary, fastest: float) -> None:
     settings = textwrap.wrap(row.settings, 34, max_lines=2, placeholder=" …")
     lift = 5 * len(settings) - 4
     for text, height, colour, size, anchor in (
-        (row.row, lift, _INK, 10, "baseline"),
-        ("\n".join(settings), lift - 4, _FAINT, 7.5, "top"),
+        (row.row, lift, INK, 10, "baseline"),
+        ("\n".join(settings), lift - 4, FAINT, 7.5, "top"),
     ):
         axes.annotate(
             text,
@@ -70,12 +70,12 @@ def _draw(axes: Any, position: int, row: Summary, fastest: float) -> None:
     if rate is None:
         _draw_cross(axes, position, row.status)
         return
-    axes.barh(position, rate.median, height=0.56, color=_COLOURS.get(row.system, _OTHER))
+    axes.barh(position, rate.median, height=0.56, color=COLOURS.get(row.system, OTHER))
     axes.errorbar(
         rate.median,
         position,
         xerr=[[rate.median - rate.low], [rate.high - rate.median]],
-        color=_INK,
+        color=INK,
         elinewidth=1.1,
         capsize=3,
         capthick=1.1,
@@ -83,7 +83,7 @@ def _draw(axes: Any, position: int, row: Summary, fastest: float) -> None:
     words = f"{rate.median:,.0f}"
     if row.sppo_speed_up is not None and row.system != "sppo":
         words += f"   (SPPO: {row.sppo_speed_up:.2f}x)"
-    axes.text(rate.high + 0.018 * fastest, position, words, color=_INK, va="center", fontsize=9)
+    axes.text(rate.high + 0.018 * fastest, position, words, color=INK, va="center", fontsize=9)
 
 
 def _draw_cross(axes: Any, position: int, word: str) -> None:
@@ -91,14 +91,14 @@ def _draw_cross(axes: Any, position: int, word: str) -> None:
     from matplotlib.transforms import offset_copy
 
     beside = offset_copy(axes.transData, axes.figure, x=9, units="points")
-    axes.plot(0, position, "x", transform=beside, color=_FAILED, markersize=8, markeredgewidth=2.2)
+    axes.plot(0, position, "x", transform=beside, color=FAILED, markersize=8, markeredgewidth=2.2)
     axes.annotate(
         word,
         xy=(0, position),
         xytext=(19, 0),
         textcoords="offset points",
         va="center",
-        color=_FAILED,
+        color=FAILED,
         fontsize=10,
         fontweight="bold",
     )
@@ -111,6 +111,6 @@ def _title(figure: Any, records: Sequence[Record]) -> None:
     limit = "no memory limit" if limit_bytes is None else f"{format_bytes(limit_bytes)} a rank"
     head = f"{workload.name}: {length_name(workload.sequence_tokens)} tokens, {limit}"
     where = f"{tables.machine(record)} · {tables.commit(record)} · {record.started[:10]}"
-    figure.suptitle(head, x=0.012, ha="left", color=_INK, fontsize=12, fontweight="bold")
-    figure.text(0.012, 0.0, f"measured · {where}", color=_FAINT, fontsize=7.5, va="bottom")
+    figure.suptitle(head, x=0.012, ha="left", color=INK, fontsize=12, fontweight="bold")
+    figure.text(0.012, 0.0, f"measured · {where}", color=FAINT, fontsize=7.5, va="bottom")
     figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))

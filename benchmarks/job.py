@@ -30,6 +30,10 @@ THROW_AWAY_TOKENS = 64
 """Length of the first optimizer step: real training, the same for all, but too small to matter."""
 
 
+LEAST_MESSAGE_TIMEOUT_SECONDS = 120.0
+"""How long a rank waits for a message of another, at least."""
+
+
 MASKED = " (masked)"
 """Suffix in `Accounted.flops` of what a causal attention's mask throws away.
 
@@ -40,7 +44,8 @@ An operator's plain name holds what causality leaves; with the masked part it is
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 
-    `account` off skips the accounted step (and with it the enforced limit).
+    `account` off skips the accounted step (and with it the enforced limit). A rank waits
+    `message_timeout_seconds` at most for a message: a long step keeps its peers waiting.
     """
 
     workload: Workload
@@ -56,6 +61,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     measured_steps: int
     account: bool = True
     threads_per_rank: int = 1
+    message_timeout_seconds: float = LEAST_MESSAGE_TIMEOUT_SECONDS
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -144,6 +144,24 @@ def with_settings(
     )
 
 
+def recheck(assignment: Assignment, workload: Workload) -> Assignment:
+    """The same settings on another workload, or refused there in the library's words."""
+    import msgspec
+
+    from baselines import registry
+    from baselines.protocol import Unavailable
+
+    if not assignment.settings:
+        return assignment  # refused before it had any
+    adapter = registry.load(assignment.row.system)
+    settings: Any = msgspec.convert(assignment.settings, adapter.settings_type)
+    try:
+        adapter.check(workload, settings)
+    except Unavailable as error:
+        return replace(assignment, status="unavailable", reason=str(error))
+    return replace(assignment, status=None, reason="")
+
+
 def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[str, Any] | None]:
     """Settings, where they come from, and SPPO's plan."""
     import msgspec
@@ -164,20 +182,41 @@ def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[
         return settings, f"{whose} PP{pipeline_parallel} TP{tensor_parallel}, full recompute", None
     settings = adapter.grid(workload)[0]
     if row.choosing == "planned":
+        from sppo.profile import load_profile
+
         limit = workload.device_memory_bytes
         memory = "no limit" if limit is None else format_bytes(limit)
         plan = adapter.plan(workload, settings)
-        return settings, f"planned by the solver, device memory: {memory}", plan_data(plan)
+        kind = load_profile(workload.cluster.hardware).kind
+        told = plan_data(plan, solver=settings.solver, profile_kind=kind)
+        return settings, f"planned by the solver, device memory: {memory}", told
     return settings, "nothing to choose", None
 
 
-def plan_data(plan: Any) -> dict[str, Any]:
-    """A plan for the record, with the peaks that it predicts for each stage, in bytes."""
+def plan_data(
+    plan: Any, *, solver: str | None = None, profile_kind: str | None = None
+) -> dict[str, Any]:
+    """A plan for records and programs, with what it predicts by stage and by subsequence.
+
+    Keys and units: docs/plan.md. `solver` and `profile_kind` are null where the caller gives none.
+    """
     import msgspec
 
     memory = [stage.memory for stage in plan.stages]
+    count = len(plan.lengths_tokens)
     return {
         **msgspec.to_builtins(plan),
+        "label": "simulated",
+        "solver": solver,
+        "profile_kind": profile_kind,
+        "offload_share": [
+            sum(part.offload_share[index] for part in plan.parts) / len(plan.parts)
+            for index in range(count)
+        ],
+        "recompute_units": [
+            list(dict.fromkeys(name for part in plan.parts for name in part.recompute_units[index]))
+            for index in range(count)
+        ],
         "predicted_peak_bytes": [stage.total for stage in memory],
         "predicted_activation_peak_bytes": [stage.activations_peak for stage in memory],
         "predicted_host_bytes": [stage.host for stage in memory],

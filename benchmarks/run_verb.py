@@ -61,8 +61,11 @@ def check_run(verb: Run) -> Request:
 
 
 def check_steps(options: Any) -> None:
-    """Raise UsageError if the launches would be too short for the equal-work gate."""
+    """Raise UsageError if the launches are not timed, or too short for the equal-work gate."""
     from benchmarks.supervisor import REFERENCE_STEPS
+
+    if options.measured_steps < 1:
+        raise UsageError("measured_steps must be at least 1")
 
     if options.steps < REFERENCE_STEPS:
         raise UsageError(

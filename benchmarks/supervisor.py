@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import comparison, metrics, records
-from benchmarks.job import Job, Status
+from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
 from benchmarks.launcher import Nodes, launch
 from benchmarks.progress import Display
 from benchmarks.recording import Inputs, as_mismatch, make_record
@@ -34,7 +34,10 @@ UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How each row is launched. The time limit is of one launch, in seconds."""
+    """How each row is launched. The time limit is of one launch, in seconds.
+
+    Without warm-up and measured steps a launch ends after its accounted step, untimed.
+    """
 
     launches: int = 2
     warmup_steps: int = 1
@@ -44,7 +47,7 @@ class Options:
     nodes: Nodes = field(default_factory=Nodes)
 
     def __post_init__(self) -> None:
-        for name, least in (("launches", 1), ("measured_steps", 1), ("warmup_steps", 0)):
+        for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}")
         if self.time_limit_seconds <= 0:
@@ -95,6 +98,24 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
         )
         undo.pop_all()
     return inputs
+
+
+def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
+    """The same weights under another length, limit or number of sequences; tokens are rewritten.
+
+    Raises ValueError on text that is too short.
+    """
+    from benchmarks.data import token_file
+
+    before = inputs.workload
+    if (workload.sequence_tokens, workload.sequences_per_step) == (
+        before.sequence_tokens,
+        before.sequences_per_step,
+    ):
+        return replace(inputs, workload=workload)
+    source = token_file(workload, max(options.steps, REFERENCE_STEPS), inputs.tokens_path)
+    text = Text(description=source.description, sha256=source.sha256)
+    return replace(inputs, workload=workload, text=text)
 
 
 Narrow = Callable[[Sequence[Assignment], Sequence[Record]], Sequence[Assignment]]
@@ -183,6 +204,7 @@ def make_job(inputs: Inputs, assignment: Assignment, number: int, options: Optio
         warmup_steps=options.warmup_steps,
         measured_steps=options.measured_steps,
         threads_per_rank=options.threads_per_rank,
+        message_timeout_seconds=max(LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds),
     )
     if assignment.row != REFERENCE:
         return job

@@ -202,12 +202,12 @@ def cells(summary: Summary) -> list[str]:
         summary.row,
         summary.settings or NO_NUMBER,
         _status(summary),
-        NO_NUMBER if step is None else f"{step.median:.3f} [{step.low:.3f}, {step.high:.3f}]",
+        spread_words(step),
         NO_NUMBER if rate is None else f"{rate.median:,.0f}",
         NO_NUMBER if summary.sppo_speed_up is None else f"{summary.sppo_speed_up:.2f}x",
         NO_NUMBER if summary.mfu_causal is None else f"{100 * summary.mfu_causal:.1f} %",
-        _size(summary.tracked_peak_bytes),
-        _size(summary.host_peak_bytes),
+        size_words(summary.tracked_peak_bytes),
+        size_words(summary.host_peak_bytes),
         NO_NUMBER if summary.final_loss is None else f"{summary.final_loss:.6f}",
         summary.label,
     ]
@@ -219,7 +219,15 @@ def _status(summary: Summary) -> str:
     return summary.status
 
 
-def _size(size_bytes: int | None) -> str:
+def spread_words(spread: Spread | None) -> str:
+    """ "0.968 [0.951, 0.977]": median and quartiles, or a dash."""
+    if spread is None:
+        return NO_NUMBER
+    return f"{spread.median:.3f} [{spread.low:.3f}, {spread.high:.3f}]"
+
+
+def size_words(size_bytes: int | None) -> str:
+    """ "123.5 MiB", 0, or a dash where it is not known."""
     if size_bytes is None:
         return NO_NUMBER
     return format_bytes(size_bytes) if size_bytes else "0"

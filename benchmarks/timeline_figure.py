@@ -14,6 +14,7 @@ from sppo.schedule import parse_instruction
 _COLOURS = {
     "forward": ("#0b6e4f", "#4fa386"),
     "backward": ("#345f8f", "#83a6cc"),
+    "clear dKV": ("#9aa1ab", "#9aa1ab"),
     "offload": ("#c8862a", "#c8862a"),
     "fetch": ("#e0b268", "#e0b268"),
     "send": ("#8e5a9e", "#8e5a9e"),

@@ -14,6 +14,7 @@ LANE_NAMES = {"compute": "compute", "d2h": "D2H", "h2d": "H2D", "p2p": "P2P"}
 CATEGORIES = {
     "F": "forward",
     "B": "backward",
+    "Z": "clear dKV",
     "O": "offload",
     "T": "fetch",
     "S": "send",

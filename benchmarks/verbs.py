@@ -9,11 +9,21 @@ from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Tab
 from benchmarks.output import show_json, show_records
 from benchmarks.records import RecordError
 from benchmarks.rows import ROWS, plan_data
-from benchmarks.selection import UsageError, check_machine, find_workload, planned, tell_infeasible
+from benchmarks.selection import (
+    UsageError,
+    check_machine,
+    find_selected,
+    find_workload,
+    planned,
+    solver_options,
+    tell_infeasible,
+)
+from benchmarks.study_flags import Ablation, Longest, Sweep
 from sppo.errors import Infeasible
 from sppo.workload import Workload, format_bytes
 
-Verb = List | Plan | Simulate | Timeline | Run | Table | Limit | Profile | Env
+Study = Longest | Sweep | Ablation
+Verb = List | Plan | Simulate | Timeline | Run | Table | Limit | Study | Profile | Env
 
 
 def dispatch(verb: Verb) -> int:
@@ -39,6 +49,18 @@ def dispatch(verb: Verb) -> int:
             return table(verb)
         case Limit():
             return limit(verb)
+        case Longest():
+            from benchmarks.longest_verb import longest
+
+            return longest(verb)
+        case Sweep():
+            from benchmarks.sweep_verb import sweep
+
+            return sweep(verb)
+        case Ablation():
+            from benchmarks.ablation_verb import ablation
+
+            return ablation(verb)
         case Profile():
             from benchmarks.profile_verb import profile
 
@@ -81,14 +103,20 @@ def _memory(workload: Workload) -> str:
 
 def plan(verb: Plan) -> int:
     """The plan's card or JSON."""
+    from sppo.card import card
+    from sppo.profile import load_profile
+
     try:
         found = planned(verb)
     except Infeasible as error:
         return tell_infeasible(verb, error)
+    workload = find_selected(verb)
+    profile = load_profile(workload.cluster.hardware)
     if verb.json:
-        show_json(plan_data(found))
+        solver = solver_options(verb).solver
+        show_json(plan_data(found, solver=solver, profile_kind=profile.kind))
     else:
-        print(found.card())
+        print(card(found, profile, workload))
     return 0
 
 

@@ -53,8 +53,6 @@ from benchmarks.weights import map_weights, torch_dtype
 from sppo.errors import HostTierFull, Infeasible, NotBuilt
 from sppo.workload import Workload
 
-PROCESS_GROUP_TIMEOUT_SECONDS = 120
-
 
 @dataclass(kw_only=True)
 class Whereabouts:
@@ -117,7 +115,7 @@ def join_ranks(job: Job) -> torch.device:
             f"the job wants {job.ranks} ranks and WORLD_SIZE is {found}; "
             f"start it by torchrun with {job.ranks} processes in all"
         )
-    timeout = timedelta(seconds=PROCESS_GROUP_TIMEOUT_SECONDS)
+    timeout = timedelta(seconds=job.message_timeout_seconds)
     if job.workload.cluster.device == "cpu":
         dist.init_process_group("gloo", timeout=timeout)
         return torch.device("cpu")

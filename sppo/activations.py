@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sppo.hostmem import HostArena, Slot
+from sppo.hostmem import Arrival, HostArena, Slot
 from sppo.plan import UnitKey
 
 
@@ -110,7 +110,7 @@ class ActivationStore:
         self._mortal: list[StorageWeakRef] = []
         self._tags: dict[int, UnitKey] = {}
         self._open: dict[int, Saved] = {}
-        self._arriving: list[torch.cuda.Event] = []
+        self._arriving = Arrival(None)
         self.saved: list[Saved] = []
 
     def tag(self, layer: int, unit: str, tensor: Tensor) -> None:
@@ -210,13 +210,12 @@ class ActivationStore:
             if entry.slot is None:
                 continue
             data = torch.empty(entry.size_bytes, dtype=torch.uint8, device=device)
-            arrived = arena.load(entry.slot, data)
-            if arrived is not None:
-                self._arriving.append(arrived)
+            arena.load(entry.slot, data)
             entry.data = data
             entry.slot = None
             self._label("activations", data)
             moved += entry.size_bytes
+        self._arriving = arena.arrived()
         return moved
 
     def release(self) -> None:
@@ -224,8 +223,6 @@ class ActivationStore:
 
         On CUDA the compute stream waits for what this store has fetched, and for nothing else.
         """
-        for arrived in self._arriving:
-            arrived.wait()
-        self._arriving.clear()
+        self._arriving.wait()
         assert all(entry.slot is None for entry in self.saved), "a unit was never fetched"
         self.saved.clear()

@@ -4,18 +4,19 @@ The square block on the diagonal is causal, the prefix before it is not; both ar
 stock ATen flash operator, merged by their log-sum-exp. In the backward each block gets the global
 output and log-sum-exp, so the sums of its gradients are those of full attention.
 
-Shapes: query [1, H, l, D], keys and values [1, Hkv, start + l, D], log-sum-exp [1, H, l] float32.
+An empty prefix kills the CPU operator, so it must be no block at all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sppo.errors import NotBuilt
-from sppo.memory import PREFIX_BLOCK_TOKENS
+from sppo.kvcache import Block
 
 _aten: Any = torch.ops.aten
 
@@ -78,50 +79,58 @@ def check_attention(device: torch.device, dtype: torch.dtype) -> None:
         raise NotBuilt(f"attention on {device.type}: only cpu and cuda have a flash operator here")
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Output [1, H, l, D] and log-sum-exp [1, H, l] of queries at positions start..start+l."""
-    out, logsumexp = _block_forward(query, keys[:, :, start:], values[:, :, start:], True)
-    if start == 0:  # an empty prefix kills the CPU operator
-        return out, logsumexp
-    prefix_out, prefix_logsumexp = _block_forward(
-        query, keys[:, :, :start], values[:, :, :start], False
-    )
-    weight = torch.sigmoid(prefix_logsumexp - logsumexp).unsqueeze(-1)
-    if out.dtype in (torch.bfloat16, torch.float16):
-        merged = torch.lerp(out.float(), prefix_out.float(), weight).to(out.dtype)
-    else:
-        merged = out.lerp_(prefix_out, weight)
-    return merged, torch.logaddexp(logsumexp, prefix_logsumexp)
+def attend(
+    query: Tensor,
+    own: tuple[Tensor, Tensor],
+    prefix: Iterable[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Output [1, H, l, D] and log-sum-exp [1, H, l] of a subsequence's queries [H, l, D].
+
+    own: its keys and values [Hkv, l, D]; prefix: those of all earlier positions, in blocks.
+    """
+    batch = query.unsqueeze(0)
+    out, logsumexp = _block_forward(batch, own[0].unsqueeze(0), own[1].unsqueeze(0), True)
+    for keys, values in prefix:
+        other, other_logsumexp = _block_forward(
+            batch, keys.unsqueeze(0), values.unsqueeze(0), False
+        )
+        weight = torch.sigmoid(other_logsumexp - logsumexp).unsqueeze(-1)
+        if out.dtype in (torch.bfloat16, torch.float16):
+            out = torch.lerp(out.float(), other.float(), weight).to(out.dtype)
+        else:
+            out = out.lerp_(other, weight)
+        logsumexp = torch.logaddexp(logsumexp, other_logsumexp)
+    return out, logsumexp
 
 
 def attend_backward(
     grad: Tensor,
     query: Tensor,
-    keys: Tensor,
-    values: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    start: int,
-    key_gradients: Tensor,
-    value_gradients: Tensor,
+    own: Block,
+    prefix: Iterable[Block],
 ) -> Tensor:
-    """Gradient of the queries, in the accumulators' dtype; dK and dV are added in place.
+    """Gradient of the queries [1, H, l, D], in the accumulators' dtype.
 
-    key_gradients, value_gradients: accumulators [1, Hkv, start + l, D] of every position up to the
-    end, float32 or wider. The prefix is taken in blocks, so that the operator's own dK and dV stay
-    small (and in the cache on a CPU).
+    dK and dV are added to the accumulators of `own` and of every block of the prefix.
     """
 
-    def block(first: int, last: int, causal: bool) -> Tensor:
-        span = slice(first, last)
+    def block(part: Block, causal: bool) -> Tensor:
         query_gradient, key_gradient, value_gradient = _block_backward(
-            grad, query, keys[:, :, span], values[:, :, span], out, logsumexp, causal
+            grad,
+            query,
+            part.keys.unsqueeze(0),
+            part.values.unsqueeze(0),
+            out,
+            logsumexp,
+            causal,
         )
-        key_gradients[:, :, span].add_(key_gradient)
-        value_gradients[:, :, span].add_(value_gradient)
+        part.key_gradients.add_(key_gradient.squeeze(0))
+        part.value_gradients.add_(value_gradient.squeeze(0))
         return query_gradient
 
-    total = block(start, keys.shape[2], True).to(key_gradients.dtype)
-    for first in range(0, start, PREFIX_BLOCK_TOKENS):
-        total.add_(block(first, min(first + PREFIX_BLOCK_TOKENS, start), False))
+    total = block(own, True).to(own.key_gradients.dtype)
+    for part in prefix:
+        total.add_(block(part, False))
     return total

@@ -30,6 +30,7 @@ class StepCounters:
     loss: float = 0.0
     offloaded_bytes: int = 0
     fetched_bytes: int = 0
+    kv_moved_bytes: int = 0
     timeline: list[Timed] = field(default_factory=list)
 
 
@@ -59,6 +60,7 @@ class Engine:
             Op.SEND_GRADIENT: self._send,
             Op.OFFLOAD: self._offload,
             Op.FETCH: self._fetch,
+            Op.CLEAR: self._clear,
         }
         self._reset(torch.empty(0))
 
@@ -73,6 +75,7 @@ class Engine:
     def run(self, tokens: Tensor) -> Iterator[None]:
         """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights."""
         self._reset(tokens)
+        kv_moved_before = self.stage.kv_moved_bytes
         try:
             for instruction in self.schedule.stages[self.stage.index]:
                 receive = needed_receive(self.schedule, instruction)
@@ -85,6 +88,7 @@ class Engine:
                 )
             self.transport.flush()
             self.stage.assert_empty()
+            self.counters.kv_moved_bytes = self.stage.kv_moved_bytes - kv_moved_before
             if self._losses:
                 self.counters.loss = float(torch.stack(self._losses).sum())
         finally:
@@ -122,8 +126,6 @@ class Engine:
     def _backward(self, instruction: Instruction) -> None:
         _, sequence, index, number = instruction
         part = self.stage.parts[number]
-        if index == self.stage.plan.subsequences - 1:
-            part.begin_backward()
         grad = None
         if number + 1 < self.schedule.parts:
             grad = self._posted.pop(instruction._replace(op=Op.RECEIVE_GRADIENT)).buffer
@@ -131,6 +133,9 @@ class Engine:
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
             self._outgoing[instruction._replace(op=Op.SEND_GRADIENT)] = input_gradient
+
+    def _clear(self, instruction: Instruction) -> None:
+        self.stage.parts[instruction.part].clear_gradients()
 
     def _send(self, instruction: Instruction) -> None:
         tensor = self._outgoing.pop(instruction).contiguous()

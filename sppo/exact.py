@@ -19,6 +19,7 @@ from sppo.costs import recompute_ns
 from sppo.errors import Short
 from sppo.fates import DEVICE_MARGIN_BYTES, KEEP, Fate, StageFates, StageProblem
 from sppo.hostslots import slot_bytes
+from sppo.orders import residency
 from sppo.policies import uniform
 from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN, Unit
 
@@ -82,7 +83,7 @@ class _Program:
 
 def cheapest_fates(problem: StageProblem) -> StageFates:
     """The fates of least added time. Raises Short if none fits."""
-    keep = uniform(problem, KEEP, lambda part, index: 0.0)
+    keep = _keep(problem)
     if problem.excess_bytes(problem.memory(keep)) <= 0:
         return keep
     _require_leanest_fits(problem)
@@ -97,6 +98,10 @@ def cheapest_fates(problem: StageProblem) -> StageFates:
     if values is None:
         raise Short(DEVICE_MARGIN_BYTES, "device and host memory together")
     return _fates(problem, choices, values)
+
+
+def _keep(problem: StageProblem) -> StageFates:
+    return uniform(problem, KEEP, lambda part, index: 0.0)
 
 
 def _require_leanest_fits(problem: StageProblem) -> None:
@@ -127,10 +132,11 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
         for index, tokens in enumerate(problem.lengths):
             for unit in shape.units.values():
                 size = shape.unit_bytes(unit, tokens)
+                copies = shape.copies[unit.name]
                 travels = again = None
                 if unit in shape.travelling and index < last:
                     cost = 0.0 if profile.overlapped_copies else size * per_byte * 1e3
-                    travels = program.column(cost, layers, integer=True)
+                    travels = program.column(cost, copies, integer=True)
                 if unit.name in RECOMPUTE_LEAN:
                     spent = layers * recompute_ns(
                         shape.model,
@@ -171,33 +177,34 @@ def _memory_rows(
     problem: StageProblem, program: _Program, choices: list[_Choice], remade: int
 ) -> None:
     """At every compute: kept so far, less recomputed, less gone, within the budget."""
-    keep = uniform(problem, KEEP, lambda part, index: 0.0)
-    memory = problem.memory(keep)
+    memory = problem.memory(_keep(problem))
     assert problem.device_limit_bytes is not None
     others = memory.total - memory.kept_peak + DEVICE_MARGIN_BYTES
     budget = (problem.device_limit_bytes - others) / MIB
     by_place: dict[tuple[int, int], list[_Choice]] = {}
     for choice in choices:
         by_place.setdefault((choice.part, choice.index), []).append(choice)
-    on_its_way = 1 if problem.profile.overlapped_copies else 0
     cells: dict[int, float] = {remade: 1.0}
     kept = 0.0
-    for position, (part, index) in enumerate(problem.order):
-        kept += problem.kept_bytes(part, index, KEEP) / MIB
-        layers = len(problem.shapes[part].layers)
-        for choice in by_place.get((part, index), ()):
-            if choice.again is not None:
-                cells[choice.again] = -layers * choice.size_bytes / MIB
-        gone = position - 1 - on_its_way
-        if gone >= 0:
-            for choice in by_place.get(problem.order[gone], ()):
-                if choice.travels is not None:
-                    cells[choice.travels] = -choice.size_bytes / MIB
+    overlapped = problem.profile.overlapped_copies
+    for changes in residency(problem.computes, overlapped=overlapped):
+        for change in changes:
+            part, index = change.virtual, change.subsequence
+            layers = len(problem.shapes[part].layers)
+            kept += change.kept * problem.kept_bytes(part, index, KEEP) / MIB
+            for choice in by_place.get((part, index), ()):
+                size = choice.size_bytes / MIB
+                if choice.again is not None and change.kept:
+                    cells[choice.again] = cells.get(choice.again, 0) - change.kept * layers * size
+                if choice.travels is not None and change.away:
+                    cells[choice.travels] = cells.get(choice.travels, 0) - change.away * size
         program.row(dict(cells), budget - kept)
 
 
 def _host_row(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:
     limit = problem.host_limit_bytes
+    if limit is not None:
+        limit -= problem.memory(_keep(problem)).kv_host
     cells = {
         choice.travels: slot_bytes(choice.size_bytes) / MIB
         for choice in choices

@@ -14,6 +14,7 @@ from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
 from sppo.hostslots import slot_bytes
 from sppo.memory import PartShape, fixed_bytes, kept_peak, stage_memory
+from sppo.orders import Compute
 from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
 
@@ -43,7 +44,7 @@ class StageProblem:
     """What one stage has to decide. `costs` are its compute times by [part][subsequence]."""
 
     shapes: tuple[PartShape, ...]
-    order: tuple[tuple[int, int], ...]
+    computes: tuple[Compute, ...]
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
     messages_ahead: int
@@ -51,6 +52,8 @@ class StageProblem:
     costs: tuple[tuple[SubsequenceCost, ...], ...]
     device_limit_bytes: int | None
     host_limit_bytes: int | None
+    kv_block_tokens: int = 0
+    kv_sets: int = 1
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
         """Bytes left by a forward under this fate, before anything travels."""
@@ -61,8 +64,8 @@ class StageProblem:
         return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in fate.offload)
 
     def host_bytes(self, fates: StageFates) -> int:
-        """The host arena: every unit that travels in a slot of its own."""
-        return sum(
+        """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
+        return self.kv_sets * sum(
             n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
             for shape, part in zip(self.shapes, fates, strict=True)
             for tokens, fate in zip(self.lengths, part, strict=True)
@@ -81,10 +84,12 @@ class StageProblem:
             self.lengths,
             messages_ahead=self.messages_ahead,
             kept_peak_bytes=kept_peak(
-                self.order, kept, moved, overlapped=self.profile.overlapped_copies
+                self.computes, kept, moved, overlapped=self.profile.overlapped_copies
             ),
             host_bytes=self.host_bytes(fates),
             dropped=[[fate.recompute for fate in part] for part in fates],
+            kv_block_tokens=self.kv_block_tokens,
+            kv_sets=self.kv_sets,
         )
 
     def excess_bytes(self, memory: StageMemory) -> int:
@@ -97,7 +102,8 @@ class StageProblem:
         """Raise Short if model state, KV and dKV alone are too much: then no fate helps."""
         if self.device_limit_bytes is None:
             return
-        excess = fixed_bytes(self.shapes, sum(self.lengths)) - self.device_limit_bytes
+        fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
+        excess = fixed - self.device_limit_bytes
         if excess > 0:
             raise Short(excess, "device memory for model state, KV and dKV alone")
 
@@ -108,8 +114,8 @@ class StageProblem:
             first = self.shapes[0].layers[0]
             raise Short(excess, f"device memory on the stage that begins with layer {first}")
         limit = self.host_limit_bytes
-        if limit is not None and memory.host > limit:
-            raise Short(memory.host - limit, "host memory")
+        if limit is not None and memory.host + memory.kv_host > limit:
+            raise Short(memory.host + memory.kv_host - limit, "host memory")
 
     def added_ns(self, fates: StageFates) -> int:
         """Compute time that these fates add to a step of this stage.
@@ -157,20 +163,16 @@ class StageProblem:
     def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
         """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
         shape, tokens = self.shapes[part], self.lengths[index]
-        layers = len(shape.layers)
-        sizes = [
-            (unit.name, shape.unit_bytes(unit, tokens))
-            for unit in shape.travelling
-            if unit.name not in fate.recompute
-        ]
-        wanted = share * layers * sum(size for _, size in sizes)
+        wanted = share * shape.candidate_bytes(tokens, fate.recompute)
         chosen = []
-        for name, size in sizes:
+        for unit in shape.travelling:
             if wanted <= 0:
                 break
-            n = min(layers, -int(-wanted // size))
-            chosen.append((name, n))
-            wanted -= n * size
+            if unit.name not in fate.recompute:
+                size = shape.unit_bytes(unit, tokens)
+                n = min(shape.copies[unit.name], -int(-wanted // size))
+                chosen.append((unit.name, n))
+                wanted -= n * size
         return replace(fate, offload=tuple(chosen))
 
     def hidden_share(self, part: int, index: int, fate: Fate = KEEP) -> float:
@@ -178,7 +180,7 @@ class StageProblem:
         if index + 1 >= len(self.lengths):
             return 0.0
         shape = self.shapes[part]
-        candidates = sum(size for _, size in shape.candidates(self.lengths[index], fate.recompute))
+        candidates = shape.candidate_bytes(self.lengths[index], fate.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
 
     def stage_plan(self, fates: StageFates) -> StagePlan:
@@ -197,7 +199,7 @@ class StageProblem:
                 for index, fate in enumerate(row)
             ),
             offload_units=tuple(
-                tuple((layer, name) for name, n in fate.offload for layer in range(n))
+                tuple(shape.key(name, number) for name, n in fate.offload for number in range(n))
                 for fate in row
             ),
             recompute_units=tuple(fate.recompute for fate in row),

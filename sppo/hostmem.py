@@ -1,7 +1,7 @@
 """The host tier: one arena per rank, taken once and sized by the plan; a stack of slots.
 
 Subsequences go out in forward order and come back in reverse, so slots are given and taken back
-like plates. On CUDA the arena is page-locked and copies run on a stream of their own; on a CPU it
+like plates. On CUDA the arena is page-locked and each direction of copies has a stream; on a CPU it
 is a shared mapping, which lies outside the device's enforced limit, and copies are synchronous.
 """
 
@@ -15,6 +15,87 @@ from torch import Tensor
 
 from sppo.errors import HostTierFull
 from sppo.hostslots import slot_bytes
+
+
+def host_memory(size_bytes: int, device: torch.device) -> Tensor:
+    """uint8 [size_bytes] of the host tier: page-locked for CUDA, else a shared mapping.
+
+    Raises HostTierFull if the host refuses.
+    """
+    if size_bytes == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    try:
+        if device.type == "cuda":
+            return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+        mapping = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
+    except (OSError, RuntimeError) as error:
+        raise HostTierFull(
+            f"the host refused {size_bytes} bytes ({error}); lower host_memory_bytes or use more "
+            "ranks"
+        ) from error
+    mapping.zero_()  # touch every page now, not inside a timed step
+    return mapping
+
+
+class Arrival:
+    """Copies on their way; `wait` lets the compute stream wait for them, never the host."""
+
+    def __init__(self, event: torch.cuda.Event | None) -> None:
+        self._event = event
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.wait()
+
+
+class Courier:
+    """Copies between host memory and preallocated device blocks, in the order of the calls.
+
+    On CUDA each direction has a stream; a copy starts when the compute issued before it and the
+    other direction's earlier copies are done. On a CPU a copy is done when the call returns.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        on_cuda = device.type == "cuda"
+        self._inward = torch.cuda.Stream(device) if on_cuda else None
+        self._outward = torch.cuda.Stream(device) if on_cuda else None
+
+    def bring(self, into: Tensor, source: Tensor) -> None:
+        """Host to device."""
+        self._copy(self._inward, self._outward, into, source)
+
+    def take(self, source: Tensor, into: Tensor) -> None:
+        """Device to host."""
+        self._copy(self._outward, self._inward, into, source)
+
+    def _copy(
+        self,
+        stream: torch.cuda.Stream | None,
+        other: torch.cuda.Stream | None,
+        into: Tensor,
+        source: Tensor,
+    ) -> None:
+        if stream is None or other is None:
+            into.copy_(source)
+            return
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        stream.wait_stream(other)
+        with torch.cuda.stream(stream):
+            into.copy_(source, non_blocking=True)
+        for tensor in (into, source):
+            if tensor.is_cuda:
+                tensor.record_stream(stream)
+
+    def arrived(self) -> Arrival:
+        """Everything brought so far."""
+        return Arrival(None if self._inward is None else self._inward.record_event())
+
+    def settle(self) -> None:
+        """Wait on the host until nothing is on its way: before the host writes there itself."""
+        for stream in (self._inward, self._outward):
+            if stream is not None:
+                stream.synchronize()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +113,8 @@ class HostArena:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self.peak_bytes = 0
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.memory = self._take(capacity_bytes, device)
-
-    @staticmethod
-    def _take(size_bytes: int, device: torch.device) -> Tensor:
-        if size_bytes == 0:
-            return torch.empty(0, dtype=torch.uint8)
-        try:
-            if device.type == "cuda":
-                return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
-            mapping = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
-        except (OSError, RuntimeError) as error:
-            raise HostTierFull(
-                f"the host refused an arena of {size_bytes} bytes ({error}); lower "
-                "host_memory_bytes or use more ranks"
-            ) from error
-        mapping.zero_()  # touch every page now, not inside a timed step
-        return mapping
+        self.memory = host_memory(capacity_bytes, device)
+        self._courier = Courier(device)
 
     def _view(self, slot: Slot) -> Tensor:
         return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
@@ -65,30 +130,19 @@ class HostArena:
         slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        if self._stream is None:
-            self._view(slot).copy_(data)
-            return slot
-        self._stream.wait_stream(torch.cuda.current_stream(data.device))
-        with torch.cuda.stream(self._stream):
-            self._view(slot).copy_(data, non_blocking=True)
-        data.record_stream(self._stream)  # the allocator must not reuse it before the copy is done
+        self._courier.take(data, self._view(slot))
         return slot
 
-    def load(self, slot: Slot, into: Tensor) -> torch.cuda.Event | None:
-        """Copy the topmost slot back to the device and take it off the stack.
+    def load(self, slot: Slot, into: Tensor) -> None:
+        """Queue the copy of the topmost slot to the device and take it off the stack.
 
-        On CUDA the copy is queued; the compute stream must wait for the event that is returned.
+        `into` may be read after `arrived().wait()`.
         """
         assert slot.offset_bytes + slot_bytes(slot.size_bytes) == self.used_bytes, "not the top"
-        # A later store() into this slot is queued on the same stream, so it waits for this read.
+        # A later store() into this slot waits for this read: see Courier.
         self.used_bytes = slot.offset_bytes
-        if self._stream is None:
-            into.copy_(self._view(slot))
-            return None
-        self._stream.wait_stream(torch.cuda.current_stream(into.device))
-        with torch.cuda.stream(self._stream):
-            into.copy_(self._view(slot), non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record(self._stream)
-        into.record_stream(self._stream)
-        return arrived
+        self._courier.bring(into, self._view(slot))
+
+    def arrived(self) -> Arrival:
+        """Everything loaded so far."""
+        return self._courier.arrived()

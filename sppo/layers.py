@@ -70,7 +70,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         add_product(ctx.weight.gradient, grad.t(), x)
         if ctx.bias is not None:
@@ -173,28 +173,37 @@ def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
     return out
 
 
+def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Views [heads, l, D], [kv_heads, l, D] twice, of qkv [l, (heads + 2 kv_heads) D]."""
+    by_head = qkv.view(qkv.shape[0], -1, width).transpose(0, 1)
+    heads = by_head.shape[0] - 2 * kv_heads
+    query, key, value = torch.split(by_head, [heads, kv_heads, kv_heads])
+    return query, key, value
+
+
 def attend_cache(query: Tensor, cache: LayerCache, start: int) -> tuple[Tensor, Tensor]:
-    """Rotated queries [heads, l, D] of positions start..start+l against the KV buffers.
+    """`attend_prefix` once more, when this subsequence's K and V are in the buffers."""
+    return attend_prefix(query, cache.own(start, query.shape[1]), cache, start)
+
+
+def attend_prefix(
+    query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int
+) -> tuple[Tensor, Tensor]:
+    """Rotated queries [heads, l, D] of positions start..start+l against `own` and all before.
 
     Returns the output [l, heads D] and its log-sum-exp [1, heads, l].
     """
     tokens = query.shape[1]
-    end = start + tokens
-    out, logsumexp = attend(
-        query.unsqueeze(0),
-        cache.keys[:, :end].unsqueeze(0),
-        cache.values[:, :end].unsqueeze(0),
-        start,
-    )
+    out, logsumexp = attend(query, own, cache.prefix(start))
     return out.squeeze(0).transpose(0, 1).reshape(tokens, -1), logsumexp
 
 
 class PrefixAttention(torch.autograd.Function):
     """RoPE, the KV buffers and causal attention of one subsequence: qkv [l, h + 2 kv] -> [l, h].
 
-    `cache` is the layer's view of the KV buffers (`kvcache.LayerCache`); K and V of this
-    subsequence are written into it, and in the backward their gradients are read out of it: by
-    then every later subsequence has added its share.
+    `cache` is the layer's view of the KV buffers; K and V of this subsequence are written into it,
+    and in the backward their gradients are read out of it: by then every later subsequence has
+    added its share.
     """
 
     @staticmethod
@@ -206,13 +215,14 @@ class PrefixAttention(torch.autograd.Function):
         start: int,
         tag: Tag,
     ) -> Tensor:
-        tokens = qkv.shape[0]
-        end = start + tokens
-        query, key, value = cache.split_heads(qkv)
+        width = 2 * turns.shape[-1]
+        query, key, value = split_heads(qkv, width, cache.kv_heads)
         rotated = rotate_into(query, turns, query.new_empty(query.shape))
-        rotate_into(key, turns, cache.keys[:, start:end])
-        cache.values[:, start:end].copy_(value)
-        result, logsumexp = attend_cache(rotated, cache, start)
+        own_key, own_value = cache.place(key, start)
+        rotate_into(key, turns, own_key)
+        own_value.copy_(value)
+        cache.keep(start, own_key, own_value)
+        result, logsumexp = attend_prefix(rotated, (own_key, own_value), cache, start)
         tag("attention.query", rotated)
         tag("attention.output", result)
         tag("attention.logsumexp", logsumexp)
@@ -227,29 +237,27 @@ class PrefixAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rotated, result, logsumexp = ctx.saved_tensors
         cache, start = ctx.cache, ctx.start
-        tokens = result.shape[0]
-        end = start + tokens
+        tokens, width = result.shape[0], rotated.shape[-1]
 
         def by_head(x: Tensor) -> Tensor:
-            return x.view(tokens, -1, rotated.shape[-1]).transpose(0, 1).unsqueeze(0)
+            return x.view(tokens, -1, width).transpose(0, 1).unsqueeze(0)
 
+        own = cache.own_gradients(start, tokens)
         query_gradient = attend_backward(
             by_head(grad.contiguous()),
             rotated.unsqueeze(0),
-            cache.keys[:, :end].unsqueeze(0),
-            cache.values[:, :end].unsqueeze(0),
             by_head(result),
             logsumexp,
-            start,
-            cache.key_gradients[:, :end].unsqueeze(0),
-            cache.value_gradients[:, :end].unsqueeze(0),
+            own,
+            cache.prefix_gradients(start),
         ).squeeze(0)
-        qkv_gradient = result.new_empty(tokens, cache.qkv_width)
-        query, key, value = cache.split_heads(qkv_gradient)
+        heads = rotated.shape[0] + 2 * cache.kv_heads
+        qkv_gradient = result.new_empty(tokens, heads * width)
+        query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
         turns_back = ctx.turns.conj_physical()
         rotate_into(query_gradient.to(result.dtype), turns_back, query)
-        rotate_into(cache.key_gradients[:, start:end].to(result.dtype), turns_back, key)
-        value.copy_(cache.value_gradients[:, start:end])
+        rotate_into(own.key_gradients.to(result.dtype), turns_back, key)
+        value.copy_(own.value_gradients)
         return qkv_gradient, None, None, None, None
 
 

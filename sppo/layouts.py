@@ -12,10 +12,10 @@ from functools import cached_property, lru_cache
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds
 from sppo.memory import PartShape
+from sppo.orders import Compute, compute_order, stage_computes
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut, time_balanced_cut
 from sppo.plan import receive_ahead
 from sppo.profile import Profile
-from sppo.schedule import compute_order
 from sppo.workload import Model, Workload
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
@@ -42,6 +42,8 @@ class Layout:
     virtual_stages: int
     group_subsequences: int
     lengths: tuple[int, ...]
+    kv_block_tokens: int = 0
+    kv_sets: int = 1
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -65,6 +67,17 @@ class Layout:
     def order(self) -> tuple[tuple[int, int], ...]:
         return tuple(compute_order(self.virtual_stages, len(self.lengths), self.group_subsequences))
 
+    def computes(self, stage: int) -> tuple[Compute, ...]:
+        """Everything a stage computes in a step, in order."""
+        return tuple(
+            stage_computes(
+                list(self.order),
+                sequences=self.workload.sequences_per_step,
+                mixed=self.kv_sets > 1,
+                ahead=self.pipeline_parallel - 1 - stage,
+            )
+        )
+
     @property
     def messages_ahead(self) -> int:
         return receive_ahead(self.pipeline_parallel, self.virtual_stages, self.group_subsequences)
@@ -76,27 +89,57 @@ class Layout:
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one part, by subsequence."""
-        return tuple(block.part(len(shape.layers), shape.last) for block in self.blocks)
+        alike = len(shape.layers), shape.last
+        if alike not in self._part_costs:
+            self._part_costs[alike] = tuple(block.part(*alike) for block in self.blocks)
+        return self._part_costs[alike]
 
     @cached_property
-    def least_seconds(self) -> float:
-        """Makespan of the fullest stage, if nothing waits for copies, messages or memory.
+    def _part_costs(self) -> dict[tuple[int, bool], tuple[SubsequenceCost, ...]]:
+        return {}
 
-        Sum of its costs + (PP - 1) times the largest part-subsequence, which the others wait for.
+    @cached_property
+    def work_and_ends_seconds(self) -> tuple[float, float]:
+        """Compute of the fullest stage, and its wait at the pipeline's ends.
+
+        The wait is (PP - 1) times the largest part-subsequence, which the other stages do first.
         """
-        worst = 0
+        found = []
         for stage in {0, self.pipeline_parallel - 1}:
             rows = [self.part_costs(s) for s in self.shapes[stage :: self.pipeline_parallel]]
             times = [cost.forward_ns + cost.backward_ns for row in rows for cost in row]
-            total = self.workload.sequences_per_step * sum(times)
-            worst = max(worst, total + (self.pipeline_parallel - 1) * max(times))
-        return worst / 1e9
+            work = self.workload.sequences_per_step * sum(times)
+            found.append((work, (self.pipeline_parallel - 1) * max(times)))
+        work, ends = max(found, key=sum)
+        return work / 1e9, ends / 1e9
+
+    @property
+    def least_seconds(self) -> float:
+        """Makespan of the fullest stage, if nothing waits for copies, messages or memory.
+
+        An estimate: the largest part-subsequence need not be the one at the ends, so a simulated
+        step may lie a few parts in a thousand below.
+        """
+        return sum(self.work_and_ends_seconds)
+
+    @property
+    def family(self) -> tuple[int, int, int, int]:
+        """SP, PP, parts a stage and the place of K and V: all but the cut."""
+        return (
+            self.sequence_parallel,
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.kv_block_tokens,
+        )
+
+    @property
+    def degrees_words(self) -> str:
+        return f"SP {self.sequence_parallel} x PP {self.pipeline_parallel}"
 
     def __str__(self) -> str:
-        return (
-            f"SP {self.sequence_parallel} x PP {self.pipeline_parallel}, {self.virtual_stages} "
-            f"part(s) a stage, N {len(self.lengths)}"
-        )
+        parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
+        hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
+        return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}"
 
 
 @lru_cache(maxsize=1024)
@@ -143,10 +186,12 @@ def degrees(
             found.append((shards, stages))
     if not found:
         asked = f"SP {sequence_parallel or 'any'} x PP {pipeline_parallel or 'any'}"
+        most = model.kv_heads * model.layers
         raise ValueError(
             f"no layout {asked} fills {ranks} ranks: SP must divide {model.heads} heads and "
             f"{model.kv_heads} KV heads, PP is at most {model.layers} layers, and SP x PP must be "
-            f"{ranks} (data-parallel replicas are not in this version)"
+            f"{ranks}; {model.name} fills at most {most:,} ranks (data-parallel replicas are not "
+            "in this version)"
         )
     return found
 

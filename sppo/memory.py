@@ -7,19 +7,33 @@ or backward allocates and frees again; it is checked against counted peaks by a 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from sppo.orders import Compute, residency
 from sppo.plan import StageMemory, UnitKey
-from sppo.units import OFFLOAD_ORDER, Unit, head_units, kv_units, layer_units, offloadable
-from sppo.workload import Model, weight_shapes
+from sppo.units import (
+    OFFLOAD_ORDER,
+    Unit,
+    head_units,
+    kv_units,
+    layer_units,
+    offloadable,
+)
+from sppo.workload import Model, Workload, weight_shapes
 
 LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
 PREFIX_BLOCK_TOKENS = 1024
 """Keys per call of an attention backward over the prefix."""
+
+RING_SHARE = 32
+"""K and V in the host tier are brought in blocks that take a 32nd of the device, all in all."""
+
+RING_TOKENS = (256, 16_384)
+"""Least and most tokens of such a block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +70,24 @@ class PartShape:
 
     @cached_property
     def units(self) -> dict[str, Unit]:
-        """The units of a block, in the order in which they are made."""
-        return {unit.name: unit for unit in layer_units(self.model)}
+        """The units of a block, in the order in which they are made, and the head's, if here."""
+        units = layer_units(self.model)
+        if self.last:
+            units += head_units(self.model)
+        return {unit.name: unit for unit in units}
+
+    @cached_property
+    def copies(self) -> dict[str, int]:
+        """Tensors of each unit in this part: one per block, and the head's own."""
+        return {name: 1 if name in self._head else len(self.layers) for name in self.units}
+
+    @cached_property
+    def _head(self) -> frozenset[str]:
+        return frozenset(unit.name for unit in head_units(self.model))
+
+    def key(self, name: str, number: int) -> UnitKey:
+        """The key of the unit's tensor in block `number`; the head's comes after all blocks."""
+        return (len(self.layers) if name in self._head else number, name)
 
     @cached_property
     def travelling(self) -> tuple[Unit, ...]:
@@ -72,7 +102,7 @@ class PartShape:
         return {name: unit.bytes(1, self.element_bytes) for name, unit in self.units.items()}
 
     def unit_bytes(self, unit: Unit, tokens: int) -> int:
-        """Bytes of one block's unit for a subsequence of `tokens` tokens."""
+        """Bytes of one tensor of the unit for a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[unit.name] // self.shards)
 
     def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
@@ -80,43 +110,19 @@ class PartShape:
 
         Units named in `dropped` are not kept, in any block of the part.
         """
-        total = len(self.layers) * sum(
-            -(-tokens * size // self.shards)
+        return sum(
+            self.copies[name] * -(-tokens * size // self.shards)
             for name, size in self._token_bytes.items()
             if name not in dropped
         )
-        if self.last:
-            total += -(-tokens * self._head_token_bytes // self.shards)
-        return total
 
-    @cached_property
-    def _head_token_bytes(self) -> int:
-        return sum(unit.bytes(1, self.element_bytes) for unit in head_units(self.model))
-
-    def candidates(
-        self, tokens: int, dropped: Collection[str] = ()
-    ) -> Iterator[tuple[UnitKey, int]]:
-        """The tensors that may travel, in the order in which they are sent, with their bytes."""
-        for unit in self.travelling:
-            if unit.name not in dropped:
-                size = self.unit_bytes(unit, tokens)
-                for layer in range(len(self.layers)):
-                    yield (layer, unit.name), size
-
-    def choose_units(
-        self, tokens: int, share: float, dropped: Collection[str] = ()
-    ) -> tuple[tuple[UnitKey, ...], int]:
-        """Level 2: units of at least `share` of the candidates' bytes, to within one unit."""
-        candidates = list(self.candidates(tokens, dropped))
-        wanted = share * sum(size for _, size in candidates)
-        chosen: list[UnitKey] = []
-        total = 0
-        for key, size in candidates:
-            if total >= wanted:
-                break
-            chosen.append(key)
-            total += size
-        return tuple(chosen), total
+    def candidate_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+        """Bytes of everything that may travel."""
+        return sum(
+            self.copies[unit.name] * self.unit_bytes(unit, tokens)
+            for unit in self.travelling
+            if unit.name not in dropped
+        )
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
         per_layer = sum(unit.bytes(tokens, element_bytes) for unit in kv_units(self.model))
@@ -127,35 +133,61 @@ class PartShape:
         starts: Sequence[int],
         lengths: Sequence[int],
         dropped: Sequence[Collection[str]] | None = None,
+        kv_block_tokens: int = 0,
     ) -> int:
         """Bound on what a backward (the larger half) allocates beside what is kept.
 
         `dropped` names the recomputed units by subsequence: those of one block exist again while
-        its backward runs.
+        its backward runs. Where K and V lie in the host tier (`kv_block_tokens`), a subsequence's
+        own and their gradients are on the device too.
         """
         worst = 0
         for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
             remade = dropped[index] if dropped else ()
-            worst = max(worst, self._backward_bytes(start, length, remade))
+            worst = max(worst, self._backward_bytes(start, length, remade, kv_block_tokens))
         model, size = self.model, self.element_bytes
         if size < 4:  # a product that cannot be added in place to a float32 gradient
             widest = max(model.ffn, model.vocabulary if self.last else 0)
             worst += -(-size * model.hidden * widest // self.shards)
         return worst
 
-    def _backward_bytes(self, start: int, length: int, remade: Collection[str]) -> int:
+    def _backward_bytes(
+        self, start: int, length: int, remade: Collection[str], kv_block_tokens: int
+    ) -> int:
         model, size = self.model, self.element_bytes
         hidden = length * model.hidden * size
         mlp = (2 * length * model.ffn * size) // self.shards + 2 * hidden
-        keys = max(min(start, PREFIX_BLOCK_TOKENS), length)
+        keys = max(min(start, kv_block_tokens or PREFIX_BLOCK_TOKENS), length)
         prefix = 2 * keys * model.kv_width * size
         attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
+        if kv_block_tokens:
+            attention += 2 * length * model.kv_width * (size + max(4, size))
         attention = attention // self.shards + (hidden if self.shards > 1 else 0)
         loss = 0
         if self.last:
             loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
         again = sum(self.unit_bytes(self.units[name], length) for name in remade)
         return max(mlp + again, attention + again, loss + 2 * hidden)
+
+
+def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
+    """Two blocks of K, V, dK and dV on one rank."""
+    per_token = 2 * model.kv_width * (element_bytes + max(4, element_bytes))
+    return -(-2 * block_tokens * per_token // shards)
+
+
+def block_tokens(workload: Workload, shards: int) -> int:
+    """Tokens of a block of hosted K and V: a power of two that the device has room for."""
+    least, tokens = RING_TOKENS
+    limit = workload.device_memory_bytes
+    size = workload.element_bytes
+    while tokens > max(least, workload.sequence_tokens):
+        tokens //= 2
+    while limit is not None and tokens > least:
+        if RING_SHARE * ring_bytes(workload.model, size, shards, tokens) <= limit:
+            break
+        tokens //= 2
+    return tokens
 
 
 def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
@@ -167,39 +199,35 @@ def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
     return parameters * element_bytes, parameters * gradient_bytes, optimizer
 
 
-def fixed_bytes(shapes: Sequence[PartShape], tokens: int) -> int:
+def fixed_bytes(
+    shapes: Sequence[PartShape], tokens: int, kv_block_tokens: int = 0, kv_sets: int = 1
+) -> int:
     """Model state, KV and dKV of a stage: what a sequence of `tokens` takes under any cut."""
     size = shapes[0].element_bytes
-    return sum(
-        sum(state_bytes(shape.parameters, size))
-        + shape.kv_bytes(tokens, size)
-        + shape.kv_bytes(tokens, max(4, size))
-        for shape in shapes
-    )
+    state = sum(sum(state_bytes(shape.parameters, size)) for shape in shapes)
+    if kv_block_tokens:
+        return state + ring_bytes(shapes[0].model, size, shapes[0].shards, kv_block_tokens)
+    kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
+    return state + kv + sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
 
 
 def kept_peak(
-    order: Sequence[tuple[int, int]],
+    computes: Sequence[Compute],
     kept: Sequence[Sequence[int]],
     offloaded: Sequence[Sequence[int]],
     *,
     overlapped: bool = False,
 ) -> int:
-    """Peak of a stage's kept activations, by order of instructions.
+    """Peak of a stage's kept activations over its computes.
 
-    `order` is `schedule.compute_order`; kept and offloaded are bytes by [virtual stage][index].
-    At a compute everything up to it is kept, less what has left; the backward passes the same
-    states in reverse. Where copies overlap, one more subsequence is still on its way out, or
-    already on its way back.
+    kept and offloaded are bytes by [virtual stage][index]. At a compute everything made before and
+    not yet used is kept, less what has left: see `orders.residency`.
     """
-    moves = [offloaded[virtual][index] for virtual, index in order]
-    on_its_way = 1 if overlapped else 0
     total = peak = 0
-    for position, (virtual, index) in enumerate(order):
-        total += kept[virtual][index]
-        gone = position - 1 - on_its_way
-        if gone >= 0:
-            total -= moves[gone]
+    for changes in residency(computes, overlapped=overlapped):
+        for change in changes:
+            total += change.kept * kept[change.virtual][change.subsequence]
+            total -= change.away * offloaded[change.virtual][change.subsequence]
         peak = max(peak, total)
     return peak
 
@@ -213,11 +241,15 @@ def stage_memory(
     kept_peak_bytes: int,
     host_bytes: int,
     dropped: Sequence[Sequence[Collection[str]]] | None = None,
+    kv_block_tokens: int = 0,
+    kv_sets: int = 1,
 ) -> StageMemory:
     """The whole memory model of one stage, made of its parts, for one cut.
 
     `messages_ahead` receives are posted early; two messages may be on their way out. `dropped`
-    names the recomputed units by [part][subsequence].
+    names the recomputed units by [part][subsequence]. With `kv_block_tokens` K, V, dK and dV lie
+    in the host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V
+    at the same time; dK and dV are one sequence's.
     """
     tokens = sum(lengths)
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
@@ -225,19 +257,27 @@ def stage_memory(
     weights, gradients, optimizer = state_bytes(parameters, size)
     waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
     alone = all(shape.first and shape.last for shape in shapes)
+    kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
+    dkv = sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
+    staging = 0 if alone else -(-waiting * model.hidden * size // shards)
+    if kv_block_tokens:
+        staging += ring_bytes(model, size, shards, kv_block_tokens)
     rotary = tokens * model.head_width * max(4, size)
     return StageMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        kv=sum(shape.kv_bytes(tokens, size) for shape in shapes),
-        dkv=sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes),
+        kv=0 if kv_block_tokens else kv,
+        dkv=0 if kv_block_tokens else dkv,
         kept_peak=kept_peak_bytes,
-        staging=0 if alone else -(-waiting * model.hidden * size // shards),
+        staging=staging,
         constants=rotary + 8 * (tokens + 1),
         temporary=max(
-            shape.temporary_bytes(starts, lengths, dropped[part] if dropped else None)
+            shape.temporary_bytes(
+                starts, lengths, dropped[part] if dropped else None, kv_block_tokens
+            )
             for part, shape in enumerate(shapes)
         ),
         host=host_bytes,
+        kv_host=kv + dkv if kv_block_tokens else 0,
     )

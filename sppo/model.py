@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -155,6 +156,14 @@ def stage_value(weights: Mapping[str, Tensor], parts: tuple[str, ...], head_widt
     return torch.cat(values)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a forward leaves for its backward: saved tensors, and the input's gradient."""
+
+    store: ActivationStore
+    input_gradients: list[Tensor] = field(default_factory=list)
+
+
 class PartModel:
     """Consecutive blocks `layers` of the model, with the embedding in front and the head behind.
 
@@ -170,9 +179,8 @@ class PartModel:
         self._entry = torch.zeros((), device=weights.matrices.device, requires_grad=True)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        out: Tensor = Linear.apply(
-            x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        )
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        out: Tensor = Linear.apply(x, weight, bias)
         return out
 
     def _norm(self, name: str, unit: str, x: Tensor, tag: Tag) -> Tensor:
@@ -189,9 +197,13 @@ class PartModel:
         return out
 
     def _block(
-        self, index: int, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, tag: Tag
+        self, index: int, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, trace: Trace
     ) -> Tensor:
         layer = f"layers.{self.layers[index]}"
+
+        def tag(unit: str, tensor: Tensor) -> None:
+            trace.store.tag(index, unit, tensor)
+
         span = slice(start, start + x.shape[0])
         tag("block.input", x)
         normed = self._norm(f"{layer}.norm1", "norm1", x, tag)
@@ -207,7 +219,8 @@ class PartModel:
         tag("block.middle", middle)
         normed = self._norm(f"{layer}.norm2", "norm2", middle, tag)
         tag("norm2.output", normed)
-        return self._linear(f"{layer}.mlp.down", self._activation(layer, normed, tag)).add_(middle)
+        active = self._activation(layer, normed, tag)
+        return self._linear(f"{layer}.mlp.down", active).add_(middle)
 
     def _activation(self, layer: str, normed: Tensor, tag: Tag) -> Tensor:
         up = self._linear(f"{layer}.mlp.up", normed)
@@ -222,22 +235,12 @@ class PartModel:
         return active
 
     def forward(
-        self,
-        x: Tensor,
-        sink: list[Tensor],
-        cache: KvCache,
-        rotary: RotaryTable,
-        start: int,
-        store: ActivationStore,
+        self, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, trace: Trace
     ) -> Tensor:
-        """Hidden states [l, h] through the blocks; the gradient of `x` will arrive in `sink`."""
-        x = StageInput.apply(self._entry, x, sink)
+        """Hidden states [l, h] of positions `start` and on through the blocks."""
+        x = StageInput.apply(self._entry, x, trace.input_gradients)
         for index in range(len(self.layers)):
-
-            def tag(unit: str, tensor: Tensor, index: int = index) -> None:
-                store.tag(index, unit, tensor)
-
-            x = self._block(index, x, cache, rotary, start, tag)
+            x = self._block(index, x, cache, rotary, start, trace)
         return x
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -249,11 +252,11 @@ class PartModel:
         gradient = self.weights["embedding.weight"].gradient
         gradient.index_add_(0, tokens, grad.to(gradient.dtype))
 
-    def loss(self, x: Tensor, targets: Tensor, scale: float, store: ActivationStore) -> Tensor:
+    def loss(self, x: Tensor, targets: Tensor, scale: float, trace: Trace) -> Tensor:
         """scale * sum of cross entropies of hidden states [l, h] against targets [l]."""
 
         def tag(unit: str, tensor: Tensor) -> None:
-            store.tag(len(self.layers), unit, tensor)
+            trace.store.tag(len(self.layers), unit, tensor)
 
         tag("final_norm.input", x)
         total: Tensor = TiledLoss.apply(

@@ -86,7 +86,7 @@ def printed_bytes(problem: StageProblem) -> int:
     total = most = 0
     before = 0
     for index, tokens in enumerate(problem.lengths):
-        candidates = sum(size for _, size in shape.candidates(tokens))
+        candidates = shape.candidate_bytes(tokens)
         total += problem.kept_bytes(0, index, KEEP) + shape.kv_bytes(tokens, shape.element_bytes)
         total -= before
         most = max(most, total)

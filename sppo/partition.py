@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from functools import lru_cache, partial
 
@@ -73,7 +74,7 @@ def flops_balanced_cut(
     check_cut(tokens, subsequences, alignment)
     total = prefix_flops(model, tokens)
     shares = [total * index // subsequences for index in range(subsequences)]
-    boundaries = [*(_position_of(model, tokens, share) for share in shares), tokens]
+    boundaries = [*(_position_of(model, share) for share in shares), tokens]
     lengths = _aligned(boundaries, tokens, alignment)
     if longest is None:
         return lengths
@@ -84,16 +85,15 @@ def flops_balanced_cut(
     return tuple(capped)
 
 
-def _position_of(model: Model, tokens: int, flops: int) -> int:
-    """The least position whose prefix costs at least `flops`, by bisection."""
-    low, high = 0, tokens
-    while low < high:
-        middle = (low + high) // 2
-        if prefix_flops(model, middle) < flops:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _position_of(model: Model, flops: int) -> int:
+    """The least position whose prefix costs at least `flops`: the root of a quadratic."""
+    square = model.layers * attention_flops(model, 1) // 2
+    linear = prefix_flops(model, 1) - square
+    root = math.isqrt(linear * linear + 4 * square * flops)
+    position = max(0, (root - linear) // (2 * square))
+    while prefix_flops(model, position) < flops:  # the root was rounded down
+        position += 1
+    return position
 
 
 def time_balanced_cut(

@@ -1,10 +1,13 @@
-"""The Plan: everything the solver decided, and what it predicts. Data only, no torch."""
+"""The Plan: everything the solver decided, and what it predicts. Data only, no torch.
+
+For people: `card.py`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sppo.workload import Model, Workload, format_bytes
+from sppo.workload import Model, Workload
 
 UnitKey = tuple[int, str]
 """(index of the layer inside its part, unit name of `units.py`); the head's units use the count of
@@ -17,6 +20,7 @@ class StageMemory:
 
     `activations_peak` is the joint peak of kept activations, KV and dKV: exact, counted by the
     accounting mode. `temporary` is a bound on what one forward or backward allocates and frees.
+    Host tier: `host` is the arena of what travels, `kv_host` K, V, dK and dV where they lie there.
     """
 
     weights: int
@@ -29,6 +33,7 @@ class StageMemory:
     constants: int
     temporary: int
     host: int
+    kv_host: int
 
     @property
     def activations_peak(self) -> int:
@@ -83,18 +88,6 @@ class StagePlan:
         shares = [share for part in self.parts for share in part.offload_share]
         return sum(shares) / len(shares)
 
-    def line(self, index: int) -> str:
-        """This stage on the plan's card."""
-        memory = self.memory
-        state = memory.weights + memory.gradients + memory.optimizer
-        layers = ", ".join(str(layer) for layer in self.layers)
-        return (
-            f"  stage {index}: layers {layers}; predicted peak {format_bytes(memory.total)} "
-            f"(model state {format_bytes(state)}, KV {format_bytes(memory.kv)}, dKV "
-            f"{format_bytes(memory.dkv)}, kept {format_bytes(memory.kept_peak)}); offload "
-            f"{self.offload_share:.0%}, host tier {format_bytes(memory.host)}"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -115,6 +108,8 @@ class Plan:
     pipeline_parallel: int
     virtual_stages: int
     group_subsequences: int
+    kv_block_tokens: int
+    kv_sets: int
     lengths_tokens: tuple[int, ...]
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
@@ -146,22 +141,6 @@ class Plan:
         for length in self.lengths_tokens[:-1]:
             starts.append(starts[-1] + length)
         return tuple(starts)
-
-    def card(self) -> str:
-        """The plan for people."""
-        lengths = self.lengths_tokens
-        lines = [
-            f"Plan of {self.workload} ({self.model.name}, {self.sequence_tokens:,} tokens x "
-            f"{self.sequences_per_step}) on {self.hardware}",
-            f"  SP {self.sequence_parallel} x PP {self.pipeline_parallel}, parts a stage "
-            f"{self.virtual_stages}, N {self.subsequences}: lengths {lengths[0]} .. {lengths[-1]}",
-            f"  simulated: forward + backward {self.makespan_seconds:.3f} s, bubble share "
-            f"{self.bubble_share:.1%}",
-        ]
-        lines += [stage.line(index) for index, stage in enumerate(self.stages)]
-        lines.extend(f"  because: {reason}" for reason in self.reasons)
-        lines.extend(f"  rejected: {reason}" for reason in self.rejected)
-        return "\n".join(lines)
 
 
 def receive_ahead(pipeline_parallel: int, virtual_stages: int, group_subsequences: int) -> int:

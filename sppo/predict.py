@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from sppo.costs import copy_ns, recompute_ns, stage_link, subsequence_cost
+from sppo.costs import (
+    copy_ns,
+    kv_copy_seconds,
+    kv_moved_bytes,
+    recompute_ns,
+    stage_link,
+    subsequence_cost,
+)
 from sppo.memory import PartShape
 from sppo.plan import PartPlan, Plan
 from sppo.profile import Profile
@@ -38,18 +45,27 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         again = recompute_ns(
             plan.model, profile, dropped, start=start, tokens=tokens, shards=shards
         )
-        forward.append(cost.forward_ns)
-        backward.append(cost.backward_ns + len(shape.layers) * again)
+        kv_forward, kv_backward = 0.0, 0.0
+        if plan.kv_block_tokens:
+            kv_forward, kv_backward = kv_copy_seconds(
+                plan.model, profile, start=start, tokens=tokens, shards=shards
+            )
+        layers = len(shape.layers)
+        forward.append(cost.forward_ns + round(layers * kv_forward * 1e9))
+        extra = again + round(kv_backward * 1e9)
+        backward.append(cost.backward_ns + layers * extra)
     moved = []
     for tokens, units in zip(plan.lengths_tokens, part.offload_units, strict=True):
         sizes = {name: shape.unit_bytes(unit, tokens) for name, unit in shape.units.items()}
         moved.append(sum(sizes[name] for _, name in units))
     hidden = plan.model.hidden * plan.element_bytes
     messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
+    zeroed = shape.kv_bytes(plan.sequence_tokens, max(4, plan.element_bytes))
     link, latency = stage_link(profile, shards * plan.pipeline_parallel)
     return PartCosts(
         forward=forward,
         backward=backward,
+        clear=round(zeroed / profile.memory_bytes_per_second * 1e9),
         kept_bytes=[
             shape.kept_bytes(tokens, dropped)
             for tokens, dropped in zip(plan.lengths_tokens, part.recompute_units, strict=True)
@@ -61,6 +77,24 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         message=[copy_ns(size, link, latency) for size in messages],
         overlapped_copies=profile.overlapped_copies,
     )
+
+
+def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
+    """Bytes of K, V, dK and dV that a stage moves between host and device in a step."""
+    if not plan.kv_block_tokens:
+        return 0
+    total = 0
+    for part in plan.stages[stage].parts:
+        rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
+        for start, tokens, dropped in rows:
+            total += len(part.layer_range) * kv_moved_bytes(
+                plan.model,
+                plan.element_bytes,
+                start=start,
+                tokens=tokens,
+                again="attention.output" in dropped,
+            )
+    return plan.sequences_per_step * total // plan.sequence_parallel
 
 
 def simulate_plan(plan: Plan, profile: Profile) -> Simulation:

@@ -23,10 +23,14 @@ from sppo.schedule import (
 
 @dataclass(frozen=True, kw_only=True)
 class PartCosts:
-    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes."""
+    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes.
+
+    `clear` is the time to zero dK and dV of a sequence.
+    """
 
     forward: Sequence[int]
     backward: Sequence[int]
+    clear: int
     kept_bytes: Sequence[int]
     offloaded_bytes: Sequence[int]
     d2h: Sequence[int]
@@ -42,6 +46,7 @@ def unit_costs(subsequences: int) -> PartCosts:
     return PartCosts(
         forward=[1] * subsequences,
         backward=[2] * subsequences,
+        clear=0,
         kept_bytes=[1] * subsequences,
         offloaded_bytes=nothing,
         d2h=nothing,
@@ -169,14 +174,21 @@ def _advance(
             if needed not in arrived:
                 return False
             ready = max(ready, arrived[needed])
-        forward = op is Op.FORWARD
-        duration = (costs.forward if forward else costs.backward)[index]
-        end = stage.occupy("compute", str(instruction), ready, duration)
-        size = costs.kept_bytes[index]
-        stage.memory.append((end, size if forward else -size))
-        if forward:
+        end = stage.occupy("compute", str(instruction), ready, _duration(costs, instruction))
+        kept = {Op.FORWARD: costs.kept_bytes[index], Op.BACKWARD: -costs.kept_bytes[index]}
+        stage.memory.append((end, kept.get(op, 0)))
+        if op is Op.FORWARD:
             stage.forward_end = end
     return True
+
+
+def _duration(costs: PartCosts, instruction: Instruction) -> int:
+    match instruction.op:
+        case Op.FORWARD:
+            return costs.forward[instruction.subsequence]
+        case Op.BACKWARD:
+            return costs.backward[instruction.subsequence]
+    return costs.clear
 
 
 def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:

@@ -10,22 +10,29 @@ that would run; the least makespan wins. "exact" replaces the fates by an intege
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sppo import policies
+from sppo.bounds import require_host_room
 from sppo.errors import Infeasible, Short
 from sppo.fates import StageFates, StageProblem
 from sppo.layouts import CUTS, GROUP_STAGES, Layout, cuts, degrees, even_group, interleavings
+from sppo.memory import block_tokens
 from sppo.plan import Plan, StagePlan
 from sppo.policies import POLICIES
 from sppo.predict import simulate_plan
 from sppo.profile import Profile
-from sppo.workload import Workload, format_bytes
+from sppo.search import Search
+from sppo.workload import Workload
 
 SOLVERS = ("heuristic", "exact", "paper")
 
 SIMULATED = 12
 """Layouts that fit and are simulated, best first, before the heuristic stops looking."""
+
+CRAMPED = 1.1
+"""Makespan over the least compute time of any layout, beyond which hosted K and V are tried too."""
 
 REJECTED = 12
 """Layouts that did not fit and are named in a plan."""
@@ -36,6 +43,7 @@ class SolverOptions:
     """What the user fixes; None leaves it to the solver. Policies: see `policies.POLICIES`.
 
     cut: "flops" (the paper's), "equal" or "time"; longest_tokens caps the lengths of "flops".
+    kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
     """
 
     pipeline_parallel: int | None = None
@@ -46,6 +54,7 @@ class SolverOptions:
     policy: str = "auto"
     cut: str = "flops"
     longest_tokens: int | None = None
+    kv_offload: bool | None = None
     solver: str = "heuristic"
 
     def __post_init__(self) -> None:
@@ -68,16 +77,37 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
 
     Raises Infeasible (which resource is short, by how much), or ValueError.
     """
-    options = options or SolverOptions()
+    asked = options = options or SolverOptions()
+    resident: Plan | None = None
+    if options.kv_offload is None and options.solver != "paper":
+        with suppress(Infeasible):
+            resident = _solve(workload, profile, replace(options, kv_offload=False))
+        if resident is not None and not _cramped(workload, profile, options, resident):
+            return resident
+        options = replace(options, kv_offload=True)
     try:
-        return _solve(workload, profile, options)
+        hosted = _solve(workload, profile, options)
+        if resident is None or hosted.makespan_seconds < resident.makespan_seconds:
+            return hosted
+        return resident
     except Infeasible as error:
-        fits = longest_tokens(workload, profile, options)
-        raise Infeasible(f"{error} (the longest that fits has about {fits:,} tokens)") from None
+        if resident is not None:
+            return resident
+        from sppo.longest import longest_words
+
+        raise Infeasible(f"{error}; {longest_words(workload, profile, asked)}") from None
+
+
+def _cramped(workload: Workload, profile: Profile, options: SolverOptions, plan: Plan) -> bool:
+    """Whether memory costs a plan so much that K and V may be better off in the host tier."""
+    if workload.device_memory_bytes is None:
+        return False
+    least = min(layout.least_seconds for layout in every_layout(workload, profile, options))
+    return plan.makespan_seconds > CRAMPED * least
 
 
 def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan:
-    layouts = sorted(_layouts(workload, profile, options), key=lambda one: one.least_seconds)
+    layouts = sorted(every_layout(workload, profile, options), key=lambda one: one.least_seconds)
     if options.solver == "paper":
         from sppo.paper import solve_paper
 
@@ -85,7 +115,7 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
     if options.solver == "exact":
         from sppo.exact import cheapest_fates
 
-        best = _search(layouts, cheapest_fates, len(layouts))
+        best = _search(layouts, _bounded(cheapest_fates), len(layouts))
         rough = _search(layouts, _policy(options.policy), SIMULATED)
         if rough.makespan_seconds < best.makespan_seconds:
             best = rough  # equal added time, placed where the pipeline waits anyway
@@ -95,50 +125,32 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
     return _search(layouts, _policy(options.policy), SIMULATED)
 
 
-def longest_tokens(workload: Workload, profile: Profile, options: SolverOptions) -> int:
-    """The longest sequence for which a layout fits, to a 64th of the asked one; 0 if none does.
-
-    Looks only at each layout's finest cuts, which need the least memory.
-    """
-    step = max(2, workload.sequence_tokens // 64)
-    if options.subsequences is not None:
-        step = max(step, options.subsequences)
-
-    def fits(steps: int) -> bool:
-        shorter = replace(workload, sequence_tokens=steps * step)
-        layouts: dict[tuple[int, int, int], list[Layout]] = {}
-        for layout in _layouts(shorter, profile, replace(options, solver="heuristic")):
-            degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.virtual_stages
-            layouts.setdefault(degrees, []).append(layout)
-        return any(_fits(layout, options) for group in layouts.values() for layout in group[-2:])
-
-    low, high = 0, workload.sequence_tokens // step
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * step
-
-
-def _fits(layout: Layout, options: SolverOptions) -> bool:
-    try:
-        for stage in {0, layout.pipeline_parallel - 1}:
-            problem = stage_problem(layout, stage)
-            problem.require_room()
-            problem.require_fit(problem.memory(policies.choose(problem, options.policy)))
-    except Short:
-        return False
-    return True
-
-
 Choose = Callable[[StageProblem], StageFates]
 
 
 def _policy(name: str) -> Choose:
-    return lambda problem: policies.choose(problem, name)
+    def choose(problem: StageProblem) -> StageFates:
+        return policies.choose(problem, name)
+
+    return _bounded(choose) if name == "auto" else choose
 
 
-def _layouts(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
+def _bounded(choose: Choose) -> Choose:
+    """The same, but quick to say that the host tier is too small."""
+
+    def bounded(problem: StageProblem) -> StageFates:
+        require_host_room(problem)
+        return choose(problem)
+
+    return bounded
+
+
+def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
+    """The layouts that the options leave, each with every cut worth a try."""
     for shards, stages in degrees(workload, options.sequence_parallel, options.pipeline_parallel):
+        kv_block_tokens = 0
+        if options.kv_offload:
+            kv_block_tokens = block_tokens(workload, shards)
         for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
             for lengths in cuts(
                 workload,
@@ -157,39 +169,70 @@ def _layouts(workload: Workload, profile: Profile, options: SolverOptions) -> It
                     virtual_stages=virtual_stages,
                     group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
                     lengths=lengths,
+                    kv_block_tokens=kv_block_tokens,
+                    kv_sets=2 if _mixes(workload, stages, virtual_stages) else 1,
                 )
+
+
+def _mixes(workload: Workload, stages: int, virtual_stages: int) -> bool:
+    """Whether the sequences of a step are mixed in the pipeline: not between interleaved parts."""
+    return workload.sequences_per_step > 1 and stages > 1 and virtual_stages == 1
 
 
 def _search(layouts: list[Layout], choose: Choose, simulated: int) -> Plan:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
-    Stops where a layout's compute alone takes longer than the best plan. Raises Infeasible.
+    Stops where a layout's compute alone takes longer than the best plan, and passes over families
+    whose finest cut does not fit. Raises Infeasible.
     """
-    best: Plan | None = None
-    rejected: list[str] = []
-    nearest: Short | None = None
+    from sppo.reasons import explain
+
+    best: tuple[Plan, Layout] | None = None
+    search = Search(layouts=layouts)
+    hopeless: dict[tuple[int, ...], bool] = {}
     for layout in layouts:
-        if best is not None and (simulated == 0 or layout.least_seconds >= best.makespan_seconds):
+        if hopeless.get(layout.family):
+            continue
+        least = float("inf") if best is None else best[0].makespan_seconds
+        if best is not None and (simulated == 0 or layout.least_seconds >= least):
             break
         try:
             plan = plan_of(layout, choose)
         except Short as short:
-            rejected.append(f"{layout}: short of {short}")
-            if nearest is None or short.bytes < nearest.bytes:
-                nearest = short
+            search.short[layout] = short
+            if layout.family not in hopeless:
+                hopeless[layout.family] = _is_hopeless(layout, search, choose)
             continue
         simulated -= 1
-        if best is None or plan.makespan_seconds < best.makespan_seconds:
-            best = plan
+        search.seconds[layout] = plan.makespan_seconds
+        if plan.makespan_seconds < least:
+            best = plan, layout
     if best is None:
-        assert nearest is not None
+        nearest = min(search.finest_short, key=lambda one: search.short[one].bytes)
         raise Infeasible(
-            f"{layouts[0].workload.name}: no plan fits; the nearest is short by {nearest}. Raise "
-            f"the device or host memory, use more ranks, or shorten the sequence"
+            f"{nearest.workload.name}: no plan fits; the nearest, {nearest}, is short by "
+            f"{search.short[nearest]}. Raise the device or host memory, use more ranks, or "
+            f"shorten the sequence"
         )
+    rejected = [f"{layout}: short of {short}" for layout, short in search.short.items()]
     if len(rejected) > REJECTED:
         rejected[REJECTED:] = [f"and {len(rejected) - REJECTED} more layouts"]
-    return replace(best, rejected=tuple(rejected))
+    return replace(best[0], reasons=explain(*best, search), rejected=tuple(rejected))
+
+
+def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:
+    """Whether the finest cut of this layout's family, which needs least memory, does not fit."""
+    family = [one for one in search.layouts if one.family == layout.family]
+    finest = max(family, key=lambda one: len(one.lengths))
+    try:
+        for stage in {0, finest.pipeline_parallel - 1}:
+            problem = stage_problem(finest, stage)
+            problem.require_room()
+            problem.require_fit(problem.memory(choose(problem)))
+    except Short as short:
+        search.short[finest] = short
+        return True
+    return False
 
 
 def stage_problem(layout: Layout, stage: int) -> StageProblem:
@@ -197,7 +240,8 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
     return StageProblem(
         shapes=shapes,
-        order=layout.order,
+        computes=layout.computes(stage),
+        kv_sets=layout.kv_sets,
         starts=layout.starts,
         lengths=layout.lengths,
         messages_ahead=layout.messages_ahead,
@@ -205,6 +249,7 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         costs=tuple(layout.part_costs(shape) for shape in shapes),
         device_limit_bytes=layout.workload.device_memory_bytes,
         host_limit_bytes=layout.workload.host_memory_bytes,
+        kv_block_tokens=layout.kv_block_tokens,
     )
 
 
@@ -214,7 +259,8 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
     stages: list[StagePlan] = []
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
-        alike = tuple((len(s.layers), s.first, s.last) for s in problem.shapes)
+        mixed = stage if layout.kv_sets > 1 else 0  # how far a stage runs ahead differs
+        alike = (mixed, *((len(s.layers), s.first, s.last) for s in problem.shapes))
         if alike not in chosen:
             problem.require_room()
             chosen[alike] = choose(problem)
@@ -231,6 +277,8 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         pipeline_parallel=layout.pipeline_parallel,
         virtual_stages=layout.virtual_stages,
         group_subsequences=layout.group_subsequences,
+        kv_block_tokens=layout.kv_block_tokens,
+        kv_sets=layout.kv_sets,
         lengths_tokens=layout.lengths,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
@@ -240,30 +288,8 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         rejected=(),
     )
     simulation = simulate_plan(draft, profile)
-    timed = replace(
+    return replace(
         draft,
         makespan_seconds=simulation.makespan / 1e9,
         bubble_share=simulation.bubble_share,
     )
-    return replace(timed, reasons=_reasons(workload, timed, profile))
-
-
-def _reasons(workload: Workload, plan: Plan, profile: Profile) -> tuple[str, ...]:
-    """What bound, in words."""
-    reasons = [
-        f"N {plan.subsequences} with {plan.virtual_stages} part(s) a stage has the least simulated "
-        f"makespan: fewer, longer subsequences leave more bubble than its "
-        f"{plan.bubble_share:.1%}, shorter ones lose kernel efficiency",
-    ]
-    limit = workload.device_memory_bytes
-    if limit is None:
-        reasons.append("no device limit: nothing needs to travel or to be recomputed")
-    else:
-        tightest = max(stage.memory.total for stage in plan.stages)
-        reasons.append(
-            f"device limit {format_bytes(limit)}: the fullest stage is predicted at "
-            f"{format_bytes(tightest)}; the cheapest fates that fit are taken"
-        )
-    if not profile.overlapped_copies:
-        reasons.append("copies are synchronous on this hardware and charged as compute")
-    return tuple(reasons)

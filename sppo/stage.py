@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +12,14 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from sppo.activations import ActivationStore
 from sppo.hostmem import HostArena
-from sppo.kvcache import KvCache
-from sppo.model import PartModel, RotaryTable, StageWeights
+from sppo.kvcache import KvCache, KvRing
+from sppo.model import PartModel, RotaryTable, StageWeights, Trace
 from sppo.plan import Plan
 from sppo.recompute import Remaker
 from sppo.runtime import Runtime
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Work:
     """A subsequence between its forward and its backward.
 
@@ -27,8 +27,7 @@ class _Work:
     """
 
     edge: GradientEdge
-    store: ActivationStore
-    input_gradients: list[Tensor] = field(default_factory=list)
+    trace: Trace
 
 
 class StageBuffers:
@@ -36,8 +35,19 @@ class StageBuffers:
 
     def __init__(self, plan: Plan, stage: int, runtime: Runtime) -> None:
         self.rotary = RotaryTable(plan.model, plan.sequence_tokens, runtime.device, runtime.dtype)
-        self.arena = HostArena(plan.stages[stage].memory.host, runtime.device)
-        runtime.label("host", self.arena.memory)
+        each = plan.stages[stage].memory.host // plan.kv_sets
+        self.arenas = [HostArena(each, runtime.device) for _ in range(plan.kv_sets)]
+        for arena in self.arenas:
+            runtime.label("host", arena.memory)
+        self.ring: KvRing | None = None
+        if plan.kv_block_tokens:
+            self.ring = KvRing(plan.model, plan.kv_block_tokens, runtime.device, runtime.dtype)
+            for buffer in self.ring.buffers:
+                runtime.label("staging", buffer)
+
+    def arena_of(self, sequence: int) -> HostArena:
+        """A stack of its own for each sequence in flight."""
+        return self.arenas[sequence % len(self.arenas)]
 
 
 class Part:
@@ -52,13 +62,18 @@ class Part:
         self.buffers = buffers
         mine = plan.parts[index]
         self.model = PartModel(plan.model, mine.layer_range, weights)
-        self.cache = KvCache(
-            plan.model,
-            len(mine.layer_range),
-            plan.sequence_tokens,
-            runtime.device,
-            runtime.dtype,
-        )
+        self.caches: list[KvCache] = []
+        for _ in range(plan.kv_sets):
+            cache = KvCache(
+                plan.model,
+                len(mine.layer_range),
+                plan.sequence_tokens,
+                runtime.device,
+                runtime.dtype,
+                buffers.ring,
+                self.caches[0] if self.caches else None,
+            )
+            self.caches.append(cache)
         for kind, tensors in self.tensors().items():
             for tensor in tensors:
                 runtime.label(kind, tensor)
@@ -83,11 +98,12 @@ class Part:
         x: token ids int64 [l] on the first part, hidden states [l, h] on the others.
         """
         span = self.span(subsequence)
+        cache = self.caches[sequence % len(self.caches)]
         maker = Remaker(
             model=self.plan.model,
             layers=self.model.layers,
             weights=self.model.weights,
-            cache=self.cache,
+            cache=cache,
             turns=self.buffers.rotary.turns[span],
             start=span.start,
         )
@@ -95,41 +111,38 @@ class Part:
             self._constants, self.runtime.label, dropped=self._dropped[subsequence], maker=maker
         )
         hidden = self.model.embed(x) if self.model.first else x
-        sink: list[Tensor] = []
+        trace = Trace(store=store)
         with store.recording():
-            output = self.model.forward(
-                hidden, sink, self.cache, self.buffers.rotary, span.start, store
-            )
+            output = self.model.forward(hidden, cache, self.buffers.rotary, span.start, trace)
             if targets is not None:
-                output = self.model.loss(output, targets, scale, store)
+                output = self.model.loss(output, targets, scale, trace)
         store.close()
-        self._work[(sequence, subsequence)] = _Work(
-            edge=get_gradient_edge(output), store=store, input_gradients=sink
-        )
+        self._work[(sequence, subsequence)] = _Work(edge=get_gradient_edge(output), trace=trace)
         return output.detach()
 
     def offload(self, sequence: int, subsequence: int) -> int:
         """Send the planned units to the host tier; returns bytes moved."""
         work = self._work[(sequence, subsequence)]
-        return work.store.offload(self._offload[subsequence], self.buffers.arena)
+        arena = self.buffers.arena_of(sequence)
+        return work.trace.store.offload(self._offload[subsequence], arena)
 
     def fetch(self, sequence: int, subsequence: int) -> int:
         """Bring them back; returns bytes moved."""
         work = self._work[(sequence, subsequence)]
-        return work.store.fetch(self.runtime.device, self.buffers.arena)
+        return work.trace.store.fetch(self.runtime.device, self.buffers.arena_of(sequence))
 
-    def begin_backward(self) -> None:
-        """Before the first backward of a sequence."""
-        self.cache.clear_gradients()
+    def clear_gradients(self) -> None:
+        """Zero dK and dV, before the first backward of a sequence."""
+        self.caches[0].clear_gradients()
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
         """Gradient of the part's input [l, h]; None on the first part, which takes token ids."""
         work = self._work.pop((sequence, subsequence))
-        work.store.release()
+        work.trace.store.release()
         torch.autograd.backward(work.edge, grad)
-        (input_gradient,) = work.input_gradients
+        (input_gradient,) = work.trace.input_gradients
         if tokens is None:
             return input_gradient
         self.model.embed_backward(tokens, input_gradient)
@@ -144,10 +157,11 @@ class Part:
         self._work.clear()
 
     def tensors(self) -> Mapping[Any, list[Tensor]]:
-        return {
-            "kv": [self.cache.keys, self.cache.values],
-            "dkv": [self.cache.key_gradients, self.cache.value_gradients],
-        }
+        kv = [buffer for cache in self.caches for buffer in cache.buffers[:2]]
+        dkv = list(self.caches[0].buffers[2:])
+        if self.buffers.ring is not None:
+            return {"host": [*kv, *dkv]}
+        return {"kv": kv, "dkv": dkv}
 
 
 class Stage:
@@ -167,16 +181,24 @@ class Stage:
     def assert_empty(self) -> None:
         for part in self.parts.values():
             part.assert_empty()
-        assert self.buffers.arena.used_bytes == 0, "the host arena is not empty"
+        assert all(arena.used_bytes == 0 for arena in self.buffers.arenas), "bytes left behind"
+
+    @property
+    def kv_moved_bytes(self) -> int:
+        """Bytes of K, V, dK and dV between host and device since the stage was made."""
+        return sum(cache.moved_bytes for part in self.parts.values() for cache in part.caches)
 
     def abandon(self) -> None:
         for part in self.parts.values():
             part.abandon()
-        self.buffers.arena.used_bytes = 0
+        for arena in self.buffers.arenas:
+            arena.used_bytes = 0
 
     def tensors(self) -> Mapping[Any, list[Tensor]]:
         """KV, dKV and the host tier of this stage, for the accounting."""
-        totals: dict[Any, list[Tensor]] = {"host": [self.buffers.arena.memory]}
+        totals: dict[Any, list[Tensor]] = {"host": [arena.memory for arena in self.buffers.arenas]}
+        if self.buffers.ring is not None:
+            totals["staging"] = list(self.buffers.ring.buffers)
         for part in self.parts.values():
             for kind, tensors in part.tensors().items():
                 totals.setdefault(kind, []).extend(tensors)

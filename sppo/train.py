@@ -11,13 +11,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from sppo.attention import check_attention
+from sppo.checker import check_schedule
 from sppo.comm import GroupTransport
 from sppo.engine import Engine, StepCounters, run_blocking
 from sppo.model import StageWeights
 from sppo.plan import Plan, check_plan
 from sppo.profile import Profile
 from sppo.runtime import Runtime
-from sppo.schedule import Schedule, build_schedule, check_schedule
+from sppo.schedule import Schedule, build_schedule
 from sppo.solver import SolverOptions, solve
 from sppo.stage import Stage
 from sppo.workload import Optimizer, Workload

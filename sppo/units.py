@@ -123,6 +123,8 @@ OFFLOAD_ORDER = (
     "norm2.output",
     "attention.query",
     "attention.output",
+    "final_norm.input",
+    "head.gradient",
 )
 """Which tensors of a block travel first: the largest, then those whose bytes are needed latest in
 the backward. Statistics are too small to be worth a copy and stay."""

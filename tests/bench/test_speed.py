@@ -8,10 +8,11 @@ import torch
 
 from benchmarks import workloads
 from benchmarks.weights import initial_weights
+from sppo.checker import check_schedule
 from sppo.partition import equal_cut
 from sppo.predict import plan_costs
 from sppo.profile import load_profile
-from sppo.schedule import build_schedule, check_schedule
+from sppo.schedule import build_schedule
 from sppo.simulate import simulate
 from sppo.solver import solve
 from sppo.workload import gpt

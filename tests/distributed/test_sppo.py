@@ -15,7 +15,7 @@ from benchmarks.accounting import Accounting
 from benchmarks.comparison import TOLERANCE, equal_work
 from benchmarks.records import Step
 from benchmarks.weights import initial_weights
-from sppo.predict import simulate_plan
+from sppo.predict import simulate_plan, stage_kv_moved_bytes
 from sppo.profile import load_profile
 from sppo.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
 from tests.ranks import run_ranks
@@ -91,6 +91,7 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
         (workloads[0], SppoSettings(virtual_stages=2, subsequences=5), None),
         (workloads[0], SppoSettings(subsequences=4, policy="full-offload"), None),
         (workloads[0], SppoSettings(subsequences=4, policy="lean"), None),
+        (workloads[0], SppoSettings(subsequences=4, kv_offload=True), None),
         (workloads[1], SppoSettings(subsequences=4, policy="full-recompute"), None),
         (workloads[1], SppoSettings(subsequences=3, cut="equal"), None),
         (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
@@ -133,8 +134,11 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
                 "kept": accounting.peak_by_kind["activations"],
                 "total": accounting.peak_bytes,
                 "by_kind": dict(accounting.at_peak_by_kind),
-                "host": system.trainer.engine.stage.buffers.arena.peak_bytes,
+                "host": sum(
+                    arena.peak_bytes for arena in system.trainer.engine.stage.buffers.arenas
+                ),
                 "offloaded": system.trainer.counters.offloaded_bytes,
+                "kv_moved": system.trainer.counters.kv_moved_bytes,
                 "fetched": system.trainer.counters.fetched_bytes,
                 "messages": traffic.messages - system.transport_before["messages"],
                 "message_bytes": traffic.bytes - system.transport_before["bytes"],
@@ -156,6 +160,14 @@ def test_predicted_equals_counted() -> None:
         (LLAMA, SppoSettings(subsequences=3, policy="paper")),
         (GPT.with_device_memory(9 * MIB), SppoSettings(solver="exact", subsequences=6)),
         (replace(LLAMA, sequences_per_step=3), SppoSettings(subsequences=4)),
+        (replace(GPT, sequences_per_step=3), SppoSettings(subsequences=4, virtual_stages=1)),
+        (
+            replace(LLAMA, sequences_per_step=2),
+            SppoSettings(subsequences=4, virtual_stages=1, policy="full-offload"),
+        ),
+        (GPT, SppoSettings(subsequences=5, kv_offload=True)),
+        (LLAMA, SppoSettings(subsequences=4, kv_offload=True, policy="full-recompute")),
+        (replace(LLAMA, sequences_per_step=2), SppoSettings(kv_offload=True, subsequences=3)),
     ]
     by_rank = run_ranks(_account, 2, jobs)
     for index, (workload, settings) in enumerate(jobs):
@@ -170,6 +182,7 @@ def test_predicted_equals_counted() -> None:
             assert counted["kept"] == simulation.kept_peak_bytes[rank], where
             assert counted["host"] == memory.host, where
             assert counted["offloaded"] == counted["fetched"], where
+            assert counted["kv_moved"] == stage_kv_moved_bytes(plan, rank), where
             assert counted["messages"] == simulation.messages[rank], where
             assert counted["message_bytes"] == simulation.message_bytes[rank], where
             assert counted["by_kind"]["weights"] == memory.weights, where

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
+from sppo.checker import check_schedule
 from sppo.comm import InProcessNetwork
 from sppo.engine import Engine, StepCounters, run_together
 from sppo.fates import Fate, StageFates, StageProblem
@@ -18,7 +19,7 @@ from sppo.plan import Plan
 from sppo.policies import uniform
 from sppo.profile import load_profile
 from sppo.runtime import Runtime
-from sppo.schedule import build_schedule, check_schedule
+from sppo.schedule import build_schedule
 from sppo.solver import plan_of
 from sppo.stage import Stage
 from sppo.workload import Cluster, Dtype, Model, Workload, weight_shapes
@@ -35,6 +36,8 @@ def make_plan(
     group: int | None = None,
     share: float = 0.0,
     recompute: tuple[str, ...] = (),
+    kv_block_tokens: int = 0,
+    mixed: bool = False,
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
@@ -57,6 +60,8 @@ def make_plan(
         virtual_stages=virtual_stages,
         group_subsequences=group or len(lengths),
         lengths=lengths,
+        kv_block_tokens=kv_block_tokens,
+        kv_sets=2 if mixed else 1,
     )
 
     def choose(problem: StageProblem) -> StageFates:

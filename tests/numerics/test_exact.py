@@ -27,6 +27,7 @@ def assert_equal_work(
     virtual_stages: int,
     share: float,
     recompute: tuple[str, ...] = (),
+    kv_block_tokens: int = 0,
     group: int | None = None,
     sequences: int = 1,
     fetch_ahead: int = 0,
@@ -42,6 +43,8 @@ def assert_equal_work(
         group=group,
         share=share,
         recompute=recompute,
+        kv_block_tokens=kv_block_tokens,
+        mixed=sequences > 1 and virtual_stages == 1 and stages > 1,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
     )
@@ -64,7 +67,8 @@ def assert_equal_work(
     group=st.sampled_from((None, 2, 3)),
     share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
     recompute=st.sampled_from(RECOMPUTE_LEVELS),
-    sequences=st.integers(1, 2),
+    kv_block_tokens=st.sampled_from((0, 0, 8, 64)),
+    sequences=st.integers(1, 3),
     fetch_ahead=st.integers(0, 1),
 )
 def test_any_pipeline_equals_plain_torch(
@@ -74,6 +78,7 @@ def test_any_pipeline_equals_plain_torch(
     group: int | None,
     share: float,
     recompute: tuple[str, ...],
+    kv_block_tokens: int,
     sequences: int,
     fetch_ahead: int,
 ) -> None:
@@ -85,6 +90,7 @@ def test_any_pipeline_equals_plain_torch(
         group=max(group, degrees[0]) if group else None,
         share=share,
         recompute=recompute,
+        kv_block_tokens=kv_block_tokens,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
     )
@@ -93,9 +99,17 @@ def test_any_pipeline_equals_plain_torch(
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sizes, so that the loops over prefix blocks and loss tiles really go round."""
-    monkeypatch.setattr("sppo.attention.PREFIX_BLOCK_TOKENS", 7)
+    monkeypatch.setattr("sppo.kvcache.PREFIX_BLOCK_TOKENS", 7)
     monkeypatch.setattr("sppo.model.LOSS_TILE_TOKENS", 5)
-    assert_equal_work(model, (23, 16, 9), stages=2, virtual_stages=2, share=0.6)
+    for kv_block_tokens in (0, 8):
+        assert_equal_work(
+            model,
+            (23, 16, 9),
+            stages=2,
+            virtual_stages=2,
+            share=0.6,
+            kv_block_tokens=kv_block_tokens,
+        )
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

@@ -19,7 +19,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-VERBS = ("list", "plan", "simulate", "timeline", "run", "table", "limit", "profile", "env")
+VERBS = (
+    "list",
+    "plan",
+    "simulate",
+    "timeline",
+    "run",
+    "table",
+    "limit",
+    "longest",
+    "sweep",
+    "ablation",
+    "profile",
+    "env",
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -54,7 +67,23 @@ def test_a_wrong_flag_is_wrong_input() -> None:
         (["run", "mini-cpu", "--tune", "--systems", "sppo"], "SPPO plans itself"),
         (["run", "gpt-7b-1m-32xa100"], "`sppo-bench run gpt-7b-1m-32xa100 --dry-run`"),
         (["run", "mini-cpu", "--text", "absent.txt"], "absent.txt"),
+        (["run", "mini-cpu", "--measured-steps", "0"], "measured_steps must be at least 1"),
         (["table", "absent"], "no folder absent"),
+        (["longest", "mini-cpu", "--device-memory", "none"], "give --device-memory SIZE"),
+        (["longest", "mini-cpu", "--systems", "vllm"], "unknown system 'vllm'"),
+        (["longest", "mini-cpu", "--time-limit", "0"], "the time limit must be positive"),
+        (["sweep", "mini-cpu"], "give --device-memory SIZES or --sequences-per-step"),
+        (["sweep", "mini-cpu", "--device-memory", "1MiB,lots"], "not a size: 'lots'"),
+        (["sweep", "mini-cpu", "--sequences-per-step", "1,0"], "write counts as 1,2,4"),
+        (
+            ["sweep", "mini-cpu", "--sequences-per-step", "2", "--device-memory", "1MiB,2MiB"],
+            "one quantity at a time",
+        ),
+        (["sweep", "mini-cpu", "--device-memory", "1MiB", "--points", "0"], "--points 0"),
+        (["sweep", "mini-cpu", "--device-memory", "1MiB", "--systems", "x"], "unknown system 'x'"),
+        (["ablation", "mini-cpu", "--policies", "auto,magic"], "unknown policy 'magic'; known"),
+        (["ablation", "mini-cpu", "--launches", "0"], "launches must be at least 1"),
+        (["ablation", "gpt-7b-1m-32xa100"], "needs 4 x 8 CUDA devices"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_written(

@@ -76,6 +76,10 @@ def test_only_memory_errors_are_out_of_memory() -> None:
     assert devices.is_out_of_memory(torch.OutOfMemoryError("full"), False)
     assert devices.is_out_of_memory(MemoryError(), True)
     assert not devices.is_out_of_memory(MemoryError(), False)
+    assert devices.is_out_of_memory(RuntimeError("could not create a primitive"), True)
+    assert not devices.is_out_of_memory(RuntimeError("could not create a primitive"), False)
+    unsupported = RuntimeError("could not create a primitive descriptor for a matmul primitive")
+    assert not devices.is_out_of_memory(unsupported, True)
     assert not devices.is_out_of_memory(RuntimeError("Connection closed by peer"), True)
     assert not devices.is_out_of_memory(ValueError("can't allocate memory"), True)
 

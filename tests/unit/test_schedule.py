@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sppo.checker import check_schedule
 from sppo.schedule import (
     Instruction,
     Op,
     Schedule,
     ScheduleError,
     build_schedule,
-    check_schedule,
     parse_instruction,
 )
 from sppo.workload import gpt
@@ -39,6 +39,7 @@ def schedule_of(
         virtual_stages=virtual_stages,
         share=share,
         sequences=sequences,
+        mixed=sequences > 1 and virtual_stages == 1 and stages > 1,
         fetch_ahead=ahead,
     )
     return build_schedule(plan)
@@ -109,6 +110,7 @@ FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
     ("read before fetch", 0, late_fetch, "no fetch before it"),
     ("leak", 0, remove("T0.1@0", "B0.1@0", "B0.0@0"), "missing"),
     ("fetched too early", 0, swap("O0.1@0", "T0.1@0"), "nothing lies in the host tier"),
+    ("no clear", 0, remove("Z0.0@0"), "adds to dK and dV"),
     ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0@0")), "repeated"),
     ("backward out of order", 0, swap("B0.3@0", "B0.2@0"), "reads its gradient|every later"),
     ("forward out of order", 0, swap("F0.1@0", "F0.2@0"), "reads its keys and values"),

@@ -1,0 +1,159 @@
+"""`sppo-bench ablation`: SPPO under each policy, interleaved, as table, CSV, JSON and figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks import ablation as ablations
+from benchmarks import study, tables
+from benchmarks.ablation import PolicyResult
+from benchmarks.output import show_json
+from benchmarks.records import Record
+from benchmarks.selection import UsageError, check_machine, find_workload
+from benchmarks.study_flags import Ablation
+from benchmarks.tables import NO_NUMBER
+from benchmarks.workloads import limit_label
+from sppo.errors import NotBuilt
+from sppo.policies import POLICIES
+
+COLUMNS = (
+    "policy",
+    "status",
+    "step s, median [quartiles]",
+    "time / auto",
+    "peak device",
+    "predicted",
+    "offloaded",
+    "recomputed",
+    "host",
+    "MFU (causal)",
+)
+
+
+def ablation(verb: Ablation) -> int:
+    """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
+    from benchmarks import supervisor
+    from benchmarks.figures import bar_chart
+    from benchmarks.progress import display
+
+    workload = find_workload(verb.workload, verb.device_memory)
+    policies = check_policies(verb)
+    options = study.options(verb)
+    check_machine(workload)
+    try:
+        layout, whose = ablations.fixed_layout(workload, policies)
+        plans = ablations.assignments(workload, policies, layout)
+    except (NotBuilt, ValueError) as error:
+        raise UsageError(error) from None
+    try:
+        directory = supervisor.new_directory(study.parent(verb), workload)
+        inputs = supervisor.prepare(workload, options, directory)
+    except (ValueError, OSError) as error:
+        raise UsageError(error) from None
+    with display() as shown:
+        rows = [assignment for assignment, _ in plans.values()]
+        done = supervisor.run(inputs, rows, options, shown)
+    results = ablations.results(done, plans, workload)
+    told = told_of(done, results, whose)
+    document = text(done, results, whose)
+    study.write(
+        directory,
+        "ablation",
+        {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(told, indent=2)},
+    )
+    bar_chart(done, directory / "ablation.png")
+    if verb.json:
+        show_json({"directory": str(directory), **told})
+    else:
+        print(document)
+    print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
+    if verb.publish:
+        name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
+        study.publish(directory, "ablation", "ablation", name)
+    return supervisor.exit_code(done)
+
+
+def check_policies(verb: Ablation) -> list[str]:
+    """The asked policies, `auto` first where it is among them. Raises UsageError."""
+    asked = study.names(verb.policies) or list(POLICIES)
+    unknown = [name for name in asked if name not in POLICIES]
+    if unknown:
+        raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    return sorted(dict.fromkeys(asked), key=lambda name: name != "auto")
+
+
+def table(results: Sequence[PolicyResult]) -> str:
+    """GitHub's Markdown."""
+    from tabulate import tabulate
+
+    return str(
+        tabulate(
+            [_cells(result) for result in results],
+            headers=COLUMNS,
+            tablefmt="github",
+            disable_numparse=True,
+            colalign=("left", "left", *("right",) * (len(COLUMNS) - 2)),
+        )
+    )
+
+
+def _cells(result: PolicyResult) -> list[str]:
+    relative, mfu = result.relative_time, result.mfu_causal
+    return [
+        result.policy,
+        result.status,
+        tables.spread_words(result.step_seconds),
+        NO_NUMBER if relative is None else f"{relative:.2f}",
+        tables.size_words(result.peak_device_bytes),
+        tables.size_words(result.predicted_peak_bytes),
+        tables.size_words(result.offloaded_bytes),
+        tables.size_words(result.recomputed_bytes),
+        tables.size_words(result.host_peak_bytes),
+        NO_NUMBER if mfu is None else f"{100 * mfu:.1f} %",
+    ]
+
+
+def text(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> str:
+    """Header, table and notes."""
+    layout = f"that of {whose}'s plan" if whose else "none, as no policy has a plan"
+    lines = [*tables.header(done), f"layout of all rows: {layout}"]
+    lines = [f"- {line}" if number else line for number, line in enumerate(lines)]
+    notes = [
+        f"- {result.policy}: {result.status}: {result.reason}"
+        for result in results
+        if result.status != "ok"
+    ]
+    notes += [
+        "- step, peak device and host: measured; predicted, offloaded (one way) and recomputed: "
+        "planned, bytes of one step, offloaded and recomputed over all ranks",
+    ]
+    return "\n".join([lines[0], "", *lines[1:], "", table(results), "", *notes])
+
+
+def told_of(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> dict[str, Any]:
+    """Everything for programs."""
+    first = next((record for record in done if record.system != "reference"), done[0])
+    return {
+        "schema": ablations.SCHEMA,
+        "workload": first.workload.name,
+        "device_memory_bytes": first.device_memory_bytes,
+        "layout_of": whose,
+        **study.origin(first),
+        "policies": [asdict(result) for result in results],
+    }
+
+
+def csv_text(results: Sequence[PolicyResult]) -> str:
+    """A line a policy, with a header line."""
+    rows = [ablations.flat(result) for result in results]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,54 @@
+"""`sppo-bench longest`: check what was asked, search, save and show it."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from benchmarks import longest_results, records
+from benchmarks.output import show_json
+from benchmarks.rows import find
+from benchmarks.selection import UsageError, check_machine, find_workload
+from benchmarks.study_flags import Longest
+
+
+def longest(verb: Longest) -> int:
+    """Search every row; what ends in no result exits 1 and is not published.
+
+    Raises UsageError.
+    """
+    from benchmarks import longest as search
+    from benchmarks import supervisor
+    from benchmarks.progress import display
+
+    workload = find_workload(verb.workload, verb.device_memory)
+    if workload.device_memory_bytes is None:
+        raise UsageError(
+            f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
+        )
+    parent = verb.output or records.results_directory() / "runs"
+    try:
+        rows = find([name for item in verb.systems for name in item.split(",") if name])
+        options = supervisor.Options(
+            launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=verb.time_limit
+        )
+        check_machine(workload)
+        with display() as shown:
+            found, done, directory = search.search(workload, rows, parent, options, shown)
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(error) from None
+    code = supervisor.exit_code(done)
+    path = longest_results.save(found, directory / "longest.json")
+    published = longest_results.path_of(found.workload, found.device_memory_bytes)
+    lost = longest_results.lost_rows(found, published)
+    if code == 0 and not lost:
+        path = longest_results.save(found, published)
+    elif lost:
+        print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
+    if verb.json:
+        show_json(msgspec.to_builtins(found.rows))
+    else:
+        print(longest_results.text(found))
+    print(f"\nsaved to {path}; records: {directory}", file=sys.stderr)
+    return code

@@ -1,0 +1,93 @@
+"""The flags of the verbs that look beyond one comparison: `longest`, `sweep` and `ablation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from benchmarks.workloads import DEFAULT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longest:
+    """Find the longest sequence each row can train under the device limit, and save it.
+
+    Searched with enforced launches up to their accounted step. SPPO plans each length; a tuned row
+    is the best of its library's whole grid, leanest points first.
+
+    Example: sppo-bench longest tiny-cpu --systems sppo,megatron-same-layout
+    """
+
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`; its own length is where the search starts."""
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Rows, by comma or space, as for `run`; all four if not given."""
+    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
+    time_limit: float = 900.0
+    """Seconds of one launch; a length that takes longer counts as one that does not fit."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the run's folder is made; results/runs/ if not given."""
+    json: bool = False
+    """The rows as JSON on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How the rows of a study are launched and where its results go."""
+
+    launches: int = 2
+    """Launches of each row, interleaved with the others'."""
+    measured_steps: int = 5
+    """Timed steps of a launch."""
+    warmup_steps: int = 1
+    """Untimed steps after the throw-away and the accounted one."""
+    time_limit: float = 300.0
+    """Seconds of one launch; after that it is stopped and recorded as timeout."""
+    publish: bool = False
+    """Copy table, figure and JSON to results/published/."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the run's folder is made; results/runs/ if not given."""
+    json: bool = False
+    """The results as JSON on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Measuring):
+    """Measure the best row of each system at several device limits, or sequences per step.
+
+    Example: sppo-bench sweep tiny-cpu --device-memory 100MiB,136MiB,200MiB,none
+
+    Example: sppo-bench sweep tiny-cpu --sequences-per-step 1,2,4 --systems sppo,megatron
+    """
+
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`."""
+    device_memory: Annotated[str | None, arg(metavar="SIZES")] = None
+    """Limits of one rank's device, by comma: 100MiB,136MiB,none. With --sequences-per-step one
+    limit for all of them."""
+    sequences_per_step: Annotated[str | None, arg(metavar="COUNTS")] = None
+    """Numbers of sequences of an optimizer step, by comma: 1,2,4."""
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Systems, by comma or space: deepspeed, megatron, sppo; all three if not given."""
+    points: Annotated[int, arg(metavar="COUNT")] = 4
+    """Settings of a library that are measured where its grid is not (then the fastest counts)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Measuring):
+    """Measure SPPO under each of its policies, all in the layout of auto's plan.
+
+    Example: sppo-bench ablation tiny-cpu --policies auto,paper,full-recompute
+    """
+
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`."""
+    policies: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Policies, by comma or space: auto, paper, full-offload, no-offload, lean, full-recompute; all
+    if not given."""
+    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given."""

@@ -1,0 +1,173 @@
+"""The best row of each system at several values of one quantity: device limit or sequences a step.
+
+Each value is a run of its own, with its reference and its gate, in a folder of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import candidates, supervisor, tables
+from benchmarks.job import Status
+from benchmarks.progress import Display
+from benchmarks.recording import Inputs
+from benchmarks.records import Record
+from benchmarks.rows import ROWS, Assignment, Row, assign, grid_assignments
+from benchmarks.supervisor import Options
+from benchmarks.tables import Summary
+from benchmarks.workloads import limit_label
+from sppo.workload import Workload
+
+SCHEMA = "sppo-sweep/1"
+
+Quantity = Literal["device-memory", "sequences-per-step"]
+
+SYSTEMS = tuple(row.system for row in ROWS if row.choosing in ("tuned", "planned"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """One value of the swept quantity and what it makes of the workload."""
+
+    label: str
+    workload: Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The best row of each system at one value; `folder` has its records, under the run's."""
+
+    label: str
+    device_memory_bytes: int | None
+    sequences_per_step: int
+    folder: str
+    rows: tuple[Summary, ...]
+
+
+def values(
+    workload: Workload, quantity: Quantity, limits: Sequence[int | None], counts: Sequence[int]
+) -> list[Value]:
+    """What is measured, in the order that was asked for."""
+    if quantity == "device-memory":
+        return [
+            Value(label=limit_label(limit), workload=workload.with_device_memory(limit))
+            for limit in limits
+        ]
+    if limits:
+        workload = workload.with_device_memory(limits[0])
+    return [
+        Value(label=str(count), workload=replace(workload, sequences_per_step=count))
+        for count in counts
+    ]
+
+
+def rows_of(systems: Sequence[str]) -> list[Row]:
+    """The best row of each system: the tuned one of a library."""
+    return [row for row in ROWS if row.system in systems and row.choosing != "same layout"]
+
+
+def measure(
+    value: Value,
+    rows: Sequence[Row],
+    directory: Path,
+    options: Options,
+    display: Display,
+    *,
+    own_sequences: int,
+    points: int,
+) -> tuple[Measured, list[Record]]:
+    """Choose, launch and compare at one value, in a new folder of `directory`.
+
+    Raises ValueError or OSError before the first launch.
+    """
+    folder = directory / value.label
+    folder.mkdir()
+    inputs = supervisor.prepare(value.workload, options, folder)
+    display.note(f"{value.workload.name}, {value.label}:")
+    try:
+        assignments = [
+            assignment
+            for row in rows
+            for assignment in chosen(row, inputs, options, display, own_sequences, points)
+        ]
+    except BaseException:
+        supervisor.remove_inputs(inputs)
+        raise
+    done = supervisor.run(inputs, assignments, options, display, narrow=fastest_of_each)
+    return (
+        Measured(
+            label=value.label,
+            device_memory_bytes=value.workload.device_memory_bytes,
+            sequences_per_step=value.workload.sequences_per_step,
+            folder=value.label,
+            rows=tuple(best(done, row) for row in rows),
+        ),
+        done,
+    )
+
+
+def chosen(
+    row: Row, inputs: Inputs, options: Options, display: Display, own_sequences: int, points: int
+) -> list[Assignment]:
+    """The settings of a row at this value: SPPO's plan, or what fits of a library's grid."""
+    workload = inputs.workload
+    if row.choosing == "planned":
+        return [assign(row, workload)]
+    try:
+        grid = grid_assignments(row.system, workload)
+    except ImportError:
+        return [assign(row, workload)]  # refused, in the library's words
+    found = candidates.of_system(row.system, workload, grid, own_sequences)
+    untimed = replace(options, launches=1, warmup_steps=0, measured_steps=0)
+
+    def attempt(assignment: Assignment) -> Status:
+        label = f"{row.label} fits {assignment.row.label.split()[-1]}"
+        named = replace(assignment, row=replace(row, label=label))
+        return supervisor.launch_row(inputs, named, 1, untimed, display).status
+
+    fitting = candidates.fitting(found, 1 if found.timed else points, attempt)
+    if not fitting:
+        reason = grid[0].reason if grid else "its grid is empty here"
+        return [Assignment(row=row, status="unavailable", reason=reason)]
+    if len(fitting) == 1:
+        return [replace(fitting[0], row=row)]
+    return [
+        replace(assignment, row=replace(row, label=f"{row.label} {number}"))
+        for number, assignment in enumerate(fitting, start=1)
+    ]
+
+
+def fastest_of_each(assignments: Sequence[Assignment], done: Sequence[Record]) -> list[Assignment]:
+    """After the first launch of each: of every system the fastest, or its first where none ran."""
+    seconds = {
+        record.row: record.step_seconds_median
+        for record in done
+        if record.step_seconds_median is not None
+    }
+    systems: dict[str, list[Assignment]] = {}
+    for assignment in assignments:
+        systems.setdefault(assignment.row.system, []).append(assignment)
+    return [
+        min(own, key=lambda assignment: seconds.get(assignment.row.label, float("inf")))
+        for own in systems.values()
+    ]
+
+
+def best(done: Sequence[Record], row: Row) -> Summary:
+    """The system's row at this value: launched most often, then ok, then fastest.
+
+    It gets the row's own name, and the number of points that were measured where there were more.
+    """
+    own = [summary for summary in tables.summaries(done) if summary.system == row.system]
+
+    def order(summary: Summary) -> tuple[int, bool, float]:
+        step = summary.step_seconds
+        seconds = float("inf") if step is None else step.median
+        return -summary.launches, summary.status != "ok", seconds
+
+    summary = min(own, key=order)
+    grid = summary.grid if len(own) == 1 else f"fastest of {len(own)}; {summary.grid}"
+    return replace(summary, row=row.label, grid=grid)

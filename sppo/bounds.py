@@ -1,0 +1,82 @@
+"""Whether a stage can fit at all, without looking for its best fates: cheap tests. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sppo.errors import Short
+from sppo.fates import DEVICE_MARGIN_BYTES, Fate, StageFates, StageProblem
+from sppo.policies import uniform
+from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+
+LEVELS = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
+"""What may be made again, from nothing to all but attention."""
+
+STEPS = 32
+"""Steps of a share that all subsequences send alike, from nothing to everything."""
+
+
+def require_host_room(problem: StageProblem) -> None:
+    """Raise Short if the host tier is too small whatever the fates, short of attention again.
+
+    After the last forward every kept byte lies on the device or on the host; the least of them is
+    what the leanest recomputation leaves.
+    """
+    host, device = problem.host_limit_bytes, problem.device_limit_bytes
+    if host is None or device is None:
+        return
+    states = [_sent(problem, names, 0.0) for names in LEVELS]
+    kept = sum(
+        problem.kept_bytes(part, index, fate)
+        for part, row in enumerate(states[-1])
+        for index, fate in enumerate(row)
+    )
+    memory = problem.memory(states[-1])
+    if kept + memory.kv_host <= host:
+        return
+    memories = [memory, *(problem.memory(fates) for fates in states[:-1])]
+    others = min(one.total - one.kept_peak for one in memories) + DEVICE_MARGIN_BYTES
+    excess = kept - max(0, device - others) - (host - memory.kv_host)
+    if excess > 0:
+        raise Short(excess, "host memory")
+
+
+def require_some_fates(problem: StageProblem) -> None:
+    """Raise Short unless fates fit in which all subsequences send the same share.
+
+    What fits by this test fits by `policies.choose`, whose ladders contain these fates; what fits
+    there may need up to a 32nd less host memory.
+    """
+    require_host_room(problem)
+    short: Short | None = None
+    for names in reversed(LEVELS):
+        try:
+            _require_share(problem, names)
+        except Short as error:
+            if short is None or error.bytes < short.bytes:
+                short = error
+        else:
+            return
+    assert short is not None
+    raise short
+
+
+def _require_share(problem: StageProblem, names: Sequence[str]) -> None:
+    """Raise Short unless the largest share that fits the host tier fits the device too."""
+    everything = problem.memory(_sent(problem, names, 1.0))
+    host = problem.host_limit_bytes
+    if host is None or everything.host + everything.kv_host <= host:
+        problem.require_fit(everything)
+        return
+    step = int(STEPS * max(0, host - everything.kv_host) / everything.host)
+    memory = problem.memory(_sent(problem, names, step / STEPS))
+    while step > 0 and memory.host + memory.kv_host > host:  # shares are rounded up to tensors
+        step -= 1
+        memory = problem.memory(_sent(problem, names, step / STEPS))
+    problem.require_fit(memory)
+
+
+def _sent(problem: StageProblem, names: Sequence[str], share: float) -> StageFates:
+    known = problem.shapes[0].units
+    fate = Fate(recompute=tuple(name for name in names if name in known))
+    return uniform(problem, fate, lambda part, index: share)

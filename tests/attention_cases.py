@@ -1,0 +1,70 @@
+"""Attention of a subsequence against resident and hosted K and V, on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from sppo.attention import attend, attend_backward
+from sppo.kvcache import KvCache, KvRing
+from sppo.workload import llama
+
+
+def check_against_full_attention(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    kv_heads: int,
+    block_tokens: int,
+    tolerance: float,
+) -> None:
+    """Subsequences of 256, 192 and 64 tokens equal full causal attention, forward and backward.
+
+    block_tokens: of hosted K and V, 0 for resident ones. tolerance: absolute and relative.
+    """
+    heads, width, lengths = 8, 64, (256, 192, 64)
+    tokens = sum(lengths)
+    model = llama(
+        "case", layers=1, hidden=heads * width, heads=heads, kv_heads=kv_heads, ffn=8, vocabulary=8
+    )
+    ring = KvRing(model, block_tokens, device, dtype) if block_tokens else None
+    cache = KvCache(model, 1, tokens, device, dtype, ring).layers[0]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> torch.Tensor:
+        made = torch.randn(count, tokens, width, generator=generator, dtype=torch.float64)
+        return made.to(device=device, dtype=dtype)
+
+    query, keys, values, grad = draw(heads), draw(kv_heads), draw(kv_heads), draw(heads)
+    exact = [tensor.double().unsqueeze(0).requires_grad_() for tensor in (query, keys, values)]
+    expected = F.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=True)
+    wanted = torch.autograd.grad(expected, exact, grad.double().unsqueeze(0))
+
+    def close(found: torch.Tensor, exactly: torch.Tensor) -> None:
+        torch.testing.assert_close(found.double(), exactly, atol=tolerance, rtol=tolerance)
+
+    saved = []
+    start = 0
+    for length in lengths:
+        span = slice(start, start + length)
+        own = cache.place(keys[:, span], start)
+        own[0].copy_(keys[:, span])
+        own[1].copy_(values[:, span])
+        cache.keep(start, *own)
+        out, logsumexp = attend(query[:, span], own, cache.prefix(start))
+        saved.append((span, out, logsumexp))
+        close(out, expected[:, :, span])
+        start = span.stop
+    for span, out, logsumexp in reversed(saved):
+        gradients = cache.own_gradients(span.start, span.stop - span.start)
+        query_gradient = attend_backward(
+            grad[:, span].unsqueeze(0),
+            query[:, span].unsqueeze(0),
+            out,
+            logsumexp,
+            gradients,
+            cache.prefix_gradients(span.start),
+        )
+        close(query_gradient, wanted[0][:, :, span])
+        close(gradients.key_gradients.unsqueeze(0), wanted[1][:, :, span])
+        close(gradients.value_gradients.unsqueeze(0), wanted[2][:, :, span])

@@ -1,0 +1,51 @@
+"""The studies' verbs with real launches, on the smallest workload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import records
+from benchmarks.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is written into the checkout."""
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "published_directory", lambda: tmp_path / "published")
+    return tmp_path
+
+
+def test_two_policies_do_equal_work_in_one_layout(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--policies auto,lean --launches 1 --measured-steps 2 --warmup-steps 0 --publish --json"
+    assert main(["ablation", "mini-cpu", *flags.split()]) == 0
+    told = json.loads(capsys.readouterr().out)
+    auto, lean = told["policies"]
+    assert (auto["status"], lean["status"]) == ("ok", "ok")
+    assert lean["peak_device_bytes"] < auto["peak_device_bytes"]
+    assert (auto["recomputed_bytes"], lean["recomputed_bytes"] > 0) == (0, True)
+    done = records.read_all(Path(told["directory"]))
+    lengths = {tuple(record.plan["lengths_tokens"]) for record in done if record.plan}
+    assert len(lengths) == 1
+    published = {path.name for path in (folder / "published" / "ablation").iterdir()}
+    assert published == {f"mini-cpu-152MiB.{ending}" for ending in ("md", "json", "png")}
+
+
+def test_the_longest_of_sppo_fits_and_the_next_does_not(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--systems sppo --device-memory 6MiB --json"
+    assert main(["longest", "mini-cpu", *flags.split()]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["longest_tokens"] >= 256
+    assert row["peak_device_bytes"] <= 6 * 1024**2
+    assert row["fails_with"].split(":")[0] in ("oom", "infeasible")
+    assert (folder / "published" / "longest" / "mini-cpu-6MiB.json").is_file()

@@ -1,0 +1,181 @@
+"""The plan's card: what a stranger reads, and that it says what the plan says."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
+from benchmarks.workloads import find
+from sppo.card import BAR, WIDTH, bar, card
+from sppo.costs import step_flops
+from sppo.plan import Plan
+from sppo.profile import load_profile
+from sppo.solver import SolverOptions, solve
+from sppo.wording import ranges
+from sppo.workload import MIB, Workload, format_bytes
+
+TINY = find("tiny-cpu")
+SEVEN_B = find("gpt-7b-4m-128xa100")
+KINDS = "MKDASTC"
+
+
+def planned(workload: Workload, **options: object) -> tuple[Plan, str]:
+    profile = load_profile(workload.cluster.hardware)
+    plan = solve(workload, profile, SolverOptions(**options))  # type: ignore[arg-type]
+    return plan, card(plan, profile, workload)
+
+
+def test_like_stages_are_one_entry_of_a_large_plan() -> None:
+    plan, text = planned(SEVEN_B)
+    last = plan.pipeline_parallel - 1
+    assert f"\n  stages 1 .. {last - 1} (layers 1 .. " in text
+    assert len(re.findall(r"\n    device +\[", text)) == 3
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    assert text.isascii()
+
+
+def test_bars_have_their_width_and_the_kinds_add_up() -> None:
+    plan, text = planned(TINY)
+    bars = re.findall(r"device \[(.+)\] (\S+ \S+), (\S+ \S+) free\n(.+)", text)
+    assert len(bars) == len(plan.stages)
+    for stage, (drawn, total, free, kinds) in zip(plan.stages, bars, strict=True):
+        assert len(drawn) == BAR
+        assert total == format_bytes(stage.memory.total)
+        assert TINY.device_memory_bytes is not None
+        assert free == format_bytes(TINY.device_memory_bytes - stage.memory.total)
+        sizes = dict(re.findall(rf"([{KINDS}]) ([\d.]+) MiB", kinds))
+        assert set(sizes) == set(drawn) - {"."}
+        assert sum(map(float, sizes.values())) == pytest.approx(
+            stage.memory.total / MIB, abs=0.05 * len(sizes) + 0.05
+        )
+        assert list(dict.fromkeys(drawn.rstrip("."))) == [kind for kind in KINDS if kind in sizes]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "full", "expected"),
+    [
+        ({"M": 10, "K": 20}, 40, "M" * 10 + "K" * 20 + "." * 10),
+        ({"M": 0, "K": 400}, 400, "K" * 40),
+        ({"M": 1, "K": 399}, 400, "M" + "K" * 39),
+        ({"M": 1}, 4000, "M" + "." * 39),
+        ({}, 1, "." * 40),
+    ],
+)
+def test_a_bar(sizes: dict[str, int], full: int, expected: str) -> None:
+    assert bar(sizes, full) == expected
+
+
+def test_times_are_labelled_and_follow_from_the_plan() -> None:
+    plan, text = planned(SEVEN_B)
+    profile = load_profile("a100-80g")
+    seconds = plan.makespan_seconds
+    assert f"simulated  forward + backward {seconds:.3f} s" in text
+    assert f"{SEVEN_B.sequence_tokens / seconds / 128:.1f} tokens per second per rank" in text
+    share = step_flops(SEVEN_B).causal / (seconds * 128 * profile.peak_flops_per_second)
+    assert f"MFU (causal) {share:.1%} of 312.0 TFLOP/s" in text
+    assert "from the assumed profile a100-80g" in text
+    assert "from the measured profile cpu-2core" in planned(TINY)[1]
+
+
+def test_fates_in_words() -> None:
+    plan, text = planned(
+        TINY, policy="full-offload", subsequences=4, virtual_stages=1, pipeline_parallel=2
+    )
+    fates = text[text.index("Fates") : text.index("Why")]
+    travels = "mlp.activation, mlp.up, block.input, block.middle, norm1.output"
+    assert re.search(rf"subsequences 0 .. 2: {travels}", fates)
+    assert fates.count("subsequence 3: all stay") == len(plan.stages)
+    _, lean = planned(TINY, policy="lean", subsequences=8, virtual_stages=1, pipeline_parallel=2)
+    fates = " ".join(lean[lean.index("Fates") : lean.index("Why")].split())
+    again = "norm1.output, attention.query, block.middle, norm2.output, mlp.up, mlp.activation"
+    assert f"stages 0 .. 1 subsequences 0 .. 7: {again} recomputed" in fates
+
+
+def test_a_share_of_the_layers_is_told() -> None:
+    plan, text = planned(
+        TINY.with_device_memory(150 * MIB),
+        policy="auto",
+        virtual_stages=1,
+        pipeline_parallel=2,
+        subsequences=8,
+        kv_offload=False,
+    )
+    partly = any(
+        0 < sum(name == unit for _, name in row) < len(part.layer_range)
+        for part in plan.parts
+        for row in part.offload_units
+        for unit in {name for _, name in row}
+    )
+    assert partly == (" of 2 layers" in text)
+
+
+def test_a_plan_over_its_limit_says_so() -> None:
+    plan, text = planned(TINY.with_device_memory(136 * MIB), solver="paper")
+    over = max(stage.memory.total for stage in plan.stages) - 136 * MIB
+    assert over > 0
+    assert f"{format_bytes(over)} OVER THE LIMIT" in text
+
+
+def test_without_limits_nothing_is_free() -> None:
+    workload = replace(TINY, device_memory_bytes=None, host_memory_bytes=None)
+    _, text = planned(workload)
+    assert "device  no limit" in text
+    assert "host    no limit" in text
+    assert "] nothing\n" in text
+    assert "B free" not in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([3], "3"),
+        ([0, 1], "0, 1"),
+        ([0, 1, 2, 3], "0 .. 3"),
+        ([0, 4, 8, 12], "0, 4, .., 12"),
+        ([1, 2, 3, 17, 18, 19], "1 .. 3, 17 .. 19"),
+        ([0, 2, 3, 4], "0, 2 .. 4"),
+        ([], ""),
+    ],
+)
+def test_ranges(numbers: list[int], text: str) -> None:
+    assert ranges(numbers) == text
+
+
+def test_the_verb_prints_the_card_and_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "tiny-cpu"]) == 0
+    assert capsys.readouterr().out.strip() == planned(TINY)[1]
+    assert main(["plan", "tiny-cpu", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    plan = planned(TINY)[0]
+    assert (told["label"], told["solver"], told["profile_kind"]) == (
+        "simulated",
+        "heuristic",
+        "measured",
+    )
+    assert told["lengths_tokens"] == list(plan.lengths_tokens)
+    assert told["reasons"] == list(plan.reasons)
+    assert told["predicted_peak_bytes"] == [stage.memory.total for stage in plan.stages]
+    count = plan.subsequences
+    assert len(told["offload_share"]) == len(told["recompute_units"]) == count
+    for index in range(count):
+        shares = [part.offload_share[index] for part in plan.parts]
+        assert told["offload_share"][index] == pytest.approx(sum(shares) / len(shares))
+        names = {name for part in plan.parts for name in part.recompute_units[index]}
+        assert set(told["recompute_units"][index]) == names
+    for stage in told["stages"]:
+        device = {key: size for key, size in stage["memory"].items() if "host" not in key}
+        assert sum(device.values()) in told["predicted_peak_bytes"]
+
+
+def test_every_key_of_the_json_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
+    main(["plan", "tiny-cpu", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    (stage, *_) = told["stages"]
+    keys = [*told, *stage, *stage["memory"], *stage["parts"][0]]
+    assert not [key for key in keys if f"`{key}`" not in text]

@@ -1,0 +1,166 @@
+"""Plans that do not exist: what is short, at which layout, and the longest length that fits."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.workloads import of_flags
+from sppo.bounds import require_host_room, require_some_fates
+from sppo.errors import Infeasible, Short
+from sppo.layouts import Layout
+from sppo.longest import longest_tokens, round_down, words
+from sppo.partition import flops_balanced_cut
+from sppo.policies import choose
+from sppo.profile import load_profile
+from sppo.solver import SolverOptions, solve, stage_problem
+from sppo.workload import GIB, MIB, MODELS, Cluster, Workload, parse_tokens
+
+PROFILE = load_profile("cpu-2core")
+TINY = Workload(
+    name="tiny",
+    model=MODELS["gpt-tiny"],
+    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
+    sequence_tokens=4096,
+)
+A100 = load_profile("a100-80g")
+LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
+RESIDENT = SolverOptions(kv_offload=False)
+
+
+def named_length(error: Infeasible) -> int:
+    found = re.search(r"the longest that fits has about (\S+) tokens$", str(error))
+    assert found, error
+    return parse_tokens(found[1])
+
+
+def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
+    profile = load_profile(workload.cluster.hardware)
+    try:
+        solve(replace(workload, sequence_tokens=tokens), profile, options)
+    except Infeasible:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("workload", "options"),
+    [
+        (LONG, SolverOptions(sequence_parallel=32, virtual_stages=1)),
+        (LONG, RESIDENT),
+        (replace(LONG, host_memory_bytes=64 * GIB), replace(RESIDENT, sequence_parallel=8)),
+        (LONG, SolverOptions(kv_offload=False, policy="lean", sequence_parallel=8)),
+        (LONG, SolverOptions(solver="paper", sequence_parallel=8)),
+        (replace(LONG, host_memory_bytes=8 * GIB), SolverOptions(policy="full-offload")),
+        (TINY.with_device_memory(50 * MIB), RESIDENT),
+        (TINY.with_device_memory(70 * MIB), SolverOptions(kv_offload=False, subsequences=8)),
+    ],
+)
+def test_the_longest_that_fits_fits_and_15_percent_more_does_not(
+    workload: Workload, options: SolverOptions
+) -> None:
+    profile = load_profile(workload.cluster.hardware)
+    with pytest.raises(Infeasible) as refused:
+        solve(workload, profile, options)
+    longest = named_length(refused.value)
+    assert longest == longest_tokens(workload, profile, options)
+    assert longest < workload.sequence_tokens
+    assert fits(workload, longest, options)
+    assert not fits(workload, round(1.15 * longest), options)
+
+
+def test_what_is_short_by_how_much_and_where() -> None:
+    with pytest.raises(Infeasible) as refused:
+        solve(LONG, A100, RESIDENT)
+    expected = (
+        r"no plan fits; the nearest, SP \d+ x PP \d+, \d parts? a stage, N \d+, is short by "
+        r"[\d.]+ GiB of device memory for model state, KV and dKV alone\. Raise"
+    )
+    assert re.search(expected, str(refused.value))
+
+
+def test_the_shortage_is_that_of_the_finest_cut() -> None:
+    """With that much more memory it fits, and with a little less than that it does not."""
+    workload = replace(TINY.with_device_memory(80 * MIB), host_memory_bytes=None)
+    options = SolverOptions(kv_offload=False, subsequences=8, virtual_stages=1, policy="lean")
+    options = replace(options, pipeline_parallel=2)
+    with pytest.raises(Infeasible, match=r"SP 1 x PP 2, 1 part a stage, N 8, is short") as refused:
+        solve(workload, PROFILE, options)
+    found = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
+    assert found
+    short = round(float(found[1]) * MIB)
+    with pytest.raises(Infeasible):
+        solve(workload.with_device_memory(80 * MIB + short - MIB), PROFILE, options)
+
+
+def test_host_memory_is_named() -> None:
+    starved = replace(TINY.with_device_memory(120 * MIB), host_memory_bytes=1 * MIB)
+    with pytest.raises(Infeasible, match=r"short by .* of host memory"):
+        solve(starved, PROFILE, SolverOptions(subsequences=8, policy="full-offload"))
+
+
+def test_exact_says_infeasible_as_the_heuristic_does() -> None:
+    options = SolverOptions(solver="exact", kv_offload=False)
+    with pytest.raises(Infeasible, match=r"short by .* of device memory"):
+        solve(TINY.with_device_memory(60 * MIB), PROFILE, options)
+
+
+def test_no_length_fits_where_the_model_state_does_not() -> None:
+    with pytest.raises(Infeasible, match="even a very short one does not fit"):
+        solve(TINY.with_device_memory(8 * MIB), PROFILE)
+
+
+def test_an_infeasible_plan_is_told_quickly() -> None:
+    start = time.perf_counter()
+    with pytest.raises(Infeasible):
+        solve(LONG, A100)
+    assert time.perf_counter() - start < 5  # 1.3 s where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (5_905_580, "5.6M"),
+        (1_441_000, "1.37M"),
+        (934_000, "912K"),
+        (20_000, "19K"),
+        (4_100, "4096"),
+        (17, "16"),
+    ],
+)
+def test_lengths_in_words_are_rounded_down(tokens: int, text: str) -> None:
+    assert words(tokens) == text
+    assert tokens / 1.07 < round_down(tokens) <= tokens
+
+
+@pytest.mark.parametrize("limit", [100, 104, 110, 125])
+@pytest.mark.parametrize("host", [1, 4, 10, 40])
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bool) -> None:
+    """No host room: no fates. Some fates by the coarse test: fates by the policy."""
+    workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=host * MIB)
+    layout = Layout(
+        workload=workload,
+        profile=replace(PROFILE, overlapped_copies=overlapped),
+        sequence_parallel=1,
+        pipeline_parallel=2,
+        virtual_stages=1,
+        group_subsequences=8,
+        lengths=flops_balanced_cut(TINY.model, 4096, 8, alignment=16),
+    )
+    problem = stage_problem(layout, 1)
+
+    def passes(test: object) -> bool:
+        assert callable(test)
+        try:
+            test(problem)
+        except Short:
+            return False
+        return True
+
+    chosen = passes(lambda one: choose(one, "auto"))
+    assert chosen or not passes(require_some_fates)
+    assert passes(require_host_room) or not chosen

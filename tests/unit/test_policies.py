@@ -1,0 +1,78 @@
+"""Fates: what the policies and the exact program give a stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sppo.exact import cheapest_fates
+from sppo.layouts import Layout
+from sppo.partition import flops_balanced_cut
+from sppo.policies import choose
+from sppo.predict import plan_costs
+from sppo.profile import load_profile
+from sppo.solver import SolverOptions, solve, stage_problem
+from sppo.workload import MIB, MODELS, Cluster, Workload
+
+PROFILE = load_profile("cpu-2core")
+TINY = Workload(
+    name="tiny",
+    model=MODELS["gpt-tiny"],
+    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
+    sequence_tokens=4096,
+)
+
+
+def test_slow_links_recompute_and_slow_memory_offloads() -> None:
+    tight = TINY.with_device_memory(120 * MIB)
+    slow_link = replace(PROFILE, d2h_bytes_per_second=1e8, h2d_bytes_per_second=1e8)
+    plan = solve(tight, slow_link)
+    assert max(stage.memory.host for stage in plan.stages) == 0
+    assert any(any(part.recompute_units) for part in plan.parts)
+    slow_memory = replace(PROFILE, memory_bytes_per_second=1e8)
+    plan = solve(tight, slow_memory)
+    assert max(stage.memory.host for stage in plan.stages) > 0
+    assert not any(any(part.recompute_units) for part in plan.parts)
+
+
+@pytest.mark.parametrize("limit", [102, 105, 120, 140])
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped: bool) -> None:
+    """On the same stage, and both fit."""
+    profile = replace(PROFILE, overlapped_copies=overlapped, d2h_bytes_per_second=2e9)
+    workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=40 * MIB)
+    layout = Layout(
+        workload=workload,
+        profile=profile,
+        sequence_parallel=1,
+        pipeline_parallel=2,
+        virtual_stages=1,
+        group_subsequences=6,
+        lengths=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
+    )
+    problem = stage_problem(layout, 1)
+    rough, best = choose(problem, "auto"), cheapest_fates(problem)
+    for fates in (rough, best):
+        problem.require_fit(problem.memory(fates))
+    assert problem.added_ns(best) <= 1.001 * problem.added_ns(rough)
+
+
+def test_alpha_is_the_share_that_hides_under_the_next_subsequence() -> None:
+    """alpha_i A_i <= BW * T, to within one unit; long early subsequences keep a part."""
+    profile = replace(PROFILE, overlapped_copies=True, d2h_bytes_per_second=4e8)
+    plan = solve(TINY, profile, SolverOptions(policy="paper", subsequences=8, virtual_stages=1))
+    shares = plan.parts[0].offload_share
+    assert shares[-1] == 0.0
+    assert 0 < shares[0] < shares[-2]
+    layout_costs = plan_costs(plan, profile)[0]
+    unit = 4 * max(plan.lengths_tokens) * TINY.model.ffn
+    for index in range(7):
+        assert layout_costs.d2h[index] <= layout_costs.forward[index + 1] + unit / 4e8 * 1e9
+
+
+def test_last_subsequence_never_travels() -> None:
+    plan = solve(TINY, PROFILE, SolverOptions(policy="full-offload", subsequences=4))
+    for part in plan.parts:
+        assert part.offload_share[-1] == 0.0
+        assert all(share > 0.5 for share in part.offload_share[:-1])

@@ -1,0 +1,93 @@
+"""The three solvers: limits, options and refusals."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from baselines.sppo import ADAPTER
+from benchmarks.workloads import of_flags
+from sppo.errors import NotBuilt
+from sppo.profile import load_profile
+from sppo.solver import SolverOptions, solve
+from sppo.workload import MIB, MODELS, Cluster, Workload, format_bytes
+
+PROFILE = load_profile("cpu-2core")
+TINY = Workload(
+    name="tiny",
+    model=MODELS["gpt-tiny"],
+    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
+    sequence_tokens=4096,
+)
+
+
+def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
+    free = solve(TINY, PROFILE)
+    peak = max(stage.memory.total for stage in free.stages)
+    assert all(stage.memory.host == 0 for stage in free.stages)
+    limit = peak - 20 * MIB
+    tight = solve(TINY.with_device_memory(limit), PROFILE)
+    assert max(stage.memory.total for stage in tight.stages) <= limit
+    assert any(any((*p.offload_units, *p.recompute_units)) for p in tight.parts)
+    assert tight.makespan_seconds >= free.makespan_seconds
+    (memory,) = [reason for reason in tight.reasons if reason.startswith("device limit")]
+    assert f"keeping everything would take {format_bytes(peak)}" in memory
+
+
+def test_the_papers_heuristic_says_what_its_memory_model_misses() -> None:
+    plan = solve(TINY.with_device_memory(136 * MIB), PROFILE, SolverOptions(solver="paper"))
+    assert plan.virtual_stages == 1
+    assert not any(any(part.recompute_units) for part in plan.parts)
+    assert any("over the limit" in reason for reason in plan.reasons)
+
+
+def test_layouts_that_do_not_fill_the_ranks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no layout SP any x PP 3 fills 2 ranks"):
+        solve(TINY, PROFILE, SolverOptions(pipeline_parallel=3))
+    with pytest.raises(ValueError, match=r"no layout SP 3 x PP any fills 2 ranks"):
+        solve(TINY, PROFILE, SolverOptions(sequence_parallel=3))
+    many = replace(TINY, cluster=replace(TINY.cluster, ranks_per_node=64))
+    with pytest.raises(ValueError, match=r"gpt-tiny fills at most 16 ranks .*data-parallel"):
+        solve(many, PROFILE)
+
+
+def test_the_engine_refuses_plans_it_cannot_run() -> None:
+    with pytest.raises(NotBuilt, match="sequence parallelism inside a stage"):
+        ADAPTER.plan(TINY, SolverOptions(sequence_parallel=2))
+    assert solve(TINY, PROFILE, SolverOptions(sequence_parallel=2)).sequence_parallel == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"policy": "fast"}, "unknown policy 'fast': take one of auto"),
+        ({"cut": "random"}, "unknown cut"),
+        ({"solver": "oracle"}, "unknown solver"),
+        ({"solver": "exact", "policy": "lean"}, "the exact solver decides"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict[str, str], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        SolverOptions(**options)
+
+
+def test_profiles_are_checked() -> None:
+    with pytest.raises(NotBuilt, match=r"there are: .*cpu-2core"):
+        load_profile("abacus")
+    with pytest.raises(ValueError, match="not positive"):
+        replace(PROFILE, d2h_bytes_per_second=0.0)
+    with pytest.raises(ValueError, match="not positive"):
+        replace(PROFILE, rates=())
+
+
+def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
+    start = time.perf_counter()
+    large = of_flags(model="gpt-65b", seq="4M", gpus=4096, hardware="a100-80g")
+    plan = solve(large, load_profile("a100-80g"))
+    assert plan.sequence_parallel * plan.pipeline_parallel == 4096
+    large = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
+    with pytest.raises(ValueError, match=r"gpt-7b fills at most 1,024 ranks \(data-parallel"):
+        solve(large, load_profile("a100-80g"))
+    assert time.perf_counter() - start < 10
