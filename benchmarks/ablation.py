@@ -155,6 +155,7 @@ def remade_bytes(plan: Plan) -> int:
         shape = PartShape(
             model=plan.model,
             layers=part.layer_range,
+            head=part.head,
             element_bytes=plan.element_bytes,
             shards=plan.sequence_parallel,
         )

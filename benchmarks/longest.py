@@ -27,8 +27,9 @@ from sppo.workload import Workload, format_bytes
 STEP_TOKENS = 256
 """Lengths are multiples of this and of 2 x ranks, which every system can split."""
 
-MOST_TOKENS = 1024**2
-"""No search asks for more."""
+AT_MOST_FACTOR = 8
+"""Unless told otherwise no search asks for more than so many times the workload's own length: a
+step's time grows with the square of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Prober:
     inputs: Inputs
     options: Options
     display: Display
+    at_most_tokens: int
     launched: list[Record] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
 
@@ -154,14 +156,14 @@ def _fixed(row: Row, label: str, assignment: Assignment, peak_bytes: int | None)
     )
 
 
-def planned_tokens(point: Point, workload: Workload, step: int) -> int:
+def planned_tokens(point: Point, workload: Workload, step: int, at_most_tokens: int) -> int:
     """The longest for which SPPO has a plan, one step at least; nothing is launched."""
 
     def plans(tokens: int) -> Answer:
         return Answer(fits=point.at(replace(workload, sequence_tokens=tokens)).status is None)
 
     start = first_tokens(workload, step)
-    return max(step, _longest(plans, start, step, stride=start))
+    return max(step, _longest(plans, start, step, at_most_tokens, stride=start))
 
 
 def first_tokens(workload: Workload, step: int) -> int:
@@ -170,13 +172,18 @@ def first_tokens(workload: Workload, step: int) -> int:
 
 
 def _longest(
-    ask: Callable[[int], Answer], start: int, step: int, stride: int, floor: int = 0
+    ask: Callable[[int], Answer],
+    start: int,
+    step: int,
+    at_most_tokens: int,
+    stride: int,
+    floor: int = 0,
 ) -> int:
     return longest_fit(
         ask,
         start_tokens=start,
         step_tokens=step,
-        most_tokens=MOST_TOKENS // step * step,
+        most_tokens=max(step, at_most_tokens // step * step),
         stride_tokens=stride,
         floor_tokens=floor,
     )
@@ -185,6 +192,7 @@ def _longest(
 def search_row(points: Sequence[Point], prober: Prober, step: int) -> Found:
     """The best of a row's settings: the first is searched, each other must beat it by a step."""
     trials, launches = len(prober.trials), len(prober.launched)
+    most = prober.at_most_tokens
     best, longest = points[0], 0
     for point in points:
 
@@ -192,15 +200,15 @@ def search_row(points: Sequence[Point], prober: Prober, step: int) -> Found:
             return prober.ask(point, tokens)
 
         if point is not points[0]:
-            if longest + step > MOST_TOKENS:
+            if longest + step > prober.at_most_tokens:
                 break
-            found = _longest(ask, longest + step, step, stride=step, floor=longest)
+            found = _longest(ask, longest + step, step, most, stride=step, floor=longest)
         elif point.row.choosing == "planned":
-            start = planned_tokens(point, prober.inputs.workload, step)
-            found = _longest(ask, start, step, stride=step)
+            start = planned_tokens(point, prober.inputs.workload, step, most)
+            found = _longest(ask, start, step, most, stride=step)
         else:
             start = first_tokens(prober.inputs.workload, step)
-            found = _longest(ask, start, step, stride=start)
+            found = _longest(ask, start, step, most, stride=start)
         if found > longest:
             best, longest = point, found
     workload = replace(prober.inputs.workload, sequence_tokens=longest or prober.own_tokens)
@@ -213,7 +221,7 @@ def search_row(points: Sequence[Point], prober: Prober, step: int) -> Found:
         settings_text=assignment.settings_text,
         longest_tokens=longest,
         peak_device_bytes=next((t.peak_device_bytes for t in own if _fits(t, longest)), None),
-        fails_with=_fails_with(own, longest),
+        fails_with=_fails_with(own, longest) or f"not asked beyond {most:,} tokens",
         points=len(points),
         launches=len(prober.launched) - launches,
     )
@@ -233,7 +241,12 @@ def _fails_with(trials: Sequence[Trial], longest: int) -> str:
 
 
 def search(
-    workload: Workload, rows: Sequence[Row], parent: Path, options: Options, display: Display
+    workload: Workload,
+    rows: Sequence[Row],
+    parent: Path,
+    options: Options,
+    display: Display,
+    at_most_tokens: int | None = None,
 ) -> tuple[Longest, list[Record], Path]:
     """All rows one after another: the result, the probes' records, judged, and their folder.
 
@@ -245,7 +258,10 @@ def search(
     points = [points_of(row, workload) for row in rows]
     directory = supervisor.new_directory(parent, workload)
     prober = Prober(
-        inputs=supervisor.prepare(workload, options, directory), options=options, display=display
+        inputs=supervisor.prepare(workload, options, directory),
+        options=options,
+        display=display,
+        at_most_tokens=at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens,
     )
     environment = prober.inputs.environment
     try:

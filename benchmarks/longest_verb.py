@@ -11,6 +11,7 @@ from benchmarks.output import show_json
 from benchmarks.rows import find
 from benchmarks.selection import UsageError, check_machine, find_workload
 from benchmarks.study_flags import Longest
+from sppo.workload import parse_tokens
 
 
 def longest(verb: Longest) -> int:
@@ -34,8 +35,9 @@ def longest(verb: Longest) -> int:
             launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=verb.time_limit
         )
         check_machine(workload)
+        at_most = None if verb.at_most is None else parse_tokens(verb.at_most)
         with display() as shown:
-            found, done, directory = search.search(workload, rows, parent, options, shown)
+            found, done, directory = search.search(workload, rows, parent, options, shown, at_most)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(error) from None
     code = supervisor.exit_code(done)

@@ -70,7 +70,10 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     plan = replace(plan, lengths_tokens=lengths)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
-    mine = StageWeights(workload.model, plan.stages[0].layers, weights, device, torch.float32)
+    stage = plan.stages[0]
+    mine = StageWeights(
+        workload.model, stage.layers, weights, device, torch.float32, head=stage.head
+    )
     return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32)).parts[0]
 
 

@@ -117,6 +117,7 @@ def uniform_plan(
         subsequences=subsequences,
         virtual_stages=virtual_stages,
         group_subsequences=subsequences,
+        head_alone=False,
         policy="no-offload",
         cut="equal",
     )

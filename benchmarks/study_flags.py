@@ -27,6 +27,8 @@ class Longest:
     """Rows, by comma or space, as for `run`; all four if not given."""
     device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
     """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
+    at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
+    """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
     time_limit: float = 900.0
     """Seconds of one launch; a length that takes longer counts as one that does not fit."""
     output: Annotated[Path | None, arg(metavar="DIR")] = None

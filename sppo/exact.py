@@ -133,6 +133,8 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
             for unit in shape.units.values():
                 size = shape.unit_bytes(unit, tokens)
                 copies = shape.copies[unit.name]
+                if copies == 0:
+                    continue
                 travels = again = None
                 if unit in shape.travelling and index < last:
                     cost = 0.0 if profile.overlapped_copies else size * per_byte * 1e3

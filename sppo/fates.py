@@ -171,8 +171,9 @@ class StageProblem:
             if unit.name not in fate.recompute:
                 size = shape.unit_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
-                chosen.append((unit.name, n))
                 wanted -= n * size
+                if n:
+                    chosen.append((unit.name, n))
         return replace(fate, offload=tuple(chosen))
 
     def hidden_share(self, part: int, index: int, fate: Fate = KEEP) -> float:
@@ -194,6 +195,7 @@ class StageProblem:
         shape = self.shapes[part]
         return PartPlan(
             layers=(shape.layers.start, shape.layers.stop),
+            head=shape.head,
             offload_share=tuple(
                 self.moved_bytes(part, index, fate) / self.kept_bytes(part, index, fate)
                 for index, fate in enumerate(row)

@@ -44,6 +44,7 @@ class Layout:
     lengths: tuple[int, ...]
     kv_block_tokens: int = 0
     kv_sets: int = 1
+    head_alone: bool = False
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -51,27 +52,39 @@ class Layout:
 
     @cached_property
     def shapes(self) -> tuple[PartShape, ...]:
-        """The parts, first layers first; part k belongs to stage k mod PP."""
-        model = self.workload.model
+        """The parts, first layers first; part k belongs to stage k mod PP.
+
+        The head is in the last part, or a part of its own without layers.
+        """
+        layers = self.workload.model.layers
+        ranges = split_layers(layers, self.pipeline_parallel * self.virtual_stages)
+        if self.head_alone:
+            ranges += ((layers, layers),)
         return tuple(
             PartShape(
-                model=model,
-                layers=range(*layers),
+                model=self.workload.model,
+                layers=range(*part),
+                head=number == len(ranges) - 1,
                 element_bytes=self.workload.element_bytes,
                 shards=self.sequence_parallel,
             )
-            for layers in split_layers(model.layers, self.pipeline_parallel * self.virtual_stages)
+            for number, part in enumerate(ranges)
         )
 
-    @cached_property
-    def order(self) -> tuple[tuple[int, int], ...]:
-        return tuple(compute_order(self.virtual_stages, len(self.lengths), self.group_subsequences))
+    def order(self, stage: int) -> list[tuple[int, int]]:
+        """(virtual stage, subsequence) of a stage's forwards of one sequence."""
+        return compute_order(
+            self.virtual_stages,
+            len(self.lengths),
+            self.group_subsequences,
+            head=self.head_alone and stage == 0,
+        )
 
     def computes(self, stage: int) -> tuple[Compute, ...]:
         """Everything a stage computes in a step, in order."""
         return tuple(
             stage_computes(
-                list(self.order),
+                self.order(stage),
                 sequences=self.workload.sequences_per_step,
                 mixed=self.kv_sets > 1,
                 ahead=self.pipeline_parallel - 1 - stage,
@@ -80,7 +93,12 @@ class Layout:
 
     @property
     def messages_ahead(self) -> int:
-        return receive_ahead(self.pipeline_parallel, self.virtual_stages, self.group_subsequences)
+        return receive_ahead(
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.group_subsequences,
+            self.head_alone,
+        )
 
     @cached_property
     def blocks(self) -> tuple[BlockSeconds, ...]:
@@ -89,7 +107,7 @@ class Layout:
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one part, by subsequence."""
-        alike = len(shape.layers), shape.last
+        alike = len(shape.layers), shape.head
         if alike not in self._part_costs:
             self._part_costs[alike] = tuple(block.part(*alike) for block in self.blocks)
         return self._part_costs[alike]
@@ -102,14 +120,19 @@ class Layout:
     def work_and_ends_seconds(self) -> tuple[float, float]:
         """Compute of the fullest stage, and its wait at the pipeline's ends.
 
-        The wait is (PP - 1) times the largest part-subsequence, which the other stages do first.
+        The wait is (PP - 1) times the largest part-subsequence, which the other stages do first. A
+        head on its own is done while the first stage waits, and counts as far as it takes longer.
         """
         found = []
         for stage in {0, self.pipeline_parallel - 1}:
-            rows = [self.part_costs(s) for s in self.shapes[stage :: self.pipeline_parallel]]
-            times = [cost.forward_ns + cost.backward_ns for row in rows for cost in row]
-            work = self.workload.sequences_per_step * sum(times)
-            found.append((work, (self.pipeline_parallel - 1) * max(times)))
+            shapes = self.shapes[stage :: self.pipeline_parallel]
+            blocks = [cost for s in shapes if s.layers for cost in self.part_costs(s)]
+            heads = [cost for s in shapes if not s.layers for cost in self.part_costs(s)]
+            times = [cost.forward_ns + cost.backward_ns for cost in blocks]
+            ends = (self.pipeline_parallel - 1) * max(times)
+            head = sum(cost.forward_ns + cost.backward_ns for cost in heads)
+            work = self.workload.sequences_per_step * (sum(times) + max(0, head - ends))
+            found.append((work, ends))
         work, ends = max(found, key=sum)
         return work / 1e9, ends / 1e9
 

@@ -46,16 +46,13 @@ class PartShape:
 
     model: Model
     layers: range
+    head: bool
     element_bytes: int
     shards: int = 1
 
     @property
     def first(self) -> bool:
         return 0 in self.layers
-
-    @property
-    def last(self) -> bool:
-        return self.model.layers - 1 in self.layers
 
     @cached_property
     def parameters(self) -> int:
@@ -64,7 +61,7 @@ class PartShape:
             if name.startswith("layers."):
                 mine = int(name.split(".")[1]) in self.layers
             else:
-                mine = self.first if name.startswith("embedding") else self.last
+                mine = self.first if name.startswith("embedding") else self.head
             total += math.prod(shape) if mine else 0
         return -(-total // self.shards)
 
@@ -72,7 +69,7 @@ class PartShape:
     def units(self) -> dict[str, Unit]:
         """The units of a block, in the order in which they are made, and the head's, if here."""
         units = layer_units(self.model)
-        if self.last:
+        if self.head:
             units += head_units(self.model)
         return {unit.name: unit for unit in units}
 
@@ -147,7 +144,7 @@ class PartShape:
             worst = max(worst, self._backward_bytes(start, length, remade, kv_block_tokens))
         model, size = self.model, self.element_bytes
         if size < 4:  # a product that cannot be added in place to a float32 gradient
-            widest = max(model.ffn, model.vocabulary if self.last else 0)
+            widest = max(model.ffn, model.vocabulary if self.head else 0)
             worst += -(-size * model.hidden * widest // self.shards)
         return worst
 
@@ -164,8 +161,10 @@ class PartShape:
             attention += 2 * length * model.kv_width * (size + max(4, size))
         attention = attention // self.shards + (hidden if self.shards > 1 else 0)
         loss = 0
-        if self.last:
+        if self.head:
             loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
+        if not self.layers:
+            return loss + 2 * hidden
         again = sum(self.unit_bytes(self.units[name], length) for name in remade)
         return max(mlp + again, attention + again, loss + 2 * hidden)
 
@@ -256,7 +255,7 @@ def stage_memory(
     parameters = sum(shape.parameters for shape in shapes)
     weights, gradients, optimizer = state_bytes(parameters, size)
     waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
-    alone = all(shape.first and shape.last for shape in shapes)
+    alone = all(shape.first and shape.head for shape in shapes)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
     dkv = sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
     staging = 0 if alone else -(-waiting * model.hidden * size // shards)

@@ -103,7 +103,7 @@ def _all_moves(plan: Plan, layout: Layout) -> list[_Moves]:
 
 
 def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
-    profile, order = layout.profile, layout.order
+    profile, order = layout.profile, layout.order(stage)
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
     costs = [layout.part_costs(shape) for shape in shapes]
     copies = exposed = again = 0

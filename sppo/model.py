@@ -31,7 +31,9 @@ from sppo.memory import LOSS_TILE_TOKENS
 from sppo.workload import Model, layer_weight_shapes
 
 
-def stage_weight_names(model: Model, layers: Sequence[int]) -> dict[str, tuple[str, ...]]:
+def stage_weight_names(
+    model: Model, layers: Sequence[int], head: bool
+) -> dict[str, tuple[str, ...]]:
     """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
 
     Query, key and value become one matrix: one product instead of three.
@@ -50,7 +52,7 @@ def stage_weight_names(model: Model, layers: Sequence[int]) -> dict[str, tuple[s
                 )
             elif not name.startswith(("attention.key.", "attention.value.")):
                 names[prefix + name] = (prefix + name,)
-    if model.layers - 1 in layers:
+    if head:
         names["final_norm.weight"] = ("final_norm.weight",)
         if model.norm == "layernorm":
             names["final_norm.bias"] = ("final_norm.bias",)
@@ -72,8 +74,10 @@ class StageWeights:
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        head: bool,
     ) -> None:
-        sources = stage_weight_names(model, layers)
+        sources = stage_weight_names(model, layers, head)
         shapes = {
             name: (sum(weights[part].shape[0] for part in parts), *weights[parts[0]].shape[1:])
             for name, parts in sources.items()
@@ -175,7 +179,6 @@ class PartModel:
         self.layers = layers
         self.weights = weights
         self.first = 0 in layers
-        self.last = model.layers - 1 in layers
         self._entry = torch.zeros((), device=weights.matrices.device, requires_grad=True)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:

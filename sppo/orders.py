@@ -15,17 +15,27 @@ class Compute(NamedTuple):
     subsequence: int
 
 
-def compute_order(virtual_stages: int, subsequences: int, group: int) -> list[tuple[int, int]]:
+def compute_order(
+    virtual_stages: int, subsequences: int, group: int, head: bool = False
+) -> list[tuple[int, int]]:
     """(virtual stage, subsequence) of a stage's forwards; its backwards are the reverse.
 
     Megatron's interleaved order: a group of at least PP subsequences passes all parts before the
     next one begins. Larger groups have the same bubble and more slack between the stages.
+    With `head` the stage has the head as one part more. It comes after the next group's first part,
+    because the last stage needs that long, and after the last group where the stage would wait.
     """
-    order = []
+    order: list[tuple[int, int]] = []
+    waiting: list[tuple[int, int]] = []
     for first in range(0, subsequences, group):
         members = range(first, min(first + group, subsequences))
-        order += [(virtual, index) for virtual in range(virtual_stages) for index in members]
-    return order
+        for virtual in range(virtual_stages):
+            order += [(virtual, index) for index in members]
+            if virtual == 0:
+                order += waiting
+                waiting = []
+        waiting = [(virtual_stages, index) for index in members] if head else []
+    return order + waiting
 
 
 def stage_computes(

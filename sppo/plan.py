@@ -54,13 +54,14 @@ class StageMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """Consecutive layers [first, last), and per subsequence what travels and what is made again.
+    """Consecutive layers [first, last), maybe the head; by subsequence what travels or is remade.
 
     `offload_share`: bytes that travel over bytes that are kept (so without the recomputed ones).
     A unit that is recomputed is so in every layer of the part.
     """
 
     layers: tuple[int, int]
+    head: bool
     offload_share: tuple[float, ...]
     offload_units: tuple[tuple[UnitKey, ...], ...]
     recompute_units: tuple[tuple[str, ...], ...]
@@ -81,6 +82,10 @@ class StagePlan:
     def layers(self) -> tuple[int, ...]:
         """All layers of the stage, in order."""
         return tuple(layer for part in self.parts for layer in part.layer_range)
+
+    @property
+    def head(self) -> bool:
+        return any(part.head for part in self.parts)
 
     @property
     def offload_share(self) -> float:
@@ -110,6 +115,7 @@ class Plan:
     group_subsequences: int
     kv_block_tokens: int
     kv_sets: int
+    head_alone: bool
     lengths_tokens: tuple[int, ...]
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
@@ -124,14 +130,19 @@ class Plan:
 
     @property
     def receive_ahead(self) -> int:
-        return receive_ahead(self.pipeline_parallel, self.virtual_stages, self.group_subsequences)
+        return receive_ahead(
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.group_subsequences,
+            self.head_alone,
+        )
 
     @property
     def parts(self) -> tuple[PartPlan, ...]:
         """All parts of the model, first layers first."""
         return tuple(
             self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
-            for part in range(self.pipeline_parallel * self.virtual_stages)
+            for part in range(self.pipeline_parallel * self.virtual_stages + self.head_alone)
         )
 
     @property
@@ -143,10 +154,17 @@ class Plan:
         return tuple(starts)
 
 
-def receive_ahead(pipeline_parallel: int, virtual_stages: int, group_subsequences: int) -> int:
-    """Computes by which a receive is posted early: a group's messages wait for their turn."""
+def receive_ahead(
+    pipeline_parallel: int, virtual_stages: int, group_subsequences: int, head_alone: bool
+) -> int:
+    """Computes by which a receive is posted early: a group's messages wait for their turn.
+
+    Those for a head on its own wait while the next group passes the first part.
+    """
     if virtual_stages == 1:
         return 1
+    if head_alone:
+        return group_subsequences
     return max(1, group_subsequences - pipeline_parallel + 1)
 
 

@@ -27,6 +27,7 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
     shape = PartShape(
         model=plan.model,
         layers=part.layer_range,
+        head=part.head,
         element_bytes=plan.element_bytes,
         shards=shards,
     )
@@ -37,7 +38,7 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
             plan.model,
             profile,
             layers=len(shape.layers),
-            head=shape.last,
+            head=shape.head,
             start=start,
             tokens=tokens,
             shards=shards,

@@ -88,7 +88,7 @@ def build_schedule(plan: Plan) -> Schedule:
     return Schedule(
         subsequences=plan.subsequences,
         sequences=plan.sequences_per_step,
-        parts=plan.pipeline_parallel * plan.virtual_stages,
+        parts=len(plan.parts),
         stages=tuple(_stage_instructions(plan, stage) for stage in range(plan.pipeline_parallel)),
         kv_sets=plan.kv_sets,
     )
@@ -96,7 +96,12 @@ def build_schedule(plan: Plan) -> Schedule:
 
 def _stage_instructions(plan: Plan, stage: int) -> tuple[Instruction, ...]:
     """The computes of a stage in order, each with its messages and copies around it."""
-    order = compute_order(plan.virtual_stages, plan.subsequences, plan.group_subsequences)
+    order = compute_order(
+        plan.virtual_stages,
+        plan.subsequences,
+        plan.group_subsequences,
+        head=plan.head_alone and stage == 0,
+    )
     computes = [
         Instruction(
             Op.FORWARD if forward else Op.BACKWARD,

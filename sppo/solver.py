@@ -44,6 +44,8 @@ class SolverOptions:
 
     cut: "flops" (the paper's), "equal" or "time"; longest_tokens caps the lengths of "flops".
     kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
+    head_alone: the head as a part of its own on the first stage, which waits anyway when its turn
+    comes; None: where a stage has several parts and is one rank.
     """
 
     pipeline_parallel: int | None = None
@@ -55,6 +57,7 @@ class SolverOptions:
     cut: str = "flops"
     longest_tokens: int | None = None
     kv_offload: bool | None = None
+    head_alone: bool | None = None
     solver: str = "heuristic"
 
     def __post_init__(self) -> None:
@@ -171,7 +174,21 @@ def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -
                     lengths=lengths,
                     kv_block_tokens=kv_block_tokens,
                     kv_sets=2 if _mixes(workload, stages, virtual_stages) else 1,
+                    head_alone=_parts_the_head(options, shards, stages, virtual_stages),
                 )
+
+
+def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:
+    """Whether the head is a part of its own: only interleaved stages give it time to come back."""
+    possible = stages > 1 and virtual_stages > 1
+    if options.head_alone and not possible:
+        raise ValueError(
+            "the head can be a part of its own only where a stage has several parts: take "
+            "--virtual-stages 2 or more, or leave the head to the solver"
+        )
+    if options.head_alone is None:
+        return possible and shards == 1  # sharded, the first stage has no room for both ends
+    return options.head_alone
 
 
 def _mixes(workload: Workload, stages: int, virtual_stages: int) -> bool:
@@ -260,7 +277,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
         mixed = stage if layout.kv_sets > 1 else 0  # how far a stage runs ahead differs
-        alike = (mixed, *((len(s.layers), s.first, s.last) for s in problem.shapes))
+        alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
         if alike not in chosen:
             problem.require_room()
             chosen[alike] = choose(problem)
@@ -279,6 +296,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         group_subsequences=layout.group_subsequences,
         kv_block_tokens=layout.kv_block_tokens,
         kv_sets=layout.kv_sets,
+        head_alone=layout.head_alone,
         lengths_tokens=layout.lengths,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,

@@ -108,7 +108,12 @@ class Trainer:
         self.runtime = runtime
         self.rank = rank
         self.weights = StageWeights(
-            plan.model, plan.stages[rank].layers, weights, runtime.device, runtime.dtype
+            plan.model,
+            plan.stages[rank].layers,
+            weights,
+            runtime.device,
+            runtime.dtype,
+            head=plan.stages[rank].head,
         )
         self.optimizer = FlatAdamW(self.weights, workload.optimizer)
         self.transport = GroupTransport()
@@ -132,6 +137,7 @@ class Trainer:
             subsequences=min(2, tokens),
             sequence_parallel=1,
             virtual_stages=self.plan.virtual_stages,
+            head_alone=self.plan.head_alone,
             policy="no-offload",
         )
         return self._engine(solve(workload, self.profile, options))

@@ -38,6 +38,7 @@ def make_plan(
     recompute: tuple[str, ...] = (),
     kv_block_tokens: int = 0,
     mixed: bool = False,
+    head_alone: bool = False,
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
@@ -62,6 +63,7 @@ def make_plan(
         lengths=lengths,
         kv_block_tokens=kv_block_tokens,
         kv_sets=2 if mixed else 1,
+        head_alone=head_alone,
     )
 
     def choose(problem: StageProblem) -> StageFates:
@@ -91,7 +93,10 @@ def run_pipeline(
     network = InProcessNetwork(plan.pipeline_parallel)
     engines = []
     for rank in range(plan.pipeline_parallel):
-        mine = StageWeights(plan.model, plan.stages[rank].layers, weights, CPU, dtype)
+        stage_plan = plan.stages[rank]
+        mine = StageWeights(
+            plan.model, stage_plan.layers, weights, CPU, dtype, head=stage_plan.head
+        )
         stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype))
         engines.append(Engine(schedule, stage, network.transport(rank)))
     counters = run_together(engines, tokens)
@@ -100,7 +105,8 @@ def run_pipeline(
         for engine in engines
         for name in engine.stage.weights.names()
     }
-    return Outcome(loss=counters[-1].loss, gradients=gradients, counters=counters, engines=engines)
+    loss = sum(counter.loss for counter in counters)
+    return Outcome(loss=loss, gradients=gradients, counters=counters, engines=engines)
 
 
 def run_reference(
@@ -119,6 +125,6 @@ def run_reference(
     }
     gradients = {
         name: stage_value(canonical, parts, model.head_width)
-        for name, parts in stage_weight_names(model, range(model.layers)).items()
+        for name, parts in stage_weight_names(model, range(model.layers), True).items()
     }
     return total, gradients

@@ -44,6 +44,7 @@ def assert_equal_work(
         share=share,
         recompute=recompute,
         kv_block_tokens=kv_block_tokens,
+        head_alone=stages > 1 and virtual_stages > 1 and sum(lengths) % 2 == 0,
         mixed=sequences > 1 and virtual_stages == 1 and stages > 1,
         sequences=sequences,
         fetch_ahead=fetch_ahead,

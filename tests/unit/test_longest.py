@@ -64,7 +64,7 @@ def prober(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prober:
         environment={},
     )
     options = Options(launches=1, warmup_steps=0, measured_steps=0)
-    return Prober(inputs=inputs, options=options, display=Lines())
+    return Prober(inputs=inputs, options=options, display=Lines(), at_most_tokens=1024**2)
 
 
 def point(name: str, row: Row = TUNED, peak: int | None = None, plans: int = 2**20) -> Point:

@@ -39,6 +39,7 @@ def schedule_of(
         virtual_stages=virtual_stages,
         share=share,
         sequences=sequences,
+        head_alone=stages > 1 and virtual_stages > 1,
         mixed=sequences > 1 and virtual_stages == 1 and stages > 1,
         fetch_ahead=ahead,
     )
@@ -65,7 +66,8 @@ def test_every_built_schedule_passes(
     )
     check_schedule(schedule)
     forwards = [i for i in schedule.stages[0] if i.op is Op.FORWARD]
-    assert len(forwards) == count * sequences * degrees[1]
+    head_alone = degrees[0] > 1 and degrees[1] > 1
+    assert len(forwards) == count * sequences * (degrees[1] + head_alone)
 
 
 def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], object]) -> Schedule:
