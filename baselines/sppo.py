@@ -11,10 +11,11 @@ from torch import Tensor
 
 from baselines.protocol import Context, Kind, StepResult
 from sppo.errors import NotBuilt
+from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
 from sppo.runtime import Runtime
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.train import Trainer
 from sppo.workload import Workload
 

@@ -20,8 +20,8 @@ from sppo.errors import Infeasible, NotBuilt
 from sppo.workload import Workload
 
 if TYPE_CHECKING:
+    from sppo.options import SolverOptions
     from sppo.plan import Plan
-    from sppo.solver import SolverOptions
 
 SCHEMA = "sppo-ablation/1"
 
@@ -66,7 +66,7 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
 
     Where auto has none, of the next policy's that has one; free options and "" where none has.
     """
-    from sppo.solver import SolverOptions
+    from sppo.options import SolverOptions
 
     for policy in ("auto", *policies):
         options = SolverOptions(policy=policy)

@@ -29,10 +29,11 @@ from sppo.comm import GroupTransport
 from sppo.costs import attention_flops, causal_pairs, layer_dense_flops_per_token
 from sppo.hostmem import HostArena
 from sppo.model import StageWeights
+from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import Profile, Rates, load_profile
 from sppo.runtime import Runtime
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.stage import Part, Stage
 from sppo.workload import MIB, MODELS, Cluster, Workload
 

@@ -14,7 +14,7 @@ from sppo.errors import Infeasible, NotBuilt
 from sppo.workload import Workload, format_bytes
 
 if TYPE_CHECKING:
-    from sppo.solver import SolverOptions
+    from sppo.options import SolverOptions
 
 Choosing = Literal["tuned", "same layout", "planned", "only one"]
 

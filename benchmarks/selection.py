@@ -13,8 +13,8 @@ from sppo.errors import Infeasible, NotBuilt
 from sppo.workload import Workload, parse_bytes
 
 if TYPE_CHECKING:
+    from sppo.options import SolverOptions
     from sppo.plan import Plan
-    from sppo.solver import SolverOptions
 
 MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
 """Instead of a workload's name."""
@@ -75,7 +75,7 @@ def find_selected(verb: Selection) -> Workload:
 
 def solver_options(verb: Selection) -> SolverOptions:
     """The solver's options of the flags that were given. Raises UsageError."""
-    from sppo.solver import SolverOptions
+    from sppo.options import SolverOptions
 
     given = solver_flags(verb)
     known = {field.name for field in fields(SolverOptions)}

@@ -9,12 +9,13 @@ from typing import Literal
 
 from benchmarks.replay import replay
 from sppo.checker import check_schedule
+from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.predict import plan_costs
 from sppo.profile import Profile, load_profile
 from sppo.schedule import Schedule, build_schedule
 from sppo.simulate import PartCosts, simulate, unit_costs
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.workload import Cluster, Workload, format_bytes, gpt
 
 UNIT_COSTS = "unit costs"

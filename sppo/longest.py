@@ -10,19 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from sppo import policies
 from sppo.bounds import require_some_fates
+from sppo.drafts import stage_problem
 from sppo.errors import Short
 from sppo.fates import StageProblem
 from sppo.layouts import ALIGNMENT_TOKENS, CANDIDATES, Layout, degrees, interleavings
+from sppo.options import SolverOptions, every_layout
 from sppo.profile import Profile
-from sppo.solver import every_layout, stage_problem
 from sppo.workload import Workload, parse_tokens
-
-if TYPE_CHECKING:
-    from sppo.solver import SolverOptions
 
 PRECISION = 1.03
 """The length found is at least the true one divided by this."""

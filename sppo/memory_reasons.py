@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sppo.costs import copy_ns, recompute_ns
+from sppo.drafts import stage_problem
 from sppo.fates import KEEP
 from sppo.layouts import Layout
 from sppo.plan import Plan
@@ -42,8 +43,6 @@ def memory_reasons(plan: Plan, layout: Layout) -> Iterator[str]:
 
 
 def _everything_bytes(layout: Layout) -> int:
-    from sppo.solver import stage_problem
-
     peaks = []
     for stage in {0, layout.pipeline_parallel - 1}:
         problem = stage_problem(layout, stage)

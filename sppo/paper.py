@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sppo.drafts import plan_of, stage_problem
 from sppo.errors import Infeasible
 from sppo.fates import KEEP, StageProblem
 from sppo.layouts import Layout
 from sppo.plan import Plan
 from sppo.policies import uniform
-from sppo.solver import plan_of, stage_problem
 from sppo.workload import Workload, format_bytes
 
 TOKENS_PER_DEVICE = (2 * 1024, 16 * 1024)

@@ -15,11 +15,12 @@ from sppo.checker import check_schedule
 from sppo.comm import GroupTransport
 from sppo.engine import Engine, StepCounters, run_blocking
 from sppo.model import StageWeights
+from sppo.options import SolverOptions
 from sppo.plan import Plan, check_plan
 from sppo.profile import Profile
 from sppo.runtime import Runtime
 from sppo.schedule import Schedule, build_schedule
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.stage import Stage
 from sppo.workload import Optimizer, Workload
 

@@ -147,10 +147,3 @@ RECOMPUTE_LEVELS = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN, RECOMPUTE_FULL)
 def offloadable(unit: Unit) -> bool:
     """Level 1 of the two-level management: is this tensor a candidate at all?"""
     return unit.lifetime == "once" and unit.name in OFFLOAD_ORDER
-
-
-def check_recompute(model: Model, dropped: tuple[str, ...]) -> None:
-    """Raise ValueError if one of these units of a block cannot be made again."""
-    for unit in layer_units(model):
-        if unit.name in dropped and unit.recipe is None:
-            raise ValueError(f"{unit.name} cannot be recomputed: keep it or let it travel")

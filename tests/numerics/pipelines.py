@@ -11,6 +11,7 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.checker import check_schedule
 from sppo.comm import InProcessNetwork
+from sppo.drafts import plan_of
 from sppo.engine import Engine, StepCounters, run_together
 from sppo.fates import Fate, StageFates, StageProblem
 from sppo.layouts import Layout
@@ -20,7 +21,6 @@ from sppo.policies import uniform
 from sppo.profile import load_profile
 from sppo.runtime import Runtime
 from sppo.schedule import build_schedule
-from sppo.solver import plan_of
 from sppo.stage import Stage
 from sppo.workload import Cluster, Dtype, Model, Workload, weight_shapes
 

@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import ablation, ablation_verb, workloads
 from benchmarks.records import Record
+from sppo.options import SolverOptions
 from sppo.policies import POLICIES
-from sppo.solver import SolverOptions
 from sppo.workload import MIB
 from tests.unit.records_factory import record, slower
 

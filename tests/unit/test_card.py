@@ -13,9 +13,10 @@ from benchmarks.cli import main
 from benchmarks.workloads import find
 from sppo.card import BAR, WIDTH, bar, card
 from sppo.costs import step_flops
+from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.wording import ranges
 from sppo.workload import MIB, Workload, format_bytes
 

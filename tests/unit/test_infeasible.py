@@ -10,13 +10,15 @@ import pytest
 
 from benchmarks.workloads import of_flags
 from sppo.bounds import require_host_room, require_some_fates
+from sppo.drafts import stage_problem
 from sppo.errors import Infeasible, Short
 from sppo.layouts import Layout
 from sppo.longest import longest_tokens, round_down, words
+from sppo.options import SolverOptions
 from sppo.partition import flops_balanced_cut
 from sppo.policies import choose
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions, solve, stage_problem
+from sppo.solver import solve
 from sppo.workload import GIB, MIB, MODELS, Cluster, Workload, parse_tokens
 
 PROFILE = load_profile("cpu-2core")

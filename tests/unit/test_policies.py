@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from sppo.drafts import stage_problem
 from sppo.exact import cheapest_fates
 from sppo.layouts import Layout
+from sppo.options import SolverOptions
 from sppo.partition import flops_balanced_cut
 from sppo.policies import choose
 from sppo.predict import plan_costs
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions, solve, stage_problem
+from sppo.solver import solve
 from sppo.workload import MIB, MODELS, Cluster, Workload
 
 PROFILE = load_profile("cpu-2core")

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import find
+from sppo.options import SolverOptions, every_layout
 from sppo.plan import Plan
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions, every_layout, solve
+from sppo.solver import solve
 from sppo.workload import MIB, Workload
 
 TINY = find("tiny-cpu")

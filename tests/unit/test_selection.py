@@ -78,14 +78,14 @@ def test_wrong_input_is_one_line(
 
 
 def test_only_what_was_given_reaches_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sppo import solver
+    from sppo import options
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Options:
         subsequences: int | None = 7
         policy: str = "theirs"
 
-    monkeypatch.setattr(solver, "SolverOptions", Options)
+    monkeypatch.setattr(options, "SolverOptions", Options)
     assert selection.solver_options(Plan()) == Options()
     assert selection.solver_options(Plan(subsequences=3)) == Options(subsequences=3)
     with pytest.raises(UsageError, match="--solver exact: not in this version of the solver"):

@@ -76,7 +76,7 @@ def test_a_workload_is_simulated_as_its_plan_says(capsys: pytest.CaptureFixture[
 
 def test_copies_that_take_compute_are_exposed() -> None:
     """What is offloaded goes both ways at the profile's rates, and on a CPU nothing hides it."""
-    from sppo.solver import SolverOptions
+    from sppo.options import SolverOptions
 
     workload = find("mini-cpu").with_device_memory(None)
     options = SolverOptions(

@@ -10,8 +10,9 @@ import pytest
 from baselines.sppo import ADAPTER
 from benchmarks.workloads import of_flags
 from sppo.errors import NotBuilt
+from sppo.options import SolverOptions
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions, solve
+from sppo.solver import solve
 from sppo.workload import MIB, MODELS, Cluster, Workload, format_bytes
 
 PROFILE = load_profile("cpu-2core")

@@ -12,9 +12,9 @@ from benchmarks import records, timeline
 from benchmarks.cli import main
 from benchmarks.rows import plan_data, sppo_plan
 from benchmarks.workloads import find
+from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
-from sppo.solver import SolverOptions
 from tests.unit.records_factory import record
 
 PNG = b"\x89PNG"

@@ -1,0 +1,74 @@
+"""A layout and the fates of its tensors make a plan, with its simulated times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sppo.fates import StageFates, StageProblem
+from sppo.layouts import Layout
+from sppo.plan import Plan, StagePlan
+from sppo.predict import simulate_plan
+
+Choose = Callable[[StageProblem], StageFates]
+
+
+def stage_problem(layout: Layout, stage: int) -> StageProblem:
+    """What one stage of a layout has to decide."""
+    shapes = layout.shapes[stage :: layout.pipeline_parallel]
+    return StageProblem(
+        shapes=shapes,
+        computes=layout.computes(stage),
+        kv_sets=layout.kv_sets,
+        starts=layout.starts,
+        lengths=layout.lengths,
+        messages_ahead=layout.messages_ahead,
+        profile=layout.profile,
+        costs=tuple(layout.part_costs(shape) for shape in shapes),
+        device_limit_bytes=layout.workload.device_memory_bytes,
+        host_limit_bytes=layout.workload.host_memory_bytes,
+        kv_block_tokens=layout.kv_block_tokens,
+    )
+
+
+def plan_of(layout: Layout, choose: Choose) -> Plan:
+    """Fates for every stage, then the simulation. Raises Short."""
+    chosen: dict[tuple[object, ...], StageFates] = {}
+    stages: list[StagePlan] = []
+    for stage in range(layout.pipeline_parallel):
+        problem = stage_problem(layout, stage)
+        mixed = stage if layout.kv_sets > 1 else 0  # how far a stage runs ahead differs
+        alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
+        if alike not in chosen:
+            problem.require_room()
+            chosen[alike] = choose(problem)
+        stages.append(problem.stage_plan(chosen[alike]))
+    workload, profile = layout.workload, layout.profile
+    draft = Plan(
+        workload=workload.name,
+        model=workload.model,
+        sequence_tokens=workload.sequence_tokens,
+        sequences_per_step=workload.sequences_per_step,
+        element_bytes=workload.element_bytes,
+        hardware=profile.name,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_parallel=layout.pipeline_parallel,
+        virtual_stages=layout.virtual_stages,
+        group_subsequences=layout.group_subsequences,
+        kv_block_tokens=layout.kv_block_tokens,
+        kv_sets=layout.kv_sets,
+        head_alone=layout.head_alone,
+        lengths_tokens=layout.lengths,
+        stages=tuple(stages),
+        fetch_ahead=1 if profile.overlapped_copies else 0,
+        makespan_seconds=0.0,
+        bubble_share=0.0,
+        reasons=(),
+        rejected=(),
+    )
+    simulation = simulate_plan(draft, profile)
+    return replace(
+        draft,
+        makespan_seconds=simulation.makespan / 1e9,
+        bubble_share=simulation.bubble_share,
+    )

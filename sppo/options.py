@@ -1,0 +1,99 @@
+"""What the user fixes of a plan, and the layouts that this leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sppo.layouts import CUTS, GROUP_STAGES, Layout, cuts, degrees, even_group, interleavings
+from sppo.memory import block_tokens
+from sppo.policies import POLICIES
+from sppo.profile import Profile
+from sppo.workload import Workload
+
+SOLVERS = ("heuristic", "exact", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """What the user fixes; None leaves it to the solver. Policies: see `policies.POLICIES`.
+
+    cut: "flops" (the paper's), "equal" or "time"; longest_tokens caps the lengths of "flops".
+    kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
+    head_alone: the head as a part of its own on the first stage, which waits anyway when its turn
+    comes; None: where a stage has several parts and is one rank.
+    """
+
+    pipeline_parallel: int | None = None
+    sequence_parallel: int | None = None
+    subsequences: int | None = None
+    virtual_stages: int | None = None
+    group_subsequences: int | None = None
+    policy: str = "auto"
+    cut: str = "flops"
+    longest_tokens: int | None = None
+    kv_offload: bool | None = None
+    head_alone: bool | None = None
+    solver: str = "heuristic"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("policy", self.policy, POLICIES),
+            ("cut", self.cut, CUTS),
+            ("solver", self.solver, SOLVERS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: take one of {', '.join(known)}")
+        if self.solver == "exact" and self.policy != "auto":
+            raise ValueError(
+                f"the exact solver decides every tensor's fate: it has no policy {self.policy!r}; "
+                "take --policy auto, or the heuristic solver"
+            )
+
+
+def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
+    """The layouts that the options leave, each with every cut worth a try."""
+    for shards, stages in degrees(workload, options.sequence_parallel, options.pipeline_parallel):
+        kv_block_tokens = 0
+        if options.kv_offload:
+            kv_block_tokens = block_tokens(workload, shards)
+        for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
+            for lengths in cuts(
+                workload,
+                profile,
+                shards,
+                options.subsequences,
+                options.cut,
+                options.longest_tokens,
+            ):
+                group = options.group_subsequences
+                yield Layout(
+                    workload=workload,
+                    profile=profile,
+                    sequence_parallel=shards,
+                    pipeline_parallel=stages,
+                    virtual_stages=virtual_stages,
+                    group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
+                    lengths=lengths,
+                    kv_block_tokens=kv_block_tokens,
+                    kv_sets=2 if _mixes(workload, stages, virtual_stages) else 1,
+                    head_alone=_parts_the_head(options, shards, stages, virtual_stages),
+                )
+
+
+def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:
+    """Whether the head is a part of its own: only interleaved stages give it time to come back."""
+    possible = stages > 1 and virtual_stages > 1
+    if options.head_alone and not possible:
+        raise ValueError(
+            "the head can be a part of its own only where a stage has several parts: take "
+            "--virtual-stages 2 or more, or leave the head to the solver"
+        )
+    if options.head_alone is None:
+        return possible and shards == 1  # sharded, the first stage has no room for both ends
+    return options.head_alone
+
+
+def _mixes(workload: Workload, stages: int, virtual_stages: int) -> bool:
+    """Whether the sequences of a step are mixed in the pipeline: not between interleaved parts."""
+    return workload.sequences_per_step > 1 and stages > 1 and virtual_stages == 1
