@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from benchmarks.environment import cpu_model
 from benchmarks.metrics import best_matmul
@@ -165,14 +166,17 @@ def _message_cost() -> tuple[float, float]:
 
 
 def _memory_rate() -> float:
-    """Bytes/s, read and written, of an out-of-place sum of two tensors of a GELU input's size."""
-    left = torch.randn(LONGEST_UNIT_TOKENS, MODELS["gpt-tiny"].ffn)
-    right, total = torch.randn_like(left), torch.empty_like(left)
+    """Bytes/s, read and written, of what a recomputation does: a layer norm and a GELU."""
+    model = MODELS["gpt-tiny"]
+    narrow = torch.randn(LONGEST_UNIT_TOKENS, model.hidden)
+    wide = torch.randn(LONGEST_UNIT_TOKENS, model.ffn)
+    weight, bias = torch.ones(model.hidden), torch.zeros(model.hidden)
 
-    def add() -> None:
-        torch.add(left, right, out=total)
+    def make() -> None:
+        F.layer_norm(narrow, [model.hidden], weight, bias)
+        F.gelu(wide)
 
-    return 3 * left.nbytes / _median_seconds(add)
+    return 2 * (narrow.nbytes + wide.nbytes) / _median_seconds(make)
 
 
 def _collective_rate() -> float:
@@ -241,7 +245,7 @@ def _sources(where: str) -> dict[str, str]:
     return {
         "layer_overhead_seconds": "none: the rates of short subsequences contain it",
         "peak_flops_per_second": f"best of repeated 1024 x 1024 products, float32, {where}",
-        "memory_bytes_per_second": f"out-of-place sum, float32, {where}",
+        "memory_bytes_per_second": f"layer norm and GELU, float32, {where}",
         "device_memory_bytes": share,
         "reserve_bytes": "none: the device limit of a workload is set above what libraries hold",
         "host_memory_bytes_per_rank": share,
