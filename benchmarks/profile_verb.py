@@ -88,14 +88,13 @@ def launch(arguments: Sequence[str]) -> tuple[int, str]:
     )
     try:
         output, _ = process.communicate()
-    except BaseException:
-        process.terminate()
+        return process.returncode, output
+    finally:
+        process.terminate()  # nothing, if it has ended
         try:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
-        raise
-    return process.returncode, output
 
 
 def text(found: Profile) -> str:

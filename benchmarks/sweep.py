@@ -93,10 +93,9 @@ def measure(
             for row in rows
             for assignment in chosen(row, inputs, options, display, own_sequences, points)
         ]
-    except BaseException:
+        done = supervisor.run(inputs, assignments, options, display, narrow=fastest_of_each)
+    finally:
         supervisor.remove_inputs(inputs)
-        raise
-    done = supervisor.run(inputs, assignments, options, display, narrow=fastest_of_each)
     return (
         Measured(
             label=value.label,

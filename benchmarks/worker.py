@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import msgspec
@@ -68,14 +69,23 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
     where = Whereabouts(rank=int(os.environ.get("RANK", "0")))
-    try:
-        report, timeline = run(job, where)
-        if timeline:
-            write(job, f"timeline-{where.rank}.json", timeline)
-        write(job, f"rank-{where.rank}.json", report)
-        dist.destroy_process_group()
-    except Exception as error:  # the process's last boundary: whatever a library raises is recorded
-        fail(job, where, error)
+    record_what_ends_it(job, where)
+    report, timeline = run(job, where)
+    if timeline:
+        write(job, f"timeline-{where.rank}.json", timeline)
+    write(job, f"rank-{where.rank}.json", report)
+    dist.destroy_process_group()
+
+
+def record_what_ends_it(job: Job, where: Whereabouts) -> None:
+    """An error that nobody has caught ends this process as ever, but leaves its record first."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            fail(job, where, error)
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]:
@@ -340,9 +350,9 @@ def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
         time_ns=now_ns,
     )
     write(job, f"error-{where.rank}.json", record)
-    print(text, file=sys.stderr)
     sys.stdout.flush()
-    sys.stderr.flush()
+    # torch.distributed's own hook, which calls ours, holds sys.stderr back until we return.
+    print(text, file=sys.__stderr__, flush=True)
     os._exit(1)
 
 

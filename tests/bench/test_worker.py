@@ -119,6 +119,7 @@ def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
             error = error_of(limited)
             assert (error.status, error.phase) == ("oom", "accounted")
             assert "can't allocate memory" in error.message
+            assert "can't allocate memory" in result.stderr, "the log must tell it too"
             assert not (tmp_path / folder / "rank-0.json").exists()
 
 
