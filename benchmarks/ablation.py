@@ -8,7 +8,7 @@ not fit is a row with the planner's reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import metrics, tables
@@ -84,11 +84,10 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
         "sequence_parallel": plan.sequence_parallel,
         "virtual_stages": plan.virtual_stages,
         "group_subsequences": plan.group_subsequences,
+        "kv_offload": plan.kv_block_tokens > 0,
+        "head_alone": plan.head_alone,
     }
-    known = {field.name for field in fields(options)}
-    if "kv_offload" in known:
-        fixed["kv_offload"] = bool(getattr(plan, "kv_block_tokens", 0))
-    count, cap = cut_of(workload, plan, options.cut)
+    count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     changes: dict[str, Any] = {**fixed, "subsequences": count, "longest_tokens": cap}
     return replace(options, **changes)
 

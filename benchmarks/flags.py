@@ -54,7 +54,7 @@ class Selection:
     solver: Annotated[str | None, arg(metavar="NAME")] = None
     """Who chooses: paper, heuristic or exact."""
     cut: Annotated[str | None, arg(metavar="NAME")] = None
-    """Pieces of equal flops, equal length (equal) or equal time."""
+    """Pieces of equal flops, equal length (equal) or equal time; auto is flops in a pipeline."""
     json: bool = False
     """For programs, with every number."""
 

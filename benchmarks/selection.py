@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
@@ -77,13 +77,8 @@ def solver_options(verb: Selection) -> SolverOptions:
     """The solver's options of the flags that were given. Raises UsageError."""
     from sppo.options import SolverOptions
 
-    given = solver_flags(verb)
-    known = {field.name for field in fields(SolverOptions)}
-    absent = [f"{flag(name)} {value}" for name, value in given.items() if name not in known]
-    if absent:
-        raise UsageError(f"{', '.join(absent)}: not in this version of the solver, leave it out")
     try:
-        return SolverOptions(**given)
+        return SolverOptions(**solver_flags(verb))
     except (ValueError, NotBuilt) as error:
         raise UsageError(error) from None
 

@@ -51,7 +51,7 @@ class _Family:
         if options.solver == "paper":  # sends only what hides: a coarser cut may need less
             return any(_fits(self._layout(tokens, n, cap), options) for n in counts)
         count = counts[-1]
-        if options.cut == "flops" and cap is None:
+        if options.cut_of(options.pipeline_parallel or 1) == "flops" and cap is None:
             cap = 2 * -(-tokens // count)
         return _fits(self._layout(tokens, count, cap), options)
 

@@ -18,7 +18,8 @@ SOLVERS = ("heuristic", "exact", "paper")
 class SolverOptions:
     """What the user fixes; None leaves it to the solver. Policies: see `policies.POLICIES`.
 
-    cut: "flops" (the paper's), "equal" or "time"; longest_tokens caps the lengths of "flops".
+    cut: "flops" (the paper's), "equal" or "time"; "auto" is "flops" where pipeline stages wait
+    for each other and "equal" on a single stage. longest_tokens caps the lengths of "flops".
     kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
     head_alone: the head as a part of its own on the first stage, which waits anyway when its turn
     comes; None: where a stage has several parts and is one rank.
@@ -30,7 +31,7 @@ class SolverOptions:
     virtual_stages: int | None = None
     group_subsequences: int | None = None
     policy: str = "auto"
-    cut: str = "flops"
+    cut: str = "auto"
     longest_tokens: int | None = None
     kv_offload: bool | None = None
     head_alone: bool | None = None
@@ -39,7 +40,7 @@ class SolverOptions:
     def __post_init__(self) -> None:
         for name, value, known in (
             ("policy", self.policy, POLICIES),
-            ("cut", self.cut, CUTS),
+            ("cut", self.cut, ("auto", *CUTS)),
             ("solver", self.solver, SOLVERS),
         ):
             if value not in known:
@@ -49,6 +50,12 @@ class SolverOptions:
                 f"the exact solver decides every tensor's fate: it has no policy {self.policy!r}; "
                 "take --policy auto, or the heuristic solver"
             )
+
+    def cut_of(self, stages: int) -> str:
+        """The cut for so many pipeline stages."""
+        if self.cut != "auto":
+            return self.cut
+        return "flops" if stages > 1 else "equal"
 
 
 def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
@@ -63,7 +70,7 @@ def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -
                 profile,
                 shards,
                 options.subsequences,
-                options.cut,
+                options.cut_of(stages),
                 options.longest_tokens,
             ):
                 group = options.group_subsequences

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from benchmarks import workloads
 from benchmarks.weights import initial_weights
 from sppo.checker import check_schedule
+from sppo.engine import run_together
 from sppo.partition import equal_cut
 from sppo.predict import plan_costs
 from sppo.profile import load_profile
@@ -16,7 +18,7 @@ from sppo.schedule import build_schedule
 from sppo.simulate import simulate
 from sppo.solver import solve
 from sppo.workload import gpt
-from tests.numerics.pipelines import make_plan, run_pipeline
+from tests.numerics.pipelines import build_engines, make_plan, run_pipeline
 
 TINY = workloads.find("tiny-cpu")
 PROFILE = load_profile("cpu-2core")
@@ -47,3 +49,16 @@ def test_training_pass_of_one_process(benchmark: Any) -> None:
     plan = make_plan(TINY.model, equal_cut(2048, 4), stages=1, element_bytes=4)
     outcome = benchmark(run_pipeline, plan, weights, tokens, torch.float32)
     assert 5.0 < outcome.loss < 6.5
+
+
+@pytest.mark.parametrize("subsequences", [1, 8])
+def test_chunking_in_one_process(benchmark: Any, subsequences: int) -> None:
+    """Forward and backward of 8,192 tokens (1,024 when only checked): what cutting costs."""
+    tokens_count = 8192 if benchmark.enabled else 1024
+    weights = initial_weights(TINY.model, 1, torch.float32)
+    tokens = torch.randint(0, 256, (1, tokens_count + 1))
+    cut = equal_cut(tokens_count, subsequences)
+    plan = make_plan(TINY.model, cut, stages=1, element_bytes=4)
+    engine = build_engines(plan, weights, torch.float32)
+    counters = benchmark(run_together, engine, tokens)
+    assert 5.0 < counters[0].loss < 6.5

@@ -84,10 +84,8 @@ class Outcome:
     engines: list[Engine]
 
 
-def run_pipeline(
-    plan: Plan, weights: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
-) -> Outcome:
-    """All stages in this process, through the in-process transport."""
+def build_engines(plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype) -> list[Engine]:
+    """An engine per stage, connected in this process, its gradients zero."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
     network = InProcessNetwork(plan.pipeline_parallel)
@@ -99,6 +97,14 @@ def run_pipeline(
         )
         stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype))
         engines.append(Engine(schedule, stage, network.transport(rank)))
+    return engines
+
+
+def run_pipeline(
+    plan: Plan, weights: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
+) -> Outcome:
+    """All stages in this process, through the in-process transport."""
+    engines = build_engines(plan, weights, dtype)
     counters = run_together(engines, tokens)
     gradients = {
         name: engine.stage.weights[name].gradient

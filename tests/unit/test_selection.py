@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from benchmarks import selection, workloads
 from benchmarks.cli import main
 from benchmarks.flags import Plan
 from benchmarks.selection import UsageError
+from sppo.options import SolverOptions
 
 MODEL = "--model gpt-tiny --seq 4K --gpus 2 --hardware cpu-2core"
 
@@ -77,19 +77,11 @@ def test_wrong_input_is_one_line(
     assert not captured.out
 
 
-def test_only_what_was_given_reaches_the_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sppo import options
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Options:
-        subsequences: int | None = 7
-        policy: str = "theirs"
-
-    monkeypatch.setattr(options, "SolverOptions", Options)
-    assert selection.solver_options(Plan()) == Options()
-    assert selection.solver_options(Plan(subsequences=3)) == Options(subsequences=3)
-    with pytest.raises(UsageError, match="--solver exact: not in this version of the solver"):
-        selection.solver_options(Plan(solver="exact"))
+def test_only_what_was_given_reaches_the_solver() -> None:
+    assert selection.solver_options(Plan()) == SolverOptions()
+    assert selection.solver_options(Plan(subsequences=3)) == SolverOptions(subsequences=3)
+    with pytest.raises(UsageError, match="unknown solver 'oracle'"):
+        selection.solver_options(Plan(solver="oracle"))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,16 @@ TINY = Workload(
 )
 
 
+def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None:
+    alone = replace(TINY, cluster=replace(TINY.cluster, ranks_per_node=1))
+    lengths = solve(alone, PROFILE, SolverOptions(subsequences=8)).lengths_tokens
+    assert set(lengths) == {512}
+    lengths = solve(
+        TINY, PROFILE, SolverOptions(subsequences=8, sequence_parallel=1)
+    ).lengths_tokens
+    assert lengths[0] > 2 * lengths[-1]
+
+
 def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
     free = solve(TINY, PROFILE)
     peak = max(stage.memory.total for stage in free.stages)
