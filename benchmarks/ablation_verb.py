@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -151,9 +149,4 @@ def told_of(done: Sequence[Record], results: Sequence[PolicyResult], whose: str)
 
 def csv_text(results: Sequence[PolicyResult]) -> str:
     """A line a policy, with a header line."""
-    rows = [ablations.flat(result) for result in results]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return tables.csv_of([ablations.flat(result) for result in results])

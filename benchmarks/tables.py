@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -316,7 +316,11 @@ def flat(summary: Summary) -> dict[str, Any]:
 
 def csv_text(records: Sequence[Record]) -> str:
     """The rows as CSV, with a header line."""
-    rows = [flat(summary) for summary in summaries(records)]
+    return csv_of([flat(summary) for summary in summaries(records)])
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same keys as CSV, with a header line; empty if there is none."""
     stream = io.StringIO()
     if rows:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sppo.errors import Short
-from sppo.fates import DEVICE_MARGIN_BYTES, Fate, StageFates, StageProblem
-from sppo.policies import uniform
-from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
-
-LEVELS = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
-"""What may be made again, from nothing to all but attention."""
-
-STEPS = 32
-"""Steps of a share that all subsequences send alike, from nothing to everything."""
+from sppo.fates import DEVICE_MARGIN_BYTES, StageFates, StageProblem
+from sppo.policies import LEVELS, RECOMPUTED, remade, uniform
 
 
 def require_host_room(problem: StageProblem) -> None:
@@ -25,7 +18,7 @@ def require_host_room(problem: StageProblem) -> None:
     host, device = problem.host_limit_bytes, problem.device_limit_bytes
     if host is None or device is None:
         return
-    states = [_sent(problem, names, 0.0) for names in LEVELS]
+    states = [_sent(problem, names, 0.0) for names in RECOMPUTED]
     kept = sum(
         problem.kept_bytes(part, index, fate)
         for part, row in enumerate(states[-1])
@@ -49,7 +42,7 @@ def require_some_fates(problem: StageProblem) -> None:
     """
     require_host_room(problem)
     short: Short | None = None
-    for names in reversed(LEVELS):
+    for names in reversed(RECOMPUTED):
         try:
             _require_share(problem, names)
         except Short as error:
@@ -68,15 +61,13 @@ def _require_share(problem: StageProblem, names: Sequence[str]) -> None:
     if host is None or everything.host + everything.kv_host <= host:
         problem.require_fit(everything)
         return
-    step = int(STEPS * max(0, host - everything.kv_host) / everything.host)
-    memory = problem.memory(_sent(problem, names, step / STEPS))
+    step = int(LEVELS * max(0, host - everything.kv_host) / everything.host)
+    memory = problem.memory(_sent(problem, names, step / LEVELS))
     while step > 0 and memory.host + memory.kv_host > host:  # shares are rounded up to tensors
         step -= 1
-        memory = problem.memory(_sent(problem, names, step / STEPS))
+        memory = problem.memory(_sent(problem, names, step / LEVELS))
     problem.require_fit(memory)
 
 
 def _sent(problem: StageProblem, names: Sequence[str], share: float) -> StageFates:
-    known = problem.shapes[0].units
-    fate = Fate(recompute=tuple(name for name in names if name in known))
-    return uniform(problem, fate, lambda part, index: share)
+    return uniform(problem, remade(problem, names), lambda part, index: share)

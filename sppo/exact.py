@@ -20,8 +20,8 @@ from sppo.errors import Short
 from sppo.fates import DEVICE_MARGIN_BYTES, KEEP, Fate, StageFates, StageProblem
 from sppo.hostslots import slot_bytes
 from sppo.orders import residency
-from sppo.policies import uniform
-from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN, Unit
+from sppo.policies import RECOMPUTED, remade, uniform
+from sppo.units import RECOMPUTE_LEAN, Unit
 
 TIME_LIMIT_SECONDS = 10.0
 """Of one stage's program; what is found by then is taken."""
@@ -106,19 +106,10 @@ def _keep(problem: StageProblem) -> StageFates:
 
 def _require_leanest_fits(problem: StageProblem) -> None:
     """Raise Short where sending everything, after any recomputation, still leaves too much."""
-    known = problem.shapes[0].units
-    excess = min(
-        problem.excess_bytes(
-            problem.memory(
-                uniform(
-                    problem,
-                    Fate(recompute=tuple(name for name in names if name in known)),
-                    lambda part, index: 1.0,
-                )
-            )
-        )
-        for names in ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
-    )
+    sent = [
+        uniform(problem, remade(problem, names), lambda part, index: 1.0) for names in RECOMPUTED
+    ]
+    excess = min(problem.excess_bytes(problem.memory(fates)) for fates in sent)
     if excess > 0:
         first = problem.shapes[0].layers[0]
         raise Short(excess, f"device memory on the stage that begins with layer {first}")

@@ -9,6 +9,9 @@ from sppo.errors import Short
 from sppo.fates import KEEP, Fate, StageFates, StageProblem
 from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_FULL, RECOMPUTE_LEAN
 
+RECOMPUTED = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
+"""What our own policy may make again, from nothing to all but attention."""
+
 LEVELS = 32
 """Steps of an offload share from nothing to everything."""
 
@@ -28,13 +31,14 @@ def choose(problem: StageProblem, policy: str) -> StageFates:
         case "paper":
             return uniform(problem, KEEP, problem.hidden_share)
         case "lean":
-            return uniform(problem, _recompute(problem, RECOMPUTE_LEAN), lambda part, index: 0.0)
+            return uniform(problem, remade(problem, RECOMPUTE_LEAN), lambda part, index: 0.0)
         case "full-recompute":
-            return uniform(problem, _recompute(problem, RECOMPUTE_FULL), lambda part, index: 0.0)
+            return uniform(problem, remade(problem, RECOMPUTE_FULL), lambda part, index: 0.0)
     return _cheapest(problem)
 
 
-def _recompute(problem: StageProblem, names: Sequence[str]) -> Fate:
+def remade(problem: StageProblem, names: Sequence[str]) -> Fate:
+    """Keep all but these units of every block; those that the model does not have are ignored."""
     known = problem.shapes[0].units
     return Fate(recompute=tuple(name for name in names if name in known))
 
@@ -99,7 +103,7 @@ def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
     """
     subsequences = len(problem.lengths)
     last = LEVELS * max(0, subsequences - 1)
-    levels = [_recompute(problem, names) for names in ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)]
+    levels = [remade(problem, names) for names in RECOMPUTED]
     for level in levels:
         for capped in (True, False) if problem.profile.overlapped_copies else (False,):
             yield last, _offload_rung(problem, level, capped)

@@ -19,18 +19,11 @@ from sppo.partition import flops_balanced_cut
 from sppo.policies import choose
 from sppo.profile import load_profile
 from sppo.solver import solve
-from sppo.workload import GIB, MIB, MODELS, Cluster, Workload, parse_tokens
+from sppo.workload import GIB, MIB, Workload, parse_tokens
+from tests.unit.planning_cases import PROFILE, RESIDENT, TINY
 
-PROFILE = load_profile("cpu-2core")
-TINY = Workload(
-    name="tiny",
-    model=MODELS["gpt-tiny"],
-    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
-    sequence_tokens=4096,
-)
 A100 = load_profile("a100-80g")
 LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
-RESIDENT = SolverOptions(kv_offload=False)
 
 
 def named_length(error: Infeasible) -> int:

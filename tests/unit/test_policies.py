@@ -13,17 +13,9 @@ from sppo.options import SolverOptions
 from sppo.partition import flops_balanced_cut
 from sppo.policies import choose
 from sppo.predict import plan_costs
-from sppo.profile import load_profile
 from sppo.solver import solve
-from sppo.workload import MIB, MODELS, Cluster, Workload
-
-PROFILE = load_profile("cpu-2core")
-TINY = Workload(
-    name="tiny",
-    model=MODELS["gpt-tiny"],
-    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
-    sequence_tokens=4096,
-)
+from sppo.workload import MIB
+from tests.unit.planning_cases import PROFILE, TINY
 
 
 def test_slow_links_recompute_and_slow_memory_offloads() -> None:

@@ -13,15 +13,8 @@ from sppo.errors import NotBuilt
 from sppo.options import SolverOptions
 from sppo.profile import load_profile
 from sppo.solver import solve
-from sppo.workload import MIB, MODELS, Cluster, Workload, format_bytes
-
-PROFILE = load_profile("cpu-2core")
-TINY = Workload(
-    name="tiny",
-    model=MODELS["gpt-tiny"],
-    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
-    sequence_tokens=4096,
-)
+from sppo.workload import MIB, format_bytes
+from tests.unit.planning_cases import PROFILE, TINY
 
 
 def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None:
