@@ -11,6 +11,7 @@ from benchmarks import tuning
 from benchmarks.job import Status
 from benchmarks.records import RecordError
 from sppo.errors import Infeasible, NotBuilt
+from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
 from sppo.workload import Workload, format_bytes
 
 if TYPE_CHECKING:
@@ -111,8 +112,12 @@ def assign(row: Row, workload: Workload) -> Assignment:
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:
-    """A plan as the settings of a row: "PP2, N 8, offload 36 %"."""
-    parts = [part for stage in plan["stages"] for part in stage["parts"]]
+    """A plan as the settings of a row: "PP2, N 8, offload 36%, recompute norms, activation".
+
+    Both are means over parts with layers and subsequences.
+    """
+    every = [part for stage in plan["stages"] for part in stage["parts"]]
+    parts = [part for part in every if part["layers"][0] < part["layers"][1]]
     shares = [share for part in parts for share in part["offload_share"]]
     degrees = [f"PP{plan['pipeline_parallel']}"]
     if plan["sequence_parallel"] > 1:
@@ -120,7 +125,22 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     if plan["virtual_stages"] > 1:
         degrees.append(f"x {plan['virtual_stages']} parts")
     offload = sum(shares) / len(shares) if shares else 0.0
-    return f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}, offload {offload:.0%}"
+    words = f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}, offload {offload:.0%}"
+    return words + _recompute_words([row for part in parts for row in part["recompute_units"]])
+
+
+def _recompute_words(rows: Sequence[Sequence[str]]) -> str:
+    """What is made again, by the level that names it, and in how many of the subsequences."""
+    names = {name for row in rows for name in row}
+    if not names:
+        return ""
+    level = "everything"
+    if names <= set(RECOMPUTE_CHEAP):
+        level = "norms, activation"
+    elif names <= set(RECOMPUTE_LEAN):
+        level = "all but attention"
+    share = sum(bool(row) for row in rows) / len(rows)
+    return f", recompute {level}" + ("" if share == 1 else f" in {share:.0%}")
 
 
 def _refused(row: Row, status: Status, error: Exception) -> Assignment:

@@ -42,10 +42,11 @@ def test_two_policies_do_equal_work_in_one_layout(
 def test_the_longest_of_sppo_fits_and_the_next_does_not(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = "--systems sppo --device-memory 6MiB --json"
+    # What libraries hold outside the counted bytes is about 3 MiB and differs between machines.
+    flags = "--systems sppo --device-memory 12MiB --json"
     assert main(["longest", "mini-cpu", *flags.split()]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert row["longest_tokens"] >= 256
-    assert row["peak_device_bytes"] <= 6 * 1024**2
+    assert row["longest_tokens"] >= 512, row
+    assert row["peak_device_bytes"] <= 12 * 1024**2
     assert row["fails_with"].split(":")[0] in ("oom", "infeasible")
-    assert (folder / "published" / "longest" / "mini-cpu-6MiB.json").is_file()
+    assert (folder / "published" / "longest" / "mini-cpu-12MiB.json").is_file()

@@ -10,10 +10,13 @@ from baselines import registry
 from baselines.protocol import Unavailable
 from benchmarks import records, rows, tuning, workloads
 from benchmarks.records import RecordError
-from benchmarks.rows import ROWS, Row, assign, find
+from benchmarks.rows import ROWS, Row, assign, find, plan_data, plan_words
 from benchmarks.tuning import Point, SystemTuning
 from sppo.errors import Infeasible
+from sppo.options import SolverOptions
+from sppo.solver import solve
 from sppo.workload import MIB
+from tests.unit.planning_cases import PROFILE
 
 WORKLOAD = workloads.find("mini-cpu").with_device_memory(152 * MIB)
 
@@ -177,3 +180,21 @@ def test_a_grid_keeps_the_points_that_the_library_refuses(monkeypatch: pytest.Mo
     first, second = rows.grid_assignments("small", WORKLOAD)
     assert (first.row.slug, first.settings_text, first.status) == ("small-01", "degree 1", None)
     assert (second.status, second.reason) == ("unavailable", "3 does not divide 4 heads")
+
+
+@pytest.mark.parametrize(
+    ("policy", "limit_mib", "ending"),
+    [
+        ("no-offload", None, "offload 0%"),
+        ("full-recompute", None, "recompute everything"),
+        ("lean", None, "recompute all but attention"),
+        ("auto", 136, "recompute norms, activation"),
+    ],
+)
+def test_a_plan_in_words_says_what_is_made_again(
+    policy: str, limit_mib: int | None, ending: str
+) -> None:
+    limit_bytes = None if limit_mib is None else limit_mib * MIB
+    workload = workloads.find("tiny-cpu").with_device_memory(limit_bytes)
+    plan = solve(workload, PROFILE, SolverOptions(policy=policy))
+    assert plan_words(plan_data(plan)).endswith(ending)
