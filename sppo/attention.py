@@ -1,6 +1,6 @@
 """Causal attention of one subsequence against the keys and values of all earlier ones. Exact.
 
-The square block on the diagonal is causal, the prefix before it is not; both are one call of a
+The square block on the diagonal is causal, the prefix before it is not; both are calls of a
 stock ATen flash operator, merged by their log-sum-exp. In the backward each block gets the global
 output and log-sum-exp, so the sums of its gradients are those of full attention.
 
@@ -9,8 +9,8 @@ An empty prefix kills the CPU operator, so it must be no block at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from sppo.errors import NotBuilt
 from sppo.kvcache import Block
 
 _aten: Any = torch.ops.aten
+
+HALVED_QUERIES = range(193, 768)
+"""Causal squares that a CPU computes in halves, see `_halves`."""
 
 
 def _block_forward(
@@ -79,6 +82,46 @@ def check_attention(device: torch.device, dtype: torch.dtype) -> None:
         raise NotBuilt(f"attention on {device.type}: only cpu and cuda have a flash operator here")
 
 
+def _halves(tokens: int, device: torch.device) -> int | None:
+    """Where to halve a causal square; None where one call is best.
+
+    Below 768 queries the CPU operator takes keys by 512 and queries by 64, and skips only whole
+    blocks: most of what is masked is computed. Two small squares and what lies between them are
+    less work. From 768 queries on, and on CUDA, its blocks are as fine as they need to be.
+    """
+    if device.type != "cpu" or tokens not in HALVED_QUERIES:
+        return None
+    return -(-tokens // 64) * 32
+
+
+def _merge(
+    out: Tensor, logsumexp: Tensor, other: Tensor, other_logsumexp: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same queries against two sets of keys as if against both; `out` may be overwritten."""
+    weight = torch.sigmoid(other_logsumexp - logsumexp).unsqueeze(-1)
+    if out.dtype in (torch.bfloat16, torch.float16):
+        out = torch.lerp(out.float(), other.float(), weight).to(out.dtype)
+    else:
+        out = out.lerp_(other, weight)
+    return out, torch.logaddexp(logsumexp, other_logsumexp)
+
+
+def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal attention of as many queries as keys."""
+    half = _halves(query.shape[2], query.device)
+    if half is None:
+        return _block_forward(query, keys, values, True)
+    (early, late), (keys, late_keys), (values, late_values) = (
+        (tensor[:, :, :half], tensor[:, :, half:]) for tensor in (query, keys, values)
+    )
+    first = _square_forward(early, keys, values)
+    second = _merge(
+        *_square_forward(late, late_keys, late_values),
+        *_block_forward(late, keys, values, False),
+    )
+    return torch.cat((first[0], second[0]), 2), torch.cat((first[1], second[1]), 2)
+
+
 def attend(
     query: Tensor,
     own: tuple[Tensor, Tensor],
@@ -89,18 +132,31 @@ def attend(
     own: its keys and values [Hkv, l, D]; prefix: those of all earlier positions, in blocks.
     """
     batch = query.unsqueeze(0)
-    out, logsumexp = _block_forward(batch, own[0].unsqueeze(0), own[1].unsqueeze(0), True)
+    merged = _square_forward(batch, own[0].unsqueeze(0), own[1].unsqueeze(0))
     for keys, values in prefix:
-        other, other_logsumexp = _block_forward(
-            batch, keys.unsqueeze(0), values.unsqueeze(0), False
-        )
-        weight = torch.sigmoid(other_logsumexp - logsumexp).unsqueeze(-1)
-        if out.dtype in (torch.bfloat16, torch.float16):
-            out = torch.lerp(out.float(), other.float(), weight).to(out.dtype)
-        else:
-            out = out.lerp_(other, weight)
-        logsumexp = torch.logaddexp(logsumexp, other_logsumexp)
-    return out, logsumexp
+        block = _block_forward(batch, keys.unsqueeze(0), values.unsqueeze(0), False)
+        merged = _merge(*merged, *block)
+    return merged
+
+
+class _Square(NamedTuple):
+    """One call within a causal square: which queries meet which keys."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+def _square_blocks(tokens: int, device: torch.device, first: int = 0) -> Iterator[_Square]:
+    """The calls of `_square_forward` on positions `first` and on."""
+    half = _halves(tokens, device)
+    span = slice(first, first + tokens)
+    if half is None:
+        yield _Square(span, span, True)
+        return
+    yield from _square_blocks(half, device, first)
+    yield from _square_blocks(tokens - half, device, first + half)
+    yield _Square(slice(first + half, span.stop), slice(first, first + half), False)
 
 
 def attend_backward(
@@ -116,21 +172,25 @@ def attend_backward(
     dK and dV are added to the accumulators of `own` and of every block of the prefix.
     """
 
-    def block(part: Block, causal: bool) -> Tensor:
+    def block(part: Block, queries: slice, causal: bool) -> Tensor:
         query_gradient, key_gradient, value_gradient = _block_backward(
-            grad,
-            query,
+            grad[:, :, queries],
+            query[:, :, queries],
             part.keys.unsqueeze(0),
             part.values.unsqueeze(0),
-            out,
-            logsumexp,
+            out[:, :, queries],
+            logsumexp[:, :, queries],
             causal,
         )
         part.key_gradients.add_(key_gradient.squeeze(0))
         part.value_gradients.add_(value_gradient.squeeze(0))
         return query_gradient
 
-    total = block(own, True).to(own.key_gradients.dtype)
+    tokens = query.shape[2]
+    total = torch.zeros_like(query, dtype=own.key_gradients.dtype)
+    for queries, keys, causal in _square_blocks(tokens, query.device):
+        part = Block(*(buffer[:, keys] for buffer in own))
+        total[:, :, queries].add_(block(part, queries, causal))
     for part in prefix:
-        total.add_(block(part, False))
+        total.add_(block(part, slice(tokens), False))
     return total
