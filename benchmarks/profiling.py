@@ -152,9 +152,9 @@ def _message_cost() -> tuple[float, float]:
         def exchange() -> None:
             if rank % 2 == 0:
                 transport.send(buffer, peer)
-                transport.receive(buffer, peer).ready()
+                transport.receive(buffer, peer).wait()
             else:
-                transport.receive(buffer, peer).ready()
+                transport.receive(buffer, peer).wait()
                 transport.send(buffer, peer)
             transport.flush()
 

@@ -16,9 +16,9 @@ from sppo.schedule import (
     Op,
     Schedule,
     matching_receive,
-    needed_receive,
+    needed_receives,
 )
-from sppo.simulate import Event, PartCosts, Simulation
+from sppo.simulate import Event, PartCosts, Simulation, SliceCosts, message_cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,13 @@ class Replay:
     exposed: tuple[int, ...]
 
 
-def replay(schedule: Schedule, costs: Sequence[PartCosts], simulation: Simulation) -> Replay:
-    """Walk the simulated step again; `costs` are those that it was simulated with."""
+def replay(
+    schedule: Schedule,
+    costs: Sequence[PartCosts],
+    simulation: Simulation,
+    lent: SliceCosts | None = None,
+) -> Replay:
+    """Walk the simulated step again; `costs` and `lent` are those that it was simulated with."""
     stages = [_walk(schedule, simulation, stage) for stage in range(len(schedule.stages))]
     reached = {key: time for steps in stages for key, (_, time) in steps.items()}
     messages, arrived = [], {}
@@ -45,7 +50,7 @@ def replay(schedule: Schedule, costs: Sequence[PartCosts], simulation: Simulatio
                 continue
             receive = matching_receive(instruction)
             start = max(ready, reached[receive])
-            end = start + costs[instruction.part].message[instruction.subsequence]
+            end = start + message_cost(instruction, costs, lent or SliceCosts()).time
             arrived[receive] = end
             event = Event(stage=stage, lane="p2p", name=str(instruction), start=start, end=end)
             messages.append(event)
@@ -82,8 +87,8 @@ def _exposed(schedule: Schedule, steps: _Steps, arrived: dict[Instruction, int])
         if instruction.op in (Op.OFFLOAD, Op.FETCH):
             total += event.end - event.start if event.lane == "compute" else 0
         elif instruction.op is Op.BACKWARD:
-            needed = needed_receive(schedule, instruction)
-            otherwise = clock if needed is None else max(clock, arrived[needed])
+            needed = [arrived[one] for one in needed_receives(schedule, instruction)]
+            otherwise = max(clock, *needed) if needed else clock
             fetched, _ = steps.get(instruction._replace(op=Op.FETCH), (None, 0))
             if fetched is not None:
                 total += max(0, fetched.end - otherwise)

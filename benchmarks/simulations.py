@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.replay import replay
 from sppo.checker import check_schedule
+from sppo.msp import lendings
 from sppo.options import SolverOptions
 from sppo.plan import Plan
-from sppo.predict import plan_costs
+from sppo.predict import plan_costs, plan_slice_costs
 from sppo.profile import Profile, load_profile
 from sppo.schedule import Schedule, build_schedule
-from sppo.simulate import PartCosts, simulate, unit_costs
+from sppo.simulate import PartCosts, SliceCosts, simulate, unit_costs, unit_slice_costs
 from sppo.solver import solve
 from sppo.workload import Cluster, Workload, format_bytes, gpt
 
@@ -71,37 +73,52 @@ def of_plan(plan: Plan, profile: Profile) -> Simulated:
         profile_kind=profile.kind,
         peaks=tuple(stage.memory.total for stage in plan.stages),
         time_divisor=10**9,
+        lent=plan_slice_costs(plan, profile),
     )
 
 
 def of_unit_costs(
-    *, pipeline_parallel: int, subsequences: int, virtual_stages: int = 1, sequences: int = 1
+    *,
+    pipeline_parallel: int,
+    subsequences: int,
+    virtual_stages: int = 1,
+    sequences: int = 1,
+    msp: bool = False,
 ) -> Simulated:
     """A pipeline without a model: a forward through a stage costs one unit, a backward two.
 
-    With V parts a stage, each part costs 1 / V of it. Transfers are free. Raises ValueError.
+    With V parts a stage, each part costs 1 / V of it, and one of m slices 1 / m. Transfers are
+    free. Raises ValueError.
     """
     plan = uniform_plan(
         pipeline_parallel=pipeline_parallel,
         subsequences=subsequences,
         virtual_stages=virtual_stages,
         sequences=sequences,
+        msp=msp,
     )
-    costs = [unit_costs(subsequences)] * (pipeline_parallel * virtual_stages)
+    unit = math.lcm(*range(1, pipeline_parallel + 1)) if msp else 1
+    costs = [unit_costs(subsequences, unit)] * (pipeline_parallel * virtual_stages)
     return _simulated(
         plan,
         costs,
         hardware=UNIT_COSTS,
         profile_kind=UNIT_COSTS,
         peaks=None,
-        time_divisor=virtual_stages,
+        time_divisor=virtual_stages * unit,
+        lent=unit_slice_costs(plan.lendings, unit),
     )
 
 
 def uniform_plan(
-    *, pipeline_parallel: int, subsequences: int, virtual_stages: int = 1, sequences: int = 1
+    *,
+    pipeline_parallel: int,
+    subsequences: int,
+    virtual_stages: int = 1,
+    sequences: int = 1,
+    msp: bool = False,
 ) -> Plan:
-    """A plan whose only point is its schedule: one tiny layer a part, one token a subsequence."""
+    """A plan whose only point is its schedule: one tiny layer a part, PP tokens a subsequence."""
     workload = Workload(
         name=UNIT_COSTS,
         model=gpt(
@@ -110,7 +127,7 @@ def uniform_plan(
         cluster=Cluster(
             hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=pipeline_parallel
         ),
-        sequence_tokens=max(2, subsequences),
+        sequence_tokens=max(2, subsequences * pipeline_parallel),
         sequences_per_step=sequences,
     )
     options = SolverOptions(
@@ -122,7 +139,20 @@ def uniform_plan(
         policy="no-offload",
         cut="equal",
     )
-    return solve(workload, load_profile("cpu-2core"), options)
+    plan = solve(workload, load_profile("cpu-2core"), options)
+    if not msp:
+        return plan
+    if plan.kv_sets > 1:
+        raise ValueError(
+            "sequences that are mixed fill the pipeline themselves: leave --msp out, or take "
+            "--sequences-per-step 1"
+        )
+
+    def cut(part: int, index: int, ranks: int) -> tuple[int, ...]:
+        return (*[1] * (ranks - 1), plan.lengths_tokens[index] - ranks + 1)
+
+    parts = pipeline_parallel * virtual_stages
+    return replace(plan, lendings=lendings(pipeline_parallel, parts, subsequences, cut))
 
 
 def _simulated(
@@ -133,10 +163,11 @@ def _simulated(
     profile_kind: str,
     peaks: tuple[int, ...] | None,
     time_divisor: int,
+    lent: SliceCosts,
 ) -> Simulated:
     schedule: Schedule = build_schedule(plan)
     check_schedule(schedule)
-    simulation = simulate(schedule, costs)
+    simulation = simulate(schedule, costs, lent)
     total = len(simulation.busy) * simulation.makespan
     busy = sum(simulation.busy)
 
@@ -166,7 +197,7 @@ def _simulated(
         peak_bytes_per_stage=peaks or kept,
         kept_peak_bytes_per_stage=kept,
         host_peak_bytes_per_stage=sizes(simulation.host_peak_bytes),
-        exposed_transfer_seconds=times(replay(schedule, costs, simulation).exposed),
+        exposed_transfer_seconds=times(replay(schedule, costs, simulation, lent).exposed),
         messages=simulation.messages,
         message_bytes=simulation.message_bytes,
     )

@@ -9,9 +9,12 @@ from sppo.schedule import (
     Op,
     Schedule,
     ScheduleError,
+    is_loan,
     matching_receive,
-    needed_receive,
-    peer_part,
+    message_receives,
+    message_sends,
+    needed_receives,
+    peer_of,
 )
 
 
@@ -31,14 +34,18 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
         raise ScheduleError(f"stage {stage}, position {position}, {instructions[position]}: {why}")
 
     for position, instruction in enumerate(instructions):
-        op, sequence, index, part = instruction
+        op, sequence, index, part, mine, _ = instruction
         if instruction in done:
             fail(position, "repeated")
         if not (0 <= sequence < schedule.sequences and 0 <= index < schedule.subsequences):
             fail(position, "no such subsequence")
-        if not 0 <= part < schedule.parts or schedule.stage_of(part) != stage:
-            fail(position, "this part is not of this stage")
-        for needed, why in _needs(schedule, instruction):
+        if not 0 <= part < schedule.parts:
+            fail(position, "no such part")
+        if op in (Op.FORWARD, Op.BACKWARD):
+            slices = schedule.slicing.slices(part, index)
+            if not 0 <= mine < len(slices) or slices[mine].rank != stage:
+                fail(position, "this part is not of this stage")
+        for needed, why in _needs(schedule, stage, instruction):
             if needed not in done:
                 fail(position, f"{why} ({needed} has not run)")
         away = op is Op.BACKWARD and instruction._replace(op=Op.OFFLOAD) in done
@@ -56,78 +63,142 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
             raise ScheduleError(f"stage {stage}: {instruction} is never fetched, it leaks")
 
 
-def _needs(schedule: Schedule, instruction: Instruction) -> list[tuple[Instruction, str]]:
+def _needs(
+    schedule: Schedule, stage: int, instruction: Instruction
+) -> list[tuple[Instruction, str]]:
     """What must have run before on the same stage, and why."""
-    op, sequence, index, part = instruction
-    needs: list[tuple[Instruction, str]] = []
-    if op is Op.FORWARD:
-        if part > 0:
-            needs.append((instruction._replace(op=Op.RECEIVE_ACTIVATION), "reads its input"))
-        if index > 0:
-            earlier = instruction._replace(subsequence=index - 1)
+    op, sequence, index, part, mine, _ = instruction
+    compute = Instruction(Op.FORWARD, sequence, index, part, mine)
+    backward = compute._replace(op=Op.BACKWARD)
+    match op:
+        case Op.FORWARD:
+            return _needs_of_forward(schedule, instruction)
+        case Op.BACKWARD:
+            return _needs_of_backward(schedule, instruction)
+        case Op.CLEAR if sequence > 0:
+            number = schedule.slicing.slice_of(part, 0, stage)
+            if number is None:
+                return []
+            before = Instruction(Op.BACKWARD, sequence - 1, 0, part, number)
+            return [(before, "would lose gradients still to be read")]
+        case Op.SEND_ACTIVATION | Op.OFFLOAD:
+            return [(compute, "nothing was made yet")]
+        case Op.SEND_GRADIENT | Op.GIVE_BACK:
+            return [(backward, "nothing was made yet")]
+        case Op.ADD:
+            return [(instruction._replace(op=Op.COLLECT), "nothing was collected yet")]
+        case Op.FETCH:
+            return [(instruction._replace(op=Op.OFFLOAD), "nothing lies in the host tier")]
+    return []
+
+
+def _reads(schedule: Schedule, instruction: Instruction) -> list[tuple[Instruction, str]]:
+    """The messages of a forward or backward, and the same op of the subsequence before it."""
+    why = {
+        Op.RECEIVE_ACTIVATION: "reads its input",
+        Op.RECEIVE_GRADIENT: "reads its gradient",
+        Op.BORROW: "reads the weights",
+    }
+    return [(one, why[one.op]) for one in needed_receives(schedule, instruction)]
+
+
+def _mine(schedule: Schedule, instruction: Instruction, index: int) -> Instruction | None:
+    """The same for another subsequence, if this rank computes (a slice of) it."""
+    _, sequence, _, part, _, _ = instruction
+    number = schedule.slicing.slice_of(part, index, schedule.runs_on(instruction))
+    if number is None:
+        return None
+    return Instruction(instruction.op, sequence, index, part, number)
+
+
+def _needs_of_forward(
+    schedule: Schedule, instruction: Instruction
+) -> list[tuple[Instruction, str]]:
+    sequence, index = instruction.sequence, instruction.subsequence
+    needs = _reads(schedule, instruction)
+    if index > 0:
+        earlier = _mine(schedule, instruction, index - 1)
+        if earlier is not None:
             needs.append((earlier, "reads its keys and values"))
-        elif sequence >= schedule.kv_sets:
-            before = Instruction(Op.BACKWARD, sequence - schedule.kv_sets, 0, part)
-            needs.append((before, "reuses its KV buffers"))
-    if op is Op.CLEAR and sequence > 0:
-        before = Instruction(Op.BACKWARD, sequence - 1, 0, part)
-        needs.append((before, "would lose gradients still to be read"))
-    if op is Op.BACKWARD:
-        needs.append((instruction._replace(op=Op.FORWARD), "needs its forward"))
-        cleared = Instruction(Op.CLEAR, sequence, 0, part)
-        needs.append((cleared, "adds to dK and dV"))
-        if part + 1 < schedule.parts:
-            needs.append((instruction._replace(op=Op.RECEIVE_GRADIENT), "reads its gradient"))
-        if index + 1 < schedule.subsequences:
-            later = instruction._replace(subsequence=index + 1)
+    elif sequence >= schedule.kv_sets:
+        before = instruction._replace(op=Op.BACKWARD, sequence=sequence - schedule.kv_sets)
+        needs.append((before, "reuses its KV buffers"))
+    return needs
+
+
+def _needs_of_backward(
+    schedule: Schedule, instruction: Instruction
+) -> list[tuple[Instruction, str]]:
+    _, sequence, index, part, _, _ = instruction
+    needs = _reads(schedule, instruction)
+    needs.append((instruction._replace(op=Op.FORWARD), "needs its forward"))
+    needs.append((Instruction(Op.CLEAR, sequence, 0, part), "adds to dK and dV"))
+    if index + 1 < schedule.subsequences:
+        later = _mine(schedule, instruction, index + 1)
+        if later is not None:
             needs.append((later, "needs the dK and dV of every later subsequence"))
-    if op in (Op.SEND_ACTIVATION, Op.OFFLOAD):
-        needs.append((instruction._replace(op=Op.FORWARD), "nothing was made yet"))
-    if op is Op.SEND_GRADIENT:
-        needs.append((instruction._replace(op=Op.BACKWARD), "nothing was made yet"))
-    if op is Op.FETCH:
-        needs.append((instruction._replace(op=Op.OFFLOAD), "nothing lies in the host tier"))
     return needs
 
 
 def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
     """Every instruction that a stage must run: all but the copies."""
+    expected: set[Instruction] = set()
+    slicing = schedule.slicing
+    for sequence in range(schedule.sequences):
+        own = range(stage, schedule.parts, len(schedule.stages))
+        borrowed = [lending.part for lending in slicing.borrowed(stage)]
+        for part in (*own, *borrowed):
+            expected.add(Instruction(Op.CLEAR, sequence, 0, part))
+            for index in range(schedule.subsequences):
+                number = slicing.slice_of(part, index, stage)
+                for op in (Op.FORWARD, Op.BACKWARD) if number is not None else ():
+                    compute = Instruction(op, sequence, index, part, number or 0)
+                    expected.add(compute)
+                    expected.update(message_receives(slicing, schedule.parts, compute))
+                    expected.update(message_sends(slicing, schedule.parts, compute))
+        expected |= _expected_loans(schedule, stage, sequence)
+    return expected
+
+
+def _expected_loans(schedule: Schedule, stage: int, sequence: int) -> set[Instruction]:
     expected = set()
-    for part in range(stage, schedule.parts, len(schedule.stages)):
-        ops = [Op.FORWARD, Op.BACKWARD]
-        if part > 0:
-            ops += [Op.RECEIVE_ACTIVATION, Op.SEND_GRADIENT]
-        if part + 1 < schedule.parts:
-            ops += [Op.SEND_ACTIVATION, Op.RECEIVE_GRADIENT]
-        expected |= {
-            Instruction(op, sequence, index, part)
-            for op in ops
-            for sequence in range(schedule.sequences)
-            for index in range(schedule.subsequences)
-        }
-        expected |= {
-            Instruction(Op.CLEAR, sequence, 0, part) for sequence in range(schedule.sequences)
-        }
+    slicing = schedule.slicing
+    for lending in slicing.lendings:
+        owner = schedule.stage_of(lending.part)
+        for number, rank in enumerate(lending.ranks):
+            if rank == owner or stage not in (rank, owner):
+                continue
+            ids, part = lending.subsequences, lending.part
+            lend, *after = (
+                (Op.LEND, Op.COLLECT, Op.ADD) if stage == owner else (Op.BORROW, Op.GIVE_BACK)
+            )
+            expected.add(Instruction(lend, sequence, ids[0], part, number, 0))
+            if slicing.borrowed(rank)[-1] != lending:
+                expected.add(Instruction(lend, sequence, ids[-1], part, number, 1))
+            expected |= {Instruction(op, sequence, ids[0], part, number) for op in after}
     return expected
 
 
 def _check_rendezvous(schedule: Schedule) -> None:
     """Run all stages together: a send waits for its posted receive, a compute for its message.
 
-    Between two stages, sends and receives must meet in the same order.
+    The slices of a subsequence wait for each other. Between two stages, sends and receives must
+    meet in the same order, those of lent weights in an order of their own.
     """
     positions = [0] * len(schedule.stages)
-    posted: dict[tuple[int, int], list[Instruction]] = {}
+    posted: dict[tuple[int, int, bool], list[Instruction]] = {}
     arrived: set[Instruction] = set()
+
+    gathered: set[Instruction] = set()
 
     def can_run(stage: int, instruction: Instruction) -> bool:
         if instruction.op in RECEIVES:
-            sender = schedule.stage_of(peer_part(instruction))
-            posted.setdefault((sender, stage), []).append(instruction)
+            sender = peer_of(schedule, instruction)
+            posted.setdefault((sender, stage, is_loan(instruction)), []).append(instruction)
             return True
         if instruction.op in SENDS:
-            peer = schedule.stage_of(peer_part(instruction))
-            queue = posted.get((stage, peer), [])
+            peer = peer_of(schedule, instruction)
+            queue = posted.get((stage, peer, is_loan(instruction)), [])
             if not queue:
                 return False
             if queue[0] != matching_receive(instruction):
@@ -136,8 +207,12 @@ def _check_rendezvous(schedule: Schedule) -> None:
                 )
             arrived.add(queue.pop(0))
             return True
-        needed = needed_receive(schedule, instruction)
-        return needed is None or needed in arrived
+        if any(needed not in arrived for needed in needed_receives(schedule, instruction)):
+            return False
+        gathered.add(instruction)
+        if instruction.op not in (Op.FORWARD, Op.BACKWARD):
+            return True
+        return gathered.issuperset(schedule.together(instruction))
 
     moved = True
     while moved:

@@ -1,17 +1,30 @@
 """Messages between stages: one small protocol, two kinds, both counting what they send.
 
 `GroupTransport` speaks through torch's default process group (gloo, NCCL, torch's fake one).
-`InProcessNetwork` connects all stages inside one process, stepped in turn: fast tests at PP 8.
+`InProcessNetwork` connects all stages inside one process, each a thread: fast tests at PP 8.
+
+Messages of a pair arrive in the order of their sending. What belongs to a lending has an order of
+its own: it meets its receiver inside a compute, past messages that wait for later ones.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections import deque
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 import torch.distributed as dist
 from torch import Tensor
+
+
+class Channel(IntEnum):
+    """Messages of one channel between two ranks keep their order."""
+
+    PIPELINE = 0
+    LENDING = 1
 
 
 @dataclass(kw_only=True)
@@ -29,24 +42,24 @@ class Traffic:
 class Receipt(Protocol):
     """A posted receive."""
 
-    def ready(self) -> bool:
-        """True once the buffer is filled. May block; False asks to be stepped again later."""
+    def wait(self) -> None:
+        """Returns once the buffer is filled."""
         ...
 
 
 class Transport(Protocol):
     traffic: Traffic
 
-    def send(self, tensor: Tensor, peer: int) -> None:
+    def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         """Hand over a contiguous tensor; the transport keeps it until it has left."""
         ...
 
-    def receive(self, into: Tensor, peer: int) -> Receipt:
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
         """Post a receive into a contiguous tensor."""
         ...
 
-    def flush(self) -> None:
-        """Wait until everything sent has left."""
+    def flush(self, *channels: Channel) -> None:
+        """Wait until everything sent (through these channels) has left."""
         ...
 
 
@@ -54,91 +67,122 @@ class _GroupReceipt:
     def __init__(self, work: dist.Work) -> None:
         self._work = work
 
-    def ready(self) -> bool:
+    def wait(self) -> None:
         self._work.wait()
-        return True
 
 
 class GroupTransport:
-    """Point-to-point through process groups; at most two sends are in flight.
+    """Point-to-point through process groups; at most two pipeline messages are on their way out.
 
-    NCCL runs all messages of a pair on one stream, in order: a receive that is posted ahead would
-    hold up the send behind it, on both sides. So there each direction has a group of its own.
+    gloo tells channels apart by tag. NCCL knows no tags and runs all messages of a pair on one
+    stream, in order: a receive that is posted ahead would hold up the send behind it, on both
+    sides. So there each direction of each channel has a group of its own.
     Collective: every rank makes its transport at the same time.
     """
 
     def __init__(self) -> None:
         self.traffic = Traffic()
-        self._leaving: deque[tuple[dist.Work, Tensor]] = deque()
+        self._leaving: dict[Channel, deque[tuple[dist.Work, Tensor]]] = {
+            channel: deque() for channel in Channel
+        }
         self._rank = dist.get_rank()
         one_stream = dist.get_backend() == "nccl"
-        self._upward = dist.new_group() if one_stream else None
-        self._downward = dist.new_group() if one_stream else None
+        self._groups = {
+            (channel, upward): dist.new_group() if one_stream else None
+            for channel in Channel
+            for upward in (True, False)
+        }
 
-    def _group(self, source: int, target: int) -> dist.ProcessGroup | None:
-        return self._upward if source < target else self._downward
-
-    def send(self, tensor: Tensor, peer: int) -> None:
-        while len(self._leaving) >= 2:
-            self._leaving.popleft()[0].wait()
+    def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
+        leaving = self._leaving[channel]
+        while channel is Channel.PIPELINE and len(leaving) >= 2:
+            leaving.popleft()[0].wait()
         self.traffic.count(tensor)
-        work = dist.isend(tensor, peer, group=self._group(self._rank, peer))
+        group = self._groups[channel, self._rank < peer]
+        work = dist.isend(tensor, peer, group=group, tag=channel)
         assert work is not None
-        self._leaving.append((work, tensor))
+        leaving.append((work, tensor))
 
-    def receive(self, into: Tensor, peer: int) -> Receipt:
-        work = dist.irecv(into, peer, group=self._group(peer, self._rank))
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
+        group = self._groups[channel, peer < self._rank]
+        work = dist.irecv(into, peer, group=group, tag=channel)
         assert work is not None
         return _GroupReceipt(work)
 
-    def flush(self) -> None:
-        while self._leaving:
-            self._leaving.popleft()[0].wait()
+    def flush(self, *channels: Channel) -> None:
+        for channel in channels or Channel:
+            leaving = self._leaving[channel]
+            while leaving:
+                leaving.popleft()[0].wait()
 
 
 class InProcessNetwork:
-    """Mailboxes between `ranks` stages of one process."""
+    """Mailboxes between `ranks` stages of one process. `broken` is set when one of them fails."""
 
     def __init__(self, ranks: int) -> None:
-        self._boxes: dict[tuple[int, int], deque[Tensor]] = {
-            (source, target): deque()
+        self.broken = threading.Event()
+        self.boxes: dict[tuple[int, int, Channel], _Box] = {
+            (source, target, channel): _Box(self.broken)
             for source in range(ranks)
             for target in range(ranks)
+            for channel in Channel
             if source != target
         }
 
     def transport(self, rank: int) -> InProcessTransport:
-        return InProcessTransport(self._boxes, rank)
+        return InProcessTransport(self, rank)
 
 
 class InProcessTransport:
     """One rank's end of an InProcessNetwork."""
 
-    def __init__(self, boxes: dict[tuple[int, int], deque[Tensor]], rank: int) -> None:
+    def __init__(self, network: InProcessNetwork, rank: int) -> None:
         self.traffic = Traffic()
-        self._boxes = boxes
+        self.network = network
         self._rank = rank
 
-    def send(self, tensor: Tensor, peer: int) -> None:
+    def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         self.traffic.count(tensor)
-        self._boxes[(self._rank, peer)].append(tensor.detach().clone())
+        self.network.boxes[self._rank, peer, channel].sent.put(tensor.detach().clone())
 
-    def receive(self, into: Tensor, peer: int) -> Receipt:
-        return _BoxReceipt(self._boxes[(peer, self._rank)], into)
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
+        receipt = _BoxReceipt(self.network.boxes[peer, self._rank, channel], into)
+        receipt.box.posted.append(receipt)
+        return receipt
 
-    def flush(self) -> None:
+    def flush(self, *channels: Channel) -> None:
         """A mailbox never fills up."""
 
 
+class _Box:
+    """What one rank has sent another, and the receives that wait for it."""
+
+    def __init__(self, broken: threading.Event) -> None:
+        self.sent: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
+        self.posted: deque[_BoxReceipt] = deque()
+        self.broken = broken
+
+    def next(self) -> Tensor:
+        """The next message. Raises RuntimeError if another rank has failed."""
+        while True:
+            try:
+                return self.sent.get(timeout=_PATIENCE_SECONDS)
+            except queue.Empty:
+                if self.broken.is_set():
+                    raise RuntimeError("another rank of this process has failed") from None
+
+
+_PATIENCE_SECONDS = 0.2
+
+
 class _BoxReceipt:
-    """Receives of one pair are waited for in the order of their posting, as the engine does."""
+    def __init__(self, box: _Box, into: Tensor) -> None:
+        self.box = box
+        self.into = into
+        self.filled = False
 
-    def __init__(self, box: deque[Tensor], into: Tensor) -> None:
-        self._box = box
-        self._into = into
-
-    def ready(self) -> bool:
-        if not self._box:
-            return False
-        self._into.copy_(self._box.popleft())
-        return True
+    def wait(self) -> None:
+        while not self.filled:
+            first = self.box.posted.popleft()
+            first.into.copy_(self.box.next())
+            first.filled = True

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sppo.comm import Receipt, Transport
-from sppo.schedule import Instruction, Op, Schedule, needed_receive, peer_part
+from sppo.comm import InProcessTransport, Receipt, Transport
+from sppo.schedule import (
+    Instruction,
+    Op,
+    Schedule,
+    inputs_of,
+    matching_receive,
+    message_tokens,
+    needed_receives,
+    outputs_of,
+    peer_of,
+)
 from sppo.stage import Stage
 
 
@@ -36,16 +47,14 @@ class StepCounters:
 
 @dataclass(kw_only=True)
 class _Posted:
-    buffer: Tensor
+    """A receive on its way; a lending has no buffer of the engine's."""
+
     receipt: Receipt
+    buffer: Tensor | None = None
 
 
 class Engine:
-    """One rank's part of a schedule. `run` is a generator: it yields while a message is missing.
-
-    Over a process group a wait blocks, so the generator ends at its first step; in one process all
-    ranks' generators are stepped in turn.
-    """
+    """One rank's part of a schedule."""
 
     def __init__(self, schedule: Schedule, stage: Stage, transport: Transport) -> None:
         self.schedule = schedule
@@ -61,6 +70,11 @@ class Engine:
             Op.OFFLOAD: self._offload,
             Op.FETCH: self._fetch,
             Op.CLEAR: self._clear,
+            Op.LEND: self._lend,
+            Op.BORROW: self._borrow,
+            Op.GIVE_BACK: self._give_back,
+            Op.COLLECT: self._collect,
+            Op.ADD: self._add,
         }
         self._reset(torch.empty(0))
 
@@ -72,15 +86,14 @@ class Engine:
         self._losses: list[Tensor] = []
         self.counters = StepCounters()
 
-    def run(self, tokens: Tensor) -> Iterator[None]:
+    def run(self, tokens: Tensor) -> StepCounters:
         """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights."""
         self._reset(tokens)
         kv_moved_before = self.stage.kv_moved_bytes
         try:
             for instruction in self.schedule.stages[self.stage.index]:
-                receive = needed_receive(self.schedule, instruction)
-                while receive is not None and not self._posted[receive].receipt.ready():
-                    yield
+                for receive in needed_receives(self.schedule, instruction):
+                    self._posted[receive].receipt.wait()
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
                 self.counters.timeline.append(
@@ -95,76 +108,125 @@ class Engine:
             self._posted.clear()
             self._outgoing.clear()
             self.stage.abandon()
+        return self.counters
 
     def _peer(self, instruction: Instruction) -> int:
-        return self.schedule.stage_of(peer_part(instruction))
+        return peer_of(self.schedule, instruction)
 
     def _post(self, instruction: Instruction) -> None:
-        plan, runtime = self.stage.plan, self.stage.runtime
-        shape = (plan.lengths_tokens[instruction.subsequence], plan.model.hidden)
+        runtime = self.stage.runtime
+        shape = (message_tokens(self.schedule, instruction), self.stage.plan.model.hidden)
         buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
         runtime.label("staging", buffer)
         receipt = self.transport.receive(buffer, self._peer(instruction))
         self._posted[instruction] = _Posted(buffer=buffer, receipt=receipt)
 
+    def _join(self, instruction: Instruction, receive: Op) -> Tensor:
+        """What a compute reads: the pieces that came from other ranks and from this one."""
+        pieces = []
+        for side in inputs_of(self.schedule, instruction):
+            received = instruction._replace(op=receive, other=side.other)
+            if received in self._posted:
+                piece = self._posted.pop(received).buffer
+            else:
+                piece = self._outgoing.pop(received)
+            assert piece is not None
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _hand_on(self, instruction: Instruction, send: Op, output: Tensor) -> None:
+        """What a compute made, by who reads it. A part of it must not keep all of it."""
+        for side in outputs_of(self.schedule, instruction):
+            piece = output
+            if side.tokens < output.shape[0]:
+                piece = output[side.start : side.start + side.tokens].clone()
+            sent = instruction._replace(op=send, other=side.other)
+            if side.rank == self.stage.index:
+                sent = matching_receive(sent)
+            self._outgoing[sent] = piece
+
     def _forward(self, instruction: Instruction) -> None:
-        _, sequence, index, number = instruction
-        part = self.stage.parts[number]
+        _, sequence, index, number, _, _ = instruction
+        part = self.stage.part(number, index)
         span = part.span(index)
         if number == 0:
             x = self._tokens[sequence, span]
         else:
-            x = self._posted.pop(instruction._replace(op=Op.RECEIVE_ACTIVATION)).buffer
+            x = self._join(instruction, Op.RECEIVE_ACTIVATION)
         last = number + 1 == self.schedule.parts
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
         if last:
             self._losses.append(output)
         else:
-            self._outgoing[instruction._replace(op=Op.SEND_ACTIVATION)] = output
+            self._hand_on(instruction, Op.SEND_ACTIVATION, output)
 
     def _backward(self, instruction: Instruction) -> None:
-        _, sequence, index, number = instruction
-        part = self.stage.parts[number]
+        _, sequence, index, number, _, _ = instruction
+        part = self.stage.part(number, index)
         grad = None
         if number + 1 < self.schedule.parts:
-            grad = self._posted.pop(instruction._replace(op=Op.RECEIVE_GRADIENT)).buffer
+            grad = self._join(instruction, Op.RECEIVE_GRADIENT)
         tokens = self._tokens[sequence, part.span(index)] if number == 0 else None
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
-            self._outgoing[instruction._replace(op=Op.SEND_GRADIENT)] = input_gradient
+            self._hand_on(instruction, Op.SEND_GRADIENT, input_gradient)
 
     def _clear(self, instruction: Instruction) -> None:
-        self.stage.parts[instruction.part].clear_gradients()
+        self.stage.clear_gradients(instruction.part)
 
     def _send(self, instruction: Instruction) -> None:
         tensor = self._outgoing.pop(instruction).contiguous()
         self.transport.send(tensor, self._peer(instruction))
 
     def _offload(self, instruction: Instruction) -> None:
-        part = self.stage.parts[instruction.part]
+        part = self.stage.part(instruction.part, instruction.subsequence)
         moved = part.offload(instruction.sequence, instruction.subsequence)
         self.counters.offloaded_bytes += moved
 
     def _fetch(self, instruction: Instruction) -> None:
-        part = self.stage.parts[instruction.part]
+        part = self.stage.part(instruction.part, instruction.subsequence)
         moved = part.fetch(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 
+    def _lend(self, instruction: Instruction) -> None:
+        lent = self.stage.lent(instruction.part, instruction.subsequence)
+        lent.lend(self._peer(instruction), with_prefix=instruction.other == 0)
 
-def run_blocking(engine: Engine, tokens: Tensor) -> StepCounters:
-    """Run one rank over a process group to the end."""
-    for _ in engine.run(tokens):
-        raise AssertionError("a process-group transport never asks to be stepped again")
-    return engine.counters
+    def _borrow(self, instruction: Instruction) -> None:
+        lent = self.stage.lent(instruction.part, instruction.subsequence)
+        receipt = lent.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
+        self._posted[instruction] = _Posted(receipt=receipt)
+
+    def _give_back(self, instruction: Instruction) -> None:
+        lent = self.stage.lent(instruction.part, instruction.subsequence)
+        lent.give_back(self._peer(instruction))
+
+    def _collect(self, instruction: Instruction) -> None:
+        lent = self.stage.lent(instruction.part, instruction.subsequence)
+        receipt = lent.collect(self._peer(instruction))
+        self._posted[instruction] = _Posted(receipt=receipt)
+
+    def _add(self, instruction: Instruction) -> None:
+        """The receipt adds what has come when it is waited for."""
+        del self._posted[instruction._replace(op=Op.COLLECT)]
 
 
 def run_together(engines: list[Engine], tokens: Tensor) -> list[StepCounters]:
-    """Step all ranks of one process in turn until all are done."""
-    running = [engine.run(tokens) for engine in engines]
-    alive = set(range(len(running)))
-    while alive:
-        for rank in sorted(alive):
-            if next(running[rank], alive) is alive:
-                alive.discard(rank)
+    """All ranks of one process, each in a thread. Raises what the first failing rank raised."""
+
+    def run(engine: Engine) -> None:
+        transport = engine.transport
+        assert isinstance(transport, InProcessTransport)
+        whole = False
+        try:
+            engine.run(tokens)
+            whole = True
+        finally:
+            if not whole:
+                transport.network.broken.set()
+
+    with ThreadPoolExecutor(len(engines)) as pool:
+        for done in as_completed([pool.submit(run, engine) for engine in engines]):
+            done.result()
     return [engine.counters for engine in engines]

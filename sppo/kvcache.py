@@ -59,6 +59,12 @@ class LayerCache(Protocol):
         ...
 
 
+class Cache(Protocol):
+    """The layers of one part."""
+
+    layers: list[LayerCache]
+
+
 class ResidentLayer:
     """K, V, dK and dV [kv_heads, S, D] on the device: blocks are views."""
 

@@ -98,6 +98,7 @@ class Layout:
             self.virtual_stages,
             self.group_subsequences,
             self.head_alone,
+            lends=False,
         )
 
     @cached_property

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sppo.activations import ActivationStore, storage_key
-from sppo.kvcache import KvCache
+from sppo.kvcache import Cache
 from sppo.layers import (
     LayerNorm,
     Linear,
@@ -28,7 +29,7 @@ from sppo.layers import (
     Weight,
 )
 from sppo.memory import LOSS_TILE_TOKENS
-from sppo.workload import Model, layer_weight_shapes
+from sppo.workload import Model, layer_weight_shapes, weight_shapes
 
 
 def stage_weight_names(
@@ -60,6 +61,32 @@ def stage_weight_names(
     return names
 
 
+def stage_weight_shapes(
+    model: Model, layers: Sequence[int], head: bool
+) -> dict[str, tuple[int, ...]]:
+    """Parameter of these layers -> its shape."""
+    known = weight_shapes(model)
+    return {
+        name: (sum(known[part][0] for part in parts), *known[parts[0]][1:])
+        for name, parts in stage_weight_names(model, layers, head).items()
+    }
+
+
+class Weights(Protocol):
+    """Parameters by name, wherever they lie."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __getitem__(self, name: str) -> Weight: ...
+
+    def get(self, name: str) -> Weight | None: ...
+
+    def storage_keys(self) -> frozenset[int]:
+        """Of everything that autograd may save and that outlives the step."""
+        ...
+
+
 class StageWeights:
     """The parameters of one stage with their gradients, in flat buffers.
 
@@ -78,10 +105,7 @@ class StageWeights:
         head: bool,
     ) -> None:
         sources = stage_weight_names(model, layers, head)
-        shapes = {
-            name: (sum(weights[part].shape[0] for part in parts), *weights[parts[0]].shape[1:])
-            for name, parts in sources.items()
-        }
+        shapes = stage_weight_shapes(model, layers, head)
         self.matrices, self.matrix_gradients = self._buffers(
             [shape for shape in shapes.values() if len(shape) > 1], device, dtype
         )
@@ -108,6 +132,10 @@ class StageWeights:
         precision = torch.float64 if dtype == torch.float64 else torch.float32
         flat = torch.empty(size, device=device, dtype=dtype)
         return flat, torch.zeros(size, device=device, dtype=precision)
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrices.device
 
     def __getitem__(self, name: str) -> Weight:
         return self._weights[name]
@@ -174,12 +202,12 @@ class PartModel:
     Everything is [l, ...] for one subsequence of one sequence; the batch axis is the pipeline.
     """
 
-    def __init__(self, model: Model, layers: range, weights: StageWeights) -> None:
+    def __init__(self, model: Model, layers: range, weights: Weights) -> None:
         self.model = model
         self.layers = layers
         self.weights = weights
         self.first = 0 in layers
-        self._entry = torch.zeros((), device=weights.matrices.device, requires_grad=True)
+        self._entry = torch.zeros((), device=weights.device, requires_grad=True)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
@@ -200,7 +228,7 @@ class PartModel:
         return out
 
     def _block(
-        self, index: int, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, trace: Trace
+        self, index: int, x: Tensor, cache: Cache, rotary: RotaryTable, start: int, trace: Trace
     ) -> Tensor:
         layer = f"layers.{self.layers[index]}"
 
@@ -238,7 +266,7 @@ class PartModel:
         return active
 
     def forward(
-        self, x: Tensor, cache: KvCache, rotary: RotaryTable, start: int, trace: Trace
+        self, x: Tensor, cache: Cache, rotary: RotaryTable, start: int, trace: Trace
     ) -> Tensor:
         """Hidden states [l, h] of positions `start` and on through the blocks."""
         x = StageInput.apply(self._entry, x, trace.input_gradients)

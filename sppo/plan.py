@@ -95,6 +95,22 @@ class StagePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lending:
+    """Multiplexed sequence partitioning: some subsequences of one part, each cut into slices.
+
+    The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
+    length is `lengths_tokens[n][j]` for `subsequences[n]` (consecutive). The owner is one of them.
+    `fills`: at the pipeline's begin (in the backward: its end), else at the turn between the two.
+    """
+
+    part: int
+    fills: bool
+    subsequences: tuple[int, ...]
+    ranks: tuple[int, ...]
+    lengths_tokens: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
 
@@ -123,6 +139,7 @@ class Plan:
     bubble_share: float
     reasons: tuple[str, ...]
     rejected: tuple[str, ...]
+    lendings: tuple[Lending, ...] = ()
 
     @property
     def subsequences(self) -> int:
@@ -135,6 +152,7 @@ class Plan:
             self.virtual_stages,
             self.group_subsequences,
             self.head_alone,
+            lends=bool(self.lendings),
         )
 
     @property
@@ -155,17 +173,24 @@ class Plan:
 
 
 def receive_ahead(
-    pipeline_parallel: int, virtual_stages: int, group_subsequences: int, head_alone: bool
+    pipeline_parallel: int,
+    virtual_stages: int,
+    group_subsequences: int,
+    head_alone: bool,
+    *,
+    lends: bool,
 ) -> int:
     """Computes by which a receive is posted early: a group's messages wait for their turn.
 
-    Those for a head on its own wait while the next group passes the first part.
+    Those for a head on its own wait while the next group passes the first part; those between lent
+    parts while all other subsequences pass the part before.
     """
+    least = max(1, pipeline_parallel - 1) if lends else 1
     if virtual_stages == 1:
-        return 1
+        return least
     if head_alone:
-        return group_subsequences
-    return max(1, group_subsequences - pipeline_parallel + 1)
+        return max(least, group_subsequences)
+    return max(least, group_subsequences - pipeline_parallel + 1)
 
 
 def check_plan(plan: Plan, workload: Workload) -> None:

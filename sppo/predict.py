@@ -14,7 +14,7 @@ from sppo.memory import PartShape
 from sppo.plan import PartPlan, Plan
 from sppo.profile import Profile
 from sppo.schedule import build_schedule
-from sppo.simulate import PartCosts, Simulation, simulate
+from sppo.simulate import PartCosts, Simulation, SliceCosts, simulate
 
 
 def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
@@ -78,6 +78,11 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         message=[copy_ns(size, link, latency) for size in messages],
         overlapped_copies=profile.overlapped_copies,
     )
+
+
+def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
+    """The simulator's costs of what a plan lends."""
+    return SliceCosts()
 
 
 def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sppo.kvcache import KvCache
+from sppo.kvcache import Cache
 from sppo.layers import attend_cache, rms_norm, rotate_into
-from sppo.model import StageWeights
+from sppo.model import Weights
 from sppo.units import layer_units
 from sppo.workload import Model
 
@@ -28,8 +28,8 @@ class Remaker:
 
     model: Model
     layers: range
-    weights: StageWeights
-    cache: KvCache
+    weights: Weights
+    cache: Cache
     turns: Tensor
     start: int
 

@@ -7,9 +7,10 @@ the receive; it then takes the link's latency and bytes over bandwidth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from sppo.plan import Lending
 from sppo.schedule import (
     RECEIVES,
     SENDS,
@@ -17,7 +18,7 @@ from sppo.schedule import (
     Op,
     Schedule,
     matching_receive,
-    needed_receive,
+    needed_receives,
 )
 
 
@@ -40,14 +41,42 @@ class PartCosts:
     overlapped_copies: bool
 
 
-def unit_costs(subsequences: int) -> PartCosts:
+Place = tuple[Op, int, int, int]
+"""(op, part, subsequence, slice)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """Messages of one instruction, their bytes and the time until they have arrived."""
+
+    messages: int
+    bytes: int
+    time: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceCosts:
+    """Costs of what is lent; what is not named costs as `PartCosts` says.
+
+    `compute` and `kept_bytes` are of slices (and ADD), `exchanged` is what a slice sends to the
+    others within its compute (its time is in the compute). `sent` is by send instruction, with the
+    sequence 0.
+    """
+
+    compute: Mapping[Place, int] = field(default_factory=dict)
+    kept_bytes: Mapping[Place, int] = field(default_factory=dict)
+    exchanged: Mapping[Place, Sent] = field(default_factory=dict)
+    sent: Mapping[Instruction, Sent] = field(default_factory=dict)
+
+
+def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
     """Every forward one unit, every backward two, everything else free (the paper's table 3)."""
     nothing = [0] * subsequences
     return PartCosts(
-        forward=[1] * subsequences,
-        backward=[2] * subsequences,
+        forward=[unit] * subsequences,
+        backward=[2 * unit] * subsequences,
         clear=0,
-        kept_bytes=[1] * subsequences,
+        kept_bytes=[unit] * subsequences,
         offloaded_bytes=nothing,
         d2h=nothing,
         h2d=nothing,
@@ -55,6 +84,20 @@ def unit_costs(subsequences: int) -> PartCosts:
         message=nothing,
         overlapped_copies=True,
     )
+
+
+def unit_slice_costs(lendings: Sequence[Lending], unit: int) -> SliceCosts:
+    """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
+    compute: dict[Place, int] = {}
+    kept: dict[Place, int] = {}
+    for lending in lendings:
+        for index in lending.subsequences:
+            for number in range(len(lending.ranks)):
+                share = unit // len(lending.ranks)
+                compute[Op.FORWARD, lending.part, index, number] = share
+                compute[Op.BACKWARD, lending.part, index, number] = 2 * share
+                kept[Op.FORWARD, lending.part, index, number] = share
+    return SliceCosts(compute=compute, kept_bytes=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,22 +157,105 @@ class _Stage:
         self.events.append(Event(stage=self.index, lane=lane, name=name, start=start, end=end))
         return end
 
+    def count(self, sent: Sent) -> None:
+        self.messages += sent.messages
+        self.message_bytes += sent.bytes
 
-def simulate(schedule: Schedule, costs: Sequence[PartCosts]) -> Simulation:
+
+class _Clock:
+    """What the stages of a simulation know of each other."""
+
+    def __init__(self, schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts) -> None:
+        self.schedule = schedule
+        self.costs = costs
+        self.lent = lent
+        self.posted: dict[Instruction, int] = {}
+        self.arrived: dict[Instruction, int] = {}
+        self.gathered: dict[Instruction, int] = {}
+
+    def advance(self, stage: _Stage, instruction: Instruction) -> bool:
+        """Run one instruction; False if the stage must wait for another."""
+        op, now = instruction.op, stage.lanes["compute"]
+        if op in RECEIVES:
+            self.posted[instruction] = now
+        elif op in SENDS:
+            receive = matching_receive(instruction)
+            if receive not in self.posted:
+                return False
+            sent = message_cost(instruction, self.costs, self.lent)
+            self.arrived[receive] = max(now, self.posted[receive]) + sent.time
+            stage.count(sent)
+        elif op in (Op.OFFLOAD, Op.FETCH):
+            _copy(stage, instruction, self.costs[instruction.part])
+        else:
+            return self._compute(stage, instruction)
+        return True
+
+    def _compute(self, stage: _Stage, instruction: Instruction) -> bool:
+        op = instruction.op
+        ready = stage.lanes["compute"]
+        for needed in needed_receives(self.schedule, instruction):
+            if needed not in self.arrived:
+                return False
+            ready = max(ready, self.arrived[needed])
+        ready = max(ready, stage.fetched.get(instruction._replace(op=Op.FETCH), 0))
+        if op in (Op.FORWARD, Op.BACKWARD):
+            self.gathered[instruction] = ready
+            together = self.schedule.together(instruction)
+            if not all(one in self.gathered for one in together):
+                return False
+            ready = max(self.gathered[one] for one in together)
+        end = stage.occupy("compute", str(instruction), ready, self._duration(instruction))
+        kept = self._kept_bytes(instruction)
+        stage.memory.append((end, kept if op is Op.FORWARD else -kept))
+        if op is Op.FORWARD:
+            stage.forward_end = end
+        exchanged = self.lent.exchanged.get(_place(instruction))
+        if exchanged is not None:
+            stage.count(exchanged)
+        return True
+
+    def _kept_bytes(self, instruction: Instruction) -> int:
+        if instruction.op not in (Op.FORWARD, Op.BACKWARD):
+            return 0
+        place = _place(instruction._replace(op=Op.FORWARD))
+        own = self.costs[instruction.part].kept_bytes[instruction.subsequence]
+        return self.lent.kept_bytes.get(place, own)
+
+    def _duration(self, instruction: Instruction) -> int:
+        known = self.lent.compute.get(_place(instruction))
+        if known is not None:
+            return known
+        return _duration(self.costs[instruction.part], instruction)
+
+
+def message_cost(instruction: Instruction, costs: Sequence[PartCosts], lent: SliceCosts) -> Sent:
+    """What a send instruction sends."""
+    known = lent.sent.get(instruction._replace(sequence=0))
+    if known is not None:
+        return known
+    cost, index = costs[instruction.part], instruction.subsequence
+    return Sent(messages=1, bytes=cost.message_bytes[index], time=cost.message[index])
+
+
+def _place(instruction: Instruction) -> Place:
+    return instruction.op, instruction.part, instruction.subsequence, instruction.slice
+
+
+def simulate(
+    schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts | None = None
+) -> Simulation:
     """Run the schedule against costs (one entry per part). The schedule must have been checked."""
     assert len(costs) == schedule.parts
     stages = [_Stage(index) for index in range(len(schedule.stages))]
-    posted: dict[Instruction, int] = {}
-    arrived: dict[Instruction, int] = {}
+    clock = _Clock(schedule, costs, lent or SliceCosts())
     moved = True
     while moved:
         moved = False
         for stage in stages:
             instructions = schedule.stages[stage.index]
             while stage.position < len(instructions):
-                instruction = instructions[stage.position]
-                cost = costs[instruction.part]
-                if not _advance(schedule, stage, instruction, cost, posted, arrived):
+                if not clock.advance(stage, instructions[stage.position]):
                     break
                 stage.position += 1
                 moved = True
@@ -146,49 +272,15 @@ def simulate(schedule: Schedule, costs: Sequence[PartCosts]) -> Simulation:
     )
 
 
-def _advance(
-    schedule: Schedule,
-    stage: _Stage,
-    instruction: Instruction,
-    costs: PartCosts,
-    posted: dict[Instruction, int],
-    arrived: dict[Instruction, int],
-) -> bool:
-    """Run one instruction if its message is there; False if the stage must wait for another."""
-    op, index, now = instruction.op, instruction.subsequence, stage.lanes["compute"]
-    if op in RECEIVES:
-        posted[instruction] = now
-    elif op in SENDS:
-        receive = matching_receive(instruction)
-        if receive not in posted:
-            return False
-        arrived[receive] = max(now, posted[receive]) + costs.message[index]
-        stage.messages += 1
-        stage.message_bytes += costs.message_bytes[index]
-    elif op in (Op.OFFLOAD, Op.FETCH):
-        _copy(stage, instruction, costs)
-    else:
-        ready = stage.fetched.get(instruction._replace(op=Op.FETCH), now)
-        needed = needed_receive(schedule, instruction)
-        if needed is not None:
-            if needed not in arrived:
-                return False
-            ready = max(ready, arrived[needed])
-        end = stage.occupy("compute", str(instruction), ready, _duration(costs, instruction))
-        kept = {Op.FORWARD: costs.kept_bytes[index], Op.BACKWARD: -costs.kept_bytes[index]}
-        stage.memory.append((end, kept.get(op, 0)))
-        if op is Op.FORWARD:
-            stage.forward_end = end
-    return True
-
-
 def _duration(costs: PartCosts, instruction: Instruction) -> int:
     match instruction.op:
         case Op.FORWARD:
             return costs.forward[instruction.subsequence]
         case Op.BACKWARD:
             return costs.backward[instruction.subsequence]
-    return costs.clear
+        case Op.CLEAR:
+            return costs.clear
+    return 0
 
 
 def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:

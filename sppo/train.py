@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sppo.attention import check_attention
 from sppo.checker import check_schedule
 from sppo.comm import GroupTransport
-from sppo.engine import Engine, StepCounters, run_blocking
+from sppo.engine import Engine, StepCounters
 from sppo.model import StageWeights
 from sppo.options import SolverOptions
 from sppo.plan import Plan, check_plan
@@ -124,7 +124,7 @@ class Trainer:
     def _engine(self, plan: Plan) -> Engine:
         schedule: Schedule = build_schedule(plan)
         check_schedule(schedule)
-        stage = Stage(plan, self.rank, self.weights, self.runtime)
+        stage = Stage(plan, self.rank, self.weights, self.runtime, self.transport)
         return Engine(schedule, stage, self.transport)
 
     def _short_engine(self, tokens: int) -> Engine:
@@ -151,7 +151,7 @@ class Trainer:
         if length != self.plan.sequence_tokens:
             engine = self._short_engine(length)
         self.weights.zero_gradients()
-        self.counters = run_blocking(engine, tokens)
+        self.counters = engine.run(tokens)
         totals = torch.stack(
             (
                 torch.tensor(self.counters.loss, dtype=torch.float64, device=self.runtime.device),

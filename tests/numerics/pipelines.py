@@ -16,6 +16,7 @@ from sppo.engine import Engine, StepCounters, run_together
 from sppo.fates import Fate, StageFates, StageProblem
 from sppo.layouts import Layout
 from sppo.model import StageWeights, stage_value, stage_weight_names
+from sppo.msp import Cut, lendings
 from sppo.plan import Plan
 from sppo.policies import uniform
 from sppo.profile import load_profile
@@ -42,8 +43,12 @@ def make_plan(
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
+    msp: bool = False,
 ) -> Plan:
-    """A plan by hand: the given cut, the same fates everywhere, the last subsequence stays."""
+    """A plan by hand: the given cut, the same fates everywhere, the last subsequence stays.
+
+    With `msp` slices are as equal as they can be.
+    """
     dtypes: dict[int, Dtype] = {4: "float32", 8: "float64"}
     workload = Workload(
         name="test",
@@ -71,7 +76,19 @@ def make_plan(
         names = tuple(name for name in recompute if name in known)
         return uniform(problem, Fate(recompute=names), lambda part, index: share)
 
-    return replace(plan_of(layout, choose), fetch_ahead=fetch_ahead)
+    plan = replace(plan_of(layout, choose), fetch_ahead=fetch_ahead)
+    if not msp:
+        return plan
+    found = lendings(stages, stages * virtual_stages, len(lengths), equal_slices(lengths))
+    return replace(plan, lendings=found)
+
+
+def equal_slices(lengths: tuple[int, ...]) -> Cut:
+    def cut(part: int, index: int, ranks: int) -> tuple[int, ...] | None:
+        tokens, rest = divmod(lengths[index], ranks)
+        return tuple(tokens + (number < rest) for number in range(ranks)) if tokens else None
+
+    return cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +112,9 @@ def build_engines(plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype) ->
         mine = StageWeights(
             plan.model, stage_plan.layers, weights, CPU, dtype, head=stage_plan.head
         )
-        stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype))
-        engines.append(Engine(schedule, stage, network.transport(rank)))
+        transport = network.transport(rank)
+        stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype), transport)
+        engines.append(Engine(schedule, stage, transport))
     return engines
 
 

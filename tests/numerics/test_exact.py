@@ -31,6 +31,7 @@ def assert_equal_work(
     group: int | None = None,
     sequences: int = 1,
     fetch_ahead: int = 0,
+    msp: bool = False,
 ) -> None:
     weights = initial_weights(model, 3, torch.float64)
     generator = torch.Generator().manual_seed(5)
@@ -45,9 +46,10 @@ def assert_equal_work(
         recompute=recompute,
         kv_block_tokens=kv_block_tokens,
         head_alone=stages > 1 and virtual_stages > 1 and sum(lengths) % 2 == 0,
-        mixed=sequences > 1 and virtual_stages == 1 and stages > 1,
+        mixed=sequences > 1 and virtual_stages == 1 and stages > 1 and not msp,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
+        msp=msp,
     )
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
@@ -94,6 +96,37 @@ def test_any_pipeline_equals_plain_torch(
         kv_block_tokens=kv_block_tokens,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    model=st.sampled_from(MODELS),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7)
+    .map(tuple)
+    .filter(lambda lengths: sum(lengths) > 1),
+    degrees=st.sampled_from(((2, 1), (3, 1), (4, 1), (2, 2))),
+    share=st.sampled_from((0.0, 0.3, 1.0)),
+    recompute=st.sampled_from(RECOMPUTE_LEVELS),
+    sequences=st.integers(1, 3),
+)
+def test_slices_on_lent_weights_equal_plain_torch(
+    model: Model,
+    lengths: tuple[int, ...],
+    degrees: tuple[int, int],
+    share: float,
+    recompute: tuple[str, ...],
+    sequences: int,
+) -> None:
+    assert_equal_work(
+        model,
+        lengths,
+        stages=degrees[0],
+        virtual_stages=degrees[1],
+        share=share,
+        recompute=recompute,
+        sequences=sequences,
+        msp=True,
     )
 
 

@@ -1,0 +1,317 @@
+"""A lent part on one rank: the weights that travel, and what slices tell each other.
+
+All slices of a subsequence are computed at the same time. In the forward every rank gets every
+slice's K and V, layer by layer; in the backward every rank adds up dK and dV of all positions that
+it attended to, and hands them to the rank whose slice they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sppo.activations import storage_key
+from sppo.comm import Channel, Receipt, Transport
+from sppo.kvcache import Block, KvCache, LayerCache, ResidentLayer
+from sppo.layers import Weight
+from sppo.model import Weights, stage_weight_shapes
+from sppo.part import Part, StageBuffers
+from sppo.plan import Lending, Plan
+from sppo.runtime import Runtime
+
+
+class Peer(NamedTuple):
+    """Another rank's slice of a subsequence: its positions."""
+
+    rank: int
+    span: slice
+
+
+class Group:
+    """The ranks that compute a lent part together, as one of them sees them."""
+
+    def __init__(self, plan: Plan, lending: Lending, rank: int, transport: Transport) -> None:
+        self.lending = lending
+        self.rank = rank
+        self.transport = transport
+        self.start = plan.starts_tokens[lending.subsequences[0]]
+        self.spans: dict[int, slice] = {}
+        self.starts: dict[int, int] = {}
+        self._peers: dict[int, list[Peer]] = {}
+        for index, lengths in zip(lending.subsequences, lending.lengths_tokens, strict=True):
+            at = first = plan.starts_tokens[index]
+            peers = []
+            for other, tokens in zip(lending.ranks, lengths, strict=True):
+                if other == rank:
+                    self.spans[index] = slice(at, at + tokens)
+                else:
+                    peers.append(Peer(other, slice(at, at + tokens)))
+                at += tokens
+            mine = self.spans[index].start
+            self.starts[mine], self._peers[mine] = first, peers
+        self.end = at
+
+    def peers(self, start: int) -> list[Peer]:
+        """The other slices of the subsequence in which ours begins at position `start`."""
+        return self._peers[start]
+
+    def send(self, tensor: Tensor, rank: int) -> None:
+        self.transport.send(tensor, rank, Channel.LENDING)
+
+    def receive(self, into: Tensor, rank: int) -> Receipt:
+        return self.transport.receive(into, rank, Channel.LENDING)
+
+    def flush(self) -> None:
+        self.transport.flush(Channel.LENDING)
+
+
+@dataclass(frozen=True)
+class _Arriving:
+    """Keys over values, or their gradients, of some positions."""
+
+    receipt: Receipt
+    packed: Tensor
+    span: slice
+
+
+class SlicedLayer:
+    """One layer's K and V on one rank of a group; `resident` holds them and their gradients."""
+
+    def __init__(self, resident: ResidentLayer, group: Group, runtime: Runtime) -> None:
+        self.resident = resident
+        self.group = group
+        self.runtime = runtime
+        self.kv_heads = resident.kv_heads
+        self._arriving: list[_Arriving] = []
+
+    def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        return self.resident.place(like, start)
+
+    def keep(self, start: int, key: Tensor, value: Tensor) -> None:
+        """They go to every other slice's rank, and theirs come."""
+        packed = torch.stack((key, value))
+        for peer in self.group.peers(start):
+            self._arriving.append(self._expect(key, peer, peer.span))
+        for peer in self.group.peers(start):
+            self.group.send(packed, peer.rank)
+
+    def _expect(self, like: Tensor, peer: Peer, span: slice) -> _Arriving:
+        """Post the receive of two tensors [kv_heads, n, D] of the positions `span`."""
+        heads, _, width = like.shape
+        into = like.new_empty((2, heads, span.stop - span.start, width))
+        self.runtime.label("staging", into)
+        return _Arriving(self.group.receive(into, peer.rank), into, span)
+
+    def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
+        return self.resident.own(start, tokens)
+
+    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """First what was there before this subsequence, while the other slices arrive."""
+        first = self.group.starts[start]
+        yield from self.resident.prefix(first)
+        buffers = self.resident.buffers
+        for arriving in self._arriving:
+            arriving.receipt.wait()
+            buffers.keys[:, arriving.span].copy_(arriving.packed[0])
+            buffers.values[:, arriving.span].copy_(arriving.packed[1])
+        if self._arriving:
+            self.group.flush()
+            self._arriving.clear()
+        if start > first:
+            yield self.resident.own(first, start - first)
+
+    def own_gradients(self, start: int, tokens: int) -> Block:
+        return self.resident.own_gradients(start, tokens)
+
+    def prefix_gradients(self, start: int) -> Iterator[Block]:
+        """Behind the last block every rank gets what the others have found for its slice."""
+        yield from self.resident.prefix_gradients(start)
+        gradients = self.resident.buffers[2:]
+        tokens = next(
+            span.stop - span.start for span in self.group.spans.values() if span.start == start
+        )
+        mine = slice(start, start + tokens)
+        peers = self.group.peers(start)
+        arriving = [self._expect(gradients[0], peer, mine) for peer in peers]
+        for peer in peers:
+            self.group.send(torch.stack([one[:, peer.span] for one in gradients]), peer.rank)
+        for one in arriving:
+            one.receipt.wait()
+            for own, more in zip(gradients, one.packed, strict=True):
+                own[:, mine].add_(more)
+        self.group.flush()
+
+
+class SlicedCache:
+    """The layers of a lent part; their buffers are those of `cache`."""
+
+    def __init__(self, cache: KvCache, group: Group, runtime: Runtime) -> None:
+        self.layers: list[LayerCache] = []
+        for layer in cache.layers:
+            assert isinstance(layer, ResidentLayer), "K and V of a lent part lie on the device"
+            self.layers.append(SlicedLayer(layer, group, runtime))
+
+
+class BorrowedWeights:
+    """Another stage's part: its parameters one after another in one buffer, gradients likewise."""
+
+    def __init__(
+        self, model_weights: Mapping[str, tuple[int, ...]], values: Tensor, gradients: Tensor
+    ) -> None:
+        size = sum(math.prod(shape) for shape in model_weights.values())
+        self.values, self.gradients = values[:size], gradients[:size]
+        self._weights: dict[str, Weight] = {}
+        at = 0
+        for name, shape in model_weights.items():
+            span = slice(at, at + math.prod(shape))
+            at = span.stop
+            self._weights[name] = Weight(values[span].view(shape), gradients[span].view(shape))
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def __getitem__(self, name: str) -> Weight:
+        return self._weights[name]
+
+    def get(self, name: str) -> Weight | None:
+        return self._weights.get(name)
+
+    def storage_keys(self) -> frozenset[int]:
+        return frozenset((storage_key(self.values),))
+
+
+class Borrowed:
+    """Room for one borrowed part's weights and gradients; a rank borrows one part at a time."""
+
+    def __init__(self, plan: Plan, lendings: Sequence[Lending], runtime: Runtime) -> None:
+        self._shapes = {lending.part: _shapes(plan, lending.part) for lending in lendings}
+        size = max((_elements(shapes) for shapes in self._shapes.values()), default=0)
+        precision = torch.float64 if runtime.dtype == torch.float64 else torch.float32
+        self.values = torch.empty(size, device=runtime.device, dtype=runtime.dtype)
+        self.gradients = torch.zeros(size, device=runtime.device, dtype=precision)
+        for kind, tensor in self.tensors().items():
+            runtime.label(kind, tensor)
+
+    def of(self, lending: Lending) -> BorrowedWeights:
+        return BorrowedWeights(self._shapes[lending.part], self.values, self.gradients)
+
+    def tensors(self) -> Mapping[Any, Tensor]:
+        return {"weights": self.values, "gradients": self.gradients} if self._shapes else {}
+
+
+def _shapes(plan: Plan, part: int) -> dict[str, tuple[int, ...]]:
+    mine = plan.parts[part]
+    return stage_weight_shapes(plan.model, mine.layer_range, mine.head)
+
+
+def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+class _Receipts:
+    """Several receives as one; `land` is called with what came."""
+
+    def __init__(self, receipts: list[Receipt], land: Any) -> None:
+        self._receipts = receipts
+        self._land = land
+
+    def wait(self) -> None:
+        for receipt in self._receipts:
+            receipt.wait()
+        if self._land is not None:
+            self._land()
+            self._land = None
+
+
+class LentPart(Part):
+    """A rank's slices of a lent part, and the traffic between its owner and a helper.
+
+    Nothing of a helper's slices goes to the host tier.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        group: Group,
+        weights: Weights,
+        cache: KvCache,
+        buffers: StageBuffers,
+        runtime: Runtime,
+    ) -> None:
+        sliced = SlicedCache(cache, group, runtime)
+        super().__init__(plan, group.lending.part, weights, [sliced], group.spans, buffers, runtime)
+        self.group = group
+        self.cache = cache
+        self._weights = weights
+        self._names = _shapes(plan, self.index)
+
+    def _prefix(self, layer: int) -> Block:
+        """K, V, dK and dV of all positions before the lent ones."""
+        return Block(*(buffer[layer, :, : self.group.start] for buffer in self.cache.buffers))
+
+    def _layers(self) -> range:
+        """The layers whose prefix travels too: none where nothing is before the lent positions."""
+        return range(self.cache.buffers.keys.shape[0] if self.group.start else 0)
+
+    def lend(self, helper: int, *, with_prefix: bool) -> None:
+        """Owner: weights, and K and V of all earlier positions, go to a helper."""
+        values = [self._weights[name].value.reshape(-1) for name in self._names]
+        self.group.send(torch.cat(values), helper)
+        for layer in self._layers() if with_prefix else ():
+            self.group.send(torch.stack(self._prefix(layer)[:2]), helper)
+
+    def borrow(self, owner: int, *, with_prefix: bool) -> Receipt:
+        """Helper: they come."""
+        assert isinstance(self._weights, BorrowedWeights)
+        receipts = [self.group.receive(self._weights.values, owner)]
+        arriving = []
+        for layer in self._layers() if with_prefix else ():
+            prefix = self._prefix(layer)
+            packed = prefix.keys.new_empty((2, *prefix.keys.shape))
+            receipts.append(self.group.receive(packed, owner))
+            arriving.append((prefix, packed))
+
+        def land() -> None:
+            for prefix, packed in arriving:
+                prefix.keys.copy_(packed[0])
+                prefix.values.copy_(packed[1])
+
+        return _Receipts(receipts, land)
+
+    def give_back(self, owner: int) -> None:
+        """Helper: gradients of the weights, and dK and dV of all earlier positions, go home."""
+        assert isinstance(self._weights, BorrowedWeights)
+        self.group.send(self._weights.gradients, owner)
+        for layer in self._layers():
+            self.group.send(torch.stack(self._prefix(layer)[2:]), owner)
+        self.group.flush()
+        self._weights.gradients.zero_()
+
+    def collect(self, helper: int) -> Receipt:
+        """Owner: they come, and are added when the receipt is waited for."""
+        gradients = [self._weights[name].gradient for name in self._names]
+        flat = gradients[0].new_empty(sum(gradient.numel() for gradient in gradients))
+        receipts = [self.group.receive(flat, helper)]
+        arriving = []
+        for layer in self._layers():
+            prefix = self._prefix(layer)
+            packed = prefix.key_gradients.new_empty((2, *prefix.key_gradients.shape))
+            receipts.append(self.group.receive(packed, helper))
+            arriving.append((prefix, packed))
+
+        def land() -> None:
+            at = 0
+            for gradient in gradients:
+                gradient.add_(flat[at : at + gradient.numel()].view(gradient.shape))
+                at += gradient.numel()
+            for prefix, packed in arriving:
+                prefix.key_gradients.add_(packed[0])
+                prefix.value_gradients.add_(packed[1])
+
+        return _Receipts(receipts, land)
