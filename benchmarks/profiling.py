@@ -31,11 +31,12 @@ from sppo.costs import attention_flops, causal_pairs, layer_dense_flops_per_toke
 from sppo.hostmem import HostArena
 from sppo.model import StageWeights
 from sppo.options import SolverOptions
+from sppo.part import Part
 from sppo.plan import Plan
 from sppo.profile import Profile, Rates, load_profile
 from sppo.runtime import Runtime
 from sppo.solver import solve
-from sppo.stage import Part, Stage
+from sppo.stage import Stage
 from sppo.workload import MIB, MODELS, Cluster, Workload
 
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)

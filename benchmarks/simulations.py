@@ -13,10 +13,11 @@ from sppo.checker import check_schedule
 from sppo.msp import lendings
 from sppo.options import SolverOptions
 from sppo.plan import Plan
-from sppo.predict import plan_costs, plan_slice_costs
+from sppo.predict import plan_costs
 from sppo.profile import Profile, load_profile
 from sppo.schedule import Schedule, build_schedule
 from sppo.simulate import PartCosts, SliceCosts, simulate, unit_costs, unit_slice_costs
+from sppo.slice_costs import plan_slice_costs
 from sppo.solver import solve
 from sppo.workload import Cluster, Workload, format_bytes, gpt
 

@@ -70,12 +70,14 @@ def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
     from sppo.predict import plan_costs
     from sppo.schedule import build_schedule
     from sppo.simulate import simulate
+    from sppo.slice_costs import plan_slice_costs
 
     schedule, costs = build_schedule(plan), plan_costs(plan, profile)
-    simulation = simulate(schedule, costs)
+    lent = plan_slice_costs(plan, profile)
+    simulation = simulate(schedule, costs, lent)
     lanes = {"O": "d2h", "T": "h2d"}
     timelines: list[list[Event]] = [[] for _ in schedule.stages]
-    for event in (*simulation.events, *replay(schedule, costs, simulation).messages):
+    for event in (*simulation.events, *replay(schedule, costs, simulation, lent).messages):
         timelines[event.stage].append(
             {
                 "name": event.name,

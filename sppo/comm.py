@@ -3,8 +3,8 @@
 `GroupTransport` speaks through torch's default process group (gloo, NCCL, torch's fake one).
 `InProcessNetwork` connects all stages inside one process, each a thread: fast tests at PP 8.
 
-Messages of a pair arrive in the order of their sending. What belongs to a lending has an order of
-its own: it meets its receiver inside a compute, past messages that wait for later ones.
+Messages of a pair and channel arrive in the order of their sending. What belongs to a lending has
+channels of its own: it overtakes hidden states that wait for their turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class Channel(IntEnum):
     """Messages of one channel between two ranks keep their order."""
 
     PIPELINE = 0
-    LENDING = 1
+    LOANS = 1
+    SLICES = 2
 
 
 @dataclass(kw_only=True)

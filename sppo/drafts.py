@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from sppo.fates import StageFates, StageProblem
 from sppo.layouts import Layout
+from sppo.memory import Loan
 from sppo.plan import Plan, StagePlan
 from sppo.predict import simulate_plan
 
@@ -16,8 +17,14 @@ Choose = Callable[[StageProblem], StageFates]
 def stage_problem(layout: Layout, stage: int) -> StageProblem:
     """What one stage of a layout has to decide."""
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
+    slicing = layout.slicing
     return StageProblem(
         shapes=shapes,
+        loans=tuple(stage_loans(layout, stage)),
+        tokens=tuple(
+            tuple(slicing.tokens_of(part, index, stage) for index in range(len(layout.lengths)))
+            for part in layout.parts_of(stage)
+        ),
         computes=layout.computes(stage),
         kv_sets=layout.kv_sets,
         starts=layout.starts,
@@ -31,13 +38,30 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
     )
 
 
+def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
+    """What a stage lends and borrows."""
+    for lending in layout.lendings:
+        if stage in lending.ranks:
+            last = lending.subsequences[-1]
+            first = lending.subsequences[0]
+            yield Loan(
+                shape=layout.shapes[lending.part],
+                borrowed=stage != lending.part % layout.pipeline_parallel,
+                start=layout.starts[first],
+                end=layout.starts[last] + layout.lengths[last],
+                longest=max(layout.lengths[index] for index in lending.subsequences),
+                recompute=lending.recompute_units,
+            )
+
+
 def plan_of(layout: Layout, choose: Choose) -> Plan:
     """Fates for every stage, then the simulation. Raises Short."""
     chosen: dict[tuple[object, ...], StageFates] = {}
     stages: list[StagePlan] = []
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
-        mixed = stage if layout.kv_sets > 1 else 0  # how far a stage runs ahead differs
+        # How far a stage runs ahead differs, and what it lends and borrows.
+        mixed = stage if layout.kv_sets > 1 or layout.lends else 0
         alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
         if alike not in chosen:
             problem.require_room()
@@ -65,6 +89,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         bubble_share=0.0,
         reasons=(),
         rejected=(),
+        lendings=layout.lendings,
     )
     simulation = simulate_plan(draft, profile)
     return replace(

@@ -13,7 +13,7 @@ from functools import cached_property
 from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
 from sppo.hostslots import slot_bytes
-from sppo.memory import PartShape, fixed_bytes, kept_peak, stage_memory
+from sppo.memory import Loan, PartShape, fixed_bytes, kept_peak, stage_memory
 from sppo.orders import Compute
 from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
@@ -41,9 +41,15 @@ StageFates = Sequence[Sequence[Fate]]
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem:
-    """What one stage has to decide. `costs` are its compute times by [part][subsequence]."""
+    """What one stage has to decide. `costs` are its compute times by [part][subsequence].
+
+    tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
+    than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
+    helper keeps stays.
+    """
 
     shapes: tuple[PartShape, ...]
+    tokens: tuple[tuple[int, ...], ...]
     computes: tuple[Compute, ...]
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
@@ -54,21 +60,22 @@ class StageProblem:
     host_limit_bytes: int | None
     kv_block_tokens: int = 0
     kv_sets: int = 1
+    loans: tuple[Loan, ...] = ()
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
         """Bytes left by a forward under this fate, before anything travels."""
-        return self.shapes[part].kept_bytes(self.lengths[index], fate.recompute)
+        return self.shapes[part].kept_bytes(self.tokens[part][index], fate.recompute)
 
     def moved_bytes(self, part: int, index: int, fate: Fate) -> int:
-        shape, tokens = self.shapes[part], self.lengths[index]
+        shape, tokens = self.shapes[part], self.tokens[part][index]
         return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in fate.offload)
 
     def host_bytes(self, fates: StageFates) -> int:
         """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
         return self.kv_sets * sum(
             n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
-            for shape, part in zip(self.shapes, fates, strict=True)
-            for tokens, fate in zip(self.lengths, part, strict=True)
+            for shape, row, part in zip(self.shapes, self.tokens, fates, strict=False)
+            for tokens, fate in zip(row, part, strict=True)
             for name, n in fate.offload
         )
 
@@ -78,6 +85,10 @@ class StageProblem:
         indices = range(len(self.lengths))
         kept = [[self.kept_bytes(p, i, fates[p][i]) for i in indices] for p in parts]
         moved = [[self.moved_bytes(p, i, fates[p][i]) for i in indices] for p in parts]
+        borrowed = [loan for loan in self.loans if loan.borrowed]
+        for loan, row in zip(borrowed, self.tokens[len(self.shapes) :], strict=True):
+            kept.append([loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row])
+            moved.append([0] * len(row))
         return stage_memory(
             self.shapes,
             self.starts,
@@ -90,6 +101,7 @@ class StageProblem:
             dropped=[[fate.recompute for fate in part] for part in fates],
             kv_block_tokens=self.kv_block_tokens,
             kv_sets=self.kv_sets,
+            loans=self.loans,
         )
 
     def excess_bytes(self, memory: StageMemory) -> int:
@@ -135,7 +147,7 @@ class StageProblem:
             profile,
             fate.recompute,
             start=self.starts[index],
-            tokens=self.lengths[index],
+            tokens=self.tokens[part][index],
             shards=shape.shards,
         )
         moved = self.moved_bytes(part, index, fate)
@@ -162,7 +174,7 @@ class StageProblem:
 
     def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
         """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
-        shape, tokens = self.shapes[part], self.lengths[index]
+        shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.candidate_bytes(tokens, fate.recompute)
         chosen = []
         for unit in shape.travelling:
@@ -181,7 +193,7 @@ class StageProblem:
         if index + 1 >= len(self.lengths):
             return 0.0
         shape = self.shapes[part]
-        candidates = shape.candidate_bytes(self.lengths[index], fate.recompute)
+        candidates = shape.candidate_bytes(self.tokens[part][index], fate.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
 
     def stage_plan(self, fates: StageFates) -> StagePlan:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds
 from sppo.memory import PartShape
+from sppo.msp import Slicing, lendings, with_slices
 from sppo.orders import Compute, compute_order, stage_computes
-from sppo.partition import check_cut, equal_cut, flops_balanced_cut, time_balanced_cut
-from sppo.plan import receive_ahead
+from sppo.partition import check_cut, equal_cut, flops_balanced_cut, slice_cut, time_balanced_cut
+from sppo.plan import Lending, receive_ahead
 from sppo.profile import Profile
+from sppo.units import RECOMPUTE_CHEAP
 from sppo.workload import Model, Workload
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
@@ -45,6 +47,43 @@ class Layout:
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
+    lends: bool = False
+
+    @cached_property
+    def lendings(self) -> tuple[Lending, ...]:
+        """Multiplexed sequence partitioning, if this layout has it."""
+        if not self.lends:
+            return ()
+        stages = self.pipeline_parallel
+        found = lendings(stages, stages * self.virtual_stages, len(self.lengths), self._slices)
+        import os
+
+        e = os.environ.get("ENDS")
+        if e:
+            found = tuple(x for x in found if x.fills == (e == "fill"))
+        if self.workload.device_memory_bytes is None:
+            return found
+        return tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in found)
+
+    def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
+        tokens = self.lengths[index]
+        alignment = min(ALIGNMENT_TOKENS * self.sequence_parallel, tokens // ranks)
+        if alignment < 1:
+            return None
+        return slice_cut(
+            self.workload.model, self.starts[index], tokens, ranks, alignment=alignment
+        )
+
+    @cached_property
+    def slicing(self) -> Slicing:
+        return Slicing(
+            stages=self.pipeline_parallel, lengths_tokens=self.lengths, lendings=self.lendings
+        )
+
+    def parts_of(self, stage: int) -> list[int]:
+        """The parts that a stage computes: its own, then those that it borrows."""
+        own = range(stage, len(self.shapes), self.pipeline_parallel)
+        return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -72,12 +111,14 @@ class Layout:
         )
 
     def order(self, stage: int) -> list[tuple[int, int]]:
-        """(virtual stage, subsequence) of a stage's forwards of one sequence."""
-        return compute_order(
-            self.virtual_stages,
-            len(self.lengths),
-            self.group_subsequences,
-            head=self.head_alone and stage == 0,
+        """(place in `parts_of`, subsequence) of a stage's forwards of one sequence."""
+        head = self.head_alone and stage == 0
+        order = compute_order(
+            self.virtual_stages, len(self.lengths), self.group_subsequences, head=head
+        )
+        parts = self.parts_of(stage)
+        return with_slices(
+            order, self.slicing, stage, parts, head=self.virtual_stages if head else None
         )
 
     def computes(self, stage: int) -> tuple[Compute, ...]:
@@ -98,7 +139,7 @@ class Layout:
             self.virtual_stages,
             self.group_subsequences,
             self.head_alone,
-            lends=False,
+            lends=bool(self.lendings),
         )
 
     @cached_property
@@ -163,7 +204,8 @@ class Layout:
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
-        return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}"
+        lends = ", MSP" if self.lends else ""
+        return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}{lends}"
 
 
 @lru_cache(maxsize=1024)

@@ -169,6 +169,34 @@ class PartShape:
         return max(mlp + again, attention + again, loss + 2 * hidden)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loan:
+    """A part that one rank lends or borrows (`borrowed`), for positions [start, end).
+
+    `longest` is its longest subsequence, `recompute` what a helper's slices do not keep.
+    """
+
+    shape: PartShape
+    borrowed: bool
+    start: int
+    end: int
+    longest: int
+    recompute: tuple[str, ...]
+
+    def message_bytes(self) -> int:
+        """Bound on what is on its way at a time: weights or gradients, and K and V or dK and dV."""
+        shape, wide = self.shape, max(4, self.shape.element_bytes)
+        layer = PartShape(
+            model=shape.model,
+            layers=shape.layers[:1],
+            head=False,
+            element_bytes=shape.element_bytes,
+            shards=shape.shards,
+        )
+        prefix = shape.kv_bytes(self.start, wide)
+        return shape.parameters * wide + prefix + 2 * layer.kv_bytes(self.longest, wide)
+
+
 def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
     """Two blocks of K, V, dK and dV on one rank."""
     per_token = 2 * model.kv_width * (element_bytes + max(4, element_bytes))
@@ -242,13 +270,15 @@ def stage_memory(
     dropped: Sequence[Sequence[Collection[str]]] | None = None,
     kv_block_tokens: int = 0,
     kv_sets: int = 1,
+    loans: Sequence[Loan] = (),
 ) -> StageMemory:
     """The whole memory model of one stage, made of its parts, for one cut.
 
     `messages_ahead` receives are posted early; two messages may be on their way out. `dropped`
     names the recomputed units by [part][subsequence]. With `kv_block_tokens` K, V, dK and dV lie
     in the host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V
-    at the same time; dK and dV are one sequence's.
+    at the same time; dK and dV are one sequence's. Of the parts it borrows a rank has room for the
+    weights and gradients of one, and for K, V, dK and dV of the lent positions and all before.
     """
     tokens = sum(lengths)
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
@@ -261,6 +291,15 @@ def stage_memory(
     staging = 0 if alone else -(-waiting * model.hidden * size // shards)
     if kv_block_tokens:
         staging += ring_bytes(model, size, shards, kv_block_tokens)
+    borrowed = [loan for loan in loans if loan.borrowed]
+    if loans:
+        staging += max(loan.message_bytes() for loan in loans)
+    if borrowed:
+        room = max(loan.shape.parameters for loan in borrowed)
+        weights += room * size
+        gradients += room * max(4, size)
+        kv += sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
+        dkv += sum(loan.shape.kv_bytes(loan.end, max(4, size)) for loan in borrowed)
     rotary = tokens * model.head_width * max(4, size)
     return StageMemory(
         weights=weights,

@@ -107,9 +107,11 @@ def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
     costs = [layout.part_costs(shape) for shape in shapes]
     copies = exposed = again = 0
     late = set()
-    for position, (virtual, index) in enumerate(order):
+    own = [one for one in order if one[0] < len(shapes)]  # nothing borrowed is moved
+    for position, (virtual, index) in enumerate(own):
         part, shape = plan.stages[stage].parts[virtual], shapes[virtual]
-        tokens = layout.lengths[index]
+        number = stage + virtual * layout.pipeline_parallel
+        tokens = layout.slicing.tokens_of(number, index, stage)
         size = sum(
             shape.unit_bytes(shape.units[name], tokens) for _, name in part.offload_units[index]
         )
@@ -125,7 +127,7 @@ def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
             shards=layout.sequence_parallel,
         )
         if profile.overlapped_copies:
-            beside = order[min(position + 1, len(order) - 1)]
+            beside = own[min(position + 1, len(own) - 1)]
             cost = costs[beside[0]][beside[1]]
             excess = max(0, out - cost.forward_ns) + max(0, back - cost.backward_ns)
         else:

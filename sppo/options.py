@@ -23,6 +23,7 @@ class SolverOptions:
     kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
     head_alone: the head as a part of its own on the first stage, which waits anyway when its turn
     comes; None: where a stage has several parts and is one rank.
+    msp: multiplexed sequence partitioning at the pipeline's ends; None: where it is faster.
     """
 
     pipeline_parallel: int | None = None
@@ -35,6 +36,7 @@ class SolverOptions:
     longest_tokens: int | None = None
     kv_offload: bool | None = None
     head_alone: bool | None = None
+    msp: bool | None = None
     solver: str = "heuristic"
 
     def __post_init__(self) -> None:
@@ -49,6 +51,11 @@ class SolverOptions:
             raise ValueError(
                 f"the exact solver decides every tensor's fate: it has no policy {self.policy!r}; "
                 "take --policy auto, or the heuristic solver"
+            )
+        if self.solver != "heuristic" and self.msp:
+            raise ValueError(
+                f"the {self.solver} solver plans without MSP: leave --msp out, or take the "
+                "heuristic solver"
             )
 
     def cut_of(self, stages: int) -> str:

@@ -85,6 +85,17 @@ def flops_balanced_cut(
     return tuple(capped)
 
 
+def slice_cut(
+    model: Model, start: int, tokens: int, slices: int, *, alignment: int = 1
+) -> tuple[int, ...]:
+    """A subsequence at position `start` in slices of equal causal FLOPs: all end together."""
+    check_cut(tokens, slices, alignment)
+    first, last = prefix_flops(model, start), prefix_flops(model, start + tokens)
+    shares = [first + (last - first) * index // slices for index in range(slices)]
+    boundaries = [*(_position_of(model, share) - start for share in shares), tokens]
+    return _aligned(boundaries, tokens, alignment)
+
+
 def _position_of(model: Model, flops: int) -> int:
     """The least position whose prefix costs at least `flops`: the root of a quadratic."""
     square = model.layers * attention_flops(model, 1) // 2

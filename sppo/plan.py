@@ -101,6 +101,7 @@ class Lending:
     The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
     length is `lengths_tokens[n][j]` for `subsequences[n]` (consecutive). The owner is one of them.
     `fills`: at the pipeline's begin (in the backward: its end), else at the turn between the two.
+    Helpers keep their slices on the device, but for the units of `recompute_units`.
     """
 
     part: int
@@ -108,6 +109,7 @@ class Lending:
     subsequences: tuple[int, ...]
     ranks: tuple[int, ...]
     lengths_tokens: tuple[tuple[int, ...], ...]
+    recompute_units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,27 +10,24 @@ from sppo.costs import (
     stage_link,
     subsequence_cost,
 )
-from sppo.memory import PartShape
-from sppo.plan import PartPlan, Plan
+from sppo.plan import Plan
 from sppo.profile import Profile
-from sppo.schedule import build_schedule
-from sppo.simulate import PartCosts, Simulation, SliceCosts, simulate
+from sppo.schedule import build_schedule, plan_slicing
+from sppo.simulate import PartCosts, Simulation, simulate
+from sppo.slice_costs import part_shape, plan_slice_costs
 
 
 def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
     """The simulator's costs of a plan on a profile, one entry per part; times in nanoseconds."""
-    return [_part_costs(plan, part, profile) for part in plan.parts]
+    return [_part_costs(plan, number, profile) for number in range(len(plan.parts))]
 
 
-def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
-    shards = plan.sequence_parallel
-    shape = PartShape(
-        model=plan.model,
-        layers=part.layer_range,
-        head=part.head,
-        element_bytes=plan.element_bytes,
-        shards=shards,
-    )
+def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
+    shards, part = plan.sequence_parallel, plan.parts[number]
+    shape = part_shape(plan, number)
+    slicing = plan_slicing(plan)
+    owner = number % plan.pipeline_parallel
+    kept_tokens = [slicing.tokens_of(number, i, owner) for i in range(plan.subsequences)]
     forward, backward = [], []
     rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
     for start, tokens, dropped in rows:
@@ -56,7 +53,7 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         extra = again + round(kv_backward * 1e9)
         backward.append(cost.backward_ns + layers * extra)
     moved = []
-    for tokens, units in zip(plan.lengths_tokens, part.offload_units, strict=True):
+    for tokens, units in zip(kept_tokens, part.offload_units, strict=True):
         sizes = {name: shape.unit_bytes(unit, tokens) for name, unit in shape.units.items()}
         moved.append(sum(sizes[name] for _, name in units))
     hidden = plan.model.hidden * plan.element_bytes
@@ -69,7 +66,7 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         clear=round(zeroed / profile.memory_bytes_per_second * 1e9),
         kept_bytes=[
             shape.kept_bytes(tokens, dropped)
-            for tokens, dropped in zip(plan.lengths_tokens, part.recompute_units, strict=True)
+            for tokens, dropped in zip(kept_tokens, part.recompute_units, strict=True)
         ],
         offloaded_bytes=moved,
         d2h=[copy_ns(size, profile.d2h_bytes_per_second) for size in moved],
@@ -78,11 +75,6 @@ def _part_costs(plan: Plan, part: PartPlan, profile: Profile) -> PartCosts:
         message=[copy_ns(size, link, latency) for size in messages],
         overlapped_copies=profile.overlapped_copies,
     )
-
-
-def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
-    """The simulator's costs of what a plan lends."""
-    return SliceCosts()
 
 
 def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
@@ -105,4 +97,5 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
 
 def simulate_plan(plan: Plan, profile: Profile) -> Simulation:
     """The simulated step (forward and backward) of a plan; its schedule need not be checked."""
-    return simulate(build_schedule(plan), plan_costs(plan, profile))
+    costs = plan_costs(plan, profile)
+    return simulate(build_schedule(plan), costs, plan_slice_costs(plan, profile))

@@ -159,8 +159,8 @@ def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[In
         if position + ahead < len(computes):
             yield from _receives(plan, slicing, computes[position + ahead])
         yield from fetches.get(position, [])
-        yield from _clears(plan, slicing, stage, computes, position, first)
         yield from lent.get((position, False), [])
+        yield from _clears(plan, slicing, stage, computes, position, first)
         yield compute
         yield from _after(plan, slicing, stage, compute)
         yield from lent.get((position, True), [])
@@ -170,13 +170,10 @@ def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
     head = plan.head_alone and stage == 0
     parts = list(range(stage, len(plan.parts), plan.pipeline_parallel))
     parts += [lending.part for lending in slicing.borrowed(stage)]
-    order = with_slices(
-        compute_order(plan.virtual_stages, plan.subsequences, plan.group_subsequences, head=head),
-        slicing,
-        stage,
-        parts,
-        head=plan.virtual_stages if head else None,
+    order = compute_order(
+        plan.virtual_stages, plan.subsequences, plan.group_subsequences, head=head
     )
+    order = with_slices(order, slicing, stage, parts, head=plan.virtual_stages if head else None)
     computes = stage_computes(
         order,
         sequences=plan.sequences_per_step,
@@ -235,9 +232,11 @@ def _lending_instructions(
                         found.setdefault((mine[0], False), []).append(one)
                     if backward:
                         last = one._replace(subsequence=computes[mine[-1]].subsequence, other=0)
-                        ops = (Op.COLLECT, Op.ADD) if stage == owner else (Op.GIVE_BACK,)
-                        after = [last._replace(op=op) for op in ops]
-                        found.setdefault((mine[-1], True), []).extend(after)
+                        after = Op.ADD if stage == owner else Op.GIVE_BACK
+                        found.setdefault((mine[-1], True), []).append(last._replace(op=after))
+                        if stage == owner:
+                            collect = last._replace(op=Op.COLLECT)
+                            found.setdefault((mine[-1], False), []).append(collect)
     return found
 
 

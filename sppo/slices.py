@@ -40,6 +40,8 @@ class Group:
         self.rank = rank
         self.transport = transport
         self.start = plan.starts_tokens[lending.subsequences[0]]
+        owner = lending.part % plan.pipeline_parallel
+        self.helpers = [other for other in lending.ranks if other != owner]
         self.spans: dict[int, slice] = {}
         self.starts: dict[int, int] = {}
         self._peers: dict[int, list[Peer]] = {}
@@ -60,14 +62,9 @@ class Group:
         """The other slices of the subsequence in which ours begins at position `start`."""
         return self._peers[start]
 
-    def send(self, tensor: Tensor, rank: int) -> None:
-        self.transport.send(tensor, rank, Channel.LENDING)
-
-    def receive(self, into: Tensor, rank: int) -> Receipt:
-        return self.transport.receive(into, rank, Channel.LENDING)
-
-    def flush(self) -> None:
-        self.transport.flush(Channel.LENDING)
+    def span_at(self, start: int) -> slice:
+        """Our slice that begins at position `start`."""
+        return next(span for span in self.spans.values() if span.start == start)
 
 
 @dataclass(frozen=True)
@@ -98,63 +95,77 @@ class SlicedLayer:
         for peer in self.group.peers(start):
             self._arriving.append(self._expect(key, peer, peer.span))
         for peer in self.group.peers(start):
-            self.group.send(packed, peer.rank)
+            self.group.transport.send(packed, peer.rank, Channel.SLICES)
 
     def _expect(self, like: Tensor, peer: Peer, span: slice) -> _Arriving:
         """Post the receive of two tensors [kv_heads, n, D] of the positions `span`."""
         heads, _, width = like.shape
         into = like.new_empty((2, heads, span.stop - span.start, width))
         self.runtime.label("staging", into)
-        return _Arriving(self.group.receive(into, peer.rank), into, span)
+        return _Arriving(self.group.transport.receive(into, peer.rank, Channel.SLICES), into, span)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         return self.resident.own(start, tokens)
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """First what was there before this subsequence, while the other slices arrive."""
+        """First what was there before this subsequence, while earlier slices arrive."""
         first = self.group.starts[start]
         yield from self.resident.prefix(first)
-        buffers = self.resident.buffers
-        for arriving in self._arriving:
-            arriving.receipt.wait()
-            buffers.keys[:, arriving.span].copy_(arriving.packed[0])
-            buffers.values[:, arriving.span].copy_(arriving.packed[1])
-        if self._arriving:
-            self.group.flush()
-            self._arriving.clear()
+        self.settle(start)
         if start > first:
             yield self.resident.own(first, start - first)
+
+    def settle(self, before: int | None = None) -> None:
+        """Take in K and V that have come, of slices that begin before a position or of all."""
+        waiting = []
+        buffers = self.resident.buffers
+        for one in self._arriving:
+            if before is not None and one.span.start >= before:
+                waiting.append(one)
+                continue
+            one.receipt.wait()
+            buffers.keys[:, one.span].copy_(one.packed[0])
+            buffers.values[:, one.span].copy_(one.packed[1])
+        self._arriving = waiting
 
     def own_gradients(self, start: int, tokens: int) -> Block:
         return self.resident.own_gradients(start, tokens)
 
+    def tell_later(self, start: int) -> None:
+        """Begin of our slice's backward: we add no more to dK and dV of later slices."""
+        for peer in self.group.peers(start):
+            if peer.span.start > start:
+                self._tell(peer)
+
+    def _tell(self, peer: Peer) -> None:
+        gradients = [one[:, peer.span] for one in self.resident.buffers[2:]]
+        self.group.transport.send(torch.stack(gradients), peer.rank, Channel.SLICES)
+
     def prefix_gradients(self, start: int) -> Iterator[Block]:
         """Behind the last block every rank gets what the others have found for its slice."""
         yield from self.resident.prefix_gradients(start)
-        gradients = self.resident.buffers[2:]
-        tokens = next(
-            span.stop - span.start for span in self.group.spans.values() if span.start == start
-        )
-        mine = slice(start, start + tokens)
         peers = self.group.peers(start)
+        mine = self.group.span_at(start)
+        gradients = self.resident.buffers[2:]
         arriving = [self._expect(gradients[0], peer, mine) for peer in peers]
         for peer in peers:
-            self.group.send(torch.stack([one[:, peer.span] for one in gradients]), peer.rank)
+            if peer.span.start < start:
+                self._tell(peer)
         for one in arriving:
             one.receipt.wait()
             for own, more in zip(gradients, one.packed, strict=True):
                 own[:, mine].add_(more)
-        self.group.flush()
 
 
 class SlicedCache:
     """The layers of a lent part; their buffers are those of `cache`."""
 
     def __init__(self, cache: KvCache, group: Group, runtime: Runtime) -> None:
-        self.layers: list[LayerCache] = []
+        self.sliced: list[SlicedLayer] = []
         for layer in cache.layers:
             assert isinstance(layer, ResidentLayer), "K and V of a lent part lie on the device"
-            self.layers.append(SlicedLayer(layer, group, runtime))
+            self.sliced.append(SlicedLayer(layer, group, runtime))
+        self.layers: list[LayerCache] = [*self.sliced]
 
 
 class BorrowedWeights:
@@ -244,12 +255,33 @@ class LentPart(Part):
         buffers: StageBuffers,
         runtime: Runtime,
     ) -> None:
-        sliced = SlicedCache(cache, group, runtime)
-        super().__init__(plan, group.lending.part, weights, [sliced], group.spans, buffers, runtime)
+        self._sliced = SlicedCache(cache, group, runtime)
+        super().__init__(
+            plan, group.lending.part, weights, [self._sliced], group.spans, buffers, runtime
+        )
         self.group = group
         self.cache = cache
         self._weights = weights
         self._names = _shapes(plan, self.index)
+        self._packed: Tensor | None = None
+        if isinstance(weights, BorrowedWeights):
+            layers = range(len(plan.parts[self.index].layer_range))
+            names = group.lending.recompute_units
+            dropped = frozenset((layer, name) for layer in layers for name in names)
+            self._dropped = [dropped] * plan.subsequences
+
+    def settle(self) -> None:
+        """K and V of other slices are taken in when they are needed: by what comes next."""
+        for layer in self._sliced.sliced:
+            layer.settle()
+        self.group.transport.flush(Channel.SLICES)
+
+    def backward(
+        self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
+    ) -> Tensor | None:
+        for layer in reversed(self._sliced.sliced):
+            layer.tell_later(self.span(subsequence).start)
+        return super().backward(sequence, subsequence, grad, tokens)
 
     def _prefix(self, layer: int) -> Block:
         """K, V, dK and dV of all positions before the lent ones."""
@@ -259,22 +291,32 @@ class LentPart(Part):
         """The layers whose prefix travels too: none where nothing is before the lent positions."""
         return range(self.cache.buffers.keys.shape[0] if self.group.start else 0)
 
+    def _send(self, tensor: Tensor, rank: int) -> None:
+        self.group.transport.send(tensor, rank, Channel.LOANS)
+
+    def _receive(self, into: Tensor, rank: int) -> Receipt:
+        return self.group.transport.receive(into, rank, Channel.LOANS)
+
     def lend(self, helper: int, *, with_prefix: bool) -> None:
         """Owner: weights, and K and V of all earlier positions, go to a helper."""
-        values = [self._weights[name].value.reshape(-1) for name in self._names]
-        self.group.send(torch.cat(values), helper)
+        if self._packed is None:
+            values = [self._weights[name].value.reshape(-1) for name in self._names]
+            self._packed = torch.cat(values)
+        self._send(self._packed, helper)
+        if helper == self.group.helpers[-1]:
+            self._packed = None
         for layer in self._layers() if with_prefix else ():
-            self.group.send(torch.stack(self._prefix(layer)[:2]), helper)
+            self._send(torch.stack(self._prefix(layer)[:2]), helper)
 
     def borrow(self, owner: int, *, with_prefix: bool) -> Receipt:
         """Helper: they come."""
         assert isinstance(self._weights, BorrowedWeights)
-        receipts = [self.group.receive(self._weights.values, owner)]
+        receipts = [self._receive(self._weights.values, owner)]
         arriving = []
         for layer in self._layers() if with_prefix else ():
             prefix = self._prefix(layer)
             packed = prefix.keys.new_empty((2, *prefix.keys.shape))
-            receipts.append(self.group.receive(packed, owner))
+            receipts.append(self._receive(packed, owner))
             arriving.append((prefix, packed))
 
         def land() -> None:
@@ -287,22 +329,22 @@ class LentPart(Part):
     def give_back(self, owner: int) -> None:
         """Helper: gradients of the weights, and dK and dV of all earlier positions, go home."""
         assert isinstance(self._weights, BorrowedWeights)
-        self.group.send(self._weights.gradients, owner)
+        self._send(self._weights.gradients, owner)
         for layer in self._layers():
-            self.group.send(torch.stack(self._prefix(layer)[2:]), owner)
-        self.group.flush()
+            self._send(torch.stack(self._prefix(layer)[2:]), owner)
+        self.group.transport.flush(Channel.LOANS)
         self._weights.gradients.zero_()
 
     def collect(self, helper: int) -> Receipt:
         """Owner: they come, and are added when the receipt is waited for."""
         gradients = [self._weights[name].gradient for name in self._names]
         flat = gradients[0].new_empty(sum(gradient.numel() for gradient in gradients))
-        receipts = [self.group.receive(flat, helper)]
+        receipts = [self._receive(flat, helper)]
         arriving = []
         for layer in self._layers():
             prefix = self._prefix(layer)
             packed = prefix.key_gradients.new_empty((2, *prefix.key_gradients.shape))
-            receipts.append(self.group.receive(packed, helper))
+            receipts.append(self._receive(packed, helper))
             arriving.append((prefix, packed))
 
         def land() -> None:

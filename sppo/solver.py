@@ -18,6 +18,7 @@ from sppo.drafts import Choose, plan_of, stage_problem
 from sppo.errors import Infeasible, Short
 from sppo.fates import StageFates, StageProblem
 from sppo.layouts import Layout
+from sppo.lending import with_lending
 from sppo.options import SolverOptions, every_layout
 from sppo.plan import Plan
 from sppo.profile import Profile
@@ -84,7 +85,8 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
         gap = rough.makespan_seconds / best.makespan_seconds - 1
         note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
         return replace(best, reasons=(*best.reasons, note))
-    return _search(layouts, _policy(options.policy), SIMULATED)
+    plan = _search(layouts, _policy(options.policy), SIMULATED)
+    return with_lending(plan, layouts, _policy(options.policy), options.msp)
 
 
 def _policy(name: str) -> Choose:

@@ -68,11 +68,15 @@ class Stage:
         return LentPart(self.plan, group, weights, cache, self.buffers, self.runtime)
 
     def part(self, part: int, subsequence: int) -> Part:
-        """What computes (this rank's slice of) a subsequence in a part."""
+        """What computes (this rank's slice of) a subsequence in a part, its K and V in place."""
+        found = self.parts.get(part)
         for lent in self._lent:
-            if lent.index == part and subsequence in lent.group.lending.subsequences:
-                return lent
-        return self.parts[part]
+            if lent.index == part:
+                if subsequence in lent.group.lending.subsequences:
+                    found = lent
+                lent.settle()
+        assert found is not None
+        return found
 
     def lent(self, part: int, subsequence: int) -> LentPart:
         """The same where the part is lent."""

@@ -1,0 +1,87 @@
+"""Whether multiplexed sequence partitioning pays: plans with it against the best one without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sppo.drafts import Choose, plan_of
+from sppo.errors import Infeasible, Short
+from sppo.layouts import Layout
+from sppo.plan import Plan
+
+COARSER = 3
+"""Cuts that are tried with lending: the plan's own and the next coarser ones.
+
+Idle ends are what makes a fine cut worth its price; without them a coarser one may be faster.
+"""
+
+
+def with_lending(
+    plan: Plan, layouts: Sequence[Layout], choose: Choose, wanted: bool | None
+) -> Plan:
+    """The faster of `plan` and what it becomes when its stages lend (`wanted` decides if given).
+
+    Raises ValueError where lending is asked for and impossible, Infeasible where it does not fit.
+    """
+    if wanted is False:
+        return plan
+    why_not = _impossible(plan)
+    if why_not:
+        if wanted:
+            raise ValueError(f"no MSP: {why_not}")
+        return plan
+    best: Plan | None = None
+    shorts: list[Short] = []
+    for layout in _candidates(plan, layouts):
+        try:
+            lent = plan_of(replace(layout, lends=True), choose)
+        except Short as short:
+            shorts.append(short)
+            continue
+        if lent.lendings and (best is None or lent.makespan_seconds < best.makespan_seconds):
+            best = lent
+    if best is None:
+        words = (
+            f"short by {min(shorts, key=lambda short: short.bytes)}"
+            if shorts
+            else ("its subsequences are too short for slices")
+        )
+        if wanted:
+            raise Infeasible(f"{plan.workload}: no plan with MSP fits: {words}; leave --msp out")
+        return replace(plan, reasons=(*plan.reasons, f"no MSP: {words}"))
+    gain = plan.makespan_seconds / best.makespan_seconds - 1
+    if gain <= 0 and not wanted:
+        why = f"no MSP: simulated {-gain:.1%} slower, lending included"
+        return replace(plan, reasons=(*plan.reasons, why))
+    cut = "" if best.lengths_tokens == plan.lengths_tokens else f" (with N {best.subsequences})"
+    why = (
+        f"MSP: simulated {gain:+.1%} faster than without{cut}; idle {best.bubble_share:.1%} "
+        f"instead of {plan.bubble_share:.1%}"
+    )
+    return replace(best, reasons=(*plan.reasons, why), rejected=plan.rejected)
+
+
+def _impossible(plan: Plan) -> str:
+    if plan.pipeline_parallel == 1:
+        return "a single stage never waits; take --pp 2 or more"
+    if plan.kv_sets > 1:
+        return "the sequences of a step are mixed and fill the pipeline; take one sequence a step"
+    if plan.kv_block_tokens:
+        return "K and V lie in the host tier; take --kv-offload no"
+    return ""
+
+
+def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
+    """The plan's layout, and those of its family with coarser cuts, finest first."""
+    alike = [
+        layout
+        for layout in layouts
+        if layout.sequence_parallel == plan.sequence_parallel
+        and layout.pipeline_parallel == plan.pipeline_parallel
+        and layout.virtual_stages == plan.virtual_stages
+        and layout.kv_block_tokens == plan.kv_block_tokens
+        and (layout.lengths == plan.lengths_tokens or len(layout.lengths) < plan.subsequences)
+    ]
+    alike.sort(key=lambda layout: -len(layout.lengths))
+    return alike[:COARSER]
