@@ -80,30 +80,45 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32)).parts[0]
 
 
-def _stage_seconds(length: int, prefix: int, ranks: int) -> tuple[float, float]:
-    """Median seconds of a forward and of a backward, per layer."""
-    part = _part(length, prefix, ranks)
-    index = 1 if prefix else 0
-    tokens = torch.randint(0, 256, (length,))
-    grad = torch.randn(length, part.plan.model.hidden)
-    forwards, backwards = [], []
-    for repeat in range(REPEATS + 1):
+class _Sampler:
+    """Forward and backward of a part, repeated; seconds per layer."""
+
+    def __init__(self, length: int, prefix: int, ranks: int) -> None:
+        self.part = _part(length, prefix, ranks)
+        self.index = 1 if prefix else 0
+        self.tokens = torch.randint(0, 256, (length,))
+        self.gradient = torch.randn(length, self.part.plan.model.hidden)
+        self.seconds: list[tuple[float, float]] = []
+
+    def sample(self) -> None:
         dist.barrier()
         start = time.perf_counter()
-        part.forward(0, index, tokens, None, 1.0)
+        self.part.forward(0, self.index, self.tokens, None, 1.0)
         middle = time.perf_counter()
-        part.backward(0, index, grad, tokens)
-        if repeat:
-            forwards.append(middle - start)
-            backwards.append(time.perf_counter() - middle)
-    layers = len(part.model.layers)
-    return statistics.median(forwards) / layers, statistics.median(backwards) / layers
+        self.part.backward(0, self.index, self.gradient, self.tokens)
+        layers = len(self.part.model.layers)
+        self.seconds.append(((middle - start) / layers, (time.perf_counter() - middle) / layers))
+
+    def medians(self) -> tuple[float, float]:
+        """Without the first sample, which warms up."""
+        forwards, backwards = zip(*self.seconds[1:], strict=True)
+        return statistics.median(forwards), statistics.median(backwards)
 
 
-def _rates(length: int, ranks: int) -> Rates:
+def _every_rate(ranks: int) -> list[Rates]:
+    """Rates by length. All lengths take turns, so that a slow minute slows all of them alike."""
+    alone = {length: _Sampler(length, 0, ranks) for length in LENGTHS}
+    behind = {length: _Sampler(length, PREFIX_TOKENS, ranks) for length in LENGTHS}
+    for _ in range(REPEATS + 1):
+        for length in LENGTHS:
+            alone[length].sample()
+            behind[length].sample()
+    return [_rates(length, alone[length].medians(), behind[length].medians()) for length in LENGTHS]
+
+
+def _rates(length: int, alone: tuple[float, float], behind: tuple[float, float]) -> Rates:
+    """From (forward, backward) seconds without and with PREFIX_TOKENS earlier tokens."""
     model = MODELS["gpt-tiny"]
-    alone = _stage_seconds(length, 0, ranks)
-    behind = _stage_seconds(length, PREFIX_TOKENS, ranks)
     dense = layer_dense_flops_per_token(model) * length
     own = attention_flops(model, causal_pairs(0, length))
     prefix = attention_flops(model, length * PREFIX_TOKENS)
@@ -199,9 +214,9 @@ def measure(name: str) -> Profile:
     """Measure on every rank at once; the mean over ranks, the same on all."""
     ranks = dist.get_world_size()
     rates = []
-    for length in LENGTHS:
-        own = asdict(_rates(length, ranks))
-        del own["tokens"]
+    for measured in _every_rate(ranks):
+        own = asdict(measured)
+        length = own.pop("tokens")
         means = _mean_over_ranks(list(own.values()))
         rates.append(Rates(tokens=length, **dict(zip(own, means, strict=True))))
     d2h, h2d, p2p, latency, collective, memory = _mean_over_ranks(

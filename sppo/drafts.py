@@ -61,7 +61,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
         # How far a stage runs ahead differs, and what it lends and borrows.
-        mixed = stage if layout.kv_sets > 1 or layout.lends else 0
+        mixed = stage if layout.kv_sets > 1 or layout.lendings else 0
         alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
         if alike not in chosen:
             problem.require_room()

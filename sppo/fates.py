@@ -13,7 +13,14 @@ from functools import cached_property
 from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
 from sppo.hostslots import slot_bytes
-from sppo.memory import Loan, PartShape, fixed_bytes, kept_peak, stage_memory
+from sppo.memory import (
+    Loan,
+    PartShape,
+    borrowed_bytes,
+    fixed_bytes,
+    kept_peak,
+    stage_memory,
+)
 from sppo.orders import Compute
 from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
@@ -115,6 +122,7 @@ class StageProblem:
         if self.device_limit_bytes is None:
             return
         fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
+        fixed += sum(borrowed_bytes(self.loans))
         excess = fixed - self.device_limit_bytes
         if excess > 0:
             raise Short(excess, "device memory for model state, KV and dKV alone")

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Literal
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds
 from sppo.memory import PartShape
@@ -33,6 +34,10 @@ ALIGNMENT_TOKENS = 16
 CUTS = ("flops", "equal", "time")
 
 
+Ends = Literal["none", "fill", "both"]
+"""Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """One way to lay a workload out; everything but the fates of its tensors."""
@@ -47,12 +52,12 @@ class Layout:
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
-    lends: bool = False
+    lends: Ends = "none"
 
     @cached_property
     def lendings(self) -> tuple[Lending, ...]:
         """Multiplexed sequence partitioning, if this layout has it."""
-        if not self.lends:
+        if self.lends == "none":
             return ()
         stages = self.pipeline_parallel
         found = lendings(stages, stages * self.virtual_stages, len(self.lengths), self._slices)
@@ -204,7 +209,7 @@ class Layout:
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
-        lends = ", MSP" if self.lends else ""
+        lends = "" if self.lends == "none" else ", MSP"
         return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}{lends}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sppo.drafts import Choose, plan_of
 from sppo.errors import Infeasible, Short
-from sppo.layouts import Layout
+from sppo.layouts import Ends, Layout
 from sppo.plan import Plan
 
 COARSER = 3
@@ -35,7 +35,7 @@ def with_lending(
     shorts: list[Short] = []
     for layout in _candidates(plan, layouts):
         try:
-            lent = plan_of(replace(layout, lends=True), choose)
+            lent = plan_of(layout, choose)
         except Short as short:
             shorts.append(short)
             continue
@@ -54,10 +54,11 @@ def with_lending(
     if gain <= 0 and not wanted:
         why = f"no MSP: simulated {-gain:.1%} slower, lending included"
         return replace(plan, reasons=(*plan.reasons, why))
+    where = "both ends" if not all(one.fills for one in best.lendings) else "the first end"
     cut = "" if best.lengths_tokens == plan.lengths_tokens else f" (with N {best.subsequences})"
     why = (
-        f"MSP: simulated {gain:+.1%} faster than without{cut}; idle {best.bubble_share:.1%} "
-        f"instead of {plan.bubble_share:.1%}"
+        f"MSP at {where}: simulated {gain:+.1%} faster than without{cut}; idle "
+        f"{best.bubble_share:.1%} instead of {plan.bubble_share:.1%}"
     )
     return replace(best, reasons=(*plan.reasons, why), rejected=plan.rejected)
 
@@ -73,7 +74,7 @@ def _impossible(plan: Plan) -> str:
 
 
 def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
-    """The plan's layout, and those of its family with coarser cuts, finest first."""
+    """The plan's layout and those of its family with coarser cuts, finest first, with lending."""
     alike = [
         layout
         for layout in layouts
@@ -84,4 +85,5 @@ def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
         and (layout.lengths == plan.lengths_tokens or len(layout.lengths) < plan.subsequences)
     ]
     alike.sort(key=lambda layout: -len(layout.lengths))
-    return alike[:COARSER]
+    ends: tuple[Ends, ...] = ("fill", "both")
+    return [replace(layout, lends=where) for layout in alike[:COARSER] for where in ends]

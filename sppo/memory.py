@@ -197,6 +197,19 @@ class Loan:
         return shape.parameters * wide + prefix + 2 * layer.kv_bytes(self.longest, wide)
 
 
+def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:
+    """Room on a rank for what it borrows: weights and gradients of one part, K and V, dK and dV."""
+    borrowed = [loan for loan in loans if loan.borrowed]
+    if not borrowed:
+        return 0, 0, 0, 0
+    size = borrowed[0].shape.element_bytes
+    wide = max(4, size)
+    parameters = max(loan.shape.parameters for loan in borrowed)
+    kv = sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
+    dkv = sum(loan.shape.kv_bytes(loan.end, wide) for loan in borrowed)
+    return parameters * size, parameters * wide, kv, dkv
+
+
 def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
     """Two blocks of K, V, dK and dV on one rank."""
     per_token = 2 * model.kv_width * (element_bytes + max(4, element_bytes))
@@ -291,15 +304,14 @@ def stage_memory(
     staging = 0 if alone else -(-waiting * model.hidden * size // shards)
     if kv_block_tokens:
         staging += ring_bytes(model, size, shards, kv_block_tokens)
-    borrowed = [loan for loan in loans if loan.borrowed]
-    if loans:
-        staging += max(loan.message_bytes() for loan in loans)
-    if borrowed:
-        room = max(loan.shape.parameters for loan in borrowed)
-        weights += room * size
-        gradients += room * max(4, size)
-        kv += sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
-        dkv += sum(loan.shape.kv_bytes(loan.end, max(4, size)) for loan in borrowed)
+    staging += max((loan.message_bytes() for loan in loans), default=0)
+    lent = borrowed_bytes(loans)
+    weights, gradients, kv, dkv = (
+        weights + lent[0],
+        gradients + lent[1],
+        kv + lent[2],
+        dkv + lent[3],
+    )
     rotary = tokens * model.head_width * max(4, size)
     return StageMemory(
         weights=weights,

@@ -34,7 +34,7 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
     exchanged: dict[Place, Sent] = {}
     sent: dict[Instruction, Sent] = {}
     slicing = plan_slicing(plan)
-    link = stage_link(profile, plan.sequence_parallel * plan.pipeline_parallel)
+    link = _packed_link(plan, profile)
     for lending in plan.lendings:
         shape = part_shape(plan, lending.part)
         for index in lending.subsequences:
@@ -58,6 +58,12 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
                 compute[Op.ADD, part, index, number] = added
     sent.update(_pieces(plan, slicing, link))
     return SliceCosts(compute=compute, kept_bytes=kept, exchanged=exchanged, sent=sent)
+
+
+def _packed_link(plan: Plan, profile: Profile) -> tuple[float, float]:
+    """Bytes/s and latency of a message that is packed before and taken apart behind its way."""
+    rate, latency = stage_link(profile, plan.sequence_parallel * plan.pipeline_parallel)
+    return 1 / (1 / rate + 4 / profile.memory_bytes_per_second), latency
 
 
 def _dropped(plan: Plan, lending: Lending, index: int, rank: int) -> tuple[str, ...]:
