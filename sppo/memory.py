@@ -184,17 +184,16 @@ class Loan:
     recompute: tuple[str, ...]
 
     def message_bytes(self) -> int:
-        """Bound on what is on its way at a time: weights or gradients, and K and V or dK and dV."""
+        """Bound on what is on its way at a time: weights or gradients, and what slices exchange.
+
+        K, V, dK and dV of earlier positions travel from where they lie, to where they will lie or
+        through room for two heads.
+        """
         shape, wide = self.shape, max(4, self.shape.element_bytes)
-        layer = PartShape(
-            model=shape.model,
-            layers=shape.layers[:1],
-            head=False,
-            element_bytes=shape.element_bytes,
-            shards=shape.shards,
-        )
-        prefix = shape.kv_bytes(self.start, wide)
-        return shape.parameters * wide + prefix + 2 * layer.kv_bytes(self.longest, wide)
+        layers, heads = len(shape.layers), shape.model.kv_heads
+        exchanged = 2 * shape.kv_bytes(self.longest, wide) // layers
+        rooms = shape.kv_bytes(self.start, wide) // (layers * heads)
+        return shape.parameters * wide + exchanged + rooms
 
 
 def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:

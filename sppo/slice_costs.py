@@ -132,11 +132,11 @@ def _loans(
     first, last = lending.subsequences[0], lending.subsequences[-1]
     size, wide = shape.element_bytes, max(4, shape.element_bytes)
     prefix = plan.starts_tokens[first]
-    layers = len(shape.layers) if prefix else 0
+    heads = 2 * len(shape.layers) * plan.model.kv_heads // plan.sequence_parallel if prefix else 0
 
-    def sent(elements: int, cached: int, layers: int) -> Sent:
+    def sent(elements: int, cached: int, messages: int) -> Sent:
         total = elements + cached
-        return Sent(messages=1 + layers, bytes=total, time=copy_ns(total, *link))
+        return Sent(messages=1 + messages, bytes=total, time=copy_ns(total, *link))
 
     found = {}
     for number, rank in enumerate(lending.ranks):
@@ -144,10 +144,10 @@ def _loans(
             continue
         lend = Instruction(Op.LEND, 0, first, lending.part, number)
         weights = shape.parameters * size
-        found[lend] = sent(weights, shape.kv_bytes(prefix, size), layers)
+        found[lend] = sent(weights, shape.kv_bytes(prefix, size), heads)
         found[lend._replace(subsequence=last, other=1)] = sent(weights, 0, 0)
         found[lend._replace(op=Op.GIVE_BACK)] = sent(
-            shape.parameters * wide, shape.kv_bytes(prefix, wide), layers
+            shape.parameters * wide, shape.kv_bytes(prefix, wide), heads
         )
     return found
 

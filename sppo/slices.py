@@ -8,7 +8,7 @@ it attended to, and hands them to the rank whose slice they belong to.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -225,19 +225,23 @@ def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-class _Receipts:
-    """Several receives as one; `land` is called with what came."""
+_KV, _GRADIENTS = slice(0, 2), slice(2, 4)
+"""Which buffers of a cache."""
 
-    def __init__(self, receipts: list[Receipt], land: Any) -> None:
+
+class _Receipts:
+    """Several receives as one; `then` is called once when all are there."""
+
+    def __init__(self, receipts: list[Receipt], then: Callable[[], None] | None = None) -> None:
         self._receipts = receipts
-        self._land = land
+        self._then = then
 
     def wait(self) -> None:
         for receipt in self._receipts:
             receipt.wait()
-        if self._land is not None:
-            self._land()
-            self._land = None
+        if self._then is not None:
+            self._then()
+            self._then = None
 
 
 class LentPart(Part):
@@ -283,13 +287,19 @@ class LentPart(Part):
             layer.tell_later(self.span(subsequence).start)
         return super().backward(sequence, subsequence, grad, tokens)
 
-    def _prefix(self, layer: int) -> Block:
-        """K, V, dK and dV of all positions before the lent ones."""
-        return Block(*(buffer[layer, :, : self.group.start] for buffer in self.cache.buffers))
+    def _heads(self, kinds: slice) -> list[Tensor]:
+        """Of all positions before the lent ones, each layer's and head's part of these buffers.
 
-    def _layers(self) -> range:
-        """The layers whose prefix travels too: none where nothing is before the lent positions."""
-        return range(self.cache.buffers.keys.shape[0] if self.group.start else 0)
+        Contiguous [n, D], so that they travel as they lie. None where nothing is before.
+        """
+        if not self.group.start:
+            return []
+        return [
+            head[: self.group.start]
+            for buffer in self.cache.buffers[kinds]
+            for layer in buffer
+            for head in layer
+        ]
 
     def _send(self, tensor: Tensor, rank: int) -> None:
         self.group.transport.send(tensor, rank, Channel.LOANS)
@@ -305,33 +315,22 @@ class LentPart(Part):
         self._send(self._packed, helper)
         if helper == self.group.helpers[-1]:
             self._packed = None
-        for layer in self._layers() if with_prefix else ():
-            self._send(torch.stack(self._prefix(layer)[:2]), helper)
+        for head in self._heads(_KV) if with_prefix else ():
+            self._send(head, helper)
 
     def borrow(self, owner: int, *, with_prefix: bool) -> Receipt:
         """Helper: they come."""
         assert isinstance(self._weights, BorrowedWeights)
         receipts = [self._receive(self._weights.values, owner)]
-        arriving = []
-        for layer in self._layers() if with_prefix else ():
-            prefix = self._prefix(layer)
-            packed = prefix.keys.new_empty((2, *prefix.keys.shape))
-            receipts.append(self._receive(packed, owner))
-            arriving.append((prefix, packed))
-
-        def land() -> None:
-            for prefix, packed in arriving:
-                prefix.keys.copy_(packed[0])
-                prefix.values.copy_(packed[1])
-
-        return _Receipts(receipts, land)
+        receipts += [self._receive(head, owner) for head in self._heads(_KV) if with_prefix]
+        return _Receipts(receipts)
 
     def give_back(self, owner: int) -> None:
         """Helper: gradients of the weights, and dK and dV of all earlier positions, go home."""
         assert isinstance(self._weights, BorrowedWeights)
         self._send(self._weights.gradients, owner)
-        for layer in self._layers():
-            self._send(torch.stack(self._prefix(layer)[2:]), owner)
+        for head in self._heads(_GRADIENTS):
+            self._send(head, owner)
         self.group.transport.flush(Channel.LOANS)
         self._weights.gradients.zero_()
 
@@ -339,21 +338,24 @@ class LentPart(Part):
         """Owner: they come, and are added when the receipt is waited for."""
         gradients = [self._weights[name].gradient for name in self._names]
         flat = gradients[0].new_empty(sum(gradient.numel() for gradient in gradients))
-        receipts = [self._receive(flat, helper)]
-        arriving = []
-        for layer in self._layers():
-            prefix = self._prefix(layer)
-            packed = prefix.key_gradients.new_empty((2, *prefix.key_gradients.shape))
-            receipts.append(self._receive(packed, helper))
-            arriving.append((prefix, packed))
+        receipt = self._receive(flat, helper)
 
-        def land() -> None:
+        def add() -> None:
             at = 0
             for gradient in gradients:
                 gradient.add_(flat[at : at + gradient.numel()].view(gradient.shape))
                 at += gradient.numel()
-            for prefix, packed in arriving:
-                prefix.key_gradients.add_(packed[0])
-                prefix.value_gradients.add_(packed[1])
+            self._add_prefix(helper)
 
-        return _Receipts(receipts, land)
+        return _Receipts([receipt], add)
+
+    def _add_prefix(self, helper: int) -> None:
+        """dK and dV of all earlier positions, one head on its way while another is added."""
+        heads = self._heads(_GRADIENTS)
+        rooms = [torch.empty_like(head) for head in heads[:2]]
+        receipts = [self._receive(room, helper) for room in rooms]
+        for number, head in enumerate(heads):
+            receipts[number].wait()
+            head.add_(rooms[number % 2])
+            if number + 2 < len(heads):
+                receipts.append(self._receive(rooms[number % 2], helper))
