@@ -55,6 +55,10 @@ class Selection:
     """Who chooses: paper, heuristic or exact."""
     cut: Annotated[str | None, arg(metavar="NAME")] = None
     """Pieces of equal flops, equal length (equal) or equal time; auto is flops in a pipeline."""
+    msp: bool = False
+    """Let ranks that wait at the pipeline's ends help their neighbours, even if it does not pay."""
+    no_msp: bool = False
+    """Never do that; without either flag the solver weighs it."""
     json: bool = False
     """For programs, with every number."""
 

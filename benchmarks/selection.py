@@ -85,7 +85,12 @@ def solver_options(verb: Selection) -> SolverOptions:
 
 def solver_flags(verb: Selection) -> dict[str, Any]:
     """What the user fixed, by the names of the solver's options."""
-    return {name: getattr(verb, name) for name in SOLVER_FLAGS if getattr(verb, name) is not None}
+    given = {name: getattr(verb, name) for name in SOLVER_FLAGS if getattr(verb, name) is not None}
+    if verb.msp and verb.no_msp:
+        raise UsageError("--msp and --no-msp: give one of them, or neither to let the solver weigh")
+    if verb.msp or verb.no_msp:
+        given["msp"] = verb.msp
+    return given
 
 
 def planned(verb: Selection) -> Plan:

@@ -20,7 +20,7 @@ from benchmarks.simulations import Simulated
 from sppo.errors import Infeasible
 from sppo.profile import load_profile
 
-UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_per_step")
+UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_per_step", "msp")
 """What a pipeline without a model has."""
 
 
@@ -43,19 +43,24 @@ def simulate(verb: Simulate) -> int:
 
 def _unit_costs(verb: Simulate) -> Simulated:
     others = {"workload", *MODEL_FLAGS, "device_memory", *solver_flags(verb)} - set(UNIT_FLAGS)
+    others.discard("no_msp")
     given = sorted(name for name in others if getattr(verb, name) is not None)
     if given:
         name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
         raise UsageError(
             f"--unit-costs has no model: leave {name} out; it takes --pp, --n, --virtual-stages "
-            "and --sequences-per-step"
+            "--sequences-per-step and --msp"
         )
-    check_positive(verb, UNIT_FLAGS)
+    check_positive(verb, tuple(name for name in UNIT_FLAGS if name != "msp"))
     if verb.pipeline_parallel is None or verb.subsequences is None:
         raise UsageError("--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8")
-    return simulations.of_unit_costs(
-        pipeline_parallel=verb.pipeline_parallel,
-        subsequences=verb.subsequences,
-        virtual_stages=verb.virtual_stages or 1,
-        sequences=verb.sequences_per_step or 1,
-    )
+    try:
+        return simulations.of_unit_costs(
+            pipeline_parallel=verb.pipeline_parallel,
+            subsequences=verb.subsequences,
+            virtual_stages=verb.virtual_stages or 1,
+            sequences=verb.sequences_per_step or 1,
+            msp=verb.msp,
+        )
+    except ValueError as error:
+        raise UsageError(error) from None

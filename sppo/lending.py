@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sppo.drafts import Choose, plan_of
 from sppo.errors import Infeasible, Short
@@ -17,21 +17,30 @@ Idle ends are what makes a fine cut worth its price; without them a coarser one 
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """The faster plan; its layout where it lends (else the caller's own holds); and why."""
+
+    plan: Plan
+    layout: Layout | None = None
+    notes: tuple[str, ...] = ()
+
+
 def with_lending(
     plan: Plan, layouts: Sequence[Layout], choose: Choose, wanted: bool | None
-) -> Plan:
+) -> Weighed:
     """The faster of `plan` and what it becomes when its stages lend (`wanted` decides if given).
 
     Raises ValueError where lending is asked for and impossible, Infeasible where it does not fit.
     """
     if wanted is False:
-        return plan
+        return Weighed(plan=plan)
     why_not = _impossible(plan)
     if why_not:
         if wanted:
             raise ValueError(f"no MSP: {why_not}")
-        return plan
-    best: Plan | None = None
+        return Weighed(plan=plan)
+    best: tuple[Plan, Layout] | None = None
     shorts: list[Short] = []
     for layout in _candidates(plan, layouts):
         try:
@@ -39,28 +48,30 @@ def with_lending(
         except Short as short:
             shorts.append(short)
             continue
-        if lent.lendings and (best is None or lent.makespan_seconds < best.makespan_seconds):
-            best = lent
+        faster = best is None or lent.makespan_seconds < best[0].makespan_seconds
+        if lent.lendings and faster:
+            best = lent, layout
     if best is None:
-        words = (
-            f"short by {min(shorts, key=lambda short: short.bytes)}"
-            if shorts
-            else ("its subsequences are too short for slices")
-        )
+        words = "its subsequences are too short for slices"
+        if shorts:
+            words = f"short by {min(shorts, key=lambda short: short.bytes)}"
         if wanted:
             raise Infeasible(f"{plan.workload}: no plan with MSP fits: {words}; leave --msp out")
-        return replace(plan, reasons=(*plan.reasons, f"no MSP: {words}"))
-    gain = plan.makespan_seconds / best.makespan_seconds - 1
+        return Weighed(plan=plan, notes=(f"no MSP: {words}",))
+    gain = plan.makespan_seconds / best[0].makespan_seconds - 1
     if gain <= 0 and not wanted:
         why = f"no MSP: simulated {-gain:.1%} slower, lending included"
-        return replace(plan, reasons=(*plan.reasons, why))
-    where = "both ends" if not all(one.fills for one in best.lendings) else "the first end"
-    cut = "" if best.lengths_tokens == plan.lengths_tokens else f" (with N {best.subsequences})"
-    why = (
-        f"MSP at {where}: simulated {gain:+.1%} faster than without{cut}; idle "
-        f"{best.bubble_share:.1%} instead of {plan.bubble_share:.1%}"
+        return Weighed(plan=plan, notes=(why,))
+    return Weighed(plan=best[0], layout=best[1], notes=(_why(plan, best[0], gain),))
+
+
+def _why(plan: Plan, lent: Plan, gain: float) -> str:
+    where = "the first end" if all(one.fills for one in lent.lendings) else "both ends"
+    cut = "" if lent.lengths_tokens == plan.lengths_tokens else f" with N {plan.subsequences}"
+    return (
+        f"MSP at {where}: simulated {gain:+.1%} faster than without it{cut}; idle "
+        f"{lent.bubble_share:.1%} instead of {plan.bubble_share:.1%}"
     )
-    return replace(best, reasons=(*plan.reasons, why), rejected=plan.rejected)
 
 
 def _impossible(plan: Plan) -> str:
@@ -69,7 +80,7 @@ def _impossible(plan: Plan) -> str:
     if plan.kv_sets > 1:
         return "the sequences of a step are mixed and fill the pipeline; take one sequence a step"
     if plan.kv_block_tokens:
-        return "K and V lie in the host tier; take --kv-offload no"
+        return "K and V lie in the host tier, and are not lent from there; shorten the sequence"
     return ""
 
 

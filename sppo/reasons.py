@@ -15,13 +15,23 @@ from sppo.plan import Plan
 from sppo.search import Search
 
 
-def explain(plan: Plan, layout: Layout, search: Search) -> tuple[str, ...]:
-    """Why these degrees, parts, N and cap, what memory forced, and which copies cost time."""
+def explain(
+    plan: Plan, layout: Layout, search: Search, before: tuple[Plan, Layout] | None = None
+) -> tuple[str, ...]:
+    """Why these degrees, parts, N and cap, what memory forced, and which copies cost time.
+
+    `before` is what the search had found without MSP, if the plan came of it: comparisons are its.
+    """
+    compared, its_layout = before or (plan, layout)
+    comparisons = (
+        *_degrees(compared, its_layout, search),
+        *_parts(compared, its_layout, search),
+        *_count(compared, its_layout, search),
+        *_cap(compared, its_layout, search),
+    )
+    without = "" if before is None else "without MSP, "
     return (
-        *_degrees(plan, layout, search),
-        *_parts(plan, layout, search),
-        *_count(plan, layout, search),
-        *_cap(plan, layout, search),
+        *(without + words for words in comparisons),
         *memory_reasons(plan, layout),
         *copy_reasons(plan, layout),
     )

@@ -10,7 +10,7 @@ that would run; the least makespan wins. "exact" replaces the fates by an intege
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sppo import policies
 from sppo.bounds import require_host_room
@@ -41,6 +41,8 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
     Raises Infeasible (which resource is short, by how much), or ValueError.
     """
     asked = options = options or SolverOptions()
+    if options.msp and options.kv_offload is None:  # nothing is lent from the host tier
+        options = replace(options, kv_offload=False)
     resident: Plan | None = None
     if options.kv_offload is None and options.solver != "paper":
         with suppress(Infeasible):
@@ -78,15 +80,42 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
     if options.solver == "exact":
         from sppo.exact import cheapest_fates
 
-        best = _search(layouts, _bounded(cheapest_fates), len(layouts))
-        rough = _search(layouts, _policy(options.policy), SIMULATED)
+        best = _explained(_search(layouts, _bounded(cheapest_fates), len(layouts)))
+        rough = _explained(_search(layouts, _policy(options.policy), SIMULATED))
         if rough.makespan_seconds < best.makespan_seconds:
             best = rough  # equal added time, placed where the pipeline waits anyway
         gap = rough.makespan_seconds / best.makespan_seconds - 1
         note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
         return replace(best, reasons=(*best.reasons, note))
-    plan = _search(layouts, _policy(options.policy), SIMULATED)
-    return with_lending(plan, layouts, _policy(options.policy), options.msp)
+    choose = _policy(options.policy)
+    found = _search(layouts, choose, SIMULATED)
+    lent = with_lending(found.plan, layouts, choose, options.msp)
+    if lent.layout is None:
+        plan = _explained(found)
+    else:
+        before = found.plan, found.layout
+        plan = _explained(replace(found, plan=lent.plan, layout=lent.layout), before)
+    return replace(plan, reasons=(*plan.reasons, *lent.notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """The fastest plan of a search, without its reasons yet."""
+
+    plan: Plan
+    layout: Layout
+    search: Search
+
+
+def _explained(found: _Found, before: tuple[Plan, Layout] | None = None) -> Plan:
+    """The plan with its reasons, and what does not fit."""
+    from sppo.reasons import explain
+
+    rejected = [f"{layout}: short of {short}" for layout, short in found.search.short.items()]
+    if len(rejected) > REJECTED:
+        rejected[REJECTED:] = [f"and {len(rejected) - REJECTED} more layouts"]
+    reasons = explain(found.plan, found.layout, found.search, before)
+    return replace(found.plan, reasons=reasons, rejected=tuple(rejected))
 
 
 def _policy(name: str) -> Choose:
@@ -106,14 +135,12 @@ def _bounded(choose: Choose) -> Choose:
     return bounded
 
 
-def _search(layouts: list[Layout], choose: Choose, simulated: int) -> Plan:
+def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
     Stops where a layout's compute alone takes longer than the best plan, and passes over families
     whose finest cut does not fit. Raises Infeasible.
     """
-    from sppo.reasons import explain
-
     best: tuple[Plan, Layout] | None = None
     search = Search(layouts=layouts)
     hopeless: dict[tuple[int, ...], bool] = {}
@@ -141,10 +168,7 @@ def _search(layouts: list[Layout], choose: Choose, simulated: int) -> Plan:
             f"{search.short[nearest]}. Raise the device or host memory, use more ranks, or "
             f"shorten the sequence"
         )
-    rejected = [f"{layout}: short of {short}" for layout, short in search.short.items()]
-    if len(rejected) > REJECTED:
-        rejected[REJECTED:] = [f"and {len(rejected) - REJECTED} more layouts"]
-    return replace(best[0], reasons=explain(*best, search), rejected=tuple(rejected))
+    return _Found(plan=best[0], layout=best[1], search=search)
 
 
 def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:

@@ -168,9 +168,11 @@ class Trainer:
     def tensors(self) -> Mapping[Any, list[Tensor]]:
         """Live tensors of this rank by kind, for the accounting."""
         weights = self.weights
-        return {
+        totals: dict[Any, list[Tensor]] = {
             "weights": [weights.matrices, weights.vectors],
             "gradients": [weights.matrix_gradients, weights.vector_gradients],
             "optimizer": self.optimizer.tensors(),
-            **self.engine.stage.tensors(),
         }
+        for kind, tensors in self.engine.stage.tensors().items():
+            totals[kind] = [*totals.get(kind, []), *tensors]
+        return totals

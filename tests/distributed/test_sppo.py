@@ -92,6 +92,8 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
         (workloads[0], SppoSettings(subsequences=4, policy="full-offload"), None),
         (workloads[0], SppoSettings(subsequences=4, policy="lean"), None),
         (workloads[0], SppoSettings(subsequences=4, kv_offload=True), None),
+        (workloads[0], SppoSettings(subsequences=5, msp=True), None),
+        (workloads[1], SppoSettings(subsequences=4, msp=True, virtual_stages=1), None),
         (workloads[1], SppoSettings(subsequences=4, policy="full-recompute"), None),
         (workloads[1], SppoSettings(subsequences=3, cut="equal"), None),
         (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
@@ -168,6 +170,11 @@ def test_predicted_equals_counted() -> None:
         (GPT, SppoSettings(subsequences=5, kv_offload=True)),
         (LLAMA, SppoSettings(subsequences=4, kv_offload=True, policy="full-recompute")),
         (replace(LLAMA, sequences_per_step=2), SppoSettings(kv_offload=True, subsequences=3)),
+        (GPT, SppoSettings(subsequences=4, msp=True)),
+        (LLAMA, SppoSettings(subsequences=4, msp=True, virtual_stages=1, policy="full-offload")),
+        (GPT, SppoSettings(subsequences=3, msp=True, policy="full-recompute")),
+        (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
+        (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
     ]
     by_rank = run_ranks(_account, 2, jobs)
     for index, (workload, settings) in enumerate(jobs):

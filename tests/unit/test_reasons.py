@@ -48,7 +48,7 @@ def test_the_next_best_degrees_and_how_much_slower() -> None:
 
 
 def test_only_one_layout_was_allowed() -> None:
-    options = SolverOptions(pipeline_parallel=2, subsequences=6, virtual_stages=1)
+    options = SolverOptions(pipeline_parallel=2, subsequences=6, virtual_stages=1, msp=False)
     plan = solve(TINY.with_device_memory(None), PROFILE, options)
     assert reason(plan, "SP 1 x PP 2: ") == "SP 1 x PP 2: no other degrees were allowed"
     assert reason(plan, "N 6: ").endswith("no other N was allowed")
@@ -56,7 +56,7 @@ def test_only_one_layout_was_allowed() -> None:
 
 
 def test_the_neighbours_of_n_are_told_with_their_simulated_time() -> None:
-    options = SolverOptions(pipeline_parallel=2, virtual_stages=1)
+    options = SolverOptions(pipeline_parallel=2, virtual_stages=1, msp=False)
     plan = solve(TINY, PROFILE, options)
     text = reason(plan, f"N {plan.subsequences}: ")
     others = re.findall(r"N (\d+) has [^(]+\(([^)]+)\)", text)
@@ -133,7 +133,8 @@ def test_layouts_that_do_not_fit_are_named() -> None:
 @pytest.mark.parametrize("name", ["tiny-cpu", "gpt-7b-1m-32xa100"])
 def test_the_estimate_is_near_the_simulated_step(name: str) -> None:
     workload = find(name).with_device_memory(None)
-    plan = solve(workload, load_profile(workload.cluster.hardware), RESIDENT)
+    options = replace(RESIDENT, msp=False)
+    plan = solve(workload, load_profile(workload.cluster.hardware), options)
     fixed = replace(
         RESIDENT,
         sequence_parallel=plan.sequence_parallel,

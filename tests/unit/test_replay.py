@@ -12,7 +12,7 @@ from sppo.schedule import (
     Op,
     build_schedule,
     matching_receive,
-    needed_receive,
+    needed_receives,
     parse_instruction,
 )
 from sppo.simulate import PartCosts, simulate, unit_costs
@@ -100,8 +100,7 @@ def test_every_compute_starts_when_the_last_thing_it_needs_is_there(
             instruction = parse_instruction(event.name)
             ready = [clock]
             if instruction.op in (Op.FORWARD, Op.BACKWARD):
-                needed = needed_receive(schedule, instruction)
-                ready += [] if needed is None else [arrived[needed]]
+                ready += [arrived[one] for one in needed_receives(schedule, instruction)]
                 if instruction.op is Op.BACKWARD:
                     ready.append(ends.get(instruction._replace(op=Op.FETCH), 0))
             assert event.start == max(ready)

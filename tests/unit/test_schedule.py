@@ -78,6 +78,7 @@ def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], o
         subsequences=schedule.subsequences,
         sequences=schedule.sequences,
         parts=schedule.parts,
+        slicing=schedule.slicing,
         stages=tuple(tuple(instructions) for instructions in stages),
     )
 
