@@ -67,7 +67,10 @@ class SolverOptions:
 
 def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
     """The layouts that the options leave, each with every cut worth a try."""
-    for shards, stages in degrees(workload, options.sequence_parallel, options.pipeline_parallel):
+    allowed = degrees(workload, options.sequence_parallel, options.pipeline_parallel)
+    if options.msp:  # a single stage has no neighbour, but may be all there is
+        allowed = [one for one in allowed if one[1] > 1] or allowed
+    for shards, stages in allowed:
         kv_block_tokens = 0
         if options.kv_offload:
             kv_block_tokens = block_tokens(workload, shards)

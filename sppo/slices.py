@@ -230,15 +230,15 @@ _KV, _GRADIENTS = slice(0, 2), slice(2, 4)
 
 
 class _Receipts:
-    """Several receives as one; `then` is called once when all are there."""
+    """Several receives as one, waited for once (gloo hangs the second time), then `then`."""
 
     def __init__(self, receipts: list[Receipt], then: Callable[[], None] | None = None) -> None:
         self._receipts = receipts
         self._then = then
 
     def wait(self) -> None:
-        for receipt in self._receipts:
-            receipt.wait()
+        while self._receipts:
+            self._receipts.pop(0).wait()
         if self._then is not None:
             self._then()
             self._then = None

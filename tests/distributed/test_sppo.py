@@ -198,3 +198,31 @@ def test_predicted_equals_counted() -> None:
     limited = ADAPTER.plan(*jobs[3])
     fates = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in fates), "the limited case must offload or recompute something"
+
+
+def test_four_ranks_lend_what_the_simulator_says() -> None:
+    four = replace(CLUSTER, ranks_per_node=4)
+    jobs = [
+        (replace(GPT, cluster=four), SppoSettings(subsequences=6, virtual_stages=1, msp=True)),
+        (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, virtual_stages=1, msp=True)),
+    ]
+    by_rank = run_ranks(_account, 4, jobs)
+    for index, (workload, settings) in enumerate(jobs):
+        plan = ADAPTER.plan(workload, settings)
+        assert len(plan.lendings) >= 3
+        simulation = simulate_plan(plan, load_profile("cpu-2core"))
+        for rank, results in enumerate(by_rank):
+            counted, memory = results[index], plan.stages[rank].memory
+            where = f"{workload.name}, rank {rank}: {counted}, {memory}"
+            assert counted["messages"] == simulation.messages[rank], where
+            assert counted["message_bytes"] == simulation.message_bytes[rank], where
+            assert counted["activations"] == memory.activations_peak, where
+            assert counted["kept"] == memory.kept_peak == simulation.kept_peak_bytes[rank], where
+            assert counted["total"] <= memory.total, where
+    cases: list[Case] = [(*job, None) for job in jobs]
+    results = run_ranks(_train, 4, cases)
+    assert all(one == results[0] for one in results)
+    for (workload, _), steps in zip(jobs, results[0], strict=True):
+        reference_steps = _steps(_reference(workload))
+        found = equal_work({"SPPO": _steps(steps)}, reference_steps, tolerance=TOLERANCE["float32"])
+        assert not found, found

@@ -1,0 +1,196 @@
+"""Multiplexed sequence partitioning as data: the paper's Table 3, slices, schedules, the choice."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.simulations import of_unit_costs
+from sppo.checker import check_schedule
+from sppo.errors import Infeasible
+from sppo.msp import Slicing, lendings, table
+from sppo.options import SolverOptions
+from sppo.partition import prefix_flops, slice_cut
+from sppo.plan import Plan
+from sppo.schedule import Op, Schedule, ScheduleError, build_schedule, parse_instruction
+from sppo.solver import solve
+from sppo.workload import MIB, gpt
+from tests.numerics.pipelines import equal_slices, make_plan
+from tests.unit.planning_cases import PROFILE, TINY
+
+MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)
+
+
+def plan_with_msp(stages: int, count: int, virtual_stages: int = 1, sequences: int = 1) -> Plan:
+    return make_plan(
+        MODEL,
+        (8,) * count,
+        stages=stages,
+        virtual_stages=virtual_stages,
+        sequences=sequences,
+        head_alone=virtual_stages > 1,
+        msp=True,
+    )
+
+
+def test_the_papers_table_3() -> None:
+    found = [tuple(map(list, table(4, 8, stage))) for stage in range(4)]
+    assert found == [([0, 1, 2], []), ([0, 1], [7]), ([0], [6, 7]), ([], [5, 6, 7])]
+    lent = lendings(4, 4, 8, equal_slices((12,) * 8))
+    ranks = [(one.part, one.fills, one.ranks) for one in lent]
+    assert ranks == [
+        (0, True, (0, 1, 2, 3)),
+        (1, True, (1, 2, 3)),
+        (2, True, (2, 3)),
+        (1, False, (0, 1)),
+        (2, False, (0, 1, 2)),
+        (3, False, (0, 1, 2, 3)),
+    ]
+
+
+def test_a_stage_with_a_subsequence_too_short_for_its_ranks_lends_nothing() -> None:
+    lent = lendings(4, 4, 6, equal_slices((12, 3, 12, 12, 12, 1)))
+    assert [(one.part, one.fills) for one in lent] == [(1, True), (2, True)]
+
+
+@given(start=st.integers(0, 4096), tokens=st.integers(64, 4096), slices=st.integers(1, 8))
+def test_slices_cover_a_subsequence_and_cost_the_same(start: int, tokens: int, slices: int) -> None:
+    lengths = slice_cut(MODEL, start, tokens, slices)
+    assert sum(lengths) == tokens
+    ends = list(itertools.accumulate(lengths, initial=start))
+    costs = [prefix_flops(MODEL, b) - prefix_flops(MODEL, a) for a, b in itertools.pairwise(ends)]
+    one_token = prefix_flops(MODEL, ends[-1]) - prefix_flops(MODEL, ends[-1] - 1)
+    assert max(costs) - min(costs) <= 2 * one_token
+
+
+def test_pieces_join_the_slices_of_neighbouring_parts() -> None:
+    slicing = Slicing(
+        stages=4, lengths_tokens=(12,) * 8, lendings=lendings(4, 4, 8, equal_slices((12,) * 8))
+    )
+    assert [tuple(piece) for piece in slicing.pieces(0, 0)] == [
+        (0, 0, 0, 3),
+        (1, 0, 3, 1),
+        (1, 1, 4, 2),
+        (2, 1, 6, 2),
+        (2, 2, 8, 1),
+        (3, 2, 9, 3),
+    ]
+    assert [tuple(piece) for piece in slicing.pieces(2, 4)] == [(0, 0, 0, 12)]
+
+
+def test_the_papers_example_takes_8_33_units_instead_of_11() -> None:
+    plain = of_unit_costs(pipeline_parallel=4, subsequences=8)
+    lent = of_unit_costs(pipeline_parallel=4, subsequences=8, msp=True)
+    assert plain.forward_makespan == 11
+    assert lent.forward_makespan == pytest.approx(25 / 3)
+    assert lent.makespan == 25
+    assert of_unit_costs(pipeline_parallel=2, subsequences=8, msp=True).makespan == 24
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    degrees=st.sampled_from([(p, v) for p in range(2, 9) for v in (1, 2, 4) if p * v <= 8]),
+    count=st.integers(1, 32),
+    sequences=st.integers(1, 2),
+)
+def test_every_schedule_with_slices_passes(
+    degrees: tuple[int, int], count: int, sequences: int
+) -> None:
+    plan = plan_with_msp(*(degrees[0], count), degrees[1], sequences)
+    schedule = build_schedule(plan)
+    check_schedule(schedule)
+    texts = [str(one) for stage in schedule.stages for one in stage]
+    assert [str(parse_instruction(text)) for text in texts] == texts
+
+
+def edited(schedule: Schedule, stage: int, text: str) -> Schedule:
+    """Without one instruction."""
+    stages = [list(instructions) for instructions in schedule.stages]
+    stages[stage].remove(parse_instruction(text))
+    return replace(schedule, stages=tuple(tuple(one) for one in stages))
+
+
+@pytest.mark.parametrize(
+    ("stage", "text", "why"),
+    [
+        (0, "LW0.0/1@0", "missing LW0.0/1@0"),
+        (1, "BW0.0/1@0", r"F0.0/1@0: reads the weights"),
+        (1, "F0.0/1@0", r"needs its forward|nothing was made"),
+        (1, "GW0.0/1@0", "missing GW0.0/1@0"),
+        (0, "CW0.0/1@0", "AW0.0/1@0: nothing was collected"),
+        (1, "Z0.0@0", "adds to dK and dV"),
+    ],
+)
+def test_planted_faults_are_found(stage: int, text: str, why: str) -> None:
+    schedule = build_schedule(plan_with_msp(2, 4))
+    check_schedule(schedule)
+    with pytest.raises(ScheduleError, match=why):
+        check_schedule(edited(schedule, stage, text))
+
+
+def test_slices_that_wait_for_each_other_in_another_order_are_a_deadlock() -> None:
+    schedule = build_schedule(plan_with_msp(3, 5))
+    stages = [list(instructions) for instructions in schedule.stages]
+    first, second = (parse_instruction(text) for text in ("F0.0/2@0", "F0.1/2@0"))
+    places = [stages[2].index(one) for one in (first, second)]
+    stages[2][places[0]], stages[2][places[1]] = second, first
+    crossed = replace(schedule, stages=tuple(tuple(one) for one in stages))
+    with pytest.raises(ScheduleError, match=r"reads its keys and values|deadlock"):
+        check_schedule(crossed)
+
+
+def test_the_solver_lends_where_it_pays_and_says_so() -> None:
+    free = TINY.with_device_memory(None)
+    plan, without = (solve(free, PROFILE, SolverOptions(msp=msp)) for msp in (None, False))
+    assert plan.lendings
+    assert not without.lendings
+    assert plan.makespan_seconds < without.makespan_seconds
+    assert plan.bubble_share < without.bubble_share
+    assert "faster than without it" in plan.reasons[-1]
+
+
+def test_the_solver_does_not_lend_over_slow_links() -> None:
+    slow = replace(PROFILE, p2p_bytes_per_second=2e8)
+    plan = solve(TINY.with_device_memory(None), slow, SolverOptions(sequence_parallel=1))
+    assert not plan.lendings
+    assert "slower, lending included" in plan.reasons[-1]
+    forced = solve(TINY.with_device_memory(None), slow, SolverOptions(msp=True))
+    assert forced.lendings
+
+
+def test_the_solver_does_not_lend_where_memory_is_short() -> None:
+    plan = solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(sequence_parallel=1))
+    assert not plan.lendings
+    assert plan.reasons[-1].startswith("no MSP: short by")
+    with pytest.raises(Infeasible, match="no plan with MSP fits"):
+        solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(msp=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "sequences", "why"),
+    [
+        (SolverOptions(msp=True, pipeline_parallel=1), 1, "a single stage never waits"),
+        (SolverOptions(msp=True, virtual_stages=1), 2, "fill the pipeline"),
+        (SolverOptions(msp=True, kv_offload=True), 1, "host tier"),
+    ],
+)
+def test_lending_that_cannot_be_is_refused(
+    options: SolverOptions, sequences: int, why: str
+) -> None:
+    workload = replace(TINY, sequences_per_step=sequences)
+    if options.pipeline_parallel == 1:
+        workload = replace(workload, cluster=replace(TINY.cluster, ranks_per_node=1))
+    with pytest.raises(ValueError, match=why):
+        solve(workload, PROFILE, options)
+
+
+def test_helpers_make_no_messages_of_their_own_part() -> None:
+    """What stays on a rank is handed on without a message."""
+    schedule = build_schedule(plan_with_msp(2, 4))
+    sent = [str(one) for one in schedule.stages[1] if one.op is Op.SEND_ACTIVATION]
+    assert sent == []
+    assert "SA0.0@0" in [str(one) for one in schedule.stages[0]]
