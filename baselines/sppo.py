@@ -38,7 +38,7 @@ class SppoSystem:
 
     def timeline(self) -> list[dict[str, Any]]:
         """The last step's instructions in the simulator's lanes; times from one host's clock."""
-        compute = dict.fromkeys(("F", "B", "Z"), "compute")
+        compute = dict.fromkeys(("F", "B", "Z", "AW"), "compute")
         lanes = {"O": "d2h", "T": "h2d", **compute}
         return [
             {

@@ -86,6 +86,7 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
         "group_subsequences": plan.group_subsequences,
         "kv_offload": plan.kv_block_tokens > 0,
         "head_alone": plan.head_alone,
+        "msp": bool(plan.lendings),
     }
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     changes: dict[str, Any] = {**fixed, "subsequences": count, "longest_tokens": cap}

@@ -15,7 +15,8 @@ from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.predict import plan_costs
 from sppo.profile import Profile, load_profile
-from sppo.schedule import Schedule, build_schedule
+from sppo.program import build_schedule
+from sppo.schedule import Schedule
 from sppo.simulate import PartCosts, SliceCosts, simulate, unit_costs, unit_slice_costs
 from sppo.slice_costs import plan_slice_costs
 from sppo.solver import solve

@@ -68,7 +68,7 @@ def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
     """
     from benchmarks.replay import replay
     from sppo.predict import plan_costs
-    from sppo.schedule import build_schedule
+    from sppo.program import build_schedule
     from sppo.simulate import simulate
     from sppo.slice_costs import plan_slice_costs
 

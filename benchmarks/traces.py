@@ -25,7 +25,7 @@ CATEGORIES = {
 
 def category(name: str) -> str:
     """ "F0.3@1" -> "forward"."""
-    return CATEGORIES.get(name[:1], "other")
+    return "lending" if name[1:2] == "W" else CATEGORIES.get(name[:1], "other")
 
 
 def chrome_trace(

@@ -75,9 +75,26 @@ def _head(plan: Plan, profile: Profile, workload: Workload) -> Iterator[tuple[st
     yield "cut", f"N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
         yield "", f"K, V and their gradients in the host tier, blocks of {plan.kv_block_tokens:,}"
+    if plan.lendings:
+        yield "MSP", f"{_lent(plan, fills=True)} as the pipeline fills"
+        drained = _lent(plan, fills=False)
+        if drained:
+            yield "", f"{drained} as it drains"
     yield "simulated", f"forward + backward {seconds:.3f} s, bubble share {plan.bubble_share:.1%}"
     yield "", f"{rate:,.1f} tokens per second per rank, MFU (causal) {share:.1%} of {_rate(peak)}"
     yield "", f"from the {profile.kind} profile {profile.name}; without the optimizer"
+
+
+def _lent(plan: Plan, *, fills: bool) -> str:
+    """Which parts are computed together, in slices, and for how many subsequences."""
+    lent = [one for one in plan.lendings if one.fills == fills]
+    if not lent:
+        return ""
+    parts = ranges([one.part for one in lent])
+    count = sum(len(one.subsequences) for one in lent)
+    most = max(len(one.ranks) for one in lent)
+    words = "subsequence" if count == 1 else "part-subsequences"
+    return f"part{'s' if len(lent) > 1 else ''} {parts}: {count} {words} in up to {most} slices"
 
 
 def _rate(flops_per_second: float) -> str:

@@ -12,7 +12,8 @@ from sppo.costs import (
 )
 from sppo.plan import Plan
 from sppo.profile import Profile
-from sppo.schedule import build_schedule, plan_slicing
+from sppo.program import build_schedule
+from sppo.schedule import plan_slicing
 from sppo.simulate import PartCosts, Simulation, simulate
 from sppo.slice_costs import part_shape, plan_slice_costs
 

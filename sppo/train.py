@@ -18,8 +18,9 @@ from sppo.model import StageWeights
 from sppo.options import SolverOptions
 from sppo.plan import Plan, check_plan
 from sppo.profile import Profile
+from sppo.program import build_schedule
 from sppo.runtime import Runtime
-from sppo.schedule import Schedule, build_schedule
+from sppo.schedule import Schedule
 from sppo.solver import solve
 from sppo.stage import Stage
 from sppo.workload import Optimizer, Workload

@@ -14,7 +14,7 @@ from sppo.engine import run_together
 from sppo.partition import equal_cut
 from sppo.predict import plan_costs
 from sppo.profile import load_profile
-from sppo.schedule import build_schedule
+from sppo.program import build_schedule
 from sppo.simulate import simulate
 from sppo.solver import solve
 from sppo.workload import gpt

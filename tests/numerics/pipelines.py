@@ -20,8 +20,8 @@ from sppo.msp import Cut, lendings
 from sppo.plan import Plan
 from sppo.policies import uniform
 from sppo.profile import load_profile
+from sppo.program import build_schedule
 from sppo.runtime import Runtime
-from sppo.schedule import build_schedule
 from sppo.stage import Stage
 from sppo.workload import Cluster, Dtype, Model, Workload, weight_shapes
 

@@ -16,7 +16,8 @@ from sppo.msp import Slicing, lendings, table
 from sppo.options import SolverOptions
 from sppo.partition import prefix_flops, slice_cut
 from sppo.plan import Plan
-from sppo.schedule import Op, Schedule, ScheduleError, build_schedule, parse_instruction
+from sppo.program import build_schedule
+from sppo.schedule import Op, Schedule, ScheduleError, parse_instruction
 from sppo.solver import solve
 from sppo.workload import MIB, gpt
 from tests.numerics.pipelines import equal_slices, make_plan

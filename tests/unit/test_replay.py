@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.replay import replay
+from sppo.program import build_schedule
 from sppo.schedule import (
     Op,
-    build_schedule,
     matching_receive,
     needed_receives,
     parse_instruction,

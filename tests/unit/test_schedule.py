@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppo.checker import check_schedule
+from sppo.program import build_schedule
 from sppo.schedule import (
     Instruction,
     Op,
     Schedule,
     ScheduleError,
-    build_schedule,
     parse_instruction,
 )
 from sppo.workload import gpt

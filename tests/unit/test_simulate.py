@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.schedule import build_schedule
+from sppo.program import build_schedule
 from sppo.simulate import simulate, unit_costs
 from sppo.workload import gpt
 from tests.numerics.pipelines import make_plan
