@@ -50,6 +50,7 @@ def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
                 start=layout.starts[first],
                 end=layout.starts[last] + layout.lengths[last],
                 longest=max(layout.lengths[index] for index in lending.subsequences),
+                ranks=len(lending.ranks),
                 recompute=lending.recompute_units,
             )
 

@@ -165,15 +165,29 @@ class PartShape:
             loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
         if not self.layers:
             return loss + 2 * hidden
-        again = sum(self.unit_bytes(self.units[name], length) for name in remade)
-        return max(mlp + again, attention + again, loss + 2 * hidden)
+        late, early = self._remade_bytes(length, remade)
+        return max(mlp + late, attention + early, loss + 2 * hidden)
+
+    def _remade_bytes(self, length: int, remade: Collection[str]) -> tuple[int, int]:
+        """Of one block, what is made again for its MLP's backward, and for its attention's.
+
+        The activation is gone before the gradient of its input is made, so it is no more than that.
+        Where the MLP's input is remade everything is, for both.
+        """
+        sizes = {name: self.unit_bytes(self.units[name], length) for name in remade}
+        if "block.middle" in remade or self.model.activation != "gelu":
+            return sum(sizes.values()), sum(sizes.values())
+        mlp = {name for name in remade if name == "norm2.output" or name.startswith("mlp.")}
+        late = sum(sizes[name] for name in mlp - {"mlp.activation"})
+        return late, sum(size for name, size in sizes.items() if name not in mlp)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loan:
     """A part that one rank lends or borrows (`borrowed`), for positions [start, end).
 
-    `longest` is its longest subsequence, `recompute` what a helper's slices do not keep.
+    `longest` is its longest subsequence, which `ranks` compute; `recompute` is what a helper's
+    slices do not keep.
     """
 
     shape: PartShape
@@ -181,6 +195,7 @@ class Loan:
     start: int
     end: int
     longest: int
+    ranks: int
     recompute: tuple[str, ...]
 
     def message_bytes(self) -> int:
@@ -190,8 +205,10 @@ class Loan:
         through room for two heads.
         """
         shape, wide = self.shape, max(4, self.shape.element_bytes)
-        layers, heads = len(shape.layers), shape.model.kv_heads
-        exchanged = 2 * shape.kv_bytes(self.longest, wide) // layers
+        layers, heads, ranks = len(shape.layers), shape.model.kv_heads, self.ranks
+        every = shape.kv_bytes(self.longest, wide)
+        one_more = -(-every * (ranks - 1) // (ranks * layers))
+        exchanged = max(every, (every * (ranks - 1)) // ranks + one_more)
         rooms = shape.kv_bytes(self.start, wide) // (layers * heads)
         return shape.parameters * wide + exchanged + rooms
 
