@@ -19,6 +19,7 @@ _COLOURS = {
     "fetch": ("#e0b268", "#e0b268"),
     "send": ("#8e5a9e", "#8e5a9e"),
     "receive": ("#c4a5cd", "#c4a5cd"),
+    "lending": ("#b5476b", "#b5476b"),
 }
 """Per category: parts 0, 2, ... of a stage, and parts 1, 3, ..."""
 

@@ -11,6 +11,9 @@ import pytest
 
 from benchmarks import traces
 from benchmarks.timeline import Event
+from benchmarks.timeline_figure import _COLOURS
+from benchmarks.traces import category
+from sppo.schedule import Instruction, Op
 
 
 def event(name: str, lane: str, start: int, end: int) -> Event:
@@ -65,3 +68,9 @@ def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> No
     found = re.search(r'"rank":\s+(\d+)', text)
     assert found is not None
     assert found[1] == "2"
+
+
+def test_every_instruction_has_a_category_and_a_colour() -> None:
+    for op in Op:
+        assert category(str(Instruction(op, 0, 3, 1, 1, 0))) in _COLOURS
+    assert category("LW0.0/1@0") == category("AW0.0/1@0") == "lending"
