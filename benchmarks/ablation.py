@@ -69,7 +69,7 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
     from sppo.options import SolverOptions
 
     for policy in ("auto", *policies):
-        options = SolverOptions(policy=policy)
+        options = SolverOptions(policy=policy, msp=False)  # lending takes memory that some lack
         try:
             return _repeat(workload, plan_under(workload, options), options), policy
         except Infeasible:
@@ -86,7 +86,6 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
         "group_subsequences": plan.group_subsequences,
         "kv_offload": plan.kv_block_tokens > 0,
         "head_alone": plan.head_alone,
-        "msp": bool(plan.lendings),
     }
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     changes: dict[str, Any] = {**fixed, "subsequences": count, "longest_tokens": cap}

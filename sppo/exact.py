@@ -154,16 +154,45 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
 
 
 def _remade_columns(problem: StageProblem, program: _Program, choices: list[_Choice]) -> int:
-    """A column at least as large as what is made again in one block, for any subsequence."""
+    """A column at least as large as what any backward takes beyond that with nothing remade.
+
+    As `PartShape.temporary_bytes`: the MLP's backward and the attention's hold different units,
+    unless the MLP's input is made again, which brings all of them to both.
+    """
     column = program.column(0.0, np.inf, integer=False)
-    rows: dict[tuple[int, int], dict[int, float]] = {}
+    base = problem.memory(_keep(problem)).temporary
+    by_place: dict[tuple[int, int], list[_Choice]] = {}
     for choice in choices:
         if choice.again is not None:
-            cells = rows.setdefault((choice.part, choice.index), {column: -1.0})
-            cells[choice.again] = choice.size_bytes / MIB
-    for cells in rows.values():
-        program.row(cells, 0.0)
+            by_place.setdefault((choice.part, choice.index), []).append(choice)
+    for (part, index), again in by_place.items():
+        shape = problem.shapes[part]
+        halves = shape.backward_halves(
+            problem.starts[index], problem.lengths[index], problem.kv_block_tokens
+        )
+        every = sum(choice.size_bytes for choice in again)
+        for half, units in zip(halves[:2], _halves(problem, again), strict=True):
+            cells = {column: -1.0}
+            held = sum(choice.size_bytes for choice in units)
+            for choice in again:
+                size = choice.size_bytes if choice in units else 0
+                if choice.unit.name == "block.middle":
+                    size += every - held
+                assert choice.again is not None
+                cells[choice.again] = size / MIB
+            program.row(cells, (base - half) / MIB)
     return column
+
+
+def _halves(problem: StageProblem, again: list[_Choice]) -> tuple[list[_Choice], list[_Choice]]:
+    """What the MLP's backward holds of these, and the attention's."""
+    if problem.shapes[0].model.activation != "gelu":
+        return again, again
+    mlp = [
+        one for one in again if one.unit.name == "norm2.output" or one.unit.name.startswith("mlp.")
+    ]
+    late = [one for one in mlp if one.unit.name != "mlp.activation"]
+    return late, [one for one in again if one not in mlp and one.unit.name != "block.middle"]
 
 
 def _memory_rows(

@@ -151,6 +151,16 @@ class PartShape:
     def _backward_bytes(
         self, start: int, length: int, remade: Collection[str], kv_block_tokens: int
     ) -> int:
+        mlp, attention, loss = self.backward_halves(start, length, kv_block_tokens)
+        if not self.layers:
+            return loss
+        late, early = self._remade_bytes(length, remade)
+        return max(mlp + late, attention + early, loss)
+
+    def backward_halves(
+        self, start: int, length: int, kv_block_tokens: int
+    ) -> tuple[int, int, int]:
+        """The same of one block's MLP, of its attention, and of the loss, with nothing remade."""
         model, size = self.model, self.element_bytes
         hidden = length * model.hidden * size
         mlp = (2 * length * model.ffn * size) // self.shards + 2 * hidden
@@ -163,10 +173,7 @@ class PartShape:
         loss = 0
         if self.head:
             loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
-        if not self.layers:
-            return loss + 2 * hidden
-        late, early = self._remade_bytes(length, remade)
-        return max(mlp + late, attention + early, loss + 2 * hidden)
+        return mlp, attention, loss + 2 * hidden
 
     def _remade_bytes(self, length: int, remade: Collection[str]) -> tuple[int, int]:
         """Of one block, what is made again for its MLP's backward, and for its attention's.
