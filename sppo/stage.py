@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from sppo.borrowed import Borrowed
 from sppo.comm import Transport
 from sppo.kvcache import KvCache
 from sppo.model import StageWeights, Weights
 from sppo.part import Part, StageBuffers, make_caches
 from sppo.plan import Lending, Plan
 from sppo.runtime import Runtime
-from sppo.slices import Borrowed, Group, LentPart
+from sppo.slices import Group, LentPart
 
 
 class Stage:
