@@ -186,11 +186,15 @@ def attend_backward(
         part.value_gradients.add_(value_gradient.squeeze(0))
         return query_gradient
 
-    tokens = query.shape[2]
-    total = torch.zeros_like(query, dtype=own.key_gradients.dtype)
-    for queries, keys, causal in _square_blocks(tokens, query.device):
-        part = Block(*(buffer[:, keys] for buffer in own))
-        total[:, :, queries].add_(block(part, queries, causal))
+    tokens, precision = query.shape[2], own.key_gradients.dtype
+    everything = slice(tokens)
+    if _halves(tokens, query.device) is None:
+        total = block(own, everything, True).to(precision)
+    else:
+        total = torch.zeros_like(query, dtype=precision)
+        for queries, keys, causal in _square_blocks(tokens, query.device):
+            part = Block(*(buffer[:, keys] for buffer in own))
+            total[:, :, queries].add_(block(part, queries, causal))
     for part in prefix:
-        total.add_(block(part, slice(tokens), False))
+        total.add_(block(part, everything, False))
     return total

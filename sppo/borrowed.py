@@ -20,13 +20,13 @@ class BorrowedWeights:
     """Another stage's part: its parameters one after another in one buffer, gradients likewise."""
 
     def __init__(
-        self, model_weights: Mapping[str, tuple[int, ...]], values: Tensor, gradients: Tensor
+        self, shapes: Mapping[str, tuple[int, ...]], values: Tensor, gradients: Tensor
     ) -> None:
-        size = sum(math.prod(shape) for shape in model_weights.values())
+        size = _elements(shapes)
         self.values, self.gradients = values[:size], gradients[:size]
         self._weights: dict[str, Weight] = {}
         at = 0
-        for name, shape in model_weights.items():
+        for name, shape in shapes.items():
             span = slice(at, at + math.prod(shape))
             at = span.stop
             self._weights[name] = Weight(values[span].view(shape), gradients[span].view(shape))

@@ -76,6 +76,11 @@ class Engine:
             Op.COLLECT: self._collect,
             Op.ADD: self._add,
         }
+        mine = schedule.stages[stage.index]
+        computes = [one for one in mine if one.op in (Op.FORWARD, Op.BACKWARD)]
+        self._needed = {one: needed_receives(schedule, one) for one in mine}
+        self._inputs = {one: inputs_of(schedule, one) for one in computes}
+        self._outputs = {one: outputs_of(schedule, one) for one in computes}
         self._reset(torch.empty(0))
 
     def _reset(self, tokens: Tensor) -> None:
@@ -92,7 +97,7 @@ class Engine:
         kv_moved_before = self.stage.kv_moved_bytes
         try:
             for instruction in self.schedule.stages[self.stage.index]:
-                for receive in needed_receives(self.schedule, instruction):
+                for receive in self._needed[instruction]:
                     self._posted[receive].receipt.wait()
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
@@ -124,7 +129,7 @@ class Engine:
     def _join(self, instruction: Instruction, receive: Op) -> Tensor:
         """What a compute reads: the pieces that came from other ranks and from this one."""
         pieces = []
-        for side in inputs_of(self.schedule, instruction):
+        for side in self._inputs[instruction]:
             received = instruction._replace(op=receive, other=side.other)
             if received in self._posted:
                 piece = self._posted.pop(received).buffer
@@ -136,7 +141,7 @@ class Engine:
 
     def _hand_on(self, instruction: Instruction, send: Op, output: Tensor) -> None:
         """What a compute made, by who reads it. A part of it must not keep all of it."""
-        for side in outputs_of(self.schedule, instruction):
+        for side in self._outputs[instruction]:
             piece = output
             if side.tokens < output.shape[0]:
                 piece = output[side.start : side.start + side.tokens].clone()

@@ -51,11 +51,10 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
                     compute[op, *place] = own + more.time
                     exchanged[op, *place] = more
         sent.update(_loans(plan, lending, shape, profile, link))
-        for instruction in list(sent):
-            if instruction.op is Op.GIVE_BACK and instruction.part == lending.part:
-                added = copy_ns(2 * sent[instruction].bytes, profile.memory_bytes_per_second)
-                _, _, index, part, number, _ = instruction
-                compute[Op.ADD, part, index, number] = added
+    for (op, _, index, part, number, _), message in sent.items():
+        if op is Op.GIVE_BACK:
+            added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
+            compute[Op.ADD, part, index, number] = added
     sent.update(_pieces(plan, slicing, link))
     return SliceCosts(compute=compute, kept_bytes=kept, exchanged=exchanged, sent=sent)
 

@@ -19,6 +19,13 @@ MODELS = (
 )
 
 
+LENGTHS = (
+    st.lists(st.integers(1, 40), min_size=1, max_size=7)
+    .map(tuple)
+    .filter(lambda lengths: sum(lengths) > 1)
+)
+
+
 def assert_equal_work(
     model: Model,
     lengths: tuple[int, ...],
@@ -63,9 +70,7 @@ def assert_equal_work(
 @settings(max_examples=40, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7)
-    .map(tuple)
-    .filter(lambda lengths: sum(lengths) > 1),
+    lengths=LENGTHS,
     degrees=st.sampled_from(((1, 1), (2, 1), (3, 1), (4, 1), (2, 2))),
     group=st.sampled_from((None, 2, 3)),
     share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
@@ -102,9 +107,7 @@ def test_any_pipeline_equals_plain_torch(
 @settings(max_examples=40, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
-    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7)
-    .map(tuple)
-    .filter(lambda lengths: sum(lengths) > 1),
+    lengths=LENGTHS,
     degrees=st.sampled_from(((2, 1), (3, 1), (4, 1), (2, 2))),
     share=st.sampled_from((0.0, 0.3, 1.0)),
     recompute=st.sampled_from(RECOMPUTE_LEVELS),
