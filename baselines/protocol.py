@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal, Protocol
 
 import torch
@@ -46,6 +47,7 @@ def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
 class Context:
     """Where a system runs. The default process group exists already (gloo, NCCL or torch's fake).
 
+    `message_timeout` is for groups that a system makes itself (None: the backend's default).
     `label(kind, tensor)` tells the accounting what a storage holds; systems may call it, none must.
     """
 
@@ -53,6 +55,7 @@ class Context:
     ranks: int
     device: torch.device
     dtype: torch.dtype
+    message_timeout: timedelta | None = None
     label: Callable[[Kind, torch.Tensor], None] = _no_label
 
 

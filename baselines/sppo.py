@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
 
 from baselines.protocol import Context, Kind, StepResult
-from sppo.errors import NotBuilt
 from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
+from sppo.ranks import join_groups
 from sppo.runtime import Runtime
 from sppo.solver import solve
 from sppo.train import Trainer
@@ -65,18 +64,8 @@ class SppoAdapter:
         return (SppoSettings(),)
 
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
-        """The plan these settings give, for this version's engine: a pipeline without SP.
-
-        Raises Infeasible, NotBuilt or ValueError.
-        """
-        ranks, layers = workload.cluster.ranks, workload.model.layers
-        if settings.sequence_parallel not in (None, 1) or ranks > layers:
-            raise NotBuilt(
-                f"{ranks} ranks and {layers} layers need sequence parallelism inside a stage, "
-                "which this version's engine plans (sppo-bench plan) but cannot run"
-            )
-        profile = load_profile(workload.cluster.hardware)
-        return solve(workload, profile, replace(settings, sequence_parallel=1))
+        """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
+        return solve(workload, load_profile(workload.cluster.hardware), settings)
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""
@@ -96,11 +85,10 @@ class SppoAdapter:
         context: Context,
     ) -> SppoSystem:
         plan = self.plan(workload, settings)
-        if plan.pipeline_parallel != context.ranks:
-            raise ValueError(f"the plan needs {plan.pipeline_parallel} ranks, not {context.ranks}")
         runtime = Runtime(device=context.device, dtype=context.dtype, label=context.label)
         profile = load_profile(workload.cluster.hardware)
-        return SppoSystem(Trainer(workload, plan, profile, weights, runtime, context.rank))
+        connections = join_groups(plan, context.message_timeout)
+        return SppoSystem(Trainer(workload, plan, profile, weights, runtime, connections))
 
 
 ADAPTER = SppoAdapter()

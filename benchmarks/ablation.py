@@ -82,6 +82,7 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
     fixed = {
         "pipeline_parallel": plan.pipeline_parallel,
         "sequence_parallel": plan.sequence_parallel,
+        "data_parallel": plan.data_parallel,
         "virtual_stages": plan.virtual_stages,
         "group_subsequences": plan.group_subsequences,
         "kv_offload": plan.kv_block_tokens > 0,

@@ -49,6 +49,9 @@ class Selection:
     """Pipeline stages; the solver's choice if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp"], metavar="S")] = None
     """Ranks inside a stage; the solver's choice if not given."""
+    data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
+    """Pipelines beside each other, each with sequences of its own; the solver's choice if not
+    given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
     """What becomes of kept tensors: auto, no-offload, full-offload, full-recompute, lean, paper."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None

@@ -29,7 +29,6 @@ from benchmarks.weights import initial_weights
 from sppo.comm import GroupTransport
 from sppo.costs import attention_flops, causal_pairs, layer_dense_flops_per_token
 from sppo.hostmem import HostArena
-from sppo.model import StageWeights
 from sppo.options import SolverOptions
 from sppo.part import Part
 from sppo.plan import Plan
@@ -37,6 +36,7 @@ from sppo.profile import Profile, Rates, load_profile
 from sppo.runtime import Runtime
 from sppo.solver import solve
 from sppo.stage import Stage
+from sppo.weights import StageWeights
 from sppo.workload import MIB, MODELS, Cluster, Workload
 
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
@@ -159,7 +159,7 @@ def _copy_rates() -> tuple[float, float]:
 
 def _message_cost() -> tuple[float, float]:
     """Bytes/s and latency of one message between neighbours (half a ping-pong)."""
-    transport, rank = GroupTransport(), dist.get_rank()
+    transport, rank = GroupTransport(range(dist.get_world_size())), dist.get_rank()
     peer = rank ^ 1
 
     def ping(elements: int) -> float:

@@ -122,6 +122,8 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     degrees = [f"PP{plan['pipeline_parallel']}"]
     if plan["sequence_parallel"] > 1:
         degrees.append(f"SP{plan['sequence_parallel']}")
+    if plan.get("data_parallel", 1) > 1:
+        degrees.append(f"DP{plan['data_parallel']}")
     if plan["virtual_stages"] > 1:
         degrees.append(f"x {plan['virtual_stages']} parts")
     offload = sum(shares) / len(shares) if shares else 0.0

@@ -24,6 +24,7 @@ SOLVER_FLAGS = (
     "virtual_stages",
     "pipeline_parallel",
     "sequence_parallel",
+    "data_parallel",
     "policy",
     "solver",
     "cut",

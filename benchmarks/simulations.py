@@ -50,6 +50,7 @@ class Simulated:
     byte_unit: str
     pipeline_parallel: int
     sequence_parallel: int
+    data_parallel: int
     virtual_stages: int
     subsequences: int
     sequences: int
@@ -188,9 +189,10 @@ def _simulated(
         byte_unit=BYTES if peaks else KEPT_UNIT,
         pipeline_parallel=plan.pipeline_parallel,
         sequence_parallel=plan.sequence_parallel,
+        data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,
         subsequences=plan.subsequences,
-        sequences=plan.sequences_per_step,
+        sequences=plan.sequences,
         forward_makespan=_ratio(simulation.forward_makespan, time_divisor),
         makespan=_ratio(simulation.makespan, time_divisor),
         bubble_share=simulation.bubble_share,
@@ -236,6 +238,8 @@ def _head(step: Simulated) -> str:
     layout = f"PP {step.pipeline_parallel}, parts a stage {step.virtual_stages}"
     if step.sequence_parallel > 1:
         layout = f"SP {step.sequence_parallel} x {layout}"
+    if step.data_parallel > 1:
+        layout = f"DP {step.data_parallel} x {layout}"
     where = f"{step.workload} on {step.hardware} ({step.profile_kind} profile)"
     if step.unit == COST_UNIT:
         where = "a pipeline in unit costs (no model, no hardware)"

@@ -179,6 +179,7 @@ def prepare(
         ranks=job.ranks,
         device=device,
         dtype=torch_dtype(job.workload.dtype),
+        message_timeout=timedelta(seconds=job.message_timeout_seconds),
         label=accounting.label,
     )
     settings: Any = msgspec.convert(job.settings, adapter.settings_type)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from sppo.activations import storage_key
-from sppo.layers import Weight
-from sppo.model import stage_weight_shapes
 from sppo.plan import Lending, Plan
 from sppo.runtime import Runtime
+from sppo.weights import Weight, stage_weight_shapes
 
 
 class BorrowedWeights:
@@ -65,9 +64,9 @@ class Borrowed:
 
 
 def part_shapes(plan: Plan, part: int) -> dict[str, tuple[int, ...]]:
-    """Parameter of a part -> its shape, in the order in which they travel."""
+    """Parameter of a part -> the shape of a rank's shard, in the order in which they travel."""
     mine = plan.parts[part]
-    return stage_weight_shapes(plan.model, mine.layer_range, mine.head)
+    return stage_weight_shapes(plan.model, mine.layer_range, mine.head, plan.sequence_parallel)
 
 
 def _elements(shapes: Mapping[str, tuple[int, ...]]) -> int:

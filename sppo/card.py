@@ -62,7 +62,7 @@ def card(plan: Plan, profile: Profile, workload: Workload) -> str:
 
 
 def _head(plan: Plan, profile: Profile, workload: Workload) -> Iterator[tuple[str, str]]:
-    ranks = plan.sequence_parallel * plan.pipeline_parallel
+    ranks = plan.ranks
     seconds = plan.makespan_seconds
     rate = workload.tokens_per_step / seconds / ranks
     peak = profile.peak_flops_per_second
@@ -71,7 +71,7 @@ def _head(plan: Plan, profile: Profile, workload: Workload) -> Iterator[tuple[st
     ends = sorted(set(plan.lengths_tokens), reverse=True)
     between = " .. ".join(f"{length:,}" for length in dict.fromkeys((ends[0], ends[-1])))
     yield "hardware", f"{ranks} ranks of {profile.name}, {profile.kind} profile"
-    yield "layout", f"SP {plan.sequence_parallel} x PP {plan.pipeline_parallel}, {parts} a stage"
+    yield "layout", f"{plan.degrees_words}, {parts} a stage"
     yield "cut", f"N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
         yield "", f"K, V and their gradients in the host tier, blocks of {plan.kv_block_tokens:,}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -63,6 +64,10 @@ class Transport(Protocol):
         """Wait until everything sent (through these channels) has left."""
         ...
 
+    def abandon(self) -> None:
+        """After an error: ranks that wait for this one fail too."""
+        ...
+
 
 class _GroupReceipt:
     def __init__(self, work: dist.Work) -> None:
@@ -78,10 +83,12 @@ class GroupTransport:
     gloo tells channels apart by tag. NCCL knows no tags and runs all messages of a pair on one
     stream, in order: a receive that is posted ahead would hold up the send behind it, on both
     sides. So there each direction of each channel has a group of its own.
-    Collective: every rank makes its transport at the same time.
+    Collective: every rank makes its transport at the same time. `ranks`: those of the pipeline's
+    stages in the default group.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Sequence[int]) -> None:
+        self._ranks = ranks
         self.traffic = Traffic()
         self._leaving: dict[Channel, deque[tuple[dist.Work, Tensor]]] = {
             channel: deque() for channel in Channel
@@ -99,14 +106,16 @@ class GroupTransport:
         while channel is Channel.PIPELINE and len(leaving) >= 2:
             leaving.popleft()[0].wait()
         self.traffic.count(tensor)
-        group = self._groups[channel, self._rank < peer]
-        work = dist.isend(tensor, peer, group=group, tag=channel)
+        target = self._ranks[peer]
+        group = self._groups[channel, self._rank < target]
+        work = dist.isend(tensor, target, group=group, tag=channel)
         assert work is not None
         leaving.append((work, tensor))
 
     def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
-        group = self._groups[channel, peer < self._rank]
-        work = dist.irecv(into, peer, group=group, tag=channel)
+        source = self._ranks[peer]
+        group = self._groups[channel, source < self._rank]
+        work = dist.irecv(into, source, group=group, tag=channel)
         assert work is not None
         return _GroupReceipt(work)
 
@@ -115,6 +124,9 @@ class GroupTransport:
             leaving = self._leaving[channel]
             while leaving:
                 leaving.popleft()[0].wait()
+
+    def abandon(self) -> None:
+        """The process group tells them."""
 
 
 class InProcessNetwork:
@@ -153,6 +165,9 @@ class InProcessTransport:
 
     def flush(self, *channels: Channel) -> None:
         """A mailbox never fills up."""
+
+    def abandon(self) -> None:
+        self.network.broken.set()
 
 
 class _Box:

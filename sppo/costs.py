@@ -128,7 +128,7 @@ def block_seconds(
         + 3 * exchange
         + 2 * dense / profile.rate(work, "dense_backward")
         + 2 * attention / profile.rate(work, "attention_backward"),
-        head=3 * head_flops_per_token(model) * tokens / shards / dense_forward,
+        head=exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
 
 
@@ -140,12 +140,30 @@ def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) 
     """
     if shards == 1:
         return 0.0
-    rate: float | None = profile.collective_bytes_per_second
-    if shards > profile.ranks_per_node:
-        rate = profile.internode_bytes_per_second
-    assert rate is not None, f"{profile.name} has no link between nodes"
+    rate = _collective_rate(profile, shards)
     moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
     return 2 * moved / rate
+
+
+def _collective_rate(profile: Profile, ranks: int) -> float:
+    """Bytes/s of a collective over so many neighbours; a machine without nodes is all one."""
+    between = profile.internode_bytes_per_second
+    if ranks <= profile.ranks_per_node or between is None:
+        return profile.collective_bytes_per_second
+    return between
+
+
+def reduction_seconds(profile: Profile, *, elements: int, inner_ranks: int, replicas: int) -> float:
+    """A reduce-scatter of gradients and an all-gather of weights, of `elements` on each replica.
+
+    `inner_ranks` of a replica are neighbours; replicas lie in one node if all ranks do.
+    """
+    if replicas == 1:
+        return 0.0
+    rate = _collective_rate(profile, inner_ranks * replicas)
+    size = element_bytes(profile)
+    moved = elements * (size + max(4, size)) * (replicas - 1) / replicas
+    return moved / rate
 
 
 def recompute_ns(
@@ -172,6 +190,7 @@ def recompute_ns(
         if unit.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += unit.dense_flops * tokens / shards / rate
+            seconds += _exchange_seconds(model, profile, tokens, shards) / 2
         elif unit.recipe == "attention":
             flops = attention_flops(model, causal_pairs(start, tokens)) / shards
             seconds += flops / profile.rate(work, "attention_forward")

@@ -78,6 +78,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         hardware=profile.name,
         sequence_parallel=layout.sequence_parallel,
         pipeline_parallel=layout.pipeline_parallel,
+        data_parallel=layout.data_parallel,
         virtual_stages=layout.virtual_stages,
         group_subsequences=layout.group_subsequences,
         kv_block_tokens=layout.kv_block_tokens,
@@ -95,6 +96,6 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
     simulation = simulate_plan(draft, profile)
     return replace(
         draft,
-        makespan_seconds=simulation.makespan / 1e9,
+        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
         bubble_share=simulation.bubble_share,
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sppo.comm import InProcessTransport, Receipt, Transport
+from sppo.comm import Receipt, Transport
 from sppo.schedule import (
     Instruction,
     Op,
@@ -81,19 +80,22 @@ class Engine:
         self._needed = {one: needed_receives(schedule, one) for one in mine}
         self._inputs = {one: inputs_of(schedule, one) for one in computes}
         self._outputs = {one: outputs_of(schedule, one) for one in computes}
-        self._reset(torch.empty(0))
+        self._reset(torch.empty(0), 1.0)
 
-    def _reset(self, tokens: Tensor) -> None:
+    def _reset(self, tokens: Tensor, scale: float) -> None:
         self._tokens = tokens
-        self._scale = 1.0 / max(1, tokens.shape[0] * (tokens.shape[-1] - 1))
+        self._scale = scale
         self._posted: dict[Instruction, _Posted] = {}
         self._outgoing: dict[Instruction, Tensor] = {}
         self._losses: list[Tensor] = []
         self.counters = StepCounters()
 
-    def run(self, tokens: Tensor) -> StepCounters:
-        """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights."""
-        self._reset(tokens)
+    def run(self, tokens: Tensor, scale: float) -> StepCounters:
+        """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights.
+
+        The loss is `scale` times the sum of this rank's; 1 / tokens of the step makes it a mean.
+        """
+        self._reset(tokens, scale)
         kv_moved_before = self.stage.kv_moved_bytes
         try:
             for instruction in self.schedule.stages[self.stage.index]:
@@ -120,7 +122,8 @@ class Engine:
 
     def _post(self, instruction: Instruction) -> None:
         runtime = self.stage.runtime
-        shape = (message_tokens(self.schedule, instruction), self.stage.plan.model.hidden)
+        tokens = message_tokens(self.schedule, instruction) // runtime.team.size
+        shape = (tokens, self.stage.plan.model.hidden)
         buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
         runtime.label("staging", buffer)
         receipt = self.transport.receive(buffer, self._peer(instruction))
@@ -141,10 +144,12 @@ class Engine:
 
     def _hand_on(self, instruction: Instruction, send: Op, output: Tensor) -> None:
         """What a compute made, by who reads it. A part of it must not keep all of it."""
+        size = self.stage.runtime.team.size
         for side in self._outputs[instruction]:
             piece = output
-            if side.tokens < output.shape[0]:
-                piece = output[side.start : side.start + side.tokens].clone()
+            start, tokens = side.start // size, side.tokens // size
+            if tokens < output.shape[0]:
+                piece = output[start : start + tokens].clone()
             sent = instruction._replace(op=send, other=side.other)
             if side.rank == self.stage.index:
                 sent = matching_receive(sent)
@@ -215,23 +220,3 @@ class Engine:
     def _add(self, instruction: Instruction) -> None:
         """The receipt adds what has come when it is waited for."""
         del self._posted[instruction._replace(op=Op.COLLECT)]
-
-
-def run_together(engines: list[Engine], tokens: Tensor) -> list[StepCounters]:
-    """All ranks of one process, each in a thread. Raises what the first failing rank raised."""
-
-    def run(engine: Engine) -> None:
-        transport = engine.transport
-        assert isinstance(transport, InProcessTransport)
-        whole = False
-        try:
-            engine.run(tokens)
-            whole = True
-        finally:
-            if not whole:
-                transport.network.broken.set()
-
-    with ThreadPoolExecutor(len(engines)) as pool:
-        for done in as_completed([pool.submit(run, engine) for engine in engines]):
-            done.result()
-    return [engine.counters for engine in engines]

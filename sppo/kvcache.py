@@ -101,8 +101,16 @@ class ResidentLayer:
 class KvRing:
     """Two device blocks of `tokens` tokens that all hosted layers of a stage share in turn."""
 
-    def __init__(self, model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (2, model.kv_heads, tokens, model.head_width)
+    def __init__(
+        self,
+        model: Model,
+        tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        shards: int = 1,
+    ) -> None:
+        shape = (2, model.kv_heads // shards, tokens, model.head_width)
         precision = torch.float64 if dtype == torch.float64 else torch.float32
         self.tokens = tokens
         self.buffers = Block(
@@ -202,7 +210,7 @@ class HostedLayer:
 
 
 class KvCache:
-    """The buffers of `layers` layers for sequences of `tokens` tokens.
+    """The buffers of `layers` layers for `tokens` tokens: the heads of one of `shards` ranks.
 
     With a `ring` they lie in the host tier. A sequence's backward must be over before another's
     forward begins to reuse the buffers. `gradients_of` is a cache to share dK and dV with: they are
@@ -218,14 +226,16 @@ class KvCache:
         dtype: torch.dtype,
         ring: KvRing | None = None,
         gradients_of: KvCache | None = None,
+        *,
+        shards: int = 1,
     ) -> None:
-        shape = (layers, model.kv_heads, tokens, model.head_width)
+        shape = (layers, model.kv_heads // shards, tokens, model.head_width)
         precision = torch.float64 if dtype == torch.float64 else torch.float32
 
         def take(kind: torch.dtype) -> Tensor:
             if ring is None:
                 return torch.empty(shape, device=device, dtype=kind)
-            size_bytes = kind.itemsize * layers * model.kv_width * tokens
+            size_bytes = kind.itemsize * layers * tokens * model.kv_width // shards
             return host_memory(size_bytes, device).view(kind).view(shape)
 
         self.ring = ring

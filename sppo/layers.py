@@ -8,7 +8,6 @@ the graph: a backward adds to `Weight.gradient` itself (Megatron's gradient accu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,19 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sppo.attention import attend, attend_backward
-from sppo.kvcache import LayerCache
+from sppo.team import Team
+from sppo.weights import Weight
 
 Tag = Callable[[str, Tensor], None]
 """Names a tensor about to be saved with its unit of `units.py`."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter and its gradient: float32, or float64 where the parameter is."""
-
-    value: Tensor
-    gradient: Tensor
 
 
 def add_product(gradient: Tensor, left: Tensor, right: Tensor) -> None:
@@ -37,6 +28,19 @@ def add_product(gradient: Tensor, left: Tensor, right: Tensor) -> None:
         gradient.addmm_(left, right)
     else:
         gradient.add_(left @ right)
+
+
+def linear(x: Tensor, weight: Weight, bias: Weight | None) -> Tensor:
+    """x [l, in] @ weight.T + bias."""
+    return F.linear(x, weight.value, None if bias is None else bias.value)
+
+
+def row_linear(x: Tensor, team: Team, weight: Weight, bias: Weight | None) -> Tensor:
+    """The forward of `RowLinear`."""
+    if team.size == 1:
+        return linear(x, weight, bias)
+    out = team.scatter(x @ weight.value.t()).wait()
+    return out if bias is None else out.add_(bias.value)
 
 
 class StageInput(torch.autograd.Function):
@@ -58,24 +62,65 @@ class StageInput(torch.autograd.Function):
         return None, None, None
 
 
-class Linear(torch.autograd.Function):
-    """x [l, in] @ weight.T + bias."""
+class ColumnLinear(torch.autograd.Function):
+    """x @ weight.T + bias for one weight or several, of whose outputs every rank has its columns.
+
+    x [l / size, in] of this rank's tokens; outputs [l, out / size] of all tokens, as gathered. Only
+    x is kept; in the backward it is gathered again while the gradient of the inputs is computed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Weight, bias: Weight | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, team: Team, weights: tuple[tuple[Weight, Weight | None], ...]
+    ) -> Tensor | tuple[Tensor, ...]:
         ctx.save_for_backward(x)
+        ctx.team = team
+        ctx.weights = weights
+        gathered = team.gather(x).wait()
+        outputs = tuple(linear(gathered, weight, bias) for weight, bias in weights)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        gathering = ctx.team.gather(x)
+        x_gradient = grads[0] @ ctx.weights[0][0].value
+        for grad, (weight, _) in zip(grads[1:], ctx.weights[1:], strict=True):
+            x_gradient.addmm_(grad, weight.value)
+        gathered = gathering.wait()
+        scattering = ctx.team.scatter(x_gradient)
+        for grad, (weight, bias) in zip(grads, ctx.weights, strict=True):
+            add_product(weight.gradient, grad.t(), gathered)
+            if bias is not None:
+                bias.gradient.add_(grad.sum(0))
+        return scattering.wait(), None, None
+
+
+class RowLinear(torch.autograd.Function):
+    """x @ weight.T + bias, where every rank has some columns of x.
+
+    x [l, in / size] of all tokens, as gathered; the output [l / size, out] of this rank's tokens.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, team: Team, weight: Weight, bias: Weight | None) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.team = team
         ctx.weight = weight
         ctx.bias = bias
-        return F.linear(x, weight.value, None if bias is None else bias.value)
+        return row_linear(x, team, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        add_product(ctx.weight.gradient, grad.t(), x)
+        gathering = ctx.team.gather(grad)
         if ctx.bias is not None:
             ctx.bias.gradient.add_(grad.sum(0))
-        return grad @ ctx.weight.value, None, None
+        gathered = gathering.wait()
+        add_product(ctx.weight.gradient, gathered.t(), x)
+        return gathered @ ctx.weight.value, None, None, None
 
 
 class LayerNorm(torch.autograd.Function):
@@ -157,141 +202,3 @@ class SwiGlu(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         gate_gradient = torch.ops.aten.silu_backward(grad * up, gate)
         return gate_gradient, F.silu(gate).mul_(grad)
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """[..., D] as complex [..., D / 2]: neighbouring columns turn together (see `RotaryTable`)."""
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-
-
-def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
-    """RoPE in one complex product: x, out [heads, l, D]; turns complex [l, D / 2]."""
-    if x.dtype in (torch.float32, torch.float64):
-        torch.mul(_pairs(x), turns, out=_pairs(out))
-    else:
-        out.copy_(torch.view_as_real(_pairs(x.float()) * turns).flatten(-2))
-    return out
-
-
-def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views [heads, l, D], [kv_heads, l, D] twice, of qkv [l, (heads + 2 kv_heads) D]."""
-    by_head = qkv.view(qkv.shape[0], -1, width).transpose(0, 1)
-    heads = by_head.shape[0] - 2 * kv_heads
-    query, key, value = torch.split(by_head, [heads, kv_heads, kv_heads])
-    return query, key, value
-
-
-def attend_cache(query: Tensor, cache: LayerCache, start: int) -> tuple[Tensor, Tensor]:
-    """`attend_prefix` once more, when this subsequence's K and V are in the buffers."""
-    return attend_prefix(query, cache.own(start, query.shape[1]), cache, start)
-
-
-def attend_prefix(
-    query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int
-) -> tuple[Tensor, Tensor]:
-    """Rotated queries [heads, l, D] of positions start..start+l against `own` and all before.
-
-    Returns the output [l, heads D] and its log-sum-exp [1, heads, l].
-    """
-    tokens = query.shape[1]
-    out, logsumexp = attend(query, own, cache.prefix(start))
-    return out.squeeze(0).transpose(0, 1).reshape(tokens, -1), logsumexp
-
-
-class PrefixAttention(torch.autograd.Function):
-    """RoPE, the KV buffers and causal attention of one subsequence: qkv [l, h + 2 kv] -> [l, h].
-
-    `cache` is the layer's view of the KV buffers; K and V of this subsequence are written into it,
-    and in the backward their gradients are read out of it: by then every later subsequence has
-    added its share.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        turns: Tensor,
-        cache: LayerCache,
-        start: int,
-        tag: Tag,
-    ) -> Tensor:
-        width = 2 * turns.shape[-1]
-        query, key, value = split_heads(qkv, width, cache.kv_heads)
-        rotated = rotate_into(query, turns, query.new_empty(query.shape))
-        own_key, own_value = cache.place(key, start)
-        rotate_into(key, turns, own_key)
-        own_value.copy_(value)
-        cache.keep(start, own_key, own_value)
-        result, logsumexp = attend_prefix(rotated, (own_key, own_value), cache, start)
-        tag("attention.query", rotated)
-        tag("attention.output", result)
-        tag("attention.logsumexp", logsumexp)
-        ctx.save_for_backward(rotated, result, logsumexp)
-        ctx.turns = turns
-        ctx.cache = cache
-        ctx.start = start
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rotated, result, logsumexp = ctx.saved_tensors
-        cache, start = ctx.cache, ctx.start
-        tokens, width = result.shape[0], rotated.shape[-1]
-
-        def by_head(x: Tensor) -> Tensor:
-            return x.view(tokens, -1, width).transpose(0, 1).unsqueeze(0)
-
-        own = cache.own_gradients(start, tokens)
-        query_gradient = attend_backward(
-            by_head(grad.contiguous()),
-            rotated.unsqueeze(0),
-            by_head(result),
-            logsumexp,
-            own,
-            cache.prefix_gradients(start),
-        ).squeeze(0)
-        heads = rotated.shape[0] + 2 * cache.kv_heads
-        qkv_gradient = result.new_empty(tokens, heads * width)
-        query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
-        turns_back = ctx.turns.conj_physical()
-        rotate_into(query_gradient.to(result.dtype), turns_back, query)
-        rotate_into(own.key_gradients.to(result.dtype), turns_back, key)
-        value.copy_(own.value_gradients)
-        return qkv_gradient, None, None, None, None
-
-
-class TiledLoss(torch.autograd.Function):
-    """Cross entropy of a subsequence, `tile` tokens of logits at a time; they never all exist.
-
-    x [l, h], head weight [V, h], targets int64 [l]. Returns sum(losses) * scale.
-    The backward of a tile runs at once, while its logits are there; only dx [l, h] is kept.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Weight, targets: Tensor, scale: float, tile: int, tag: Tag
-    ) -> Tensor:
-        gradient = torch.empty_like(x)
-        precision = torch.float64 if x.dtype == torch.float64 else torch.float32
-        total = torch.zeros((), dtype=precision, device=x.device)
-        for start in range(0, x.shape[0], tile):
-            rows = slice(start, min(start + tile, x.shape[0]))
-            logits = F.linear(x[rows], weight.value).to(precision)
-            logsumexp = logits.logsumexp(-1, keepdim=True)
-            wanted = targets[rows].unsqueeze(-1)
-            total += (logsumexp - logits.gather(-1, wanted)).sum()
-            probabilities = logits.sub_(logsumexp).exp_()
-            probabilities.scatter_add_(-1, wanted, -torch.ones_like(logsumexp))
-            scaled = probabilities.mul_(scale).to(x.dtype)
-            torch.mm(scaled, weight.value, out=gradient[rows])
-            add_product(weight.gradient, scaled.t(), x[rows])
-        tag("head.gradient", gradient)
-        ctx.save_for_backward(gradient)
-        return total * scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad.to(gradient.dtype), None, None, None, None, None

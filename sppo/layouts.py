@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds
-from sppo.memory import PartShape
+from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
+from sppo.memory import PartShape, state_elements
 from sppo.msp import Slicing, lendings, with_slices
 from sppo.orders import Compute, compute_order, stage_computes
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut, slice_cut, time_balanced_cut
-from sppo.plan import Lending, receive_ahead
+from sppo.plan import Lending, degrees_words, receive_ahead
 from sppo.profile import Profile
 from sppo.units import RECOMPUTE_CHEAP
 from sppo.workload import Model, Workload
@@ -53,6 +53,7 @@ class Layout:
     kv_sets: int = 1
     head_alone: bool = False
     lends: Ends = "none"
+    data_parallel: int = 1
 
     @cached_property
     def lendings(self) -> tuple[Lending, ...]:
@@ -67,7 +68,8 @@ class Layout:
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
         tokens = self.lengths[index]
-        alignment = min(ALIGNMENT_TOKENS * self.sequence_parallel, tokens // ranks)
+        shards = self.sequence_parallel
+        alignment = min(ALIGNMENT_TOKENS, tokens // ranks // shards) * shards
         if alignment < 1:
             return None
         return slice_cut(
@@ -84,6 +86,11 @@ class Layout:
         """The parts that a stage computes: its own, then those that it borrows."""
         own = range(stage, len(self.shapes), self.pipeline_parallel)
         return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step that pass each replica."""
+        return self.workload.sequences_per_step // self.data_parallel
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
@@ -106,6 +113,7 @@ class Layout:
                 head=number == len(ranges) - 1,
                 element_bytes=self.workload.element_bytes,
                 shards=self.sequence_parallel,
+                replicas=self.data_parallel,
             )
             for number, part in enumerate(ranges)
         )
@@ -126,7 +134,7 @@ class Layout:
         return tuple(
             stage_computes(
                 self.order(stage),
-                sequences=self.workload.sequences_per_step,
+                sequences=self.sequences,
                 mixed=self.kv_sets > 1,
                 ahead=self.pipeline_parallel - 1 - stage,
             )
@@ -173,7 +181,7 @@ class Layout:
             times = [cost.forward_ns + cost.backward_ns for cost in blocks]
             ends = (self.pipeline_parallel - 1) * max(times)
             head = sum(cost.forward_ns + cost.backward_ns for cost in heads)
-            work = self.workload.sequences_per_step * (sum(times) + max(0, head - ends))
+            work = self.sequences * (sum(times) + max(0, head - ends))
             found.append((work, ends))
         work, ends = max(found, key=sum)
         return work / 1e9, ends / 1e9
@@ -185,21 +193,36 @@ class Layout:
         An estimate: the largest part-subsequence need not be the one at the ends, so a simulated
         step may lie a few parts in a thousand below.
         """
-        return sum(self.work_and_ends_seconds)
+        return sum(self.work_and_ends_seconds) + self.reduction_seconds
+
+    @cached_property
+    def reduction_seconds(self) -> float:
+        """Gradients summed over the replicas, and weights collected from them, once a step."""
+        if self.data_parallel == 1:
+            return 0.0
+        stages = range(self.pipeline_parallel)
+        shapes = [self.shapes[stage :: self.pipeline_parallel] for stage in stages]
+        return reduction_seconds(
+            self.profile,
+            elements=max(state_elements(mine) for mine in shapes),
+            inner_ranks=self.sequence_parallel * self.pipeline_parallel,
+            replicas=self.data_parallel,
+        )
 
     @property
-    def family(self) -> tuple[int, int, int, int]:
-        """SP, PP, parts a stage and the place of K and V: all but the cut."""
+    def family(self) -> tuple[int, ...]:
+        """SP, PP, DP, parts a stage and the place of K and V: all but the cut."""
         return (
             self.sequence_parallel,
             self.pipeline_parallel,
+            self.data_parallel,
             self.virtual_stages,
             self.kv_block_tokens,
         )
 
     @property
     def degrees_words(self) -> str:
-        return f"SP {self.sequence_parallel} x PP {self.pipeline_parallel}"
+        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
 
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
@@ -234,34 +257,6 @@ def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-def degrees(
-    workload: Workload, sequence_parallel: int | None, pipeline_parallel: int | None
-) -> list[tuple[int, int]]:
-    """(SP, PP) over all ranks that the model's heads, KV heads and layers allow.
-
-    Raises ValueError if there is none.
-    """
-    ranks, model = workload.cluster.ranks, workload.model
-    found = []
-    for shards in range(1, ranks + 1):
-        stages, rest = divmod(ranks, shards)
-        fits = not rest and stages <= model.layers
-        fits &= model.heads % shards == 0 and model.kv_heads % shards == 0
-        fits &= sequence_parallel in (None, shards) and pipeline_parallel in (None, stages)
-        if fits:
-            found.append((shards, stages))
-    if not found:
-        asked = f"SP {sequence_parallel or 'any'} x PP {pipeline_parallel or 'any'}"
-        most = model.kv_heads * model.layers
-        raise ValueError(
-            f"no layout {asked} fills {ranks} ranks: SP must divide {model.heads} heads and "
-            f"{model.kv_heads} KV heads, PP is at most {model.layers} layers, and SP x PP must be "
-            f"{ranks}; {model.name} fills at most {most:,} ranks (data-parallel replicas are not "
-            "in this version)"
-        )
-    return found
-
-
 def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
     """Numbers of parts per stage worth a try: as long as every part has a layer."""
     if wanted is not None:
@@ -290,12 +285,12 @@ def cuts(
     Raises ValueError if the asked N is more than the tokens allow.
     """
     tokens = workload.sequence_tokens
-    alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else 1
+    alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else shards
     counts: Sequence[int] = tuple(n for n in CANDIDATES if n * alignment <= tokens)
     if subsequences is not None:
-        check_cut(tokens, subsequences, 1)
+        check_cut(tokens, subsequences, shards)
         counts = (subsequences,)
-        alignment = min(alignment, tokens // subsequences)
+        alignment = min(alignment, tokens // subsequences // shards * shards)
     for count in counts:
         plain = _cut(workload, profile, shards, count, kind, alignment, longest_tokens)
         yield plain
@@ -318,7 +313,9 @@ def _cut(
         return equal_cut(tokens, count, alignment=alignment)
     if kind == "time":
         return time_balanced_cut(model, profile, tokens, count, alignment=alignment, shards=shards)
-    return flops_balanced_cut(model, tokens, count, alignment=alignment, longest=longest_tokens)
+    return flops_balanced_cut(
+        model, tokens, count, alignment=alignment, unit=shards, longest=longest_tokens
+    )
 
 
 def even_group(subsequences: int, largest: int) -> int:

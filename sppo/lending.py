@@ -91,6 +91,7 @@ def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
         for layout in layouts
         if layout.sequence_parallel == plan.sequence_parallel
         and layout.pipeline_parallel == plan.pipeline_parallel
+        and layout.data_parallel == plan.data_parallel
         and layout.virtual_stages == plan.virtual_stages
         and layout.kv_block_tokens == plan.kv_block_tokens
         and (layout.lengths == plan.lengths_tokens or len(layout.lengths) < plan.subsequences)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 from sppo import policies
 from sppo.bounds import require_some_fates
+from sppo.degrees import every_degree
 from sppo.drafts import stage_problem
 from sppo.errors import Short
 from sppo.fates import StageProblem
-from sppo.layouts import ALIGNMENT_TOKENS, CANDIDATES, Layout, degrees, interleavings
+from sppo.layouts import ALIGNMENT_TOKENS, CANDIDATES, Layout, interleavings
 from sppo.options import SolverOptions, every_layout
 from sppo.profile import Profile
 from sppo.workload import Workload, parse_tokens
@@ -68,7 +69,9 @@ class _Family:
         return True
 
     def _layout(self, tokens: int, count: int, cap: int | None) -> Layout:
-        shorter = replace(self.workload, sequence_tokens=tokens)
+        shards = self.options.sequence_parallel or 1
+        whole = max(tokens // shards, 1) * shards
+        shorter = replace(self.workload, sequence_tokens=max(2, whole))
         options = replace(self.options, subsequences=count, longest_tokens=cap)
         (layout,) = every_layout(shorter, self.profile, options)
         return layout
@@ -104,8 +107,10 @@ def _families(workload: Workload, profile: Profile, options: SolverOptions) -> I
         places = (True, False)
     layers = workload.model.layers
     for place in places:
-        pairs = degrees(workload, options.sequence_parallel, options.pipeline_parallel)
-        for shards, stages in reversed(pairs):
+        found = every_degree(
+            workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
+        )
+        for shards, stages, replicas in reversed(found):
             for parts in interleavings(layers, stages, options.virtual_stages)[:2]:
                 if options.solver == "paper" and parts > 1:
                     continue
@@ -113,6 +118,7 @@ def _families(workload: Workload, profile: Profile, options: SolverOptions) -> I
                     options,
                     sequence_parallel=shards,
                     pipeline_parallel=stages,
+                    data_parallel=replicas,
                     virtual_stages=parts,
                     kv_offload=place,
                 )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 from sppo.orders import Compute, residency
 from sppo.plan import StageMemory, UnitKey
+from sppo.sharding import shard_shape, sharded_axis
 from sppo.units import (
     OFFLOAD_ORDER,
     Unit,
@@ -36,12 +38,40 @@ RING_TOKENS = (256, 16_384)
 """Least and most tokens of such a block."""
 
 
+class _Parameters(NamedTuple):
+    vectors: int
+    matrices: int
+    whole: int
+
+
+@lru_cache(maxsize=4096)
+def _parameters(model: Model, layers: range, head: bool, shards: int) -> _Parameters:
+    """One rank's elements in a part; `whole` is what every shard has all of."""
+    vectors = matrices = whole = 0
+    for name, shape in weight_shapes(model).items():
+        if name.startswith("layers."):
+            mine = int(name.split(".")[1]) in layers
+        else:
+            mine = 0 in layers if name.startswith("embedding") else head
+        if not mine:
+            continue
+        size = math.prod(shard_shape(name, shape, shards))
+        if len(shape) == 1:
+            vectors += size
+        else:
+            matrices += size
+        if sharded_axis(name) is None:
+            whole += size
+    return _Parameters(vectors, matrices, whole)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PartShape:
     """What the memory model needs to know of one part: consecutive layers of the model.
 
     `shards` is the degree of sequence parallelism inside the stage: weights and heads are sharded,
-    and so are the tokens between them. All sizes are those of one rank.
+    and so are the tokens between them. `replicas` share the optimizer's state. All sizes are those
+    of one rank.
     """
 
     model: Model
@@ -49,21 +79,26 @@ class PartShape:
     head: bool
     element_bytes: int
     shards: int = 1
+    replicas: int = 1
 
     @property
     def first(self) -> bool:
         return 0 in self.layers
 
-    @cached_property
+    @property
+    def parameters_by_axes(self) -> tuple[int, int]:
+        """One rank's elements of vectors, and of matrices."""
+        found = _parameters(self.model, self.layers, self.head, self.shards)
+        return found.vectors, found.matrices
+
+    @property
     def parameters(self) -> int:
-        total = 0
-        for name, shape in weight_shapes(self.model).items():
-            if name.startswith("layers."):
-                mine = int(name.split(".")[1]) in self.layers
-            else:
-                mine = self.first if name.startswith("embedding") else self.head
-            total += math.prod(shape) if mine else 0
-        return -(-total // self.shards)
+        return sum(self.parameters_by_axes)
+
+    @property
+    def whole_parameters(self) -> int:
+        """Elements of what every shard has all of: their gradients are summed over the shards."""
+        return _parameters(self.model, self.layers, self.head, self.shards).whole
 
     @cached_property
     def units(self) -> dict[str, Unit]:
@@ -169,10 +204,17 @@ class PartShape:
         attention = prefix + 5 * hidden + 2 * length * model.kv_width * size
         if kv_block_tokens:
             attention += 2 * length * model.kv_width * (size + max(4, size))
-        attention = attention // self.shards + (hidden if self.shards > 1 else 0)
+        attention //= self.shards
         loss = 0
+        tile = min(length, LOSS_TILE_TOKENS)
         if self.head:
-            loss = 3 * min(length, LOSS_TILE_TOKENS) * model.vocabulary * 4 // self.shards
+            loss = 3 * tile * model.vocabulary * 4 // self.shards
+        if self.shards > 1:  # what is gathered, what is summed, and the same in another order
+            mlp += 2 * hidden // self.shards
+            attention += 2 * hidden + 7 * hidden // self.shards
+            loss += 2 * tile * model.hidden * size
+        if self.shards > 1 and self.first:
+            loss = max(loss, length * model.hidden * (size + max(4, size)))
         return mlp, attention, loss + 2 * hidden
 
     def _remade_bytes(self, length: int, remade: Collection[str]) -> tuple[int, int]:
@@ -212,7 +254,8 @@ class Loan:
         through room for two heads.
         """
         shape, wide = self.shape, max(4, self.shape.element_bytes)
-        layers, heads, ranks = len(shape.layers), shape.model.kv_heads, self.ranks
+        layers, ranks = len(shape.layers), self.ranks
+        heads = shape.model.kv_heads // shape.shards
         every = shape.kv_bytes(self.longest, wide)
         one_more = -(-every * (ranks - 1) // (ranks * layers))
         exchanged = max(every, (every * (ranks - 1)) // ranks + one_more)
@@ -253,13 +296,23 @@ def block_tokens(workload: Workload, shards: int) -> int:
     return tokens
 
 
-def state_bytes(parameters: int, element_bytes: int) -> tuple[int, int, int]:
-    """Weights, gradients (float32) and AdamW state of a stage."""
-    gradient_bytes = max(4, element_bytes)
-    optimizer = parameters * 2 * gradient_bytes
-    if element_bytes < 4:
-        optimizer += parameters * 4
-    return parameters * element_bytes, parameters * gradient_bytes, optimizer
+def state_elements(shapes: Sequence[PartShape]) -> int:
+    """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
+    replicas = shapes[0].replicas
+    by_axes = zip(*(shape.parameters_by_axes for shape in shapes), strict=True)
+    return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
+
+
+def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
+    """Weights, gradients (float32) and AdamW state of a stage on one rank.
+
+    Replicas share the state (ZeRO-1).
+    """
+    elements, size = state_elements(shapes), shapes[0].element_bytes
+    wide = max(4, size)
+    masters = 4 if size < 4 else 0
+    share = elements // shapes[0].replicas
+    return elements * size, elements * wide, share * (2 * wide + masters)
 
 
 def fixed_bytes(
@@ -267,7 +320,7 @@ def fixed_bytes(
 ) -> int:
     """Model state, KV and dKV of a stage: what a sequence of `tokens` takes under any cut."""
     size = shapes[0].element_bytes
-    state = sum(sum(state_bytes(shape.parameters, size)) for shape in shapes)
+    state = sum(state_bytes(shapes))
     if kv_block_tokens:
         return state + ring_bytes(shapes[0].model, size, shapes[0].shards, kv_block_tokens)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
@@ -318,8 +371,7 @@ def stage_memory(
     """
     tokens = sum(lengths)
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
-    parameters = sum(shape.parameters for shape in shapes)
-    weights, gradients, optimizer = state_bytes(parameters, size)
+    weights, gradients, optimizer = state_bytes(shapes)
     waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
     alone = all(shape.first and shape.head for shape in shapes)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)

@@ -135,7 +135,7 @@ def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
         exposed += excess
         if excess:
             late.add(index)
-    sequences = layout.workload.sequences_per_step
+    sequences = layout.sequences
     return _Moves(
         copies_ns=sequences * copies,
         exposed_ns=sequences * exposed,

@@ -1,157 +1,23 @@
-"""Decoder blocks (GPT of the paper; Llama) of one stage, and the weights they stand on.
-
-A stage's parameters are views of two flat buffers, matrices and vectors, and their gradients of
-two more: one AdamW call, one norm, one zero.
-"""
+"""Decoder blocks (GPT of the paper; Llama) of one part, on one rank's shard of the weights."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sppo.activations import ActivationStore, storage_key
+from sppo.activations import ActivationStore
+from sppo.heads import PrefixAttention
 from sppo.kvcache import Cache
-from sppo.layers import (
-    LayerNorm,
-    Linear,
-    PrefixAttention,
-    RmsNorm,
-    StageInput,
-    SwiGlu,
-    Tag,
-    TiledLoss,
-    Weight,
-)
+from sppo.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
+from sppo.loss import TiledLoss, own_rows
 from sppo.memory import LOSS_TILE_TOKENS
-from sppo.workload import Model, layer_weight_shapes, weight_shapes
-
-
-def stage_weight_names(
-    model: Model, layers: Sequence[int], head: bool
-) -> dict[str, tuple[str, ...]]:
-    """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
-
-    Query, key and value become one matrix: one product instead of three.
-    """
-    names: dict[str, tuple[str, ...]] = {}
-    if 0 in layers:
-        names["embedding.weight"] = ("embedding.weight",)
-    for layer in layers:
-        for name in layer_weight_shapes(model):
-            prefix = f"layers.{layer}."
-            if name.startswith("attention.query."):
-                kind = name.rsplit(".", 1)[1]
-                parts = ("query", "key", "value")
-                names[f"{prefix}attention.qkv.{kind}"] = tuple(
-                    f"{prefix}attention.{part}.{kind}" for part in parts
-                )
-            elif not name.startswith(("attention.key.", "attention.value.")):
-                names[prefix + name] = (prefix + name,)
-    if head:
-        names["final_norm.weight"] = ("final_norm.weight",)
-        if model.norm == "layernorm":
-            names["final_norm.bias"] = ("final_norm.bias",)
-        names["head.weight"] = ("head.weight",)
-    return names
-
-
-def stage_weight_shapes(
-    model: Model, layers: Sequence[int], head: bool
-) -> dict[str, tuple[int, ...]]:
-    """Parameter of these layers -> its shape."""
-    known = weight_shapes(model)
-    return {
-        name: (sum(known[part][0] for part in parts), *known[parts[0]][1:])
-        for name, parts in stage_weight_names(model, layers, head).items()
-    }
-
-
-class Weights(Protocol):
-    """Parameters by name, wherever they lie."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def __getitem__(self, name: str) -> Weight: ...
-
-    def get(self, name: str) -> Weight | None: ...
-
-    def storage_keys(self) -> frozenset[int]:
-        """Of everything that autograd may save and that outlives the step."""
-        ...
-
-
-class StageWeights:
-    """The parameters of one stage with their gradients, in flat buffers.
-
-    `matrices` carry weight decay, `vectors` do not; `matrix_gradients` and `vector_gradients` are
-    float32 (float64 for a float64 model).
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        layers: Sequence[int],
-        weights: Mapping[str, Tensor],
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        head: bool,
-    ) -> None:
-        sources = stage_weight_names(model, layers, head)
-        shapes = stage_weight_shapes(model, layers, head)
-        self.matrices, self.matrix_gradients = self._buffers(
-            [shape for shape in shapes.values() if len(shape) > 1], device, dtype
-        )
-        self.vectors, self.vector_gradients = self._buffers(
-            [shape for shape in shapes.values() if len(shape) == 1], device, dtype
-        )
-        self._weights: dict[str, Weight] = {}
-        used = {1: 0, 2: 0}
-        for name, parts in sources.items():
-            shape = shapes[name]
-            axes = len(shape)
-            flat = self.matrices if axes == 2 else self.vectors
-            gradients = self.matrix_gradients if axes == 2 else self.vector_gradients
-            span = slice(used[axes], used[axes] + math.prod(shape))
-            used[axes] = span.stop
-            flat[span].view(shape).copy_(stage_value(weights, parts, model.head_width))
-            self._weights[name] = Weight(flat[span].view(shape), gradients[span].view(shape))
-
-    @staticmethod
-    def _buffers(
-        shapes: list[tuple[int, ...]], device: torch.device, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        size = sum(math.prod(shape) for shape in shapes)
-        precision = torch.float64 if dtype == torch.float64 else torch.float32
-        flat = torch.empty(size, device=device, dtype=dtype)
-        return flat, torch.zeros(size, device=device, dtype=precision)
-
-    @property
-    def device(self) -> torch.device:
-        return self.matrices.device
-
-    def __getitem__(self, name: str) -> Weight:
-        return self._weights[name]
-
-    def get(self, name: str) -> Weight | None:
-        return self._weights.get(name)
-
-    def names(self) -> list[str]:
-        return list(self._weights)
-
-    def storage_keys(self) -> frozenset[int]:
-        return frozenset((storage_key(self.matrices), storage_key(self.vectors)))
-
-    def zero_gradients(self) -> None:
-        self.matrix_gradients.zero_()
-        self.vector_gradients.zero_()
+from sppo.team import Team, as_gathered
+from sppo.weights import Weight, Weights
+from sppo.workload import Model
 
 
 class RotaryTable:
@@ -171,23 +37,6 @@ class RotaryTable:
         self.turns = torch.polar(torch.ones_like(angles), angles)
 
 
-def pair_rows(rows: Tensor, head_width: int) -> Tensor:
-    """Rows j and j + D / 2 of every head of a query or key weight (or bias), side by side."""
-    halves: Tensor = rows.unflatten(0, (-1, 2, head_width // 2))
-    return halves.transpose(1, 2).flatten(0, 2)
-
-
-def stage_value(weights: Mapping[str, Tensor], parts: tuple[str, ...], head_width: int) -> Tensor:
-    """A stage's parameter from its canonical parts: concatenated, query and key rows paired."""
-    values = [
-        pair_rows(weights[part], head_width)
-        if ".attention.query." in part or ".attention.key." in part
-        else weights[part]
-        for part in parts
-    ]
-    return torch.cat(values)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trace:
     """What a forward leaves for its backward: saved tensors, and the input's gradient."""
@@ -199,19 +48,27 @@ class Trace:
 class PartModel:
     """Consecutive blocks `layers` of the model, with the embedding in front and the head behind.
 
-    Everything is [l, ...] for one subsequence of one sequence; the batch axis is the pipeline.
+    Everything is of one subsequence of l tokens; the batch axis is the pipeline. Between blocks a
+    rank has hidden states [l / SP, h], the tokens that were dealt to it (see `team`); inside them
+    its own heads and MLP columns of all tokens.
     """
 
-    def __init__(self, model: Model, layers: range, weights: Weights) -> None:
+    def __init__(self, model: Model, layers: range, weights: Weights, team: Team) -> None:
         self.model = model
         self.layers = layers
         self.weights = weights
+        self.team = team
         self.first = 0 in layers
         self._entry = torch.zeros((), device=weights.device, requires_grad=True)
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-        out: Tensor = Linear.apply(x, weight, bias)
+    def _parameters(self, name: str) -> tuple[Weight, Weight | None]:
+        return self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+
+    def _column(self, x: Tensor, *names: str) -> Any:
+        return ColumnLinear.apply(x, self.team, tuple(self._parameters(name) for name in names))
+
+    def _row(self, x: Tensor, name: str) -> Tensor:
+        out: Tensor = RowLinear.apply(x, self.team, *self._parameters(name))
         return out
 
     def _norm(self, name: str, unit: str, x: Tensor, tag: Tag) -> Tensor:
@@ -235,32 +92,34 @@ class PartModel:
         def tag(unit: str, tensor: Tensor) -> None:
             trace.store.tag(index, unit, tensor)
 
-        span = slice(start, start + x.shape[0])
+        span = slice(start, start + x.shape[0] * self.team.size)
         tag("block.input", x)
         normed = self._norm(f"{layer}.norm1", "norm1", x, tag)
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
-            self._linear(f"{layer}.attention.qkv", normed),
+            self._column(normed, f"{layer}.attention.qkv"),
             rotary.turns[span],
             cache.layers[index],
             start,
+            self.team,
             tag,
         )
-        middle = self._linear(f"{layer}.attention.output", attended).add_(x)
+        middle = self._row(attended, f"{layer}.attention.output").add_(x)
         tag("block.middle", middle)
         normed = self._norm(f"{layer}.norm2", "norm2", middle, tag)
         tag("norm2.output", normed)
         active = self._activation(layer, normed, tag)
-        return self._linear(f"{layer}.mlp.down", active).add_(middle)
+        return self._row(active, f"{layer}.mlp.down").add_(middle)
 
     def _activation(self, layer: str, normed: Tensor, tag: Tag) -> Tensor:
-        up = self._linear(f"{layer}.mlp.up", normed)
-        tag("mlp.up", up)
         if self.model.activation == "swiglu":
-            gate = self._linear(f"{layer}.mlp.gate", normed)
+            up, gate = self._column(normed, f"{layer}.mlp.up", f"{layer}.mlp.gate")
+            tag("mlp.up", up)
             tag("mlp.gate", gate)
             active: Tensor = SwiGlu.apply(gate, up)
         else:
+            up = self._column(normed, f"{layer}.mlp.up")
+            tag("mlp.up", up)
             active = F.gelu(up)
         tag("mlp.activation", active)
         return active
@@ -268,23 +127,39 @@ class PartModel:
     def forward(
         self, x: Tensor, cache: Cache, rotary: RotaryTable, start: int, trace: Trace
     ) -> Tensor:
-        """Hidden states [l, h] of positions `start` and on through the blocks."""
+        """Hidden states [l / SP, h] of positions `start` and on through the blocks."""
         x = StageInput.apply(self._entry, x, trace.input_gradients)
         for index in range(len(self.layers)):
             x = self._block(index, x, cache, rotary, start, trace)
         return x
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids [l] to hidden states [l, h]; outside the graph, see `embed_backward`."""
+        """Token ids [l] to hidden states [l / SP, h]; outside the graph, see `embed_backward`."""
+        table = self.weights["embedding.weight"].value
         with torch.no_grad():
-            return F.embedding(tokens, self.weights["embedding.weight"].value)
+            if self.team.size == 1:
+                return F.embedding(tokens, table)
+            rows, mine = self._rows(tokens, table)
+            return self.team.scatter(F.embedding(rows, table).mul_(mine)).wait()
+
+    def _rows(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Row of every token [l], as gathered, in this rank's table, and 1 [l, 1] where it is."""
+        rows, mine = own_rows(as_gathered(tokens, self.team.size), table.shape[0], self.team)
+        return rows, mine.unsqueeze(-1).to(table.dtype)
 
     def embed_backward(self, tokens: Tensor, grad: Tensor) -> None:
-        gradient = self.weights["embedding.weight"].gradient
-        gradient.index_add_(0, tokens, grad.to(gradient.dtype))
+        """Adds the gradient [l / SP, h] of the hidden states to that of the table."""
+        weight = self.weights["embedding.weight"]
+        if self.team.size > 1:
+            tokens, mine = self._rows(tokens, weight.value)
+            grad = self.team.gather(grad).wait().mul_(mine)
+        weight.gradient.index_add_(0, tokens, grad.to(weight.gradient.dtype))
 
     def loss(self, x: Tensor, targets: Tensor, scale: float, trace: Trace) -> Tensor:
-        """scale * sum of cross entropies of hidden states [l, h] against targets [l]."""
+        """This rank's part of scale * sum of cross entropies.
+
+        x: hidden states [l / SP, h]; targets: all l of them.
+        """
 
         def tag(unit: str, tensor: Tensor) -> None:
             trace.store.tag(len(self.layers), unit, tensor)
@@ -296,6 +171,7 @@ class PartModel:
             targets,
             scale,
             LOSS_TILE_TOKENS,
+            self.team,
             tag,
         )
         return total

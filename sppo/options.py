@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sppo.layouts import CUTS, GROUP_STAGES, Layout, cuts, degrees, even_group, interleavings
+from sppo.degrees import every_degree
+from sppo.layouts import CUTS, GROUP_STAGES, Layout, cuts, even_group, interleavings
 from sppo.memory import block_tokens
 from sppo.policies import POLICIES
 from sppo.profile import Profile
@@ -28,6 +29,7 @@ class SolverOptions:
 
     pipeline_parallel: int | None = None
     sequence_parallel: int | None = None
+    data_parallel: int | None = None
     subsequences: int | None = None
     virtual_stages: int | None = None
     group_subsequences: int | None = None
@@ -67,10 +69,13 @@ class SolverOptions:
 
 def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
     """The layouts that the options leave, each with every cut worth a try."""
-    allowed = degrees(workload, options.sequence_parallel, options.pipeline_parallel)
+    allowed = every_degree(
+        workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
+    )
     if options.msp:  # a single stage has no neighbour, but may be all there is
         allowed = [one for one in allowed if one[1] > 1] or allowed
-    for shards, stages in allowed:
+    for shards, stages, replicas in allowed:
+        sequences = workload.sequences_per_step // replicas
         kv_block_tokens = 0
         if options.kv_offload:
             kv_block_tokens = block_tokens(workload, shards)
@@ -89,11 +94,12 @@ def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -
                     profile=profile,
                     sequence_parallel=shards,
                     pipeline_parallel=stages,
+                    data_parallel=replicas,
                     virtual_stages=virtual_stages,
                     group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
                     lengths=lengths,
                     kv_block_tokens=kv_block_tokens,
-                    kv_sets=2 if _mixes(workload, stages, virtual_stages) else 1,
+                    kv_sets=2 if _mixes(sequences, stages, virtual_stages) else 1,
                     head_alone=_parts_the_head(options, shards, stages, virtual_stages),
                 )
 
@@ -111,6 +117,6 @@ def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_st
     return options.head_alone
 
 
-def _mixes(workload: Workload, stages: int, virtual_stages: int) -> bool:
+def _mixes(sequences: int, stages: int, virtual_stages: int) -> bool:
     """Whether the sequences of a step are mixed in the pipeline: not between interleaved parts."""
-    return workload.sequences_per_step > 1 and stages > 1 and virtual_stages == 1
+    return sequences > 1 and stages > 1 and virtual_stages == 1

@@ -12,10 +12,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from sppo.activations import ActivationStore
 from sppo.hostmem import HostArena
 from sppo.kvcache import Cache, KvCache, KvRing
-from sppo.model import PartModel, RotaryTable, Trace, Weights
+from sppo.model import PartModel, RotaryTable, Trace
 from sppo.plan import Plan
 from sppo.recompute import Remaker
 from sppo.runtime import Runtime
+from sppo.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,13 @@ class StageBuffers:
             runtime.label("host", arena.memory)
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
-            self.ring = KvRing(plan.model, plan.kv_block_tokens, runtime.device, runtime.dtype)
+            self.ring = KvRing(
+                plan.model,
+                plan.kv_block_tokens,
+                runtime.device,
+                runtime.dtype,
+                shards=plan.sequence_parallel,
+            )
             for buffer in self.ring.buffers:
                 runtime.label("staging", buffer)
 
@@ -63,6 +70,7 @@ def make_caches(
             runtime.dtype,
             buffers.ring,
             caches[0] if caches else None,
+            shards=plan.sequence_parallel,
         )
         caches.append(cache)
     return caches
@@ -90,7 +98,7 @@ class Part:
         self.buffers = buffers
         self.caches = caches
         mine = plan.parts[index]
-        self.model = PartModel(plan.model, mine.layer_range, weights)
+        self.model = PartModel(plan.model, mine.layer_range, weights, runtime.team)
         self._spans = spans
         self._constants = weights.storage_keys()
         self._work: dict[tuple[int, int], _Work] = {}
@@ -107,9 +115,9 @@ class Part:
     def forward(
         self, sequence: int, subsequence: int, x: Tensor, targets: Tensor | None, scale: float
     ) -> Tensor:
-        """Hidden states for the next part, or the scaled loss on the last (targets given).
+        """Hidden states for the next part, or this rank's part of the scaled loss on the last.
 
-        x: token ids int64 [l] on the first part, hidden states [l, h] on the others.
+        x: token ids int64 [l] on the first part, hidden states [l / SP, h] on the others.
         """
         span = self.span(subsequence)
         cache = self.caches[sequence % len(self.caches)]
@@ -117,6 +125,7 @@ class Part:
             model=self.plan.model,
             layers=self.model.layers,
             weights=self.model.weights,
+            team=self.runtime.team,
             cache=cache,
             turns=self.buffers.rotary.turns[span],
             start=span.start,
@@ -148,7 +157,7 @@ class Part:
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
-        """Gradient of the part's input [l, h]; None on the first part, which takes token ids."""
+        """Gradient of the part's input [l / SP, h]; None on the first part: it takes token ids."""
         work = self._work.pop((sequence, subsequence))
         work.trace.store.release()
         torch.autograd.backward(work.edge, grad)

@@ -63,13 +63,14 @@ def flops_balanced_cut(
     subsequences: int,
     *,
     alignment: int = 1,
+    unit: int = 1,
     longest: int | None = None,
 ) -> tuple[int, ...]:
     """N lengths of equal causal FLOPs: early ones long, late ones short.
 
-    `longest` caps a length: the capped tokens become further subsequences of that length, so that
-    the result may have more than N entries; the largest cost, and with it the makespan's bubble
-    term, does not grow.
+    Lengths are multiples of `unit`, which divides `alignment` and `tokens`. `longest` caps them:
+    the capped tokens become further subsequences of that length, so that the result may have more
+    than N entries; the largest cost, and with it the makespan's bubble term, does not grow.
     """
     check_cut(tokens, subsequences, alignment)
     total = prefix_flops(model, tokens)
@@ -81,7 +82,8 @@ def flops_balanced_cut(
     capped: list[int] = []
     for length in lengths:
         pieces = -(-length // max(longest, alignment))
-        capped.extend(equal_cut(length, pieces, alignment=min(alignment, length // pieces)))
+        step = min(alignment, length // pieces // unit * unit)
+        capped.extend(equal_cut(length, pieces, alignment=step))
     return tuple(capped)
 
 

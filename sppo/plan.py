@@ -129,6 +129,7 @@ class Plan:
     hardware: str
     sequence_parallel: int
     pipeline_parallel: int
+    data_parallel: int
     virtual_stages: int
     group_subsequences: int
     kv_block_tokens: int
@@ -142,6 +143,19 @@ class Plan:
     reasons: tuple[str, ...]
     rejected: tuple[str, ...]
     lendings: tuple[Lending, ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def degrees_words(self) -> str:
+        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step that pass each replica."""
+        return self.sequences_per_step // self.data_parallel
 
     @property
     def subsequences(self) -> int:
@@ -172,6 +186,12 @@ class Plan:
         for length in self.lengths_tokens[:-1]:
             starts.append(starts[-1] + length)
         return tuple(starts)
+
+
+def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel: int) -> str:
+    """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
+    words = f"SP {sequence_parallel} x PP {pipeline_parallel}"
+    return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
 
 
 def receive_ahead(

@@ -93,7 +93,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
                 tokens=tokens,
                 again="attention.output" in dropped,
             )
-    return plan.sequences_per_step * total // plan.sequence_parallel
+    return plan.sequences * total // plan.sequence_parallel
 
 
 def simulate_plan(plan: Plan, profile: Profile) -> Simulation:

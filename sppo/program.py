@@ -20,7 +20,7 @@ def build_schedule(plan: Plan) -> Schedule:
     stages = range(plan.pipeline_parallel)
     return Schedule(
         subsequences=plan.subsequences,
-        sequences=plan.sequences_per_step,
+        sequences=plan.sequences,
         parts=len(plan.parts),
         stages=tuple(tuple(_stage_instructions(plan, slicing, stage)) for stage in stages),
         slicing=slicing,
@@ -60,7 +60,7 @@ def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
     order = with_slices(order, slicing, stage, parts, head=plan.virtual_stages if head else None)
     computes = stage_computes(
         order,
-        sequences=plan.sequences_per_step,
+        sequences=plan.sequences,
         mixed=plan.kv_sets > 1,
         ahead=plan.pipeline_parallel - 1 - stage,
     )

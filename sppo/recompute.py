@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sppo.heads import attend_cache, rotate_into
 from sppo.kvcache import Cache
-from sppo.layers import attend_cache, rms_norm, rotate_into
-from sppo.model import Weights
+from sppo.layers import linear, rms_norm, row_linear
+from sppo.team import Team, in_order
 from sppo.units import layer_units
+from sppo.weights import Weight, Weights
 from sppo.workload import Model
 
 Read = Callable[[str], Tensor]
@@ -29,6 +31,7 @@ class Remaker:
     model: Model
     layers: range
     weights: Weights
+    team: Team
     cache: Cache
     turns: Tensor
     start: int
@@ -49,22 +52,22 @@ class Remaker:
                 return self._query(name, read("norm1.output"))
             case "attention.output":
                 cache = self.cache.layers[layer]
-                return attend_cache(read("attention.query"), cache, self.start)[0]
+                return attend_cache(read("attention.query"), cache, self.start, self.team.size)[0]
             case "block.middle":
-                attended = self._linear(f"{name}.attention.output", read("attention.output"))
+                parameters = self._parameters(f"{name}.attention.output")
+                attended = row_linear(read("attention.output"), self.team, *parameters)
                 return attended.add_(read("block.input"))
             case "mlp.up" | "mlp.gate":
-                return self._linear(f"{name}.{unit}", read("norm2.output"))
+                gathered = self.team.gather(read("norm2.output")).wait()
+                return linear(gathered, *self._parameters(f"{name}.{unit}"))
             case "mlp.activation" if self.model.activation == "swiglu":
                 return F.silu(read("mlp.gate")).mul_(read("mlp.up"))
             case "mlp.activation":
                 return F.gelu(read("mlp.up"))
         raise AssertionError(f"no recipe for {unit}")
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        bias = self.weights.get(f"{name}.bias")
-        weight = self.weights[f"{name}.weight"]
-        return F.linear(x, weight.value, None if bias is None else bias.value)
+    def _parameters(self, name: str) -> tuple[Weight, Weight | None]:
+        return self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight = self.weights[f"{name}.weight"].value
@@ -77,10 +80,10 @@ class Remaker:
 
     def _query(self, layer: str, normed: Tensor) -> Tensor:
         """Only the query rows of the joint matrix: K and V are still in their buffers."""
-        name = f"{layer}.attention.qkv"
-        bias = self.weights.get(f"{name}.bias")
-        rows = slice(0, self.model.hidden)
-        weight = self.weights[f"{name}.weight"].value[rows]
-        flat = F.linear(normed, weight, None if bias is None else bias.value[rows])
-        query = flat.view(normed.shape[0], -1, self.model.head_width).transpose(0, 1)
+        weight, bias = self._parameters(f"{layer}.attention.qkv")
+        rows = slice(0, self.model.hidden // self.team.size)
+        gathered = self.team.gather(normed).wait()
+        flat = F.linear(gathered, weight.value[rows], None if bias is None else bias.value[rows])
+        by_token = in_order(flat, self.team.size).view(flat.shape[0], -1, self.model.head_width)
+        query = by_token.transpose(0, 1)
         return rotate_into(query, self.turns, query.new_empty(query.shape))

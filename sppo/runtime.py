@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from sppo.team import Alone, Team
 
 
 def _nobody(kind: Any, tensor: torch.Tensor) -> None:
@@ -15,8 +17,12 @@ def _nobody(kind: Any, tensor: torch.Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host"."""
+    """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
+
+    `team`: the ranks that share a stage's weights, heads and tokens.
+    """
 
     device: torch.device
     dtype: torch.dtype
     label: Callable[[Any, torch.Tensor], None] = _nobody
+    team: Team = field(default_factory=Alone)

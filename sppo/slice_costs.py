@@ -22,6 +22,7 @@ def part_shape(plan: Plan, part: int) -> PartShape:
         head=mine.head,
         element_bytes=plan.element_bytes,
         shards=plan.sequence_parallel,
+        replicas=plan.data_parallel,
     )
 
 

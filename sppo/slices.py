@@ -17,10 +17,10 @@ from torch import Tensor
 from sppo.borrowed import BorrowedWeights, part_shapes
 from sppo.comm import Channel, Receipt, Transport
 from sppo.kvcache import Block, KvCache, LayerCache, ResidentLayer
-from sppo.model import Weights
 from sppo.part import Part, StageBuffers
 from sppo.plan import Lending, Plan
 from sppo.runtime import Runtime
+from sppo.weights import Weights
 
 
 class Peer(NamedTuple):

@@ -10,11 +10,11 @@ from torch import Tensor
 from sppo.borrowed import Borrowed
 from sppo.comm import Transport
 from sppo.kvcache import KvCache
-from sppo.model import StageWeights, Weights
 from sppo.part import Part, StageBuffers, make_caches
 from sppo.plan import Lending, Plan
 from sppo.runtime import Runtime
 from sppo.slices import Group, LentPart
+from sppo.weights import StageWeights, Weights
 
 
 class Stage:

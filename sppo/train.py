@@ -1,4 +1,4 @@
-"""The training step of one rank: the schedule, the global norm, the clip, AdamW."""
+"""The training step of one rank: schedule, reduction of gradients, global norm, clip, AdamW."""
 
 from __future__ import annotations
 
@@ -7,87 +7,27 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppo.attention import check_attention
 from sppo.checker import check_schedule
-from sppo.comm import GroupTransport
 from sppo.engine import Engine, StepCounters
-from sppo.model import StageWeights
+from sppo.optimizer import FlatAdamW
 from sppo.options import SolverOptions
 from sppo.plan import Plan, check_plan
 from sppo.profile import Profile
 from sppo.program import build_schedule
+from sppo.ranks import Connections
 from sppo.runtime import Runtime
 from sppo.schedule import Schedule
 from sppo.solver import solve
 from sppo.stage import Stage
-from sppo.workload import Optimizer, Workload
-
-NORM_CHUNK = 16_384
-"""Elements per partial norm: one float32 sum over a whole stage loses the fifth digit."""
-
-
-class FlatAdamW:
-    """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
-
-    `step` gets the factor that the global-norm clip asks for.
-    """
-
-    def __init__(self, weights: StageWeights, recipe: Optimizer) -> None:
-        self.weights = weights
-        self._working = (weights.matrices, weights.vectors)
-        gradients = (weights.matrix_gradients, weights.vector_gradients)
-        precision = gradients[0].dtype
-        self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
-        for master, gradient in zip(self.masters, gradients, strict=True):
-            master.grad = gradient
-        groups = [
-            {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
-            {"params": [self.masters[1]], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.epsilon,
-            fused=True,
-        )
-        self._shared = self.masters[0].dtype == weights.matrices.dtype
-
-    def squared_norm(self) -> Tensor:
-        """Sum of squares of this stage's gradients, float64 scalar."""
-        parts = [
-            part
-            for master in self.masters
-            if master.grad is not None
-            for part in master.grad.split(NORM_CHUNK)
-        ]
-        norms = torch._foreach_norm(parts)
-        return torch.stack(norms).double().square().sum()
-
-    def step(self, factor: float) -> None:
-        for master in self.masters:
-            if factor < 1.0 and master.grad is not None:
-                master.grad.mul_(factor)
-        self.optimizer.step()
-        if not self._shared:
-            for working, master in zip(self._working, self.masters, strict=True):
-                working.copy_(master.detach())
-
-    def tensors(self) -> list[Tensor]:
-        states = [
-            value
-            for state in self.optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        ]
-        return states if self._shared else [*states, *self.masters]
+from sppo.weights import StageWeights
+from sppo.workload import Workload
 
 
 class Trainer:
-    """SPPO on one rank, over the default process group; rank p is pipeline stage p.
+    """SPPO on one rank.
 
     A step of another length than the plan's (the harness's short first step) gets a small plan of
     its own, without limits and offload.
@@ -100,33 +40,38 @@ class Trainer:
         profile: Profile,
         weights: Mapping[str, Tensor],
         runtime: Runtime,
-        rank: int,
+        connections: Connections,
     ) -> None:
         check_plan(plan, workload)
         check_attention(runtime.device, runtime.dtype)
         self.workload = workload
         self.plan = plan
         self.profile = profile
-        self.runtime = runtime
-        self.rank = rank
+        self.runtime = replace(runtime, team=connections.shards)
+        self.connections = connections
+        stage = plan.stages[connections.place.stage]
         self.weights = StageWeights(
             plan.model,
-            plan.stages[rank].layers,
+            stage.layers,
             weights,
             runtime.device,
             runtime.dtype,
-            head=plan.stages[rank].head,
+            head=stage.head,
+            shard=connections.shard,
+            replicas=plan.data_parallel,
         )
-        self.optimizer = FlatAdamW(self.weights, workload.optimizer)
-        self.transport = GroupTransport()
+        self.optimizer = FlatAdamW(self.weights, workload.optimizer, connections.replicas)
         self.engine = self._engine(plan)
         self.counters = StepCounters()
 
     def _engine(self, plan: Plan) -> Engine:
         schedule: Schedule = build_schedule(plan)
         check_schedule(schedule)
-        stage = Stage(plan, self.rank, self.weights, self.runtime, self.transport)
-        return Engine(schedule, stage, self.transport)
+        connections = self.connections
+        stage = Stage(
+            plan, connections.place.stage, self.weights, self.runtime, connections.transport
+        )
+        return Engine(schedule, stage, connections.transport)
 
     def _short_engine(self, tokens: int) -> Engine:
         workload = replace(
@@ -136,13 +81,20 @@ class Trainer:
             host_memory_bytes=None,
         )
         options = SolverOptions(
-            subsequences=min(2, tokens),
-            sequence_parallel=1,
+            subsequences=max(1, min(2, tokens // self.plan.sequence_parallel)),
+            sequence_parallel=self.plan.sequence_parallel,
+            pipeline_parallel=self.plan.pipeline_parallel,
+            data_parallel=self.plan.data_parallel,
             virtual_stages=self.plan.virtual_stages,
             head_alone=self.plan.head_alone,
             policy="no-offload",
         )
         return self._engine(solve(workload, self.profile, options))
+
+    def _mine(self, tokens: Tensor) -> Tensor:
+        """The sequences of a step that pass this replica."""
+        replica, each = self.connections.place.replica, self.plan.sequences
+        return tokens[replica * each : (replica + 1) * each]
 
     def step(self, tokens: Tensor) -> tuple[float, float]:
         """One optimizer step on int64 [sequences, T + 1]; returns (loss, gradient norm)."""
@@ -152,14 +104,16 @@ class Trainer:
         if length != self.plan.sequence_tokens:
             engine = self._short_engine(length)
         self.weights.zero_gradients()
-        self.counters = engine.run(tokens)
+        scale = 1.0 / (tokens.shape[0] * length)
+        self.counters = engine.run(self._mine(tokens), scale)
+        self.optimizer.reduce(self.connections.shards)
         totals = torch.stack(
             (
                 torch.tensor(self.counters.loss, dtype=torch.float64, device=self.runtime.device),
-                self.optimizer.squared_norm(),
+                self.optimizer.squared_norm(self.connections.shard),
             )
         )
-        dist.all_reduce(totals)
+        self.connections.everyone.add(totals)
         loss, squared_norm = totals.tolist()
         norm = squared_norm**0.5
         clip = self.workload.optimizer.clip_norm

@@ -5,6 +5,7 @@ Sizes follow the field: 1K = 1,024 tokens, 1M = 1,048,576 tokens, GiB = 2**30 by
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -266,11 +267,17 @@ _SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 def parse_tokens(text: str) -> int:
-    """Tokens from "4096", "128K" or "1M" (1K = 1,024). Raises ValueError naming the cure."""
+    """Tokens from "4096", "128K" or "1M" (1K = 1,024). Raises ValueError naming the cure.
+
+    What is no whole number is rounded up to one that ranks can share: "1.3M" to whole K.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text.strip(), flags=re.IGNORECASE)
     if match is None:
         raise ValueError(f"not a token count: {text!r}; write 4096, 128K or 1M")
-    return round(float(match[1]) * _SUFFIX[match[2].upper()])
+    unit = _SUFFIX[match[2].upper()]
+    tokens = float(match[1]) * unit
+    step = max(1, min(KIB, unit // 64))
+    return int(tokens) if tokens.is_integer() else math.ceil(tokens / step) * step
 
 
 def parse_bytes(text: str) -> int | None:

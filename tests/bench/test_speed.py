@@ -10,15 +10,15 @@ import torch
 from benchmarks import workloads
 from benchmarks.weights import initial_weights
 from sppo.checker import check_schedule
-from sppo.engine import run_together
 from sppo.partition import equal_cut
 from sppo.predict import plan_costs
 from sppo.profile import load_profile
 from sppo.program import build_schedule
+from sppo.ranks import connect_threads
 from sppo.simulate import simulate
 from sppo.solver import solve
 from sppo.workload import gpt
-from tests.numerics.pipelines import build_engines, make_plan, run_pipeline
+from tests.numerics.pipelines import build_engine, make_plan, run_pipeline
 
 TINY = workloads.find("tiny-cpu")
 PROFILE = load_profile("cpu-2core")
@@ -59,6 +59,7 @@ def test_chunking_in_one_process(benchmark: Any, subsequences: int) -> None:
     tokens = torch.randint(0, 256, (1, tokens_count + 1))
     cut = equal_cut(tokens_count, subsequences)
     plan = make_plan(TINY.model, cut, stages=1, element_bytes=4)
-    engine = build_engines(plan, weights, torch.float32)
-    counters = benchmark(run_together, engine, tokens)
-    assert 5.0 < counters[0].loss < 6.5
+    (connections,) = connect_threads(plan)
+    engine = build_engine(plan, weights, torch.float32, connections)
+    counters = benchmark(engine.run, tokens, 1.0 / tokens_count)
+    assert 5.0 < counters.loss < 6.5

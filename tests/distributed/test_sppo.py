@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +15,10 @@ from benchmarks.accounting import Accounting
 from benchmarks.comparison import TOLERANCE, equal_work
 from benchmarks.records import Step
 from benchmarks.weights import initial_weights
+from sppo.collectives import replica_collectives, shard_collectives
 from sppo.predict import simulate_plan, stage_kv_moved_bytes
 from sppo.profile import load_profile
+from sppo.ranks import Connections, place_of
 from sppo.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
 from tests.ranks import run_ranks
 
@@ -99,15 +101,19 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
         (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
         (workloads[0], SppoSettings(subsequences=4), swap),
     ]
-    first, second = run_ranks(_train, 2, cases)
-    assert first == second, "ranks must report the same losses and norms"
-    for (workload, settings, broken), results in zip(cases, first, strict=True):
-        found = equal_work(
-            {"SPPO": _steps(results)},
-            _steps(_reference(workload)),
-            tolerance=TOLERANCE["float32"],
-        )
-        assert ("SPPO" in found) == (broken is not None), f"{workload.name}, {settings}: {found}"
+    _assert_equal_work(cases, run_ranks(_train, 2, cases))
+
+
+def _traffic(connections: Connections) -> dict[str, int]:
+    """What one rank has sent and shared so far."""
+    return {
+        "messages": connections.transport.traffic.messages,
+        "message_bytes": connections.transport.traffic.bytes,
+        "shard_calls": connections.shards.traffic.messages,
+        "shard_bytes": connections.shards.traffic.bytes,
+        "replica_calls": connections.replicas.traffic.messages,
+        "replica_bytes": connections.replicas.traffic.bytes,
+    }
 
 
 def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> list[Any]:
@@ -123,13 +129,14 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
         system = ADAPTER.prepare(workload, settings, weights, context)
         tokens = torch.randint(0, 256, (workload.sequences_per_step, workload.sequence_tokens + 1))
         system.step(tokens)  # optimizer state appears in the first step
-        system.transport_before = asdict(system.trainer.transport.traffic)
+        connections = system.trainer.connections
+        before = _traffic(connections)
         for kind, tensors in system.tensors().items():
             accounting.adopt(kind, tensors)
         with accounting:
             system.step(tokens)
         accounting.close()
-        traffic = system.trainer.transport.traffic
+        moved = {name: count - before[name] for name, count in _traffic(connections).items()}
         results.append(
             {
                 "activations": accounting.activation_peak_bytes,
@@ -142,11 +149,98 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
                 "offloaded": system.trainer.counters.offloaded_bytes,
                 "kv_moved": system.trainer.counters.kv_moved_bytes,
                 "fetched": system.trainer.counters.fetched_bytes,
-                "messages": traffic.messages - system.transport_before["messages"],
-                "message_bytes": traffic.bytes - system.transport_before["bytes"],
+                **moved,
             }
         )
     return results
+
+
+def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[Any]) -> None:
+    """What every rank has counted is what the plan and the simulator say."""
+    for index, (workload, settings) in enumerate(jobs):
+        plan = ADAPTER.plan(workload, settings)
+        simulation = simulate_plan(plan, load_profile("cpu-2core"))
+        for rank, results in enumerate(by_rank):
+            counted = results[index]
+            stage = place_of(plan, rank).stage
+            memory = plan.stages[stage].memory
+            shared, reduced = shard_collectives(plan, stage), replica_collectives(plan, stage)
+            where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"
+            assert counted["activations"] == memory.activations_peak, where
+            assert counted["kept"] == memory.kept_peak, where
+            assert counted["kept"] == simulation.kept_peak_bytes[stage], where
+            assert counted["host"] == memory.host, where
+            assert counted["offloaded"] == counted["fetched"], where
+            assert counted["kv_moved"] == stage_kv_moved_bytes(plan, stage), where
+            assert counted["messages"] == simulation.messages[stage], where
+            assert counted["message_bytes"] == simulation.message_bytes[stage], where
+            assert counted["by_kind"]["weights"] == memory.weights, where
+            assert counted["by_kind"]["gradients"] == memory.gradients, where
+            assert counted["total"] <= memory.total, where
+            assert (counted["shard_calls"], counted["shard_bytes"]) == (
+                shared.calls,
+                shared.bytes,
+            ), f"{shared}, {where}"
+            assert (counted["replica_calls"], counted["replica_bytes"]) == (
+                reduced.calls,
+                reduced.bytes,
+            ), f"{reduced}, {where}"
+
+
+def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> None:
+    together = SppoSettings(sequence_parallel=2, subsequences=4)
+    apart = SppoSettings(data_parallel=2, subsequences=3)
+    jobs = [
+        (GPT, together),
+        (GPT, replace(together, policy="full-offload")),
+        (LLAMA, replace(together, policy="lean")),
+        (GPT, replace(together, policy="full-recompute")),
+        (LLAMA, replace(together, kv_offload=True)),
+        (replace(GPT, sequence_tokens=4096), replace(together, subsequences=1)),
+        (replace(LLAMA, sequences_per_step=2), together),
+        (replace(GPT, sequences_per_step=2), apart),
+        (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
+    ]
+    _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
+    cases: list[Case] = [(replace(work, optimizer=RECIPE), how, None) for work, how in jobs]
+    _assert_equal_work(cases, run_ranks(_train, 2, cases))
+
+
+def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
+    four = replace(CLUSTER, ranks_per_node=4)
+    gpt_four, llama_four = replace(GPT, cluster=four), replace(LLAMA, cluster=four)
+    wide = replace(LLAMA.model, kv_heads=4)
+    jobs = [
+        (gpt_four, SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4)),
+        (
+            llama_four,
+            SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4, msp=True),
+        ),
+        (replace(llama_four, model=wide), SppoSettings(sequence_parallel=4, subsequences=3)),
+        (
+            replace(gpt_four, sequences_per_step=4),
+            SppoSettings(data_parallel=2, pipeline_parallel=2, subsequences=3),
+        ),
+        (
+            replace(llama_four, sequences_per_step=2),
+            SppoSettings(data_parallel=2, sequence_parallel=2, subsequences=3),
+        ),
+    ]
+    _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
+    cases: list[Case] = [(replace(work, optimizer=RECIPE), how, None) for work, how in jobs]
+    _assert_equal_work(cases, run_ranks(_train, 4, cases))
+
+
+def _assert_equal_work(cases: list[Case], by_rank: list[list[list[StepResult]]]) -> None:
+    """Losses and norms are those of one process, or differ where a case swaps two weights."""
+    assert all(results == by_rank[0] for results in by_rank), "ranks must report the same"
+    for (workload, settings, broken), results in zip(cases, by_rank[0], strict=True):
+        found = equal_work(
+            {"SPPO": _steps(results)},
+            _steps(_reference(workload)),
+            tolerance=TOLERANCE["float32"],
+        )
+        assert ("SPPO" in found) == (broken is not None), f"{workload.name}, {settings}: {found}"
 
 
 def test_predicted_equals_counted() -> None:
@@ -176,25 +270,7 @@ def test_predicted_equals_counted() -> None:
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
     ]
-    by_rank = run_ranks(_account, 2, jobs)
-    for index, (workload, settings) in enumerate(jobs):
-        plan = ADAPTER.plan(workload, settings)
-        simulation = simulate_plan(plan, load_profile("cpu-2core"))
-        for rank, results in enumerate(by_rank):
-            counted = results[index]
-            memory = plan.stages[rank].memory
-            where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"
-            assert counted["activations"] == memory.activations_peak, where
-            assert counted["kept"] == memory.kept_peak, where
-            assert counted["kept"] == simulation.kept_peak_bytes[rank], where
-            assert counted["host"] == memory.host, where
-            assert counted["offloaded"] == counted["fetched"], where
-            assert counted["kv_moved"] == stage_kv_moved_bytes(plan, rank), where
-            assert counted["messages"] == simulation.messages[rank], where
-            assert counted["message_bytes"] == simulation.message_bytes[rank], where
-            assert counted["by_kind"]["weights"] == memory.weights, where
-            assert counted["by_kind"]["gradients"] == memory.gradients, where
-            assert counted["total"] <= memory.total, where
+    _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
     limited = ADAPTER.plan(*jobs[3])
     fates = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in fates), "the limited case must offload or recompute something"
@@ -206,23 +282,8 @@ def test_four_ranks_lend_what_the_simulator_says() -> None:
         (replace(GPT, cluster=four), SppoSettings(subsequences=6, virtual_stages=1, msp=True)),
         (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, virtual_stages=1, msp=True)),
     ]
-    by_rank = run_ranks(_account, 4, jobs)
-    for index, (workload, settings) in enumerate(jobs):
-        plan = ADAPTER.plan(workload, settings)
-        assert len(plan.lendings) >= 3
-        simulation = simulate_plan(plan, load_profile("cpu-2core"))
-        for rank, results in enumerate(by_rank):
-            counted, memory = results[index], plan.stages[rank].memory
-            where = f"{workload.name}, rank {rank}: {counted}, {memory}"
-            assert counted["messages"] == simulation.messages[rank], where
-            assert counted["message_bytes"] == simulation.message_bytes[rank], where
-            assert counted["activations"] == memory.activations_peak, where
-            assert counted["kept"] == memory.kept_peak == simulation.kept_peak_bytes[rank], where
-            assert counted["total"] <= memory.total, where
+    for workload, settings in jobs:
+        assert len(ADAPTER.plan(workload, settings).lendings) >= 3
+    _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
     cases: list[Case] = [(*job, None) for job in jobs]
-    results = run_ranks(_train, 4, cases)
-    assert all(one == results[0] for one in results)
-    for (workload, _), steps in zip(jobs, results[0], strict=True):
-        reference_steps = _steps(_reference(workload))
-        found = equal_work({"SPPO": _steps(steps)}, reference_steps, tolerance=TOLERANCE["float32"])
-        assert not found, found
+    _assert_equal_work(cases, run_ranks(_train, 4, cases))

@@ -10,20 +10,22 @@ from torch import Tensor
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.checker import check_schedule
-from sppo.comm import InProcessNetwork
 from sppo.drafts import plan_of
-from sppo.engine import Engine, StepCounters, run_together
+from sppo.engine import Engine, StepCounters
 from sppo.fates import Fate, StageFates, StageProblem
 from sppo.layouts import Layout
-from sppo.model import StageWeights, stage_value, stage_weight_names
 from sppo.msp import Cut, lendings
+from sppo.optimizer import FlatAdamW
 from sppo.plan import Plan
 from sppo.policies import uniform
 from sppo.profile import load_profile
 from sppo.program import build_schedule
+from sppo.ranks import Connections, connect_threads, run_together
 from sppo.runtime import Runtime
+from sppo.sharding import WHOLE, Shard
 from sppo.stage import Stage
-from sppo.workload import Cluster, Dtype, Model, Workload, weight_shapes
+from sppo.weights import StageWeights, stage_value, stage_weight_names
+from sppo.workload import Cluster, Dtype, Model, Optimizer, Workload, weight_shapes
 
 CPU = torch.device("cpu")
 
@@ -33,6 +35,8 @@ def make_plan(
     lengths: tuple[int, ...],
     *,
     stages: int,
+    shards: int = 1,
+    replicas: int = 1,
     virtual_stages: int = 1,
     group: int | None = None,
     share: float = 0.0,
@@ -49,11 +53,12 @@ def make_plan(
 
     With `msp` slices are as equal as they can be.
     """
+    ranks = stages * shards * replicas
     dtypes: dict[int, Dtype] = {4: "float32", 8: "float64"}
     workload = Workload(
         name="test",
         model=model,
-        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=stages),
+        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=ranks),
         sequence_tokens=sum(lengths),
         sequences_per_step=sequences,
         dtype=dtypes[element_bytes],
@@ -61,8 +66,9 @@ def make_plan(
     layout = Layout(
         workload=workload,
         profile=load_profile("cpu-2core"),
-        sequence_parallel=1,
+        sequence_parallel=shards,
         pipeline_parallel=stages,
+        data_parallel=replicas,
         virtual_stages=virtual_stages,
         group_subsequences=group or len(lengths),
         lengths=lengths,
@@ -79,64 +85,86 @@ def make_plan(
     plan = replace(plan_of(layout, choose), fetch_ahead=fetch_ahead)
     if not msp:
         return plan
-    found = lendings(stages, stages * virtual_stages, len(lengths), equal_slices(lengths))
+    cut = equal_slices(lengths, unit=shards)
+    found = lendings(stages, stages * virtual_stages, len(lengths), cut)
     return replace(plan, lendings=found)
 
 
-def equal_slices(lengths: tuple[int, ...]) -> Cut:
+def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:
+    """Slices of multiples of `unit`, which divides the lengths."""
+
     def cut(part: int, index: int, ranks: int) -> tuple[int, ...] | None:
-        tokens, rest = divmod(lengths[index], ranks)
-        return tuple(tokens + (number < rest) for number in range(ranks)) if tokens else None
+        units, rest = divmod(lengths[index] // unit, ranks)
+        if not units:
+            return None
+        return tuple(unit * (units + (number < rest)) for number in range(ranks))
 
     return cut
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Loss and gradients by stage parameter name."""
+    """Loss, and for every shard the gradients by stage parameter name."""
 
     loss: float
-    gradients: dict[str, Tensor]
+    shards: list[dict[str, Tensor]]
     counters: list[StepCounters]
     engines: list[Engine]
 
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """Those of a pipeline whose stages are not shared."""
+        (whole,) = self.shards
+        return whole
 
-def build_engines(plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype) -> list[Engine]:
-    """An engine per stage, connected in this process, its gradients zero."""
+
+def build_engine(
+    plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype, connections: Connections
+) -> Engine:
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    network = InProcessNetwork(plan.pipeline_parallel)
-    engines = []
-    for rank in range(plan.pipeline_parallel):
-        stage_plan = plan.stages[rank]
-        mine = StageWeights(
-            plan.model, stage_plan.layers, weights, CPU, dtype, head=stage_plan.head
-        )
-        transport = network.transport(rank)
-        stage = Stage(plan, rank, mine, Runtime(device=CPU, dtype=dtype), transport)
-        engines.append(Engine(schedule, stage, transport))
-    return engines
+    rank = connections.place.stage
+    stage_plan = plan.stages[rank]
+    mine = StageWeights(
+        plan.model,
+        stage_plan.layers,
+        weights,
+        CPU,
+        dtype,
+        head=stage_plan.head,
+        shard=connections.shard,
+    )
+    runtime = Runtime(device=CPU, dtype=dtype, team=connections.shards)
+    stage = Stage(plan, rank, mine, runtime, connections.transport)
+    return Engine(schedule, stage, connections.transport)
 
 
 def run_pipeline(
     plan: Plan, weights: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
 ) -> Outcome:
-    """All stages in this process, through the in-process transport."""
-    engines = build_engines(plan, weights, dtype)
-    counters = run_together(engines, tokens)
-    gradients = {
-        name: engine.stage.weights[name].gradient
-        for engine in engines
-        for name in engine.stage.weights.names()
-    }
+    """All ranks of one replica in this process; every rank a thread."""
+    connections = connect_threads(plan)
+    scale = 1.0 / tokens[:, 1:].numel()
+    engines = [build_engine(plan, weights, dtype, one) for one in connections]
+
+    def run(rank: int) -> StepCounters:
+        counters = engines[rank].run(tokens, scale)
+        FlatAdamW(engines[rank].stage.weights, Optimizer()).reduce(connections[rank].shards)
+        return counters
+
+    counters = run_together(connections, run)
+    shards: list[dict[str, Tensor]] = [{} for _ in range(plan.sequence_parallel)]
+    for one, engine in zip(connections, engines, strict=True):
+        mine = engine.stage.weights
+        shards[one.place.shard].update({name: mine[name].gradient for name in mine.names()})
     loss = sum(counter.loss for counter in counters)
-    return Outcome(loss=loss, gradients=gradients, counters=counters, engines=engines)
+    return Outcome(loss=loss, shards=shards, counters=counters, engines=engines)
 
 
 def run_reference(
     model: Model, weights: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
 ) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of plain torch, under the stage parameters' names."""
+    """Loss and gradients of plain torch, under the canonical names."""
     reference = ReferenceModel(model, weights, Context(rank=0, ranks=1, device=CPU, dtype=dtype))
     count = tokens[:, 1:].numel()
     total = 0.0
@@ -144,11 +172,17 @@ def run_reference(
         loss = reference(sequence[:-1], sequence[1:]) / count
         loss.backward()
         total += loss.item()
-    canonical = {
+    gradients = {
         name: reference.get_parameter(name.replace(".", "__")).grad for name in weight_shapes(model)
     }
-    gradients = {
-        name: stage_value(canonical, parts, model.head_width)
+    return total, gradients
+
+
+def stage_values(
+    model: Model, canonical: dict[str, Tensor], shard: Shard = WHOLE
+) -> dict[str, Tensor]:
+    """One shard of all stages' parameters, by the stage's names."""
+    return {
+        name: stage_value(canonical, parts, model.head_width, shard)
         for name, parts in stage_weight_names(model, range(model.layers), True).items()
     }
-    return total, gradients

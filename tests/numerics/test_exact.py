@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.weights import initial_weights
+from sppo.sharding import Shard
 from sppo.units import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
 from sppo.workload import Model, gpt, llama
-from tests.numerics.pipelines import make_plan, run_pipeline, run_reference
+from tests.numerics.pipelines import make_plan, run_pipeline, run_reference, stage_values
 
 MODELS = (
     gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=61),
@@ -32,6 +35,7 @@ def assert_equal_work(
     *,
     stages: int,
     virtual_stages: int,
+    shards: int = 1,
     share: float,
     recompute: tuple[str, ...] = (),
     kv_block_tokens: int = 0,
@@ -47,6 +51,7 @@ def assert_equal_work(
         model,
         lengths,
         stages=stages,
+        shards=shards,
         virtual_stages=virtual_stages,
         group=group,
         share=share,
@@ -61,10 +66,12 @@ def assert_equal_work(
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
     assert abs(outcome.loss - loss) < 1e-9
-    assert set(outcome.gradients) == set(gradients)
-    for name, wanted in gradients.items():
-        difference = (outcome.gradients[name] - wanted).abs().max().item()
-        assert difference < 1e-9, f"{name}: {difference}"
+    for index, found in enumerate(outcome.shards):
+        expected = stage_values(model, gradients, Shard(index, shards))
+        assert set(found) == set(expected)
+        for name, wanted in expected.items():
+            difference = (found[name] - wanted).abs().max().item()
+            assert difference < 1e-9, f"{name}, shard {index}: {difference}"
 
 
 @settings(max_examples=40, deadline=None)
@@ -184,3 +191,42 @@ def test_offload_changes_no_bit() -> None:
         assert outcome.loss == outcomes[0].loss
         for name, gradient in outcomes[0].gradients.items():
             assert torch.equal(outcome.gradients[name], gradient), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    model=st.sampled_from(MODELS),
+    lengths=LENGTHS,
+    degrees=st.sampled_from(((2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 2, 2), (4, 4, 1), (2, 3, 1))),
+    share=st.sampled_from((0.0, 0.3, 1.0)),
+    recompute=st.sampled_from(RECOMPUTE_LEVELS),
+    kv_block_tokens=st.sampled_from((0, 0, 8)),
+    sequences=st.integers(1, 3),
+    msp=st.booleans(),
+)
+def test_shared_stages_equal_plain_torch(
+    model: Model,
+    lengths: tuple[int, ...],
+    degrees: tuple[int, int, int],
+    share: float,
+    recompute: tuple[str, ...],
+    kv_block_tokens: int,
+    sequences: int,
+    msp: bool,
+) -> None:
+    """SP x PP x parts a stage; as many KV heads as the ranks of a stage need."""
+    shards, stages, virtual_stages = degrees
+    model = replace(model, kv_heads=max(model.kv_heads, shards), vocabulary=60)
+    msp = msp and stages > 1
+    assert_equal_work(
+        model,
+        tuple(shards * length for length in lengths),
+        stages=stages,
+        virtual_stages=virtual_stages,
+        shards=shards,
+        share=share,
+        recompute=recompute,
+        kv_block_tokens=0 if msp else kv_block_tokens,
+        sequences=sequences,
+        msp=msp,
+    )

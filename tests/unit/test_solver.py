@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from baselines.sppo import ADAPTER
 from benchmarks.workloads import of_flags
 from sppo.errors import NotBuilt
 from sppo.options import SolverOptions
@@ -49,19 +48,44 @@ def test_the_papers_heuristic_says_what_its_memory_model_misses() -> None:
 
 
 def test_layouts_that_do_not_fill_the_ranks_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"no layout SP any x PP 3 fills 2 ranks"):
+    with pytest.raises(ValueError, match=r"PP 3 does not fill 2 ranks; .* is SP 1 x PP 2"):
         solve(TINY, PROFILE, SolverOptions(pipeline_parallel=3))
-    with pytest.raises(ValueError, match=r"no layout SP 3 x PP any fills 2 ranks"):
+    with pytest.raises(ValueError, match=r"SP 3 does not fill 2 ranks; .* is SP 2 x PP 1"):
         solve(TINY, PROFILE, SolverOptions(sequence_parallel=3))
+    with pytest.raises(ValueError, match=r"1 sequences a step do not divide over DP 2; "):
+        solve(TINY, PROFILE, SolverOptions(data_parallel=2))
     many = replace(TINY, cluster=replace(TINY.cluster, ranks_per_node=64))
-    with pytest.raises(ValueError, match=r"gpt-tiny fills at most 16 ranks .*data-parallel"):
+    with pytest.raises(ValueError, match=r"gpt-tiny fills 16 of them at most, as SP 4 x PP 4"):
         solve(many, PROFILE)
 
 
-def test_the_engine_refuses_plans_it_cannot_run() -> None:
-    with pytest.raises(NotBuilt, match="sequence parallelism inside a stage"):
-        ADAPTER.plan(TINY, SolverOptions(sequence_parallel=2))
-    assert solve(TINY, PROFILE, SolverOptions(sequence_parallel=2)).sequence_parallel == 2
+@pytest.mark.parametrize(
+    ("changes", "shards", "reason"),
+    [
+        ({"heads": 6, "kv_heads": 6, "hidden": 252}, 4, "6 query heads do not divide over SP 4"),
+        ({"kv_heads": 2}, 4, "2 KV heads do not divide over SP 4"),
+        ({"ffn": 1022}, 4, "1,022 MLP columns do not divide over SP 4"),
+        ({"vocabulary": 254}, 4, "254 vocabulary entries do not divide over SP 4"),
+    ],
+)
+def test_what_cannot_be_shared_is_named_with_the_nearest_layout(
+    changes: dict[str, int], shards: int, reason: str
+) -> None:
+    model = replace(TINY.model, **changes)
+    work = replace(TINY, model=model, cluster=replace(TINY.cluster, ranks_per_node=4))
+    with pytest.raises(ValueError, match=rf"{reason}; the nearest .* is SP 2 x PP 2"):
+        solve(work, PROFILE, SolverOptions(sequence_parallel=shards))
+
+
+def test_replicas_are_planned_where_there_are_sequences_for_them() -> None:
+    work = replace(TINY, sequences_per_step=4).with_device_memory(None)
+    apart = solve(work, PROFILE, SolverOptions(data_parallel=2))
+    together = solve(work, PROFILE, SolverOptions(data_parallel=1))
+    chosen = solve(work, PROFILE)
+    assert apart.sequences == 2
+    assert chosen.makespan_seconds == min(apart.makespan_seconds, together.makespan_seconds)
+    state = [plan.stages[0].memory.optimizer for plan in (apart, together)]
+    assert state[0] == pytest.approx(state[1], rel=0.1), "half of twice the weights"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +117,6 @@ def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
     plan = solve(large, load_profile("a100-80g"))
     assert plan.sequence_parallel * plan.pipeline_parallel == 4096
     large = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
-    with pytest.raises(ValueError, match=r"gpt-7b fills at most 1,024 ranks \(data-parallel"):
+    with pytest.raises(ValueError, match=r"gpt-7b fills 1,024 of them at most, as SP 32 x PP 32"):
         solve(large, load_profile("a100-80g"))
     assert time.perf_counter() - start < 10

@@ -1,0 +1,85 @@
+"""The loss of a subsequence, over a vocabulary that a stage's ranks may share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sppo.layers import Tag, add_product
+from sppo.team import Team, as_gathered
+from sppo.weights import Weight
+
+
+class TiledLoss(torch.autograd.Function):
+    """Cross entropy of a subsequence, `tile` tokens of logits at a time; they never all exist.
+
+    x [l / size, h] of this rank's tokens, head weight [V / size, h], targets int64 [l] by position.
+    Returns this rank's part of sum(losses) * scale: its own vocabulary's logits, and the
+    log-sum-exps of its own tokens. The backward of a tile runs at once, while its logits are there;
+    only dx [l / size, h] is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Weight,
+        targets: Tensor,
+        scale: float,
+        tile: int,
+        team: Team,
+        tag: Tag,
+    ) -> Tensor:
+        gradient = torch.empty_like(x)
+        precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+        total = torch.zeros((), dtype=precision, device=x.device)
+        by_rank = as_gathered(targets, team.size).view(team.size, -1)
+        step = max(1, tile // team.size)
+        for start in range(0, x.shape[0], step):
+            rows = slice(start, min(start + step, x.shape[0]))
+            gathered = team.gather(x[rows]).wait()
+            logits = F.linear(gathered, weight.value).to(precision)
+            logsumexp = _shared_logsumexp(logits, team)
+            wanted, mine = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
+            wanted, mine = wanted.unsqueeze(-1), mine.unsqueeze(-1).to(precision)
+            total += logsumexp.chunk(team.size)[team.index].sum()
+            total -= (logits.gather(-1, wanted) * mine).sum()
+            probabilities = logits.sub_(logsumexp).exp_()
+            probabilities.scatter_add_(-1, wanted, -mine)
+            scaled = probabilities.mul_(scale).to(x.dtype)
+            if team.size == 1:
+                torch.mm(scaled, weight.value, out=gradient[rows])
+            else:
+                gradient[rows] = team.scatter(scaled @ weight.value).wait()
+            add_product(weight.gradient, scaled.t(), gathered)
+        tag("head.gradient", gradient)
+        ctx.save_for_backward(gradient)
+        return total * scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad.to(gradient.dtype), None, None, None, None, None, None
+
+
+def _shared_logsumexp(logits: Tensor, team: Team) -> Tensor:
+    """[n, 1] over the columns of all ranks, of logits [n, V / size]."""
+    own = logits.logsumexp(-1, keepdim=True)
+    if team.size == 1:
+        return own
+    return team.gather(own).wait().view(team.size, -1, 1).logsumexp(0)
+
+
+def own_rows(rows: Tensor, count: int, team: Team) -> tuple[Tensor, Tensor]:
+    """Which of these rows of a divided table lie in this rank's `count` rows, and where there.
+
+    The others are given its first row.
+    """
+    local = rows - team.index * count
+    mine = (local >= 0) & (local < count)
+    return local * mine, mine

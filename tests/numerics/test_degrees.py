@@ -1,0 +1,115 @@
+"""Optimizer steps of every PP x SP x DP against plain torch, in float64; one rank a thread."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+
+from baselines.protocol import Context
+from baselines.reference import ReferenceSystem
+from benchmarks.weights import initial_weights
+from sppo.plan import Plan
+from sppo.profile import load_profile
+from sppo.ranks import connect_threads, every_place, rank_of, run_together
+from sppo.runtime import Runtime
+from sppo.train import Trainer
+from sppo.units import RECOMPUTE_LEAN
+from sppo.workload import Cluster, Model, Optimizer, Workload, gpt, llama, weight_shapes
+from tests.numerics.pipelines import CPU, make_plan, stage_values
+
+MODELS = (
+    gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=60),
+    llama("llama-test", layers=4, hidden=32, heads=8, kv_heads=4, ffn=48, vocabulary=60),
+)
+RECIPE = Optimizer(learning_rate=1e-2, clip_norm=0.1, epsilon=1e-3)
+"""Clips every step, and lets AdamW see the scale of gradients, so that a wrong one shows."""
+
+SEQUENCES = 4
+STEPS = 2
+
+
+def _workload(plan: Plan) -> Workload:
+    return Workload(
+        name="test",
+        model=plan.model,
+        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=plan.ranks),
+        sequence_tokens=plan.sequence_tokens,
+        sequences_per_step=plan.sequences_per_step,
+        dtype="float64",
+        optimizer=RECIPE,
+    )
+
+
+def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list[Trainer]:
+    """All ranks after the steps; losses and norms must be the same on all of them."""
+    connections = connect_threads(plan)
+    workload, profile = _workload(plan), load_profile("cpu-2core")
+    runtime = Runtime(device=CPU, dtype=torch.float64)
+    trainers = [Trainer(workload, plan, profile, weights, runtime, one) for one in connections]
+
+    def run(rank: int) -> list[tuple[float, float]]:
+        return [trainers[rank].step(batch) for batch in batches]
+
+    results = run_together(connections, run)
+    assert all(one == results[0] for one in results)
+    reference = ReferenceSystem(
+        workload, weights, Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
+    )
+    for batch, (loss, norm) in zip(batches, results[0], strict=True):
+        wanted = reference.step(batch)
+        assert abs(loss - wanted.loss) < 1e-9
+        assert abs(norm - wanted.grad_norm) < 1e-9
+    updated = {
+        name: reference.model.get_parameter(name.replace(".", "__")).detach()
+        for name in weight_shapes(plan.model)
+    }
+    for trainer in trainers:
+        expected = stage_values(plan.model, updated, trainer.connections.shard)
+        for name in trainer.weights.names():
+            difference = (trainer.weights[name].value - expected[name]).abs().max().item()
+            assert difference < 1e-9, f"{trainer.connections.place}, {name}: {difference}"
+    return trainers
+
+
+def _batches(model: Model, tokens: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [
+        torch.randint(0, model.vocabulary, (SEQUENCES, tokens + 1), generator=generator)
+        for _ in range(STEPS)
+    ]
+
+
+@pytest.mark.parametrize(("stages", "shards", "replicas"), list(product((1, 2, 4), repeat=3)))
+def test_every_combination_of_degrees(stages: int, shards: int, replicas: int) -> None:
+    model = MODELS[(stages + shards + replicas) % 2]
+    weights = initial_weights(model, 3, torch.float64)
+    lengths = (24, 16, 8)
+    plan = make_plan(
+        model,
+        lengths,
+        stages=stages,
+        shards=shards,
+        replicas=replicas,
+        share=0.5,
+        recompute=RECOMPUTE_LEAN if stages == 2 else (),
+        sequences=SEQUENCES,
+        mixed=stages > 1 and replicas < SEQUENCES and replicas != 2,
+        msp=stages > 1 and replicas == 2,
+    )
+    trainers = _train(plan, weights, _batches(model, sum(lengths)))
+    assert len(trainers) == stages * shards * replicas
+    for trainer in trainers:
+        state = sum(tensor.numel() for tensor in trainer.optimizer.tensors() if tensor.dim())
+        flat = trainer.weights.matrices.numel() + trainer.weights.vectors.numel()
+        assert state == 2 * flat // replicas, "the optimizer's state is shared by the replicas"
+
+
+def test_a_rank_has_one_place() -> None:
+    plan = make_plan(MODELS[0], (8, 8), stages=2, shards=2, replicas=2, sequences=2)
+    places = every_place(plan)
+    assert len(set(places)) == plan.ranks == 8
+    assert [rank_of(plan, place) for place in places] == list(range(8))
+    assert [place.shard for place in places[:4]] == [0, 1, 0, 1], "shards are neighbours"
