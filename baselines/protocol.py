@@ -42,11 +42,16 @@ def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
     """Outside the accounted step nobody listens."""
 
 
+def _no_note(doing: str) -> None:
+    """Without a launch around it nobody asks where a rank is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """Where a system runs. The default process group exists already (gloo, NCCL or torch's fake).
 
-    `label(kind, tensor)` tells the accounting what a storage holds; systems may call it, none must.
+    `label(kind, tensor)` tells the accounting what a storage holds; `note(text)` says what this
+    rank does next, "waits" in it where that needs another rank. Systems may call both, none must.
     """
 
     rank: int
@@ -54,6 +59,7 @@ class Context:
     device: torch.device
     dtype: torch.dtype
     label: Callable[[Kind, torch.Tensor], None] = _no_label
+    note: Callable[[str], None] = _no_note
 
 
 @dataclass(frozen=True, kw_only=True)

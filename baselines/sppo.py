@@ -98,7 +98,9 @@ class SppoAdapter:
         plan = self.plan(workload, settings)
         if plan.pipeline_parallel != context.ranks:
             raise ValueError(f"the plan needs {plan.pipeline_parallel} ranks, not {context.ranks}")
-        runtime = Runtime(device=context.device, dtype=context.dtype, label=context.label)
+        runtime = Runtime(
+            device=context.device, dtype=context.dtype, label=context.label, note=context.note
+        )
         profile = load_profile(workload.cluster.hardware)
         return SppoSystem(Trainer(workload, plan, profile, weights, runtime, context.rank))
 

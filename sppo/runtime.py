@@ -1,4 +1,4 @@
-"""Where an engine runs: device, dtype, and who listens to what its storages hold."""
+"""Where an engine runs: device, dtype, and who listens to what it holds and does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ def _nobody(kind: Any, tensor: torch.Tensor) -> None:
     """Outside the accounted step nobody listens."""
 
 
+def _unnoted(doing: str) -> None:
+    """Without a launch around it nobody asks where a rank is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host"."""
+    """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
+
+    `note(text)` is told what comes next, before every instruction and every wait for a message.
+    """
 
     device: torch.device
     dtype: torch.dtype
     label: Callable[[Any, torch.Tensor], None] = _nobody
+    note: Callable[[str], None] = _unnoted
