@@ -43,12 +43,17 @@ def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
     """Outside the accounted step nobody listens."""
 
 
+def _no_note(doing: str) -> None:
+    """Without a launch around it nobody asks where a rank is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """Where a system runs. The default process group exists already (gloo, NCCL or torch's fake).
 
     `message_timeout` is for groups that a system makes itself (None: the backend's default).
-    `label(kind, tensor)` tells the accounting what a storage holds; systems may call it, none must.
+    `label(kind, tensor)` tells the accounting what a storage holds; `note(text)` says what this
+    rank does next, "waits" in it where that needs another rank. Systems may call both, none must.
     """
 
     rank: int
@@ -57,6 +62,7 @@ class Context:
     dtype: torch.dtype
     message_timeout: timedelta | None = None
     label: Callable[[Kind, torch.Tensor], None] = _no_label
+    note: Callable[[str], None] = _no_note
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,9 @@ class SppoAdapter:
         context: Context,
     ) -> SppoSystem:
         plan = self.plan(workload, settings)
-        runtime = Runtime(device=context.device, dtype=context.dtype, label=context.label)
+        runtime = Runtime(
+            device=context.device, dtype=context.dtype, label=context.label, note=context.note
+        )
         profile = load_profile(workload.cluster.hardware)
         connections = join_groups(plan, context.message_timeout)
         return SppoSystem(Trainer(workload, plan, profile, weights, runtime, connections))

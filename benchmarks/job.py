@@ -1,11 +1,13 @@
 """What the supervisor tells the ranks of one launch, and what each rank tells the supervisor.
 
-Files of a launch directory, all written atomically:
+Files of a launch directory, all but the note and the log written atomically:
 
     job.json          Job, read by every rank
     rank-{r}.json     RankReport, written by a rank that came to the end
     error-{r}.json    RankError, written by a rank that could not; the earliest is the cause
     timeline-{r}.json what the last measured step of that rank did and when, where the system says
+    where-{r}         what that rank does now, or did last: 256 bytes that it writes over before
+                      every instruction (`benchmarks.whereabouts`)
     log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.
@@ -115,7 +117,10 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankError(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is decided where the error happened, from its type, never from a log."""
+    """`status` is decided where the error happened, from its type, never from a log.
+
+    `lost_peer`: it only says that another rank is gone, so the cause lies there.
+    """
 
     rank: int
     status: Status
@@ -123,3 +128,4 @@ class RankError(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str
     phase: str
     time_ns: int
+    lost_peer: bool = False

@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks import records
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
-from benchmarks.verdict import Outcome, decode_progress, judge
+from benchmarks.verdict import Outcome, decode_progress, judge, out_of_time
 
 GRACE_SECONDS = 5.0
 """From TERM to KILL."""
@@ -107,9 +107,7 @@ def launch(
     try:
         _watch(process, directory / "log.txt", deadline, _noting(family, on_progress))
     except OutOfTime:
-        done = family.steps_done
-        reason = f"no end after {time_limit_seconds:.0f} s, {done} steps done; stopped"
-        return Outcome(status="timeout", reason=reason, reports=[])
+        return out_of_time(directory, job.ranks, time_limit_seconds, family.steps_done)
     finally:
         family.stop()
     return judge(directory, job.ranks, process.returncode)

@@ -3,7 +3,7 @@
     torchrun --nproc-per-node N -m benchmarks.worker JOB.json
 
 Every system runs under this same program. It ends with rank-{r}.json, or with error-{r}.json and
-exit code 1 (see `benchmarks.job` for the files).
+exit code 1, 2 where it was started wrongly (see `benchmarks.job` for the files).
 """
 
 from __future__ import annotations
@@ -12,17 +12,14 @@ import argparse
 import gc
 import math
 import os
-import sys
 import time
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,11 +28,11 @@ import torch
 import torch.distributed as dist
 
 from baselines import registry
-from baselines.protocol import Adapter, Context, StepResult, System, Unavailable
+from baselines.protocol import Adapter, Context, StepResult, System
 from benchmarks import device as devices
-from benchmarks import records
 from benchmarks.accounting import Accounting
 from benchmarks.data import map_tokens
+from benchmarks.endings import record_what_ends_it, refuse, write
 from benchmarks.environment import cpu_model
 from benchmarks.job import (
     PROGRESS_PREFIX,
@@ -45,47 +42,32 @@ from benchmarks.job import (
     Memory,
     Phase,
     Progress,
-    RankError,
     RankReport,
-    Status,
     StepReport,
 )
 from benchmarks.weights import map_weights, torch_dtype
-from sppo.errors import HostTierFull, Infeasible, NotBuilt
+from benchmarks.whereabouts import Whereabouts
 from sppo.workload import Workload
 
-
-@dataclass(kw_only=True)
-class Whereabouts:
-    """What the boundary must know when something breaks."""
-
-    rank: int
-    phase: str = "set-up"
-    limit_in_force: bool = False
+MEETING = "waits for all ranks"
+"""A rank's note at a barrier."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.worker", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
-    where = Whereabouts(rank=int(os.environ.get("RANK", "0")))
+    where = Whereabouts(int(os.environ.get("RANK", "0")), Path(job.output_directory))
     record_what_ends_it(job, where)
+    try:
+        check_ranks(job)
+    except ValueError as error:
+        refuse(job, where, error)
     report, timeline = run(job, where)
     if timeline:
         write(job, f"timeline-{where.rank}.json", timeline)
     write(job, f"rank-{where.rank}.json", report)
     dist.destroy_process_group()
-
-
-def record_what_ends_it(job: Job, where: Whereabouts) -> None:
-    """An error that nobody has caught ends this process as ever, but leaves its record first."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, Exception):
-            fail(job, where, error)
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
 
 
 def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]:
@@ -96,15 +78,16 @@ def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]
         devices.strict_allocator()
     torch.set_num_threads(job.threads_per_rank)
     torch.set_num_interop_threads(1)
+    where.note(MEETING)
     device = join_ranks(job)
     tokens = checked_tokens(job)
     adapter = registry.load(job.system)
     accounting = Accounting(device)
-    where.phase = "prepare"
-    system = prepare(job, adapter, accounting, where.rank, device)
+    where.enter("prepare")
+    system = prepare(job, adapter, accounting, where, device)
     launch = Launch(job=job, where=where, system=system, device=device, accounting=accounting)
     launch.run_steps(tokens)
-    where.phase = "close"
+    where.enter("close")
     timeline = system.timeline()
     system.close()
     report = RankReport(
@@ -117,14 +100,18 @@ def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]
     return report, timeline
 
 
-def join_ranks(job: Job) -> torch.device:
-    """Make the default process group; the device of this rank. Raises ValueError."""
+def check_ranks(job: Job) -> None:
+    """Raise ValueError if torchrun has not started as many ranks as the job was planned for."""
     found = os.environ.get("WORLD_SIZE")
     if found is None or int(found) != job.ranks:
         raise ValueError(
             f"the job wants {job.ranks} ranks and WORLD_SIZE is {found}; "
             f"start it by torchrun with {job.ranks} processes in all"
         )
+
+
+def join_ranks(job: Job) -> torch.device:
+    """Make the default process group; the device of this rank."""
     timeout = timedelta(seconds=job.message_timeout_seconds)
     if job.workload.cluster.device == "cpu":
         dist.init_process_group("gloo", timeout=timeout)
@@ -169,18 +156,19 @@ def step_tokens(
 
 
 def prepare(
-    job: Job, adapter: Adapter, accounting: Accounting, rank: int, device: torch.device
+    job: Job, adapter: Adapter, accounting: Accounting, where: Whereabouts, device: torch.device
 ) -> System:
     """Have the adapter build its system. The mapped weights are nobody's memory."""
     weights = map_weights(Path(job.weights_path))
     accounting.ignore(weights.values())
     context = Context(
-        rank=rank,
+        rank=where.rank,
         ranks=job.ranks,
         device=device,
         dtype=torch_dtype(job.workload.dtype),
         message_timeout=timedelta(seconds=job.message_timeout_seconds),
         label=accounting.label,
+        note=where.note,
     )
     settings: Any = msgspec.convert(job.settings, adapter.settings_type)
     return adapter.prepare(job.workload, settings, weights, context)
@@ -207,7 +195,7 @@ class Launch:
         if not self.job.account:
             self.accounting.close()
         for index, phase in enumerate(plan):
-            self.where.phase = phase
+            self.where.enter(phase)
             batch = step_tokens(self.job.workload, tokens, index, phase)
             if phase == "accounted":
                 result, seconds = self.accounted_step(batch)
@@ -277,7 +265,9 @@ class Launch:
 
     def meet(self) -> None:
         """Wait until every rank is here and its device idle."""
+        self.where.note(MEETING)
         dist.barrier()
+        self.where.note("")
         self.finish()
 
     def finish(self) -> None:
@@ -288,6 +278,7 @@ class Launch:
     def slowest(self, seconds: float) -> float:
         """The largest `seconds` of all ranks."""
         value = torch.tensor([seconds], dtype=torch.float64, device=self.device)
+        self.where.note(MEETING)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return float(value.item())
 
@@ -323,42 +314,6 @@ def rank_environment(job: Job, adapter: Adapter, device: torch.device) -> dict[s
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     versions: Mapping[str, str] = {"torch": torch.__version__, **adapter.versions()}
     return {"versions": dict(versions), "device": name, "threads": job.threads_per_rank}
-
-
-def status_of(error: Exception, limit_in_force: bool) -> Status:
-    """The word for `error`, from its type (and torch's own words for a CPU that is full)."""
-    if devices.is_out_of_memory(error, limit_in_force):
-        return "oom"
-    if isinstance(error, HostTierFull):
-        return "host_oom"
-    if isinstance(error, Infeasible):
-        return "infeasible"
-    if isinstance(error, (Unavailable, NotBuilt)):
-        return "unavailable"
-    return "failed"
-
-
-def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
-    """Write error-{r}.json and end at once: a peer or a library's thread may hang for ever."""
-    now_ns = time.time_ns()
-    text = "".join(traceback.format_exception(error))
-    record = RankError(
-        rank=where.rank,
-        status=status_of(error, where.limit_in_force),
-        message=str(error) or type(error).__name__,
-        traceback=text,
-        phase=where.phase,
-        time_ns=now_ns,
-    )
-    write(job, f"error-{where.rank}.json", record)
-    sys.stdout.flush()
-    # torch.distributed's own hook, which calls ours, holds sys.stderr back until we return.
-    print(text, file=sys.__stderr__, flush=True)
-    os._exit(1)
-
-
-def write(job: Job, name: str, value: Any) -> None:
-    records.write_bytes(Path(job.output_directory) / name, records.to_json(value))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sppo.comm import Receipt, Transport
 from sppo.schedule import (
+    SENDS,
     Instruction,
     Op,
     Schedule,
@@ -80,6 +81,9 @@ class Engine:
         self._needed = {one: needed_receives(schedule, one) for one in mine}
         self._inputs = {one: inputs_of(schedule, one) for one in computes}
         self._outputs = {one: outputs_of(schedule, one) for one in computes}
+        self._doing = {one: f"stage {stage.index}, {_words(one)}" for one in mine}
+        needed = {receive for receives in self._needed.values() for receive in receives}
+        self._waiting = {one: f"stage {stage.index}, waits for {one}" for one in needed}
         self._reset(torch.empty(0), 1.0)
 
     def _reset(self, tokens: Tensor, scale: float) -> None:
@@ -97,15 +101,19 @@ class Engine:
         """
         self._reset(tokens, scale)
         kv_moved_before = self.stage.kv_moved_bytes
+        note = self.stage.runtime.note
         try:
             for instruction in self.schedule.stages[self.stage.index]:
                 for receive in self._needed[instruction]:
+                    note(self._waiting[receive])
                     self._posted[receive].receipt.wait()
+                note(self._doing[instruction])
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
                 self.counters.timeline.append(
                     Timed(instruction=instruction, start_ns=start, end_ns=time.perf_counter_ns())
                 )
+            note(f"stage {self.stage.index}, at the schedule's end, waits for the other stages")
             self.transport.flush()
             self.stage.assert_empty()
             self.counters.kv_moved_bytes = self.stage.kv_moved_bytes - kv_moved_before
@@ -220,3 +228,8 @@ class Engine:
     def _add(self, instruction: Instruction) -> None:
         """The receipt adds what has come when it is waited for."""
         del self._posted[instruction._replace(op=Op.COLLECT)]
+
+
+def _words(instruction: Instruction) -> str:
+    """A send may have to wait until its peer takes what was sent before."""
+    return f"waits to send {instruction}" if instruction.op in SENDS else str(instruction)

@@ -1,4 +1,4 @@
-"""Where an engine runs: device, dtype, and who listens to what its storages hold."""
+"""Where an engine runs: device, dtype, and who listens to what it holds and does."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ def _nobody(kind: Any, tensor: torch.Tensor) -> None:
     """Outside the accounted step nobody listens."""
 
 
+def _unnoted(doing: str) -> None:
+    """Without a launch around it nobody asks where a rank is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
 
     `team`: the ranks that share a stage's weights, heads and tokens.
+    `note(text)` is told what comes next, before every instruction and every wait for a message.
     """
 
     device: torch.device
     dtype: torch.dtype
     label: Callable[[Any, torch.Tensor], None] = _nobody
     team: Team = field(default_factory=Alone)
+    note: Callable[[str], None] = _unnoted

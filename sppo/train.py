@@ -106,6 +106,8 @@ class Trainer:
         self.weights.zero_gradients()
         scale = 1.0 / (tokens.shape[0] * length)
         self.counters = engine.run(self._mine(tokens), scale)
+        stage = self.connections.place.stage
+        self.runtime.note(f"stage {stage}, waits for its other ranks: sums of gradients")
         self.optimizer.reduce(self.connections.shards)
         totals = torch.stack(
             (
@@ -113,10 +115,12 @@ class Trainer:
                 self.optimizer.squared_norm(self.connections.shard),
             )
         )
+        self.runtime.note(f"stage {stage}, waits for all ranks: loss and norm")
         self.connections.everyone.add(totals)
         loss, squared_norm = totals.tolist()
         norm = squared_norm**0.5
         clip = self.workload.optimizer.clip_norm
+        self.runtime.note(f"stage {stage}, AdamW")
         self.optimizer.step(min(1.0, clip / (norm + 1e-6)))
         return loss, norm
 

@@ -96,7 +96,7 @@ def test_every_ending_has_its_status_and_leaves_the_others_intact(tmp_path: Path
     assert ends["crash"][0] == "failed"
     assert "no report from rank 0, 1, exit code 1" in ends["crash"][1]
     assert ends["error"] == ("failed", "rank 0, measured: a wrong shape")
-    assert ends["kill"] == ("failed", "rank 1 killed by SIGKILL")
+    assert ends["kill"] == ("failed", "rank 1 died (SIGKILL)")
     assert ends["silent"][0] == "failed"
     assert "no report from rank 1, exit code 0" in ends["silent"][1]
     assert ends["other work"][0] == "mismatch"

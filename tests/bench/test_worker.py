@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from baselines.protocol import Unavailable
-from benchmarks import worker
+from benchmarks import endings, worker
 from benchmarks.data import token_file
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress, RankError, RankReport
 from benchmarks.metrics import step_flops
@@ -138,10 +138,35 @@ def test_without_accounting_there_is_no_accounted_step_and_no_limit(tmp_path: Pa
 @pytest.mark.slow
 def test_a_wrong_number_of_ranks_is_said_clearly(tmp_path: Path) -> None:
     job = make_job(tmp_path, ranks=2)
-    assert launch(job).returncode != 0
+    result = launch(job)
+    assert result.returncode != 0
+    assert "exitcode  : 2 " in result.stderr, "torchrun tells the worker's"
+    assert "error: the job wants 2 ranks and WORLD_SIZE is 1" in result.stderr
+    assert "ValueError" not in result.stderr
     error = error_of(job)
     assert error.status == "failed"
     assert "the job wants 2 ranks and WORLD_SIZE is 1" in error.message
+
+
+@pytest.mark.slow
+def test_a_worker_by_itself_ends_with_exit_code_2_and_one_line(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    path = tmp_path / "job.json"
+    path.write_bytes(msgspec.json.encode(job))
+    environment = {name: text for name, text in os.environ.items() if name != "WORLD_SIZE"}
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.worker", str(path)],
+        cwd=ROOT,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 2
+    said = "the job wants 1 ranks and WORLD_SIZE is None; start it by torchrun with 1 processes"
+    assert result.stderr == f"error: {said} in all\n"
+    assert not result.stdout
+    assert error_of(job).message == f"{said} in all"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +182,14 @@ def test_a_wrong_number_of_ranks_is_said_clearly(tmp_path: Path) -> None:
     ],
 )
 def test_the_type_of_an_error_gives_the_status(error: Exception, status: str) -> None:
-    assert worker.status_of(error, limit_in_force=True) == status
+    assert endings.status_of(error, limit_in_force=True) == status
+
+
+def test_only_a_peers_end_is_a_lost_peer() -> None:
+    gloo = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:41245"
+    assert endings.lost_peer(RuntimeError(gloo))
+    assert not endings.lost_peer(RuntimeError("shapes do not match"))
+    assert not endings.lost_peer(FloatingPointError("loss nan"))
 
 
 def test_a_loss_that_is_no_number_is_a_failure() -> None:

@@ -49,16 +49,22 @@ def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
     assert "Exit codes: 0 every asked row ended in a result" in capsys.readouterr().out
 
 
-def test_a_wrong_flag_is_wrong_input() -> None:
+@pytest.mark.parametrize("wrong", ["--lunches", "--pp"])
+def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
+    """`run` takes the ranks of its workload, and no other number of stages."""
     with pytest.raises(SystemExit) as ended:
-        main(["run", "--lunches", "2"])
+        main(["run", "mini-cpu", wrong, "3"])
     assert ended.value.code == 2
+    assert not list((folder / "results").iterdir())
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["run", "nope"], "unknown workload 'nope'; known: tiny-cpu"),
+        (["plan", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
+        (["simulate", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
+        (["timeline", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
         (["plan", "nope"], "unknown workload 'nope'"),
         (["run", "mini-cpu", "--systems", "vllm"], "unknown system 'vllm'; known: deepspeed"),
         (["run", "mini-cpu", "--device-memory", "lots"], "write 160MiB, 79.15GiB or none"),

@@ -1,0 +1,87 @@
+"""A rank of a real SPPO launch dies or hangs: all end in time, and one line says who and where."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines.sppo import ADAPTER, SppoSettings
+from benchmarks import launcher, supervisor
+from benchmarks.progress import Lines
+from benchmarks.records import Record
+from benchmarks.rows import Row, with_settings
+from benchmarks.supervisor import Options
+from tests.bench.test_supervisor import WORKLOAD, processes_left
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = SppoSettings(subsequences=4, virtual_stages=1, msp=False, policy="no-offload")
+STARTING_SECONDS = 30.0
+"""Python, torch and torchrun on a slow machine."""
+
+SLACK_SECONDS = 3.0
+"""Of the record and of a busy machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    record: Record
+    seconds: float
+    left: list[int]
+
+
+def launch(
+    folder: Path, interference: str, limit_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> Ended:
+    """One launch in which a rank sends itself a signal."""
+    real = launcher.command
+    script = str(Path(__file__).with_name("interfered_worker.py"))
+
+    def command(*arguments: Any) -> list[str]:
+        line = real(*arguments)
+        return [*line[:-3], script, line[-1]]
+
+    monkeypatch.setattr(launcher, "command", command)
+    monkeypatch.setenv("INTERFERE", interference)
+    options = Options(
+        launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=limit_seconds
+    )
+    made = supervisor.prepare(WORKLOAD, options, supervisor.new_directory(folder, WORKLOAD))
+    row = Row(label="SPPO", system="sppo", choosing="planned")
+    start = time.monotonic()
+    try:
+        record = supervisor.launch_row(
+            made, with_settings(row, ADAPTER, SETTINGS, grid=""), 1, options, Lines()
+        )
+    finally:
+        supervisor.remove_inputs(made)
+    return Ended(record=record, seconds=time.monotonic() - start, left=processes_left(folder))
+
+
+def test_a_rank_that_is_killed_in_a_step_ends_all_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second F0.1@1 is the accounted step's: the short first step has the same name."""
+    ended = launch(tmp_path, "1 SIGKILL F0.1@1 2", 120.0, monkeypatch)
+    assert ended.record.status == "failed"
+    assert ended.record.reason == "rank 1 died (SIGKILL) in the accounted step: stage 1, F0.1@1"
+    assert ended.left == []
+    assert ended.seconds < STARTING_SECONDS + launcher.GRACE_SECONDS + launcher.GONE_SECONDS
+
+
+def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short first step has two subsequences only: the second F0.2@1 is a measured step's."""
+    limit_seconds = 20.0
+    ended = launch(tmp_path, "1 SIGSTOP F0.2@1 2", limit_seconds, monkeypatch)
+    assert ended.record.status == "timeout"
+    who = "rank 1 hung in the measured step: stage 1, F0.2@1 (rank 0 waits for RG0.3@0; "
+    assert ended.record.reason.startswith(f"no end after 20 s, 2 steps done; stopped; {who}")
+    assert ended.left == []
+    most_seconds = limit_seconds + launcher.GRACE_SECONDS + launcher.GONE_SECONDS
+    assert limit_seconds <= ended.seconds < most_seconds + SLACK_SECONDS

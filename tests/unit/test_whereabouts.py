@@ -1,0 +1,199 @@
+"""What a rank notes is what others read, and a launch that ends badly names its cause."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks import verdict
+from benchmarks.job import RankError
+from benchmarks.whereabouts import (
+    NOTE_BYTES,
+    Note,
+    Whereabouts,
+    file_name,
+    read_note,
+    read_notes,
+    who_hangs,
+)
+
+SECOND_NS = 1_000_000_000
+MEASURED_NS = 100 * SECOND_NS
+
+
+def ranks_at(folder: Path, *doings: str, phase: str = "measured") -> None:
+    for rank, doing in enumerate(doings):
+        where = Whereabouts(rank, folder)
+        where.enter(phase)
+        where.note(doing)
+
+
+def error(folder: Path, rank: int, message: str, **changes: Any) -> None:
+    values: dict[str, Any] = {"status": "failed", "phase": "measured", "time_ns": 1_000 + rank}
+    record = RankError(rank=rank, message=message, traceback="", **(values | changes))
+    (folder / f"error-{rank}.json").write_bytes(msgspec.json.encode(record))
+
+
+def exits(folder: Path, codes: dict[int, int]) -> None:
+    """torchrun's report, as it ends a log."""
+    lines = [
+        f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {code} (pid: 4{rank})\n"
+        for rank, code in codes.items()
+    ]
+    log = "benchmarks.worker FAILED\n-----\nFailures:\n" + "".join(lines)
+    (folder / "log.txt").write_text(log)
+
+
+def reason(folder: Path, ranks: int = 2) -> str:
+    outcome = verdict.judge(folder, ranks, 1)
+    assert outcome.status == "failed"
+    return outcome.reason
+
+
+def test_the_last_note_is_read_and_a_shorter_one_leaves_nothing_of_a_longer(tmp_path: Path) -> None:
+    where = Whereabouts(3, tmp_path)
+    path = tmp_path / file_name(3)
+    note = read_note(path)
+    assert note is not None
+    assert str(note) == "during set-up"
+    before_ns = time.time_ns()
+    where.enter("accounted")
+    where.note("stage 1, waits for RA0.3@1")
+    where.note("stage 1, F0.3@1")
+    note = read_note(path)
+    assert note is not None
+    assert str(note) == "in the accounted step: stage 1, F0.3@1"
+    assert before_ns <= note.time_ns <= time.time_ns()
+    assert not note.waits
+    assert path.stat().st_size == NOTE_BYTES
+
+
+@pytest.mark.parametrize("doing", ["x" * 1_000, "é" * 1_000])
+def test_a_note_that_is_too_long_is_cut(tmp_path: Path, doing: str) -> None:
+    Whereabouts(0, tmp_path).note(doing)
+    note = read_note(tmp_path / file_name(0))
+    assert note is not None
+    assert note.doing.startswith(doing[:100])
+    assert (tmp_path / file_name(0)).stat().st_size == NOTE_BYTES
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" " * NOTE_BYTES, b"\xff\x00 measured\nF", b"12\nF0.0@0"]
+)
+def test_half_a_note_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / file_name(0)).write_bytes(content)
+    assert read_notes(tmp_path, 2) == [None, None]
+
+
+def note(doing: str, age_seconds: float = 14) -> Note:
+    return Note(time_ns=MEASURED_NS - int(age_seconds * SECOND_NS), phase="measured", doing=doing)
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        (
+            [note("stage 0, waits for RG0.2@0"), note("stage 1, F0.3@1")],
+            "rank 1 hung in the measured step: stage 1, F0.3@1 (rank 0 waits for RG0.2@0; "
+            "nobody moved for 14 s)",
+        ),
+        (
+            [note("waits for all ranks"), None],
+            "rank 1 hung before its first note (rank 0 waits for all ranks; nobody moved for 14 s)",
+        ),
+        (
+            [note("stage 0, waits for RG0.2@0"), note("stage 1, waits for RA0.3@1", 15)],
+            "nobody moved for 14 s: rank 0 in the measured step: stage 0, waits for RG0.2@0; "
+            "rank 1 in the measured step: stage 1, waits for RA0.3@1",
+        ),
+        (
+            [note(""), note("")],
+            "nobody moved for 14 s: rank 0 in the measured step; rank 1 in the measured step",
+        ),
+        (
+            [note("stage 0, waits for RG0.2@0", 2), note("stage 1, F0.3@1", 1)],
+            "still moving: rank 1 in the measured step: stage 1, F0.3@1",
+        ),
+        ([None, None], ""),
+    ],
+    ids=["one hangs", "one never came", "all wait", "none waits", "slow", "no notes"],
+)
+def test_who_hangs(notes: list[Note | None], words: str) -> None:
+    assert who_hangs(notes, MEASURED_NS, limit_seconds=20) == words
+
+
+def test_many_ranks_are_counted() -> None:
+    notes = [note("stage 1, F0.3@1"), *(note(f"waits for RA0.{rank}@0") for rank in range(9))]
+    words = who_hangs(notes, MEASURED_NS, limit_seconds=20)
+    assert words.startswith("rank 0 hung in the measured step: stage 1, F0.3@1 (rank 1 waits")
+    assert "rank 4 waits for RA0.3@0, 5 more" in words
+    assert "rank 5" not in words
+
+
+def test_at_the_time_limit_the_reason_ends_with_who_hangs(tmp_path: Path) -> None:
+    outcome = verdict.out_of_time(tmp_path, 2, 20.0, 3)
+    assert outcome.status == "timeout"
+    assert outcome.reason == "no end after 20 s, 3 steps done; stopped"
+    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1")
+    reason = verdict.out_of_time(tmp_path, 2, 0.0, 3).reason
+    assert reason.startswith("no end after 0 s, 3 steps done; stopped; rank 1 hung in the measured")
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (3, "exit code 3")])
+def test_a_death_is_the_cause_and_its_peers_error_is_not(
+    tmp_path: Path, code: int, how: str
+) -> None:
+    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1", phase="accounted")
+    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
+    exits(tmp_path, {0: 1, 1: code})
+    assert reason(tmp_path) == f"rank 1 died ({how}) in the accounted step: stage 1, F0.3@1"
+
+
+def test_a_death_that_torchrun_saw_alone(tmp_path: Path) -> None:
+    """It ended the others before they could say anything."""
+    ranks_at(tmp_path, "stage 0, F0.0@0", "stage 1, F0.3@1")
+    exits(tmp_path, {1: 3})
+    assert reason(tmp_path) == "rank 1 died (exit code 3) in the measured step: stage 1, F0.3@1"
+
+
+def test_a_rank_that_ends_with_exit_code_0_and_no_word(tmp_path: Path) -> None:
+    """torchrun lists no such rank."""
+    doings = ("stage 0, waits for RG0.2@0", "stage 1, F0.3@1", "stage 2, waits for RA0.3@2")
+    ranks_at(tmp_path, *doings)
+    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
+    exits(tmp_path, {0: 1})
+    words = "rank 1 ended without a word in the measured step: stage 1, F0.3@1"
+    assert reason(tmp_path, ranks=3) == words
+
+
+def test_an_error_of_a_ranks_own_comes_before_a_lost_peer(tmp_path: Path) -> None:
+    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1")
+    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
+    error(tmp_path, 1, "a wrong shape", time_ns=2_000)
+    exits(tmp_path, {0: 1, 1: 1})
+    assert reason(tmp_path) == "rank 1, measured, stage 1, F0.3@1: a wrong shape"
+
+
+def test_where_everybody_lost_a_peer_the_first_is_told(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        error(tmp_path, rank, "Connection closed by peer", lost_peer=True)
+    exits(tmp_path, {0: 1, 1: 1})
+    assert reason(tmp_path) == "rank 0, measured: Connection closed by peer"
+
+
+def test_torchruns_own_term_is_blamed_last(tmp_path: Path) -> None:
+    ranks_at(tmp_path, "stage 0, F0.0@0", "stage 1, F0.3@1")
+    exits(tmp_path, {0: -15, 1: -9})
+    assert reason(tmp_path) == "rank 1 died (SIGKILL) in the measured step: stage 1, F0.3@1"
+    exits(tmp_path, {1: -15})
+    assert reason(tmp_path) == "rank 1 died (SIGTERM) in the measured step: stage 1, F0.3@1"
+
+
+def test_an_out_of_memory_stays_one_where_a_peer_was_killed(tmp_path: Path) -> None:
+    error(tmp_path, 0, "can't allocate memory", status="oom")
+    exits(tmp_path, {0: 1, 1: -6})
+    assert verdict.judge(tmp_path, 2, 1).status == "oom"
