@@ -225,7 +225,10 @@ def plan_data(
     """
     import msgspec
 
+    from sppo.collectives import step_collectives
+
     memory = [stage.memory for stage in plan.stages]
+    shared = [step_collectives(plan, stage) for stage in range(plan.pipeline_parallel)]
     count = len(plan.lengths_tokens)
     return {
         **msgspec.to_builtins(plan),
@@ -243,6 +246,8 @@ def plan_data(
         "predicted_peak_bytes": [stage.total for stage in memory],
         "predicted_activation_peak_bytes": [stage.activations_peak for stage in memory],
         "predicted_host_bytes": [stage.host for stage in memory],
+        "predicted_collectives": [stage.calls for stage in shared],
+        "predicted_collective_bytes": [stage.bytes for stage in shared],
     }
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks import comparison, metrics
+from benchmarks import comparison, metrics, predictions
 from benchmarks.job import Status
 from benchmarks.metrics import Spread
 from benchmarks.records import Record
@@ -86,11 +85,12 @@ def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[R
         [seconds for record in launches for seconds in metrics.measured_seconds(record.steps)]
     )
     memory = [memory for record in launches for memory in record.memory]
+    comparable = last.tuned and not is_crowded(last)
     return replace(
         summary,
         step_seconds=step,
         tokens_per_second_per_rank=_rate(last.tokens_per_step / last.ranks, step),
-        sppo_speed_up=metrics.speed_up(launches, sppo) if last.tuned else None,
+        sppo_speed_up=metrics.speed_up(launches, sppo) if comparable else None,
         mfu_causal=metrics.utilisation(
             last.flops.dense + last.flops.attention_causal,
             None if step is None else step.median,
@@ -131,8 +131,22 @@ def header(records: Sequence[Record]) -> list[str]:
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
         f"measured on {machine(record)}, {commit(record)}, {record.started[:10]}",
         f"device memory: {_limit(records)}",
+        *_crowded(record),
         *_equal_work(records),
     ]
+
+
+def is_crowded(record: Record) -> bool:
+    """Whether ranks shared cores, so that times say little."""
+    cores = record.environment.get("cores")
+    return record.workload.cluster.device == "cpu" and cores is not None and record.ranks > cores
+
+
+def _crowded(record: Record) -> list[str]:
+    if not is_crowded(record):
+        return []
+    cores = record.environment["cores"]
+    return [f"{record.ranks} ranks shared {cores} cores: times and rates are NO result here"]
 
 
 def machine(record: Record) -> str:
@@ -241,7 +255,7 @@ def notes(records: Sequence[Record]) -> list[str]:
             lines.append(f"{summary.row}: {summary.status}: {summary.reason or 'no reason given'}")
         if summary.grid:
             lines.append(f"{summary.row}, settings: {summary.grid}")
-    lines += _predictions(records)
+    lines += predictions.lines(records)
     peak = next((record.peak for record in records if record.peak is not None), None)
     if peak is not None:
         lines.append(
@@ -250,29 +264,6 @@ def notes(records: Sequence[Record]) -> list[str]:
         )
     if any(summary.tracked_peak_bytes is not None for summary in summaries(records)):
         lines.append("peak device, host: tracked bytes of the accounted step, largest rank")
-    return lines
-
-
-def _predictions(records: Sequence[Record]) -> list[str]:
-    """How the plan's predictions compare with what was counted and measured."""
-    planned = [record for record in records if record.plan is not None and record.status == "ok"]
-    if not planned:
-        return []
-    plan = planned[0].plan or {}
-    predicted = plan["predicted_activation_peak_bytes"]
-    counted = [memory.activation_peak_bytes for memory in planned[0].memory]
-    verdict = "exactly" if counted == predicted else "NOT"
-    sizes = ", ".join(format_bytes(size or 0) for size in counted)
-    lines = [
-        f"{planned[0].row}: peak of kept activations, KV and dKV counted {sizes} by rank, "
-        f"{verdict} as predicted"
-    ]
-    measured = [record.bubble_share for record in planned if record.bubble_share is not None]
-    if measured:
-        lines.append(
-            f"{planned[0].row}: bubble share {100 * plan['bubble_share']:.1f} % simulated, "
-            f"{100 * statistics.median(measured):.1f} % measured"
-        )
     return lines
 
 

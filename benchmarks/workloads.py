@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_bytes, parse_tokens
 
 DEVICE_MEMORY = 136 * MIB
@@ -35,6 +37,15 @@ def _two_cores(
     )
 
 
+_FOUR_RANKS = replace(
+    _two_cores("tiny-cpu-4rank", MODELS["gpt-tiny"], 4096, None),
+    cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=4),
+    sequence_parallel=2,
+    pipeline_parallel=2,
+)
+"""PP 2 x SP 2, for equal work and exact counters: four ranks share two cores."""
+
+
 def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
     """`length` as in the name ("1m", "1280k"); nodes of eight GPUs; `hardware` is a profile."""
     card = hardware.split("-")[0]
@@ -55,6 +66,7 @@ WORKLOADS: dict[str, Workload] = {
         _two_cores("tiny-cpu", MODELS["gpt-tiny"], 4096, DEVICE_MEMORY),
         _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096, None),
         _two_cores("mini-cpu", _MINI, 512, 152 * MIB),
+        _FOUR_RANKS,
         _gpus("gpt-7b", "128k", 8, "h100-80g"),
         _gpus("gpt-7b", "1m", 32, "a100-80g"),
         _gpus("gpt-7b", "2m", 64, "a100-80g"),

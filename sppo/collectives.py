@@ -71,6 +71,15 @@ def replica_collectives(plan: Plan, stage: int) -> Told:
     return Told(calls=4, bytes=elements * (size + max(4, size)))
 
 
+LOSS_AND_NORM = Told(calls=1, bytes=16)
+"""Two float64 numbers, summed over all ranks."""
+
+
+def step_collectives(plan: Plan, stage: int) -> Told:
+    """Everything that one rank of a stage shares with others in a step."""
+    return shard_collectives(plan, stage) + replica_collectives(plan, stage) + LOSS_AND_NORM
+
+
 def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
     """Forward and backward of so many tokens in one part."""
     again = sum(name in AGAIN for name in dropped)

@@ -52,12 +52,16 @@ def every_degree(
     pipeline_parallel: int | None,
     data_parallel: int | None,
 ) -> list[Degrees]:
-    """All degrees that fill the ranks, as far as they are not given.
+    """All degrees that fill the ranks, as far as they are not given, here or by the workload.
 
     Raises ValueError naming what stands in the way, and the nearest layout that works.
     """
     ranks = workload.cluster.ranks
-    asked = (sequence_parallel, pipeline_parallel, data_parallel)
+    asked = (
+        sequence_parallel or workload.sequence_parallel,
+        pipeline_parallel or workload.pipeline_parallel,
+        data_parallel,
+    )
     wanted = [
         found
         for found in _products(ranks)

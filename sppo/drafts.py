@@ -98,4 +98,6 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         draft,
         makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
         bubble_share=simulation.bubble_share,
+        predicted_messages=simulation.messages,
+        predicted_message_bytes=simulation.message_bytes,
     )

@@ -118,6 +118,7 @@ class Plan:
 
     With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
     subsequence passes every stage V times and the pipeline's idle ends shrink by V.
+    `predicted_messages` are what one rank of each stage sends to other stages in a step.
     Times are simulated from the profile, for forward and backward without the optimizer.
     """
 
@@ -143,6 +144,8 @@ class Plan:
     reasons: tuple[str, ...]
     rejected: tuple[str, ...]
     lendings: tuple[Lending, ...] = ()
+    predicted_messages: tuple[int, ...] = ()
+    predicted_message_bytes: tuple[int, ...] = ()
 
     @property
     def ranks(self) -> int:

@@ -226,6 +226,8 @@ class Workload:
 
     `device_memory_bytes` is what one rank's device may hold (weights, gradients, optimizer state,
     activations); None means no limit. `host_memory_bytes` is the host tier of one rank.
+    `sequence_parallel` and `pipeline_parallel` fix SPPO's degrees, and with them those of whoever
+    runs in the same layout; None leaves them to the solver.
     `text` is "stdlib" (the Python standard library's sources as bytes) or a file or folder.
     """
 
@@ -238,6 +240,8 @@ class Workload:
     optimizer: Optimizer = Optimizer()
     device_memory_bytes: int | None = None
     host_memory_bytes: int | None = None
+    sequence_parallel: int | None = None
+    pipeline_parallel: int | None = None
     text: str = "stdlib"
     seed: int = 1
 

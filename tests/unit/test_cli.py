@@ -62,9 +62,9 @@ def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "nope"], "unknown workload 'nope'; known: tiny-cpu"),
-        (["plan", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
-        (["simulate", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
-        (["timeline", "mini-cpu", "--pp", "3"], "SP x PP must be 2"),
+        (["plan", "mini-cpu", "--pp", "3"], "PP 3 does not fill 2 ranks"),
+        (["simulate", "mini-cpu", "--pp", "3"], "PP 3 does not fill 2 ranks"),
+        (["timeline", "mini-cpu", "--pp", "3"], "PP 3 does not fill 2 ranks"),
         (["plan", "nope"], "unknown workload 'nope'"),
         (["run", "mini-cpu", "--systems", "vllm"], "unknown system 'vllm'; known: deepspeed"),
         (["run", "mini-cpu", "--device-memory", "lots"], "write 160MiB, 79.15GiB or none"),
