@@ -52,16 +52,14 @@ def every_degree(
     pipeline_parallel: int | None,
     data_parallel: int | None,
 ) -> list[Degrees]:
-    """All degrees that fill the ranks, as far as they are not given, here or by the workload.
+    """All degrees that fill the ranks, as far as they are not given, here or else by the workload.
 
     Raises ValueError naming what stands in the way, and the nearest layout that works.
     """
     ranks = workload.cluster.ranks
-    asked = (
-        sequence_parallel or workload.sequence_parallel,
-        pipeline_parallel or workload.pipeline_parallel,
-        data_parallel,
-    )
+    asked = (sequence_parallel, pipeline_parallel, data_parallel)
+    if asked == (None, None, None):
+        asked = (workload.sequence_parallel, workload.pipeline_parallel, None)
     wanted = [
         found
         for found in _products(ranks)

@@ -61,7 +61,13 @@ class Layout:
         if self.lends == "none":
             return ()
         stages = self.pipeline_parallel
-        found = lendings(stages, stages * self.virtual_stages, len(self.lengths), self._slices)
+        found = lendings(
+            stages,
+            stages * self.virtual_stages,
+            len(self.lengths),
+            self._slices,
+            drains=self.lends == "both",
+        )
         if self.workload.device_memory_bytes is None:
             return found
         return tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in found)

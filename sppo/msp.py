@@ -45,14 +45,16 @@ def table(stages: int, subsequences: int, stage: int) -> tuple[range, range]:
     return left, range(max(subsequences - stage, len(left)), subsequences)
 
 
-def lendings(stages: int, parts: int, subsequences: int, cut: Cut) -> tuple[Lending, ...]:
+def lendings(
+    stages: int, parts: int, subsequences: int, cut: Cut, *, drains: bool = True
+) -> tuple[Lending, ...]:
     """All lendings of a pipeline of `parts` parts with layers, in the order of the forward.
 
-    The first PP parts fill the pipeline, the last PP drain it. Nothing is lent of a stage with a
-    subsequence that is too short for its ranks.
+    The first PP parts fill the pipeline, the last PP drain it (if `drains`). Nothing is lent of a
+    stage with a subsequence that is too short for its ranks.
     """
     found = []
-    for fills in (True, False):
+    for fills in (True, False) if drains else (True,):
         for stage in range(stages):
             ids = table(stages, subsequences, stage)[0 if fills else 1]
             ranks = range(stage, stages) if fills else range(stage + 1)

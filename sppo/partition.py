@@ -87,6 +87,7 @@ def flops_balanced_cut(
     return tuple(capped)
 
 
+@lru_cache(maxsize=16_384)
 def slice_cut(
     model: Model, start: int, tokens: int, slices: int, *, alignment: int = 1
 ) -> tuple[int, ...]:

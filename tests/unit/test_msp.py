@@ -10,12 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.simulations import of_unit_costs
+from benchmarks.workloads import of_flags
 from sppo.checker import check_schedule
 from sppo.errors import Infeasible
+from sppo.fates import KEEP, StageFates, StageProblem
+from sppo.lending import with_lending
 from sppo.msp import Slicing, lendings, table
-from sppo.options import SolverOptions
+from sppo.options import SolverOptions, every_layout
 from sppo.partition import prefix_flops, slice_cut
 from sppo.plan import Plan
+from sppo.policies import uniform
+from sppo.profile import load_profile
 from sppo.program import build_schedule
 from sppo.schedule import Op, Schedule, ScheduleError, parse_instruction
 from sppo.solver import solve
@@ -195,3 +200,31 @@ def test_helpers_make_no_messages_of_their_own_part() -> None:
     sent = [str(one) for one in schedule.stages[1] if one.op is Op.SEND_ACTIVATION]
     assert sent == []
     assert "SA0.0@0" in [str(one) for one in schedule.stages[0]]
+
+
+def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None:
+    """Who drains needs K and V of whole sequences; who fills only those of the first positions."""
+    workload = of_flags(model="gpt-13b", seq="512K", gpus=64, hardware="a100-80g")
+    plan = solve(workload, load_profile("a100-80g"))
+    assert plan.lendings
+    assert all(lending.fills for lending in plan.lendings)
+    assert plan.reasons[-1].startswith("MSP at the first end: simulated +")
+    without = solve(workload, load_profile("a100-80g"), SolverOptions(msp=False))
+    assert plan.makespan_seconds < without.makespan_seconds
+
+
+def test_lending_is_weighed_for_other_degrees_than_the_best_without_it() -> None:
+    workload = TINY.with_device_memory(None)
+    layouts = sorted(
+        every_layout(workload, PROFILE, SolverOptions()), key=lambda one: one.least_seconds
+    )
+    alone = solve(
+        workload, PROFILE, SolverOptions(virtual_stages=1, pipeline_parallel=2, msp=False)
+    )
+    lent = with_lending(alone, layouts, _keep, None)
+    assert lent.plan.virtual_stages > alone.virtual_stages
+    assert lent.plan.lendings
+
+
+def _keep(problem: StageProblem) -> StageFates:
+    return uniform(problem, KEEP, lambda part, index: 0.0)

