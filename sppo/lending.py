@@ -101,6 +101,9 @@ def _require_room(layout: Layout) -> None:
 def _why(plan: Plan, lent: Plan, gain: float) -> str:
     where = "the first end" if all(one.fills for one in lent.lendings) else "both ends"
     cut = "" if lent.lengths_tokens == plan.lengths_tokens else f" with N {plan.subsequences}"
+    parts = lent.virtual_stages == plan.virtual_stages
+    if not parts or lent.degrees_words != plan.degrees_words:
+        cut = f" ({plan.degrees_words}, {plan.virtual_stages} parts a stage, N {plan.subsequences})"
     return (
         f"MSP at {where}: simulated {gain:+.1%} faster than without it{cut}; idle "
         f"{lent.bubble_share:.1%} instead of {plan.bubble_share:.1%}"
