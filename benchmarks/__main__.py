@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+BROKEN_PIPE = 141
+"""What a shell reports of a program whose reader went away."""
 
 
 def main() -> None:
     from benchmarks.cli import main as run_command
 
-    sys.exit(run_command(sys.argv[1:]))
+    try:
+        status = run_command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `sppo-bench plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = BROKEN_PIPE
+    sys.exit(status)
 
 
 if __name__ == "__main__":
