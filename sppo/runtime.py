@@ -24,7 +24,8 @@ def _unnoted(doing: str) -> None:
 class Runtime:
     """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
 
-    `take_host` takes the host tier's memory. `team`: the ranks that share a stage's weights, heads and tokens.
+    `take_host` takes the host tier's memory. `team`: the ranks that share a stage's weights, heads
+    and tokens.
     `note(text)` is told what comes next, before every instruction and every wait for a message.
     """
 
