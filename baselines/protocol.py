@@ -52,6 +52,7 @@ class Context:
     """Where a system runs. The default process group exists already (gloo, NCCL or torch's fake).
 
     `message_timeout` is for groups that a system makes itself (None: the backend's default).
+    `take_host(bytes, device)` takes memory of the host tier (None: as the system does it).
     `label(kind, tensor)` tells the accounting what a storage holds; `note(text)` says what this
     rank does next, "waits" in it where that needs another rank. Systems may call both, none must.
     """
@@ -63,6 +64,7 @@ class Context:
     message_timeout: timedelta | None = None
     label: Callable[[Kind, torch.Tensor], None] = _no_label
     note: Callable[[str], None] = _no_note
+    take_host: Callable[[int, torch.device], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from baselines.protocol import Context, Kind, StepResult
+from sppo.hostmem import host_memory
 from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
@@ -86,7 +87,11 @@ class SppoAdapter:
     ) -> SppoSystem:
         plan = self.plan(workload, settings)
         runtime = Runtime(
-            device=context.device, dtype=context.dtype, label=context.label, note=context.note
+            device=context.device,
+            dtype=context.dtype,
+            label=context.label,
+            note=context.note,
+            take_host=context.take_host or host_memory,
         )
         profile = load_profile(workload.cluster.hardware)
         connections = join_groups(plan, context.message_timeout)

@@ -8,6 +8,7 @@ is a shared mapping, which lies outside the device's enforced limit, and copies 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,10 @@ def host_memory(size_bytes: int, device: torch.device) -> Tensor:
         ) from error
     mapping.zero_()  # touch every page now, not inside a timed step
     return mapping
+
+
+TakeHost = Callable[[int, torch.device], Tensor]
+"""What takes host memory: `host_memory`, or what tensors without storage have in its place."""
 
 
 class Arrival:
@@ -109,11 +114,13 @@ class Slot:
 class HostArena:
     """`capacity_bytes` of host memory; raises HostTierFull when a slot does not fit."""
 
-    def __init__(self, capacity_bytes: int, device: torch.device) -> None:
+    def __init__(
+        self, capacity_bytes: int, device: torch.device, take: TakeHost | None = None
+    ) -> None:
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self.peak_bytes = 0
-        self.memory = host_memory(capacity_bytes, device)
+        self.memory = (take or host_memory)(capacity_bytes, device)
         self._courier = Courier(device)
 
     def _view(self, slot: Slot) -> Tensor:

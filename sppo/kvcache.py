@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sppo.hostmem import Courier, host_memory
+from sppo.hostmem import Courier, TakeHost, host_memory
 from sppo.memory import PREFIX_BLOCK_TOKENS
 from sppo.workload import Model
 
@@ -228,6 +228,7 @@ class KvCache:
         gradients_of: KvCache | None = None,
         *,
         shards: int = 1,
+        take_host: TakeHost = host_memory,
     ) -> None:
         shape = (layers, model.kv_heads // shards, tokens, model.head_width)
         precision = torch.float64 if dtype == torch.float64 else torch.float32
@@ -236,7 +237,7 @@ class KvCache:
             if ring is None:
                 return torch.empty(shape, device=device, dtype=kind)
             size_bytes = kind.itemsize * layers * tokens * model.kv_width // shards
-            return host_memory(size_bytes, device).view(kind).view(shape)
+            return take_host(size_bytes, device).view(kind).view(shape)
 
         self.ring = ring
         if gradients_of is None:

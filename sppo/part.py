@@ -36,7 +36,9 @@ class StageBuffers:
     def __init__(self, plan: Plan, stage: int, runtime: Runtime) -> None:
         self.rotary = RotaryTable(plan.model, plan.sequence_tokens, runtime.device, runtime.dtype)
         each = plan.stages[stage].memory.host // plan.kv_sets
-        self.arenas = [HostArena(each, runtime.device) for _ in range(plan.kv_sets)]
+        self.arenas = [
+            HostArena(each, runtime.device, runtime.take_host) for _ in range(plan.kv_sets)
+        ]
         for arena in self.arenas:
             runtime.label("host", arena.memory)
         self.ring: KvRing | None = None
@@ -70,6 +72,7 @@ def make_caches(
             runtime.dtype,
             buffers.ring,
             caches[0] if caches else None,
+            take_host=runtime.take_host,
             shards=plan.sequence_parallel,
         )
         caches.append(cache)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sppo.hostmem import TakeHost, host_memory
 from sppo.team import Alone, Team
 
 
@@ -23,7 +24,7 @@ def _unnoted(doing: str) -> None:
 class Runtime:
     """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
 
-    `team`: the ranks that share a stage's weights, heads and tokens.
+    `take_host` takes the host tier's memory. `team`: the ranks that share a stage's weights, heads and tokens.
     `note(text)` is told what comes next, before every instruction and every wait for a message.
     """
 
@@ -32,3 +33,4 @@ class Runtime:
     label: Callable[[Any, torch.Tensor], None] = _nobody
     team: Team = field(default_factory=Alone)
     note: Callable[[str], None] = _unnoted
+    take_host: TakeHost = host_memory
