@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from benchmarks import ablation as ablations
@@ -13,10 +13,17 @@ from benchmarks import study, tables
 from benchmarks.ablation import PolicyResult
 from benchmarks.output import show_json
 from benchmarks.records import Record
-from benchmarks.selection import UsageError, check_machine, find_workload
+from benchmarks.selection import (
+    DEGREE_FLAGS,
+    MODEL_FLAGS,
+    UsageError,
+    check_machine,
+    find_workload,
+    flag,
+)
 from benchmarks.study_flags import Ablation
 from benchmarks.tables import NO_NUMBER
-from benchmarks.workloads import limit_label
+from benchmarks.workloads import DEFAULT, limit_label
 from sppo.errors import NotBuilt
 from sppo.policies import POLICIES
 
@@ -33,6 +40,9 @@ COLUMNS = (
     "MFU (causal)",
 )
 
+SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
+"""What a measured ablation does not take."""
+
 
 def ablation(verb: Ablation) -> int:
     """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
@@ -40,7 +50,14 @@ def ablation(verb: Ablation) -> int:
     from benchmarks.figures import bar_chart
     from benchmarks.progress import display
 
-    workload = find_workload(verb.workload, verb.device_memory)
+    if verb.simulate:
+        from benchmarks.simulated_ablation_verb import simulated_ablation
+
+        return simulated_ablation(verb)
+    refuse(
+        verb, SIMULATED_FLAGS, "it goes with --simulate; launches have the layout of auto's plan"
+    )
+    workload = find_workload(verb.workload or DEFAULT, verb.device_memory)
     policies = check_policies(verb)
     options = study.options(verb)
     check_machine(workload)
@@ -75,6 +92,14 @@ def ablation(verb: Ablation) -> int:
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         study.publish(directory, "ablation", "ablation", name)
     return supervisor.exit_code(done)
+
+
+def refuse(verb: Ablation, names: Sequence[str], why: str) -> None:
+    """Raise UsageError if one of these flags was given."""
+    defaults = {field.name: field.default for field in fields(verb)}
+    for name in names:
+        if getattr(verb, name) != defaults[name]:
+            raise UsageError(f"leave {flag(name)} out: {why}")
 
 
 def check_policies(verb: Ablation) -> list[str]:

@@ -23,8 +23,8 @@ class List:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
-    """What is planned: a workload by name or by the four model flags, and what the user fixes."""
+class Described:
+    """A workload by name or by the four model flags."""
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
     """A name of `sppo-bench list`, or instead of it --model, --seq, --gpus and --hardware;
@@ -39,8 +39,12 @@ class Selection:
     """A hardware profile: cpu-2core, a100-80g, ..."""
     device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
     """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given."""
-    sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
-    """Sequences of an optimizer step; the workload's own if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degrees:
+    """What the user fixes of a layout."""
+
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
     """Pieces into which a sequence is cut; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
@@ -52,6 +56,14 @@ class Selection:
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """Pipelines beside each other, each with sequences of its own; the solver's choice if not
     given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Degrees, Described):
+    """What is planned: a workload by name or by the four model flags, and what the user fixes."""
+
+    sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
+    """Sequences of an optimizer step; the workload's own if not given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
     """What becomes of kept tensors: auto, no-offload, full-offload, full-recompute, lean, paper."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
-from benchmarks.flags import Selection
+from benchmarks.flags import Degrees, Described, Selection
 from benchmarks.output import show_json
 from sppo.errors import Infeasible, NotBuilt
 from sppo.workload import Workload, parse_bytes
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
 """Instead of a workload's name."""
 
-SOLVER_FLAGS = (
+DEGREE_FLAGS = (
     "subsequences",
     "virtual_stages",
     "pipeline_parallel",
     "sequence_parallel",
     "data_parallel",
-    "policy",
-    "solver",
-    "cut",
 )
+"""The layout, as far as the user fixes it."""
+
+SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 """Handed to the solver under the same names."""
 
 
@@ -48,30 +48,38 @@ def find_workload(name: str, device_memory: str | None) -> Workload:
 
 
 def find_selected(verb: Selection) -> Workload:
-    """The workload by its name or by the four model flags. Raises UsageError."""
-    check_positive(verb, ("gpus", "sequences_per_step", *SOLVER_FLAGS))
-    given = {name: getattr(verb, name) for name in MODEL_FLAGS if getattr(verb, name) is not None}
-    if not given:
-        workload = find_workload(verb.workload or workloads.DEFAULT, verb.device_memory)
-    else:
-        if verb.workload is not None:
-            raise UsageError(
-                f"{verb.workload} names a workload and {flag(next(iter(given)))} describes one: "
-                "give the name or the model flags, not both"
-            )
-        missing = [flag(name) for name in MODEL_FLAGS if name not in given]
-        if missing:
-            raise UsageError(
-                f"{', '.join(missing)} missing: a workload by flags needs --model NAME --seq "
-                "TOKENS --gpus COUNT --hardware PROFILE"
-            )
-        try:
-            workload = workloads.of_flags(**given, device_memory=verb.device_memory)
-        except (ValueError, NotBuilt) as error:
-            raise UsageError(error) from None
+    """The described workload with the asked sequences a step. Raises UsageError."""
+    check_positive(verb, ("sequences_per_step", *DEGREE_FLAGS))
+    workload = find_described(verb) or find_workload(workloads.DEFAULT, verb.device_memory)
     if verb.sequences_per_step is not None:
         workload = replace(workload, sequences_per_step=verb.sequences_per_step)
     return workload
+
+
+def find_described(verb: Described) -> Workload | None:
+    """The workload by its name or by the four model flags; None without either.
+
+    Raises UsageError.
+    """
+    check_positive(verb, ("gpus",))
+    given = {name: getattr(verb, name) for name in MODEL_FLAGS if getattr(verb, name) is not None}
+    if not given:
+        return None if verb.workload is None else find_workload(verb.workload, verb.device_memory)
+    if verb.workload is not None:
+        raise UsageError(
+            f"{verb.workload} names a workload and {flag(next(iter(given)))} describes one: "
+            "give the name or the model flags, not both"
+        )
+    missing = [flag(name) for name in MODEL_FLAGS if name not in given]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} missing: a workload by flags needs --model NAME --seq "
+            "TOKENS --gpus COUNT --hardware PROFILE"
+        )
+    try:
+        return workloads.of_flags(**given, device_memory=verb.device_memory)
+    except (ValueError, NotBuilt) as error:
+        raise UsageError(error) from None
 
 
 def solver_options(verb: Selection) -> SolverOptions:
@@ -121,7 +129,7 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_positive(verb: Selection, names: tuple[str, ...]) -> None:
+def check_positive(verb: Described | Degrees, names: tuple[str, ...]) -> None:
     """Raise UsageError if one of these numbers was given and is below 1."""
     for name in names:
         value = getattr(verb, name)

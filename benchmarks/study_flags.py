@@ -8,6 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from benchmarks.flags import Degrees, Described
 from benchmarks.workloads import DEFAULT
 
 
@@ -80,16 +81,27 @@ class Sweep(Measuring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ablation(Measuring):
+class Ablation(Measuring, Degrees, Described):
     """Measure SPPO under each of its policies, all in the layout of auto's plan.
 
+    With --simulate: the paper's ablation (fig. 11), simulated, launching nothing. The layout flags
+    (--sp, --pp, --dp, --n, --virtual-stages), the model flags and the links go with it.
+
     Example: sppo-bench ablation tiny-cpu --policies auto,paper,full-recompute
+
+    Example: sppo-bench ablation --simulate
     """
 
-    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
-    """A name of `sppo-bench list`."""
+    workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
+    """A name of `sppo-bench list`; tiny-cpu if not given. With --simulate also by --model, --seq,
+    --gpus and --hardware; the paper's two points if neither is given."""
     policies: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Policies, by comma or space: auto, paper, full-offload, no-offload, lean, full-recompute; all
     if not given."""
-    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given."""
+    simulate: bool = False
+    """Full offload, adaptive offload, + MSP in one layout, simulated; needs no GPU. The layout is
+    the paper's where it states one, with one part a stage."""
+    host_link: Annotated[float | None, arg(metavar="GB/S")] = None
+    """With --simulate: GB/s between a device and its host, each way; the profile's if not given."""
+    node_link: Annotated[float | None, arg(metavar="GB/S")] = None
+    """With --simulate: GB/s of one rank to another node; the profile's if not given."""

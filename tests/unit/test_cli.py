@@ -90,6 +90,16 @@ def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
         (["ablation", "mini-cpu", "--policies", "auto,magic"], "unknown policy 'magic'; known"),
         (["ablation", "mini-cpu", "--launches", "0"], "launches must be at least 1"),
         (["ablation", "gpt-7b-1m-32xa100"], "needs 4 x 8 CUDA devices"),
+        (["ablation", "--model", "gpt-7b"], "leave --model out: it goes with --simulate"),
+        (["ablation", "--host-link", "3"], "leave --host-link out: it goes with --simulate"),
+        (["ablation", "--simulate", "--launches", "1"], "leave --launches out: it is for launches"),
+        (["ablation", "--simulate", "--publish"], "leave --publish out: it is for launches"),
+        (["ablation", "--simulate", "nope"], "unknown workload 'nope'"),
+        (["ablation", "--simulate", "--model", "gpt-7b"], "--seq, --gpus, --hardware missing"),
+        (["ablation", "--simulate", "--host-link", "0"], "--host-link 0: it must be more than 0"),
+        (["ablation", "--simulate", "--node-link", "nan"], "--node-link nan: it must be more"),
+        (["ablation", "--simulate", "--n", "0"], "--subsequences 0: it must be at least 1"),
+        (["ablation", "--simulate", "--pp", "3"], "PP 3 does not fill 64 ranks"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_written(

@@ -1,0 +1,77 @@
+"""What the paper reports (results/paper/reported.json): its layouts, and its ablation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from benchmarks.records import published_directory
+from sppo.workload import Workload, parse_tokens
+
+ABLATION_HARDWARE = "a100-80g"
+"""The profile of the paper's testbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedPoint:
+    """A point of the paper: its layout (table 4), and where fig. 11 has it, its ablation.
+
+    over_megatron: speed over Megatron-LM's, read off the figure, by "full_offload",
+    "adaptive_offload" and "msp".
+    """
+
+    model: str
+    seq: str
+    gpus: int
+    sequence_parallel: int
+    pipeline_parallel: int
+    subsequences: int
+    over_megatron: Mapping[str, float]
+
+    def over_full_offload(self, name: str) -> float | None:
+        """Speed over that of full offload, from the numbers over Megatron."""
+        if name not in self.over_megatron:
+            return None
+        return self.over_megatron[name] / self.over_megatron["full_offload"]
+
+
+@cache
+def _reported() -> dict[str, Any]:
+    path = published_directory().parent / "paper" / "reported.json"
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def points() -> list[ReportedPoint]:
+    """All points of table 4. Raises OSError outside a checkout."""
+    reported = _reported()
+    return [
+        ReportedPoint(
+            model=row["model"],
+            seq=seq,
+            gpus=row["gpus"],
+            sequence_parallel=row["sp"],
+            pipeline_parallel=row["pp"],
+            subsequences=count,
+            over_megatron=reported["fig11_relative_to_megatron"].get(f"{row['model']}_{seq}", {}),
+        )
+        for row in reported["table4"]
+        for seq, count in row["n_by_seq"].items()
+    ]
+
+
+def ablation_points() -> list[ReportedPoint]:
+    """Those of fig. 11. Raises OSError."""
+    return [point for point in points() if point.over_megatron]
+
+
+def find_point(workload: Workload) -> ReportedPoint | None:
+    """The paper's point with this model, length and number of GPUs. Raises OSError."""
+    wanted = (workload.model.name, workload.sequence_tokens, workload.cluster.ranks)
+    for point in points():
+        if (point.model, parse_tokens(point.seq), point.gpus) == wanted:
+            return point
+    return None

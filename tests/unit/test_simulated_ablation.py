@@ -1,0 +1,242 @@
+"""The paper's fig. 11 in simulation: what docs/sweeps.md says of it, and the verb."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation_order, reported, workloads
+from benchmarks import simulated_ablation as ablation
+from benchmarks.ablation_order import Comparison, comparisons
+from benchmarks.cli import main
+from benchmarks.copy_waits import simulate_waiting
+from benchmarks.simulated_ablation import ADAPTIVE, FULL, HOSTED, MSP, SPACIOUS_MSP, Point, Row
+from sppo import policies
+from sppo.drafts import plan_of
+from sppo.options import SolverOptions
+from sppo.predict import plan_costs
+from sppo.profile import Profile, Rates, load_profile
+from sppo.program import build_schedule
+from sppo.schedule import Op
+from sppo.simulate import simulate
+from sppo.slice_costs import plan_slice_costs
+from sppo.workload import Workload
+
+SOURCES = {source.model: source for source in reported.ablation_points()}
+A100 = load_profile("a100-80g")
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def workload_of(model: str) -> Workload:
+    source = SOURCES[model]
+    return workloads.of_flags(
+        model=model, seq=source.seq, gpus=source.gpus, hardware=reported.ABLATION_HARDWARE
+    )
+
+
+@cache
+def papers_point(model: str, profile: Profile = A100) -> Point:
+    return ablation.point(workload_of(model), profile, SolverOptions(), SOURCES[model])
+
+
+def rows_of(point: Point) -> dict[str, Row]:
+    return {row.variant: row for row in point.rows}
+
+
+def with_links(*, host: float | None = None, node: float | None = None) -> Profile:
+    profile = A100
+    if host is not None:
+        rate = host * 1e9
+        profile = replace(profile, d2h_bytes_per_second=rate, h2d_bytes_per_second=rate)
+    if node is not None:
+        profile = replace(profile, internode_bytes_per_second=node * 1e9)
+    return profile
+
+
+def flat_rates(profile: Profile) -> Profile:
+    """Kernels as fast on 128 tokens as on 8K."""
+    long = next(rate for rate in profile.rates if rate.tokens == 8192)
+
+    def as_long(rate: Rates) -> Rates:
+        return replace(long, tokens=rate.tokens)
+
+    return replace(profile, rates=tuple(as_long(rate) for rate in profile.rates))
+
+
+def test_the_papers_points_and_layouts() -> None:
+    assert list(SOURCES) == ["gpt-13b", "gpt-65b"]
+    assert papers_point("gpt-13b").layout == "SP 8 x PP 8, 1 part a stage, N 32"
+    assert papers_point("gpt-65b").layout == "SP 16 x PP 8, 1 part a stage, N 80"
+    for model in SOURCES:
+        assert papers_point(model).layout_from == "the paper's table 4"
+        full, adaptive, _ = papers_point(model).rows[:3]
+        assert full.layout == adaptive.layout == papers_point(model).layout
+
+
+@pytest.mark.parametrize(
+    ("model", "adaptive", "msp"), [("gpt-13b", 1.35, 1.58), ("gpt-65b", 1.61, 1.66)]
+)
+def test_the_papers_numbers_relative_to_full_offload(
+    model: str, adaptive: float, msp: float
+) -> None:
+    rows = papers_point(model).rows[:3]
+    speeds = [row.paper_speed_over_full_offload for row in rows]
+    assert speeds == pytest.approx([1.0, adaptive, msp], abs=0.006)
+    assert all(row.paper_speed_over_megatron is not None for row in rows)
+
+
+@pytest.mark.parametrize("model", list(SOURCES))
+def test_full_offload_hides_at_the_profiles_link_so_adaptive_gains_next_to_nothing(
+    model: str,
+) -> None:
+    adaptive, msp = comparisons(papers_point(model))
+    assert adaptive.simulated_speed is not None
+    assert 1 <= adaptive.simulated_speed < 1.005
+    assert adaptive.verdict == ablation_order.EQUAL
+    assert (msp.simulated_speed, msp.verdict) == (None, ablation_order.INFEASIBLE)
+
+
+def test_msp_does_not_fit_and_would_pay_at_one_point_only() -> None:
+    for model, lowest, highest in (("gpt-13b", 0.94, 0.97), ("gpt-65b", 1.04, 1.07)):
+        row = rows_of(papers_point(model))[MSP.name]
+        assert row.status == "infeasible"
+        assert "short by" in row.reason
+        assert row.step_seconds is None
+        speed = comparisons(papers_point(model))[1].what_if_speed
+        assert speed is not None
+        assert lowest < speed < highest
+
+
+@pytest.mark.parametrize("model", list(SOURCES))
+def test_where_k_and_v_travel_too_adaptive_offload_is_faster_as_in_the_paper(model: str) -> None:
+    rows = rows_of(papers_point(model))
+    hosted, adaptive = rows[HOSTED.name].step_seconds, rows[ADAPTIVE.name].step_seconds
+    assert hosted is not None
+    assert adaptive is not None
+    assert 1.18 < hosted / adaptive < 1.25
+
+
+def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
+    comparison = comparisons(papers_point("gpt-13b", with_links(host=1.6)))[0]
+    assert comparison.simulated_speed == pytest.approx(1.35, abs=0.03)
+    assert comparison.verdict == ablation_order.AS_IN_THE_PAPER
+
+
+def test_links_and_short_slices_are_what_msp_loses_by() -> None:
+    def speed(profile: Profile) -> float:
+        found = comparisons(papers_point("gpt-13b", profile))[1].what_if_speed
+        assert found is not None
+        return found
+
+    fast = with_links(node=200)
+    assert speed(A100) < 1 < speed(fast)
+    assert speed(flat_rates(fast)) > 1.15
+
+
+def test_a_variant_that_does_not_fit_has_the_reason_instead_of_numbers() -> None:
+    """So slow a link hides little, and what stays does not fit; full offload does."""
+    point = papers_point("gpt-65b", with_links(host=0.4))
+    rows = rows_of(point)
+    adaptive = rows[ADAPTIVE.name]
+    assert (rows[FULL.name].status, adaptive.status) == ("ok", "infeasible")
+    assert "GiB of device memory" in adaptive.reason
+    assert (adaptive.step_seconds, adaptive.speed_over_full_offload) == (None, None)
+    assert comparisons(point)[0].verdict == ablation_order.INFEASIBLE
+
+
+@pytest.mark.parametrize("policy", ["full-offload", "paper"])
+def test_no_compute_ends_before_the_copy_beside_it(policy: str) -> None:
+    workload = workloads.of_flags(model="gpt-13b", seq="128K", gpus=64, hardware="a100-80g")
+    options = SolverOptions(pipeline_parallel=8, subsequences=12, virtual_stages=1)
+    profile = with_links(host=2)
+    layout = ablation.common_layout(workload, profile, options)
+    plan = plan_of(layout, lambda problem: policies.choose(problem, policy))
+    schedule = build_schedule(plan)
+    costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
+    plain = simulate(schedule, costs, lent)
+    waiting = simulate_waiting(schedule, costs, lent, plain)
+    assert plain.makespan < waiting.simulation.makespan
+    assert sum(waiting.waits) > 0
+    for stage, instructions in enumerate(schedule.stages):
+        events = {e.name: e for e in waiting.simulation.events if e.stage == stage}
+        before = {event.name: event for event in plain.events if event.stage == stage}
+        computes = [one for one in instructions if one.op in (Op.FORWARD, Op.BACKWARD)]
+        for one, following in pairwise(computes):
+            copy = events.get(str(one._replace(op=Op.OFFLOAD)))
+            compute = events[str(following)]
+            own = before[str(following)].end - before[str(following)].start
+            if one.op is Op.FORWARD and copy is not None:
+                assert compute.end == max(copy.end, compute.start + own)
+            else:
+                assert compute.end == compute.start + own
+
+
+def test_nothing_waits_where_copies_are_short() -> None:
+    for row in papers_point("gpt-65b").rows:
+        if row.status == "ok" and row.variant != ablation.FREE:
+            assert row.step_seconds == row.planned_seconds
+
+
+def test_what_is_asked_goes_before_the_papers_layout() -> None:
+    source = SOURCES["gpt-13b"]
+    options, words = ablation.fixed_options(SolverOptions(subsequences=16), source)
+    assert (options.subsequences, options.pipeline_parallel, options.virtual_stages) == (16, 8, 1)
+    assert words == "the paper's table 4, but for what was asked"
+    options, words = ablation.fixed_options(SolverOptions(pipeline_parallel=4), source)
+    assert (options.subsequences, options.sequence_parallel) == (None, None)
+    assert words.startswith("what was asked, else the solver's")
+
+
+def test_keys_are_documented() -> None:
+    text = (DOCS / "sweeps.md").read_text()
+    for kind in (Point, Row, Comparison):
+        for field in fields(kind):
+            assert f"`{field.name}`" in text, field.name
+
+
+@pytest.mark.parametrize("model", list(SOURCES))
+def test_the_documents_table_is_what_is_simulated(model: str) -> None:
+    text = (DOCS / "sweeps.md").read_text()
+    rows = rows_of(papers_point(model))
+    for variant in (FULL, ADAPTIVE, HOSTED, SPACIOUS_MSP):
+        seconds = rows[variant.name].step_seconds
+        assert seconds is not None
+        assert f"{seconds:.3f}" in text, variant.name
+
+
+def test_the_verb_tells_what_is_simulated_and_what_is_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ablation", "--simulate"]) == 0
+    out = capsys.readouterr().out
+    assert "gpt-13b, 512K tokens, 64 ranks, simulated with a100-80g (assumed profile)" in out
+    assert "paper (fig. 11, read off)" in out
+    assert "| infeasible |" in out
+    assert "not simulated here" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workload_of_ones_own_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--model gpt-tiny --seq 4096 --gpus 2 --hardware cpu-2core --host-link 3 --pp 2"
+    assert main(["ablation", "--simulate", "--json", *flags.split()]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["schema"] == ablation.SCHEMA
+    (point,) = told["points"]
+    assert point["hardware"] == "cpu-2core, host link 3 GB/s"
+    assert point["megatron"] == "not simulated"
+    assert {row["label"] for row in point["rows"]} == {"simulated"}
+    assert [row["paper_speed_over_megatron"] for row in point["rows"][:3]] == [None] * 3
+    assert [row["variant"] for row in point["rows"][:3]] == [FULL.name, ADAPTIVE.name, MSP.name]
+
+
+def test_where_nothing_fits_every_row_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablation", "--simulate", "tiny-cpu", "--device-memory", "1MiB"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("infeasible: tiny-cpu: no plan fits") == 3
+    assert SPACIOUS_MSP.name not in out
