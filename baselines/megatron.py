@@ -107,13 +107,11 @@ class MegatronAdapter:
     def roles(self, workload: Workload, settings: MegatronSettings) -> tuple[Role, ...]:
         """A stage is a role: its ranks hold equal shards, and stages are blocks of ranks."""
         stages, ranks = settings.pipeline_parallel, workload.cluster.ranks
+        if stages == 1:
+            return (Role(name="every rank", rank=0, ranks=ranks),)
         each = ranks // stages
-        ends = {0: ["embedding"]}
-        ends.setdefault(stages - 1, []).append("head")
-        names = [
-            f"stage {stage} ({' and '.join(ends[stage])})" if stage in ends else f"stage {stage}"
-            for stage in range(stages)
-        ]
+        ends = {0: " (embedding)", stages - 1: " (head)"}
+        names = [f"stage {stage}{ends.get(stage, '')}" for stage in range(stages)]
         return tuple(
             Role(name=name, rank=stage * each, ranks=each) for stage, name in enumerate(names)
         )

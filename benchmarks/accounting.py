@@ -18,7 +18,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ from benchmarks.operators import (
     operator_flops,
     tensor_bytes,
 )
+from benchmarks.storages import noticed, plain
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
 _LIFT = torch.ops.aten.lift_fresh.default
@@ -117,7 +118,7 @@ class Accounting(TorchDispatchMode):
         """The storage of `tensor` holds `kind` from now on; one never seen before is live too."""
         if self._closed:
             return
-        for inner in _plain(tensor):
+        for inner in plain(tensor):
             self._touch(inner, kind)
 
     def adopt(self, kind: Kind, tensors: Iterable[Tensor]) -> None:
@@ -134,7 +135,7 @@ class Accounting(TorchDispatchMode):
         """
         for item in gc.get_objects():
             if issubclass(type(item), Tensor):
-                for inner in _plain(item):
+                for inner in plain(item):
                     self._touch(inner)
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
@@ -160,7 +161,7 @@ class Accounting(TorchDispatchMode):
         if self.journal is not None:
             self.journal.begin()
         self._resize = torch.UntypedStorage.resize_
-        torch.UntypedStorage.resize_ = _noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
         super().__enter__()
         return self
 
@@ -200,7 +201,7 @@ class Accounting(TorchDispatchMode):
 
     def _see(self, value: Any) -> None:
         if isinstance(value, Tensor):
-            for inner in _plain(value):
+            for inner in plain(value):
                 self._touch(inner)
         elif isinstance(value, (tuple, list)):
             for item in value:
@@ -310,26 +311,3 @@ class Accounting(TorchDispatchMode):
             return False
         entry = self._entries.get(tensor.untyped_storage()._cdata)
         return entry is not None and entry.kind == "host"
-
-
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors with storages behind one: itself, what a wrapper wraps, parts of a sparse one."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _plain(getattr(tensor, name))
-    elif tensor.layout is torch.strided:
-        yield tensor
-    elif tensor.layout is torch.sparse_coo:
-        yield tensor._indices()
-        yield tensor._values()
-
-
-def _noticed(
-    resize: Callable[..., Any], notice: Callable[[torch.UntypedStorage], None]
-) -> Callable[..., Any]:
-    def resize_(storage: torch.UntypedStorage, *size: Any) -> Any:
-        result = resize(storage, *size)
-        notice(storage)
-        return result
-
-    return resize_

@@ -9,6 +9,7 @@ from benchmarks.workloads import length_name
 from sppo.workload import KIB, format_bytes
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+_UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
 def text(found: Emulation) -> str:
@@ -79,8 +80,10 @@ def _memory(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
 
 
 def _flops(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
+    largest = max(counts.flops_by_operation.attention_full for _, counts in counted)
+    unit, name = next((pair for pair in _UNITS if largest >= pair[0]), _UNITS[-1])
     headers = (
-        f"{LABEL}, PFLOP a rank",
+        f"{LABEL}, {name} a rank",
         "matmul",
         "attention causal",
         "attention full",
@@ -95,7 +98,7 @@ def _flops(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
             operations.attention_full,
             operations.recomputed,
         )
-        rows.append((report.role, *(f"{number / 1e15:,.4f}" for number in numbers)))
+        rows.append((report.role, *(f"{number / unit:,.3f}" for number in numbers)))
     return _table(headers, rows)
 
 

@@ -2,7 +2,8 @@
 
 While a forward runs nobody can say which of its tensors the backward will read. Afterwards it is
 plain: what was made outside a backward and was there when one began is a kept activation, from its
-first byte on. (A gradient that a later stage has sent is among them.)
+first byte on. (A gradient that a later stage has sent is among them; a buffer that outlives the
+step is not.)
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Journal:
         )
 
     def _kept(self) -> set[int]:
-        """Storages of the step that were made outside a backward, and that one found."""
+        """Storages of the step that were made outside a backward, that one found, and now gone."""
         kept: set[int] = set()
         live: set[int] = set()
         before = {change.serial for change in self._before}
@@ -132,7 +133,7 @@ class Journal:
                 live.discard(change.serial)
             elif not change.in_backward and change.serial not in before:
                 live.add(change.serial)
-        return kept
+        return kept - live
 
     def _point(self, operator: int, in_backward: bool, replay: _Replay) -> Point:
         return Point(

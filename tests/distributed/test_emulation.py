@@ -22,6 +22,7 @@ from benchmarks.emulated_worker import counted_step
 from benchmarks.emulation import Counts, EmulationJob
 from benchmarks.journal import Journal
 from benchmarks.weights import initial_weights
+from sppo.costs import step_flops
 from sppo.workload import Cluster, Workload, gpt, llama
 from tests.ranks import run_ranks
 
@@ -177,6 +178,10 @@ def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
     real = [msgspec.json.decode(data, type=Counts) for data in found]
     fake = emulated(name, tmp_path)
     assert [comparable(counts) for counts in real] == [comparable(counts) for counts in fake]
+    needed = step_flops(workload)
+    attention = needed.attention_causal // 6 * 7  # a flash backward computes QK' again
+    once = sum(counts.flops - counts.flops_by_operation.recomputed for counts in fake)
+    assert once == needed.dense + attention
 
 
 def comparable(counts: Counts) -> Counts:
