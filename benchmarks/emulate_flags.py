@@ -25,7 +25,7 @@ class Emulate:
     """
 
     system: Annotated[Positional[str], arg(metavar="SYSTEM")]
-    """megatron, deepspeed, sppo or reference."""
+    """megatron or deepspeed (sppo: not yet)."""
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
     """A name of `sppo-bench list`, or instead of it --model, --seq and --gpus."""
     model: Annotated[str | None, arg(metavar="NAME")] = None

@@ -27,7 +27,7 @@ from baselines.protocol import Context, Role, System
 from benchmarks import fake_world, records
 from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
-from benchmarks.emulation import Counts, EmulationJob, EmulationPhase, RoleReport
+from benchmarks.emulation import Counts, EmulationJob, EmulationPhase, RoleReport, with_counts
 from benchmarks.job import THROW_AWAY_TOKENS
 from benchmarks.journal import Journal, Told
 from benchmarks.weights import torch_dtype
@@ -122,7 +122,7 @@ def emulate(job: EmulationJob, role: Role) -> RoleReport:
     emulated = Emulated(job, role.rank)
     report = RoleReport(role=role.name, rank=role.rank, ranks=role.ranks, status="ok")
     try:
-        report = msgspec.structs.replace(report, counts=emulated.run())
+        report = with_counts(report, emulated.run())
     except Exception as error:  # the process boundary: whatever a library raises is a result
         traceback.print_exc()
         report = msgspec.structs.replace(

@@ -80,7 +80,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank for all that do the same. `counts` is None where the step did not come to its end.
+    """One rank for all that do the same. Counts are None where the step did not come to its end.
 
     phase: where it broke. seconds and process_peak_bytes: what the emulation itself took here.
     """
@@ -91,6 +91,10 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     reason: str = ""
     phase: EmulationPhase = "start"
+    peak_device_bytes: int | None = None
+    peak_host_bytes: int | None = None
+    flops: int | None = None
+    communication_bytes: int | None = None
     counts: Counts | None = None
     versions: dict[str, str] = {}
     seconds: float | None = None
@@ -114,6 +118,18 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     host_capacity_bytes: int | None
     roles: list[RoleReport]
     environment: dict[str, Any] = {}
+
+
+def with_counts(report: RoleReport, counts: Counts) -> RoleReport:
+    """The same report of a step that came to its end."""
+    return msgspec.structs.replace(
+        report,
+        peak_device_bytes=counts.peak_device_bytes,
+        peak_host_bytes=counts.peak_host_bytes,
+        flops=counts.flops,
+        communication_bytes=counts.communication_bytes,
+        counts=counts,
+    )
 
 
 def failed(role: Role, status: Status, reason: str) -> RoleReport:

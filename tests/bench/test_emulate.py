@@ -34,6 +34,10 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     state_bytes = held["weights"] + held["gradients"] + held["optimizer"]
     beside_gib = (counts["peak_device_bytes"] - state_bytes) / 2**30
     assert beside_gib == pytest.approx(73.07, rel=0.01)
+    for key in ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes"):
+        assert role[key] == counts[key]
+    assert found["fits"] is True
+    assert found["limiting_role"] == "stage 0 (embedding), rank 0"
     assert found["label"] == "emulated"
     assert role["versions"]["megatron-core"]
     assert role["seconds"] < 60
@@ -83,6 +87,7 @@ def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixtu
         (["deepspeed", *BIG[:2], "--seq", "1000001", *BIG[4:]], "SP size 32"),
         (["deepspeed", *BIG, "--tp", "8"], "--tensor-parallel"),
         (["megatron", *BIG, "--tp", "8", "--pp", "4", "--ranks", "32"], "0 to 31"),
+        (["sppo", *BIG], "cannot be emulated yet"),
         (["megatron"], "WORKLOAD"),
         (["megatron", "tiny-cpu", *BIG], "not both"),
         (["megatron", *BIG, "--hardware", "abacus"], "abacus"),

@@ -21,7 +21,7 @@ from benchmarks.counts import counts_of
 from benchmarks.emulated_worker import counted_step
 from benchmarks.emulation import Counts, EmulationJob
 from benchmarks.journal import Journal
-from benchmarks.weights import initial_weights
+from benchmarks.weights import initial_weights, torch_dtype
 from sppo.costs import step_flops
 from sppo.workload import Cluster, Workload, gpt, llama
 from tests.ranks import run_ranks
@@ -93,6 +93,22 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
             tiled_loss=True,
         ),
     ),
+    "megatron TP2 SP, bfloat16, sharded optimizer": (
+        "megatron",
+        replace(FOUR_RANKS, dtype="bfloat16"),
+        MegatronSettings(
+            tensor_parallel=2,
+            sequence_parallel=True,
+            recompute="block",
+            recompute_layers=2,
+            distributed_optimizer=True,
+        ),
+    ),
+    "deepspeed Ulysses 2, ZeRO-3, bfloat16": (
+        "deepspeed",
+        replace(FOUR, dtype="bfloat16"),
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=3),
+    ),
     "deepspeed replicas, ZeRO-2": (
         "deepspeed",
         FOUR,
@@ -134,11 +150,10 @@ def counted(rank: int, ranks: int, name: str) -> bytes:
     journal = PatientJournal()
     device = torch.device("cpu")
     accounting = Accounting(device, journal, backend_buffers=False)
-    weights = initial_weights(workload.model, workload.seed, torch.float32)
+    dtype = torch_dtype(workload.dtype)
+    weights = initial_weights(workload.model, workload.seed, dtype)
     accounting.ignore(weights.values())
-    context = Context(
-        rank=rank, ranks=ranks, device=device, dtype=torch.float32, label=accounting.label
-    )
+    context = Context(rank=rank, ranks=ranks, device=device, dtype=dtype, label=accounting.label)
     system = registry.load(system_name).prepare(workload, settings, weights, context)
     generator = torch.Generator().manual_seed(7)
     sequences, tokens = workload.sequences_per_step, workload.sequence_tokens
