@@ -27,7 +27,7 @@ from baselines.protocol import Context, Role, System
 from benchmarks import fake_world, records
 from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
-from benchmarks.emulation import Counts, EmulationJob, EmulationPhase, RoleReport, with_counts
+from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.job import THROW_AWAY_TOKENS
 from benchmarks.journal import Journal, Told
 from benchmarks.weights import torch_dtype
@@ -61,7 +61,7 @@ class Emulated:
         self.adapter = registry.load(job.system)
         self.journal = Journal()
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
-        self.phase: EmulationPhase = "start"
+        self.phase = "start"
 
     def run(self) -> Counts:
         """Raises what the system raises."""
@@ -130,6 +130,8 @@ def emulate(job: EmulationJob, role: Role) -> RoleReport:
             status=status_of(error, limit_in_force=False),
             reason=str(error) or type(error).__name__,
         )
+        if emulated.phase == "step":
+            emulated.phase = f"step: {emulated.journal.whereabouts()}"
     return msgspec.structs.replace(
         report,
         phase=emulated.phase,

@@ -19,7 +19,6 @@ from sppo.workload import Workload, format_bytes
 SCHEMA = "sppo-emulation/1"
 LABEL = "emulated"
 
-EmulationPhase = Literal["start", "prepare", "throw-away step", "step"]
 Link = Literal["in node", "between nodes"]
 
 
@@ -82,7 +81,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     """One rank for all that do the same. Counts are None where the step did not come to its end.
 
-    phase: where it broke. seconds and process_peak_bytes: what the emulation itself took here.
+    phase: where it broke ("prepare", "throw-away step", "step: backward 3"). seconds and
+    process_peak_bytes: what the emulation itself took here.
     """
 
     role: str
@@ -90,7 +90,7 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int
     status: Status
     reason: str = ""
-    phase: EmulationPhase = "start"
+    phase: str = "start"
     peak_device_bytes: int | None = None
     peak_host_bytes: int | None = None
     flops: int | None = None

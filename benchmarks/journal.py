@@ -92,6 +92,13 @@ class Journal:
         operator = len(self._operations) - 1
         self._changes.append(_Change(serial, kind, size_bytes, operator, self._in_backward))
 
+    def whereabouts(self) -> str:
+        """How far the step has come, for the report of one that broke."""
+        begun = len(self._backward_starts)
+        if self._in_backward:
+            return f"backward {begun}"
+        return f"forward, {begun} backward passes done" if self._operations else "its beginning"
+
     def tell(self, points: int = 1000) -> Told:
         """The step in hindsight; its curve in about `points` points, the highest of each part."""
         replay = _Replay(self._kept())

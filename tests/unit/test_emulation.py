@@ -74,6 +74,15 @@ def test_the_moment_of_the_peak_names_its_backward() -> None:
     assert max(point.device_bytes for point in told.points) == told.peak_bytes
 
 
+def test_a_broken_step_says_how_far_it_came() -> None:
+    journal = Journal()
+    assert journal.whereabouts() == "its beginning"
+    journal.operate("mm", False)
+    assert journal.whereabouts() == "forward, 0 backward passes done"
+    journal.operate("mm", True)
+    assert journal.whereabouts() == "backward 1"
+
+
 def test_a_buffer_that_outlives_the_step_is_no_activation() -> None:
     journal = Journal()
     accounting = Accounting(CPU, journal)
