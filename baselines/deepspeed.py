@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
-from baselines.protocol import Context, Unavailable
+from baselines.protocol import Context, Misfit, Role, Unavailable
 from sppo.workload import Model, Workload
 
 if TYPE_CHECKING:
@@ -87,19 +87,19 @@ class DeepSpeedAdapter:
         """Refuse what DeepSpeed refuses, and what it would get silently wrong."""
         model, degree, ranks = workload.model, settings.sequence_parallel, workload.cluster.ranks
         if ranks % degree:
-            raise Unavailable(
+            raise Misfit(
                 f"world_size ({ranks}) is not divisible by sequence_parallel_size {degree}"
             )
         replicas = ranks // degree
         if workload.sequences_per_step % replicas:
-            raise Unavailable(
+            raise Misfit(
                 f"{workload.sequences_per_step} sequences do not split over {replicas} replicas"
             )
         if model.kv_heads < degree:
             self._check_copied_heads(model, degree)
         for tokens in (workload.sequence_tokens, FIRST_STEP_TOKENS):
             if tokens % degree:
-                raise Unavailable(
+                raise Misfit(
                     f"{tokens} tokens are not divisible by SP size {degree}: "
                     "DeepSpeed would train on something else without a word"
                 )
@@ -121,6 +121,10 @@ class DeepSpeedAdapter:
                 f"KV attention head count {model.kv_heads} is not divisible by SP size {degree} "
                 "or vice versa"
             )
+
+    def roles(self, workload: Workload, settings: DeepSpeedSettings) -> tuple[Role, ...]:
+        """All ranks do the same: partitions are padded to equal size."""
+        return (Role(name="every rank", rank=0, ranks=workload.cluster.ranks),)
 
     def describe(self, settings: DeepSpeedSettings) -> str:
         words = [f"Ulysses {settings.sequence_parallel}", f"ZeRO-{settings.zero_stage}"]

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from baselines.protocol import Context, System, Unavailable
+from baselines.protocol import Context, Misfit, Role, System, Unavailable
 from sppo.workload import Workload
 
 Recompute = Literal["none", "full", "block", "modules"]
@@ -80,7 +80,7 @@ class MegatronAdapter:
             point
             for layout in _layouts(workload)
             for point in _recompute_choices(layout, workload.model.layers)
-            if _obstacle(workload, point) is None
+            if _misfit(workload, point) is None and _obstacle(workload, point) is None
         ]
         order = ("none", "modules", "block", "full")
         return tuple(
@@ -99,9 +99,22 @@ class MegatronAdapter:
         )
 
     def check(self, workload: Workload, settings: MegatronSettings) -> None:
-        obstacle = _obstacle(workload, settings)
-        if obstacle is not None:
-            raise Unavailable(f"megatron, {self.describe(settings)}: {obstacle}")
+        for find, error in ((_misfit, Misfit), (_obstacle, Unavailable)):
+            obstacle = find(workload, settings)
+            if obstacle is not None:
+                raise error(f"megatron, {self.describe(settings)}: {obstacle}")
+
+    def roles(self, workload: Workload, settings: MegatronSettings) -> tuple[Role, ...]:
+        """A stage is a role: its ranks hold equal shards, and stages are blocks of ranks."""
+        stages, ranks = settings.pipeline_parallel, workload.cluster.ranks
+        if stages == 1:
+            return (Role(name="every rank", rank=0, ranks=ranks),)
+        each = ranks // stages
+        ends = {0: " (embedding)", stages - 1: " (head)"}
+        names = [f"stage {stage}{ends.get(stage, '')}" for stage in range(stages)]
+        return tuple(
+            Role(name=name, rank=stage * each, ranks=each) for stage, name in enumerate(names)
+        )
 
     def describe(self, settings: MegatronSettings) -> str:
         degrees = (
@@ -177,16 +190,26 @@ def _recompute_choices(layout: MegatronSettings, layers: int) -> Iterator[Megatr
     yield replace(layout, recompute="full")
 
 
-def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
-    """Why this cannot run, or None. No library is asked."""
-    model = workload.model
-    tensor, pipeline = settings.tensor_parallel, settings.pipeline_parallel
-    ranks = workload.cluster.ranks
+def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
+    """Which number does not divide by the degrees, or None."""
+    ranks, tokens = workload.cluster.ranks, workload.sequence_tokens
+    tensor, context = settings.tensor_parallel, settings.context_parallel
     if ranks % settings.model_ranks:
         return f"TP x PP x CP = {settings.model_ranks} does not divide {ranks} ranks"
     replicas = ranks // settings.model_ranks
     if workload.sequences_per_step % replicas:
         return f"{workload.sequences_per_step} sequences a step do not divide over DP {replicas}"
+    if context > 1 and tokens % (2 * context):
+        return f"{tokens} tokens do not divide into 2 x CP = {2 * context} chunks"
+    if settings.sequence_parallel and (tokens // context) % tensor:
+        return f"{tokens // context} tokens do not divide over TP {tensor}"
+    return None
+
+
+def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
+    """Why Megatron cannot run this, or None. No library is asked."""
+    model = workload.model
+    tensor, pipeline = settings.tensor_parallel, settings.pipeline_parallel
     for what, count in (
         ("query heads", model.heads),
         ("KV heads", model.kv_heads),
@@ -199,18 +222,9 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
         return f"{model.layers} layers do not divide over PP {pipeline}"
     if settings.recompute_layers > model.layers // pipeline:
         return f"a stage has only {model.layers // pipeline} layers to recompute"
-    return _sequence_obstacle(workload, settings)
-
-
-def _sequence_obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
-    tokens = workload.sequence_tokens
-    context = settings.context_parallel
-    if context > 1 and tokens % (2 * context):
-        return f"{tokens} tokens do not divide into 2 x CP = {2 * context} chunks"
-    if settings.sequence_parallel and (tokens // context) % settings.tensor_parallel:
-        return f"{tokens // context} tokens do not divide over TP {settings.tensor_parallel}"
     if workload.dtype == "float64":
         return "Megatron's optimizer takes float32 and bfloat16 parameters only"
+    context = settings.context_parallel
     if context > 1 and workload.cluster.device == "cuda" and workload.dtype != "bfloat16":
         return "the flash attention of CUDA takes bfloat16 only"
     return None

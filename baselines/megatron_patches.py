@@ -145,6 +145,21 @@ def _assume_equal_parameter_groups() -> None:
     module.torch = _View(torch, distributed=distributed)  # type: ignore[attr-defined]
 
 
+def _scalars(values: Any) -> Any:
+    return [_scalars(value) for value in values] if isinstance(values, list) else float(values)
+
+
+def _read_norms_one_by_one() -> None:
+    module = importlib.import_module("megatron.core.utils")
+    seen = module.torch
+
+    def tensor(values: Any, **options: Any) -> Tensor:
+        built: Tensor = seen.tensor(_scalars(values), **options)
+        return built
+
+    module.torch = _View(seen, tensor=tensor)  # type: ignore[attr-defined]
+
+
 PATCHES = (
     Patch(
         id="cpu-device",
@@ -185,6 +200,14 @@ PATCHES = (
         first="0.16.0",
         last="0.16.1",
         apply=_assume_equal_parameter_groups,
+    ),
+    Patch(
+        id="fake-gradient-norm",
+        where="fake",
+        reason="torch.tensor of a list of tensors reads their storages; float() can be answered",
+        first="0.16.0",
+        last="0.16.1",
+        apply=_read_norms_one_by_one,
     ),
 )
 

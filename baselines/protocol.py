@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -37,6 +37,10 @@ Kind = Literal[
 
 class Unavailable(RuntimeError):
     """The library cannot run this here; the message is the library's own words where it has any."""
+
+
+class Misfit(Unavailable):
+    """Ranks, sequences or tokens do not divide by the degrees asked for: other numbers would do."""
 
 
 def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
@@ -145,3 +149,29 @@ class Adapter(Protocol):
         Raises Unavailable, or sppo.errors.Infeasible.
         """
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """Ranks that hold, compute and send alike; `rank` stands for all `ranks` of them."""
+
+    name: str
+    rank: int
+    ranks: int
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """An adapter that knows which ranks are alike; of any other, every rank is a role."""
+
+    def roles(self, workload: Workload, settings: Any) -> tuple[Role, ...]:
+        """Every rank of the workload belongs to one of these. No torch."""
+        ...
+
+
+def roles_of(adapter: Adapter, workload: Workload, settings: Any) -> tuple[Role, ...]:
+    """The roles of these settings, every rank one where the adapter does not group them."""
+    if isinstance(adapter, Grouped):
+        return adapter.roles(workload, settings)
+    ranks = range(workload.cluster.ranks)
+    return tuple(Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in ranks)

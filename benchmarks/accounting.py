@@ -7,43 +7,55 @@ allocator rounding, operators started by a thread of one's own.
 
 Kinds come from labels; what nobody labels is "temporary". A parameter's gradient becomes
 "gradients" when autograd has accumulated it. Storages off the device, and those labelled "host",
-are the host tier and no part of the device's sum.
+are the host tier and no part of the device's sum. A meta tensor holds nothing, unless it is
+labelled "host": the host tier of a step on fake tensors.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from baselines.protocol import Kind
-from benchmarks.job import MASKED
+from benchmarks.journal import Journal
+from benchmarks.operators import (
+    BARRIERS,
+    COLLECTIVE_NAMESPACES,
+    NOT_SENT,
+    Message,
+    message_of,
+    operator_flops,
+    tensor_bytes,
+)
+from benchmarks.storages import noticed, plain
 
-_ATTENTION = "_scaled_dot_product_"
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
-_COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional")
-_BARRIERS = ("barrier", "monitored_barrier_")
+_LIFT = torch.ops.aten.lift_fresh.default
+_COPIES = {"copy_": 1, "_to_copy": 0}
+"""Operators that may copy between the tiers, and which argument is the source."""
 
 
 class _Entry:
-    """One live storage. `kind` None: known, but not counted."""
+    """One live storage. `kind` None: known, but not counted. Keys come again, serials do not."""
 
-    __slots__ = ("kind", "nbytes", "reference")
+    __slots__ = ("kind", "nbytes", "reference", "serial")
 
-    def __init__(self, kind: Kind | None, reference: weakref.ref[Any]) -> None:
+    def __init__(self, kind: Kind | None, reference: weakref.ref[Any], serial: int) -> None:
         self.kind = kind
         self.nbytes = 0
         self.reference = reference
+        self.serial = serial
 
 
 class Accounting(TorchDispatchMode):
@@ -58,11 +70,25 @@ class Accounting(TorchDispatchMode):
 
     All sizes are bytes of this rank. `peak_by_kind` holds each kind's own peak, `at_peak_by_kind`
     what was live when the device's sum was highest, `activation_peak_bytes` the peak of
-    activations, kv and dkv together.
+    activations, kv and dkv together. `flops_in_backward` is the part of `flops` that autograd
+    computes, recomputed forwards among it. `message_*` say the same as `collective_*` by group,
+    `copied_bytes` is what crossed between the tiers. A journal is told every change.
+
+    A communication backend may work in buffers of its own, which show when it copies out of them
+    (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, for comparison
+    with a step on another backend.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        journal: Journal | None = None,
+        *,
+        backend_buffers: bool = True,
+    ) -> None:
         super().__init__()
+        self.journal = journal
+        self.backend_buffers = backend_buffers
         self.device_type = device.type
         self.live: Counter[str] = Counter()
         self.live_bytes = 0
@@ -72,7 +98,12 @@ class Accounting(TorchDispatchMode):
         self.activation_peak_bytes = 0
         self.flops: Counter[str] = Counter()
         self.collective_calls: Counter[str] = Counter()
+        self.flops_in_backward: Counter[str] = Counter()
         self.collective_bytes: Counter[str] = Counter()
+        self.message_calls: Counter[Message] = Counter()
+        self.message_bytes: Counter[Message] = Counter()
+        self.copied_bytes: Counter[str] = Counter()
+        self._serials = itertools.count()
         self._entries: dict[int, _Entry] = {}
         self._hooks: list[RemovableHandle] = []
         self._closed = False
@@ -87,7 +118,7 @@ class Accounting(TorchDispatchMode):
         """The storage of `tensor` holds `kind` from now on; one never seen before is live too."""
         if self._closed:
             return
-        for inner in _plain(tensor):
+        for inner in plain(tensor):
             self._touch(inner, kind)
 
     def adopt(self, kind: Kind, tensors: Iterable[Tensor]) -> None:
@@ -104,7 +135,7 @@ class Accounting(TorchDispatchMode):
         """
         for item in gc.get_objects():
             if issubclass(type(item), Tensor):
-                for inner in _plain(item):
+                for inner in plain(item):
                     self._touch(inner)
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
@@ -112,7 +143,7 @@ class Accounting(TorchDispatchMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
-            self._entries[key] = _Entry(None, weakref.ref(storage, partial(self._drop, key)))
+            self._entries[key] = self._entry(None, storage)
 
     def close(self) -> None:
         """Stop listening: labels, hooks and the ends of storages cost nothing any more."""
@@ -127,8 +158,10 @@ class Accounting(TorchDispatchMode):
         self.peak_by_kind = self.live.copy()
         self.at_peak_by_kind = self.live.copy()
         self.activation_peak_bytes = sum(self.live[kind] for kind in _ACTIVATION_KINDS)
+        if self.journal is not None:
+            self.journal.begin()
         self._resize = torch.UntypedStorage.resize_
-        torch.UntypedStorage.resize_ = _noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
         super().__enter__()
         return self
 
@@ -146,22 +179,38 @@ class Accounting(TorchDispatchMode):
         if types and any(hasattr(kind, "__tensor_flatten__") for kind in types):
             return NotImplemented  # a wrapper (DTensor): its inner calls come back here
         kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)  # asked of fake tensors only: what device is that?
+        in_backward = torch._C._current_graph_task_id() >= 0
+        if self.journal is not None:
+            self.journal.operate(func._opname, in_backward)
         out = func(*args, **kwargs)
+        if not self.backend_buffers and func.is_view and func is not _LIFT:
+            self._ignore_unseen(out)
         self._see(args if out is None else out)
-        if func.namespace in _COLLECTIVE_NAMESPACES:
-            self._count_collective(func._opname, (*args, out))
-        else:
-            for name, count in operator_flops(func, args, kwargs, out):
-                self.flops[name] += count
+        if func.namespace in COLLECTIVE_NAMESPACES:
+            self._count_collective(func, args, kwargs, out)
+            return out
+        if func._opname in _COPIES:
+            self._count_copy(args[_COPIES[func._opname]], out)
+        for name, count in operator_flops(func, args, kwargs, out):
+            self.flops[name] += count
+            if in_backward:
+                self.flops_in_backward[name] += count
         return out
 
     def _see(self, value: Any) -> None:
         if isinstance(value, Tensor):
-            for inner in _plain(value):
+            for inner in plain(value):
                 self._touch(inner)
         elif isinstance(value, (tuple, list)):
             for item in value:
                 self._see(item)
+
+    def _ignore_unseen(self, views: Any) -> None:
+        for view in views if isinstance(views, (tuple, list)) else (views,):
+            if view.untyped_storage()._cdata not in self._entries:
+                self.ignore([view])
 
     def _see_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
@@ -180,16 +229,21 @@ class Accounting(TorchDispatchMode):
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
+                if tensor.device.type == "meta" and kind != "host":
+                    return
                 if tensor.device.type != self.device_type:
                     first: Kind = "host"
                 else:
                     first = kind or "temporary"
-                entry = _Entry(first, weakref.ref(storage, partial(self._drop, key)))
-                self._entries[key] = entry
+                entry = self._entries[key] = self._entry(first, storage)
                 self._set(entry, first, storage.nbytes())
             elif entry.kind is not None:
                 on_device = tensor.device.type == self.device_type
                 self._set(entry, kind if kind and on_device else entry.kind, storage.nbytes())
+
+    def _entry(self, kind: Kind | None, storage: torch.UntypedStorage) -> _Entry:
+        reference = weakref.ref(storage, partial(self._drop, storage._cdata))
+        return _Entry(kind, reference, next(self._serials))
 
     def _set(self, entry: _Entry, kind: Kind, nbytes: int) -> None:
         old = entry.kind
@@ -202,6 +256,8 @@ class Accounting(TorchDispatchMode):
             entry.nbytes if old != "host" else 0
         )
         entry.kind, entry.nbytes = kind, nbytes
+        if self.journal is not None:
+            self.journal.change(entry.serial, kind, nbytes)
         self._raise_peaks(kind)
 
     def _raise_peaks(self, kind: Kind) -> None:
@@ -224,102 +280,34 @@ class Accounting(TorchDispatchMode):
             if entry.kind is not None:
                 self.live[entry.kind] -= entry.nbytes
                 self.live_bytes -= entry.nbytes if entry.kind != "host" else 0
+                if self.journal is not None:
+                    self.journal.change(entry.serial, entry.kind, 0)
 
-    def _count_collective(self, name: str, operands: tuple[Any, ...]) -> None:
+    def _count_collective(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
         """Bytes of a call are those of its larger side: the whole buffer of a gather or scatter."""
-        if name == "wait_tensor":
+        name = func._opname
+        if name == NOT_SENT:
             return
+        message = message_of(func, args, kwargs)
         self.collective_calls[name] += 1
-        if name not in _BARRIERS:
-            self.collective_bytes[name] += max(_tensor_bytes(operand) for operand in operands)
+        self.message_calls[message] += 1
+        if name not in BARRIERS:
+            size_bytes = max(tensor_bytes(operand) for operand in (*args, out))
+            self.collective_bytes[name] += size_bytes
+            self.message_bytes[message] += size_bytes
 
+    def _count_copy(self, source: Any, target: Any) -> None:
+        """Only what crosses between the tiers."""
+        tiers = [self._on_host(tensor) for tensor in (source, target)]
+        if tiers[0] != tiers[1]:
+            self.copied_bytes["to_host" if tiers[1] else "from_host"] += tensor_bytes(target)
 
-def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors with storages behind one: itself, what a wrapper wraps, parts of a sparse one."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _plain(getattr(tensor, name))
-    elif tensor.layout is torch.strided:
-        yield tensor
-    elif tensor.layout is torch.sparse_coo:
-        yield tensor._indices()
-        yield tensor._values()
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, (tuple, list)):
-        return sum(_tensor_bytes(item) for item in value)
-    return 0
-
-
-def _noticed(
-    resize: Callable[..., Any], notice: Callable[[torch.UntypedStorage], None]
-) -> Callable[..., Any]:
-    def resize_(storage: torch.UntypedStorage, *size: Any) -> Any:
-        result = resize(storage, *size)
-        notice(storage)
-        return result
-
-    return resize_
-
-
-def operator_flops(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-) -> list[tuple[str, int]]:
-    """(name, FLOPs) of the matrix products of one call; empty for all other operators."""
-    if func._opname.startswith(_ATTENTION):
-        return _attention_flops(func, args, kwargs)
-    formula = _formula(func)
-    if formula is None:
-        return []
-    return [(str(func._overloadpacket), int(formula(*args, **kwargs, out_val=out)))]
-
-
-def causal_pairs(queries: int, keys: int) -> int:
-    """Query-key pairs under torch's `is_causal`: query i sees keys 0..i."""
-    square = min(queries, keys)
-    return square * (square + 1) // 2 + max(0, queries - keys) * keys
-
-
-@cache
-def _formula(func: Any) -> Callable[..., int] | None:
-    """torch's own, which it lists for `addmm` but not for the same thing in place, `addmm_`."""
-    packet = func._overloadpacket
-    if packet not in flop_registry and func._opname.endswith("_"):
-        namespace = getattr(torch.ops, func.namespace)
-        packet = getattr(namespace, func._opname.rstrip("_"), packet)
-    return flop_registry.get(packet)
-
-
-@cache
-def _positions(func: Any) -> dict[str, int]:
-    return {argument.name: index for index, argument in enumerate(func._schema.arguments)}
-
-
-def _attention_flops(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[tuple[str, int]]:
-    """Two products forward (QK', PV); five backward, the first recomputed.
-
-    torch's own formulas know neither the CPU operator nor grouped heads.
-    """
-    positions = _positions(func)
-
-    def argument(name: str, default: Any = None) -> Any:
-        index = positions.get(name, len(args))
-        return args[index] if index < len(args) else kwargs.get(name, default)
-
-    batch, heads, queries, width = argument("query").shape
-    keys, value_width = argument("value").shape[-2:]
-    if func._opname.endswith("_backward"):
-        pair_flops = 2 * batch * heads * (3 * width + 2 * value_width)
-    else:
-        pair_flops = 2 * batch * heads * (width + value_width)
-    name = str(func._overloadpacket)
-    pairs = queries * keys
-    if not argument("is_causal", False):
-        return [(name, pair_flops * pairs)]
-    kept = causal_pairs(queries, keys)
-    return [(name, pair_flops * kept), (name + MASKED, pair_flops * (pairs - kept))]
+    def _on_host(self, tensor: Any) -> bool:
+        if not isinstance(tensor, Tensor) or hasattr(tensor, "__tensor_flatten__"):
+            return False
+        if tensor.layout is not torch.strided:
+            return False
+        entry = self._entries.get(tensor.untyped_storage()._cdata)
+        return entry is not None and entry.kind == "host"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
+from benchmarks.emulate_flags import Emulate
 from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Table, Timeline
 from benchmarks.study_flags import Ablation, Longest, Sweep
 from benchmarks.workloads import DEFAULT
@@ -32,6 +33,7 @@ Verb = (
     | Annotated[Plan, subcommand("plan")]
     | Annotated[Simulate, subcommand("simulate")]
     | Annotated[Timeline, subcommand("timeline")]
+    | Annotated[Emulate, subcommand("emulate")]
     | Annotated[Run, subcommand("run")]
     | Annotated[Table, subcommand("table")]
     | Annotated[Limit, subcommand("limit")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import records, workloads
+from benchmarks.emulate_flags import Emulate
 from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Table, Timeline
 from benchmarks.output import show_json, show_records
 from benchmarks.records import RecordError
@@ -23,7 +24,7 @@ from sppo.errors import Infeasible
 from sppo.workload import Workload, format_bytes
 
 Study = Longest | Sweep | Ablation
-Verb = List | Plan | Simulate | Timeline | Run | Table | Limit | Study | Profile | Env
+Verb = List | Plan | Simulate | Timeline | Emulate | Run | Table | Limit | Study | Profile | Env
 
 
 def dispatch(verb: Verb) -> int:
@@ -41,6 +42,10 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.timeline_verb import timeline
 
             return timeline(verb)
+        case Emulate():
+            from benchmarks.emulate_verb import emulate
+
+            return emulate(verb)
         case Run():
             from benchmarks.run_verb import run
 

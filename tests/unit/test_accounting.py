@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.accounting import Accounting, causal_pairs
+from benchmarks.accounting import Accounting
+from benchmarks.operators import causal_pairs
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -71,9 +72,11 @@ def test_the_host_tier_is_no_part_of_the_device(accounting: Accounting) -> None:
         held = torch.zeros(MIB_FLOATS)
         arena[:MIB].view(torch.float32).copy_(held)
         meta = torch.zeros(MIB_FLOATS, device="meta")
+        nothing = torch.zeros(MIB_FLOATS, device="meta")
+        accounting.label("host", meta)
     assert accounting.peak_bytes == MIB
     assert accounting.host_peak_bytes == 5 * MIB
-    del meta
+    del meta, nothing
 
 
 def test_what_was_there_before_counts_if_it_is_adopted_seen_or_labelled(

@@ -1,0 +1,158 @@
+"""One emulated rank: the adapter's own step on fake tensors, counted as a real one is.
+
+    python -m benchmarks.emulated_worker JOB.json ROLE RANK RANKS
+
+The same program as `benchmarks.worker` up to its accounted step: a throw-away step of 64 tokens,
+which makes optimizer state and caches, then one whole step. It ends with role-{rank}.json, by an
+error in the library too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import resource
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from baselines import registry
+from baselines.protocol import Context, Role, System
+from benchmarks import fake_world, records
+from benchmarks.accounting import Accounting
+from benchmarks.counts import counts_of
+from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
+from benchmarks.endings import status_of
+from benchmarks.job import THROW_AWAY_TOKENS
+from benchmarks.journal import Journal, Told
+from benchmarks.weights import torch_dtype
+from benchmarks.worker import no_garbage_collection
+from sppo.workload import KIB, weight_shapes
+
+KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.emulated_worker", description=__doc__)
+    parser.add_argument("job", type=Path, help="job.json of this emulation")
+    parser.add_argument("role", help="its name")
+    parser.add_argument("rank", type=int)
+    parser.add_argument("ranks", type=int, help="how many ranks it stands for")
+    asked = parser.parse_args()
+    job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    report = emulate(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    path = Path(job.output_directory) / f"role-{asked.rank}.json"
+    records.write_bytes(path, records.to_json(report))
+
+
+class Emulated:
+    """One rank's run, and how far it has come."""
+
+    def __init__(self, job: EmulationJob, rank: int) -> None:
+        self.job = job
+        self.rank = rank
+        self.adapter = registry.load(job.system)
+        self.journal = Journal()
+        self.accounting = Accounting(fake_world.DEVICE, self.journal)
+        self.phase = "start"
+
+    def run(self) -> Counts:
+        """Raises what the system raises."""
+        workload = self.job.workload
+        with fake_world.rank_of(self.rank, workload.cluster):
+            self.phase = "prepare"
+            system = self._prepare()
+            self.phase = "throw-away step"
+            system.step(self._tokens(min(workload.sequence_tokens, THROW_AWAY_TOKENS)))
+            self.phase = "step"
+            tokens = self._tokens(workload.sequence_tokens)
+            self.accounting.ignore(fake_world.constants())
+            before_bytes = counted_step(system, self.accounting, tokens)
+            system.close()
+        told = self.journal.tell()
+        write_curve(told, Path(self.job.output_directory) / f"live-{self.rank}.csv")
+        return counts_of(self.accounting, told, before_bytes, workload.cluster)
+
+    def _prepare(self) -> System:
+        workload = self.job.workload
+        dtype = torch_dtype(workload.dtype)
+        weights = fake_world.weights(weight_shapes(workload.model), dtype)
+        self.accounting.ignore(weights.values())
+        context = Context(
+            rank=self.rank,
+            ranks=workload.cluster.ranks,
+            device=fake_world.DEVICE,
+            dtype=dtype,
+            label=self.accounting.label,
+        )
+        settings: Any = msgspec.convert(self.job.settings, self.adapter.settings_type)
+        return self.adapter.prepare(workload, settings, weights, context)
+
+    def _tokens(self, length_tokens: int) -> torch.Tensor:
+        shape = (self.job.workload.sequences_per_step, length_tokens + 1)
+        return torch.zeros(shape, dtype=torch.int64)
+
+
+def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -> int:
+    """One whole step of a system that has stepped before, real or fake, counted.
+
+    Returns the bytes that lay on the device before.
+    """
+    gc.collect()
+    for kind, tensors in system.tensors().items():
+        accounting.adopt(kind, tensors)
+    accounting.adopt_visible()
+    before_bytes = accounting.live_bytes
+    with no_garbage_collection(), accounting:
+        system.step(tokens)
+    accounting.close()
+    return before_bytes
+
+
+def emulate(job: EmulationJob, role: Role) -> RoleReport:
+    """The role's report; an error of the library is one too, in its words."""
+    started = time.perf_counter()
+    emulated = Emulated(job, role.rank)
+    report = RoleReport(role=role.name, rank=role.rank, ranks=role.ranks, status="ok")
+    try:
+        report = with_counts(report, emulated.run())
+    except Exception as error:  # the process boundary: whatever a library raises is a result
+        traceback.print_exc()
+        report = msgspec.structs.replace(
+            report,
+            status=status_of(error, limit_in_force=False),
+            reason=str(error) or type(error).__name__,
+        )
+        if emulated.phase == "step":
+            emulated.phase = f"step: {emulated.journal.whereabouts()}"
+    return msgspec.structs.replace(
+        report,
+        phase=emulated.phase,
+        versions={"torch": torch.__version__, **emulated.adapter.versions()},
+        seconds=time.perf_counter() - started,
+        process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+    )
+
+
+def write_curve(told: Told, path: Path) -> None:
+    """Live bytes over the step; a row is the highest moment of its part."""
+    with path.open("w", newline="", encoding="ascii") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(
+            ("operator", "share", "device_bytes", *(f"{k}_bytes" for k in KINDS), "host_bytes")
+        )
+        for point in told.points:
+            by_kind = [point.by_kind.get(kind, 0) for kind in (*KINDS, "host")]
+            rows.writerow((point.operator, f"{point.share:.6f}", point.device_bytes, *by_kind))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""All roles of an emulation, a process each, as many at once as there are cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from baselines.protocol import Adapter, Role
+from benchmarks import emulation_figure, fake_cluster, records, supervisor
+from benchmarks.emulation import Emulation, EmulationJob, RoleReport, failed, moment_text
+from benchmarks.environment import available_cores
+from benchmarks.launcher import variables
+from benchmarks.progress import Lines
+from sppo.workload import Workload, format_bytes
+
+TICK_SECONDS = 0.1
+GRACE_SECONDS = 5.0
+"""From TERM to KILL."""
+LAST_WORDS = 400
+"""Characters of a log's end that tell why a process died."""
+
+
+def new_directory(parent: Path, system: str, workload: Workload) -> Path:
+    """A folder for this emulation. Raises OSError."""
+    return supervisor.new_directory(
+        parent, replace(workload, name=f"emulate-{system}-{workload.name}")
+    )
+
+
+def run(
+    job: EmulationJob, roles: Sequence[Role], adapter: Adapter, time_limit_seconds: float
+) -> list[RoleReport]:
+    """The report of every role, in their order; none stops another. Told on standard error."""
+    directory = Path(job.output_directory)
+    records.write_bytes(directory / "job.json", records.to_json(job))
+    waiting = deque(roles)
+    running: list[_Process] = []
+    reports: dict[int, RoleReport] = {}
+    cores = available_cores()
+    told = Lines()
+    told.note(f"emulating {len(roles)} role(s) on {min(cores, len(roles))} core(s)")
+    try:
+        while waiting or running:
+            while waiting and len(running) < cores:
+                running.append(_start(waiting.popleft(), job, adapter))
+            time.sleep(TICK_SECONDS)
+            for process in list(running):
+                report = process.report(directory, time_limit_seconds)
+                if report is not None:
+                    running.remove(process)
+                    reports[report.rank] = report
+                    told.note(f"[{len(reports)}/{len(roles)}] {_line(report)}")
+    finally:
+        for process in running:
+            process.stop()
+    return [reports[role.rank] for role in roles]
+
+
+def save(found: Emulation, directory: Path) -> None:
+    """emulation.json, and a figure beside each role's curve."""
+    records.write_bytes(directory / "emulation.json", records.to_json(found))
+    for report in found.roles:
+        curve = directory / f"live-{report.rank}.csv"
+        if report.counts is not None and curve.is_file():
+            emulation_figure.draw(found, report, curve, curve.with_suffix(".png"))
+
+
+@dataclass(kw_only=True)
+class _Process:
+    """One emulated rank that runs."""
+
+    role: Role
+    popen: subprocess.Popen[bytes]
+    log: Path
+    started: float
+
+    def report(self, directory: Path, time_limit_seconds: float) -> RoleReport | None:
+        """How it ended, or None while it runs."""
+        code = self.popen.poll()
+        if code is None:
+            if time.monotonic() - self.started < time_limit_seconds:
+                return None
+            self.stop()
+            return failed(self.role, "timeout", f"stopped after {time_limit_seconds:g} s")
+        path = directory / f"role-{self.role.rank}.json"
+        if path.is_file():
+            return msgspec.json.decode(path.read_bytes(), type=RoleReport)
+        words = self.log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
+        return failed(self.role, "failed", f"ended with exit code {code}: {words}")
+
+    def stop(self) -> None:
+        self.popen.terminate()
+        try:
+            self.popen.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+
+
+def _start(role: Role, job: EmulationJob, adapter: Adapter) -> _Process:
+    directory = Path(job.output_directory)
+    log = directory / f"log-{role.rank}.txt"
+    module = [sys.executable, "-m", "benchmarks.emulated_worker", str(directory / "job.json")]
+    environment = {
+        **os.environ,
+        **variables(1, adapter.environment),
+        **fake_cluster.variables(role.rank, job.workload.cluster),
+    }
+    with log.open("wb") as stream:
+        popen = subprocess.Popen(
+            [*module, role.name, str(role.rank), str(role.ranks)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    return _Process(role=role, popen=popen, log=log, started=time.monotonic())
+
+
+def _line(report: RoleReport) -> str:
+    took = "" if report.seconds is None else f" ({report.seconds:.0f} s)"
+    if report.counts is None:
+        return f"{report.role}: {report.status}, {report.phase}: {report.reason}{took}"
+    peak = format_bytes(report.counts.peak_device_bytes)
+    return f"{report.role}: peak {peak} {moment_text(report.counts.peak_at)}{took}"

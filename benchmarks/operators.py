@@ -1,0 +1,153 @@
+"""What one operator computes and sends, from its arguments' shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+from benchmarks.job import MASKED
+
+ATTENTION = "_scaled_dot_product_"
+COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional")
+BARRIERS = ("barrier", "monitored_barrier_")
+NOT_SENT = "wait_tensor"
+
+_WORDS = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "allgather_base": "all_gather",
+    "allgather_into_tensor": "all_gather",
+    "all_gather_into_tensor": "all_gather",
+    "reduce_scatter_base": "reduce_scatter",
+    "reduce_scatter_tensor": "reduce_scatter",
+    "alltoall": "all_to_all",
+    "alltoall_base": "all_to_all",
+    "all_to_all_single": "all_to_all",
+    "recv_any_source": "recv",
+    "monitored_barrier": "barrier",
+}
+"""c10d has several operators for one collective."""
+
+
+class Message(NamedTuple):
+    """A kind of message: the collective or direction, and the global ranks that share it.
+
+    A `send` goes from the first of two ranks to the second, and so does a `recv`.
+    """
+
+    operation: str
+    ranks: tuple[int, ...]
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of a tensor, or of all tensors of a list of them."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, (tuple, list)):
+        return sum(tensor_bytes(item) for item in value)
+    return 0
+
+
+def message_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+    """What a call of a collective or of point-to-point c10d sends, and between whom."""
+    name = func._opname.strip("_").removesuffix("_coalesced")
+    word = _WORDS.get(name, name)
+    group = _group(func, args, kwargs)
+    ranks = tuple(dist.get_process_group_ranks(group))
+    if word in ("send", "recv"):
+        peer = _argument(func, args, kwargs, "dst" if word == "send" else "src")
+        if peer is not None:  # "from anybody" names no peer
+            mine, other = ranks[group.rank()], ranks[peer]
+            ranks = (mine, other) if word == "send" else (other, mine)
+    return Message(word, ranks)
+
+
+def sent_bytes(message: Message, size_bytes: int) -> int:
+    """What one rank has to send at least, where `size_bytes` are the call's larger side.
+
+    That of the usual rings: all but its own share, twice where a sum is gathered again.
+    """
+    count = len(message.ranks)
+    match message.operation:
+        case "recv" | "barrier":
+            return 0
+        case "all_gather" | "reduce_scatter" | "all_to_all":
+            return size_bytes * (count - 1) // count
+        case "all_reduce":
+            return 2 * size_bytes * (count - 1) // count
+    return size_bytes if count > 1 else 0
+
+
+def _group(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dist.ProcessGroup:
+    boxed = _argument(func, args, kwargs, "process_group")
+    if boxed is not None:
+        return dist.ProcessGroup.unbox(boxed)
+    name = _argument(func, args, kwargs, "group_name")
+    return torch._C._distributed_c10d._resolve_process_group(name)
+
+
+def operator_flops(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> list[tuple[str, int]]:
+    """(name, FLOPs) of the matrix products of one call; empty for all other operators."""
+    if func._opname.startswith(ATTENTION):
+        return _attention_flops(func, args, kwargs)
+    formula = _formula(func)
+    if formula is None:
+        return []
+    return [(str(func._overloadpacket), int(formula(*args, **kwargs, out_val=out)))]
+
+
+def causal_pairs(queries: int, keys: int) -> int:
+    """Query-key pairs under torch's `is_causal`: query i sees keys 0..i."""
+    square = min(queries, keys)
+    return square * (square + 1) // 2 + max(0, queries - keys) * keys
+
+
+@cache
+def _formula(func: Any) -> Callable[..., int] | None:
+    """torch's own, which it lists for `addmm` but not for the same thing in place, `addmm_`."""
+    packet = func._overloadpacket
+    if packet not in flop_registry and func._opname.endswith("_"):
+        namespace = getattr(torch.ops, func.namespace)
+        packet = getattr(namespace, func._opname.rstrip("_"), packet)
+    return flop_registry.get(packet)
+
+
+@cache
+def _positions(func: Any) -> dict[str, int]:
+    return {argument.name: index for index, argument in enumerate(func._schema.arguments)}
+
+
+def _argument(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, default: Any = None
+) -> Any:
+    index = _positions(func).get(name, len(args))
+    return args[index] if index < len(args) else kwargs.get(name, default)
+
+
+def _attention_flops(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, int]]:
+    """Two products forward (QK', PV); five backward, the first recomputed.
+
+    torch's own formulas know neither the CPU operator nor grouped heads.
+    """
+    batch, heads, queries, width = _argument(func, args, kwargs, "query").shape
+    keys, value_width = _argument(func, args, kwargs, "value").shape[-2:]
+    if func._opname.endswith("_backward"):
+        pair_flops = 2 * batch * heads * (3 * width + 2 * value_width)
+    else:
+        pair_flops = 2 * batch * heads * (width + value_width)
+    name = str(func._overloadpacket)
+    pairs = queries * keys
+    if not _argument(func, args, kwargs, "is_causal", False):
+        return [(name, pair_flops * pairs)]
+    kept = causal_pairs(queries, keys)
+    return [(name, pair_flops * kept), (name + MASKED, pair_flops * (pairs - kept))]

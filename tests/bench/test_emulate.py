@@ -1,0 +1,102 @@
+"""`sppo-bench emulate` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from baselines.megatron import MegatronSettings
+from baselines.protocol import Role
+from baselines.registry import load
+from benchmarks import emulation_run
+from benchmarks.cli import main
+from benchmarks.emulation import EmulationJob
+from benchmarks.workloads import find
+
+BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
+
+
+@pytest.mark.slow
+def test_a_stage_of_seven_billion_at_a_million_tokens(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The known point: 73.07 GiB beside the model's state were seen by another way, to 1 %."""
+    layout = ["--tp", "8", "--pp", "4", "--recompute", "full", "--sequences-per-step", "8"]
+    arguments = ["emulate", "megatron", *BIG, *layout, "--ranks", "0", "--json"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    role = found["roles"][0]
+    counts = role["counts"]
+    held = counts["at_peak_by_kind_bytes"]
+    state_bytes = held["weights"] + held["gradients"] + held["optimizer"]
+    beside_gib = (counts["peak_device_bytes"] - state_bytes) / 2**30
+    assert beside_gib == pytest.approx(73.07, rel=0.01)
+    for key in ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes"):
+        assert role[key] == counts[key]
+    assert found["fits"] is True
+    assert found["limiting_role"] == "stage 0 (embedding), rank 0"
+    assert found["label"] == "emulated"
+    assert role["versions"]["megatron-core"]
+    assert role["seconds"] < 60
+    assert role["process_peak_bytes"] < 8 * 2**30
+    assert {path.name for path in next(tmp_path.iterdir()).iterdir()} >= {
+        "emulation.json",
+        "live-0.csv",
+        "live-0.png",
+        "role-0.json",
+    }
+
+
+@pytest.mark.slow
+def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
+    job = EmulationJob(
+        workload=find("mini-cpu"),
+        system="megatron",
+        settings=msgspec.to_builtins(MegatronSettings(pipeline_parallel=2)),
+        output_directory=str(tmp_path),
+    )
+    roles = [Role(name="nowhere", rank=7, ranks=1), Role(name="stage 1", rank=1, ranks=1)]
+    broken, whole = emulation_run.run(job, roles, load("megatron"), time_limit_seconds=200.0)
+    assert broken.status == "failed"
+    assert broken.counts is None
+    assert broken.reason
+    assert broken.phase in ("start", "prepare")
+    assert whole.status == "ok"
+    assert whole.counts is not None
+
+
+def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["emulate", "deepspeed", "--model", "gpt-7b", "--seq", "1M", "--gpus", "64"]
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "unavailable"
+    assert found["fits"] is None
+    assert found["roles"] == []
+    assert "head count 32" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["megatron", *BIG, "--tp", "8", "--pp", "3"], "does not divide 32 ranks"),
+        (["megatron", *BIG, "--tp", "8"], "do not divide over DP 4"),
+        (["megatron", *BIG[:2], "--seq", "1000001", *BIG[4:], "--tp", "8", "--pp", "4"], "tokens"),
+        (["deepspeed", *BIG[:2], "--seq", "1000001", *BIG[4:]], "SP size 32"),
+        (["deepspeed", *BIG, "--tp", "8"], "--tensor-parallel"),
+        (["megatron", *BIG, "--tp", "8", "--pp", "4", "--ranks", "32"], "0 to 31"),
+        (["sppo", *BIG], "cannot be emulated yet"),
+        (["megatron"], "WORKLOAD"),
+        (["megatron", "tiny-cpu", *BIG], "not both"),
+        (["megatron", *BIG, "--hardware", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["emulate", *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert word in shown
+    assert shown.count("\n") == 1

@@ -1,0 +1,205 @@
+"""Emulated = counted: the same step on fake tensors and in real gloo ranks, to the byte."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from baselines import registry
+from baselines.deepspeed import DeepSpeedSettings
+from baselines.megatron import MegatronSettings
+from baselines.protocol import Context, Role
+from benchmarks import emulation_run
+from benchmarks.accounting import Accounting
+from benchmarks.counts import counts_of
+from benchmarks.emulated_worker import counted_step
+from benchmarks.emulation import Counts, EmulationJob
+from benchmarks.journal import Journal
+from benchmarks.weights import initial_weights, torch_dtype
+from sppo.costs import step_flops
+from sppo.workload import Cluster, Workload, gpt, llama
+from tests.ranks import run_ranks
+
+pytestmark = pytest.mark.slow
+
+GPT = gpt("gpt-small", layers=4, hidden=64, heads=4, vocabulary=128)
+LLAMA = llama(
+    "llama-small",
+    layers=4,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    ffn=176,
+    vocabulary=128,
+    rope_theta=10_000.0,
+)
+WORKLOAD = Workload(
+    name="test",
+    model=GPT,
+    cluster=Cluster(hardware="test", device="cpu", nodes=1, ranks_per_node=2),
+    sequence_tokens=256,
+)
+FOUR = replace(WORKLOAD, sequences_per_step=4)
+FOUR_RANKS = replace(
+    FOUR, cluster=Cluster(hardware="test", device="cpu", nodes=2, ranks_per_node=2)
+)
+CASES: dict[str, tuple[str, Workload, Any]] = {
+    "megatron PP2, full recompute, four sequences": (
+        "megatron",
+        FOUR,
+        MegatronSettings(pipeline_parallel=2, recompute="full"),
+    ),
+    "megatron TP2 SP": (
+        "megatron",
+        WORKLOAD,
+        MegatronSettings(tensor_parallel=2, sequence_parallel=True),
+    ),
+    "megatron CP2, sharded optimizer, llama": (
+        "megatron",
+        replace(WORKLOAD, model=LLAMA),
+        MegatronSettings(context_parallel=2, distributed_optimizer=True, recompute="full"),
+    ),
+    "megatron TP2 SP PP2, mlp recompute": (
+        "megatron",
+        FOUR_RANKS,
+        MegatronSettings(
+            tensor_parallel=2,
+            pipeline_parallel=2,
+            sequence_parallel=True,
+            recompute="modules",
+            recompute_modules=("mlp",),
+        ),
+    ),
+    "deepspeed Ulysses 2, ZeRO-1, checkpointed": (
+        "deepspeed",
+        WORKLOAD,
+        DeepSpeedSettings(sequence_parallel=2, checkpointing="blocks"),
+    ),
+    "deepspeed Ulysses 2, ZeRO-3, tiled": (
+        "deepspeed",
+        replace(FOUR, model=LLAMA),
+        DeepSpeedSettings(
+            sequence_parallel=2,
+            zero_stage=3,
+            checkpointing="blocks",
+            checkpointed_layers=2,
+            tiled_mlp=2,
+            tiled_loss=True,
+        ),
+    ),
+    "megatron TP2 SP, bfloat16, sharded optimizer": (
+        "megatron",
+        replace(FOUR_RANKS, dtype="bfloat16"),
+        MegatronSettings(
+            tensor_parallel=2,
+            sequence_parallel=True,
+            recompute="block",
+            recompute_layers=2,
+            distributed_optimizer=True,
+        ),
+    ),
+    "deepspeed Ulysses 2, ZeRO-3, bfloat16": (
+        "deepspeed",
+        replace(FOUR, dtype="bfloat16"),
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=3),
+    ),
+    "deepspeed replicas, ZeRO-2": (
+        "deepspeed",
+        FOUR,
+        DeepSpeedSettings(sequence_parallel=1, zero_stage=2),
+    ),
+}
+
+
+MESSAGES = frozenset(
+    (
+        "_allgather_base_",
+        "_reduce_scatter_base_",
+        "allgather_",
+        "allreduce_",
+        "allreduce_coalesced_",
+        "alltoall_base_",
+        "broadcast_",
+        "recv_",
+        "send",
+    )
+)
+
+
+class PatientJournal(Journal):
+    """gloo's own thread lets go of a tensor some microseconds after the step has gone on."""
+
+    last = ""
+
+    def operate(self, name: str, in_backward: bool) -> None:
+        if self.last in MESSAGES:
+            time.sleep(0.002)
+        self.last = name
+        super().operate(name, in_backward)
+
+
+def counted(rank: int, ranks: int, name: str) -> bytes:
+    """The counts of a real rank as JSON, after the same two steps."""
+    system_name, workload, settings = CASES[name]
+    journal = PatientJournal()
+    device = torch.device("cpu")
+    accounting = Accounting(device, journal, backend_buffers=False)
+    dtype = torch_dtype(workload.dtype)
+    weights = initial_weights(workload.model, workload.seed, dtype)
+    accounting.ignore(weights.values())
+    context = Context(rank=rank, ranks=ranks, device=device, dtype=dtype, label=accounting.label)
+    system = registry.load(system_name).prepare(workload, settings, weights, context)
+    generator = torch.Generator().manual_seed(7)
+    sequences, tokens = workload.sequences_per_step, workload.sequence_tokens
+    short, whole = (
+        torch.randint(workload.model.vocabulary, (sequences, length + 1), generator=generator)
+        for length in (64, tokens)
+    )
+    system.step(short)
+    del short
+    before_bytes = counted_step(system, accounting, whole)
+    counts = counts_of(accounting, journal.tell(), before_bytes, workload.cluster)
+    system.close()
+    return msgspec.json.encode(counts)
+
+
+def emulated(name: str, directory: Path) -> list[Counts]:
+    """The counts of every rank by `sppo-bench emulate --ranks all`."""
+    system, workload, settings = CASES[name]
+    job = EmulationJob(
+        workload=workload,
+        system=system,
+        settings=msgspec.to_builtins(settings),
+        output_directory=str(directory),
+    )
+    roles = [
+        Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in range(workload.cluster.ranks)
+    ]
+    reports = emulation_run.run(job, roles, registry.load(system), time_limit_seconds=250.0)
+    assert [report.reason for report in reports] == [""] * len(roles)
+    return [report.counts for report in reports if report.counts is not None]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
+    workload = CASES[name][1]
+    found = run_ranks(counted, workload.cluster.ranks, name)
+    real = [msgspec.json.decode(data, type=Counts) for data in found]
+    fake = emulated(name, tmp_path)
+    assert [comparable(counts) for counts in real] == [comparable(counts) for counts in fake]
+    needed = step_flops(workload)
+    attention = needed.attention_causal // 6 * 7  # a flash backward computes QK' again
+    once = sum(counts.flops - counts.flops_by_operation.recomputed for counts in fake)
+    assert once == needed.dense + attention
+
+
+def comparable(counts: Counts) -> Counts:
+    """All but the share of operators done: reading a scalar is one more on fake tensors."""
+    moment = replace(counts.peak_at, share=0.0)
+    return msgspec.structs.replace(counts, peak_at=moment)

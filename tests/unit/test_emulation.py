@@ -1,0 +1,267 @@
+"""An emulation's parts, without a library: hindsight, messages, settings and verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from baselines.deepspeed import DeepSpeedSettings
+from baselines.megatron import MegatronSettings
+from baselines.protocol import Role, roles_of
+from baselines.registry import load
+from benchmarks import emulation_tables
+from benchmarks.accounting import Accounting
+from benchmarks.counts import counts_of, group_text, link_of, operations_of
+from benchmarks.emulate_flags import Emulate
+from benchmarks.emulate_settings import settings_of
+from benchmarks.emulate_verb import asked_roles
+from benchmarks.emulation import Counts, Emulation, RoleReport, failed, verdict
+from benchmarks.journal import Journal, Told
+from benchmarks.operators import Message, sent_bytes
+from benchmarks.selection import UsageError
+from benchmarks.workloads import of_flags
+from sppo.workload import GIB, Cluster
+
+CPU = torch.device("cpu")
+FLOATS = 1024
+KIB4 = 4 * FLOATS
+WORKLOAD = of_flags(model="gpt-7b", seq="1M", gpus=32, hardware="a100-80g")
+TWO_NODES = Cluster(hardware="test", device="cpu", nodes=2, ranks_per_node=4)
+
+
+def train_two_sequences(accounting: Accounting) -> None:
+    """Two forwards of two exponentials each, then their backwards; results are kept for them."""
+    weight = torch.zeros(FLOATS, requires_grad=True)
+    accounting.adopt("weights", [weight])
+    with accounting:
+        losses = [(weight * 1.0).exp().exp().sum() for _ in range(2)]
+        for loss in losses:
+            loss.backward()
+        torch.zeros(FLOATS).add_(1)
+
+
+def told_of_two_sequences() -> tuple[Told, Accounting]:
+    journal = Journal()
+    accounting = Accounting(CPU, journal)
+    train_two_sequences(accounting)
+    accounting.close()
+    return journal.tell(), accounting
+
+
+def test_what_a_backward_finds_was_kept_from_its_first_byte_on() -> None:
+    told, accounting = told_of_two_sequences()
+    assert told.peak_bytes == accounting.peak_bytes
+    assert accounting.peak_by_kind["activations"] == 0, "nobody labelled them"
+    two_results_of_each, scalars = 2 * 2 * KIB4, 16
+    assert 0 <= told.peak_by_kind["activations"] - two_results_of_each <= scalars
+    assert told.peak_by_kind["weights"] == KIB4
+    assert told.at_peak_by_kind["activations"] > 0
+    assert sum(told.at_peak_by_kind.values()) == told.peak_bytes
+
+
+def test_the_moment_of_the_peak_names_its_backward() -> None:
+    told, _ = told_of_two_sequences()
+    moment = told.moment
+    assert (moment.phase, moment.backwards, moment.all_backwards) == ("backward", 1, 2)
+    assert 0 < moment.share < 1
+    assert told.points[-1].share == 1
+    assert max(point.device_bytes for point in told.points) == told.peak_bytes
+
+
+def test_a_broken_step_says_how_far_it_came() -> None:
+    journal = Journal()
+    assert journal.whereabouts() == "its beginning"
+    journal.operate("mm", False)
+    assert journal.whereabouts() == "forward, 0 backward passes done"
+    journal.operate("mm", True)
+    assert journal.whereabouts() == "backward 1"
+
+
+def test_a_buffer_that_outlives_the_step_is_no_activation() -> None:
+    journal = Journal()
+    accounting = Accounting(CPU, journal)
+    weight = torch.zeros(FLOATS, requires_grad=True)
+    with accounting:
+        buffer = torch.zeros(FLOATS)
+        (weight * 1.0).exp().sum().backward()
+    told = journal.tell()
+    assert buffer.nbytes == KIB4
+    assert KIB4 <= told.peak_by_kind["activations"] < 2 * KIB4
+    accounting.close()
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_recomputed_products_are_told_from_gradients(recomputed: bool) -> None:
+    accounting = Accounting(CPU)
+    first, second = (torch.randn(8, 8, requires_grad=True) for _ in range(2))
+    inputs = torch.randn(16, 8, requires_grad=True)
+
+    def block(x: torch.Tensor) -> torch.Tensor:
+        heads = F.linear(x, first).view(1, 2, 16, 4)
+        heads = F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        return F.linear(heads.reshape(16, 8), second).square()
+
+    with accounting:
+        out = checkpoint(block, inputs, use_reentrant=True) if recomputed else block(inputs)
+        out.sum().backward()
+    accounting.close()
+    forward = 2 * (2 * 16 * 8 * 8)
+    attention = 4 * 2 * 4 * (16 * 17 // 2)
+    operations = operations_of(accounting)
+    assert operations.matmul == (4 if recomputed else 3) * forward
+    assert operations.recomputed == (forward + attention if recomputed else 0)
+    assert operations.attention_causal * 2 == attention * (9 if recomputed else 7)
+    assert operations.attention_full > operations.attention_causal
+
+
+def test_copies_between_the_tiers_are_counted_by_direction() -> None:
+    accounting = Accounting(CPU)
+    host = torch.zeros(FLOATS, device="meta")
+    accounting.label("host", host)
+    with accounting:
+        device = torch.zeros(FLOATS, device="meta")
+        host.copy_(device)
+        host.copy_(host)
+    assert accounting.copied_bytes == {"to_host": KIB4}
+    accounting.close()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text", "link"),
+    [
+        ((0, 1, 2, 3), "0-3", "in node"),
+        ((0, 2, 4, 6), "0-6 by 2", "between nodes"),
+        ((4, 5), "4,5", "in node"),
+        ((0, 1, 5), "0,1,5", "between nodes"),
+    ],
+)
+def test_groups_and_links(ranks: tuple[int, ...], text: str, link: str) -> None:
+    message = Message("all_gather", ranks)
+    assert group_text(message) == text
+    assert link_of(message, TWO_NODES) == link
+
+
+def test_a_message_from_rank_to_rank_says_which_way() -> None:
+    assert group_text(Message("recv", (8, 0))) == "8 > 0"
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [("all_gather", 750), ("all_reduce", 1500), ("broadcast", 1000), ("recv", 0), ("barrier", 0)],
+)
+def test_what_a_rank_must_send(operation: str, expected: int) -> None:
+    assert sent_bytes(Message(operation, (0, 1, 2, 3)), 1000) == expected
+
+
+def flags(system: str, **given: Any) -> Emulate:
+    return Emulate(system=system, model="gpt-7b", seq="1M", gpus=32, **given)
+
+
+def test_flags_become_the_settings_of_their_system() -> None:
+    megatron = settings_of(
+        flags("megatron", tensor_parallel=8, pipeline_parallel=4, recompute="full"), WORKLOAD
+    )
+    assert megatron == MegatronSettings(
+        tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True, recompute="full"
+    )
+    replicas = settings_of(flags("megatron", tensor_parallel=8, recompute="mlp"), WORKLOAD)
+    assert replicas.distributed_optimizer
+    assert replicas.recompute_modules == ("mlp",)
+    assert settings_of(flags("megatron", zero=0), WORKLOAD).distributed_optimizer is False
+    assert settings_of(flags("deepspeed", zero=3, recompute="5"), WORKLOAD) == DeepSpeedSettings(
+        sequence_parallel=32, zero_stage=3, checkpointing="blocks", checkpointed_layers=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("system", "given", "word"),
+    [
+        ("megatron", {"sequence_parallel": 4}, "--sequence-parallel"),
+        ("deepspeed", {"tensor_parallel": 8}, "--tensor-parallel"),
+        ("deepspeed", {"recompute": "mlp"}, "--recompute mlp"),
+        ("megatron", {"zero": 3}, "--zero 3"),
+        ("megatron", {"recompute": "norms"}, "norms"),
+        ("megatron", {"tensor_parallel": 0}, "tensor_parallel"),
+        ("fsdp", {}, "megatron"),
+    ],
+)
+def test_foreign_settings_are_refused_in_one_line(
+    system: str, given: dict[str, Any], word: str
+) -> None:
+    with pytest.raises(UsageError, match=word) as refusal:
+        settings_of(flags(system, **given), WORKLOAD)
+    assert "\n" not in str(refusal.value)
+
+
+def test_roles_cover_every_rank_once() -> None:
+    settings = MegatronSettings(tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True)
+    roles = roles_of(load("megatron"), WORKLOAD, settings)
+    assert [role.rank for role in roles] == [0, 8, 16, 24]
+    assert sum(role.ranks for role in roles) == 32
+    assert [role.name for role in asked_roles("0,9", roles, WORKLOAD)] == [
+        "stage 0 (embedding), rank 0",
+        "stage 1, rank 9",
+    ]
+    assert len(asked_roles("all", roles, WORKLOAD)) == 32
+    with pytest.raises(UsageError, match="0 to 31"):
+        asked_roles("0,32", roles, WORKLOAD)
+    ulysses = roles_of(load("deepspeed"), WORKLOAD, DeepSpeedSettings(sequence_parallel=32))
+    assert [role.ranks for role in ulysses] == [32]
+
+
+def small_counts() -> Counts:
+    told, accounting = told_of_two_sequences()
+    return counts_of(accounting, told, 0, TWO_NODES)
+
+
+def report(name: str, device_bytes: int, host_bytes: int = 0) -> RoleReport:
+    counts = msgspec.structs.replace(
+        small_counts(), peak_device_bytes=device_bytes, peak_host_bytes=host_bytes
+    )
+    return RoleReport(role=name, rank=0, ranks=1, status="ok", counts=counts)
+
+
+def test_the_verdict_names_the_role_that_does_not_fit() -> None:
+    fitting = [report("stage 0", 70 * GIB), report("stage 1", 60 * GIB)]
+    found = verdict(fitting, WORKLOAD)
+    assert (found["fits"], found["status"], found["limiting_role"]) == (True, "ok", "stage 0")
+    found = verdict([*fitting, report("stage 2", 80 * GIB)], WORKLOAD)
+    assert (found["fits"], found["status"], found["limiting_role"]) == (False, "oom", "stage 2")
+    assert "80.00 GiB" in found["reason"]
+    assert "backward 1 of 2" in found["reason"]
+    found = verdict([report("stage 0", GIB, host_bytes=10**13)], WORKLOAD)
+    assert found["status"] == "host_oom"
+
+
+def test_a_failed_role_leaves_the_verdict_open_unless_another_does_not_fit() -> None:
+    lost = failed(Role(name="stage 1", rank=8, ranks=8), "failed", "its words")
+    found = verdict([report("stage 0", GIB), lost], WORKLOAD)
+    assert found["fits"] is None
+    assert found["status"] == "failed"
+    assert "its words" in found["reason"]
+    assert verdict([report("stage 0", 90 * GIB), lost], WORKLOAD)["fits"] is False
+
+
+def test_tables_label_every_number() -> None:
+    reports = [report("stage 0", 70 * GIB), failed(Role(name="s", rank=1, ranks=1), "failed", "no")]
+    emulation = Emulation(
+        workload=replace(WORKLOAD, sequences_per_step=8),
+        system="megatron",
+        settings={},
+        settings_text="TP8",
+        capacity_bytes=WORKLOAD.device_memory_bytes,
+        host_capacity_bytes=None,
+        roles=reports,
+        **verdict(reports, WORKLOAD),
+    )
+    text = emulation_tables.text(emulation)
+    tables = [line for line in text.splitlines() if line.startswith("| emulated")]
+    assert len(tables) == 3
+    assert "s: failed, start: no" in text
+    assert "8 sequences of 1M tokens" in text
