@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from baselines.protocol import Context, Kind, StepResult
+from baselines.protocol import Context, Kind, Role, StepResult
 from sppo.hostmem import host_memory
 from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
-from sppo.ranks import join_groups
+from sppo.ranks import Place, join_groups, rank_of
 from sppo.runtime import Runtime
 from sppo.solver import solve
 from sppo.train import Trainer
@@ -70,6 +70,18 @@ class SppoAdapter:
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""
+
+    def roles(self, workload: Workload, settings: SppoSettings) -> tuple[Role, ...]:
+        """A stage is a role: its shards are equal, and replicas are alike."""
+        plan = self.plan(workload, settings)
+        alike = plan.sequence_parallel * plan.data_parallel
+        found = []
+        for stage, mine in enumerate(plan.stages):
+            ends = [word for word, here in (("embedding", not stage), ("head", mine.head)) if here]
+            name = f"stage {stage}" + (f" ({', '.join(ends)})" if ends else "")
+            place = Place(replica=0, stage=stage, shard=0)
+            found.append(Role(name=name, rank=rank_of(plan, place), ranks=alike))
+        return tuple(found)
 
     def describe(self, settings: SppoSettings) -> str:
         count = "auto" if settings.subsequences is None else str(settings.subsequences)

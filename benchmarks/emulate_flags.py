@@ -20,12 +20,14 @@ class Emulate:
     Example: sppo-bench emulate megatron --model gpt-7b --seq 1M --gpus 32 --tp 8 --pp 4
     --recompute full --sequences-per-step 8
 
+    Example: sppo-bench emulate sppo --model gpt-7b --seq 4M --gpus 128
+
     Example: sppo-bench emulate deepspeed --model gpt-7b --seq 1M --gpus 32 --zero 3 --recompute
     full
     """
 
     system: Annotated[Positional[str], arg(metavar="SYSTEM")]
-    """megatron or deepspeed (sppo: not yet)."""
+    """megatron, deepspeed or sppo."""
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
     """A name of `sppo-bench list`, or instead of it --model, --seq and --gpus."""
     model: Annotated[str | None, arg(metavar="NAME")] = None
@@ -49,6 +51,10 @@ class Emulate:
     """megatron: context-parallel ranks, 1 if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
     """deepspeed: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
+    data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
+    """sppo: pipelines beside each other; the solver's choice if not given."""
+    msp: bool = False
+    """sppo: let waiting ranks help, even if it does not pay; the solver weighs it if not given."""
     no_sequence_parallel: bool = False
     """megatron: tokens of norms not sharded over the tensor-parallel ranks (else they are)."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None

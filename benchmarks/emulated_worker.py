@@ -29,7 +29,7 @@ from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
 from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.endings import status_of
-from benchmarks.job import THROW_AWAY_TOKENS
+from benchmarks.job import throw_away_tokens
 from benchmarks.journal import Journal, Told
 from benchmarks.weights import torch_dtype
 from benchmarks.worker import no_garbage_collection
@@ -71,7 +71,7 @@ class Emulated:
             self.phase = "prepare"
             system = self._prepare()
             self.phase = "throw-away step"
-            system.step(self._tokens(min(workload.sequence_tokens, THROW_AWAY_TOKENS)))
+            system.step(self._tokens(throw_away_tokens(workload)))
             self.phase = "step"
             tokens = self._tokens(workload.sequence_tokens)
             self.accounting.ignore(fake_world.constants())
@@ -92,6 +92,7 @@ class Emulated:
             device=fake_world.DEVICE,
             dtype=dtype,
             label=self.accounting.label,
+            take_host=fake_world.host_memory,
         )
         settings: Any = msgspec.convert(self.job.settings, self.adapter.settings_type)
         return self.adapter.prepare(workload, settings, weights, context)

@@ -63,6 +63,11 @@ def weights(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[s
     return {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
 
 
+def host_memory(size_bytes: int, device: torch.device) -> torch.Tensor:
+    """The host tier of a rank that has none."""
+    return torch.empty(size_bytes, dtype=torch.uint8, device=device)
+
+
 def constants() -> list[torch.Tensor]:
     """The real tensors that torch remembers behind fake ones made of numbers: nobody's memory."""
     found = [item for item in gc.get_objects() if type(item) is FakeTensor]

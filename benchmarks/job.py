@@ -32,6 +32,12 @@ THROW_AWAY_TOKENS = 64
 """Length of the first optimizer step: real training, the same for all, but too small to matter."""
 
 
+def throw_away_tokens(workload: Workload) -> int:
+    """Length of the first step: whatever divides the ranks must divide its tokens too."""
+    ranks = workload.cluster.ranks
+    return min(workload.sequence_tokens, -(-THROW_AWAY_TOKENS // ranks) * ranks)
+
+
 LEAST_MESSAGE_TIMEOUT_SECONDS = 120.0
 """How long a rank waits for a message of another, at least."""
 

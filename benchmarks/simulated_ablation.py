@@ -268,13 +268,12 @@ def simulated_row(plan: Plan, profile: Profile, name: str, policy: str) -> Row:
     step = waiting.simulation
     fetches = replay(schedule, waiting.costs, step, waiting.lent).exposed
     compute, stages = sum(waiting.busy), len(waiting.busy)
-    reduction_seconds = plan.makespan_seconds - plain.makespan / 1e9
     return Row(
         variant=name,
         policy=policy,
         layout=_words(plan),
         status="ok",
-        step_seconds=step.makespan / 1e9 + reduction_seconds,
+        step_seconds=step.makespan / 1e9 + plan.reduction_seconds,
         planned_seconds=plan.makespan_seconds,
         compute_seconds=compute / stages / 1e9,
         bubble_share=1 - compute / (stages * step.makespan),

@@ -36,7 +36,6 @@ from benchmarks.endings import record_what_ends_it, refuse, write
 from benchmarks.environment import cpu_model
 from benchmarks.job import (
     PROGRESS_PREFIX,
-    THROW_AWAY_TOKENS,
     Accounted,
     Job,
     Memory,
@@ -44,6 +43,7 @@ from benchmarks.job import (
     Progress,
     RankReport,
     StepReport,
+    throw_away_tokens,
 )
 from benchmarks.weights import map_weights, torch_dtype
 from benchmarks.whereabouts import Whereabouts
@@ -118,7 +118,9 @@ def join_ranks(job: Job) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", timeout=timeout, device_id=device)
+    # Without device_id: a group that knows its device sends all its messages through one stream, so
+    # that a receive posted ahead holds up the sends of this rank to others.
+    dist.init_process_group("nccl", timeout=timeout)
     return device
 
 
@@ -151,7 +153,7 @@ def step_tokens(
     """int64 [sequences, T + 1] on the CPU."""
     length_tokens = workload.sequence_tokens
     if phase == "throw-away":
-        length_tokens = min(length_tokens, THROW_AWAY_TOKENS)
+        length_tokens = throw_away_tokens(workload)
     return torch.from_numpy(tokens[index, :, : length_tokens + 1].astype(np.int64))
 
 

@@ -26,9 +26,12 @@ def storage_key(tensor: Tensor) -> int:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    """The whole storage of `tensor` as uint8 [bytes]."""
-    flat = torch.empty(0, dtype=torch.uint8, device=tensor.device)
-    return flat.set_(tensor.untyped_storage())
+    """The whole storage of `tensor` as uint8 [bytes].
+
+    By views alone: `set_` on a storage never lets go of it where tensors are fake (torch 2.13).
+    """
+    elements = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return tensor.detach().as_strided((elements,), (1,), 0).view(torch.uint8)
 
 
 class Maker(Protocol):
@@ -58,9 +61,7 @@ class _View:
 
     def on(self, data: Tensor) -> Tensor:
         """The tensor again, over the storage of `data`."""
-        typed = torch.empty(0, dtype=self.dtype, device=data.device)
-        typed.set_(data.untyped_storage(), self.offset, self.size, self.stride)
-        return typed
+        return data.view(self.dtype).as_strided(self.size, self.stride, self.offset)
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import IntEnum
 from typing import Protocol
 
@@ -82,12 +83,13 @@ class GroupTransport:
 
     gloo tells channels apart by tag. NCCL knows no tags and runs all messages of a pair on one
     stream, in order: a receive that is posted ahead would hold up the send behind it, on both
-    sides. So there each direction of each channel has a group of its own.
+    sides. So there each direction of each channel has a group of its own. (A default group made
+    with `device_id` would put all pairs on one stream, and interleaved stages would wait for ever.)
     Collective: every rank makes its transport at the same time. `ranks`: those of the pipeline's
     stages in the default group.
     """
 
-    def __init__(self, ranks: Sequence[int]) -> None:
+    def __init__(self, ranks: Sequence[int], timeout: timedelta | None = None) -> None:
         self._ranks = ranks
         self.traffic = Traffic()
         self._leaving: dict[Channel, deque[tuple[dist.Work, Tensor]]] = {
@@ -96,7 +98,7 @@ class GroupTransport:
         self._rank = dist.get_rank()
         one_stream = dist.get_backend() == "nccl"
         self._groups = {
-            (channel, upward): dist.new_group() if one_stream else None
+            (channel, upward): dist.new_group(timeout=timeout) if one_stream else None
             for channel in Channel
             for upward in (True, False)
         }
@@ -127,6 +129,10 @@ class GroupTransport:
 
     def abandon(self) -> None:
         """The process group tells them."""
+
+
+class LeftAlone(RuntimeError):
+    """The rank that a message is awaited of has failed."""
 
 
 class InProcessNetwork:
@@ -179,13 +185,13 @@ class _Box:
         self.broken = broken
 
     def next(self) -> Tensor:
-        """The next message. Raises RuntimeError if another rank has failed."""
+        """The next message. Raises LeftAlone if another rank has failed."""
         while True:
             try:
                 return self.sent.get(timeout=_PATIENCE_SECONDS)
             except queue.Empty:
                 if self.broken.is_set():
-                    raise RuntimeError("another rank of this process has failed") from None
+                    raise LeftAlone("another rank of this process has failed") from None
 
 
 _PATIENCE_SECONDS = 0.2

@@ -72,7 +72,8 @@ def every_degree(
         model = workload.model
         reason = (
             f"no SP x PP x DP fills {ranks:,} ranks: SP must divide {model.heads} heads, "
-            f"{model.kv_heads} KV heads and {workload.sequence_tokens:,} tokens, PP is at most "
+            f"{model.kv_heads} KV heads, {model.ffn:,} MLP columns, {model.vocabulary:,} entries "
+            f"of the vocabulary and {workload.sequence_tokens:,} tokens, PP is at most "
             f"{model.layers} layers, DP must divide {workload.sequences_per_step} sequences a step"
         )
     elif wanted:

@@ -88,6 +88,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
         makespan_seconds=0.0,
+        reduction_seconds=layout.reduction_seconds,
         bubble_share=0.0,
         reasons=(),
         rejected=(),

@@ -119,7 +119,8 @@ class Plan:
     With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
     subsequence passes every stage V times and the pipeline's idle ends shrink by V.
     `predicted_messages` are what one rank of each stage sends to other stages in a step.
-    Times are simulated from the profile, for forward and backward without the optimizer.
+    Times are simulated from the profile, for forward and backward without the optimizer;
+    `reduction_seconds` of the makespan are the sums over replicas that follow.
     """
 
     workload: str
@@ -140,6 +141,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
     makespan_seconds: float
+    reduction_seconds: float
     bubble_share: float
     reasons: tuple[str, ...]
     rejected: tuple[str, ...]
@@ -223,6 +225,11 @@ def check_plan(plan: Plan, workload: Workload) -> None:
     if sum(plan.lengths_tokens) != plan.sequence_tokens:
         raise ValueError(
             f"the plan's lengths sum to {sum(plan.lengths_tokens)}, not {plan.sequence_tokens}"
+        )
+    if plan.sequences_per_step != workload.sequences_per_step:
+        raise ValueError(
+            f"the plan is for {plan.sequences_per_step} sequences a step, the workload has "
+            f"{workload.sequences_per_step}"
         )
     if plan.model != workload.model:
         raise ValueError(

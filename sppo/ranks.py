@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
+from threading import BrokenBarrierError
 from typing import TypeVar
 
 import torch.distributed as dist
 
-from sppo.comm import GroupTransport, InProcessNetwork, Transport
+from sppo.comm import GroupTransport, InProcessNetwork, LeftAlone, Transport
 from sppo.plan import Plan
 from sppo.sharding import Shard
 from sppo.team import Alone, GroupTeam, Team, in_process_teams
@@ -108,7 +109,7 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> Connections:
     replicas = [replica_team(plan, one) for one in places if one.replica == 0]
     return Connections(
         place=place,
-        transport=GroupTransport(pipeline(plan, place)),
+        transport=GroupTransport(pipeline(plan, place), timeout),
         shards=_group_team(shards, timeout),
         replicas=_group_team(replicas, timeout),
         everyone=GroupTeam(world),
@@ -123,7 +124,10 @@ def _group_team(teams: Sequence[list[int]], timeout: timedelta | None) -> Team:
 
 
 def connect_threads(plan: Plan) -> list[Connections]:
-    """Connect all ranks of a plan inside this process, each a thread; by rank."""
+    """Connect all ranks of a plan inside this process, each a thread; by rank. CPU only.
+
+    Autograd has one thread a CUDA device, which a collective inside a backward would block.
+    """
     shards, replicas = plan.sequence_parallel, plan.data_parallel
     networks = {
         (replica, shard): InProcessNetwork(plan.pipeline_parallel)
@@ -154,7 +158,7 @@ def run_together(
 ) -> list[_Result]:
     """`task(rank)` of all ranks of one process, each in a thread; by rank.
 
-    Raises what the first failing rank raised.
+    Raises what a failing rank raised, not what others did because it had left them.
     """
 
     def run(rank: int) -> _Result:
@@ -169,6 +173,8 @@ def run_together(
 
     with ThreadPoolExecutor(len(connections)) as pool:
         running = [pool.submit(run, rank) for rank in range(len(connections))]
-        for done in as_completed(running):
-            done.result()
+        errors = [one.exception() for one in as_completed(running)]
+    causes = [error for error in errors if error is not None]
+    if causes:
+        raise min(causes, key=lambda error: isinstance(error, (BrokenBarrierError, LeftAlone)))
     return [one.result() for one in running]

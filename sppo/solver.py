@@ -58,6 +58,8 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
     except Infeasible as error:
         if resident is not None:
             return resident
+        if asked.msp:  # the longest would be that of plans without it
+            raise
         from sppo.longest import longest_words
 
         raise Infeasible(f"{error}; {longest_words(workload, profile, asked)}") from None

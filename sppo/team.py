@@ -22,6 +22,10 @@ from torch import Tensor
 
 from sppo.comm import Traffic
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+"""torch 2.13 has new names for them, and warns of the old ones."""
+
 
 class Pending(Protocol):
     """A collective on its way; `wait` once."""
@@ -119,7 +123,7 @@ class GroupTeam:
             result = rows.new_empty((self.size * rows.shape[0], *rows.shape[1:]))
         self.traffic.count(result)
         source = rows.contiguous()
-        work = dist.all_gather_into_tensor(result, source, group=self.group, async_op=True)
+        work = _all_gather(result, source, group=self.group, async_op=True)
         assert work is not None
         return _Working(work, source, result)
 
@@ -129,7 +133,7 @@ class GroupTeam:
         result = into
         if result is None:
             result = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
-        work = dist.reduce_scatter_tensor(result, source, group=self.group, async_op=True)
+        work = _reduce_scatter(result, source, group=self.group, async_op=True)
         assert work is not None
         return _Working(work, source, result)
 

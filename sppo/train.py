@@ -98,14 +98,13 @@ class Trainer:
 
     def step(self, tokens: Tensor) -> tuple[float, float]:
         """One optimizer step on int64 [sequences, T + 1]; returns (loss, gradient norm)."""
-        tokens = tokens.to(self.runtime.device)
         length = tokens.shape[1] - 1
         engine = self.engine
         if length != self.plan.sequence_tokens:
             engine = self._short_engine(length)
         self.weights.zero_gradients()
         scale = 1.0 / (tokens.shape[0] * length)
-        self.counters = engine.run(self._mine(tokens), scale)
+        self.counters = engine.run(self._mine(tokens).to(self.runtime.device), scale)
         stage = self.connections.place.stage
         self.runtime.note(f"stage {stage}, waits for its other ranks: sums of gradients")
         self.optimizer.reduce(self.connections.shards)

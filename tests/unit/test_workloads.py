@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import workloads
+from benchmarks.job import throw_away_tokens
 from benchmarks.workloads import WORKLOADS, length_name, limit_label
+from sppo.plan import check_plan
+from sppo.profile import load_profile
+from sppo.solver import solve
 from sppo.workload import parse_bytes
 
 
@@ -42,3 +48,21 @@ def test_limit_labels_parse_back(size_bytes: int | None) -> None:
 )
 def test_length_names(tokens: int, name: str) -> None:
     assert length_name(tokens) == name
+
+
+@pytest.mark.parametrize(("ranks", "tokens"), [(1, 64), (3, 66), (4, 64), (12, 72), (128, 128)])
+def test_the_first_step_divides_over_any_degree(ranks: int, tokens: int) -> None:
+    workload = workloads.find("tiny-cpu")
+    workload = replace(workload, cluster=replace(workload.cluster, ranks_per_node=ranks))
+    assert throw_away_tokens(workload) == tokens
+    assert throw_away_tokens(replace(workload, sequence_tokens=32)) == 32
+
+
+def test_a_plan_is_for_its_workload() -> None:
+    workload = workloads.find("tiny-cpu")
+    plan = solve(workload, load_profile("cpu-2core"))
+    check_plan(plan, workload)
+    with pytest.raises(ValueError, match="1 sequences a step, the workload has 2"):
+        check_plan(plan, replace(workload, sequences_per_step=2))
+    with pytest.raises(ValueError, match="the workload has llama-tiny"):
+        check_plan(plan, workloads.find("tiny-llama-cpu"))
