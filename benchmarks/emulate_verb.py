@@ -33,13 +33,14 @@ def emulate(verb: Emulate) -> int:
     adapter = registry.load(verb.system)
     try:
         adapter.check(workload, settings)
+        known = roles_of(adapter, workload, settings)
     except Misfit as error:
         raise UsageError(error) from None
-    except Unavailable as error:
-        return show(_unavailable(verb, workload, adapter, settings, str(error)), verb)
-    except (NotBuilt, Infeasible, ValueError) as error:
+    except (Unavailable, Infeasible) as error:
+        return show(_refused(verb, workload, adapter, settings, error), verb)
+    except (NotBuilt, ValueError) as error:
         raise UsageError(error) from None
-    roles = asked_roles(verb.ranks, roles_of(adapter, workload, settings), workload)
+    roles = asked_roles(verb.ranks, known, workload)
     parent = verb.output or records.results_directory() / "runs"
     try:
         directory = emulation_run.new_directory(parent, verb.system, workload)
@@ -124,11 +125,18 @@ def conclude(
     )
 
 
-def _unavailable(
-    verb: Emulate, workload: Workload, adapter: Adapter, settings: Any, reason: str
+def _refused(
+    verb: Emulate, workload: Workload, adapter: Adapter, settings: Any, error: Exception
 ) -> Emulation:
+    """A layout that the library refuses, or a workload for which the planner finds no plan."""
     found = conclude(verb, workload, adapter, settings, [])
-    return msgspec.structs.replace(found, status="unavailable", fits=None, reason=reason)
+    planned = isinstance(error, Infeasible)
+    return msgspec.structs.replace(
+        found,
+        status="infeasible" if planned else "unavailable",
+        fits=False if planned else None,
+        reason=str(error),
+    )
 
 
 def show(found: Emulation, verb: Emulate) -> int:
