@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from baselines.protocol import Context, Misfit, Role, System, Unavailable
+from sppo.sharding import shard_obstacle
 from sppo.workload import Workload
 
 Recompute = Literal["none", "full", "block", "modules"]
@@ -210,14 +211,9 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
     """Why Megatron cannot run this, or None. No library is asked."""
     model = workload.model
     tensor, pipeline = settings.tensor_parallel, settings.pipeline_parallel
-    for what, count in (
-        ("query heads", model.heads),
-        ("KV heads", model.kv_heads),
-        ("MLP columns", model.ffn),
-        ("vocabulary entries", model.vocabulary),
-    ):
-        if count % tensor:
-            return f"{count} {what} do not divide over TP {tensor}"
+    uneven = shard_obstacle(model, tensor, "TP")
+    if uneven is not None:
+        return uneven
     if model.layers % pipeline:
         return f"{model.layers} layers do not divide over PP {pipeline}"
     if settings.recompute_layers > model.layers // pipeline:

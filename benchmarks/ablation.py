@@ -148,7 +148,7 @@ def moved_bytes(workload: Workload, plan: Plan) -> int:
 
 def remade_bytes(plan: Plan) -> int:
     """What the plan drops and makes again in a step, over all ranks."""
-    from sppo.memory import PartShape
+    from sppo.shapes import PartShape
 
     total = 0
     for part in plan.parts:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sppo.memory import LOSS_TILE_TOKENS, PartShape, state_elements
+from sppo.memory import state_elements
 from sppo.plan import Plan
 from sppo.schedule import plan_slicing
+from sppo.shapes import LOSS_TILE_TOKENS, PartShape
 from sppo.slice_costs import part_shape
 
 FORWARD = 4

@@ -15,7 +15,6 @@ from sppo.errors import Short
 from sppo.hostslots import slot_bytes
 from sppo.memory import (
     Loan,
-    PartShape,
     borrowed_bytes,
     fixed_bytes,
     kept_peak,
@@ -24,6 +23,7 @@ from sppo.memory import (
 from sppo.orders import Compute
 from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
+from sppo.shapes import PartShape
 
 DEVICE_MARGIN_BYTES = 1024**2
 """Left free under a device limit: what an allocator rounds and a kernel takes unseen."""

@@ -12,12 +12,13 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
-from sppo.memory import PartShape, state_elements
+from sppo.memory import state_elements
 from sppo.msp import Slicing, lendings, with_slices
 from sppo.orders import Compute, compute_order, stage_computes
 from sppo.partition import check_cut, equal_cut, flops_balanced_cut, slice_cut, time_balanced_cut
 from sppo.plan import Lending, degrees_words, receive_ahead
 from sppo.profile import Profile
+from sppo.shapes import PartShape
 from sppo.units import RECOMPUTE_CHEAP
 from sppo.workload import Model, Workload
 

@@ -47,7 +47,7 @@ def shard_shape(name: str, shape: tuple[int, ...], shards: int) -> tuple[int, ..
     )
 
 
-def shard_obstacle(model: Model, shards: int) -> str | None:
+def shard_obstacle(model: Model, shards: int, degree: str = "SP") -> str | None:
     """Why a stage of this model cannot be divided over so many ranks, or None."""
     for what, count in (
         ("query heads", model.heads),
@@ -56,5 +56,5 @@ def shard_obstacle(model: Model, shards: int) -> str | None:
         ("vocabulary entries", model.vocabulary),
     ):
         if count % shards:
-            return f"{count:,} {what} do not divide over SP {shards}"
+            return f"{count:,} {what} do not divide over {degree} {shards}"
     return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sppo.costs import copy_ns, recompute_ns, stage_link, subsequence_cost
-from sppo.memory import PartShape
 from sppo.msp import Slice, Slicing
 from sppo.plan import Lending, Plan
 from sppo.profile import Profile
 from sppo.schedule import Instruction, Op, plan_slicing
+from sppo.shapes import PartShape
 from sppo.simulate import Place, Sent, SliceCosts
 
 
