@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from benchmarks.records import Record
-from sppo.workload import format_bytes
+from sppo.workload import KIB, format_bytes
 
 _T = TypeVar("_T")
 
@@ -56,10 +56,13 @@ def _traffic(record: Record, plan: Mapping[str, Any]) -> list[str]:
         )
         exact = counted == _by_rank(plan, of_stages, record.ranks)
         count, size = max(counted, key=lambda pair: pair[1])
-        verdicts.append(
-            f"{count} {what}s of {format_bytes(size)} {'exactly' if exact else 'NOT'} as predicted"
-        )
+        words = f"{count} {what}{'' if count == 1 else 's'} of {_size(size)}"
+        verdicts.append(f"{words} {'exactly' if exact else 'NOT'} as predicted")
     return [f"{record.row}: counted on the busiest rank {' and '.join(verdicts)}"]
+
+
+def _size(size_bytes: int) -> str:
+    return format_bytes(size_bytes) if size_bytes >= KIB else f"{size_bytes} bytes"
 
 
 def _by_rank(plan: Mapping[str, Any], of_stages: Sequence[_T], ranks: int) -> list[_T]:
