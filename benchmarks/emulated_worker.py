@@ -13,10 +13,11 @@ import argparse
 import csv
 import gc
 import resource
+import sys
 import time
-import traceback
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
 from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.endings import status_of
-from benchmarks.job import throw_away_tokens
+from benchmarks.job import Status, throw_away_tokens
 from benchmarks.journal import Journal, Told
 from benchmarks.weights import torch_dtype
 from benchmarks.worker import no_garbage_collection
@@ -48,17 +49,19 @@ def main() -> None:
     job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    report = emulate(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
-    path = Path(job.output_directory) / f"role-{asked.rank}.json"
-    records.write_bytes(path, records.to_json(report))
+    emulated = Emulated(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    record_what_ends_it(emulated)
+    emulated.write(with_counts(emulated.report("ok"), emulated.run()))
 
 
 class Emulated:
     """One rank's run, and how far it has come."""
 
-    def __init__(self, job: EmulationJob, rank: int) -> None:
+    def __init__(self, job: EmulationJob, role: Role) -> None:
+        self.started = time.perf_counter()
         self.job = job
-        self.rank = rank
+        self.role = role
+        self.rank = role.rank
         self.adapter = registry.load(job.system)
         self.journal = Journal()
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
@@ -80,6 +83,30 @@ class Emulated:
         told = self.journal.tell()
         write_curve(told, Path(self.job.output_directory) / f"live-{self.rank}.csv")
         return counts_of(self.accounting, told, before_bytes, workload.cluster)
+
+    def report(self, status: Status) -> RoleReport:
+        """What is known of this rank now, its counts apart."""
+        return RoleReport(
+            role=self.role.name,
+            rank=self.rank,
+            ranks=self.role.ranks,
+            status=status,
+            phase=self.phase,
+            versions={"torch": torch.__version__, **self.adapter.versions()},
+            seconds=time.perf_counter() - self.started,
+            process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+        )
+
+    def broken(self, error: Exception) -> RoleReport:
+        """The same of a rank that an error of the library has ended, in its words."""
+        if self.phase == "step":
+            self.phase = f"step: {self.journal.whereabouts()}"
+        report = self.report(status_of(error, limit_in_force=False))
+        return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
+
+    def write(self, report: RoleReport) -> None:
+        path = Path(self.job.output_directory) / f"role-{self.rank}.json"
+        records.write_bytes(path, records.to_json(report))
 
     def _prepare(self) -> System:
         workload = self.job.workload
@@ -118,29 +145,15 @@ def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -
     return before_bytes
 
 
-def emulate(job: EmulationJob, role: Role) -> RoleReport:
-    """The role's report; an error of the library is one too, in its words."""
-    started = time.perf_counter()
-    emulated = Emulated(job, role.rank)
-    report = RoleReport(role=role.name, rank=role.rank, ranks=role.ranks, status="ok")
-    try:
-        report = with_counts(report, emulated.run())
-    except Exception as error:  # the process boundary: whatever a library raises is a result
-        traceback.print_exc()
-        report = msgspec.structs.replace(
-            report,
-            status=status_of(error, limit_in_force=False),
-            reason=str(error) or type(error).__name__,
-        )
-        if emulated.phase == "step":
-            emulated.phase = f"step: {emulated.journal.whereabouts()}"
-    return msgspec.structs.replace(
-        report,
-        phase=emulated.phase,
-        versions={"torch": torch.__version__, **emulated.adapter.versions()},
-        seconds=time.perf_counter() - started,
-        process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
-    )
+def record_what_ends_it(emulated: Emulated) -> None:
+    """An error that nobody has caught ends this process as ever, but leaves its report first."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            emulated.write(emulated.broken(error))
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def write_curve(told: Told, path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
     assert broken.counts is None
     assert broken.reason
     assert broken.phase in ("start", "prepare")
+    assert "Traceback" in (tmp_path / "log-7.txt").read_text()
     assert whole.status == "ok"
     assert whole.counts is not None
 
