@@ -51,7 +51,8 @@ def main() -> None:
     torch.set_num_threads(1)
     emulated = Emulated(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
     record_what_ends_it(emulated)
-    emulated.write(with_counts(emulated.report("ok"), emulated.run()))
+    counts = emulated.run()
+    emulated.write(with_counts(emulated.report("ok"), counts))
 
 
 class Emulated:
