@@ -41,6 +41,7 @@ from benchmarks.operators import (
 from benchmarks.storages import noticed, plain
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
+_DEVICE = torch.ops.prim.device.default
 _LIFT = torch.ops.aten.lift_fresh.default
 _COPIES = {"copy_": 1, "_to_copy": 0}
 """Operators that may copy between the tiers, and which argument is the source."""
@@ -180,7 +181,8 @@ class Accounting(TorchDispatchMode):
             return NotImplemented  # a wrapper (DTensor): its inner calls come back here
         kwargs = kwargs or {}
         if func.namespace == "prim":
-            return func(*args, **kwargs)  # asked of fake tensors only: what device is that?
+            # Asked of fake tensors only, and more often than all else together: what device is that?
+            return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         in_backward = torch._C._current_graph_task_id() >= 0
         if self.journal is not None:
             self.journal.operate(func._opname, in_backward)

@@ -108,7 +108,7 @@ class PrefixAttention(torch.autograd.Function):
             by_head(result),
             logsumexp,
             own,
-            cache.prefix_gradients(start),
+            cache.prefix_gradients(start, tokens),
         ).squeeze(0)
         heads = rotated.shape[0] + 2 * cache.kv_heads
         qkv_gradient = result.new_empty(tokens, heads * width)

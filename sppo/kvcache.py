@@ -54,8 +54,8 @@ class LayerCache(Protocol):
         """`own`, with what later subsequences have added to its gradients."""
         ...
 
-    def prefix_gradients(self, start: int) -> Iterator[Block]:
-        """`prefix`, to be added to before the next block is asked for."""
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
+        """`prefix`, to be added to, by `tokens` queries, before the next block is asked for."""
         ...
 
 
@@ -92,10 +92,11 @@ class ResidentLayer:
     def own_gradients(self, start: int, tokens: int) -> Block:
         return self._span(start, start + tokens)
 
-    def prefix_gradients(self, start: int) -> Iterator[Block]:
-        """Blocks, so that the operator's own dK and dV stay small (and in the cache on a CPU)."""
-        for first in range(0, start, PREFIX_BLOCK_TOKENS):
-            yield self._span(first, min(first + PREFIX_BLOCK_TOKENS, start))
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
+        """Blocks, so that the operator's own dK and dV stay as small as those of the queries."""
+        step = max(PREFIX_BLOCK_TOKENS, tokens)
+        for first in range(0, start, step):
+            yield self._span(first, min(first + step, start))
 
 
 class KvRing:
@@ -175,7 +176,7 @@ class HostedLayer:
         for block, _ in self._blocks(start, 2):
             yield block.keys, block.values
 
-    def prefix_gradients(self, start: int) -> Iterator[Block]:
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
         for block, host in self._blocks(start, 4):
             yield block
             self._take(block.key_gradients, host.key_gradients)

@@ -27,7 +27,7 @@ LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
 PREFIX_BLOCK_TOKENS = 1024
-"""Keys per call of an attention backward over the prefix."""
+"""Keys per call of an attention backward over the prefix, at least: else as many as queries."""
 
 
 class _Parameters(NamedTuple):

@@ -139,9 +139,9 @@ class SlicedLayer:
         gradients = [one[:, peer.span] for one in self.resident.buffers[2:]]
         self.group.transport.send(torch.stack(gradients), peer.rank, Channel.SLICES)
 
-    def prefix_gradients(self, start: int) -> Iterator[Block]:
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
         """Behind the last block every rank gets what the others have found for its slice."""
-        yield from self.resident.prefix_gradients(start)
+        yield from self.resident.prefix_gradients(start, tokens)
         peers = self.group.peers(start)
         mine = self.group.span_at(start)
         gradients = self.resident.buffers[2:]

@@ -63,7 +63,7 @@ def check_against_full_attention(
             out,
             logsumexp,
             gradients,
-            cache.prefix_gradients(span.start),
+            cache.prefix_gradients(span.start, span.stop - span.start),
         )
         close(query_gradient, wanted[0][:, :, span])
         close(gradients.key_gradients.unsqueeze(0), wanted[1][:, :, span])
