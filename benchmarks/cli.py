@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 
 from benchmarks.emulate_flags import Emulate
 from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Table, Timeline
-from benchmarks.study_flags import Ablation, Longest, Sweep
+from benchmarks.study_flags import Ablation, Longest, Paper, Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -40,6 +40,7 @@ Verb = (
     | Annotated[Longest, subcommand("longest")]
     | Annotated[Sweep, subcommand("sweep")]
     | Annotated[Ablation, subcommand("ablation")]
+    | Annotated[Paper, subcommand("paper")]
     | Annotated[Profile, subcommand("profile")]
     | Annotated[Env, subcommand("env")]
 )

@@ -75,6 +75,15 @@ class Emulate:
     """sppo: what becomes of kept tensors; auto if not given."""
     ranks: Annotated[str, arg(metavar="WHICH")] = "roles"
     """roles (one rank of each role), all, or ranks by comma: 0,8,31."""
+    longest: bool = False
+    """The longest sequence that fits, searched by emulating one length after another."""
+    tuned: bool = False
+    """megatron and deepspeed: over the system's whole grid, the settings with the fastest simulated
+    step that fits, or with --longest those of the longest sequence."""
+    at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
+    """--longest: ask for no more than this; eight times --seq if not given."""
+    again: bool = False
+    """Run every role, even if the same code has emulated the same before (results/cache/)."""
     time_limit: float = 900.0
     """Seconds of one rank."""
     output: Annotated[Path | None, arg(metavar="DIR")] = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import msgspec
-
 from baselines import registry
-from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
+from baselines.protocol import Misfit, Role, roles_of
 from benchmarks import emulation_tables, records
 from benchmarks.emulate_flags import Emulate
 from benchmarks.emulate_settings import settings_of
-from benchmarks.emulation import Emulation, EmulationJob, RoleReport, verdict
+from benchmarks.emulation import Emulation
+from benchmarks.emulation_cache import default_cache
+from benchmarks.emulator import Emulator
 from benchmarks.flags import Selection
 from benchmarks.selection import MODEL_FLAGS, UsageError, find_selected
 from sppo.errors import Infeasible, NotBuilt
@@ -24,40 +24,34 @@ HARDWARE = "a100-80g"
 
 def emulate(verb: Emulate) -> int:
     """The exit code: 1 if a role failed. Raises UsageError."""
-    from benchmarks import emulation_run
-
     if verb.time_limit <= 0:
         raise UsageError(f"--time-limit {verb.time_limit:g}: give the seconds of one rank")
+    if verb.at_most is not None and not verb.longest:
+        raise UsageError("--at-most bounds --longest, which is not asked for")
     workload = find_emulated(verb)
+    if verb.longest or verb.tuned:
+        from benchmarks.emulation_search_verb import search
+
+        return search(verb, workload, emulator(verb))
     settings = settings_of(verb, workload)
-    adapter = registry.load(verb.system)
     try:
-        adapter.check(workload, settings)
-        known = roles_of(adapter, workload, settings)
-    except Misfit as error:
+        roles = asked_roles(verb, workload, settings)
+        found = emulator(verb).emulate(workload, verb.system, settings, roles)
+    except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
-    except (Unavailable, Infeasible) as error:
-        return show(_refused(verb, workload, adapter, settings, error), verb)
-    except (NotBuilt, ValueError) as error:
-        raise UsageError(error) from None
-    roles = asked_roles(verb.ranks, known, workload)
-    parent = verb.output or records.results_directory() / "runs"
-    try:
-        directory = emulation_run.new_directory(parent, verb.system, workload)
-    except OSError as error:
-        raise UsageError(error) from None
-    job = EmulationJob(
-        workload=workload,
-        system=verb.system,
-        settings=msgspec.to_builtins(settings),
-        output_directory=str(directory),
-    )
-    reports = emulation_run.run(job, roles, adapter, verb.time_limit)
-    found = conclude(verb, workload, adapter, settings, reports)
-    emulation_run.save(found, directory)
     code = show(found, verb)
-    print(f"saved to {directory}", file=sys.stderr)
+    if found.directory:
+        print(f"saved to {found.directory}", file=sys.stderr)
     return code
+
+
+def emulator(verb: Emulate) -> Emulator:
+    """Where the flags want files, and from where they allow what is known already."""
+    return Emulator(
+        parent=verb.output or records.results_directory() / "runs",
+        time_limit_seconds=verb.time_limit,
+        cache=None if verb.again else default_cache(),
+    )
 
 
 def find_emulated(verb: Emulate) -> Workload:
@@ -81,62 +75,34 @@ def find_emulated(verb: Emulate) -> Workload:
     )
 
 
-def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:
-    """The ranks to emulate, each under the name of its role. Raises UsageError."""
+def asked_roles(verb: Emulate, workload: Workload, settings: Any) -> tuple[Role, ...] | None:
+    """The ranks to emulate, each under the name of its role; None for one of each role.
+
+    Raises UsageError, or what the adapter raises.
+    """
+    which = verb.ranks
     if which == "roles":
-        return roles
+        return None
     ranks = range(workload.cluster.ranks)
-    if which == "all":
-        return tuple(_alone(rank, roles) for rank in ranks)
     names = which.split(",")
-    if not all(name.strip().isdecimal() and int(name) in ranks for name in names):
+    if which != "all" and not all(
+        name.strip().isdecimal() and int(name) in ranks for name in names
+    ):
         raise UsageError(
             f"--ranks {which}: roles, all, or ranks of 0 to {ranks[-1]} by comma, as 0,8"
         )
-    return tuple(_alone(rank, roles) for rank in sorted({int(name) for name in names}))
+    asked = ranks if which == "all" else sorted({int(name) for name in names})
+    try:
+        known = roles_of(registry.load(verb.system), workload, settings)
+    except Infeasible:
+        return None
+    return tuple(_alone(rank, known) for rank in asked)
 
 
 def _alone(rank: int, roles: tuple[Role, ...]) -> Role:
     """One rank by itself. Roles are blocks of ranks, each named by its first."""
     role = max((role for role in roles if role.rank <= rank), key=lambda role: role.rank)
     return Role(name=f"{role.name}, rank {rank}", rank=rank, ranks=1)
-
-
-def conclude(
-    verb: Emulate,
-    workload: Workload,
-    adapter: Adapter,
-    settings: Any,
-    reports: list[RoleReport],
-) -> Emulation:
-    """Verdict and roles in one record."""
-    from benchmarks.environment import describe_environment
-
-    return Emulation(
-        workload=workload,
-        system=verb.system,
-        settings=msgspec.to_builtins(settings),
-        settings_text=adapter.describe(settings),
-        capacity_bytes=workload.device_memory_bytes,
-        host_capacity_bytes=workload.host_memory_bytes,
-        roles=reports,
-        environment=describe_environment(),
-        **verdict(reports, workload),
-    )
-
-
-def _refused(
-    verb: Emulate, workload: Workload, adapter: Adapter, settings: Any, error: Exception
-) -> Emulation:
-    """A layout that the library refuses, or a workload for which the planner finds no plan."""
-    found = conclude(verb, workload, adapter, settings, [])
-    planned = isinstance(error, Infeasible)
-    return msgspec.structs.replace(
-        found,
-        status="infeasible" if planned else "unavailable",
-        fits=False if planned else None,
-        reason=str(error),
-    )
 
 
 def show(found: Emulation, verb: Emulate) -> int:

@@ -25,7 +25,7 @@ import torch
 
 from baselines import registry
 from baselines.protocol import Context, Role, System
-from benchmarks import fake_world, records
+from benchmarks import emulation_cache, fake_world, records
 from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
 from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
@@ -82,7 +82,10 @@ class Emulated:
             before_bytes = counted_step(system, self.accounting, tokens)
             system.close()
         told = self.journal.tell()
-        write_curve(told, Path(self.job.output_directory) / f"live-{self.rank}.csv")
+        directory = Path(self.job.output_directory)
+        write_curve(told, directory / f"live-{self.rank}.csv")
+        code = msgspec.json.encode(emulation_cache.loaded_code())
+        records.write_bytes(directory / f"code-{self.rank}.json", code)
         return counts_of(self.accounting, told, before_bytes, workload.cluster)
 
     def report(self, status: Status) -> RoleReport:

@@ -1,7 +1,8 @@
 """What an emulated step tells: by rank, and as a verdict. Every key: docs/emulation.md.
 
 Files of an emulation's folder: job.json (EmulationJob), role-{rank}.json (RoleReport),
-live-{rank}.csv and .png (live bytes over the step), log-{rank}.txt, emulation.json (Emulation).
+code-{rank}.json, live-{rank}.csv and .png (live bytes over the step), log-{rank}.txt,
+emulation.json (Emulation).
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     """One rank for all that do the same. Counts are None where the step did not come to its end.
 
     phase: where it broke ("prepare", "throw-away step", "step: backward 3"). seconds and
-    process_peak_bytes: what the emulation itself took here.
+    process_peak_bytes: what the emulation itself took. reused: by an earlier command, from the
+    cache.
     """
 
     role: str
@@ -99,10 +101,14 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     seconds: float | None = None
     process_peak_bytes: int | None = None
+    reused: bool = False
 
 
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict over all roles. `fits` is None where no role, or not every role, was counted."""
+    """The verdict over all roles. `fits` is None where no role, or not every role, was counted.
+
+    directory: where its files were written, on the machine that made it; "" if nothing ran.
+    """
 
     schema: str = SCHEMA
     label: str = LABEL
@@ -117,6 +123,8 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int | None
     host_capacity_bytes: int | None
     roles: list[RoleReport]
+    directory: str = ""
+    simulated_time: Any | None = None
     environment: dict[str, Any] = {}
 
 
@@ -161,11 +169,7 @@ def _worst(
     """(status, role, reason) of the role that is the furthest over a capacity."""
     found: list[tuple[int, tuple[Status, str, str]]] = []
     for report, counts in counted:
-        tiers: tuple[tuple[Status, str, int, int | None], ...] = (
-            ("oom", "device", counts.peak_device_bytes, workload.device_memory_bytes),
-            ("host_oom", "host", counts.peak_host_bytes, workload.host_memory_bytes),
-        )
-        for status, tier, peak_bytes, capacity_bytes in tiers:
+        for status, tier, peak_bytes, capacity_bytes in _tiers(counts, workload):
             if capacity_bytes is not None and peak_bytes > capacity_bytes:
                 reason = (
                     f"{report.role} needs {format_bytes(peak_bytes)} of {tier} memory, "
@@ -173,6 +177,22 @@ def _worst(
                 )
                 found.append((peak_bytes - capacity_bytes, (status, report.role, reason)))
     return max(found)[1] if found else None
+
+
+def exceeds(report: RoleReport, workload: Workload) -> bool:
+    """Whether this role alone needs more than a tier has."""
+    return report.counts is not None and any(
+        capacity_bytes is not None and peak_bytes > capacity_bytes
+        for _, _, peak_bytes, capacity_bytes in _tiers(report.counts, workload)
+    )
+
+
+def _tiers(counts: Counts, workload: Workload) -> tuple[tuple[Status, str, int, int | None], ...]:
+    """(what too much is called, tier, peak, capacity) in bytes."""
+    return (
+        ("oom", "device", counts.peak_device_bytes, workload.device_memory_bytes),
+        ("host_oom", "host", counts.peak_host_bytes, workload.host_memory_bytes),
+    )
 
 
 def moment_text(moment: Moment) -> str:

@@ -15,7 +15,15 @@ import msgspec
 
 from baselines.protocol import Adapter, Role
 from benchmarks import emulation_figure, fake_cluster, records, supervisor
-from benchmarks.emulation import Emulation, EmulationJob, RoleReport, failed, moment_text
+from benchmarks.emulation import (
+    Emulation,
+    EmulationJob,
+    RoleReport,
+    exceeds,
+    failed,
+    moment_text,
+)
+from benchmarks.emulation_cache import Cache
 from benchmarks.environment import available_cores
 from benchmarks.launcher import variables
 from benchmarks.progress import Lines
@@ -36,32 +44,58 @@ def new_directory(parent: Path, system: str, workload: Workload) -> Path:
 
 
 def run(
-    job: EmulationJob, roles: Sequence[Role], adapter: Adapter, time_limit_seconds: float
+    job: EmulationJob,
+    roles: Sequence[Role],
+    adapter: Adapter,
+    time_limit_seconds: float,
+    *,
+    cache: Cache | None = None,
+    hasty: bool = False,
+    told: Lines | None = None,
 ) -> list[RoleReport]:
-    """The report of every role, in their order; none stops another. Told on standard error."""
+    """The reports of the roles, in their order; a broken one stops no other.
+
+    hasty: the first that needs more memory than there is does, and those that have not ended by
+    then are left out. What the cache has is not run. Told on standard error, or to `told`.
+    """
     directory = Path(job.output_directory)
     records.write_bytes(directory / "job.json", records.to_json(job))
     waiting = deque(roles)
     running: list[_Process] = []
     reports: dict[int, RoleReport] = {}
     cores = available_cores()
-    told = Lines()
+    told = told or Lines()
     told.note(f"emulating {len(roles)} role(s) on {min(cores, len(roles))} core(s)")
+
+    def take(report: RoleReport) -> bool:
+        """Whether it is enough."""
+        reports[report.rank] = report
+        told.note(f"[{len(reports)}/{len(roles)}] {_line(report)}")
+        return hasty and exceeds(report, job.workload)
+
+    enough = False
     try:
-        while waiting or running:
-            while waiting and len(running) < cores:
-                running.append(_start(waiting.popleft(), job, adapter))
-            time.sleep(TICK_SECONDS)
+        while (waiting or running) and not enough:
+            while waiting and len(running) < cores and not enough:
+                role = waiting.popleft()
+                known = cache.find(job, role, adapter) if cache else None
+                if known is None:
+                    running.append(_start(role, job, adapter))
+                else:
+                    enough = take(known)
+            if running and not enough:
+                time.sleep(TICK_SECONDS)
             for process in list(running):
                 report = process.report(directory, time_limit_seconds)
                 if report is not None:
                     running.remove(process)
-                    reports[report.rank] = report
-                    told.note(f"[{len(reports)}/{len(roles)}] {_line(report)}")
+                    if cache:
+                        cache.keep(job, process.role, adapter)
+                    enough = take(report) or enough
     finally:
         for process in running:
             process.stop()
-    return [reports[role.rank] for role in roles]
+    return [reports[role.rank] for role in roles if role.rank in reports]
 
 
 def save(found: Emulation, directory: Path) -> None:
@@ -127,6 +161,7 @@ def _start(role: Role, job: EmulationJob, adapter: Adapter) -> _Process:
 
 def _line(report: RoleReport) -> str:
     took = "" if report.seconds is None else f" ({report.seconds:.0f} s)"
+    took = " (reused)" if report.reused else took
     if report.counts is None:
         return f"{report.role}: {report.status}, {report.phase}: {report.reason}{took}"
     peak = format_bytes(report.counts.peak_device_bytes)

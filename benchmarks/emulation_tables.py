@@ -50,11 +50,11 @@ def verdict_text(found: Emulation) -> str:
     )
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     from tabulate import tabulate
 
-    table: str = tabulate(list(rows), headers=headers, tablefmt="github", disable_numparse=True)
-    return table
+    made: str = tabulate(list(rows), headers=headers, tablefmt="github", disable_numparse=True)
+    return made
 
 
 def _memory(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
@@ -76,7 +76,7 @@ def _memory(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
         )
         for report, counts in counted
     ]
-    return _table(headers, rows)
+    return table(headers, rows)
 
 
 def _flops(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
@@ -99,7 +99,7 @@ def _flops(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
             operations.recomputed,
         )
         rows.append((report.role, *(f"{number / unit:,.3f}" for number in numbers)))
-    return _table(headers, rows)
+    return table(headers, rows)
 
 
 def _messages(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
@@ -112,7 +112,7 @@ def _messages(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
             size_bytes = sum(item.bytes for item in items)
             size = format_bytes(size_bytes) if size_bytes >= KIB else f"{size_bytes} B"
             rows.append((report.role, operation, link, str(ranks), f"{calls:,}", size))
-    return _table(headers, rows)
+    return table(headers, rows)
 
 
 def _alike(traffic: Sequence[Traffic]) -> dict[tuple[str, str, int], list[Traffic]]:
@@ -120,3 +120,8 @@ def _alike(traffic: Sequence[Traffic]) -> dict[tuple[str, str, int], list[Traffi
     for item in traffic:
         groups.setdefault((item.operation, item.link, item.group_ranks), []).append(item)
     return groups
+
+
+def size(size_bytes: int | None) -> str:
+    """Bytes for people; nothing where nobody counted."""
+    return "" if size_bytes is None else format_bytes(size_bytes)

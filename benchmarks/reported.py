@@ -19,6 +19,7 @@ ABLATION_HARDWARE = "a100-80g"
 class ReportedPoint:
     """A point of the paper: its layout (table 4), and where fig. 11 has it, its ablation.
 
+    tuned_megatron: the (SP, PP) with which the paper tuned Megatron.
     over_megatron: speed over Megatron-LM's, read off the figure, by "full_offload",
     "adaptive_offload" and "msp".
     """
@@ -29,6 +30,7 @@ class ReportedPoint:
     sequence_parallel: int
     pipeline_parallel: int
     subsequences: int
+    tuned_megatron: tuple[int, int]
     over_megatron: Mapping[str, float]
 
     def over_full_offload(self, name: str) -> float | None:
@@ -56,6 +58,7 @@ def points() -> list[ReportedPoint]:
             sequence_parallel=row["sp"],
             pipeline_parallel=row["pp"],
             subsequences=count,
+            tuned_megatron=(row["tuned_megatron"]["sp"], row["tuned_megatron"]["pp"]),
             over_megatron=reported["fig11_relative_to_megatron"].get(f"{row['model']}_{seq}", {}),
         )
         for row in reported["table4"]
@@ -75,3 +78,26 @@ def find_point(workload: Workload) -> ReportedPoint | None:
         if (point.model, parse_tokens(point.seq), point.gpus) == wanted:
             return point
     return None
+
+
+def statements(model: str) -> Mapping[str, Any]:
+    """What the text says of fig. 10. Raises OSError."""
+    found: Mapping[str, Any] = _reported()["fig10_statements"][model]
+    return found
+
+
+def longest(system: str, model: str, gpus: int) -> str | None:
+    """The longest sequence of fig. 12 ("1.375M"), None where there is none. Raises OSError.
+
+    system: "sppo", "megatron_tuned" or "deepspeed". 0 stands for "cannot run".
+    """
+    found = _reported()["fig12_max_seq_m_tokens_gpt7b"]
+    if model != "gpt-7b" or gpus not in found["gpus"]:
+        return None
+    millions = found[system][found["gpus"].index(gpus)]
+    return f"{millions}M" if millions else None
+
+
+def longest_gpus() -> list[int]:
+    """The numbers of GPUs of fig. 12. Raises OSError."""
+    return list(_reported()["fig12_max_seq_m_tokens_gpt7b"]["gpus"])

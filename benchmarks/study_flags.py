@@ -1,4 +1,7 @@
-"""The flags of the verbs that look beyond one comparison: `longest`, `sweep` and `ablation`."""
+"""The flags of the verbs that look beyond one comparison.
+
+`longest`, `sweep` and `ablation`, which launch, and `paper`, which emulates.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +108,33 @@ class Ablation(Measuring, Degrees, Described):
     """With --simulate: GB/s between a device and its host, each way; the profile's if not given."""
     node_link: Annotated[float | None, arg(metavar="GB/S")] = None
     """With --simulate: GB/s of one rank to another node; the profile's if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Emulate the paper's memory boundaries (fig. 10 and 12), each system's own code at full size.
+
+    Verdicts beside the paper's, under one stated reading of its layouts. What the same code has
+    emulated before is not run again (results/cache/). About an hour and a half on two cores.
+
+    Example: sppo-bench paper --models gpt-7b --systems megatron,deepspeed --figures 10
+    """
+
+    figures: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ("10", "12")
+    """10 (the 15 points) and 12 (the longest sequences), by comma or space."""
+    models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """deepspeed, megatron, sppo, by comma or space; all if not given."""
+    sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
+    """Sequences of an optimizer step, at every point and for every system."""
+    time_limit: float = 1800.0
+    """Seconds of one rank."""
+    again: bool = False
+    """Run every role, even if the same code has emulated the same before."""
+    publish: bool = False
+    """Copy table, figure and JSON to results/published/emulation/."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the run's folder is made; results/runs/ if not given."""
+    json: bool = False
+    """The results as JSON on standard output."""

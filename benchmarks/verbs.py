@@ -19,11 +19,11 @@ from benchmarks.selection import (
     solver_options,
     tell_infeasible,
 )
-from benchmarks.study_flags import Ablation, Longest, Sweep
+from benchmarks.study_flags import Ablation, Longest, Paper, Sweep
 from sppo.errors import Infeasible
 from sppo.workload import Workload, format_bytes
 
-Study = Longest | Sweep | Ablation
+Study = Longest | Sweep | Ablation | Paper
 Verb = List | Plan | Simulate | Timeline | Emulate | Run | Table | Limit | Study | Profile | Env
 
 
@@ -66,6 +66,10 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.ablation_verb import ablation
 
             return ablation(verb)
+        case Paper():
+            from benchmarks.paper_verb import paper
+
+            return paper(verb)
         case Profile():
             from benchmarks.profile_verb import profile
 

@@ -1,0 +1,114 @@
+"""Workload, system and settings -> Emulation: refused, or every role run and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from baselines import registry
+from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
+from benchmarks import emulation_run
+from benchmarks.emulation import Emulation, EmulationJob, RoleReport, verdict
+from benchmarks.emulation_cache import Cache
+from benchmarks.environment import describe_environment
+from benchmarks.job import Status
+from benchmarks.progress import Lines
+from sppo.errors import Infeasible
+from sppo.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emulator:
+    """Where emulations are written, how long a rank may take, and which need not run again.
+
+    `hasty`: stop at the first role that does not fit, which decides the verdict.
+    """
+
+    parent: Path
+    time_limit_seconds: float
+    cache: Cache | None = None
+    hasty: bool = False
+    told: Lines = field(default_factory=Lines)
+
+    def emulate(
+        self,
+        workload: Workload,
+        system: str,
+        settings: Any,
+        roles: Sequence[Role] | None = None,
+        *,
+        first: str | None = None,
+    ) -> Emulation:
+        """All roles, or those given; the role named `first` before the others.
+
+        Raises Misfit, NotBuilt or ValueError for what cannot be asked, OSError from the folder.
+        """
+        adapter = registry.load(system)
+        refused = self.refusal(workload, system, settings)
+        if refused is not None:
+            return refused
+        roles = roles or roles_of(adapter, workload, settings)
+        directory = emulation_run.new_directory(self.parent, system, workload)
+        job = EmulationJob(
+            workload=workload,
+            system=system,
+            settings=msgspec.to_builtins(settings),
+            output_directory=str(directory),
+        )
+        reports = emulation_run.run(
+            job,
+            sorted(roles, key=lambda role: role.name != first),
+            adapter,
+            self.time_limit_seconds,
+            cache=self.cache,
+            hasty=self.hasty,
+            told=self.told,
+        )
+        found = _conclude(workload, adapter, settings, sorted(reports, key=lambda one: one.rank))
+        emulation_run.save(found, directory)
+        return msgspec.structs.replace(found, directory=str(directory))
+
+    def refusal(self, workload: Workload, system: str, settings: Any) -> Emulation | None:
+        """What is known without running: a layout that the library refuses, or that has no plan."""
+        adapter = registry.load(system)
+        try:
+            adapter.check(workload, settings)
+            roles_of(adapter, workload, settings)
+        except Misfit:
+            raise
+        except (Unavailable, Infeasible) as error:
+            status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
+            return self.refused(workload, system, settings, status, str(error))
+        return None
+
+    def refused(
+        self, workload: Workload, system: str, settings: Any, status: Status, reason: str
+    ) -> Emulation:
+        """An emulation in which nothing ran."""
+        return msgspec.structs.replace(
+            _conclude(workload, registry.load(system), settings, []),
+            status=status,
+            fits=False if status == "infeasible" else None,
+            reason=reason,
+        )
+
+
+def _conclude(
+    workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
+) -> Emulation:
+    """Verdict and roles in one record."""
+    return Emulation(
+        workload=workload,
+        system=adapter.name,
+        settings=msgspec.to_builtins(settings),
+        settings_text=adapter.describe(settings),
+        capacity_bytes=workload.device_memory_bytes,
+        host_capacity_bytes=workload.host_memory_bytes,
+        roles=reports,
+        environment=describe_environment(),
+        **verdict(reports, workload),
+    )

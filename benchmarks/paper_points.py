@@ -1,0 +1,244 @@
+"""The paper's 15 points (table 4, fig. 10) and its longest sequences (fig. 12), emulated.
+
+Every verdict is of the system's own code at full size, under the rules of `paper_readings` and the
+profile's memory, both fixed beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from baselines.protocol import Misfit, Role
+from benchmarks import reported
+from benchmarks.emulation import Emulation
+from benchmarks.emulation_search import STEP_TOKENS, Searched, Searcher
+from benchmarks.emulator import Emulator
+from benchmarks.job import Status
+from benchmarks.paper_readings import READINGS, Reading, Word
+from benchmarks.reported import ReportedPoint
+from benchmarks.workloads import of_flags
+from sppo.workload import Workload, parse_tokens
+
+SCHEMA = "sppo-paper-points/1"
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """One system at one point. `says` and `agrees`: the paper's word, None where it is silent.
+
+    peak and at_peak_by_kind: of the fullest role that was emulated, bytes; None where none ran.
+    step_seconds: simulated.
+    """
+
+    model: str
+    seq: str
+    gpus: int
+    reading: str
+    system: str
+    settings_text: str
+    status: Status
+    reason: str
+    says: Word | None
+    agrees: bool | None
+    counted: bool
+    peak_device_bytes: int | None
+    peak_host_bytes: int | None
+    at_peak_by_kind_bytes: dict[str, int]
+    capacity_bytes: int | None
+    limiting_role: str | None
+    roles_emulated: int
+    step_seconds: float | None
+
+
+class Longest(msgspec.Struct, frozen=True, kw_only=True):
+    """One system of fig. 12 on so many GPUs; tokens. says_tokens: 0 is "cannot run".
+
+    peaks: of the longest that fits, by role, bytes. beyond: why one step more does not fit.
+    """
+
+    gpus: int
+    reading: str
+    system: str
+    settings_text: str
+    sequences_per_step: int
+    longest_tokens: int
+    says_tokens: int
+    peak_device_bytes: dict[str, int]
+    peak_host_bytes: dict[str, int]
+    beyond: str
+
+
+class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it, with what it rests on."""
+
+    schema: str = SCHEMA
+    label: str = "emulated"
+    hardware: str
+    sequences_per_step: int
+    rules: dict[str, str]
+    step_tokens: int
+    verdicts: list[Verdict]
+    longest: list[Longest]
+    environment: dict[str, Any]
+
+
+def words_of(found: Emulation) -> Word | None:
+    """An emulated verdict in the paper's words; None where a role broke."""
+    if found.status == "unavailable":
+        return "cannot run"
+    return None if found.fits is None else ("fits" if found.fits else "oom")
+
+
+def workload_of(point: ReportedPoint, sequences_per_step: int) -> Workload:
+    """The point on the paper's hardware."""
+    workload = of_flags(
+        model=point.model,
+        seq=point.seq,
+        gpus=point.gpus,
+        hardware=reported.ABLATION_HARDWARE,
+    )
+    return replace(workload, sequences_per_step=sequences_per_step)
+
+
+def verdicts(
+    readings: Sequence[Reading],
+    points: Sequence[ReportedPoint],
+    emulator: Emulator,
+    sequences_per_step: int,
+) -> Iterator[Verdict]:
+    """One by one, so that each can be kept as soon as it is known."""
+    for point in points:
+        workload = workload_of(point, sequences_per_step)
+        for reading in readings:
+            emulator.told.note(f"{point.model}, {point.seq}, {point.gpus} GPUs: {reading.name}")
+            yield _verdict(reading, point, workload, emulator)
+
+
+def _verdict(
+    reading: Reading, point: ReportedPoint, workload: Workload, emulator: Emulator
+) -> Verdict:
+    settings = reading.settings(point)
+    try:
+        roles = fullest(workload, settings) if reading.system == "sppo" else None
+        found = emulator.emulate(workload, reading.system, settings, roles)
+    except Misfit as error:
+        found = emulator.refused(workload, reading.system, settings, "unavailable", str(error))
+    says, word = reading.says(point), words_of(found)
+    worst = max(found.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
+    counts = None if worst is None else worst.counts
+    time = found.simulated_time
+    return Verdict(
+        model=point.model,
+        seq=point.seq,
+        gpus=point.gpus,
+        reading=reading.name,
+        system=reading.system,
+        settings_text=settings_words(found),
+        status=found.status,
+        reason=found.reason,
+        says=says,
+        agrees=None if says is None else says == word,
+        counted=reading.counted,
+        peak_device_bytes=None if counts is None else counts.peak_device_bytes,
+        peak_host_bytes=None if counts is None else counts.peak_host_bytes,
+        at_peak_by_kind_bytes={} if counts is None else counts.at_peak_by_kind_bytes,
+        capacity_bytes=found.capacity_bytes,
+        limiting_role=found.limiting_role,
+        roles_emulated=len(found.roles),
+        step_seconds=None if time is None else time.step_seconds,
+    )
+
+
+def fullest(workload: Workload, settings: Any) -> tuple[Role, ...] | None:
+    """The stage for which SPPO's plan predicts the most; None where there is no plan."""
+    from baselines.sppo import ADAPTER
+    from sppo.errors import Infeasible
+
+    try:
+        plan = ADAPTER.plan(workload, settings)
+    except Infeasible:
+        return None
+    roles = ADAPTER.roles(workload, settings)
+    number = max(range(len(roles)), key=lambda stage: plan.stages[stage].memory.total)
+    return (roles[number],)
+
+
+def settings_words(found: Emulation) -> str:
+    """The settings; of SPPO the plan that they lead to."""
+    if found.system != "sppo" or found.status == "infeasible":
+        return found.settings_text
+    from baselines.sppo import ADAPTER
+
+    settings = msgspec.convert(found.settings, ADAPTER.settings_type)
+    plan = ADAPTER.plan(found.workload, settings)
+    return f"{plan.degrees_words}, N {plan.subsequences}"
+
+
+def longest(
+    readings: Sequence[Reading],
+    gpus: Sequence[int],
+    emulator: Emulator,
+    sequences_per_step: int,
+) -> Iterator[Longest]:
+    """Fig. 12: gpt-7b on so many GPUs, searched from about where the paper ends."""
+    for count in gpus:
+        for reading in readings:
+            point = _longest_point(count)
+            workload = workload_of(point, sequences_per_step)
+            emulator.told.note(f"longest: {count} GPUs: {reading.name}")
+            searcher = Searcher(
+                workload=workload,
+                system=reading.system,
+                emulator=replace(emulator, hasty=True),
+            )
+            most = 8 * workload.sequence_tokens
+            tokens = searcher.longest(reading.settings(point), most)
+            yield _longest(reading, searcher.result(tokens, most))
+
+
+def _longest_point(gpus: int) -> ReportedPoint:
+    """A point of fig. 12, which states no degrees: table 4's of 7B, with stages to fill it up.
+
+    Its length, where the search begins, is the paper's of SPPO.
+    """
+    known = next(point for point in reported.points() if point.model == "gpt-7b")
+    heads = 32
+    tensor = min(gpus, heads)
+    return replace(
+        known,
+        gpus=gpus,
+        seq=reported.longest("sppo", "gpt-7b", gpus) or known.seq,
+        pipeline_parallel=gpus // known.sequence_parallel,
+        tuned_megatron=(tensor, gpus // tensor),
+    )
+
+
+def _longest(reading: Reading, found: Searched) -> Longest:
+    roles = [] if found.found is None else found.found.roles
+    tokens = found.longest_tokens or 0
+    failed = [
+        trial for trial in found.trials if trial.tokens == tokens + STEP_TOKENS and trial.reason
+    ]
+    system = {"sppo": "sppo", "megatron": "megatron_tuned"}.get(reading.system, "deepspeed")
+    gpus = found.workload.cluster.ranks
+    says = reported.longest(system, "gpt-7b", gpus)
+    return Longest(
+        gpus=gpus,
+        reading=reading.name,
+        system=reading.system,
+        settings_text="" if found.found is None else settings_words(found.found),
+        sequences_per_step=found.workload.sequences_per_step,
+        longest_tokens=tokens,
+        says_tokens=0 if says is None else parse_tokens(says),
+        peak_device_bytes={role.role: role.peak_device_bytes or 0 for role in roles},
+        peak_host_bytes={role.role: role.peak_host_bytes or 0 for role in roles},
+        beyond=failed[-1].reason if failed else "",
+    )
+
+
+def rules(readings: Sequence[Reading] = READINGS) -> dict[str, str]:
+    """Name -> rule, for the head of a table."""
+    return {reading.name: reading.rule for reading in readings}

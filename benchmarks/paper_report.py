@@ -1,0 +1,167 @@
+"""The paper's boundaries beside emulated verdicts: tables, and what agrees."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from benchmarks.emulation_tables import size, table
+from benchmarks.paper_points import Longest, PaperPoints, Verdict
+from benchmarks.workloads import length_name
+
+SAYS = {None: "-", "fits": "fits", "oom": "oom", "cannot run": "cannot run"}
+HELD = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+
+
+def text(found: PaperPoints) -> str:
+    """For a terminal."""
+    parts = [head(found)]
+    if found.verdicts:
+        parts += [_verdicts(found), agreement(found), "\n".join(_disagreements(found))]
+    if found.longest:
+        parts.append(_longest(found))
+    return "\n\n".join(part for part in parts if part)
+
+
+def document(found: PaperPoints) -> str:
+    """For a file."""
+    return text(found) + "\n"
+
+
+def head(found: PaperPoints) -> str:
+    """What all numbers rest on."""
+    environment = found.environment
+    commit = (environment.get("commit") or "unknown")[:9]
+    if environment.get("dirty"):
+        commit += " with changes"
+    named = environment.get("versions", {})
+    versions = ", ".join(
+        f"{name} {named[name]}" for name in ("torch", "megatron-core", "deepspeed") if name in named
+    )
+    count = found.sequences_per_step
+    lines = [
+        f"{found.label}: the paper's memory boundaries, {found.hardware}, {count} "
+        f"sequence{'s' if count > 1 else ''} a step at every point, bfloat16",
+        "",
+        f"- {versions}; commit {commit}",
+        *(f"- {name}: {rule}" for name, rule in found.rules.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _verdicts(found: PaperPoints) -> str:
+    """A row a point and system."""
+    rows = [
+        (
+            f"{one.model}, {one.gpus} GPUs",
+            one.seq,
+            one.reading,
+            one.settings_text,
+            one.status,
+            size(one.peak_device_bytes),
+            size(one.peak_host_bytes) if one.peak_host_bytes else "",
+            SAYS[one.says],
+            {True: "yes", False: "NO", None: ""}[one.agrees],
+        )
+        for one in found.verdicts
+    ]
+    headers = (
+        "model",
+        "tokens",
+        "system",
+        "layout",
+        f"{found.label}",
+        "device peak",
+        "host peak",
+        "paper",
+        "agree",
+    )
+    return table(headers, rows)
+
+
+def agreement(found: PaperPoints) -> str:
+    """How many verdicts, and how many whole points."""
+    points: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for one in found.verdicts:
+        if one.counted and one.agrees is not None:
+            points[one.model, one.seq].append(one)
+    counted = [one for several in points.values() for one in several]
+    by_system: dict[str, list[Verdict]] = defaultdict(list)
+    for one in counted:
+        by_system[one.reading].append(one)
+    each = ", ".join(
+        f"{name} {sum(bool(one.agrees) for one in several)} of {len(several)}"
+        for name, several in by_system.items()
+    )
+    whole = sum(all(one.agrees for one in several) for several in points.values())
+    agreed = sum(bool(one.agrees) for one in counted)
+    return (
+        f"agree with the paper: {agreed} of {len(counted)} verdicts ({each}); all systems at "
+        f"{whole} of {len(points)} points"
+    )
+
+
+def _disagreements(found: PaperPoints) -> Iterator[str]:
+    """From the counts: what lay there, and by how much the verdict was missed."""
+    for one in found.verdicts:
+        if one.agrees is not False:
+            continue
+        where = f"- {one.model}, {one.seq}, {one.reading}: the paper says {SAYS[one.says]}"
+        if one.peak_device_bytes is None or one.capacity_bytes is None:
+            yield f"{where}; {one.status}: {one.reason}"
+            continue
+        held = ", ".join(
+            f"{kind} {size(one.at_peak_by_kind_bytes[kind])}"
+            for kind in HELD
+            if one.at_peak_by_kind_bytes.get(kind)
+        )
+        short = one.peak_device_bytes - one.capacity_bytes
+        word = "too much" if short > 0 else "to spare"
+        yield f"{where}; {size(abs(short))} {word} in {one.limiting_role}: {held}"
+
+
+def _longest(found: PaperPoints) -> str:
+    rows = [
+        (
+            str(one.gpus),
+            one.reading,
+            one.settings_text,
+            length_name(one.longest_tokens) if one.longest_tokens else "none",
+            length_name(one.says_tokens) if one.says_tokens else "cannot run",
+            f"{one.longest_tokens / one.says_tokens:.2f}x" if one.says_tokens else "",
+            _peaks(one.peak_device_bytes),
+            _peaks(one.peak_host_bytes),
+            _short(one.beyond),
+        )
+        for one in found.longest
+    ]
+    headers = (
+        "GPUs",
+        "system",
+        "layout",
+        f"longest, {found.label}",
+        "paper (fig. 12)",
+        "against it",
+        "device peak",
+        "host peak",
+        f"{length_name(found.step_tokens)} more",
+    )
+    return "gpt-7b, longest sequence\n\n" + table(headers, rows)
+
+
+def _peaks(by_role: dict[str, int]) -> str:
+    peaks = [peak for peak in by_role.values() if peak]
+    if not peaks:
+        return ""
+    low, high = size(min(peaks)), size(max(peaks))
+    return high if low == high else f"{low} to {high}"
+
+
+def _short(reason: str, most: int = 120) -> str:
+    first = reason.partition(";")[0]
+    return first if len(first) <= most else first[: most - 3] + "..."
+
+
+def longest_of(found: PaperPoints, reading: str) -> Sequence[Longest]:
+    """The rows of one system."""
+    return [one for one in found.longest if one.reading == reading]
