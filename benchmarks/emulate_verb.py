@@ -12,10 +12,12 @@ from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
 from benchmarks import emulation_tables, records
 from benchmarks.emulate_flags import Emulate
 from benchmarks.emulate_settings import settings_of
+from benchmarks.emulated_time import simulated_time
 from benchmarks.emulation import Emulation, EmulationJob, RoleReport, verdict
 from benchmarks.flags import Selection
 from benchmarks.selection import MODEL_FLAGS, UsageError, find_selected
 from sppo.errors import Infeasible, NotBuilt
+from sppo.profile import load_profile
 from sppo.workload import Workload
 
 HARDWARE = "a100-80g"
@@ -109,17 +111,20 @@ def conclude(
     settings: Any,
     reports: list[RoleReport],
 ) -> Emulation:
-    """Verdict and roles in one record."""
+    """Verdict, roles and the time that their counts would take in one record."""
     from benchmarks.environment import describe_environment
 
+    plain = msgspec.to_builtins(settings)
+    profile = load_profile(workload.cluster.hardware)
     return Emulation(
         workload=workload,
         system=verb.system,
-        settings=msgspec.to_builtins(settings),
+        settings=plain,
         settings_text=adapter.describe(settings),
         capacity_bytes=workload.device_memory_bytes,
         host_capacity_bytes=workload.host_memory_bytes,
         roles=reports,
+        simulated_time=simulated_time(verb.system, plain, workload, profile, reports),
         environment=describe_environment(),
         **verdict(reports, workload),
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from baselines.protocol import Role
+from benchmarks.emulated_time import SimulatedTime
 from benchmarks.job import Status
 from benchmarks.journal import Moment
 from sppo.workload import Workload, format_bytes
@@ -102,7 +103,10 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict over all roles. `fits` is None where no role, or not every role, was counted."""
+    """The verdict over all roles. `fits` is None where no role, or not every role, was counted.
+
+    `simulated_time` is None wherever a rank was not counted, within its limits or not.
+    """
 
     schema: str = SCHEMA
     label: str = LABEL
@@ -117,6 +121,7 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int | None
     host_capacity_bytes: int | None
     roles: list[RoleReport]
+    simulated_time: SimulatedTime | None = None
     environment: dict[str, Any] = {}
 
 
