@@ -35,8 +35,9 @@ AT_ONCE = 1e30
 
 MEGATRON = (
     "Megatron's 1F1B order, every micro-batch alike; a message between stages holds its sender",
-    "collectives of a layer hide under nothing",
-    "gradients of replicas are summed behind the last backward, under nothing",
+    "collectives of a layer hide under nothing: pessimistic for those in the backward of a "
+    "column-parallel layer, which run beside a product",
+    "gradients of replicas are summed behind the last backward: pessimistic, it begins before",
 )
 DEEPSPEED = (
     "the sequences of a rank one after the other",

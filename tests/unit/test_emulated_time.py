@@ -8,14 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from baselines.megatron import ADAPTER, MegatronSettings
+from benchmarks.emulate_flags import Emulate
+from benchmarks.emulate_verb import conclude
 from benchmarks.emulated_costs import by_link, compute_seconds, ranks_of
 from benchmarks.emulated_steps import without_messages
 from benchmarks.emulated_time import SimulatedTime, simulated_time
-from benchmarks.emulation import Counts, Operations, RoleReport, Traffic
+from benchmarks.emulation import Counts, Emulation, Operations, RoleReport, Traffic
 from benchmarks.emulation_tables import time_text
 from benchmarks.journal import Moment
 from benchmarks.pipeline import StageSeconds, order, stage_ends
-from benchmarks.workloads import find
+from benchmarks.workloads import find, of_flags
 from sppo.options import SolverOptions
 from sppo.predict import simulate_plan
 from sppo.profile import Profile, Rates, load_profile
@@ -252,8 +255,7 @@ def test_no_time_where_a_role_is_missing() -> None:
     assert simulated_time("reference", {}, WORKLOAD, BY_HAND, STAGES) is None
 
 
-def test_too_much_memory_takes_its_time_all_the_same_and_so_do_ranks_one_by_one() -> None:
-    """The verdict is no matter of a report, and every rank of a stage stands for itself."""
+def test_ranks_one_by_one_take_the_time_of_their_roles() -> None:
     alone = [report(f"rank {rank}", rank, 1, (FIRST, SECOND)[rank // 2]) for rank in range(4)]
     assert found(megatron(alone)).step_seconds == found(megatron(STAGES)).step_seconds
 
@@ -286,6 +288,20 @@ def test_a_profile_without_nodes_has_one_link() -> None:
     found = by_link([traffic("all_reduce", "0-3", 1, 100)], alone, WORKLOAD.cluster)
     assert found == {"in node": 0.0, "between nodes": 1.25}
     assert without_messages(alone).internode_bytes_per_second is None
+
+
+def test_the_record_of_an_emulation_has_it_too_big_or_not() -> None:
+    workload = of_flags(model="gpt-7b", seq="1M", gpus=32, hardware="a100-80g")
+    settings = MegatronSettings(tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True)
+    too_big = msgspec.structs.replace(FIRST, peak_device_bytes=10**12, communication=[])
+    reports = [report(f"stage {stage}", 8 * stage, 8, too_big) for stage in range(4)]
+    verb = Emulate(system="megatron")
+    record = conclude(verb, workload, ADAPTER, settings, reports)
+    assert record.status == "oom"
+    assert found(record.simulated_time).profile == "a100-80g"
+    again = msgspec.json.decode(msgspec.json.encode(record), type=Emulation)
+    assert again.simulated_time == record.simulated_time
+    assert conclude(verb, workload, ADAPTER, settings, reports[1:]).simulated_time is None
 
 
 def test_the_line_for_people_says_what_it_is() -> None:
