@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from baselines.protocol import Role
+from benchmarks.emulated_time import SimulatedTime
 from benchmarks.job import Status
 from benchmarks.journal import Moment
 from sppo.workload import Workload, format_bytes
@@ -108,6 +109,7 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict over all roles. `fits` is None where no role, or not every role, was counted.
 
     directory: where its files were written, on the machine that made it; "" if nothing ran.
+    `simulated_time` is None wherever a rank was not counted, within its limits or not.
     """
 
     schema: str = SCHEMA
@@ -124,7 +126,7 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     host_capacity_bytes: int | None
     roles: list[RoleReport]
     directory: str = ""
-    simulated_time: Any | None = None
+    simulated_time: SimulatedTime | None = None
     environment: dict[str, Any] = {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.emulated_time import SimulatedTime
 from benchmarks.emulation import LABEL, Counts, Emulation, RoleReport, Traffic, moment_text
 from benchmarks.workloads import length_name
 from sppo.workload import KIB, format_bytes
@@ -13,8 +14,10 @@ _UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
 def text(found: Emulation) -> str:
-    """Head, verdict and tables; every number is emulated."""
+    """Head, verdict, the simulated time and tables; every other number is emulated."""
     parts = [head(found), verdict_text(found)]
+    if found.simulated_time is not None:
+        parts.append(time_text(found.simulated_time))
     counted = [(report, report.counts) for report in found.roles if report.counts is not None]
     if counted:
         parts += [_memory(counted), _flops(counted), _messages(counted)]
@@ -48,6 +51,20 @@ def verdict_text(found: Emulation) -> str:
         f"ok: fits {format_bytes(found.capacity_bytes)} of device memory; {found.limiting_role} "
         f"needs the most, {format_bytes(peak_bytes)}"
     )
+
+
+def time_text(time: SimulatedTime) -> str:
+    """One line: the step, the same if its messages cost nothing, and what follows from it."""
+    return (
+        f"{time.label}, {time.profile} profile ({time.profile_kind}): "
+        f"{_number(time.step_seconds)} s a step, {_number(time.step_seconds_if_hidden)} s if all "
+        f"messages were hidden; {_number(time.tokens_per_second_per_gpu)} tokens/s a GPU; "
+        f"MFU {time.mfu:.1%}; bubble {time.idle_share:.1%}"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -12,12 +12,14 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
 from benchmarks import emulation_run
+from benchmarks.emulated_time import simulated_time
 from benchmarks.emulation import Emulation, EmulationJob, RoleReport, verdict
 from benchmarks.emulation_cache import Cache
 from benchmarks.environment import describe_environment
 from benchmarks.job import Status
 from benchmarks.progress import Lines
 from sppo.errors import Infeasible
+from sppo.profile import load_profile
 from sppo.workload import Workload
 
 
@@ -100,15 +102,18 @@ class Emulator:
 def _conclude(
     workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
 ) -> Emulation:
-    """Verdict and roles in one record."""
+    """Verdict, roles and the time that their counts would take, in one record."""
+    plain = msgspec.to_builtins(settings)
+    profile = load_profile(workload.cluster.hardware)
     return Emulation(
         workload=workload,
         system=adapter.name,
-        settings=msgspec.to_builtins(settings),
+        settings=plain,
         settings_text=adapter.describe(settings),
         capacity_bytes=workload.device_memory_bytes,
         host_capacity_bytes=workload.host_memory_bytes,
         roles=reports,
+        simulated_time=simulated_time(adapter.name, plain, workload, profile, reports),
         environment=describe_environment(),
         **verdict(reports, workload),
     )

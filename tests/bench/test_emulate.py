@@ -39,6 +39,7 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     assert found["fits"] is True
     assert found["limiting_role"] == "stage 0 (embedding), rank 0"
     assert found["label"] == "emulated"
+    assert found["simulated_time"] is None, "one stage of four tells no time"
     assert role["versions"]["megatron-core"]
     assert role["seconds"] < 60
     assert role["process_peak_bytes"] < 8 * 2**30
@@ -78,6 +79,7 @@ def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixtu
     assert found["status"] == "unavailable"
     assert found["fits"] is None
     assert found["roles"] == []
+    assert found["simulated_time"] is None
     assert "head count 32" in found["reason"]
 
 

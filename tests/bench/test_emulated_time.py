@@ -1,0 +1,92 @@
+"""What an emulated SPPO computes is what its cost model turns into time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from baselines.protocol import roles_of
+from baselines.registry import load
+from benchmarks import emulation_run
+from benchmarks.emulated_time import simulated_time
+from benchmarks.emulation import EmulationJob, RoleReport
+from benchmarks.workloads import find
+from sppo.costs import (
+    attention_flops,
+    causal_pairs,
+    head_flops_per_token,
+    layer_dense_flops_per_token,
+)
+from sppo.options import SolverOptions
+from sppo.plan import Plan
+from sppo.profile import load_profile
+from sppo.schedule import plan_slicing
+from sppo.solver import solve
+from sppo.units import layer_units
+
+
+def charged_flops(plan: Plan) -> tuple[int, int]:
+    """Products and attention of a step over all ranks, a backward being two forwards.
+
+    What `sppo.predict` and `sppo.slice_costs` turn into time, slice by slice.
+    """
+    model, slicing = plan.model, plan_slicing(plan)
+    again = {unit.name: unit.dense_flops for unit in layer_units(model)}
+    products, attention = 0, 0
+    for number, part in enumerate(plan.parts):
+        layers = len(part.layer_range)
+        each = 3 * (
+            layers * layer_dense_flops_per_token(model) + part.head * head_flops_per_token(model)
+        )
+        for index, start in enumerate(plan.starts_tokens):
+            for one in slicing.slices(number, index):
+                dropped = part.recompute_units[index]
+                if one.rank != number % plan.pipeline_parallel:
+                    dropped = slicing.lending_of(number, index).recompute_units
+                made_again = layers * sum(again[name] for name in dropped)
+                products += one.tokens * (each + made_again)
+                forwards = 4 if "attention.output" in dropped else 3
+                pairs = causal_pairs(start + one.start, one.tokens)
+                attention += forwards * layers * attention_flops(model, pairs)
+    return plan.sequences_per_step * products, plan.sequences_per_step * attention
+
+
+def counted_flops(reports: Sequence[RoleReport]) -> tuple[int, int]:
+    """The same of an emulation: the five products of a flash backward stand for four."""
+    products, attention = 0, 0
+    for report in reports:
+        assert report.counts is not None, report.reason
+        operations = report.counts.flops_by_operation
+        backward = sum(
+            count
+            for name, count in report.counts.flops_by_operator.items()
+            if "_scaled_dot_product_" in name and name.endswith("_backward")
+        )
+        products += report.ranks * operations.matmul
+        attention += report.ranks * (operations.attention_causal - backward // 5)
+    return products, attention
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["lean", "full-recompute"])
+def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_path: Path) -> None:
+    workload, adapter = find("mini-cpu"), load("sppo")
+    options = SolverOptions(policy=policy, subsequences=2)
+    profile = load_profile(workload.cluster.hardware)
+    plan = solve(workload, profile, options)
+    job = EmulationJob(
+        workload=workload,
+        system="sppo",
+        settings=msgspec.to_builtins(options),
+        output_directory=str(tmp_path),
+    )
+    roles = roles_of(adapter, workload, options)
+    reports = emulation_run.run(job, roles, adapter, time_limit_seconds=200.0)
+    assert counted_flops(reports) == charged_flops(plan)
+    assert all("attention.query" in units for part in plan.parts for units in part.recompute_units)
+    time = simulated_time("sppo", job.settings, workload, profile, reports)
+    assert time is not None
+    assert time.step_seconds > plan.makespan_seconds
