@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +22,12 @@ from sppo.workload import Workload
 
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""
+
+
+@lru_cache(maxsize=16)
+def _solved(workload: Workload, settings: SppoSettings) -> Plan:
+    """Roles, ranks and reports of one layout ask for the same plan."""
+    return solve(workload, load_profile(workload.cluster.hardware), settings)
 
 
 class SppoSystem:
@@ -66,7 +73,7 @@ class SppoAdapter:
 
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
         """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
-        return solve(workload, load_profile(workload.cluster.hardware), settings)
+        return _solved(workload, settings)
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from baselines import registry
 from benchmarks.emulated_costs import (
     ComputeSeconds,
     by_link,
@@ -24,7 +25,6 @@ from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.predict import simulate_plan
 from sppo.profile import Profile
-from sppo.solver import solve
 from sppo.workload import Workload
 
 if TYPE_CHECKING:
@@ -208,7 +208,8 @@ def sppo(emulated: Emulated) -> Step:
     """The plan that the adapter runs for these settings, from the same solver."""
     profile = emulated.profile
     options = msgspec.convert(dict(emulated.settings), SolverOptions)
-    plan = solve(emulated.workload, profile, options)
+    adapter: Any = registry.load("sppo")
+    plan: Plan = adapter.plan(emulated.workload, options)
     exposed = simulate_plan(plan, profile)
     hidden = simulate_plan(plan, without_messages(profile))
     optimizer = emulated.optimizer()

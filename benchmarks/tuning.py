@@ -89,7 +89,10 @@ def load(path: Path) -> Tuning | None:
 
 
 def fastest(points: Sequence[Point], within_bytes: int | None = None) -> Point | None:
-    """The fastest point that ran, and whose tracked peak is within the limit if there is one."""
+    """The fastest point that ran, and whose tracked peak is within the limit if there is one.
+
+    Of the most often launched: a single lucky launch must not beat finalists launched again.
+    """
     able = [
         point
         for point in points
@@ -100,7 +103,9 @@ def fastest(points: Sequence[Point], within_bytes: int | None = None) -> Point |
             or (point.tracked_peak_bytes is not None and point.tracked_peak_bytes <= within_bytes)
         )
     ]
-    return min(able, key=lambda point: point.step_seconds_median or 0.0, default=None)
+    most = max((point.launches for point in able), default=0)
+    finalists_only = [point for point in able if point.launches == most]
+    return min(finalists_only, key=lambda point: point.step_seconds_median or 0.0, default=None)
 
 
 def choose(system: str, workload: Workload) -> Choice:
