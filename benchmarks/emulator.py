@@ -70,7 +70,7 @@ class Emulator:
             hasty=self.hasty,
             told=self.told,
         )
-        found = _conclude(workload, adapter, settings, sorted(reports, key=lambda one: one.rank))
+        found = conclude(workload, adapter, settings, sorted(reports, key=lambda one: one.rank))
         emulation_run.save(found, directory)
         return msgspec.structs.replace(found, directory=str(directory))
 
@@ -92,14 +92,14 @@ class Emulator:
     ) -> Emulation:
         """An emulation in which nothing ran."""
         return msgspec.structs.replace(
-            _conclude(workload, registry.load(system), settings, []),
+            conclude(workload, registry.load(system), settings, []),
             status=status,
             fits=False if status == "infeasible" else None,
             reason=reason,
         )
 
 
-def _conclude(
+def conclude(
     workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
 ) -> Emulation:
     """Verdict, roles and the time that their counts would take, in one record."""

@@ -9,13 +9,12 @@ import msgspec
 import pytest
 
 from baselines.megatron import ADAPTER, MegatronSettings
-from benchmarks.emulate_flags import Emulate
-from benchmarks.emulate_verb import conclude
 from benchmarks.emulated_costs import by_link, compute_seconds, ranks_of
 from benchmarks.emulated_steps import without_messages
 from benchmarks.emulated_time import SimulatedTime, simulated_time
 from benchmarks.emulation import Counts, Emulation, Operations, RoleReport, Traffic
 from benchmarks.emulation_tables import time_text
+from benchmarks.emulator import conclude
 from benchmarks.journal import Moment
 from benchmarks.pipeline import StageSeconds, order, stage_ends
 from benchmarks.workloads import find, of_flags
@@ -295,13 +294,12 @@ def test_the_record_of_an_emulation_has_it_too_big_or_not() -> None:
     settings = MegatronSettings(tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True)
     too_big = msgspec.structs.replace(FIRST, peak_device_bytes=10**12, communication=[])
     reports = [report(f"stage {stage}", 8 * stage, 8, too_big) for stage in range(4)]
-    verb = Emulate(system="megatron")
-    record = conclude(verb, workload, ADAPTER, settings, reports)
+    record = conclude(workload, ADAPTER, settings, reports)
     assert record.status == "oom"
     assert found(record.simulated_time).profile == "a100-80g"
     again = msgspec.json.decode(msgspec.json.encode(record), type=Emulation)
     assert again.simulated_time == record.simulated_time
-    assert conclude(verb, workload, ADAPTER, settings, reports[1:]).simulated_time is None
+    assert conclude(workload, ADAPTER, settings, reports[1:]).simulated_time is None
 
 
 def test_the_line_for_people_says_what_it_is() -> None:
