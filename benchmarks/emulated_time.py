@@ -6,52 +6,21 @@ Pure: no torch, no library. Counts become time by a hardware profile and the sys
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import Any
 
 from benchmarks.emulated_costs import by_link, optimizer_seconds
 from benchmarks.emulated_steps import SYSTEMS, Emulated, Step
+from benchmarks.emulation import RoleReport, SimulatedTime
 from sppo import costs
 from sppo.profile import Profile
 from sppo.workload import Workload
 
-if TYPE_CHECKING:
-    from benchmarks.emulation import RoleReport
-
-LABEL = "simulated"
 COMMON = (
     "compute: counted FLOPs through the profile's rates, attention causal; what is recomputed runs "
     "at forward rates; the loss's and the embedding's own memory traffic is not charged",
     "optimizer: weights, gradients and its state read and written once at the memory's rate",
     "a collective: bytes that a rank must send over its link, and one latency a call",
 )
-
-
-class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
-    """What the emulated step would take: simulated, and as good as the profile.
-
-    `step_seconds`: messages hide only where the schedule hides them; `_if_hidden`: no message takes
-    time. compute_, optimizer_ and communication_seconds (by link, hidden or not) are those of
-    `role`, which works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
-    workload's causal FLOPs, without recomputation, over all ranks' peak.
-    """
-
-    label: str = LABEL
-    profile: str
-    profile_kind: str
-    role: str
-    step_seconds: float
-    step_seconds_if_hidden: float
-    compute_seconds: float
-    optimizer_seconds: float
-    communication_seconds: dict[str, float]
-    idle_share: float
-    tokens_per_second: float
-    tokens_per_second_per_gpu: float
-    mfu: float
-    mfu_if_hidden: float
-    assumptions: list[str]
 
 
 def simulated_time(

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import msgspec
 
 from baselines.protocol import Role
-from benchmarks.emulated_time import SimulatedTime
 from benchmarks.job import Status
 from benchmarks.journal import Moment
 from sppo.workload import Workload, format_bytes
@@ -103,6 +102,32 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     process_peak_bytes: int | None = None
     reused: bool = False
+
+
+class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
+    """What the emulated step would take: simulated, and as good as the profile.
+
+    `step_seconds`: messages hide only where the schedule hides them; `_if_hidden`: no message takes
+    time. compute_, optimizer_ and communication_seconds (by link, hidden or not) are those of
+    `role`, which works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
+    workload's causal FLOPs, without recomputation, over all ranks' peak.
+    """
+
+    label: str = "simulated"
+    profile: str
+    profile_kind: str
+    role: str
+    step_seconds: float
+    step_seconds_if_hidden: float
+    compute_seconds: float
+    optimizer_seconds: float
+    communication_seconds: dict[str, float]
+    idle_share: float
+    tokens_per_second: float
+    tokens_per_second_per_gpu: float
+    mfu: float
+    mfu_if_hidden: float
+    assumptions: list[str]
 
 
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.emulated_time import SimulatedTime
-from benchmarks.emulation import LABEL, Counts, Emulation, RoleReport, Traffic, moment_text
+from benchmarks.emulation import (
+    LABEL,
+    Counts,
+    Emulation,
+    RoleReport,
+    SimulatedTime,
+    Traffic,
+    moment_text,
+)
 from benchmarks.workloads import length_name
 from sppo.workload import KIB, format_bytes
 

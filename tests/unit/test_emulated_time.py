@@ -11,8 +11,15 @@ import pytest
 from baselines.megatron import ADAPTER, MegatronSettings
 from benchmarks.emulated_costs import by_link, compute_seconds, ranks_of
 from benchmarks.emulated_steps import without_messages
-from benchmarks.emulated_time import SimulatedTime, simulated_time
-from benchmarks.emulation import Counts, Emulation, Operations, RoleReport, Traffic
+from benchmarks.emulated_time import simulated_time
+from benchmarks.emulation import (
+    Counts,
+    Emulation,
+    Operations,
+    RoleReport,
+    SimulatedTime,
+    Traffic,
+)
 from benchmarks.emulation_tables import time_text
 from benchmarks.emulator import conclude
 from benchmarks.journal import Moment
