@@ -27,6 +27,7 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         ),
         computes=layout.computes(stage),
         kv_sets=layout.kv_sets,
+        clones=layout.workload.cluster.device == "cpu",
         starts=layout.starts,
         lengths=layout.lengths,
         messages_ahead=layout.messages_ahead,

@@ -166,8 +166,7 @@ def _beside_columns(
         if choice.again is not None:
             again.setdefault((choice.part, choice.index), {})[choice.unit.name] = choice.again
     columns = {}
-    for part, shape in enumerate(problem.shapes):
-        kind = shape.kind(hosted=bool(problem.kv_block_tokens))
+    for part, kind in enumerate(problem.kinds[: len(problem.shapes)]):
         for index, tokens in enumerate(problem.tokens[part]):
             for forward in (True, False):
                 column = columns[part, index, forward] = program.column(0.0, np.inf, integer=False)

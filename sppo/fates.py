@@ -13,7 +13,7 @@ from functools import cached_property
 from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
 from sppo.hostslots import slot_bytes
-from sppo.lent_memory import Loan, borrowed_bytes, exchanged_bytes
+from sppo.lent_memory import Loan, borrowed_bytes, exchanged_bytes, told_bytes
 from sppo.memory import fixed_bytes, ring_bytes, stage_memory
 from sppo.occupancy import Occupancy, Part, message_bytes
 from sppo.orders import Compute
@@ -49,7 +49,7 @@ class StageProblem:
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
     than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
-    helper keeps stays.
+    helper keeps stays. `clones`: see `PartKind`.
     """
 
     shapes: tuple[PartShape, ...]
@@ -64,6 +64,7 @@ class StageProblem:
     host_limit_bytes: int | None
     kv_block_tokens: int = 0
     kv_sets: int = 1
+    clones: bool = False
     loans: tuple[Loan, ...] = ()
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
@@ -84,10 +85,11 @@ class StageProblem:
         )
 
     @cached_property
-    def _kinds(self) -> tuple[PartKind, ...]:
+    def kinds(self) -> tuple[PartKind, ...]:
         """Of its own parts, then of the borrowed ones."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
-        return tuple(shape.kind(hosted=bool(self.kv_block_tokens)) for shape in shapes)
+        hosted = bool(self.kv_block_tokens)
+        return tuple(shape.kind(hosted=hosted, clones=self.clones) for shape in shapes)
 
     @cached_property
     def _borrowed(self) -> tuple[Loan, ...]:
@@ -117,8 +119,8 @@ class StageProblem:
 
     def beside_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
         """What a forward and a backward take beside what is kept."""
-        kind, tokens = self._kinds[part], self.tokens[part][index]
-        key = kind, self.starts[index], tokens, recompute
+        kind = self.kinds[part]
+        key = part, index, recompute
         found = self._beside.get(key)
         if found is None:
             forward = self.largest_bytes(part, index, moments(kind, True, recompute))
@@ -136,6 +138,7 @@ class StageProblem:
             start=self.starts[index],
             tokens=self.tokens[part][index],
             kv_block_tokens=self.kv_block_tokens,
+            told_bytes=told_bytes(self.loans, part, index),
         )
 
     @cached_property
@@ -157,6 +160,11 @@ class StageProblem:
         forwards, backwards = zip(*beside, strict=True)
         occupancy = self.occupancy
         return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
+
+    @property
+    def sequences(self) -> int:
+        """Of a step, that pass this replica."""
+        return 1 + max(one.sequence for one in self.computes)
 
     def fixed_bytes(self, memory: StageMemory) -> int:
         """What lies on the device at every compute."""
@@ -183,7 +191,7 @@ class StageProblem:
             host_bytes=self.host_bytes(fates),
             kv_block_tokens=self.kv_block_tokens,
             kv_sets=self.kv_sets,
-            sequences=1 + max(one.sequence for one in self.computes),
+            sequences=self.shapes[0].replicas * self.sequences,
             loans=self.loans,
         )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sppo.orders import Compute
 from sppo.shapes import PartShape
+from sppo.units import RECOMPUTE_FULL
 
 
 class Share(NamedTuple):
@@ -47,20 +48,30 @@ class Loan:
         """Bytes of an element of gradients."""
         return max(4, self.shape.element_bytes)
 
-    def share(self, compute: Compute) -> Share | None:
-        """What the rank computes of a subsequence, if it is lent."""
-        number = compute.subsequence - self.first
-        inside = compute.virtual == self.virtual and 0 <= number < len(self.shares)
+    def share(self, virtual: int, subsequence: int) -> Share | None:
+        """What the rank computes of a subsequence in a part, if it is lent."""
+        number = subsequence - self.first
+        inside = virtual == self.virtual and 0 <= number < len(self.shares)
         return self.shares[number] if inside else None
 
     def during_bytes(self, forward: bool, share: Share) -> int:
-        """K and V, or dK and dV, on their way while a slice is computed; of one layer those of
-        this slice that come back."""
+        """K and V on their way while a slice is computed, or dK and dV of later slices."""
         shape = self.shape
-        if forward:
-            return shape.kv_bytes(sum(share), shape.element_bytes)
+        if forward:  # of earlier slices they are taken in by the layer that reads them
+            coming = shape.kv_bytes(share.earlier, shape.element_bytes) // len(shape.layers)
+            return self.after_bytes(True, share) + coming
+        return shape.kv_bytes(share.later, self.wide)
+
+    def late_bytes(self, share: Share) -> int:
+        """More of dK and dV behind a layer's attention: of earlier slices, and what comes back.
+
+        Of the layers before it they are there as well, but less is kept then.
+        """
+        shape = self.shape
+        told = shape.kv_bytes(share.earlier, self.wide) // len(shape.layers)
         coming = shape.kv_bytes((self.ranks - 1) * share.own, self.wide) // len(shape.layers)
-        return self.after_bytes(False, share) + coming
+        kept = shape.kept_bytes(share.own, RECOMPUTE_FULL) // len(shape.layers)
+        return told + coming + (len(shape.layers) - 1) * max(0, told - kept)
 
     def after_bytes(self, forward: bool, share: Share) -> int:
         """What of that stays until the rank computes something in this part again."""
@@ -95,7 +106,7 @@ def exchanged_bytes(computes: Sequence[Compute], loans: Sequence[Loan]) -> list[
     found = []
     for compute in computes:
         total = 0
-        shares = [loan.share(compute) for loan in loans]
+        shares = [loan.share(compute.virtual, compute.subsequence) for loan in loans]
         for number, (loan, share) in enumerate(zip(loans, shares, strict=True)):
             if loan.virtual == compute.virtual:
                 left[number] = 0
@@ -111,8 +122,15 @@ def exchanged_bytes(computes: Sequence[Compute], loans: Sequence[Loan]) -> list[
             if share is not None and not compute.forward and compute.subsequence == loan.first:
                 total += loan.returned_bytes
                 packed[number] = 0
+                left[number] *= not loan.borrowed  # a helper gives back and is done
         found.append(total)
     return found
+
+
+def told_bytes(loans: Sequence[Loan], virtual: int, subsequence: int) -> int:
+    """See `Loan.late_bytes`; 0 of what is not lent."""
+    shares = [(loan, loan.share(virtual, subsequence)) for loan in loans]
+    return max((loan.late_bytes(share) for loan, share in shares if share), default=0)
 
 
 def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:

@@ -20,6 +20,9 @@ RING_SHARE = 32
 RING_TOKENS = (256, 16_384)
 """Least and most tokens of such a block."""
 
+SCALARS_BYTES = 8 * 1024
+"""Losses, AdamW's counts of steps, and other tensors of one element."""
+
 
 def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
     """Two blocks of K, V, dK and dV on one rank."""
@@ -115,7 +118,7 @@ def stage_memory(
         kept=fullest.kept,
         kept_peak=kept_peak_bytes,
         staging=staging,
-        constants=rotary + 8 * sequences * (tokens + 1),
+        constants=rotary + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
         temporary=fullest.temporary,
         host=host_bytes,
         kv_host=kv + dkv if kv_block_tokens else 0,

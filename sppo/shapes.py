@@ -87,8 +87,8 @@ class PartShape:
         """Elements of what every shard has all of: their gradients are summed over the shards."""
         return _parameters(self.model, self.layers, self.head, self.shards).whole
 
-    def kind(self, *, hosted: bool) -> PartKind:
-        """What its temporaries depend on; `hosted`: K and V lie in the host tier."""
+    def kind(self, *, hosted: bool, clones: bool) -> PartKind:
+        """What its temporaries depend on."""
         return PartKind(
             model=self.model,
             element_bytes=self.element_bytes,
@@ -97,6 +97,7 @@ class PartShape:
             first=self.first,
             head=self.head,
             hosted=hosted,
+            clones=clones,
         )
 
     @cached_property

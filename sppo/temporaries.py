@@ -31,7 +31,7 @@ class Moment(NamedTuple):
     """Bytes: (tokens x per_token + keys x per_key + tile x per_tile) / shards + fixed.
 
     keys: of the prefix, in one call of attention; tile: tokens of the loss with logits at a time.
-    `later` is only where there is a prefix.
+    `later` is only where there is a prefix. `told`: slices have told each other dK and dV.
     """
 
     per_token: int
@@ -39,6 +39,7 @@ class Moment(NamedTuple):
     per_tile: int = 0
     fixed: int = 0
     later: bool = False
+    told: bool = False
 
 
 class _At(NamedTuple):
@@ -99,7 +100,10 @@ _BEFORE, _AFTER = 0, 99
 
 @dataclass(frozen=True, kw_only=True)
 class PartKind:
-    """What the moments of a part depend on but the fates: parts of a kind share them."""
+    """What the moments of a part depend on but the fates: parts of a kind share them.
+
+    `hosted`: K and V lie in the host tier; `clones`: as gloo does, of what it sums over shards.
+    """
 
     model: Model
     element_bytes: int
@@ -108,6 +112,7 @@ class PartKind:
     first: bool
     head: bool
     hosted: bool
+    clones: bool
 
     @cached_property
     def unit_bytes(self) -> dict[str, int]:
@@ -133,7 +138,8 @@ def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Mo
     whole = []
     for at in found:
         more = held(kind, names, at)
-        whole.append(at.moment._replace(per_token=at.moment.per_token + more))
+        told = not forward and at.step >= 6
+        whole.append(at.moment._replace(per_token=at.moment.per_token + more, told=told))
     whole = list(dict.fromkeys(whole))
     return tuple(one for one in whole if not any(_covers(other, one) for other in whole))
 
@@ -174,11 +180,18 @@ def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[st
 def _covers(other: Moment, one: Moment) -> bool:
     """Whether another moment is never the smaller one."""
     no_smaller = all(a >= b for a, b in zip(other[:4], one[:4], strict=True))
-    return other != one and no_smaller and other.later <= one.later
+    as_often = other.later <= one.later and other.told >= one.told
+    return other != one and no_smaller and as_often
 
 
 def largest_bytes(
-    of: Sequence[Moment], shards: int, *, start: int, tokens: int, kv_block_tokens: int
+    of: Sequence[Moment],
+    shards: int,
+    *,
+    start: int,
+    tokens: int,
+    kv_block_tokens: int,
+    told_bytes: int = 0,
 ) -> int | None:
     """Of moments, for `tokens` tokens from position `start` on; None if all come later."""
     keys = min(start, kv_block_tokens or max(PREFIX_BLOCK_TOKENS, tokens))
@@ -186,6 +199,7 @@ def largest_bytes(
     sizes = [
         -(-(one.per_token * tokens + one.per_key * keys + one.per_tile * tile) // shards)
         + one.fixed
+        + (told_bytes if one.told else 0)
         for one in of
         if start or not one.later
     ]
@@ -207,6 +221,7 @@ class _Sizes:
         self.whole = self.thin * kind.shards
         self.gathered = self.whole if self.divided else 0
         self.summed = self.thin if self.divided else 0
+        self.cloned = self.gathered if kind.clones else 0
         self.wide = model.ffn * size
         self.wides = 2 if model.activation == "swiglu" else 1
         self.key = model.kv_width * size
@@ -252,7 +267,7 @@ def _forward(kind: PartKind) -> Iterator[_At]:
     """The last block of a part, with what comes before the first and after the last."""
     s = _Sizes(kind)
     if kind.first:
-        yield _At(_BEFORE, Moment(s.thin + s.gathered + s.rows))
+        yield _At(_BEFORE, Moment(s.thin + s.gathered + s.cloned + s.rows))
     if kind.layers:
         both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
         yield _At(1, Moment(s.norm_forward))
@@ -260,11 +275,11 @@ def _forward(kind: PartKind) -> Iterator[_At]:
         yield _At(3, Moment(both + s.rotation))
         yield _At(4, Moment(both + s.thin + s.merged, later=True))
         yield _At(5, Moment(both + s.thin))
-        yield _At(6, Moment(s.gathered))
+        yield _At(6, Moment(s.gathered + s.cloned))
         yield _At(7, Moment(s.norm_forward))
         yield _At(8, Moment(s.gathered))
         yield _At(9, Moment(0))
-        yield _At(10, Moment(s.gathered + s.thin))
+        yield _At(10, Moment(s.gathered + s.cloned + s.thin))
     if kind.head:
         logits = kind.model.vocabulary * (s.precise + s.if_narrow(s.element))
         tile = logits + s.gathered + 4 * INDEX_BYTES * s.shards
@@ -272,7 +287,8 @@ def _forward(kind: PartKind) -> Iterator[_At]:
         product = s.product(kind.model.vocabulary)
         yield _At(_AFTER, Moment(inputs + s.norm_forward))
         yield _At(_AFTER, Moment(inputs, per_tile=tile, fixed=product))
-        yield _At(_AFTER, Moment(inputs, per_tile=tile + s.if_divided(s.whole + s.thin)))
+        summed = s.gathered + s.cloned + s.summed
+        yield _At(_AFTER, Moment(inputs, per_tile=tile + summed))
 
 
 def _backward(kind: PartKind, dropped: frozenset[str]) -> Iterator[_At]:
@@ -282,7 +298,7 @@ def _backward(kind: PartKind, dropped: frozenset[str]) -> Iterator[_At]:
         yield _At(_BEFORE, Moment(s.norm_backward))
     if kind.layers:
         gradients = s.wides * s.wide
-        into = s.thin + s.gathered + s.whole + s.summed
+        into = s.thin + s.gathered + s.whole + s.cloned + s.summed
         yield _At(1, Moment(s.thin + s.gathered + s.wide))
         yield _At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
         yield _At(2, Moment(s.thin + s.wide + gradients))
@@ -325,7 +341,7 @@ def _made_again(kind: PartKind, s: _Sizes, dropped: frozenset[str]) -> Iterator[
         "norm1.output": s.norm_forward,
         "attention.query": query,
         "attention.output": output,
-        "block.middle": s.gathered,
+        "block.middle": s.gathered + s.cloned,
         "norm2.output": s.norm_forward,
         "mlp.gate": s.gathered,
         "mlp.up": s.gathered,
