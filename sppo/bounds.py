@@ -27,8 +27,7 @@ def require_host_room(problem: StageProblem) -> None:
     memory = problem.memory(states[-1])
     if kept + memory.kv_host <= host:
         return
-    memories = [memory, *(problem.memory(fates) for fates in states[:-1])]
-    others = min(one.total - one.kept_peak for one in memories) + DEVICE_MARGIN_BYTES
+    others = min(problem.beside_at_turn_bytes(fates) for fates in states) + DEVICE_MARGIN_BYTES
     excess = kept - max(0, device - others) - (host - memory.kv_host)
     if excess > 0:
         raise Short(excess, "host memory")

@@ -168,7 +168,7 @@ def _device(memory: StageMemory) -> dict[str, int]:
         "M": memory.weights + memory.gradients + memory.optimizer,
         "K": memory.kv,
         "D": memory.dkv,
-        "A": memory.kept_peak,
+        "A": memory.kept,
         "S": memory.staging,
         "T": memory.temporary,
         "C": memory.constants,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from sppo.memory import state_elements
 from sppo.plan import Plan
 from sppo.schedule import plan_slicing
-from sppo.shapes import LOSS_TILE_TOKENS, PartShape
+from sppo.shapes import PartShape
 from sppo.slice_costs import part_shape
+from sppo.temporaries import LOSS_TILE_TOKENS
 
 FORWARD = 4
 """Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sppo.fates import StageFates, StageProblem
 from sppo.layouts import Layout
-from sppo.memory import Loan
+from sppo.lent_memory import Loan, Share
 from sppo.plan import Plan, StagePlan
 from sppo.predict import simulate_plan
 
@@ -27,6 +27,7 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         ),
         computes=layout.computes(stage),
         kv_sets=layout.kv_sets,
+        clones=layout.workload.cluster.device == "cpu",
         starts=layout.starts,
         lengths=layout.lengths,
         messages_ahead=layout.messages_ahead,
@@ -40,19 +41,26 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
 
 def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
     """What a stage lends and borrows."""
+    parts = layout.parts_of(stage)
     for lending in layout.lendings:
-        if stage in lending.ranks:
-            last = lending.subsequences[-1]
-            first = lending.subsequences[0]
-            yield Loan(
-                shape=layout.shapes[lending.part],
-                borrowed=stage != lending.part % layout.pipeline_parallel,
-                start=layout.starts[first],
-                end=layout.starts[last] + layout.lengths[last],
-                longest=max(layout.lengths[index] for index in lending.subsequences),
-                ranks=len(lending.ranks),
-                recompute=lending.recompute_units,
-            )
+        if stage not in lending.ranks:
+            continue
+        place = lending.ranks.index(stage)
+        first, last = lending.subsequences[0], lending.subsequences[-1]
+        yield Loan(
+            shape=layout.shapes[lending.part],
+            borrowed=stage != lending.part % layout.pipeline_parallel,
+            virtual=parts.index(lending.part),
+            start=layout.starts[first],
+            end=layout.starts[last] + layout.lengths[last],
+            first=first,
+            shares=tuple(
+                Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
+                for lengths in lending.lengths_tokens
+            ),
+            ranks=len(lending.ranks),
+            recompute=lending.recompute_units,
+        )
 
 
 def plan_of(layout: Layout, choose: Choose) -> Plan:

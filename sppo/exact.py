@@ -21,6 +21,7 @@ from sppo.fates import DEVICE_MARGIN_BYTES, KEEP, Fate, StageFates, StageProblem
 from sppo.hostslots import slot_bytes
 from sppo.orders import residency
 from sppo.policies import RECOMPUTED, remade, uniform
+from sppo.temporaries import linear_moments
 from sppo.units import RECOMPUTE_LEAN, Unit
 
 TIME_LIMIT_SECONDS = 10.0
@@ -89,8 +90,8 @@ def cheapest_fates(problem: StageProblem) -> StageFates:
     _require_leanest_fits(problem)
     program = _Program()
     choices = list(_choices(problem, program))
-    again = _remade_columns(problem, program, choices)
-    _memory_rows(problem, program, choices, again)
+    beside = _beside_columns(problem, program, choices)
+    _memory_rows(problem, program, choices, beside)
     _host_row(problem, program, choices)
     if problem.profile.overlapped_copies:
         _excess_rows(problem, program, choices)
@@ -153,63 +154,53 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
                     )
 
 
-def _remade_columns(problem: StageProblem, program: _Program, choices: list[_Choice]) -> int:
-    """A column at least as large as what any backward takes beyond that with nothing remade.
+def _beside_columns(
+    problem: StageProblem, program: _Program, choices: list[_Choice]
+) -> dict[tuple[int, int, bool], int]:
+    """By part, subsequence and direction: a column no less than what a compute takes beside.
 
-    As `PartShape.temporary_bytes`: the MLP's backward and the attention's hold different units,
-    unless the MLP's input is made again, which brings all of them to both.
+    One row for each of its moments, in which every unit that is made again counts by itself.
     """
-    column = program.column(0.0, np.inf, integer=False)
-    base = problem.memory(_keep(problem)).temporary
-    by_place: dict[tuple[int, int], list[_Choice]] = {}
+    again: dict[tuple[int, int], dict[str, int]] = {}
     for choice in choices:
         if choice.again is not None:
-            by_place.setdefault((choice.part, choice.index), []).append(choice)
-    for (part, index), again in by_place.items():
-        shape = problem.shapes[part]
-        halves = shape.backward_halves(
-            problem.starts[index], problem.lengths[index], problem.kv_block_tokens
-        )
-        every = sum(choice.size_bytes for choice in again)
-        for half, units in zip(halves[:2], _halves(problem, again), strict=True):
-            cells = {column: -1.0}
-            held = sum(choice.size_bytes for choice in units)
-            for choice in again:
-                size = choice.size_bytes if choice in units else 0
-                if choice.unit.name == "block.middle":
-                    size += every - held
-                assert choice.again is not None
-                cells[choice.again] = size / MIB
-            program.row(cells, (base - half) / MIB)
-    return column
-
-
-def _halves(problem: StageProblem, again: list[_Choice]) -> tuple[list[_Choice], list[_Choice]]:
-    """What the MLP's backward holds of these, and the attention's."""
-    if problem.shapes[0].model.activation != "gelu":
-        return again, again
-    mlp = [
-        one for one in again if one.unit.name == "norm2.output" or one.unit.name.startswith("mlp.")
-    ]
-    late = [one for one in mlp if one.unit.name != "mlp.activation"]
-    return late, [one for one in again if one not in mlp and one.unit.name != "block.middle"]
+            again.setdefault((choice.part, choice.index), {})[choice.unit.name] = choice.again
+    columns = {}
+    for part, kind in enumerate(problem.kinds[: len(problem.shapes)]):
+        for index, tokens in enumerate(problem.tokens[part]):
+            for forward in (True, False):
+                column = columns[part, index, forward] = program.column(0.0, np.inf, integer=False)
+                for moment, added in linear_moments(kind, forward):
+                    base = problem.largest_bytes(part, index, (moment,))
+                    if base is None:
+                        continue
+                    cells = {column: -1.0}
+                    for name, number in again.get((part, index), {}).items():
+                        cells[number] = added[name] * tokens / kind.shards / MIB
+                    program.row(cells, -base / MIB)
+    return columns
 
 
 def _memory_rows(
-    problem: StageProblem, program: _Program, choices: list[_Choice], remade: int
+    problem: StageProblem,
+    program: _Program,
+    choices: list[_Choice],
+    beside: dict[tuple[int, int, bool], int],
 ) -> None:
     """At every compute: kept so far, less recomputed, less gone, within the budget."""
-    memory = problem.memory(_keep(problem))
+    keep = _keep(problem)
+    fixed = problem.fixed_bytes(problem.memory(keep)) + DEVICE_MARGIN_BYTES
     assert problem.device_limit_bytes is not None
-    others = memory.total - memory.kept_peak + DEVICE_MARGIN_BYTES
-    budget = (problem.device_limit_bytes - others) / MIB
     by_place: dict[tuple[int, int], list[_Choice]] = {}
     for choice in choices:
         by_place.setdefault((choice.part, choice.index), []).append(choice)
-    cells: dict[int, float] = {remade: 1.0}
+    cells: dict[int, float] = {}
     kept = 0.0
     overlapped = problem.profile.overlapped_copies
-    for changes in residency(problem.computes, overlapped=overlapped):
+    rows = residency(problem.computes, overlapped=overlapped)
+    for compute, messages, changes in zip(
+        problem.computes, problem.occupancy.messages, rows, strict=True
+    ):
         for change in changes:
             part, index = change.virtual, change.subsequence
             layers = len(problem.shapes[part].layers)
@@ -220,7 +211,9 @@ def _memory_rows(
                     cells[choice.again] = cells.get(choice.again, 0) - change.kept * layers * size
                 if choice.travels is not None and change.away:
                     cells[choice.travels] = cells.get(choice.travels, 0) - change.away * size
-        program.row(dict(cells), budget - kept)
+        column = beside[compute.virtual, compute.subsequence, compute.forward]
+        budget = (problem.device_limit_bytes - fixed - messages) / MIB
+        program.row({**cells, column: 1.0}, budget - kept)
 
 
 def _host_row(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:

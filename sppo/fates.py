@@ -13,17 +13,14 @@ from functools import cached_property
 from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
 from sppo.hostslots import slot_bytes
-from sppo.memory import (
-    Loan,
-    borrowed_bytes,
-    fixed_bytes,
-    kept_peak,
-    stage_memory,
-)
+from sppo.lent_memory import Loan, borrowed_bytes, exchanged_bytes, told_bytes
+from sppo.memory import fixed_bytes, ring_bytes, stage_memory
+from sppo.occupancy import Occupancy, Part, message_bytes
 from sppo.orders import Compute
 from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
 from sppo.shapes import PartShape
+from sppo.temporaries import Moment, PartKind, largest_bytes, moments
 
 DEVICE_MARGIN_BYTES = 1024**2
 """Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
@@ -52,7 +49,7 @@ class StageProblem:
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
     than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
-    helper keeps stays.
+    helper keeps stays. `clones`: see `PartKind`.
     """
 
     shapes: tuple[PartShape, ...]
@@ -67,6 +64,7 @@ class StageProblem:
     host_limit_bytes: int | None
     kv_block_tokens: int = 0
     kv_sets: int = 1
+    clones: bool = False
     loans: tuple[Loan, ...] = ()
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
@@ -86,28 +84,114 @@ class StageProblem:
             for name, n in fate.offload
         )
 
+    @cached_property
+    def kinds(self) -> tuple[PartKind, ...]:
+        """Of its own parts, then of the borrowed ones."""
+        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        hosted = bool(self.kv_block_tokens)
+        return tuple(shape.kind(hosted=hosted, clones=self.clones) for shape in shapes)
+
+    @cached_property
+    def _borrowed(self) -> tuple[Loan, ...]:
+        return tuple(loan for loan in self.loans if loan.borrowed)
+
+    @cached_property
+    def occupancy(self) -> Occupancy:
+        """What lies on the device at each compute, for all fates."""
+        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
+        shards = self.shapes[0].shards
+        messages = message_bytes(
+            self.computes,
+            [Part(shape.layers, shape.first, shape.head) for shape in shapes],
+            [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
+            self.messages_ahead,
+        )
+        if self.loans:
+            exchanged = exchanged_bytes(self.computes, self.loans)
+            messages = [a + b for a, b in zip(messages, exchanged, strict=True)]
+        return Occupancy(
+            computes=self.computes,
+            subsequences=len(self.lengths),
+            messages=messages,
+            overlapped=self.profile.overlapped_copies,
+        )
+
+    def beside_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
+        """What a forward and a backward take beside what is kept."""
+        kind = self.kinds[part]
+        key = part, index, recompute
+        found = self._beside.get(key)
+        if found is None:
+            forward = self.largest_bytes(part, index, moments(kind, True, recompute))
+            backward = self.largest_bytes(part, index, moments(kind, False, recompute))
+            assert forward is not None
+            assert backward is not None
+            found = self._beside[key] = forward, backward
+        return found
+
+    def largest_bytes(self, part: int, index: int, of: Sequence[Moment]) -> int | None:
+        """Of these moments of a compute; None if all need a prefix that is not there."""
+        return largest_bytes(
+            of,
+            self.shapes[0].shards,
+            start=self.starts[index],
+            tokens=self.tokens[part][index],
+            kv_block_tokens=self.kv_block_tokens,
+            told_bytes=told_bytes(self.loans, part, index),
+        )
+
+    @cached_property
+    def _beside(self) -> dict[tuple[object, ...], tuple[int, int]]:
+        return {}
+
+    def held(self, fates: StageFates) -> tuple[list[int], list[int]]:
+        """Kept activations, and what is there beside them but messages, at every compute."""
+        parts, indices = range(len(self.shapes)), range(len(self.lengths))
+        kept = [self.kept_bytes(p, i, fates[p][i]) for p in parts for i in indices]
+        moved = [self.moved_bytes(p, i, fates[p][i]) for p in parts for i in indices]
+        beside = [self.beside_bytes(p, i, fates[p][i].recompute) for p in parts for i in indices]
+        own = len(parts)
+        for number, loan in enumerate(self._borrowed, own):
+            row = self.tokens[number]
+            kept += [loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row]
+            moved += [0] * len(row)
+            beside += [self.beside_bytes(number, i, loan.recompute) for i in indices]
+        forwards, backwards = zip(*beside, strict=True)
+        occupancy = self.occupancy
+        return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
+
+    @property
+    def sequences(self) -> int:
+        """Of a step, that pass this replica."""
+        return 1 + max(one.sequence for one in self.computes)
+
+    def fixed_bytes(self, memory: StageMemory) -> int:
+        """What lies on the device at every compute."""
+        ring = 0
+        if self.kv_block_tokens:
+            model, size = self.shapes[0].model, self.shapes[0].element_bytes
+            ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
+        return memory.total - memory.kept - memory.staging - memory.temporary + ring
+
+    def beside_at_turn_bytes(self, fates: StageFates) -> int:
+        """All but kept activations at the last forward, when nothing is used up yet."""
+        turn = self.occupancy.turn
+        beside = self.held(fates)[1][turn] + self.occupancy.messages[turn]
+        return self.fixed_bytes(self.memory(fates)) + beside
+
     def memory(self, fates: StageFates) -> StageMemory:
         """The whole memory model under these fates."""
-        parts = range(len(self.shapes))
-        indices = range(len(self.lengths))
-        kept = [[self.kept_bytes(p, i, fates[p][i]) for i in indices] for p in parts]
-        moved = [[self.moved_bytes(p, i, fates[p][i]) for i in indices] for p in parts]
-        borrowed = [loan for loan in self.loans if loan.borrowed]
-        for loan, row in zip(borrowed, self.tokens[len(self.shapes) :], strict=True):
-            kept.append([loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row])
-            moved.append([0] * len(row))
+        kept, beside = self.held(fates)
         return stage_memory(
             self.shapes,
-            self.starts,
-            self.lengths,
-            messages_ahead=self.messages_ahead,
-            kept_peak_bytes=kept_peak(
-                self.computes, kept, moved, overlapped=self.profile.overlapped_copies
-            ),
+            sum(self.lengths),
+            fullest=self.occupancy.fullest(kept, beside),
+            kept_peak_bytes=max(kept),
             host_bytes=self.host_bytes(fates),
-            dropped=[[fate.recompute for fate in part] for part in fates],
             kv_block_tokens=self.kv_block_tokens,
             kv_sets=self.kv_sets,
+            sequences=self.shapes[0].replicas * self.sequences,
             loans=self.loans,
         )
 

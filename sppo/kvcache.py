@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sppo.hostmem import Courier, TakeHost, host_memory
-from sppo.shapes import PREFIX_BLOCK_TOKENS
+from sppo.temporaries import PREFIX_BLOCK_TOKENS
 from sppo.workload import Model
 
 

@@ -56,6 +56,7 @@ class TiledLoss(torch.autograd.Function):
             else:
                 gradient[rows] = team.scatter(scaled @ weight.value).wait()
             add_product(weight.gradient, scaled.t(), gathered)
+            del gathered, logits, probabilities, scaled  # before the next tile's are made
         tag("head.gradient", gradient)
         ctx.save_for_backward(gradient)
         return total * scale

@@ -6,10 +6,10 @@ or backward allocates and frees again; it is checked against counted peaks by a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from sppo.orders import Compute, residency
+from sppo.lent_memory import Loan, borrowed_bytes
+from sppo.occupancy import Fullest
 from sppo.plan import StageMemory
 from sppo.shapes import PartShape
 from sppo.workload import Model, Workload
@@ -20,50 +20,8 @@ RING_SHARE = 32
 RING_TOKENS = (256, 16_384)
 """Least and most tokens of such a block."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Loan:
-    """A part that one rank lends or borrows (`borrowed`), for positions [start, end).
-
-    `longest` is its longest subsequence, which `ranks` compute; `recompute` is what a helper's
-    slices do not keep.
-    """
-
-    shape: PartShape
-    borrowed: bool
-    start: int
-    end: int
-    longest: int
-    ranks: int
-    recompute: tuple[str, ...]
-
-    def message_bytes(self) -> int:
-        """Bound on what is on its way at a time: weights or gradients, and what slices exchange.
-
-        K, V, dK and dV of earlier positions travel from where they lie, to where they will lie or
-        through room for two heads.
-        """
-        shape, wide = self.shape, max(4, self.shape.element_bytes)
-        layers, ranks = len(shape.layers), self.ranks
-        heads = shape.model.kv_heads // shape.shards
-        every = shape.kv_bytes(self.longest, wide)
-        one_more = -(-every * (ranks - 1) // (ranks * layers))
-        exchanged = max(every, (every * (ranks - 1)) // ranks + one_more)
-        rooms = shape.kv_bytes(self.start, wide) // (layers * heads)
-        return shape.parameters * wide + exchanged + rooms
-
-
-def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:
-    """Room on a rank for what it borrows: weights and gradients of one part, K and V, dK and dV."""
-    borrowed = [loan for loan in loans if loan.borrowed]
-    if not borrowed:
-        return 0, 0, 0, 0
-    size = borrowed[0].shape.element_bytes
-    wide = max(4, size)
-    parameters = max(loan.shape.parameters for loan in borrowed)
-    kv = sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
-    dkv = sum(loan.shape.kv_bytes(loan.end, wide) for loan in borrowed)
-    return parameters * size, parameters * wide, kv, dkv
+SCALARS_BYTES = 8 * 1024
+"""Losses, AdamW's counts of steps, and other tensors of one element."""
 
 
 def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
@@ -117,59 +75,32 @@ def fixed_bytes(
     return state + kv + sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
 
 
-def kept_peak(
-    computes: Sequence[Compute],
-    kept: Sequence[Sequence[int]],
-    offloaded: Sequence[Sequence[int]],
-    *,
-    overlapped: bool = False,
-) -> int:
-    """Peak of a stage's kept activations over its computes.
-
-    kept and offloaded are bytes by [virtual stage][index]. At a compute everything made before and
-    not yet used is kept, less what has left: see `orders.residency`.
-    """
-    total = peak = 0
-    for changes in residency(computes, overlapped=overlapped):
-        for change in changes:
-            total += change.kept * kept[change.virtual][change.subsequence]
-            total -= change.away * offloaded[change.virtual][change.subsequence]
-        peak = max(peak, total)
-    return peak
-
-
 def stage_memory(
     shapes: Sequence[PartShape],
-    starts: Sequence[int],
-    lengths: Sequence[int],
+    tokens: int,
     *,
-    messages_ahead: int,
+    fullest: Fullest,
     kept_peak_bytes: int,
     host_bytes: int,
-    dropped: Sequence[Sequence[Collection[str]]] | None = None,
     kv_block_tokens: int = 0,
     kv_sets: int = 1,
+    sequences: int = 1,
     loans: Sequence[Loan] = (),
 ) -> StageMemory:
-    """The whole memory model of one stage, made of its parts, for one cut.
+    """The whole memory model of one stage, made of its parts, for sequences of `tokens` tokens.
 
-    `messages_ahead` receives are posted early; two messages may be on their way out. `dropped`
-    names the recomputed units by [part][subsequence]. With `kv_block_tokens` K, V, dK and dV lie
-    in the host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V
-    at the same time; dK and dV are one sequence's. Of the parts it borrows a rank has room for the
-    weights and gradients of one, and for K, V, dK and dV of the lent positions and all before.
+    `fullest` is its compute with the most bytes. With `kv_block_tokens` K, V, dK and dV lie in the
+    host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V at the
+    same time; dK and dV are one sequence's. Of the parts it borrows a rank has room for the weights
+    and gradients of one, and for K, V, dK and dV of the lent positions and all before.
     """
-    tokens = sum(lengths)
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
     weights, gradients, optimizer = state_bytes(shapes)
-    waiting = sum(sorted(lengths)[-(messages_ahead + 1) :]) + 2 * max(lengths)
-    alone = all(shape.first and shape.head for shape in shapes)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
     dkv = sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
-    staging = 0 if alone else -(-waiting * model.hidden * size // shards)
+    staging = fullest.messages
     if kv_block_tokens:
         staging += ring_bytes(model, size, shards, kv_block_tokens)
-    staging += max((loan.message_bytes() for loan in loans), default=0)
     lent = borrowed_bytes(loans)
     weights, gradients, kv, dkv = (
         weights + lent[0],
@@ -184,15 +115,11 @@ def stage_memory(
         optimizer=optimizer,
         kv=0 if kv_block_tokens else kv,
         dkv=0 if kv_block_tokens else dkv,
+        kept=fullest.kept,
         kept_peak=kept_peak_bytes,
         staging=staging,
-        constants=rotary + 8 * (tokens + 1),
-        temporary=max(
-            shape.temporary_bytes(
-                starts, lengths, dropped[part] if dropped else None, kv_block_tokens
-            )
-            for part, shape in enumerate(shapes)
-        ),
+        constants=rotary + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
+        temporary=fullest.temporary,
         host=host_bytes,
         kv_host=kv + dkv if kv_block_tokens else 0,
     )

@@ -14,8 +14,8 @@ from sppo.heads import PrefixAttention
 from sppo.kvcache import Cache
 from sppo.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
 from sppo.loss import TiledLoss, own_rows
-from sppo.shapes import LOSS_TILE_TOKENS
 from sppo.team import Team, as_gathered
+from sppo.temporaries import LOSS_TILE_TOKENS
 from sppo.weights import Weight, Weights
 from sppo.workload import Model
 

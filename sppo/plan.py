@@ -16,10 +16,11 @@ layers."""
 
 @dataclass(frozen=True, kw_only=True)
 class StageMemory:
-    """Predicted device bytes of one stage, and its host tier. Peaks; `total` is their joint peak.
+    """Predicted device bytes of one stage at its fullest moment, and its host tier.
 
-    `activations_peak` is the joint peak of kept activations, KV and dKV: exact, counted by the
-    accounting mode. `temporary` is a bound on what one forward or backward allocates and frees.
+    `kept` (activations), `staging` and `temporary`, what a forward or backward allocates and frees,
+    are those of that moment; all others stay as they are. `kept_peak` is the peak of kept
+    activations, `activations_peak` with KV and dKV: exact, counted by the accounting mode.
     Host tier: `host` is the arena of what travels, `kv_host` K, V, dK and dV where they lie there.
     """
 
@@ -28,6 +29,7 @@ class StageMemory:
     optimizer: int
     kv: int
     dkv: int
+    kept: int
     kept_peak: int
     staging: int
     constants: int
@@ -45,7 +47,9 @@ class StageMemory:
             self.weights
             + self.gradients
             + self.optimizer
-            + self.activations_peak
+            + self.kv
+            + self.dkv
+            + self.kept
             + self.staging
             + self.constants
             + self.temporary

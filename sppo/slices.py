@@ -287,6 +287,7 @@ class LentPart(Part):
                 gradient.add_(flat[at : at + gradient.numel()].view(gradient.shape))
                 at += gradient.numel()
             self._add_prefix(helper)
+            self.group.transport.flush(Channel.LOANS)  # who gives back has got all
 
         return _Receipts([receipt], add)
 

@@ -1,0 +1,61 @@
+"""The planned peak of a stage: never below what its emulated step counts, and at most 2 % above."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from baselines.protocol import Role
+from baselines.sppo import ADAPTER, SppoSettings
+from benchmarks import emulation_run
+from benchmarks.emulation import EmulationJob
+from sppo.ranks import Place, rank_of
+from sppo.workload import GIB, Cluster, Workload, gpt
+
+pytestmark = pytest.mark.slow
+
+WORKLOAD = Workload(
+    name="planned-memory",
+    model=gpt("gpt-narrow", layers=8, hidden=1024, heads=8, vocabulary=8192),
+    cluster=Cluster(hardware="a100-80g", device="cuda", nodes=4, ranks_per_node=8),
+    sequence_tokens=64 * 1024,
+    dtype="bfloat16",
+).with_device_memory(None)
+GRID = SppoSettings(sequence_parallel=8, pipeline_parallel=4, virtual_stages=2, subsequences=6)
+CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
+    "lends, first stage": (WORKLOAD, replace(GRID, msp=True), 0),
+    "lends, last stage with the head": (WORKLOAD, replace(GRID, msp=True), 3),
+    "everything made again, with the head": (WORKLOAD, replace(GRID, policy="lean", msp=False), 3),
+    "everything travels": (WORKLOAD, replace(GRID, policy="full-offload", msp=False), 1),
+    "hosted K and V": (WORKLOAD, replace(GRID, policy="lean", kv_offload=True), 0),
+    "four sequences, mixed": (
+        replace(WORKLOAD, sequences_per_step=4),
+        replace(GRID, virtual_stages=1, subsequences=4),
+        0,
+    ),
+    "under a limit": (WORKLOAD.with_device_memory(GIB // 2), GRID, 0),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_planned_peak_is_the_emulated_one(name: str, tmp_path: Path) -> None:
+    workload, settings, stage = CASES[name]
+    plan = ADAPTER.plan(workload, settings)
+    assert bool(plan.lendings) or not settings.msp
+    assert bool(plan.kv_block_tokens) == bool(settings.kv_offload)
+    rank = rank_of(plan, Place(replica=0, stage=stage, shard=0))
+    job = EmulationJob(
+        workload=workload,
+        system="sppo",
+        settings=msgspec.to_builtins(settings),
+        output_directory=str(tmp_path),
+    )
+    roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
+    (report,) = emulation_run.run(job, roles, ADAPTER, time_limit_seconds=250.0)
+    assert report.counts is not None, report.reason
+    memory = plan.stages[stage].memory
+    counted = report.counts.peak_device_bytes
+    assert counted <= memory.total <= 1.02 * counted, memory
