@@ -7,14 +7,14 @@ the emulated plan does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit
+from baselines.protocol import Adapter, Misfit, Role
 from benchmarks.emulation import LABEL, Emulation
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
@@ -61,11 +61,15 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class Searcher:
-    """Asks one system on one workload, and keeps what came of it."""
+    """Asks one system on one workload, and keeps what came of it.
+
+    `only`: the roles that are emulated for a workload and settings; all if it is None or says so.
+    """
 
     workload: Workload
     system: str
     emulator: Emulator
+    only: Callable[[Workload, Any], Sequence[Role] | None] | None = None
     trials: list[Trial] = field(default_factory=list)
     fitting: dict[int, Emulation] = field(default_factory=dict)
     _limiting: str | None = None
@@ -77,7 +81,8 @@ class Searcher:
     def try_settings(self, settings: Any, tokens: int) -> Emulation:
         """One emulation, the role that was the fullest last time first."""
         workload = replace(self.workload, sequence_tokens=tokens)
-        found = self.emulator.emulate(workload, self.system, settings, first=self._limiting)
+        roles = self.only(workload, settings) if self.only else None
+        found = self.emulator.emulate(workload, self.system, settings, roles, first=self._limiting)
         self._limiting = found.limiting_role or self._limiting
         self.trials.append(_trial(found, tokens))
         return found

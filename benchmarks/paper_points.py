@@ -193,6 +193,7 @@ def longest(
                 workload=workload,
                 system=reading.system,
                 emulator=replace(emulator, hasty=True),
+                only=fullest if reading.system == "sppo" else None,
             )
             most = 8 * workload.sequence_tokens
             tokens = searcher.longest(reading.settings(point), most)

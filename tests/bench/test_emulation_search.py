@@ -54,7 +54,13 @@ class MadeUp:
     told: Lines = field(default_factory=Lines)
 
     def emulate(
-        self, workload: Workload, system: str, settings: Any, *, first: str | None = None
+        self,
+        workload: Workload,
+        system: str,
+        settings: Any,
+        roles: None = None,
+        *,
+        first: str | None = None,
     ) -> Emulation:
         degree = settings.tensor_parallel
         self.asked.append((degree, workload.sequence_tokens))
