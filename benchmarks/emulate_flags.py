@@ -15,7 +15,7 @@ class Emulate:
 
     The system's own code, one process per role (a stage, or every rank), on a machine without GPUs
     and without the memory: peak bytes, FLOPs, messages, and whether it fits. Exits 0 for a verdict
-    (ok, oom, unavailable), 1 if a role failed.
+    (ok, oom, unavailable), 1 if a role failed or a search found nothing that fits.
 
     Example: sppo-bench emulate megatron --model gpt-7b --seq 1M --gpus 32 --tp 8 --pp 4
     --recompute full --sequences-per-step 8
@@ -78,8 +78,8 @@ class Emulate:
     longest: bool = False
     """The longest sequence that fits, searched by emulating one length after another."""
     tuned: bool = False
-    """megatron and deepspeed: over the system's whole grid, the settings with the fastest simulated
-    step that fits, or with --longest those of the longest sequence."""
+    """megatron and deepspeed: search the system's own grid, layout by layout, for the fastest
+    simulated step that fits, or with --longest for the longest sequence."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
     """--longest: ask for no more than this; eight times --seq if not given."""
     again: bool = False

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-from baselines import registry
-from baselines.protocol import Misfit, Role, roles_of
+from baselines.protocol import Misfit, Role
 from benchmarks import emulation_tables, records
 from benchmarks.emulate_flags import Emulate
 from benchmarks.emulate_settings import settings_of
@@ -15,7 +13,7 @@ from benchmarks.emulation_cache import default_cache
 from benchmarks.emulator import Emulator
 from benchmarks.flags import Selection
 from benchmarks.selection import MODEL_FLAGS, UsageError, find_selected
-from sppo.errors import Infeasible, NotBuilt
+from sppo.errors import NotBuilt
 from sppo.workload import Workload
 
 HARDWARE = "a100-80g"
@@ -35,8 +33,12 @@ def emulate(verb: Emulate) -> int:
         return search(verb, workload, emulator(verb))
     settings = settings_of(verb, workload)
     try:
-        roles = asked_roles(verb, workload, settings)
-        found = emulator(verb).emulate(workload, verb.system, settings, roles)
+        found = emulator(verb).emulate(
+            workload,
+            verb.system,
+            settings,
+            lambda roles: asked_roles(verb.ranks, roles, workload),
+        )
     except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
     code = show(found, verb)
@@ -75,14 +77,10 @@ def find_emulated(verb: Emulate) -> Workload:
     )
 
 
-def asked_roles(verb: Emulate, workload: Workload, settings: Any) -> tuple[Role, ...] | None:
-    """The ranks to emulate, each under the name of its role; None for one of each role.
-
-    Raises UsageError, or what the adapter raises.
-    """
-    which = verb.ranks
+def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:
+    """The ranks to emulate, each under the name of its role. Raises UsageError."""
     if which == "roles":
-        return None
+        return roles
     ranks = range(workload.cluster.ranks)
     names = which.split(",")
     if which != "all" and not all(
@@ -92,11 +90,7 @@ def asked_roles(verb: Emulate, workload: Workload, settings: Any) -> tuple[Role,
             f"--ranks {which}: roles, all, or ranks of 0 to {ranks[-1]} by comma, as 0,8"
         )
     asked = ranks if which == "all" else sorted({int(name) for name in names})
-    try:
-        known = roles_of(registry.load(verb.system), workload, settings)
-    except Infeasible:
-        return None
-    return tuple(_alone(rank, known) for rank in asked)
+    return tuple(_alone(rank, roles) for rank in asked)
 
 
 def _alone(rank: int, roles: tuple[Role, ...]) -> Role:

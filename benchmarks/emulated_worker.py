@@ -25,13 +25,14 @@ import torch
 
 from baselines import registry
 from baselines.protocol import Context, Role, System
-from benchmarks import emulation_cache, fake_world, records
+from benchmarks import fake_world, records
 from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
 from benchmarks.emulation import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.endings import status_of
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.journal import Journal, Told
+from benchmarks.loaded_code import loaded_code
 from benchmarks.weights import torch_dtype
 from benchmarks.worker import no_garbage_collection
 from sppo.workload import KIB, weight_shapes
@@ -84,7 +85,7 @@ class Emulated:
         told = self.journal.tell()
         directory = Path(self.job.output_directory)
         write_curve(told, directory / f"live-{self.rank}.csv")
-        code = msgspec.json.encode(emulation_cache.loaded_code())
+        code = msgspec.json.encode(loaded_code())
         records.write_bytes(directory / f"code-{self.rank}.json", code)
         return counts_of(self.accounting, told, before_bytes, workload.cluster)
 

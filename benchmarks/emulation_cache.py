@@ -1,14 +1,13 @@
 """Emulated roles that need not run again: same system, versions, settings, workload and code.
 
-An entry is a folder of results/cache/emulation/, named by the digest of what was asked. It holds
-role.json, live.csv, and code.json: every file of this project that the emulated rank had loaded,
-with its digest. Where one of them has changed since, the entry is of no use and is made again.
+An entry is a file of results/cache/emulation/, named by the digest of what was asked: the report,
+its curve, and every file of this project that the emulated rank had loaded, with its digest. Where
+one of them has changed since, the entry is of no use and is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,42 +18,66 @@ import msgspec
 from baselines.protocol import Adapter, Role
 from benchmarks import records
 from benchmarks.emulation import EmulationJob, RoleReport
+from sppo.profile import load_profile
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("sppo", "baselines", "benchmarks")
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One emulated rank. code: path below the checkout -> digest. curve: the text of its CSV."""
+
+    report: RoleReport
+    code: dict[str, str]
+    curve: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Entries below `directory`."""
+    """Entries below `directory`, written whole or not at all."""
 
     directory: Path
 
-    def find(self, job: EmulationJob, role: Role, adapter: Adapter) -> RoleReport | None:
-        """The report of a run that this one would repeat; its curve is copied beside it."""
-        entry = self.directory / key(job, role, adapter)
-        report, code = entry / "role.json", entry / "code.json"
-        if not report.is_file() or not code.is_file():
+    def find(
+        self, job: EmulationJob, role: Role, adapter: Adapter, code: Mapping[str, str]
+    ) -> RoleReport | None:
+        """The report of a run that this one would repeat; its curve is written to the job's folder.
+
+        `code` is what is on disk now. An entry that cannot be read is none.
+        """
+        path = self.directory / f"{key(job, role, adapter)}.json"
+        try:
+            entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+        except (OSError, msgspec.DecodeError):
             return None
-        loaded = msgspec.json.decode(code.read_bytes(), type=dict[str, str])
-        if any(digest(ROOT / name) != found for name, found in loaded.items()):
+        if any(code.get(name) != found for name, found in entry.code.items()):
             return None
         curve = Path(job.output_directory) / f"live-{role.rank}.csv"
-        shutil.copyfile(entry / "live.csv", curve)
-        found = msgspec.json.decode(report.read_bytes(), type=RoleReport)
-        return msgspec.structs.replace(found, reused=True)
+        records.write_bytes(curve, entry.curve.encode())
+        return msgspec.structs.replace(entry.report, reused=True)
 
-    def keep(self, job: EmulationJob, role: Role, adapter: Adapter) -> None:
-        """Enter the run that has just ended in the job's folder, if it came to its end."""
-        made = Path(job.output_directory)
-        report, code = made / f"role-{role.rank}.json", made / f"code-{role.rank}.json"
-        curve = made / f"live-{role.rank}.csv"
-        if not curve.is_file() or not code.is_file():
+    def keep(
+        self,
+        job: EmulationJob,
+        role: Role,
+        adapter: Adapter,
+        report: RoleReport,
+        code: Mapping[str, str],
+    ) -> None:
+        """Enter a run that came to its end with the code that was on disk when it began.
+
+        Raises OSError.
+        """
+        if report.status != "ok":
             return
-        entry = self.directory / key(job, role, adapter)
-        entry.mkdir(parents=True, exist_ok=True)
-        for source, name in ((report, "role.json"), (curve, "live.csv"), (code, "code.json")):
-            records.write_bytes(entry / name, source.read_bytes())
+        made = Path(job.output_directory)
+        loaded = msgspec.json.decode(
+            (made / f"code-{role.rank}.json").read_bytes(), type=dict[str, str]
+        )
+        if any(code.get(name) != found for name, found in loaded.items()):
+            return
+        curve = (made / f"live-{role.rank}.csv").read_text(encoding="ascii")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"{key(job, role, adapter)}.json"
+        entry = Entry(report=report, code=loaded, curve=curve)
+        records.write_bytes(path, msgspec.json.encode(entry))
 
 
 def default_cache() -> Cache:
@@ -66,6 +89,7 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
     """A digest of all that decides the counts, but the code."""
     asked = (
         replace(job.workload, name=""),
+        msgspec.to_builtins(load_profile(job.workload.cluster.hardware)),
         job.system,
         job.settings,
         (role.name, role.rank, role.ranks),
@@ -73,19 +97,3 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
         sys.version_info[:2],
     )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
-
-
-def loaded_code() -> Mapping[str, str]:
-    """Files of this project that this process has imported, or could read as a profile."""
-    modules = [
-        module for name, module in list(sys.modules.items()) if name.partition(".")[0] in PACKAGES
-    ]
-    files = {Path(module.__file__).resolve() for module in modules if module.__file__}
-    files |= set((ROOT / "sppo" / "profiles").glob("*.json"))
-    inside = [path for path in files if path.is_relative_to(ROOT)]
-    return {str(path.relative_to(ROOT)): digest(path) for path in sorted(inside)}
-
-
-def digest(path: Path) -> str:
-    """Of a file's contents; "" where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -26,6 +26,7 @@ from benchmarks.emulation import (
 from benchmarks.emulation_cache import Cache
 from benchmarks.environment import available_cores
 from benchmarks.launcher import variables
+from benchmarks.loaded_code import code_on_disk
 from benchmarks.progress import Lines
 from sppo.workload import Workload, format_bytes
 
@@ -59,6 +60,7 @@ def run(
     then are left out. What the cache has is not run. Told on standard error, or to `told`.
     """
     directory = Path(job.output_directory)
+    code = code_on_disk()
     records.write_bytes(directory / "job.json", records.to_json(job))
     waiting = deque(roles)
     running: list[_Process] = []
@@ -78,7 +80,7 @@ def run(
         while (waiting or running) and not enough:
             while waiting and len(running) < cores and not enough:
                 role = waiting.popleft()
-                known = cache.find(job, role, adapter) if cache else None
+                known = cache.find(job, role, adapter, code) if cache else None
                 if known is None:
                     running.append(_start(role, job, adapter))
                 else:
@@ -90,7 +92,10 @@ def run(
                 if report is not None:
                     running.remove(process)
                     if cache:
-                        cache.keep(job, process.role, adapter)
+                        try:
+                            cache.keep(job, process.role, adapter, report, code)
+                        except OSError as error:
+                            told.note(f"{process.role.name} is not kept for later: {error}")
                     enough = take(report) or enough
     finally:
         for process in running:

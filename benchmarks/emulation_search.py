@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from benchmarks.emulation import LABEL, Emulation
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
 from benchmarks.search import Answer, longest_fit
+from benchmarks.workloads import length_name
 from sppo.workload import Workload
 
 SCHEMA = "sppo-emulated-search/1"
@@ -46,6 +48,7 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     """What was found: `found` is the emulation that answers, None where nothing fits.
 
     longest_tokens: 0 where nothing fits; None where settings and not a length were searched.
+    unanswered: what broke or took too long, so that the answer may be wrong; "" if nothing did.
     """
 
     schema: str = SCHEMA
@@ -57,21 +60,23 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     longest_tokens: int | None
     found: Emulation | None
     trials: list[Trial]
+    unanswered: str
 
 
 @dataclass(kw_only=True)
 class Searcher:
     """Asks one system on one workload, and keeps what came of it.
 
-    `only`: the roles that are emulated for a workload and settings; all if it is None or says so.
+    `only`: of a workload, settings and their roles, those that are emulated; all if it is None.
     """
 
     workload: Workload
     system: str
     emulator: Emulator
-    only: Callable[[Workload, Any], Sequence[Role] | None] | None = None
+    only: Callable[[Workload, Any, tuple[Role, ...]], Sequence[Role]] | None = None
     trials: list[Trial] = field(default_factory=list)
     fitting: dict[int, Emulation] = field(default_factory=dict)
+    unanswered: list[str] = field(default_factory=list)
     _limiting: str | None = None
 
     @property
@@ -79,45 +84,56 @@ class Searcher:
         return registry.load(self.system)
 
     def try_settings(self, settings: Any, tokens: int) -> Emulation:
-        """One emulation, the role that was the fullest last time first."""
+        """One emulation, the role that was the fullest last time first. Raises Misfit."""
         workload = replace(self.workload, sequence_tokens=tokens)
-        roles = self.only(workload, settings) if self.only else None
-        found = self.emulator.emulate(workload, self.system, settings, roles, first=self._limiting)
+        choose = partial(self.only, workload, settings) if self.only else None
+        found = self.emulator.emulate(workload, self.system, settings, choose, first=self._limiting)
         self._limiting = found.limiting_role or self._limiting
         self.trials.append(_trial(found, tokens))
+        if found.fits is None and found.status != "unavailable":
+            words = f"{found.settings_text}, {length_name(tokens)} tokens: {found.status}"
+            self.unanswered.append(f"{words}: {found.reason}")
         return found
 
     def longest(self, settings: Any, at_most_tokens: int, floor_tokens: int = 0) -> int:
-        """Tokens; the floor where nothing above it fits."""
+        """Tokens, a multiple of the step; the floor where nothing above it fits.
 
-        def ask(tokens: int) -> Answer:
-            try:
-                found = self.try_settings(settings, tokens)
-            except Misfit as error:
-                self.emulator.told.note(f"{tokens:,} tokens: {error}")
-                return Answer(fits=False)
-            if not found.fits:
-                return Answer(fits=False)
-            self.fitting[tokens] = found
-            return Answer(fits=True, guess_tokens=_guess(found, tokens))
-
-        start = self.workload.sequence_tokens // STEP_TOKENS * STEP_TOKENS
-        start = max(start, STEP_TOKENS, floor_tokens + STEP_TOKENS)
+        Raises Misfit where the settings do not divide the length at which the search begins.
+        """
         most = at_most_tokens // STEP_TOKENS * STEP_TOKENS
-        if start > most:
+        if most <= floor_tokens:
             return floor_tokens
+        start = max(self.workload.sequence_tokens // STEP_TOKENS * STEP_TOKENS, STEP_TOKENS)
+        start = min(max(start, floor_tokens + STEP_TOKENS), most)
         if self.system == "sppo":
             most = start = self._longest_plan(settings, start, most)
-        if start <= floor_tokens:
-            return floor_tokens
+            if start <= floor_tokens:
+                return floor_tokens
         return longest_fit(
-            ask,
+            lambda tokens: self._ask(settings, tokens, start),
             start_tokens=start,
             step_tokens=STEP_TOKENS,
             most_tokens=most,
             stride_tokens=max(STEP_TOKENS, start // 8 // STEP_TOKENS * STEP_TOKENS),
             floor_tokens=floor_tokens,
         )
+
+    def _ask(self, settings: Any, tokens: int, start: int) -> Answer:
+        try:
+            found = self.try_settings(settings, tokens)
+        except Misfit as error:
+            if tokens == start:
+                raise
+            workload = replace(self.workload, sequence_tokens=tokens)
+            refused = self.emulator.refused(
+                workload, self.system, settings, "unavailable", str(error)
+            )
+            self.trials.append(_trial(refused, tokens))
+            return Answer(fits=False)
+        if not found.fits:
+            return Answer(fits=False)
+        self.fitting[tokens] = found
+        return Answer(fits=True, guess_tokens=_guess(found, tokens))
 
     def _longest_plan(self, settings: Any, start: int, most: int) -> int:
         """The longest for which there is a plan; nothing runs."""
@@ -127,32 +143,44 @@ class Searcher:
             refused = self.emulator.refusal(workload, self.system, settings)
             if refused is not None:
                 self.trials.append(_trial(refused, tokens))
-            self.emulator.told.note(f"{tokens:,} tokens: {'no ' if refused else ''}plan")
+            self.emulator.told.note(f"{tokens:,} tokens: {'no ' if refused else 'a '}plan")
             return Answer(fits=refused is None)
 
         return longest_fit(
             ask, start_tokens=start, step_tokens=STEP_TOKENS, most_tokens=most, stride_tokens=start
         )
 
-    def result(self, longest_tokens: int | None, at_most_tokens: int | None) -> Searched:
-        """The record of a search for a length; `fastest` makes its own."""
+    def result(
+        self, longest_tokens: int | None, at_most_tokens: int | None, found: Emulation | None
+    ) -> Searched:
+        """The record."""
         return Searched(
             workload=self.workload,
             system=self.system,
             step_tokens=STEP_TOKENS,
             at_most_tokens=at_most_tokens,
             longest_tokens=longest_tokens,
-            found=self.fitting.get(longest_tokens or 0),
+            found=found,
             trials=self.trials,
+            unanswered="; ".join(self.unanswered),
         )
 
 
 def longest(searcher: Searcher, settings: Sequence[Any], at_most_tokens: int) -> Searched:
-    """The longest of several settings: each is first asked for more than the best so far."""
+    """The longest of several settings: each is first asked for more than the best so far.
+
+    Raises Misfit where the only settings do not divide; of several, those are passed over.
+    """
     best = 0
     for one in settings:
-        best = searcher.longest(one, at_most_tokens, floor_tokens=best)
-    return searcher.result(best, at_most_tokens)
+        try:
+            best = searcher.longest(one, at_most_tokens, floor_tokens=best)
+        except Misfit as error:
+            if len(settings) == 1:
+                raise
+            searcher.emulator.told.note(str(error))
+    most = at_most_tokens // STEP_TOKENS * STEP_TOKENS
+    return searcher.result(best, most, searcher.fitting.get(best))
 
 
 def fastest(searcher: Searcher) -> Searched:
@@ -175,8 +203,7 @@ def fastest(searcher: Searcher) -> Searched:
             if found.fits or found.status == "unavailable":
                 break
     best = min(fitting, default=None)
-    result = searcher.result(None, None)
-    return msgspec.structs.replace(result, found=None if best is None else best[2])
+    return searcher.result(None, None, None if best is None else best[2])
 
 
 def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:

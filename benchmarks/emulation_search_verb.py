@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from baselines import registry
 from baselines.protocol import Misfit
@@ -13,6 +14,7 @@ from benchmarks.emulate_flags import Emulate
 from benchmarks.emulate_settings import SETTINGS, settings_of
 from benchmarks.emulation_search import (
     AT_MOST_FACTOR,
+    STEP_TOKENS,
     Searched,
     Searcher,
     fastest,
@@ -28,10 +30,12 @@ from sppo.workload import Workload, parse_tokens
 
 
 def search(verb: Emulate, workload: Workload, emulator: Emulator) -> int:
-    """The exit code: 1 where nothing fits. Raises UsageError."""
+    """The exit code: 1 where nothing fits, or something broke. Raises UsageError."""
     at_most_tokens = _at_most(verb, workload)
     if verb.ranks != "roles":
         raise UsageError(f"--ranks {verb.ranks}: a search emulates one rank of each role")
+    settings = None if verb.tuned else settings_of(verb, workload)
+    _check_tuned(verb)
     try:
         directory = new_directory(
             emulator.parent, replace(workload, name=f"search-{verb.system}-{workload.name}")
@@ -41,31 +45,49 @@ def search(verb: Emulate, workload: Workload, emulator: Emulator) -> int:
             system=verb.system,
             emulator=replace(emulator, parent=directory, hasty=True),
         )
-        found = _search(verb, searcher, at_most_tokens)
+        found = _search(searcher, verb, settings, at_most_tokens)
     except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
     records.write_bytes(directory / "search.json", records.to_json(found))
     show(found, verb, directory)
-    return 0 if found.found is not None else 1
+    return 0 if found.found is not None and not found.unanswered else 1
 
 
 def _at_most(verb: Emulate, workload: Workload) -> int:
     if verb.at_most is None:
-        return AT_MOST_FACTOR * workload.sequence_tokens
+        return AT_MOST_FACTOR * max(workload.sequence_tokens, STEP_TOKENS)
     try:
-        return parse_tokens(verb.at_most)
+        tokens = parse_tokens(verb.at_most)
     except ValueError as error:
         raise UsageError(error) from None
+    if tokens < STEP_TOKENS:
+        raise UsageError(
+            f"--at-most {verb.at_most}: lengths are multiples of {length_name(STEP_TOKENS)}, give "
+            "at least that"
+        )
+    return tokens
 
 
-def _search(verb: Emulate, searcher: Searcher, at_most_tokens: int) -> Searched:
+def _check_tuned(verb: Emulate) -> None:
+    """Raise UsageError if a grid is to be searched that is not there, or is fixed."""
     if not verb.tuned:
-        return longest(searcher, [settings_of(verb, searcher.workload)], at_most_tokens)
+        return
+    if verb.system not in registry.SYSTEMS:
+        raise UsageError(f"unknown system {verb.system!r}; known: {', '.join(registry.SYSTEMS)}")
     if verb.system == "sppo":
         raise UsageError("--tuned: SPPO's solver chooses its settings; leave it out")
-    given = [flag(name) for name in SETTINGS if getattr(verb, name) not in (None, False)]
+    values = {name: getattr(verb, name) for name in SETTINGS}
+    given = [
+        flag(name) for name, value in values.items() if value is not None and value is not False
+    ]
     if given:
         raise UsageError(f"--tuned searches the settings that {', '.join(given)} fixes: not both")
+
+
+def _search(searcher: Searcher, verb: Emulate, settings: Any, at_most_tokens: int) -> Searched:
+    """`settings`: those of the flags, None where the grid is searched."""
+    if settings is not None:
+        return longest(searcher, [settings], at_most_tokens)
     if not verb.longest:
         return fastest(searcher)
     adapter = registry.load(verb.system)
@@ -77,7 +99,10 @@ def show(found: Searched, verb: Emulate, directory: Path) -> None:
     if verb.json:
         print(records.to_json(found).decode(), end="")
     else:
-        print("\n\n".join([answer(found), _tried(found)]))
+        parts = [answer(found), _tried(found)]
+        if found.unanswered:
+            parts.append(f"not answered, so more may fit: {found.unanswered}")
+        print("\n\n".join(parts))
         if found.found is not None:
             print("\n" + emulation_tables.text(found.found))
     print(f"saved to {directory}", file=sys.stderr)
@@ -93,7 +118,7 @@ def answer(found: Searched) -> str:
         return f"{found.label}: {name}: fastest (simulated) of what fits: {settings}"
     end = f"{length_name(found.longest_tokens + found.step_tokens)} do not"
     if found.longest_tokens == found.at_most_tokens:
-        end = "no more was asked for"
+        end = "no more were asked for"
     return (
         f"{found.label}: {name}: {length_name(found.longest_tokens)} tokens fit, {end} ({settings})"
     )

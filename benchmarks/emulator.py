@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from benchmarks.progress import Lines
 from sppo.errors import Infeasible
 from sppo.profile import load_profile
 from sppo.workload import Workload
+
+Choose = Callable[[tuple[Role, ...]], Sequence[Role]]
+"""Of all roles, those to emulate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +44,11 @@ class Emulator:
         workload: Workload,
         system: str,
         settings: Any,
-        roles: Sequence[Role] | None = None,
+        choose: Choose | None = None,
         *,
         first: str | None = None,
     ) -> Emulation:
-        """All roles, or those given; the role named `first` before the others.
+        """All roles, or those chosen; the role named `first` before the others.
 
         Raises Misfit, NotBuilt or ValueError for what cannot be asked, OSError from the folder.
         """
@@ -53,7 +56,9 @@ class Emulator:
         refused = self.refusal(workload, system, settings)
         if refused is not None:
             return refused
-        roles = roles or roles_of(adapter, workload, settings)
+        roles: Sequence[Role] = roles_of(adapter, workload, settings)
+        if choose is not None:
+            roles = choose(tuple(roles))
         directory = emulation_run.new_directory(self.parent, system, workload)
         job = EmulationJob(
             workload=workload,

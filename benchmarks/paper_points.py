@@ -8,29 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from baselines.protocol import Misfit, Role
+from baselines import registry
+from baselines.protocol import Misfit, Role, roles_of
 from benchmarks import reported
 from benchmarks.emulation import Emulation
-from benchmarks.emulation_search import STEP_TOKENS, Searched, Searcher
+from benchmarks.emulation_search import STEP_TOKENS, Searched, Searcher, longest
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
-from benchmarks.paper_readings import READINGS, Reading, Word
+from benchmarks.paper_readings import LONGEST_MODEL, READINGS, Reading, Word
 from benchmarks.reported import ReportedPoint
 from benchmarks.workloads import of_flags
-from sppo.workload import Workload, parse_tokens
+from sppo.workload import MODELS, Workload
 
 SCHEMA = "sppo-paper-points/1"
 
+LONGEST_AT_MOST_TOKENS = 32 * 1024**2
+"""No search of fig. 12 asks for more."""
+
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One system at one point. `says` and `agrees`: the paper's word, None where it is silent.
+    """One system at one point.
 
-    peak and at_peak_by_kind: of the fullest role that was emulated, bytes; None where none ran.
-    step_seconds: simulated.
+    says: the paper's word, None where it is silent. agrees: None too where a role broke. peak and
+    at_peak_by_kind: of the fullest of the `roles_emulated` of `roles`, bytes; None where none ran.
+    step_seconds: simulated, None unless all roles ran.
     """
 
     model: str
@@ -50,13 +56,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int | None
     limiting_role: str | None
     roles_emulated: int
+    roles: int
     step_seconds: float | None
 
 
 class Longest(msgspec.Struct, frozen=True, kw_only=True):
-    """One system of fig. 12 on so many GPUs; tokens. says_tokens: 0 is "cannot run".
+    """One system of fig. 12 on so many GPUs; tokens.
 
-    peaks: of the longest that fits, by role, bytes. beyond: why one step more does not fit.
+    says_tokens: 0 is "cannot run", None where the paper is silent. peaks: of the longest that fits,
+    by role that was emulated, of `roles`, bytes. beyond: why one step more does not fit.
+    unanswered: what broke or took too long, so that more may fit.
     """
 
     gpus: int
@@ -65,10 +74,12 @@ class Longest(msgspec.Struct, frozen=True, kw_only=True):
     settings_text: str
     sequences_per_step: int
     longest_tokens: int
-    says_tokens: int
+    says_tokens: int | None
     peak_device_bytes: dict[str, int]
     peak_host_bytes: dict[str, int]
+    roles: int
     beyond: str
+    unanswered: str
 
 
 class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +97,7 @@ class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def words_of(found: Emulation) -> Word | None:
-    """An emulated verdict in the paper's words; None where a role broke."""
+    """An emulated verdict in the paper's words; None where a role broke or did not divide."""
     if found.status == "unavailable":
         return "cannot run"
     return None if found.fits is None else ("fits" if found.fits else "oom")
@@ -127,11 +138,13 @@ def _verdict(
 ) -> Verdict:
     settings = reading.settings(point)
     try:
-        roles = fullest(workload, settings) if reading.system == "sppo" else None
-        found = emulator.emulate(workload, reading.system, settings, roles)
-    except Misfit as error:
+        choose = partial(fullest, workload, settings) if reading.system == "sppo" else None
+        found = emulator.emulate(workload, reading.system, settings, choose)
+        word = words_of(found)
+    except Misfit as error:  # other sequences a step would do: no verdict on the layout
         found = emulator.refused(workload, reading.system, settings, "unavailable", str(error))
-    says, word = reading.says(point), words_of(found)
+        word = None
+    says = reading.says(point)
     worst = max(found.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
     counts = None if worst is None else worst.counts
     time = found.simulated_time
@@ -145,7 +158,7 @@ def _verdict(
         status=found.status,
         reason=found.reason,
         says=says,
-        agrees=None if says is None else says == word,
+        agrees=None if says is None or word is None else says == word,
         counted=reading.counted,
         peak_device_bytes=None if counts is None else counts.peak_device_bytes,
         peak_host_bytes=None if counts is None else counts.peak_host_bytes,
@@ -153,22 +166,27 @@ def _verdict(
         capacity_bytes=found.capacity_bytes,
         limiting_role=found.limiting_role,
         roles_emulated=len(found.roles),
+        roles=role_count(found),
         step_seconds=None if time is None else time.step_seconds,
     )
 
 
-def fullest(workload: Workload, settings: Any) -> tuple[Role, ...] | None:
-    """The stage for which SPPO's plan predicts the most; None where there is no plan."""
+def fullest(workload: Workload, settings: Any, roles: tuple[Role, ...]) -> tuple[Role]:
+    """The stage for which SPPO's plan predicts the most."""
     from baselines.sppo import ADAPTER
-    from sppo.errors import Infeasible
 
-    try:
-        plan = ADAPTER.plan(workload, settings)
-    except Infeasible:
-        return None
-    roles = ADAPTER.roles(workload, settings)
+    plan = ADAPTER.plan(workload, settings)
     number = max(range(len(roles)), key=lambda stage: plan.stages[stage].memory.total)
     return (roles[number],)
+
+
+def role_count(found: Emulation) -> int:
+    """How many roles these settings have; 0 where they are refused."""
+    if not found.roles:
+        return 0
+    adapter = registry.load(found.system)
+    settings: Any = msgspec.convert(found.settings, adapter.settings_type)
+    return len(roles_of(adapter, found.workload, settings))
 
 
 def settings_words(found: Emulation) -> str:
@@ -182,15 +200,20 @@ def settings_words(found: Emulation) -> str:
     return f"{plan.degrees_words}, N {plan.subsequences}"
 
 
-def longest(
+def longest_rows(
     readings: Sequence[Reading],
     gpus: Sequence[int],
     emulator: Emulator,
     sequences_per_step: int,
 ) -> Iterator[Longest]:
-    """Fig. 12: gpt-7b on so many GPUs, searched from about where the paper ends."""
+    """Fig. 12: gpt-7b on so many GPUs, searched from where the paper's SPPO ends.
+
+    A row is left out where the paper is silent.
+    """
     for count in gpus:
         for reading in readings:
+            if reading.says_longest(count) is None:
+                continue
             point = _longest_point(count)
             workload = workload_of(point, sequences_per_step)
             emulator.told.note(f"longest: {count} GPUs: {reading.name}")
@@ -200,9 +223,13 @@ def longest(
                 emulator=replace(emulator, hasty=True),
                 only=fullest if reading.system == "sppo" else None,
             )
-            most = 8 * workload.sequence_tokens
-            tokens = searcher.longest(reading.settings(point), most)
-            yield _longest(reading, searcher.result(tokens, most))
+            settings = reading.settings(point)
+            try:
+                found = longest(searcher, [settings], LONGEST_AT_MOST_TOKENS)
+            except Misfit as error:
+                emulator.told.note(str(error))
+                continue
+            yield _longest(reading, found)
 
 
 def _longest_point(gpus: int) -> ReportedPoint:
@@ -210,13 +237,12 @@ def _longest_point(gpus: int) -> ReportedPoint:
 
     Its length, where the search begins, is the paper's of SPPO.
     """
-    known = next(point for point in reported.points() if point.model == "gpt-7b")
-    heads = 32
-    tensor = min(gpus, heads)
+    known = next(point for point in reported.points() if point.model == LONGEST_MODEL)
+    tensor = min(gpus, MODELS[LONGEST_MODEL].heads)
     return replace(
         known,
         gpus=gpus,
-        seq=reported.longest("sppo", "gpt-7b", gpus) or known.seq,
+        seq=reported.longest("sppo", LONGEST_MODEL, gpus) or known.seq,
         pipeline_parallel=gpus // known.sequence_parallel,
         tuned_megatron=(tensor, gpus // tensor),
     )
@@ -228,9 +254,7 @@ def _longest(reading: Reading, found: Searched) -> Longest:
     failed = [
         trial for trial in found.trials if trial.tokens == tokens + STEP_TOKENS and trial.reason
     ]
-    system = {"sppo": "sppo", "megatron": "megatron_tuned"}.get(reading.system, "deepspeed")
     gpus = found.workload.cluster.ranks
-    says = reported.longest(system, "gpt-7b", gpus)
     return Longest(
         gpus=gpus,
         reading=reading.name,
@@ -238,10 +262,12 @@ def _longest(reading: Reading, found: Searched) -> Longest:
         settings_text="" if found.found is None else settings_words(found.found),
         sequences_per_step=found.workload.sequences_per_step,
         longest_tokens=tokens,
-        says_tokens=0 if says is None else parse_tokens(says),
+        says_tokens=reading.says_longest(gpus),
         peak_device_bytes={role.role: role.peak_device_bytes or 0 for role in roles},
         peak_host_bytes={role.role: role.peak_host_bytes or 0 for role in roles},
+        roles=0 if found.found is None else role_count(found.found),
         beyond=failed[-1].reason if failed else "",
+        unanswered=found.unanswered,
     )
 
 

@@ -15,8 +15,8 @@ from benchmarks import reported
 from benchmarks.reported import ReportedPoint
 from sppo.workload import MODELS, parse_tokens
 
-SEQUENCES_PER_STEP = 4
-"""The least that keeps the four stages of table 4's first layout busy."""
+LONGEST_MODEL = "gpt-7b"
+"""Fig. 12's."""
 
 Word = Literal["fits", "oom", "cannot run"]
 """What the paper says of a system at a point."""
@@ -26,8 +26,9 @@ Word = Literal["fits", "oom", "cannot run"]
 class Reading:
     """One row of the comparison.
 
-    settings: of the system at a point. says: the paper's word there, None where it is silent.
-    counted: part of the verdicts that are compared; else shown beside them.
+    settings: of the system at a point. says: the paper's word there (fig. 10), None where it is
+    silent. says_longest: its tokens on so many GPUs (fig. 12), 0 for "cannot run", None where it is
+    silent. counted: part of the verdicts that are compared; else shown beside them.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Reading:
     counted: bool
     settings: Callable[[ReportedPoint], Any]
     says: Callable[[ReportedPoint], Word | None]
+    says_longest: Callable[[int], int | None]
 
 
 def _megatron(tensor: int, pipeline: int) -> Any:
@@ -56,12 +58,18 @@ def _tuned(point: ReportedPoint) -> Any:
     return _megatron(tensor, pipeline)
 
 
-def _ulysses(point: ReportedPoint) -> Any:
+def _ulysses(degree: int) -> Any:
     return registry.load("deepspeed").settings_type(
-        sequence_parallel=min(point.gpus, MODELS[point.model].heads),
-        zero_stage=3,
-        checkpointing="blocks",
+        sequence_parallel=degree, zero_stage=3, checkpointing="blocks"
     )
+
+
+def _over_all(point: ReportedPoint) -> Any:
+    return _ulysses(point.gpus)
+
+
+def _over_heads(point: ReportedPoint) -> Any:
+    return _ulysses(min(point.gpus, MODELS[point.model].heads))
 
 
 def _sppo(_: ReportedPoint) -> Any:
@@ -86,15 +94,30 @@ def _says_tuned(point: ReportedPoint) -> Word | None:
 
 
 def _says_deepspeed(point: ReportedPoint) -> Word | None:
-    said = reported.statements(point.model)
-    if str(said.get("deepspeed", "")).startswith("cannot run"):
+    """Table 4 has degrees for 7B only, which it fits (fig. 12); of 13B the text says why not."""
+    if not point.deepspeed_runs:
         return "cannot run"
-    known = reported.longest("deepspeed", point.model, point.gpus)
-    return _up_to(point, said.get("deepspeed_max") or known)
+    return _up_to(point, reported.longest("deepspeed", point.model, point.gpus))
+
+
+def _says_deepspeed_in_the_figure(point: ReportedPoint) -> Word | None:
+    return _up_to(point, reported.statements(point.model).get("deepspeed_max"))
 
 
 def _says_sppo(_: ReportedPoint) -> Word | None:
     return "fits"
+
+
+def _longest_of(system: str) -> Callable[[int], int | None]:
+    def says(gpus: int) -> int | None:
+        found = reported.longest(system, LONGEST_MODEL, gpus)
+        return 0 if found is None else parse_tokens(found)
+
+    return says
+
+
+def _silent(_: int) -> int | None:
+    return None
 
 
 READINGS = (
@@ -105,34 +128,42 @@ READINGS = (
         counted=True,
         settings=_same_degrees,
         says=_says_megatron,
+        says_longest=_silent,
     ),
     Reading(
         name="Megatron, tuned degrees",
         system="megatron",
-        rule="table 4's tuned SP x PP as TP x PP with sequence parallelism, every block recomputed",
+        rule="the same of table 4's tuned degrees (for fig. 12 on more GPUs: TP 32, more stages)",
         counted=False,
         settings=_tuned,
         says=_says_tuned,
+        says_longest=_longest_of("megatron_tuned"),
     ),
     Reading(
         name="DeepSpeed",
         system="deepspeed",
-        rule="Ulysses over all GPUs, at most as many as heads; ZeRO-3, every block checkpointed",
+        rule="Ulysses over all GPUs, as in table 4; ZeRO-3, every block checkpointed",
         counted=True,
-        settings=_ulysses,
+        settings=_over_all,
         says=_says_deepspeed,
+        says_longest=_longest_of("deepspeed"),
+    ),
+    Reading(
+        name="DeepSpeed, SP = heads",
+        system="deepspeed",
+        rule="the same over as many GPUs as heads, with replicas: fig. 10 has 65B so, table 4 not",
+        counted=False,
+        settings=_over_heads,
+        says=_says_deepspeed_in_the_figure,
+        says_longest=_silent,
     ),
     Reading(
         name="SPPO",
         system="sppo",
-        rule="the plan of this project's solver; of its stages the one that it predicts fullest",
+        rule="the plan of this project's solver; only the stage that it predicts fullest is run",
         counted=True,
         settings=_sppo,
         says=_says_sppo,
+        says_longest=_longest_of("sppo"),
     ),
 )
-
-
-def find(system: str) -> list[Reading]:
-    """The rows of a system."""
-    return [reading for reading in READINGS if reading.system == system]

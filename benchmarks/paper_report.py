@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from benchmarks.emulation_tables import size, table
-from benchmarks.paper_points import Longest, PaperPoints, Verdict
+from benchmarks.paper_points import PaperPoints, Verdict
+from benchmarks.paper_readings import LONGEST_MODEL
 from benchmarks.workloads import length_name
 
-SAYS = {None: "-", "fits": "fits", "oom": "oom", "cannot run": "cannot run"}
 HELD = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 
 
 def text(found: PaperPoints) -> str:
-    """For a terminal."""
+    """For a terminal, and a file."""
     parts = [head(found)]
     if found.verdicts:
         parts += [_verdicts(found), agreement(found), "\n".join(_disagreements(found))]
     if found.longest:
         parts.append(_longest(found))
     return "\n\n".join(part for part in parts if part)
-
-
-def document(found: PaperPoints) -> str:
-    """For a file."""
-    return text(found) + "\n"
 
 
 def head(found: PaperPoints) -> str:
@@ -60,7 +55,8 @@ def _verdicts(found: PaperPoints) -> str:
             one.status,
             size(one.peak_device_bytes),
             size(one.peak_host_bytes) if one.peak_host_bytes else "",
-            SAYS[one.says],
+            _of(one.roles_emulated, one.roles),
+            one.says or "-",
             {True: "yes", False: "NO", None: ""}[one.agrees],
         )
         for one in found.verdicts
@@ -73,6 +69,7 @@ def _verdicts(found: PaperPoints) -> str:
         f"{found.label}",
         "device peak",
         "host peak",
+        "roles run",
         "paper",
         "agree",
     )
@@ -104,10 +101,12 @@ def agreement(found: PaperPoints) -> str:
 def _disagreements(found: PaperPoints) -> Iterator[str]:
     """From the counts: what lay there, and by how much the verdict was missed."""
     for one in found.verdicts:
+        if one.agrees is None and one.says is not None:
+            yield f"- {one.model}, {one.seq}, {one.reading}: no verdict, {one.status}: {one.reason}"
         if one.agrees is not False:
             continue
-        where = f"- {one.model}, {one.seq}, {one.reading}: the paper says {SAYS[one.says]}"
-        if one.peak_device_bytes is None or one.capacity_bytes is None:
+        where = f"- {one.model}, {one.seq}, {one.reading}: the paper says {one.says or '-'}"
+        if one.status not in ("ok", "oom") or not one.peak_device_bytes or not one.capacity_bytes:
             yield f"{where}; {one.status}: {one.reason}"
             continue
         held = ", ".join(
@@ -131,7 +130,8 @@ def _longest(found: PaperPoints) -> str:
             f"{one.longest_tokens / one.says_tokens:.2f}x" if one.says_tokens else "",
             _peaks(one.peak_device_bytes),
             _peaks(one.peak_host_bytes),
-            _short(one.beyond),
+            _of(len(one.peak_device_bytes), one.roles),
+            _short(one.unanswered or one.beyond),
         )
         for one in found.longest
     ]
@@ -144,9 +144,14 @@ def _longest(found: PaperPoints) -> str:
         "against it",
         "device peak",
         "host peak",
+        "roles run",
         f"{length_name(found.step_tokens)} more",
     )
-    return "gpt-7b, longest sequence\n\n" + table(headers, rows)
+    return f"{LONGEST_MODEL}, longest sequence\n\n" + table(headers, rows)
+
+
+def _of(run: int, there: int) -> str:
+    return f"{run} of {there}" if there else ""
 
 
 def _peaks(by_role: dict[str, int]) -> str:
@@ -160,8 +165,3 @@ def _peaks(by_role: dict[str, int]) -> str:
 def _short(reason: str, most: int = 120) -> str:
     first = reason.partition(";")[0]
     return first if len(first) <= most else first[: most - 3] + "..."
-
-
-def longest_of(found: PaperPoints, reading: str) -> Sequence[Longest]:
-    """The rows of one system."""
-    return [one for one in found.longest if one.reading == reading]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from benchmarks import (
 from benchmarks.emulation_search import STEP_TOKENS
 from benchmarks.emulator import Emulator
 from benchmarks.environment import describe_environment
-from benchmarks.paper_points import Longest, PaperPoints
+from benchmarks.output import show_json
+from benchmarks.paper_points import PaperPoints
 from benchmarks.paper_readings import READINGS, Reading
+from benchmarks.reported import ReportedPoint
 from benchmarks.selection import UsageError
 from benchmarks.study_flags import Paper
 from benchmarks.supervisor import new_directory
@@ -33,41 +35,52 @@ FIGURES = ("10", "12")
 
 
 def paper(verb: Paper) -> int:
-    """The exit code: 1 where a role failed. Raises UsageError."""
+    """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
     figures = _chosen(verb.figures, FIGURES, "--figures")
     readings = _readings(verb)
     points = [point for point in reported.points() if point.model in _models(verb)]
     if verb.sequences_per_step < 1 or verb.time_limit <= 0:
         raise UsageError("--sequences-per-step and --time-limit must be positive")
+    if verb.publish and (verb.models or verb.systems):
+        raise UsageError(
+            "--publish: only whole figures are published; leave --models, --systems out"
+        )
     try:
         workload = paper_points.workload_of(points[0], verb.sequences_per_step)
         directory = _directory(verb, workload)
-        found = _run(verb, figures, readings, points, directory)
+        done = [_figure(number, verb, readings, points, directory) for number in figures]
     except (ValueError, NotBuilt, OSError) as error:
         raise UsageError(error) from None
-    _finish(found, directory)
-    if verb.publish:
-        name = f"paper-{found.sequences_per_step}-sequences"
-        study.publish(directory, "paper", "emulation", name)
-    print(records.to_json(found).decode() if verb.json else paper_report.text(found), end="\n")
+    if verb.json:
+        show_json([msgspec.to_builtins(found) for found in done])
+    else:
+        print("\n\n".join(paper_report.text(found) for found in done))
     print(f"saved to {directory}", file=sys.stderr)
-    broken = [one for one in found.verdicts if one.status in ("failed", "timeout")]
+    broken = any(_broken(found) for found in done)
+    if verb.publish and not broken:
+        for number in figures:
+            name = f"fig{number}-{verb.sequences_per_step}-sequences"
+            study.publish(directory, f"fig{number}", "emulation", name)
     return 1 if broken else 0
 
 
-def _run(
+def _broken(found: PaperPoints) -> bool:
+    failed = any(one.status in ("failed", "timeout") for one in found.verdicts)
+    return failed or any(one.unanswered for one in found.longest)
+
+
+def _figure(
+    number: str,
     verb: Paper,
-    figures: Sequence[str],
     readings: Sequence[Reading],
-    points: Sequence[reported.ReportedPoint],
+    points: Sequence[ReportedPoint],
     directory: Path,
 ) -> PaperPoints:
-    """Verdict after verdict, the file written anew behind each."""
+    """One of the figures, its file written anew behind every row."""
     emulator = Emulator(
         parent=directory,
         time_limit_seconds=verb.time_limit,
         cache=None if verb.again else emulation_cache.default_cache(),
-        hasty=True,
     )
     count = verb.sequences_per_step
     found = PaperPoints(
@@ -79,29 +92,22 @@ def _run(
         longest=[],
         environment=describe_environment(),
     )
-    if "10" in figures:
+
+    def save() -> None:
+        records.write_bytes(directory / f"fig{number}.json", records.to_json(found))
+
+    if number == "10":
         for verdict in paper_points.verdicts(readings, points, emulator, count):
             found.verdicts.append(verdict)
-            _save(found, directory)
-    if "12" in figures:
-        for row in _longest(readings, emulator, count):
+            save()
+    else:
+        gpus = reported.longest_gpus()
+        for row in paper_points.longest_rows(readings, gpus, emulator, count):
             found.longest.append(row)
-            _save(found, directory)
+            save()
+    study.write(directory, f"fig{number}", {"md": paper_report.text(found) + "\n"})
+    paper_figure.draw(found, directory / f"fig{number}.png")
     return found
-
-
-def _longest(readings: Sequence[Reading], emulator: Emulator, count: int) -> Iterator[Longest]:
-    gpus = reported.longest_gpus()
-    return paper_points.longest(readings, gpus, emulator, count)
-
-
-def _save(found: PaperPoints, directory: Path) -> None:
-    records.write_bytes(directory / "paper.json", records.to_json(found))
-
-
-def _finish(found: PaperPoints, directory: Path) -> None:
-    study.write(directory, "paper", {"md": paper_report.document(found)})
-    paper_figure.draw(found, directory / "paper.png")
 
 
 def _directory(verb: Paper, workload: Workload) -> Path:
@@ -127,10 +133,3 @@ def _chosen(given: tuple[str, ...], known: Sequence[str], name: str) -> list[str
     if unknown:
         raise UsageError(f"{name} {', '.join(unknown)}: known are {', '.join(known)}")
     return [one for one in known if one in asked] or list(known)
-
-
-def load(path: Path) -> PaperPoints:
-    """A published file. Raises RecordError."""
-    data = path.read_bytes()
-    records.check_schema(path, data, paper_points.SCHEMA)
-    return msgspec.json.decode(data, type=PaperPoints)

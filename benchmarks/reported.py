@@ -19,7 +19,8 @@ ABLATION_HARDWARE = "a100-80g"
 class ReportedPoint:
     """A point of the paper: its layout (table 4), and where fig. 11 has it, its ablation.
 
-    tuned_megatron: the (SP, PP) with which the paper tuned Megatron.
+    tuned_megatron: the (SP, PP) with which the paper tuned Megatron. deepspeed_runs: whether
+    table 4 has degrees for it.
     over_megatron: speed over Megatron-LM's, read off the figure, by "full_offload",
     "adaptive_offload" and "msp".
     """
@@ -31,6 +32,7 @@ class ReportedPoint:
     pipeline_parallel: int
     subsequences: int
     tuned_megatron: tuple[int, int]
+    deepspeed_runs: bool
     over_megatron: Mapping[str, float]
 
     def over_full_offload(self, name: str) -> float | None:
@@ -59,6 +61,7 @@ def points() -> list[ReportedPoint]:
             pipeline_parallel=row["pp"],
             subsequences=count,
             tuned_megatron=(row["tuned_megatron"]["sp"], row["tuned_megatron"]["pp"]),
+            deepspeed_runs=row["deepspeed"] is not None,
             over_megatron=reported["fig11_relative_to_megatron"].get(f"{row['model']}_{seq}", {}),
         )
         for row in reported["table4"]

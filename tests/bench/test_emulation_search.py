@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,21 @@ import msgspec
 import pytest
 
 from baselines.megatron import MegatronSettings
+from baselines.protocol import Misfit
 from baselines.registry import load
 from benchmarks.cli import main
-from benchmarks.emulation import Counts, Emulation, Operations, RoleReport, verdict
+from benchmarks.emulation import (
+    Counts,
+    Emulation,
+    Operations,
+    RoleReport,
+    SimulatedTime,
+    verdict,
+)
 from benchmarks.emulation_search import STEP_TOKENS, Searcher, fastest, layouts, leanest, longest
+from benchmarks.emulation_search_verb import answer
+from benchmarks.emulator import Choose, Emulator
 from benchmarks.journal import Moment
-from benchmarks.progress import Lines
 from benchmarks.workloads import of_flags
 from sppo.workload import Workload
 
@@ -45,44 +54,79 @@ def counts(peak_bytes: int) -> Counts:
     )
 
 
-@dataclass(kw_only=True)
-class MadeUp:
-    """Memory that grows with the length: bytes a token by tensor-parallel degree."""
+def time_of(seconds: float) -> SimulatedTime:
+    return SimulatedTime(
+        profile="made up",
+        profile_kind="assumed",
+        role="all",
+        step_seconds=seconds,
+        step_seconds_if_hidden=seconds,
+        compute_seconds=seconds,
+        optimizer_seconds=0.0,
+        communication_seconds={},
+        idle_share=0.0,
+        tokens_per_second=1.0,
+        tokens_per_second_per_gpu=1.0,
+        mfu=0.1,
+        mfu_if_hidden=0.1,
+        assumptions=[],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeUp(Emulator):
+    """Memory that grows with the length: bytes a token by tensor-parallel degree.
+
+    seconds: simulated, by degree. From `breaks_at` tokens on nothing ends in time; lengths that
+    `undivided` does not divide are misfits.
+    """
 
     token_bytes: dict[int, int]
+    seconds: dict[int, float] = field(default_factory=dict)
+    breaks_at: int = 2**60
+    undivided: int = 1
     asked: list[tuple[int, int]] = field(default_factory=list)
-    told: Lines = field(default_factory=Lines)
 
     def emulate(
         self,
         workload: Workload,
         system: str,
         settings: Any,
-        roles: None = None,
+        choose: Choose | None = None,
         *,
         first: str | None = None,
     ) -> Emulation:
-        degree = settings.tensor_parallel
-        self.asked.append((degree, workload.sequence_tokens))
-        peak = STATE_BYTES + self.token_bytes[degree] * workload.sequence_tokens
+        degree, tokens = settings.tensor_parallel, workload.sequence_tokens
+        if tokens % self.undivided:
+            raise Misfit(f"{tokens} tokens by {self.undivided}")
+        self.asked.append((degree, tokens))
+        peak = STATE_BYTES + self.token_bytes[degree] * tokens
         report = msgspec.structs.replace(
             RoleReport(role="all", rank=0, ranks=8, status="ok", counts=counts(peak)),
             peak_device_bytes=peak,
         )
+        if tokens >= self.breaks_at:
+            report = RoleReport(role="all", rank=0, ranks=8, status="timeout", reason="too slow")
+        seconds = self.seconds.get(degree)
         return Emulation(
             workload=workload,
             system=system,
             settings=msgspec.to_builtins(settings),
-            settings_text=f"TP{degree}",
+            settings_text=f"TP{degree} {settings.recompute}",
             capacity_bytes=workload.device_memory_bytes,
             host_capacity_bytes=None,
             roles=[report],
+            simulated_time=None if seconds is None else time_of(seconds),
             **verdict([report], workload),
         )
 
 
+def made_up(**given: Any) -> MadeUp:
+    return MadeUp(parent=Path("nowhere"), time_limit_seconds=1.0, **given)
+
+
 def searcher(emulator: MadeUp) -> Searcher:
-    return Searcher(workload=WORKLOAD, system="megatron", emulator=emulator)  # type: ignore[arg-type]
+    return Searcher(workload=WORKLOAD, system="megatron", emulator=emulator)
 
 
 def true_longest(token_bytes: int) -> int:
@@ -92,7 +136,7 @@ def true_longest(token_bytes: int) -> int:
 
 @pytest.mark.parametrize("token_bytes", [40_000, 90_000, 300_000, 1_000_000])
 def test_the_longest_is_found_to_the_step(token_bytes: int) -> None:
-    emulator = MadeUp(token_bytes={8: token_bytes})
+    emulator = made_up(token_bytes={8: token_bytes})
     found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
     assert found.longest_tokens == true_longest(token_bytes)
     assert found.found is not None
@@ -102,30 +146,53 @@ def test_the_longest_is_found_to_the_step(token_bytes: int) -> None:
 
 
 def test_the_best_of_several_settings_wins_and_the_others_are_asked_once() -> None:
-    emulator = MadeUp(token_bytes={8: 90_000, 4: 200_000, 2: 60_000})
+    emulator = made_up(token_bytes={8: 90_000, 4: 200_000, 2: 60_000})
     settings = [MegatronSettings(tensor_parallel=degree) for degree in (8, 4, 2)]
     found = longest(searcher(emulator), settings, 8 * 256 * 1024)
     assert found.longest_tokens == true_longest(60_000)
     assert found.found is not None
-    assert found.found.settings_text == "TP2"
+    assert found.found.settings_text == "TP2 none"
     assert [asked for asked in emulator.asked if asked[0] == 4] == [
         (4, true_longest(90_000) + STEP_TOKENS)
     ]
 
 
 def test_nothing_that_fits_is_zero() -> None:
-    emulator = MadeUp(token_bytes={8: 10_000_000})
+    emulator = made_up(token_bytes={8: 10_000_000})
     found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 2 * 256 * 1024)
     assert found.longest_tokens == 0
     assert found.found is None
     assert found.trials[-1].status == "oom"
 
 
-def test_no_more_is_asked_than_allowed() -> None:
-    emulator = MadeUp(token_bytes={8: 1})
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 512 * 1024)
-    assert found.longest_tokens == 512 * 1024
-    assert max(tokens for _, tokens in emulator.asked) == 512 * 1024
+@pytest.mark.parametrize("most", [512 * 1024, 128 * 1024, 1_000_000])
+def test_no_more_is_asked_than_allowed(most: int) -> None:
+    """Also where that is less than the workload's own length, or no multiple of the step."""
+    emulator = made_up(token_bytes={8: 1})
+    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], most)
+    assert found.longest_tokens == found.at_most_tokens == most // STEP_TOKENS * STEP_TOKENS
+    assert max(tokens for _, tokens in emulator.asked) == found.longest_tokens
+    assert "no more were asked for" in answer(found)
+
+
+def test_what_breaks_is_no_answer() -> None:
+    emulator = made_up(token_bytes={8: 90_000}, breaks_at=400 * 1024)
+    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
+    assert found.longest_tokens == 384 * 1024
+    assert "TP8 none, 400K tokens: timeout: all, start: too slow" in found.unanswered
+
+
+def test_settings_that_do_not_divide_the_first_length_are_wrong_input() -> None:
+    emulator = made_up(token_bytes={8: 1, 4: 1}, undivided=3)
+    with pytest.raises(Misfit):
+        longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 512 * 1024)
+
+
+def test_a_length_that_does_not_divide_is_one_that_does_not_fit() -> None:
+    emulator = made_up(token_bytes={8: 1}, undivided=128 * 1024)
+    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 400 * 1024)
+    assert found.longest_tokens == 384 * 1024
+    assert {trial.status for trial in found.trials} == {"ok", "unavailable"}
 
 
 def test_layouts_are_the_grid_by_degrees() -> None:
@@ -137,10 +204,52 @@ def test_layouts_are_the_grid_by_degrees() -> None:
     assert all(group[0].recompute == "none" for group in grouped)
 
 
-def test_without_simulated_times_nothing_is_the_fastest() -> None:
-    """Where the made-up emulator gives no time, no settings may win by chance."""
-    token_bytes = dict.fromkeys((1, 2, 4, 8), 1)
-    assert fastest(searcher(MadeUp(token_bytes=token_bytes))).found is None
+def test_the_fastest_of_what_fits_wins() -> None:
+    """TP8 is the fastest but too large; of TP4 and TP2 the faster one."""
+    sizes = {1: 10**7, 2: 1, 4: 1, 8: 10**7}
+    emulator = made_up(token_bytes=sizes, seconds={1: 9.0, 2: 3.0, 4: 2.0, 8: 1.0})
+    found = fastest(searcher(emulator))
+    assert found.found is not None
+    assert found.found.settings_text == "TP4 none"
+    assert len([asked for asked in emulator.asked if asked[0] == 8]) > 1, "its leaner settings too"
+    assert not found.unanswered
+
+
+def test_a_setting_that_breaks_is_told() -> None:
+    degrees = (1, 2, 4, 8)
+    emulator = made_up(
+        token_bytes=dict.fromkeys(degrees, 1), seconds=dict.fromkeys(degrees, 1.0), breaks_at=1
+    )
+    found = fastest(searcher(emulator))
+    assert found.found is None
+    assert "timeout" in found.unanswered
+
+
+@pytest.mark.parametrize("room_gib", [20, 40])
+def test_sppo_is_asked_where_its_plans_end(room_gib: int) -> None:
+    """Nothing runs at lengths without a plan; the longest plan is emulated."""
+    small = of_flags(
+        model="gpt-7b",
+        seq="64K",
+        gpus=8,
+        hardware="a100-80g",
+        device_memory=f"{room_gib}GiB",
+    )
+    asked: list[int] = []
+
+    class Planner(MadeUp):
+        def emulate(self, workload: Workload, *given: Any, **named: Any) -> Emulation:
+            asked.append(workload.sequence_tokens)
+            return super().emulate(workload, "megatron", MegatronSettings(tensor_parallel=8), None)
+
+    emulator = Planner(parent=Path("nowhere"), time_limit_seconds=1.0, token_bytes={8: 1})
+    search = Searcher(workload=small, system="sppo", emulator=emulator)
+    settings = load("sppo").settings_type(pipeline_parallel=1, sequence_parallel=8)
+    tokens = search.longest(settings, 1024 * 1024)
+    assert asked == [tokens]
+    beyond = replace(small, sequence_tokens=tokens + STEP_TOKENS)
+    assert emulator.refusal(beyond, "sppo", settings) is not None
+    assert emulator.refusal(replace(small, sequence_tokens=tokens), "sppo", settings) is None
 
 
 @pytest.mark.slow
@@ -166,6 +275,10 @@ def test_the_longest_of_a_real_library(capsys: pytest.CaptureFixture[str], tmp_p
         (["megatron", "--at-most", "2M"], "--at-most"),
         (["megatron", "--longest", "--at-most", "much"], "much"),
         (["megatron", "--longest", "--ranks", "0"], "--ranks"),
+        (["megatron", "--longest", "--at-most", "1K"], "at least that"),
+        (["megatron", "--longest", "--tp", "3"], "does not divide 32 ranks"),
+        (["deepspeed", "--tuned", "--zero", "0"], "--zero"),
+        (["fpdt", "--tuned"], "unknown system"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -176,3 +289,4 @@ def test_wrong_input_is_one_line(
     shown = capsys.readouterr().err
     assert word in shown
     assert shown.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from benchmarks import paper_figure, paper_readings, paper_report, reported
+from benchmarks import paper_figure, paper_report, reported
 from benchmarks.cli import main
+from benchmarks.emulation import Emulation
+from benchmarks.emulator import Emulator
 from benchmarks.job import Status
-from benchmarks.paper_points import Longest, PaperPoints, Verdict, workload_of
+from benchmarks.paper_points import (
+    Longest,
+    PaperPoints,
+    Verdict,
+    verdicts,
+    words_of,
+    workload_of,
+)
 from benchmarks.paper_readings import READINGS, Word
 from benchmarks.reported import ReportedPoint
-from sppo.workload import GIB
+from sppo.workload import GIB, parse_tokens
 
 
 def point(model: str, seq: str) -> ReportedPoint:
@@ -22,13 +32,13 @@ def point(model: str, seq: str) -> ReportedPoint:
 @pytest.mark.parametrize(
     ("model", "seq", "words"),
     [
-        ("gpt-7b", "896K", ("fits", "fits", "fits", "fits")),
-        ("gpt-7b", "1024K", ("oom", "fits", "fits", "fits")),
-        ("gpt-13b", "768K", ("fits", "fits", "cannot run", "fits")),
-        ("gpt-13b", "1280K", ("oom", "oom", "cannot run", "fits")),
-        ("gpt-65b", "512K", ("fits", None, "fits", "fits")),
-        ("gpt-65b", "600K", ("fits", None, "oom", "fits")),
-        ("gpt-65b", "1024K", ("oom", None, "oom", "fits")),
+        ("gpt-7b", "896K", ("fits", "fits", "fits", None, "fits")),
+        ("gpt-7b", "1024K", ("oom", "fits", "fits", None, "fits")),
+        ("gpt-13b", "768K", ("fits", "fits", "cannot run", None, "fits")),
+        ("gpt-13b", "1280K", ("oom", "oom", "cannot run", None, "fits")),
+        ("gpt-65b", "512K", ("fits", None, "cannot run", "fits", "fits")),
+        ("gpt-65b", "600K", ("fits", None, "cannot run", "oom", "fits")),
+        ("gpt-65b", "1024K", ("oom", None, "cannot run", "oom", "fits")),
     ],
 )
 def test_what_the_paper_says(model: str, seq: str, words: tuple[Word | None, ...]) -> None:
@@ -37,21 +47,72 @@ def test_what_the_paper_says(model: str, seq: str, words: tuple[Word | None, ...
 
 def test_there_are_fifteen_points_and_one_rule_a_row() -> None:
     assert len(reported.points()) == 15
-    assert len({reading.rule for reading in READINGS}) == len(READINGS) == 4
+    assert len({reading.rule for reading in READINGS}) == len(READINGS) == 5
 
 
 def test_the_rules_give_the_paper_s_degrees() -> None:
-    same, tuned, deepspeed, _ = READINGS
+    same, tuned, deepspeed, by_heads, _ = READINGS
     large = point("gpt-65b", "512K")
     assert (same.settings(large).tensor_parallel, same.settings(large).pipeline_parallel) == (16, 8)
-    assert (tuned.settings(large).tensor_parallel, tuned.settings(large).pipeline_parallel) == (
-        64,
-        2,
-    )
-    assert deepspeed.settings(large).sequence_parallel == 64, "as many as heads"
+    assert tuned.settings(large).tensor_parallel == 64
+    assert tuned.settings(large).pipeline_parallel == 2
+    assert deepspeed.settings(large).sequence_parallel == 128
+    assert by_heads.settings(large).sequence_parallel == 64
     assert deepspeed.settings(point("gpt-7b", "512K")).sequence_parallel == 32
-    assert deepspeed.settings(point("gpt-13b", "512K")).sequence_parallel == 40, "no divisor of 64"
-    assert paper_readings.find("megatron") == [same, tuned]
+
+
+@pytest.mark.parametrize(("model", "seq"), [("gpt-13b", "512K"), ("gpt-65b", "512K")])
+def test_what_cannot_run_is_refused_in_the_library_s_words(
+    model: str, seq: str, tmp_path: Path
+) -> None:
+    """No process is started for it."""
+    deepspeed = READINGS[2]
+    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
+    (found,) = verdicts([deepspeed], [point(model, seq)], emulator, 4)
+    assert (found.status, found.says, found.agrees) == ("unavailable", "cannot run", True)
+    assert "head count" in found.reason
+    assert (found.roles, found.roles_emulated) == (0, 0)
+
+
+def test_what_does_not_divide_is_no_verdict(tmp_path: Path) -> None:
+    """One sequence a step does not divide over two replicas; another number would."""
+    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
+    (found,) = verdicts([READINGS[3]], [point("gpt-65b", "512K")], emulator, 1)
+    assert (found.says, found.agrees) == ("fits", None)
+    assert "2 replicas" in found.reason
+
+
+def test_the_paper_s_longest(tmp_path: Path) -> None:
+    assert [reading.says_longest(32) for reading in READINGS] == [
+        None,
+        1024**2,
+        1024**2,
+        None,
+        parse_tokens("1.3M"),
+    ]
+    assert READINGS[2].says_longest(64) == 0, "cannot run"
+
+
+def test_words_of_a_verdict() -> None:
+    found = Emulation(
+        workload=workload_of(point("gpt-7b", "512K"), 4),
+        system="megatron",
+        settings={},
+        settings_text="",
+        status="ok",
+        fits=True,
+        reason="",
+        limiting_role=None,
+        capacity_bytes=None,
+        host_capacity_bytes=None,
+        roles=[],
+    )
+    assert words_of(found) == "fits"
+    changed = msgspec.structs.replace
+    assert words_of(changed(found, status="host_oom", fits=False)) == "oom"
+    assert words_of(changed(found, status="infeasible", fits=False)) == "oom"
+    assert words_of(changed(found, status="unavailable", fits=None)) == "cannot run"
+    assert words_of(changed(found, status="timeout", fits=None)) is None
 
 
 def test_a_point_is_the_paper_s_cluster() -> None:
@@ -82,6 +143,7 @@ def verdict(seq: str, reading: str, status: Status, says: Word | None, peak_gib:
         capacity_bytes=76 * GIB,
         limiting_role="stage 0",
         roles_emulated=4,
+        roles=4,
         step_seconds=None,
     )
 
@@ -111,7 +173,9 @@ def found() -> PaperPoints:
                 says_tokens=1024**2,
                 peak_device_bytes={"stage 0": 70 * GIB, "stage 1": 60 * GIB},
                 peak_host_bytes={"stage 0": 200 * GIB, "stage 1": 200 * GIB},
+                roles=4,
                 beyond="host memory; and more",
+                unanswered="",
             )
         ],
         environment={"commit": "abcdef0123", "dirty": False, "versions": {"torch": "2"}},
@@ -142,13 +206,25 @@ def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
         "2.00x",
         "60.00 GiB to 70.00 GiB",
         "200.00 GiB",
+        "2 of 4",
         "host memory",
     ]
 
 
-def test_the_figure_is_drawn(found: PaperPoints, tmp_path: Path) -> None:
-    paper_figure.draw(found, tmp_path / "paper.png")
-    assert (tmp_path / "paper.png").read_bytes().startswith(b"\x89PNG")
+def test_a_role_that_broke_is_no_disagreement(found: PaperPoints) -> None:
+    broken = msgspec.structs.replace(
+        found.verdicts[0], status="timeout", reason="too slow", agrees=None
+    )
+    text = paper_report.text(msgspec.structs.replace(found, verdicts=[broken]))
+    assert "512K, one: no verdict, timeout: too slow" in text
+    assert "to spare" not in text
+
+
+def test_the_figures_are_drawn(found: PaperPoints, tmp_path: Path) -> None:
+    for name, one in (("10", found), ("12", msgspec.structs.replace(found, verdicts=[]))):
+        path = tmp_path / f"fig{name}.png"
+        paper_figure.draw(one, path)
+        assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -158,6 +234,7 @@ def test_the_figure_is_drawn(found: PaperPoints, tmp_path: Path) -> None:
         (["--models", "gpt-5b"], "known are gpt-7b"),
         (["--systems", "fpdt"], "known are deepspeed"),
         (["--sequences-per-step", "0"], "must be positive"),
+        (["--publish", "--models", "gpt-7b"], "only whole figures"),
     ],
 )
 def test_wrong_input_is_one_line(
