@@ -25,8 +25,10 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
             tuple(slicing.tokens_of(part, index, stage) for index in range(len(layout.lengths)))
             for part in layout.parts_of(stage)
         ),
-        computes=layout.computes(stage),
+        computes=layout.computes(stage, differing=True),
         kv_sets=layout.kv_sets,
+        sequences=layout.sequences,
+        memo=layout.memo,
         clones=layout.workload.cluster.device == "cpu",
         starts=layout.starts,
         lengths=layout.lengths,

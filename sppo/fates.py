@@ -6,9 +6,10 @@ limits, and what every fate costs. `policies.py` and the exact solver (`exact.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
 from sppo.errors import Short
@@ -21,6 +22,8 @@ from sppo.plan import PartPlan, StageMemory, StagePlan
 from sppo.profile import Profile
 from sppo.shapes import PartShape
 from sppo.temporaries import Moment, PartKind, largest_bytes, moments
+
+T = TypeVar("T")
 
 DEVICE_MARGIN_BYTES = 1024**2
 """Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
@@ -39,6 +42,16 @@ class Fate:
 
 KEEP = Fate()
 
+
+class _Sizes(NamedTuple):
+    """Bytes of a subsequence in a part; `beside` what is kept its forward and its backward take."""
+
+    kept: int
+    moved: int
+    host: int
+    beside: tuple[int, int]
+
+
 StageFates = Sequence[Sequence[Fate]]
 """By [part][subsequence]."""
 
@@ -49,7 +62,9 @@ class StageProblem:
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
     than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
-    helper keeps stays. `clones`: see `PartKind`.
+    helper keeps stays. `memo` is for what problems of one layout share. `clones`: see `PartKind`.
+    Of the
+    step's `sequences` through the replica `computes` are those that differ.
     """
 
     shapes: tuple[PartShape, ...]
@@ -64,8 +79,10 @@ class StageProblem:
     host_limit_bytes: int | None
     kv_block_tokens: int = 0
     kv_sets: int = 1
+    sequences: int = 1
     clones: bool = False
     loans: tuple[Loan, ...] = ()
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
         """Bytes left by a forward under this fate, before anything travels."""
@@ -77,12 +94,43 @@ class StageProblem:
 
     def host_bytes(self, fates: StageFates) -> int:
         """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
-        return self.kv_sets * sum(
-            n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
-            for shape, row, part in zip(self.shapes, self.tokens, fates, strict=False)
-            for tokens, fate in zip(row, part, strict=True)
-            for name, n in fate.offload
-        )
+
+        def of(part: int, row: Sequence[Fate]) -> int:
+            return sum(self._sizes(part, index, fate).host for index, fate in enumerate(row))
+
+        return self.kv_sets * sum(self._by_row(fates, of))
+
+    def _sizes(self, part: int, index: int, fate: Fate) -> _Sizes:
+        """Everything of one fate, found once for all stages of a layout."""
+        known = self._known(part)
+        key = index, fate
+        found = known.get(key)
+        if found is None:
+            shape, tokens = self.shapes[part], self.tokens[part][index]
+            found = known[key] = _Sizes(
+                kept=self.kept_bytes(part, index, fate),
+                moved=self.moved_bytes(part, index, fate),
+                host=sum(
+                    n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
+                    for name, n in fate.offload
+                ),
+                beside=self.beside_bytes(part, index, fate.recompute),
+            )
+        return found
+
+    def _known(self, part: int) -> dict[Any, Any]:
+        """What was found for this part and those like it."""
+        return self._knowns[part]
+
+    @cached_property
+    def _knowns(self) -> list[dict[Any, Any]]:
+        if self.loans:  # slices differ from stage to stage
+            return [{} for _ in self.shapes]
+        return [self.memo.setdefault((kind, row), {}) for kind, row in self._choices]
+
+    @cached_property
+    def _choices(self) -> list[tuple[PartKind, tuple[SubsequenceCost, ...]]]:
+        return list(zip(self.kinds[: len(self.shapes)], self.costs, strict=True))
 
     @cached_property
     def kinds(self) -> tuple[PartKind, ...]:
@@ -94,6 +142,34 @@ class StageProblem:
     @cached_property
     def _borrowed(self) -> tuple[Loan, ...]:
         return tuple(loan for loan in self.loans if loan.borrowed)
+
+    @cached_property
+    def _alike(self) -> tuple[int, ...]:
+        """Of each own part the first one that is like it: the same choices at the same costs."""
+        found: dict[tuple[object, ...], int] = {}
+        return tuple(
+            found.setdefault((self.kinds[part], self.tokens[part], self.costs[part]), part)
+            for part in range(len(self.shapes))
+        )
+
+    def by_kind(self, of: Callable[[int], list[T]]) -> list[list[T]]:
+        """Something of every own part, found once for all parts alike: then it is one object."""
+        found: dict[int, list[T]] = {}
+        for part in self._alike:
+            if part not in found:
+                found[part] = of(part)
+        return [found[part] for part in self._alike]
+
+    def _by_row(self, fates: StageFates, of: Callable[[int, Sequence[Fate]], T]) -> list[T]:
+        """Something of every own part under its fates; see `by_kind`."""
+        found: dict[tuple[int, int], T] = {}
+        rows = []
+        for part, row in zip(self._alike, fates, strict=True):
+            key = part, id(row)
+            if key not in found:
+                found[key] = of(part, row)
+            rows.append(found[key])
+        return rows
 
     @cached_property
     def occupancy(self) -> Occupancy:
@@ -147,11 +223,16 @@ class StageProblem:
 
     def held(self, fates: StageFates) -> tuple[list[int], list[int]]:
         """Kept activations, and what is there beside them but messages, at every compute."""
-        parts, indices = range(len(self.shapes)), range(len(self.lengths))
-        kept = [self.kept_bytes(p, i, fates[p][i]) for p in parts for i in indices]
-        moved = [self.moved_bytes(p, i, fates[p][i]) for p in parts for i in indices]
-        beside = [self.beside_bytes(p, i, fates[p][i].recompute) for p in parts for i in indices]
-        own = len(parts)
+        indices = range(len(self.lengths))
+
+        def of(part: int, row: Sequence[Fate]) -> list[_Sizes]:
+            return [self._sizes(part, index, fate) for index, fate in enumerate(row)]
+
+        mine = [one for row in self._by_row(fates, of) for one in row]
+        kept = [one.kept for one in mine]
+        moved = [one.moved for one in mine]
+        beside = [one.beside for one in mine]
+        own = len(self.shapes)
         for number, loan in enumerate(self._borrowed, own):
             row = self.tokens[number]
             kept += [loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row]
@@ -160,11 +241,6 @@ class StageProblem:
         forwards, backwards = zip(*beside, strict=True)
         occupancy = self.occupancy
         return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
-
-    @property
-    def sequences(self) -> int:
-        """Of a step, that pass this replica."""
-        return 1 + max(one.sequence for one in self.computes)
 
     def fixed_bytes(self, memory: StageMemory) -> int:
         """What lies on the device at every compute."""
@@ -226,11 +302,11 @@ class StageProblem:
 
         Where copies overlap, only what is longer than the compute it hides under.
         """
-        total = 0
-        for part, row in enumerate(fates):
-            for index, fate in enumerate(row):
-                total += self._fate_ns(part, index, fate)
-        return total
+
+        def of(part: int, row: Sequence[Fate]) -> int:
+            return sum(self._fate_ns(part, index, fate) for index, fate in enumerate(row))
+
+        return sum(self._by_row(fates, of))
 
     def _fate_ns(self, part: int, index: int, fate: Fate) -> int:
         shape, profile = self.shapes[part], self.profile
@@ -266,6 +342,14 @@ class StageProblem:
 
     def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
         """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
+        known = self._known(part)
+        key = index, share, fate.recompute
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._offload(part, index, share, fate)
+        return found
+
+    def _offload(self, part: int, index: int, share: float, fate: Fate) -> Fate:
         shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.candidate_bytes(tokens, fate.recompute)
         chosen = []
@@ -284,6 +368,14 @@ class StageProblem:
         """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
         if index + 1 >= len(self.lengths):
             return 0.0
+        known = self._known(part)
+        key = index, "hidden", fate.recompute
+        if key not in known:
+            known[key] = self._hidden_share(part, index, fate)
+        found: float = known[key]
+        return found
+
+    def _hidden_share(self, part: int, index: int, fate: Fate) -> float:
         shape = self.shapes[part]
         candidates = shape.candidate_bytes(self.tokens[part][index], fate.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0

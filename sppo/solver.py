@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sppo import policies
-from sppo.bounds import require_host_room
+from sppo.bounds import require_host_room, require_some_fates
 from sppo.drafts import Choose, plan_of, stage_problem
 from sppo.errors import Infeasible, Short
 from sppo.fates import StageFates, StageProblem
@@ -82,7 +82,7 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
     if options.solver == "exact":
         from sppo.exact import cheapest_fates
 
-        best = _explained(_search(layouts, _bounded(cheapest_fates), len(layouts)))
+        best = _explained(_search(layouts, _Bounded(cheapest_fates), len(layouts)))
         rough = _explained(_search(layouts, _policy(options.policy), SIMULATED))
         if rough.makespan_seconds < best.makespan_seconds:
             best = rough  # equal added time, placed where the pipeline waits anyway
@@ -124,17 +124,18 @@ def _policy(name: str) -> Choose:
     def choose(problem: StageProblem) -> StageFates:
         return policies.choose(problem, name)
 
-    return _bounded(choose) if name == "auto" else choose
+    return _Bounded(choose) if name == "auto" else choose
 
 
-def _bounded(choose: Choose) -> Choose:
-    """The same, but quick to say that the host tier is too small."""
+@dataclass(frozen=True)
+class _Bounded:
+    """The same, but quick to say that the host tier is too small. Free to take any fates."""
 
-    def bounded(problem: StageProblem) -> StageFates:
+    choose: Choose
+
+    def __call__(self, problem: StageProblem) -> StageFates:
         require_host_room(problem)
-        return choose(problem)
-
-    return bounded
+        return self.choose(problem)
 
 
 def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
@@ -159,6 +160,7 @@ def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
             if layout.family not in hopeless:
                 hopeless[layout.family] = _is_hopeless(layout, search, choose)
             continue
+        hopeless[layout.family] = False
         simulated -= 1
         search.seconds[layout] = plan.makespan_seconds
         if plan.makespan_seconds < least:
@@ -181,8 +183,20 @@ def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:
         for stage in {0, finest.pipeline_parallel - 1}:
             problem = stage_problem(finest, stage)
             problem.require_room()
-            problem.require_fit(problem.memory(choose(problem)))
+            if not _surely_fits(problem, choose):
+                problem.require_fit(problem.memory(choose(problem)))
     except Short as short:
         search.short[finest] = short
         return True
     return False
+
+
+def _surely_fits(problem: StageProblem, choose: Choose) -> bool:
+    """A quick look, before the best fates are sought only to know whether there are any."""
+    if not isinstance(choose, _Bounded):
+        return False
+    try:
+        require_some_fates(problem)
+    except Short:
+        return False
+    return True
