@@ -63,8 +63,7 @@ class StageProblem:
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
     than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
     helper keeps stays. `memo` is for what problems of one layout share. `clones`: see `PartKind`.
-    Of the
-    step's `sequences` through the replica `computes` are those that differ.
+    Of the step's `sequences` through the replica `computes` are those that differ.
     """
 
     shapes: tuple[PartShape, ...]
