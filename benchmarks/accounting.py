@@ -181,7 +181,7 @@ class Accounting(TorchDispatchMode):
             return NotImplemented  # a wrapper (DTensor): its inner calls come back here
         kwargs = kwargs or {}
         if func.namespace == "prim":
-            # Asked of fake tensors only, and more often than all else together: what device is that?
+            # Asked of fake tensors only, more often than all else together: what device is that?
             return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         in_backward = torch._C._current_graph_task_id() >= 0
         if self.journal is not None:

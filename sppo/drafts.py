@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sppo.fates import StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import StageFates
 from sppo.layouts import Layout
 from sppo.lent_memory import Loan, Share
 from sppo.plan import Plan, StagePlan

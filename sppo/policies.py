@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sppo.errors import Short
-from sppo.fates import KEEP, Fate, StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import KEEP, Fate, StageFates
 from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_FULL, RECOMPUTE_LEAN
 
 RECOMPUTED = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)

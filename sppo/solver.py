@@ -18,7 +18,8 @@ from sppo import policies
 from sppo.bounds import require_host_room, require_some_fates
 from sppo.drafts import Choose, plan_of, stage_problem
 from sppo.errors import Infeasible, Short
-from sppo.fates import StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import StageFates
 from sppo.layouts import Layout
 from sppo.lending import with_lending
 from sppo.options import SolverOptions, every_layout
