@@ -6,7 +6,7 @@ a forward has not made yet, those that a backward has used up. The largest is wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 
@@ -51,10 +51,9 @@ def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Mo
     Units in `dropped` are made again. Without those that are never the largest.
     """
     names = frozenset(dropped)
-    found = forward_walk(kind) if forward else backward_walk(kind, names)
     held = _held_forward if forward else _held_backward
     whole = []
-    for at in found:
+    for at in _walk(kind, forward, names):
         more = held(kind, names, at)
         told = not forward and at.step >= 6
         whole.append(at.moment._replace(per_token=at.moment.per_token + more, told=told))
@@ -75,9 +74,7 @@ def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[st
         for names in (RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
     )
     held = _held_forward if forward else _held_backward
-    walks = [forward_walk(kind)]
-    if not forward:
-        walks = [backward_walk(kind, cheap), backward_walk(kind, lean)]
+    walks = (_walk(kind, forward, names) for names in (cheap, lean))
     found = []
     for at in dict.fromkeys(chain.from_iterable(walks)):
         base = at.moment.per_token - at.making_bytes
@@ -95,6 +92,13 @@ def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[st
             remade[at.making] += at.making_bytes
         found.append((whole, remade))
     return tuple(found)
+
+
+def _walk(kind: PartKind, forward: bool, dropped: frozenset[str]) -> Iterator[At]:
+    """A compute's moments, with what its last sum over shards may still hold."""
+    for at in forward_walk(kind) if forward else backward_walk(kind, dropped):
+        moment = at.moment._replace(per_token=at.moment.per_token + kind.late_bytes)
+        yield at._replace(moment=moment)
 
 
 def _covers(other: Moment, one: Moment) -> bool:

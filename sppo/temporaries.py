@@ -82,7 +82,8 @@ BEFORE, AFTER = 0, 99
 class PartKind:
     """What the moments of a part depend on but the fates: parts of a kind share them.
 
-    `hosted`: K and V lie in the host tier; `clones`: as gloo does, of what it sums over shards.
+    `hosted`: K and V lie in the host tier; `clones`: as gloo does, of what it sums over shards. Its
+    thread lets go of both a little late.
     """
 
     model: Model
@@ -98,6 +99,13 @@ class PartKind:
     def unit_bytes(self) -> dict[str, int]:
         """Bytes of a block's units, per token of all shards."""
         return {unit.name: unit.bytes(1, self.element_bytes) for unit in layer_units(self.model)}
+
+    @property
+    def late_bytes(self) -> int:
+        """Per token of all shards, of a sum that may still be held: its input and the clone."""
+        if not self.clones or self.shards == 1:
+            return 0
+        return 2 * self.shards * self.model.hidden * self.element_bytes
 
     @cached_property
     def head_bytes(self) -> int:
