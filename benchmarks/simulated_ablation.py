@@ -17,7 +17,8 @@ from sppo import policies
 from sppo.checker import check_schedule
 from sppo.drafts import plan_of
 from sppo.errors import Infeasible, Short
-from sppo.fates import StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import StageFates
 from sppo.layouts import Layout
 from sppo.lending import with_lending
 from sppo.memory import block_tokens

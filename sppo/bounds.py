@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sppo.errors import Short
-from sppo.fates import DEVICE_MARGIN_BYTES, StageFates, StageProblem
+from sppo.fates import DEVICE_MARGIN_BYTES, StageProblem
+from sppo.holdings import StageFates
 from sppo.policies import LEVELS, RECOMPUTED, remade, uniform
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sppo.fates import StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import StageFates
 from sppo.layouts import Layout
 from sppo.lent_memory import Loan, Share
 from sppo.plan import Plan, StagePlan
@@ -25,8 +26,10 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
             tuple(slicing.tokens_of(part, index, stage) for index in range(len(layout.lengths)))
             for part in layout.parts_of(stage)
         ),
-        computes=layout.computes(stage),
+        computes=layout.computes(stage, differing=True),
         kv_sets=layout.kv_sets,
+        sequences=layout.sequences,
+        memo=layout.memo,
         clones=layout.workload.cluster.device == "cpu",
         starts=layout.starts,
         lengths=layout.lengths,

@@ -17,11 +17,12 @@ from scipy.sparse import coo_array
 
 from sppo.costs import recompute_ns
 from sppo.errors import Short
-from sppo.fates import DEVICE_MARGIN_BYTES, KEEP, Fate, StageFates, StageProblem
+from sppo.fates import DEVICE_MARGIN_BYTES, StageProblem
+from sppo.holdings import KEEP, Fate, StageFates
 from sppo.hostslots import slot_bytes
+from sppo.moments import linear_moments
 from sppo.orders import residency
 from sppo.policies import RECOMPUTED, remade, uniform
-from sppo.temporaries import linear_moments
 from sppo.units import RECOMPUTE_LEAN, Unit
 
 TIME_LIMIT_SECONDS = 10.0

@@ -10,190 +10,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sppo.costs import SubsequenceCost, copy_ns, recompute_ns
+from sppo.costs import copy_ns, recompute_ns
 from sppo.errors import Short
-from sppo.hostslots import slot_bytes
-from sppo.lent_memory import Loan, borrowed_bytes, exchanged_bytes, told_bytes
-from sppo.memory import fixed_bytes, ring_bytes, stage_memory
-from sppo.occupancy import Occupancy, Part, message_bytes
-from sppo.orders import Compute
+from sppo.holdings import KEEP, Fate, StageFates, StageHoldings
+from sppo.lent_memory import borrowed_bytes
+from sppo.memory import fixed_bytes
 from sppo.plan import PartPlan, StageMemory, StagePlan
-from sppo.profile import Profile
-from sppo.shapes import PartShape
-from sppo.temporaries import Moment, PartKind, largest_bytes, moments
 
 DEVICE_MARGIN_BYTES = 1024**2
 """Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fate:
-    """One subsequence in one part: (unit, layers whose tensor travels), and names to make again.
+class StageProblem(StageHoldings):
+    """What one stage has to decide."""
 
-    Of a unit that travels in `n` layers, it is those of the first n layers.
-    """
-
-    offload: tuple[tuple[str, int], ...] = ()
-    recompute: tuple[str, ...] = ()
-
-
-KEEP = Fate()
-
-StageFates = Sequence[Sequence[Fate]]
-"""By [part][subsequence]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageProblem:
-    """What one stage has to decide. `costs` are its compute times by [part][subsequence].
-
-    tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
-    than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
-    helper keeps stays. `clones`: see `PartKind`.
-    """
-
-    shapes: tuple[PartShape, ...]
-    tokens: tuple[tuple[int, ...], ...]
-    computes: tuple[Compute, ...]
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    messages_ahead: int
-    profile: Profile
-    costs: tuple[tuple[SubsequenceCost, ...], ...]
     device_limit_bytes: int | None
     host_limit_bytes: int | None
-    kv_block_tokens: int = 0
-    kv_sets: int = 1
-    clones: bool = False
-    loans: tuple[Loan, ...] = ()
-
-    def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
-        """Bytes left by a forward under this fate, before anything travels."""
-        return self.shapes[part].kept_bytes(self.tokens[part][index], fate.recompute)
-
-    def moved_bytes(self, part: int, index: int, fate: Fate) -> int:
-        shape, tokens = self.shapes[part], self.tokens[part][index]
-        return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in fate.offload)
-
-    def host_bytes(self, fates: StageFates) -> int:
-        """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
-        return self.kv_sets * sum(
-            n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
-            for shape, row, part in zip(self.shapes, self.tokens, fates, strict=False)
-            for tokens, fate in zip(row, part, strict=True)
-            for name, n in fate.offload
-        )
-
-    @cached_property
-    def kinds(self) -> tuple[PartKind, ...]:
-        """Of its own parts, then of the borrowed ones."""
-        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
-        hosted = bool(self.kv_block_tokens)
-        return tuple(shape.kind(hosted=hosted, clones=self.clones) for shape in shapes)
-
-    @cached_property
-    def _borrowed(self) -> tuple[Loan, ...]:
-        return tuple(loan for loan in self.loans if loan.borrowed)
-
-    @cached_property
-    def occupancy(self) -> Occupancy:
-        """What lies on the device at each compute, for all fates."""
-        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
-        width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
-        shards = self.shapes[0].shards
-        messages = message_bytes(
-            self.computes,
-            [Part(shape.layers, shape.first, shape.head) for shape in shapes],
-            [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
-            self.messages_ahead,
-        )
-        if self.loans:
-            exchanged = exchanged_bytes(self.computes, self.loans)
-            messages = [a + b for a, b in zip(messages, exchanged, strict=True)]
-        return Occupancy(
-            computes=self.computes,
-            subsequences=len(self.lengths),
-            messages=messages,
-            overlapped=self.profile.overlapped_copies,
-        )
-
-    def beside_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
-        """What a forward and a backward take beside what is kept."""
-        kind = self.kinds[part]
-        key = part, index, recompute
-        found = self._beside.get(key)
-        if found is None:
-            forward = self.largest_bytes(part, index, moments(kind, True, recompute))
-            backward = self.largest_bytes(part, index, moments(kind, False, recompute))
-            assert forward is not None
-            assert backward is not None
-            found = self._beside[key] = forward, backward
-        return found
-
-    def largest_bytes(self, part: int, index: int, of: Sequence[Moment]) -> int | None:
-        """Of these moments of a compute; None if all need a prefix that is not there."""
-        return largest_bytes(
-            of,
-            self.shapes[0].shards,
-            start=self.starts[index],
-            tokens=self.tokens[part][index],
-            kv_block_tokens=self.kv_block_tokens,
-            told_bytes=told_bytes(self.loans, part, index),
-        )
-
-    @cached_property
-    def _beside(self) -> dict[tuple[object, ...], tuple[int, int]]:
-        return {}
-
-    def held(self, fates: StageFates) -> tuple[list[int], list[int]]:
-        """Kept activations, and what is there beside them but messages, at every compute."""
-        parts, indices = range(len(self.shapes)), range(len(self.lengths))
-        kept = [self.kept_bytes(p, i, fates[p][i]) for p in parts for i in indices]
-        moved = [self.moved_bytes(p, i, fates[p][i]) for p in parts for i in indices]
-        beside = [self.beside_bytes(p, i, fates[p][i].recompute) for p in parts for i in indices]
-        own = len(parts)
-        for number, loan in enumerate(self._borrowed, own):
-            row = self.tokens[number]
-            kept += [loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row]
-            moved += [0] * len(row)
-            beside += [self.beside_bytes(number, i, loan.recompute) for i in indices]
-        forwards, backwards = zip(*beside, strict=True)
-        occupancy = self.occupancy
-        return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
-
-    @property
-    def sequences(self) -> int:
-        """Of a step, that pass this replica."""
-        return 1 + max(one.sequence for one in self.computes)
-
-    def fixed_bytes(self, memory: StageMemory) -> int:
-        """What lies on the device at every compute."""
-        ring = 0
-        if self.kv_block_tokens:
-            model, size = self.shapes[0].model, self.shapes[0].element_bytes
-            ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
-        return memory.total - memory.kept - memory.staging - memory.temporary + ring
-
-    def beside_at_turn_bytes(self, fates: StageFates) -> int:
-        """All but kept activations at the last forward, when nothing is used up yet."""
-        turn = self.occupancy.turn
-        beside = self.held(fates)[1][turn] + self.occupancy.messages[turn]
-        return self.fixed_bytes(self.memory(fates)) + beside
-
-    def memory(self, fates: StageFates) -> StageMemory:
-        """The whole memory model under these fates."""
-        kept, beside = self.held(fates)
-        return stage_memory(
-            self.shapes,
-            sum(self.lengths),
-            fullest=self.occupancy.fullest(kept, beside),
-            kept_peak_bytes=max(kept),
-            host_bytes=self.host_bytes(fates),
-            kv_block_tokens=self.kv_block_tokens,
-            kv_sets=self.kv_sets,
-            sequences=self.shapes[0].replicas * self.sequences,
-            loans=self.loans,
-        )
 
     def excess_bytes(self, memory: StageMemory) -> int:
         """Device bytes over the limit; not positive if it fits."""
@@ -226,11 +59,11 @@ class StageProblem:
 
         Where copies overlap, only what is longer than the compute it hides under.
         """
-        total = 0
-        for part, row in enumerate(fates):
-            for index, fate in enumerate(row):
-                total += self._fate_ns(part, index, fate)
-        return total
+
+        def of(part: int, row: Sequence[Fate]) -> int:
+            return sum(self._fate_ns(part, index, fate) for index, fate in enumerate(row))
+
+        return sum(self._by_row(fates, of))
 
     def _fate_ns(self, part: int, index: int, fate: Fate) -> int:
         shape, profile = self.shapes[part], self.profile
@@ -266,6 +99,14 @@ class StageProblem:
 
     def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
         """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
+        known = self._known(part)
+        key = index, share, fate.recompute
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._offload(part, index, share, fate)
+        return found
+
+    def _offload(self, part: int, index: int, share: float, fate: Fate) -> Fate:
         shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.candidate_bytes(tokens, fate.recompute)
         chosen = []
@@ -284,6 +125,14 @@ class StageProblem:
         """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
         if index + 1 >= len(self.lengths):
             return 0.0
+        known = self._known(part)
+        key = index, "hidden", fate.recompute
+        if key not in known:
+            known[key] = self._hidden_share(part, index, fate)
+        found: float = known[key]
+        return found
+
+    def _hidden_share(self, part: int, index: int, fate: Fate) -> float:
         shape = self.shapes[part]
         candidates = shape.candidate_bytes(self.tokens[part][index], fate.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0

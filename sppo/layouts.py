@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
 from sppo.memory import state_elements
@@ -136,12 +136,19 @@ class Layout:
             order, self.slicing, stage, parts, head=self.virtual_stages if head else None
         )
 
-    def computes(self, stage: int) -> tuple[Compute, ...]:
-        """Everything a stage computes in a step, in order."""
+    def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
+        """Everything a stage computes in a step, in order.
+
+        Only `differing`: of sequences that meet the same on both sides one. What the others hold on
+        the device is the same.
+        """
+        sequences = self.sequences
+        if differing:
+            sequences = min(sequences, 3 if self.kv_sets > 1 else 2)
         return tuple(
             stage_computes(
                 self.order(stage),
-                sequences=self.sequences,
+                sequences=sequences,
                 mixed=self.kv_sets > 1,
                 ahead=self.pipeline_parallel - 1 - stage,
             )
@@ -168,6 +175,11 @@ class Layout:
         if alike not in self._part_costs:
             self._part_costs[alike] = tuple(block.part(*alike) for block in self.blocks)
         return self._part_costs[alike]
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was found for one stage and is true of others: see `fates.StageProblem`."""
+        return {}
 
     @cached_property
     def _part_costs(self) -> dict[tuple[int, bool], tuple[SubsequenceCost, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sppo.costs import copy_ns, recompute_ns
 from sppo.drafts import stage_problem
-from sppo.fates import KEEP
+from sppo.holdings import KEEP
 from sppo.layouts import Layout
 from sppo.plan import Plan
 from sppo.policies import uniform

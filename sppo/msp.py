@@ -123,6 +123,16 @@ class Slicing:
 
     def pieces(self, part: int, subsequence: int) -> tuple[Piece, ...]:
         """What goes from `part` to the next one, by the slices of both."""
+        key = part, subsequence
+        if key not in self._known_pieces:
+            self._known_pieces[key] = self._find_pieces(part, subsequence)
+        return self._known_pieces[key]
+
+    @cached_property
+    def _known_pieces(self) -> dict[tuple[int, int], tuple[Piece, ...]]:
+        return {}
+
+    def _find_pieces(self, part: int, subsequence: int) -> tuple[Piece, ...]:
         found = []
         for source, before in enumerate(self.slices(part, subsequence)):
             for target, after in enumerate(self.slices(part + 1, subsequence)):

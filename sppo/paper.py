@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from sppo.drafts import plan_of, stage_problem
 from sppo.errors import Infeasible
-from sppo.fates import KEEP, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import KEEP
 from sppo.layouts import Layout
 from sppo.plan import Plan
 from sppo.policies import uniform

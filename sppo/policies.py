@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sppo.errors import Short
-from sppo.fates import KEEP, Fate, StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import KEEP, Fate, StageFates
 from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_FULL, RECOMPUTE_LEAN
 
 RECOMPUTED = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
@@ -46,15 +47,19 @@ def remade(problem: StageProblem, names: Sequence[str]) -> Fate:
 def uniform(
     problem: StageProblem, fate: Fate, share: Callable[[int, int], float]
 ) -> list[list[Fate]]:
-    """The same recomputation everywhere; all subsequences but the last send their share."""
+    """The same recomputation everywhere; all subsequences but the last send their share.
+
+    `share` is the same for parts alike.
+    """
     last = len(problem.lengths) - 1
-    return [
-        [
+
+    def row(part: int) -> list[Fate]:
+        return [
             problem.offload(part, index, share(part, index), fate) if index < last else fate
             for index in range(last + 1)
         ]
-        for part in range(len(problem.shapes))
-    ]
+
+    return problem.by_kind(row)
 
 
 def _cheapest(problem: StageProblem) -> StageFates:
@@ -129,15 +134,16 @@ def _recompute_rung(problem: StageProblem, levels: Sequence[Fate], hidden: bool)
 
     def rung(number: int) -> StageFates:
         step, ahead = divmod(number, subsequences)
-        rows = []
-        for part in range(len(problem.shapes)):
-            row = []
+
+        def row(part: int) -> list[Fate]:
+            found = []
             for index in range(subsequences):
                 fate = levels[min(2, step + (index < ahead))]
                 share = problem.hidden_share(part, index, fate) if hidden else 0.0
-                row.append(problem.offload(part, index, share, fate))
-            rows.append(row)
-        return rows
+                found.append(problem.offload(part, index, share, fate))
+            return found
+
+        return problem.by_kind(row)
 
     return rung
 

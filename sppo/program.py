@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from sppo.loans import loan_instructions
 from sppo.msp import Slicing, with_slices
 from sppo.orders import compute_order, stage_computes
-from sppo.plan import Plan
+from sppo.plan import PartPlan, Plan
 from sppo.schedule import Instruction, Op, Schedule, message_receives, message_sends, plan_slicing
 
 
@@ -31,22 +31,23 @@ def build_schedule(plan: Plan) -> Schedule:
 def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[Instruction]:
     """The computes of a stage in order, each with its messages and copies around it."""
     computes = _computes(plan, slicing, stage)
-    fetches = _fetches(plan, stage, computes)
+    parts = plan.parts
+    fetches = _fetches(plan, parts, stage, computes)
     lent = loan_instructions(slicing, stage, computes)
     first: dict[tuple[Op, int], int] = {}
     for position, compute in enumerate(computes):
         first.setdefault((compute.op, compute.sequence), position)
     ahead = plan.receive_ahead
     for early in computes[:ahead]:
-        yield from message_receives(slicing, len(plan.parts), early)
+        yield from message_receives(slicing, len(parts), early)
     for position, compute in enumerate(computes):
         if position + ahead < len(computes):
-            yield from message_receives(slicing, len(plan.parts), computes[position + ahead])
+            yield from message_receives(slicing, len(parts), computes[position + ahead])
         yield from fetches.get(position, [])
         yield from lent.get((position, False), [])
         yield from _clears(plan, slicing, stage, computes, position, first)
         yield compute
-        yield from _after(plan, slicing, stage, compute)
+        yield from _after(plan, parts, slicing, stage, compute)
         yield from lent.get((position, True), [])
 
 
@@ -98,7 +99,9 @@ def _clears(
     return [Instruction(Op.CLEAR, sequence, 0, part) for part in (*own, *borrowed)]
 
 
-def _fetches(plan: Plan, stage: int, computes: list[Instruction]) -> dict[int, list[Instruction]]:
+def _fetches(
+    plan: Plan, parts: tuple[PartPlan, ...], stage: int, computes: list[Instruction]
+) -> dict[int, list[Instruction]]:
     """Position of a backward -> fetches issued before it: `fetch_ahead` backwards ahead of need."""
     position_of = {compute: position for position, compute in enumerate(computes)}
     backwards = [compute for compute in computes if compute.op is Op.BACKWARD]
@@ -107,7 +110,7 @@ def _fetches(plan: Plan, stage: int, computes: list[Instruction]) -> dict[int, l
     for number, backward in enumerate(backwards):
         position = position_of[backward]
         for early in backwards[number : number + plan.fetch_ahead + 1]:
-            away = _travels(plan, stage, early)
+            away = _travels(plan, parts, stage, early)
             made = position_of[early._replace(op=Op.FORWARD)] < position
             if away and made and early not in issued:
                 issued.add(early)
@@ -115,15 +118,17 @@ def _fetches(plan: Plan, stage: int, computes: list[Instruction]) -> dict[int, l
     return fetches
 
 
-def _travels(plan: Plan, stage: int, compute: Instruction) -> bool:
+def _travels(plan: Plan, parts: tuple[PartPlan, ...], stage: int, compute: Instruction) -> bool:
     """Whether something of it goes to the host tier: never what is made for another stage."""
     own = compute.part % plan.pipeline_parallel == stage
-    return own and bool(plan.parts[compute.part].offload_units[compute.subsequence])
+    return own and bool(parts[compute.part].offload_units[compute.subsequence])
 
 
-def _after(plan: Plan, slicing: Slicing, stage: int, compute: Instruction) -> list[Instruction]:
+def _after(
+    plan: Plan, parts: tuple[PartPlan, ...], slicing: Slicing, stage: int, compute: Instruction
+) -> list[Instruction]:
     """What follows a compute: its messages, and after a forward its offload."""
-    instructions = message_sends(slicing, len(plan.parts), compute)
-    if compute.op is Op.FORWARD and _travels(plan, stage, compute):
+    instructions = message_sends(slicing, len(parts), compute)
+    if compute.op is Op.FORWARD and _travels(plan, parts, stage, compute):
         instructions.append(compute._replace(op=Op.OFFLOAD))
     return instructions

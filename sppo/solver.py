@@ -9,14 +9,17 @@ that would run; the least makespan wins. "exact" replaces the fates by an intege
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from sppo import policies
-from sppo.bounds import require_host_room
+from sppo.bounds import require_host_room, require_some_fates
 from sppo.drafts import Choose, plan_of, stage_problem
 from sppo.errors import Infeasible, Short
-from sppo.fates import StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import StageFates
 from sppo.layouts import Layout
 from sppo.lending import with_lending
 from sppo.options import SolverOptions, every_layout
@@ -44,16 +47,18 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
     if options.msp and options.kv_offload is None:  # nothing is lent from the host tier
         options = replace(options, kv_offload=False)
     resident: Plan | None = None
+    hosted = _Hosted(workload, profile, replace(options, kv_offload=True))
     if options.kv_offload is None and options.solver != "paper":
+        rival = hosted.seconds if options.solver == "heuristic" else None
         with suppress(Infeasible):
-            resident = _solve(workload, profile, replace(options, kv_offload=False))
-        if resident is not None and not _cramped(workload, profile, options, resident):
+            resident = _solve(workload, profile, replace(options, kv_offload=False), rival)
+        if resident is not None and not hosted.worth_a_try(resident.makespan_seconds):
             return resident
-        options = replace(options, kv_offload=True)
+        options = hosted.options
     try:
-        hosted = _solve(workload, profile, options)
-        if resident is None or hosted.makespan_seconds < resident.makespan_seconds:
-            return hosted
+        other = hosted.plan() if options == hosted.options else _solve(workload, profile, options)
+        if resident is None or other.makespan_seconds < resident.makespan_seconds:
+            return other
         return resident
     except Infeasible as error:
         if resident is not None:
@@ -65,15 +70,52 @@ def solve(workload: Workload, profile: Profile, options: SolverOptions | None = 
         raise Infeasible(f"{error}; {longest_words(workload, profile, asked)}") from None
 
 
-def _cramped(workload: Workload, profile: Profile, options: SolverOptions, plan: Plan) -> bool:
-    """Whether memory costs a plan so much that K and V may be better off in the host tier."""
-    if workload.device_memory_bytes is None:
-        return False
-    least = min(layout.least_seconds for layout in every_layout(workload, profile, options))
-    return plan.makespan_seconds > CRAMPED * least
+Rival = Callable[[float], float]
+"""Given a step's seconds, those of another kind of plan that is faster, if there may be one."""
 
 
-def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan:
+class _Hosted:
+    """The plan with K and V in the host tier, made when it is first asked for."""
+
+    def __init__(self, workload: Workload, profile: Profile, options: SolverOptions) -> None:
+        self.workload = workload
+        self.profile = profile
+        self.options = options
+        self._found: Plan | Infeasible | None = None
+
+    def plan(self) -> Plan:
+        """Raises Infeasible."""
+        if self._found is None:
+            try:
+                self._found = _solve(self.workload, self.profile, self.options)
+            except Infeasible as error:
+                self._found = error
+        if isinstance(self._found, Infeasible):
+            raise self._found
+        return self._found
+
+    def worth_a_try(self, seconds: float) -> bool:
+        """Whether memory costs a plan so much that K and V may be better off in the host tier."""
+        if self.workload.device_memory_bytes is None:
+            return False
+        return seconds > CRAMPED * self._least_seconds
+
+    @cached_property
+    def _least_seconds(self) -> float:
+        layouts = every_layout(self.workload, self.profile, replace(self.options, kv_offload=None))
+        return min(layout.least_seconds for layout in layouts)
+
+    def seconds(self, seconds: float) -> float:
+        """Of its step, or infinity where a plan of so many seconds makes it no rival."""
+        if self.worth_a_try(seconds):
+            with suppress(Infeasible):
+                return self.plan().makespan_seconds
+        return float("inf")
+
+
+def _solve(
+    workload: Workload, profile: Profile, options: SolverOptions, rival: Rival | None = None
+) -> Plan:
     layouts = sorted(every_layout(workload, profile, options), key=lambda one: one.least_seconds)
     if options.solver == "paper":
         from sppo.paper import solve_paper
@@ -82,7 +124,7 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
     if options.solver == "exact":
         from sppo.exact import cheapest_fates
 
-        best = _explained(_search(layouts, _bounded(cheapest_fates), len(layouts)))
+        best = _explained(_search(layouts, _Bounded(cheapest_fates), len(layouts)))
         rough = _explained(_search(layouts, _policy(options.policy), SIMULATED))
         if rough.makespan_seconds < best.makespan_seconds:
             best = rough  # equal added time, placed where the pipeline waits anyway
@@ -90,7 +132,7 @@ def _solve(workload: Workload, profile: Profile, options: SolverOptions) -> Plan
         note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
         return replace(best, reasons=(*best.reasons, note))
     choose = _policy(options.policy)
-    found = _search(layouts, choose, SIMULATED)
+    found = _search(layouts, choose, SIMULATED, rival)
     lent = with_lending(found.plan, layouts, choose, options.msp)
     if lent.layout is None:
         plan = _explained(found)
@@ -124,27 +166,31 @@ def _policy(name: str) -> Choose:
     def choose(problem: StageProblem) -> StageFates:
         return policies.choose(problem, name)
 
-    return _bounded(choose) if name == "auto" else choose
+    return _Bounded(choose) if name == "auto" else choose
 
 
-def _bounded(choose: Choose) -> Choose:
-    """The same, but quick to say that the host tier is too small."""
+@dataclass(frozen=True)
+class _Bounded:
+    """The same, but quick to say that the host tier is too small. Free to take any fates."""
 
-    def bounded(problem: StageProblem) -> StageFates:
+    choose: Choose
+
+    def __call__(self, problem: StageProblem) -> StageFates:
         require_host_room(problem)
-        return choose(problem)
-
-    return bounded
+        return self.choose(problem)
 
 
-def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
+def _search(
+    layouts: list[Layout], choose: Choose, simulated: int, rival: Rival | None = None
+) -> _Found:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
     Stops where a layout's compute alone takes longer than the best plan, and passes over families
-    whose finest cut does not fit. Raises Infeasible.
+    whose finest cut does not fit, and what cannot beat the rival. Raises Infeasible.
     """
     best: tuple[Plan, Layout] | None = None
     search = Search(layouts=layouts)
+    limit = float("inf")
     hopeless: dict[tuple[int, ...], bool] = {}
     for layout in layouts:
         if hopeless.get(layout.family):
@@ -152,6 +198,8 @@ def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
         least = float("inf") if best is None else best[0].makespan_seconds
         if best is not None and (simulated == 0 or layout.least_seconds >= least):
             break
+        if _without_ends(layout) >= limit:
+            continue
         try:
             plan = plan_of(layout, choose)
         except Short as short:
@@ -159,6 +207,9 @@ def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
             if layout.family not in hopeless:
                 hopeless[layout.family] = _is_hopeless(layout, search, choose)
             continue
+        hopeless[layout.family] = False
+        if best is None and rival is not None:
+            limit = rival(plan.makespan_seconds)
         simulated -= 1
         search.seconds[layout] = plan.makespan_seconds
         if plan.makespan_seconds < least:
@@ -173,6 +224,12 @@ def _search(layouts: list[Layout], choose: Choose, simulated: int) -> _Found:
     return _Found(plan=best[0], layout=best[1], search=search)
 
 
+def _without_ends(layout: Layout) -> float:
+    """Seconds that no plan of this layout is below by much, were its stages to lend."""
+    lends = layout.pipeline_parallel > 1 and layout.kv_sets == 1 and not layout.kv_block_tokens
+    return layout.work_and_ends_seconds[0] if lends else layout.least_seconds
+
+
 def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:
     """Whether the finest cut of this layout's family, which needs least memory, does not fit."""
     family = [one for one in search.layouts if one.family == layout.family]
@@ -181,8 +238,20 @@ def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:
         for stage in {0, finest.pipeline_parallel - 1}:
             problem = stage_problem(finest, stage)
             problem.require_room()
-            problem.require_fit(problem.memory(choose(problem)))
+            if not _surely_fits(problem, choose):
+                problem.require_fit(problem.memory(choose(problem)))
     except Short as short:
         search.short[finest] = short
         return True
     return False
+
+
+def _surely_fits(problem: StageProblem, choose: Choose) -> bool:
+    """A quick look, before the best fates are sought only to know whether there are any."""
+    if not isinstance(choose, _Bounded):
+        return False
+    try:
+        require_some_fates(problem)
+    except Short:
+        return False
+    return True

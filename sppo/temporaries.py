@@ -1,20 +1,17 @@
-"""What a forward or backward takes beside what is kept, moment by moment. No torch.
+"""What a forward or backward makes beside what is kept, operation by operation. No torch.
 
-A compute walks through its operations; at each there is a sum of tensors that exist only then. All
-are so many bytes a token, and so is what it holds less of the kept units: those that a forward has
-not made yet, those that a backward has used up. The largest sum is what the compute takes. Only
-the last block of a part counts, with which all others of the part are kept.
+A compute walks through its operations; at each there is a sum of tensors that exist only then, all
+of so many bytes a token. Only the last block of a part counts, with which all others are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
 from typing import NamedTuple
 
-from sppo.units import RECOMPUTE_CHEAP, RECOMPUTE_LEAN, head_units, layer_units
+from sppo.units import head_units, layer_units
 from sppo.workload import Model
 
 LOSS_TILE_TOKENS = 2048
@@ -42,7 +39,7 @@ class Moment(NamedTuple):
     told: bool = False
 
 
-class _At(NamedTuple):
+class At(NamedTuple):
     """A moment's step in its compute; `making`: the unit that is made again, by so many bytes."""
 
     step: int
@@ -51,7 +48,7 @@ class _At(NamedTuple):
     making_bytes: int = 0
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """The steps of a block at which a unit is held: made or first read, and read for the last time.
 
     In a forward a unit that is not kept is held until its last step all the same.
@@ -61,40 +58,23 @@ class _Span(NamedTuple):
     last: int
 
 
-FORWARD_SPANS = {
-    "norm1.output": _Span(1, 7),
-    "attention.query": _Span(3, 5),
-    "attention.logsumexp": _Span(4, 5),
-    "attention.output": _Span(5, 10),
-    "block.middle": _Span(6, 10),
-    "norm2.statistics": _Span(7, 10),
-    "norm2.output": _Span(7, 10),
-    "mlp.gate": _Span(8, 9),
-    "mlp.up": _Span(8, 9),
-    "mlp.activation": _Span(9, 10),
-}
-"""1 norm, 2 its product, 3 RoPE, 4 attention, 5 its order, 6 its product, 7 norm, 8 to 10 MLP."""
-
 BACKWARD_SPANS = {
-    "mlp.activation": _Span(1, 1),
-    "mlp.up": _Span(2, 2),
-    "mlp.gate": _Span(2, 2),
-    "norm2.output": _Span(3, 3),
-    "norm2.statistics": _Span(4, 4),
-    "block.middle": _Span(4, 4),
-    "attention.output": _Span(5, 6),
-    "attention.query": _Span(6, 6),
-    "attention.logsumexp": _Span(6, 6),
-    "norm1.output": _Span(7, 7),
-    "norm1.statistics": _Span(8, 8),
-    "block.input": _Span(8, 8),
+    "mlp.activation": Span(1, 1),
+    "mlp.up": Span(2, 2),
+    "mlp.gate": Span(2, 2),
+    "norm2.output": Span(3, 3),
+    "norm2.statistics": Span(4, 4),
+    "block.middle": Span(4, 4),
+    "attention.output": Span(5, 6),
+    "attention.query": Span(6, 6),
+    "attention.logsumexp": Span(6, 6),
+    "norm1.output": Span(7, 7),
+    "norm1.statistics": Span(8, 8),
+    "block.input": Span(8, 8),
 }
 """1 to 3 MLP, 4 norm, 5 product of attention, 6 attention, 7 the product before it, 8 norm."""
 
-READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
-"""What a norm's output is read for early in a backward, to make it again."""
-
-_BEFORE, _AFTER = 0, 99
+BEFORE, AFTER = 0, 99
 """Steps around a part's last block: in a forward the embedding and the loss, back the reverse."""
 
 
@@ -102,7 +82,8 @@ _BEFORE, _AFTER = 0, 99
 class PartKind:
     """What the moments of a part depend on but the fates: parts of a kind share them.
 
-    `hosted`: K and V lie in the host tier; `clones`: as gloo does, of what it sums over shards.
+    `hosted`: K and V lie in the host tier; `clones`: as gloo does, of what it sums over shards. Its
+    thread lets go of both a little late.
     """
 
     model: Model
@@ -119,91 +100,18 @@ class PartKind:
         """Bytes of a block's units, per token of all shards."""
         return {unit.name: unit.bytes(1, self.element_bytes) for unit in layer_units(self.model)}
 
+    @property
+    def late_bytes(self) -> int:
+        """Per token of all shards, of a sum that may still be held: its input and the clone."""
+        if not self.clones or self.shards == 1:
+            return 0
+        return 2 * self.shards * self.model.hidden * self.element_bytes
+
     @cached_property
     def head_bytes(self) -> int:
         """The same of what the head keeps, all together."""
         units = head_units(self.model) if self.head else ()
         return sum(unit.bytes(1, self.element_bytes) for unit in units)
-
-
-@lru_cache(maxsize=4096)
-def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Moment, ...]:
-    """The moments of a forward or backward, less what it holds less of the kept units then.
-
-    Units in `dropped` are made again. Without those that are never the largest.
-    """
-    names = frozenset(dropped)
-    found = _forward(kind) if forward else _backward(kind, names)
-    held = _held_forward if forward else _held_backward
-    whole = []
-    for at in found:
-        more = held(kind, names, at)
-        told = not forward and at.step >= 6
-        whole.append(at.moment._replace(per_token=at.moment.per_token + more, told=told))
-    whole = list(dict.fromkeys(whole))
-    return tuple(one for one in whole if not any(_covers(other, one) for other in whole))
-
-
-@lru_cache(maxsize=256)
-def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[str, int]], ...]:
-    """Moments with everything kept, and what each unit adds per token where it is made again.
-
-    Any of those of RECOMPUTE_LEAN, each for itself. A norm's output that is there early, because a
-    product of it is made again, is added by that product.
-    """
-    none: frozenset[str] = frozenset()
-    cheap, lean = (
-        frozenset(names).intersection(kind.unit_bytes)
-        for names in (RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
-    )
-    held = _held_forward if forward else _held_backward
-    walks = [_forward(kind)] if forward else [_backward(kind, cheap), _backward(kind, lean)]
-    found = []
-    for at in dict.fromkeys(chain.from_iterable(walks)):
-        base = at.moment.per_token - at.making_bytes
-        whole = at.moment._replace(per_token=base + held(kind, none, at))
-        remade = dict.fromkeys(lean, 0)
-        for name in lean:
-            all_early, early = (
-                held(kind, lean, at, reads) - held(kind, lean - {name}, at, reads)
-                for reads in (lean, cheap)
-            )
-            remade[name] += early if name in cheap else all_early
-            if name in READERS:
-                remade[READERS[name]] += all_early - early
-        if at.making:
-            remade[at.making] += at.making_bytes
-        found.append((whole, remade))
-    return tuple(found)
-
-
-def _covers(other: Moment, one: Moment) -> bool:
-    """Whether another moment is never the smaller one."""
-    no_smaller = all(a >= b for a, b in zip(other[:4], one[:4], strict=True))
-    as_often = other.later <= one.later and other.told >= one.told
-    return other != one and no_smaller and as_often
-
-
-def largest_bytes(
-    of: Sequence[Moment],
-    shards: int,
-    *,
-    start: int,
-    tokens: int,
-    kv_block_tokens: int,
-    told_bytes: int = 0,
-) -> int | None:
-    """Of moments, for `tokens` tokens from position `start` on; None if all come later."""
-    keys = min(start, kv_block_tokens or max(PREFIX_BLOCK_TOKENS, tokens))
-    tile = min(tokens, LOSS_TILE_TOKENS)
-    sizes = [
-        -(-(one.per_token * tokens + one.per_key * keys + one.per_tile * tile) // shards)
-        + one.fixed
-        + (told_bytes if one.told else 0)
-        for one in of
-        if start or not one.later
-    ]
-    return max(sizes, default=None)
 
 
 class _Sizes:
@@ -263,72 +171,72 @@ class _Sizes:
         return 3 * self.thin
 
 
-def _forward(kind: PartKind) -> Iterator[_At]:
+def forward_walk(kind: PartKind) -> Iterator[At]:
     """The last block of a part, with what comes before the first and after the last."""
     s = _Sizes(kind)
     if kind.first:
-        yield _At(_BEFORE, Moment(s.thin + s.gathered + s.cloned + s.rows))
+        yield At(BEFORE, Moment(s.thin + s.gathered + s.cloned + s.rows))
     if kind.layers:
         both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
-        yield _At(1, Moment(s.norm_forward))
-        yield _At(2, Moment(s.gathered + s.qkv))
-        yield _At(3, Moment(both + s.rotation))
-        yield _At(4, Moment(both + s.thin + s.merged, later=True))
-        yield _At(5, Moment(both + s.thin))
-        yield _At(6, Moment(s.gathered + s.cloned))
-        yield _At(7, Moment(s.norm_forward))
-        yield _At(8, Moment(s.gathered))
-        yield _At(9, Moment(0))
-        yield _At(10, Moment(s.gathered + s.cloned + s.thin))
+        yield At(1, Moment(s.norm_forward))
+        yield At(2, Moment(s.gathered + s.qkv))
+        yield At(3, Moment(both + s.rotation))
+        yield At(4, Moment(both + s.thin + s.merged, later=True))
+        yield At(5, Moment(both + s.thin))
+        yield At(6, Moment(s.gathered + s.cloned))
+        yield At(7, Moment(s.norm_forward))
+        yield At(8, Moment(s.gathered))
+        yield At(9, Moment(0))
+        yield At(10, Moment(s.gathered + s.cloned + s.thin))
     if kind.head:
         logits = kind.model.vocabulary * (s.precise + s.if_narrow(s.element))
         tile = logits + s.gathered + 4 * INDEX_BYTES * s.shards
         inputs = s.thin + s.if_divided(INDEX_BYTES * s.shards)
         product = s.product(kind.model.vocabulary)
-        yield _At(_AFTER, Moment(inputs + s.norm_forward))
-        yield _At(_AFTER, Moment(inputs, per_tile=tile, fixed=product))
+        yield At(AFTER, Moment(inputs + s.norm_forward))
+        yield At(AFTER, Moment(inputs, per_tile=tile, fixed=product))
         summed = s.gathered + s.cloned + s.summed
-        yield _At(_AFTER, Moment(inputs, per_tile=tile + summed))
+        yield At(AFTER, Moment(inputs, per_tile=tile + summed))
 
 
-def _backward(kind: PartKind, dropped: frozenset[str]) -> Iterator[_At]:
+def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
     """Gradient of the output, then the last block from its end, and the embedding's gradient."""
     s = _Sizes(kind)
     if kind.head:
-        yield _At(_BEFORE, Moment(s.norm_backward))
+        yield At(BEFORE, Moment(s.norm_backward))
     if kind.layers:
         gradients = s.wides * s.wide
         into = s.thin + s.gathered + s.whole + s.cloned + s.summed
-        yield _At(1, Moment(s.thin + s.gathered + s.wide))
-        yield _At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
-        yield _At(2, Moment(s.thin + s.wide + gradients))
-        yield _At(3, Moment(into + gradients, fixed=s.product(s.ffn)))
-        yield _At(4, Moment(s.thin + s.norm_backward))
+        yield At(1, Moment(s.thin + s.gathered + s.wide))
+        yield At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
+        yield At(2, Moment(s.thin + s.wide + gradients))
+        yield At(3, Moment(into + gradients, fixed=s.product(s.ffn)))
+        yield At(4, Moment(s.thin + s.norm_backward))
         into += s.received
-        yield _At(5, Moment(s.received + s.thin + s.gathered + s.thin))
-        yield _At(5, Moment(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
+        yield At(5, Moment(s.received + s.thin + s.gathered + s.thin))
+        yield At(5, Moment(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
         yield from _attention_backward(s)
-        yield _At(7, Moment(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
-        yield _At(8, Moment(s.received + s.thin + s.norm_backward))
+        yield At(7, Moment(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
+        yield At(8, Moment(s.received + s.thin + s.norm_backward))
         yield from _made_again(kind, s, dropped)
     if kind.first:
         precise = s.if_narrow(s.shards * s.thin_precise)
-        yield _At(_AFTER, Moment(s.received + s.thin + s.gathered + precise + s.rows))
+        yield At(AFTER, Moment(s.received + s.thin + s.gathered + precise + s.rows))
 
 
-def _attention_backward(s: _Sizes) -> Iterator[_At]:
+def _attention_backward(s: _Sizes) -> Iterator[At]:
     """Blocks of the prefix, then RoPE's gradient: beside the residual's and the output's."""
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
     calls = outer + s.if_divided(2 * s.thin)
-    yield _At(6, Moment(calls + s.thin + 2 * s.key))
-    yield _At(6, Moment(calls + s.thin + s.if_narrow(s.thin_precise)))
-    yield _At(6, Moment(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True))
+    yield At(6, Moment(calls + s.thin + 2 * s.key))
+    yield At(6, Moment(calls + s.thin + s.if_narrow(s.thin_precise)))
+    yield At(6, Moment(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True))
     outer += s.thin_precise + s.qkv + s.turns
-    yield _At(6, Moment(outer + s.if_narrow(s.thin) + s.rotation))
-    yield _At(6, Moment(outer + s.if_divided(s.qkv)))
+    yield At(6, Moment(outer + s.if_narrow(s.thin) + s.rotation))
+    yield At(6, Moment(outer + s.if_divided(s.qkv)))
 
 
-def _made_again(kind: PartKind, s: _Sizes, dropped: frozenset[str]) -> Iterator[_At]:
+def _made_again(kind: PartKind, s: _Sizes, dropped: frozenset[str]) -> Iterator[At]:
     """What it takes to make units again, beside the gradients that wait meanwhile."""
     firsts = first_reads(kind.model, dropped)
     wide = s.wides * s.wide
@@ -348,56 +256,7 @@ def _made_again(kind: PartKind, s: _Sizes, dropped: frozenset[str]) -> Iterator[
     }
     for name in dropped & making.keys():
         step = firsts[name]
-        yield _At(step, Moment(waiting[step] + making[name]), name, making[name])
-
-
-def _held_forward(
-    kind: PartKind, dropped: frozenset[str], at: _At, firsts: frozenset[str] | None = None
-) -> int:
-    """Units that are not kept but there, less those that are kept but not made yet."""
-    if at.step == _BEFORE:
-        return -_kept_bytes(kind, dropped)
-    if at.step == _AFTER:
-        return 0
-    held = -kind.head_bytes
-    for name, (first, last) in FORWARD_SPANS.items():
-        size = kind.unit_bytes.get(name, 0)
-        if name not in dropped and at.step < first:
-            held -= size
-        if name in dropped and first <= at.step <= last:
-            held += size
-    return held
-
-
-def _held_backward(
-    kind: PartKind, dropped: frozenset[str], at: _At, firsts: frozenset[str] | None = None
-) -> int:
-    """Units that were made again and are there, less those that are kept but used up.
-
-    They are made when they are first read, where those in `firsts` are made again.
-    """
-    if at.step == _BEFORE:
-        return 0
-    if at.step == _AFTER:
-        return -_kept_bytes(kind, dropped)
-    held = -kind.head_bytes
-    reads = first_reads(kind.model, dropped if firsts is None else firsts)
-    order = tuple(kind.unit_bytes)
-    made = order[: order.index(at.making) + 1] if at.making else order
-    for name, size in kind.unit_bytes.items():
-        last = BACKWARD_SPANS[name].last
-        first = reads[name]
-        if name not in dropped:
-            held -= size if at.step > last else 0
-        elif first < at.step <= last or (first == at.step and name in made):
-            held += size
-    return held
-
-
-def _kept_bytes(kind: PartKind, dropped: frozenset[str]) -> int:
-    """Per token of all shards, of the whole part."""
-    kept = sum(size for name, size in kind.unit_bytes.items() if name not in dropped)
-    return kind.layers * kept + kind.head_bytes
+        yield At(step, Moment(waiting[step] + making[name]), name, making[name])
 
 
 @lru_cache(maxsize=256)

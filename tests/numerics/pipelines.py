@@ -12,7 +12,8 @@ from baselines.reference import ReferenceModel
 from sppo.checker import check_schedule
 from sppo.drafts import plan_of
 from sppo.engine import Engine, StepCounters
-from sppo.fates import Fate, StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import Fate, StageFates
 from sppo.layouts import Layout
 from sppo.msp import Cut, lendings
 from sppo.optimizer import FlatAdamW

@@ -13,7 +13,8 @@ from benchmarks.simulations import of_unit_costs
 from benchmarks.workloads import of_flags
 from sppo.checker import check_schedule
 from sppo.errors import Infeasible
-from sppo.fates import KEEP, StageFates, StageProblem
+from sppo.fates import StageProblem
+from sppo.holdings import KEEP, StageFates
 from sppo.lending import with_lending
 from sppo.msp import Slicing, lendings, table
 from sppo.options import SolverOptions, every_layout
