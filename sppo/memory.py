@@ -1,7 +1,7 @@
 """The memory model of a stage: what is kept, what may travel, and everything else. No torch.
 
 Model state, KV, dKV and the peak of kept activations are exact. What a compute takes beside them
-(`moments.py`) and what lending has on its way (`lent_memory.py`) are bounds, mostly met to the byte.
+(`moments.py`) and what lending has on its way (`lent_memory.py`) are bounds, mostly met exactly.
 """
 
 from __future__ import annotations
