@@ -1,7 +1,7 @@
 """The memory model of a stage: what is kept, what may travel, and everything else. No torch.
 
-Kept activations, KV, dKV, model state and messages are exact. `temporary` bounds what one forward
-or backward allocates and frees again; it is checked against counted peaks by a test.
+Model state, KV, dKV and the peak of kept activations are exact. What a compute takes beside them
+(`moments.py`) and what lending has on its way (`lent_memory.py`) are bounds, mostly met exactly.
 """
 
 from __future__ import annotations
