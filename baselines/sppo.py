@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +17,10 @@ from sppo.hostmem import host_memory
 from sppo.options import SolverOptions
 from sppo.plan import Plan
 from sppo.profile import load_profile
+from sppo.program import build_schedule
 from sppo.ranks import Place, join_groups, rank_of
 from sppo.runtime import Runtime
+from sppo.schedule import Schedule
 from sppo.solver import solve
 from sppo.train import Trainer
 from sppo.workload import Workload
@@ -28,6 +33,33 @@ SppoSettings = SolverOptions
 def _solved(workload: Workload, settings: SppoSettings) -> Plan:
     """Roles, ranks and reports of one layout ask for the same plan."""
     return solve(workload, load_profile(workload.cluster.hardware), settings)
+
+
+def _doing(plan: Plan, schedule: Schedule, stage: int, ranks_per_node: int) -> tuple[Any, ...]:
+    """What a stage holds, computes and sends, and over which links; parts counted from its own."""
+    parts = [replace(part, layers=(0, len(part.layer_range))) for part in plan.stages[stage].parts]
+    lends = bool(plan.lendings)
+    instructions = tuple(one._replace(part=one.part - stage) for one in schedule.stages[stage])
+    nodes = [
+        rank_of(plan, Place(replica=0, stage=other % plan.pipeline_parallel, shard=0))
+        // ranks_per_node
+        for other in (stage - 1, stage, stage + 1)
+    ]
+    links = (nodes[0] == nodes[1], nodes[1] == nodes[2])
+    return (not stage, parts, plan.stages[stage].memory, links, instructions, stage if lends else 0)
+
+
+def _role(plan: Plan, stages: Sequence[int]) -> Role:
+    """The first of these stages stands for all of them."""
+    first = stages[0]
+    ends = (("embedding", not first), ("head", plan.stages[first].head))
+    here = ", ".join(word for word, there in ends if there)
+    name = f"stage {first}" if len(stages) == 1 else f"stages {first} to {stages[-1]}"
+    return Role(
+        name=name + (f" ({here})" if here else ""),
+        rank=rank_of(plan, Place(replica=0, stage=first, shard=0)),
+        ranks=len(stages) * plan.sequence_parallel * plan.data_parallel,
+    )
 
 
 class SppoSystem:
@@ -79,16 +111,18 @@ class SppoAdapter:
         """The solver says what cannot run, with its reason, when the plan is made."""
 
     def roles(self, workload: Workload, settings: SppoSettings) -> tuple[Role, ...]:
-        """A stage is a role: its shards are equal, and replicas are alike."""
+        """Neighbouring stages that do alike, with all their shards and replicas."""
         plan = self.plan(workload, settings)
-        alike = plan.sequence_parallel * plan.data_parallel
-        found = []
-        for stage, mine in enumerate(plan.stages):
-            ends = [word for word, here in (("embedding", not stage), ("head", mine.head)) if here]
-            name = f"stage {stage}" + (f" ({', '.join(ends)})" if ends else "")
-            place = Place(replica=0, stage=stage, shard=0)
-            found.append(Role(name=name, rank=rank_of(plan, place), ranks=alike))
-        return tuple(found)
+        schedule = build_schedule(plan)
+        node = workload.cluster.ranks_per_node
+        alike = [
+            [stage for stage, _ in group]
+            for _, group in groupby(
+                ((stage, _doing(plan, schedule, stage, node)) for stage in range(len(plan.stages))),
+                key=itemgetter(1),
+            )
+        ]
+        return tuple(_role(plan, stages) for stages in alike)
 
     def describe(self, settings: SppoSettings) -> str:
         count = "auto" if settings.subsequences is None else str(settings.subsequences)

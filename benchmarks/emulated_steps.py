@@ -214,16 +214,14 @@ def sppo(emulated: Emulated) -> Step:
     hidden = simulate_plan(plan, without_messages(profile))
     optimizer = emulated.optimizer()
     after = plan.reduction_seconds + optimizer
-    first: dict[int, tuple[RoleReport, Counts]] = {}
-    for report, counts in emulated.counted:
-        first.setdefault(_stage_of(plan, report.rank), (report, counts))
+    of_stage = _by_stage(plan, emulated)
     return Step(
         seconds=exposed.makespan / 1e9 + after,
         seconds_if_hidden=hidden.makespan / 1e9 + optimizer,
         ranks=[
             Rank(
-                name=first[stage][0].role,
-                counts=first[stage][1],
+                name=of_stage[stage][0].role,
+                counts=of_stage[stage][1],
                 compute=hidden.busy[stage] / 1e9,
                 busy=exposed.busy[stage] / 1e9 + after,
             )
@@ -233,9 +231,19 @@ def sppo(emulated: Emulated) -> Step:
     )
 
 
-def _stage_of(plan: Plan, rank: int) -> int:
-    """Ranks are ordered by replica, stage and shard."""
-    return rank // plan.sequence_parallel % plan.pipeline_parallel
+def _by_stage(plan: Plan, emulated: Emulated) -> list[tuple[RoleReport, Counts]]:
+    """For every stage the rank that stands for it: its own, or of the last stage before it.
+
+    Ranks are ordered by replica, stage and shard.
+    """
+    first: dict[int, tuple[RoleReport, Counts]] = {}
+    for report, counts in emulated.counted:
+        stage = report.rank // plan.sequence_parallel % plan.pipeline_parallel
+        first.setdefault(stage, (report, counts))
+    return [
+        first[max(known for known in first if known <= stage)]
+        for stage in range(plan.pipeline_parallel)
+    ]
 
 
 def without_messages(profile: Profile) -> Profile:

@@ -23,6 +23,7 @@ from benchmarks.job import Status
 from benchmarks.paper_readings import LONGEST_MODEL, READINGS, Reading, Word
 from benchmarks.reported import ReportedPoint
 from benchmarks.workloads import of_flags
+from sppo.ranks import place_of
 from sppo.workload import MODELS, Workload
 
 SCHEMA = "sppo-paper-points/1"
@@ -176,8 +177,11 @@ def fullest(workload: Workload, settings: Any, roles: tuple[Role, ...]) -> tuple
     from baselines.sppo import ADAPTER
 
     plan = ADAPTER.plan(workload, settings)
-    number = max(range(len(roles)), key=lambda stage: plan.stages[stage].memory.total)
-    return (roles[number],)
+
+    def predicted_bytes(role: Role) -> int:
+        return plan.stages[place_of(plan, role.rank).stage].memory.total
+
+    return (max(roles, key=predicted_bytes),)
 
 
 def role_count(found: Emulation) -> int:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from baselines.megatron import MegatronSettings
-from baselines.protocol import Role
+from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks import emulation_run
 from benchmarks.cli import main
-from benchmarks.emulation import EmulationJob
-from benchmarks.workloads import find
+from benchmarks.emulate_verb import asked_roles
+from benchmarks.emulation import Counts, EmulationJob
+from benchmarks.emulator import Emulator
+from benchmarks.workloads import find, of_flags
 
 BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
 
@@ -106,3 +109,33 @@ def test_wrong_input_is_one_line(
     shown = capsys.readouterr().err
     assert word in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
+    """A role stands for all its ranks: emulated one by one they count the same."""
+    workload = of_flags(model="gpt-tiny", seq="16K", gpus=4, hardware="cpu-2core")
+    adapter = load("sppo")
+    settings = adapter.settings_type(pipeline_parallel=4, virtual_stages=1, msp=False)
+    roles = roles_of(adapter, workload, settings)
+    assert [(role.name, role.rank, role.ranks) for role in roles] == [
+        ("stage 0 (embedding)", 0, 1),
+        ("stages 1 to 2", 1, 2),
+        ("stage 3 (head)", 3, 1),
+    ]
+    emulator = Emulator(parent=tmp_path, time_limit_seconds=200.0)
+    found = emulator.emulate(
+        workload, "sppo", settings, lambda known: asked_roles("1,2", known, workload)
+    )
+    one, other = (told(role.counts) for role in found.roles)
+    assert one["flops"] > 0
+    assert one == other
+
+
+def told(counts: Counts | None) -> dict[str, Any]:
+    """Everything but whom it talks to."""
+    assert counts is not None
+    plain: dict[str, Any] = msgspec.to_builtins(counts)
+    for item in plain["communication"]:
+        del item["group"]
+    return plain
