@@ -131,7 +131,7 @@ def _longest(found: PaperPoints) -> str:
             _peaks(one.peak_device_bytes),
             _peaks(one.peak_host_bytes),
             _of(len(one.peak_device_bytes), one.roles),
-            _short(one.unanswered or one.beyond),
+            _short(one.unanswered or one.beyond or "not asked"),
         )
         for one in found.longest
     ]

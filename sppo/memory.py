@@ -17,7 +17,7 @@ from sppo.workload import Model, Workload
 RING_SHARE = 32
 """K and V in the host tier are brought in blocks that take a 32nd of the device, all in all."""
 
-RING_TOKENS = (256, 16_384)
+RING_TOKENS = (256, 65_536)
 """Least and most tokens of such a block."""
 
 SCALARS_BYTES = 8 * 1024
