@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import FAILED, FAINT, INK, OTHER
-from benchmarks.paper_points import PaperPoints, Verdict
+from benchmarks.paper_points import LONGEST_AT_MOST_FACTOR, PaperPoints, Verdict
 from benchmarks.paper_readings import LONGEST_MODEL
 from benchmarks.paper_report import agreement
 from benchmarks.workloads import length_name
@@ -35,7 +35,10 @@ def draw(found: PaperPoints, path: Path) -> None:
     else:
         _longest(figure, found)
         title = f"{found.label}: the longest sequence of {LONGEST_MODEL} that fits, {each}"
-        caption = "Hollow bars: what the paper reports (fig. 12)."
+        caption = (
+            "Hollow bars: what the paper reports (fig. 12). No search asks for more than "
+            f"{LONGEST_AT_MOST_FACTOR} times the paper's SPPO."
+        )
     figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
     figure.text(0.01, -0.03, caption, color=FAINT, fontsize=8)
     figure.savefig(path, facecolor="white", bbox_inches="tight")
