@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +22,7 @@ from sppo.runtime import Runtime
 from sppo.schedule import Schedule
 from sppo.solver import solve
 from sppo.train import Trainer
-from sppo.workload import Workload
+from sppo.workload import Cluster, Workload
 
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""
@@ -35,18 +34,21 @@ def _solved(workload: Workload, settings: SppoSettings) -> Plan:
     return solve(workload, load_profile(workload.cluster.hardware), settings)
 
 
-def _doing(plan: Plan, schedule: Schedule, stage: int, ranks_per_node: int) -> tuple[Any, ...]:
-    """What a stage holds, computes and sends, and over which links; parts counted from its own."""
-    parts = [replace(part, layers=(0, len(part.layer_range))) for part in plan.stages[stage].parts]
-    lends = bool(plan.lendings)
-    instructions = tuple(one._replace(part=one.part - stage) for one in schedule.stages[stage])
-    nodes = [
-        rank_of(plan, Place(replica=0, stage=other % plan.pipeline_parallel, shard=0))
-        // ranks_per_node
-        for other in (stage - 1, stage, stage + 1)
-    ]
-    links = (nodes[0] == nodes[1], nodes[1] == nodes[2])
-    return (not stage, parts, plan.stages[stage].memory, links, instructions, stage if lends else 0)
+def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:
+    """What a stage holds and does, parts counted from its own, and where in its node it begins.
+
+    The last decides over which links it sends; where parts are lent, stages help different ones.
+    """
+    mine = plan.stages[stage]
+    parts = [replace(part, layers=(0, len(part.layer_range))) for part in mine.parts]
+    instructions = [one._replace(part=one.part - stage) for one in schedule.stages[stage]]
+    begins = _first_rank(plan, stage) % cluster.ranks_per_node if cluster.nodes > 1 else 0
+    helps = stage if plan.lendings else None
+    return (not stage, parts, mine.memory, begins, instructions, helps)
+
+
+def _first_rank(plan: Plan, stage: int) -> int:
+    return rank_of(plan, Place(replica=0, stage=stage, shard=0))
 
 
 def _role(plan: Plan, stages: Sequence[int]) -> Role:
@@ -57,7 +59,7 @@ def _role(plan: Plan, stages: Sequence[int]) -> Role:
     name = f"stage {first}" if len(stages) == 1 else f"stages {first} to {stages[-1]}"
     return Role(
         name=name + (f" ({here})" if here else ""),
-        rank=rank_of(plan, Place(replica=0, stage=first, shard=0)),
+        rank=_first_rank(plan, first),
         ranks=len(stages) * plan.sequence_parallel * plan.data_parallel,
     )
 
@@ -114,15 +116,11 @@ class SppoAdapter:
         """Neighbouring stages that do alike, with all their shards and replicas."""
         plan = self.plan(workload, settings)
         schedule = build_schedule(plan)
-        node = workload.cluster.ranks_per_node
-        alike = [
-            [stage for stage, _ in group]
-            for _, group in groupby(
-                ((stage, _doing(plan, schedule, stage, node)) for stage in range(len(plan.stages))),
-                key=itemgetter(1),
-            )
-        ]
-        return tuple(_role(plan, stages) for stages in alike)
+        alike = groupby(
+            range(len(plan.stages)),
+            key=lambda stage: _doing(plan, schedule, stage, workload.cluster),
+        )
+        return tuple(_role(plan, list(stages)) for _, stages in alike)
 
     def describe(self, settings: SppoSettings) -> str:
         count = "auto" if settings.subsequences is None else str(settings.subsequences)

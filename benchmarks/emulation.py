@@ -131,7 +131,7 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict over all roles. `fits` is None where no role, or not every role, was counted.
+    """The verdict over the roles asked for; `fits` is None where one of them was not counted.
 
     directory: where its files were written, on the machine that made it; "" if nothing ran.
     `simulated_time` is None wherever a rank was not counted, within its limits or not.
