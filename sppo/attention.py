@@ -172,29 +172,41 @@ def attend_backward(
     dK and dV are added to the accumulators of `own` and of every block of the prefix.
     """
 
-    def block(part: Block, queries: slice, causal: bool) -> Tensor:
-        query_gradient, key_gradient, value_gradient = _block_backward(
-            grad[:, :, queries],
-            query[:, :, queries],
-            part.keys.unsqueeze(0),
-            part.values.unsqueeze(0),
-            out[:, :, queries],
-            logsumexp[:, :, queries],
-            causal,
-        )
-        part.key_gradients.add_(key_gradient.squeeze(0))
-        part.value_gradients.add_(value_gradient.squeeze(0))
-        return query_gradient
-
+    everything = _Rows(grad, query, out, logsumexp)
     tokens, precision = query.shape[2], own.key_gradients.dtype
-    everything = slice(tokens)
     if _halves(tokens, query.device) is None:
-        total = block(own, everything, True).to(precision)
+        total = _add_block(everything, own, True).to(precision)
     else:
         total = torch.zeros_like(query, dtype=precision)
         for queries, keys, causal in _square_blocks(tokens, query.device):
+            rows = _Rows(*(tensor[:, :, queries] for tensor in everything))
             part = Block(*(buffer[:, keys] for buffer in own))
-            total[:, :, queries].add_(block(part, queries, causal))
+            total[:, :, queries].add_(_add_block(rows, part, causal))
     for part in prefix:
-        total.add_(block(part, everything, False))
+        total.add_(_add_block(everything, part, False))
     return total
+
+
+class _Rows(NamedTuple):
+    """Some queries of a subsequence: what their backward needs, [1, H, n, ...]."""
+
+    grad: Tensor
+    query: Tensor
+    out: Tensor
+    logsumexp: Tensor
+
+
+def _add_block(rows: _Rows, part: Block, causal: bool) -> Tensor:
+    """Gradient of these queries from some keys, whose dK and dV are added to the accumulators."""
+    query_gradient, key_gradient, value_gradient = _block_backward(
+        rows.grad,
+        rows.query,
+        part.keys.unsqueeze(0),
+        part.values.unsqueeze(0),
+        rows.out,
+        rows.logsumexp,
+        causal,
+    )
+    part.key_gradients.add_(key_gradient.squeeze(0))
+    part.value_gradients.add_(value_gradient.squeeze(0))
+    return query_gradient

@@ -29,6 +29,11 @@ class Block(NamedTuple):
     value_gradients: Tensor
 
 
+def _span(buffers: Block, start: int, end: int) -> Block:
+    """Views of these positions; `narrow` is one operator, an index with a slice is two or more."""
+    return Block(*(buffer.narrow(1, start, end - start) for buffer in buffers))
+
+
 class LayerCache(Protocol):
     """One layer's K and V. Positions are absolute, so a write is idempotent."""
 
@@ -73,7 +78,7 @@ class ResidentLayer:
         self.kv_heads = buffers.keys.shape[0]
 
     def _span(self, start: int, end: int) -> Block:
-        return Block(*(buffer[:, start:end] for buffer in self.buffers))
+        return _span(self.buffers, start, end)
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
         return self.own(start, like.shape[1])
@@ -123,7 +128,7 @@ class KvRing:
         self.courier = Courier(device)
 
     def slot(self, number: int, tokens: int) -> Block:
-        return Block(*(buffer[number % 2, :, :tokens] for buffer in self.buffers))
+        return Block(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
 
 
 class HostedLayer:
@@ -137,7 +142,7 @@ class HostedLayer:
         self.moved_bytes = 0
 
     def _span(self, start: int, end: int) -> Block:
-        return Block(*(buffer[:, start:end] for buffer in self.host))
+        return _span(self.host, start, end)
 
     def _bring(self, into: Tensor, source: Tensor) -> None:
         self.moved_bytes += source.numel() * source.element_size()
