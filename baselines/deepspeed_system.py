@@ -153,8 +153,8 @@ class DeepSpeedSystem:
         self.context = context
         self.sequence_rank = context.rank % settings.sequence_parallel
         self.data_rank = context.rank // settings.sequence_parallel
-        replicas = context.ranks // settings.sequence_parallel
-        self.sequences = workload.sequences_per_step // replicas
+        self.replicas = context.ranks // settings.sequence_parallel
+        self.sequences = workload.sequences_per_step // self.replicas
         # DeepSpeed averages gradients over replicas and sums them over a Ulysses group (its issue
         # 5248), except in ZeRO-3, whose reduce-scatter averages over all ranks.
         summed = 1 if settings.zero_stage == 3 else settings.sequence_parallel
@@ -231,11 +231,11 @@ class DeepSpeedSystem:
             )
         length = total_tokens // self.settings.sequence_parallel
         start = self.sequence_rank * length
-        first = self.data_rank * self.sequences
-        own = tokens[first : first + self.sequences, start : start + length + 1]
+        own = tokens.chunk(self.replicas)[self.data_rank][:, start : start + length + 1]
         own = own.to(self.context.device)
         loss = torch.zeros((), device=self.context.device)
-        for sequence in own.unsqueeze(1):
+        for number, sequence in enumerate(own.unsqueeze(1), 1):
+            self.engine.set_gradient_accumulation_boundary(number == len(own))
             share = self.engine(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
             # A clone: given the model's very output, ZeRO-0 divides by the sequences all the same.
             self.engine.backward(share.clone(), scale_wrt_gas=False)
@@ -255,6 +255,10 @@ class DeepSpeedSystem:
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
+
+    def least_sequences(self) -> int:
+        """Two a replica, where there are as many: ZeRO-3 settles in the second."""
+        return self.replicas * min(2, self.sequences)
 
     def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
         """What DeepSpeed's optimizer holds on this rank between calls.

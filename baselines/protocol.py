@@ -109,6 +109,15 @@ class System(Protocol):
         ...
 
 
+@runtime_checkable
+class Brief(System, Protocol):
+    """A system that also steps on fewer sequences than its workload has; its loss is off then."""
+
+    def least_sequences(self) -> int:
+        """How many it takes for the next step to be like any other."""
+        ...
+
+
 class Adapter(Protocol):
     """One library behind the protocol; `settings` are a frozen dataclass of its own."""
 

@@ -24,7 +24,7 @@ import msgspec
 import torch
 
 from baselines import registry
-from baselines.protocol import Context, Role, System
+from baselines.protocol import Brief, Context, Role, System
 from benchmarks import fake_world, records
 from benchmarks.accounting import Accounting
 from benchmarks.counts import counts_of
@@ -76,9 +76,10 @@ class Emulated:
             self.phase = "prepare"
             system = self._prepare()
             self.phase = "throw-away step"
-            system.step(self._tokens(throw_away_tokens(workload)))
+            system.step(self._throw_away(system))
             self.phase = "step"
-            tokens = self._tokens(workload.sequence_tokens)
+            shape = (workload.sequences_per_step, workload.sequence_tokens + 1)
+            tokens = torch.zeros(shape, dtype=torch.int64)
             self.accounting.ignore(fake_world.constants())
             before_bytes = counted_step(system, self.accounting, tokens)
             system.close()
@@ -129,9 +130,13 @@ class Emulated:
         settings: Any = msgspec.convert(self.job.settings, self.adapter.settings_type)
         return self.adapter.prepare(workload, settings, weights, context)
 
-    def _tokens(self, length_tokens: int) -> torch.Tensor:
-        shape = (self.job.workload.sequences_per_step, length_tokens + 1)
-        return torch.zeros(shape, dtype=torch.int64)
+    def _throw_away(self, system: System) -> torch.Tensor:
+        """The first step's tokens: as few sequences as it takes; here a short one costs as much."""
+        workload = self.job.workload
+        sequences = workload.sequences_per_step
+        if isinstance(system, Brief):
+            sequences = system.least_sequences()
+        return torch.zeros((sequences, throw_away_tokens(workload) + 1), dtype=torch.int64)
 
 
 def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -> int:

@@ -7,15 +7,14 @@ the emulated plan does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit, Role
+from baselines.protocol import Adapter, Misfit
 from benchmarks.emulation import LABEL, Emulation
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
@@ -65,15 +64,11 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class Searcher:
-    """Asks one system on one workload, and keeps what came of it.
-
-    `only`: of a workload, settings and their roles, those that are emulated; all if it is None.
-    """
+    """Asks one system on one workload, and keeps what came of it."""
 
     workload: Workload
     system: str
     emulator: Emulator
-    only: Callable[[Workload, Any, tuple[Role, ...]], Sequence[Role]] | None = None
     trials: list[Trial] = field(default_factory=list)
     fitting: dict[int, Emulation] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
@@ -86,8 +81,7 @@ class Searcher:
     def try_settings(self, settings: Any, tokens: int) -> Emulation:
         """One emulation, the role that was the fullest last time first. Raises Misfit."""
         workload = replace(self.workload, sequence_tokens=tokens)
-        choose = partial(self.only, workload, settings) if self.only else None
-        found = self.emulator.emulate(workload, self.system, settings, choose, first=self._limiting)
+        found = self.emulator.emulate(workload, self.system, settings, first=self._limiting)
         self._limiting = found.limiting_role or self._limiting
         self.trials.append(_trial(found, tokens))
         if found.fits is None and found.status != "unavailable":

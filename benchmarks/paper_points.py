@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Misfit, Role, roles_of
+from baselines.protocol import Misfit, roles_of
 from benchmarks import reported
 from benchmarks.emulation import Emulation
 from benchmarks.emulation_search import STEP_TOKENS, Searched, Searcher, longest
@@ -23,7 +22,6 @@ from benchmarks.job import Status
 from benchmarks.paper_readings import LONGEST_MODEL, READINGS, Reading, Word
 from benchmarks.reported import ReportedPoint
 from benchmarks.workloads import of_flags
-from sppo.ranks import place_of
 from sppo.workload import MODELS, Workload
 
 SCHEMA = "sppo-paper-points/1"
@@ -139,8 +137,7 @@ def _verdict(
 ) -> Verdict:
     settings = reading.settings(point)
     try:
-        choose = partial(fullest, workload, settings) if reading.system == "sppo" else None
-        found = emulator.emulate(workload, reading.system, settings, choose)
+        found = emulator.emulate(workload, reading.system, settings)
         word = words_of(found)
     except Misfit as error:  # other sequences a step would do: no verdict on the layout
         found = emulator.refused(workload, reading.system, settings, "unavailable", str(error))
@@ -170,18 +167,6 @@ def _verdict(
         roles=role_count(found),
         step_seconds=None if time is None else time.step_seconds,
     )
-
-
-def fullest(workload: Workload, settings: Any, roles: tuple[Role, ...]) -> tuple[Role]:
-    """The stage for which SPPO's plan predicts the most."""
-    from baselines.sppo import ADAPTER
-
-    plan = ADAPTER.plan(workload, settings)
-
-    def predicted_bytes(role: Role) -> int:
-        return plan.stages[place_of(plan, role.rank).stage].memory.total
-
-    return (max(roles, key=predicted_bytes),)
 
 
 def role_count(found: Emulation) -> int:
@@ -225,7 +210,6 @@ def longest_rows(
                 workload=workload,
                 system=reading.system,
                 emulator=replace(emulator, hasty=True),
-                only=fullest if reading.system == "sppo" else None,
             )
             settings = reading.settings(point)
             try:

@@ -160,7 +160,7 @@ READINGS = (
     Reading(
         name="SPPO",
         system="sppo",
-        rule="the plan of this project's solver; only the stage that it predicts fullest is run",
+        rule="the plan of this project's solver",
         counted=True,
         settings=_sppo,
         says=_says_sppo,
