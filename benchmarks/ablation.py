@@ -98,7 +98,7 @@ def cut_of(workload: Workload, plan: Plan, kind: str) -> tuple[int, int | None]:
 
     Raises ValueError if nothing does.
     """
-    from sppo.layouts import cuts
+    from sppo.cuts import cuts
     from sppo.profile import load_profile
 
     profile = load_profile(workload.cluster.hardware)

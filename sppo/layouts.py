@@ -6,34 +6,21 @@ A layout's costs are those of its subsequences alone; what memory adds to them c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sppo.costs import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
+from sppo.cuts import ALIGNMENT_TOKENS, split_layers
 from sppo.memory import state_elements
 from sppo.msp import Slicing, lendings, with_slices
 from sppo.orders import Compute, compute_order, stage_computes
-from sppo.partition import check_cut, equal_cut, flops_balanced_cut, slice_cut, time_balanced_cut
+from sppo.partition import slice_cut
 from sppo.plan import Lending, degrees_words, receive_ahead
 from sppo.profile import Profile
 from sppo.shapes import PartShape
 from sppo.units import RECOMPUTE_CHEAP
 from sppo.workload import Model, Workload
-
-CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
-"""Numbers of subsequences that are tried."""
-
-GROUP_STAGES = 4
-"""Subsequences of an interleaved group, per stage: slack for the other stages against the memory
-of the messages that wait."""
-
-ALIGNMENT_TOKENS = 16
-"""Lengths are multiples of this, times SP, in sequences of 1,024 tokens and more."""
-
-CUTS = ("flops", "equal", "time")
-
 
 Ends = Literal["none", "fill", "both"]
 """Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
@@ -259,85 +246,3 @@ def _blocks(
         block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
         for start, tokens in zip(starts, lengths, strict=True)
     )
-
-
-def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
-    """Consecutive layer ranges; the first stages take the remainder, the last carries the head."""
-    if stages > layers:
-        raise ValueError(
-            f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
-        )
-    ranges = []
-    start = 0
-    for stage in range(stages):
-        count = layers // stages + (1 if stage < layers % stages else 0)
-        ranges.append((start, start + count))
-        start += count
-    return tuple(ranges)
-
-
-def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
-    """Numbers of parts per stage worth a try: as long as every part has a layer."""
-    if wanted is not None:
-        if wanted < 1 or stages * wanted > layers:
-            raise ValueError(
-                f"{layers} layers cannot form {stages} x {wanted} parts: take virtual_stages "
-                f"between 1 and {max(1, layers // stages)}"
-            )
-        return (wanted,)
-    if stages == 1:
-        return (1,)
-    return tuple(v for v in (1, 2, 4, 8) if layers % (stages * v) == 0) or (1,)
-
-
-def cuts(
-    workload: Workload,
-    profile: Profile,
-    shards: int,
-    subsequences: int | None,
-    kind: str,
-    longest_tokens: int | None,
-) -> Iterator[tuple[int, ...]]:
-    """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
-
-    A cap on the first lengths costs no bubble and saves memory; it makes more of them.
-    Raises ValueError if the asked N is more than the tokens allow.
-    """
-    tokens = workload.sequence_tokens
-    alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else shards
-    counts: Sequence[int] = tuple(n for n in CANDIDATES if n * alignment <= tokens)
-    if subsequences is not None:
-        check_cut(tokens, subsequences, shards)
-        counts = (subsequences,)
-        alignment = min(alignment, tokens // subsequences // shards * shards)
-    for count in counts:
-        plain = _cut(workload, profile, shards, count, kind, alignment, longest_tokens)
-        yield plain
-        cap = 2 * -(-tokens // count)
-        if longest_tokens is None and subsequences is None and kind == "flops" and plain[0] > cap:
-            yield _cut(workload, profile, shards, count, kind, alignment, cap)
-
-
-def _cut(
-    workload: Workload,
-    profile: Profile,
-    shards: int,
-    count: int,
-    kind: str,
-    alignment: int,
-    longest_tokens: int | None,
-) -> tuple[int, ...]:
-    model, tokens = workload.model, workload.sequence_tokens
-    if kind == "equal":
-        return equal_cut(tokens, count, alignment=alignment)
-    if kind == "time":
-        return time_balanced_cut(model, profile, tokens, count, alignment=alignment, shards=shards)
-    return flops_balanced_cut(
-        model, tokens, count, alignment=alignment, unit=shards, longest=longest_tokens
-    )
-
-
-def even_group(subsequences: int, largest: int) -> int:
-    """Group size for groups of nearly equal size, none larger than `largest`."""
-    groups = -(-subsequences // largest)
-    return -(-subsequences // groups)

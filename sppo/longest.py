@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from sppo import policies
 from sppo.bounds import require_some_fates
+from sppo.cuts import ALIGNMENT_TOKENS, CANDIDATES, interleavings
 from sppo.degrees import every_degree
 from sppo.drafts import stage_problem
 from sppo.errors import Short
 from sppo.fates import StageProblem
-from sppo.layouts import ALIGNMENT_TOKENS, CANDIDATES, Layout, interleavings
+from sppo.layouts import Layout
 from sppo.options import SolverOptions, every_layout
 from sppo.profile import Profile
 from sppo.workload import Workload, parse_tokens

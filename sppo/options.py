@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sppo.cuts import CUTS, GROUP_STAGES, cuts, even_group, interleavings
 from sppo.degrees import every_degree
-from sppo.layouts import CUTS, GROUP_STAGES, Layout, cuts, even_group, interleavings
+from sppo.layouts import Layout
 from sppo.memory import block_tokens
 from sppo.policies import POLICIES
 from sppo.profile import Profile

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppo.costs import step_flops
-from sppo.layouts import split_layers
+from sppo.cuts import split_layers
 from sppo.partition import equal_cut, flops_balanced_cut, prefix_flops, time_balanced_cut
 from sppo.profile import load_profile
 from sppo.workload import MODELS, Cluster, Workload
