@@ -136,14 +136,12 @@ def assignments(
     return rows
 
 
-def moved_bytes(workload: Workload, plan: Plan) -> int:
+def moved_bytes(plan: Plan) -> int:
     """What the plan sends to the host tier in a step, over all ranks, activations alone."""
-    from sppo.predict import plan_costs
-    from sppo.profile import load_profile
+    from sppo.predict import stage_moved_bytes
 
-    costs = plan_costs(plan, load_profile(workload.cluster.hardware))
-    per_sequence = sum(sum(part.offloaded_bytes) for part in costs)
-    return plan.sequences_per_step * plan.sequence_parallel * per_sequence
+    by_stage = sum(stage_moved_bytes(plan, stage) for stage in range(plan.pipeline_parallel))
+    return plan.data_parallel * plan.sequence_parallel * by_stage
 
 
 def remade_bytes(plan: Plan) -> int:
@@ -191,7 +189,7 @@ def results(
                 relative_time=relative,
                 peak_device_bytes=summary.tracked_peak_bytes,
                 predicted_peak_bytes=max(memory, default=None),
-                offloaded_bytes=None if plan is None else moved_bytes(workload, plan),
+                offloaded_bytes=None if plan is None else moved_bytes(plan),
                 recomputed_bytes=None if plan is None else remade_bytes(plan),
                 host_peak_bytes=summary.host_peak_bytes,
                 mfu_causal=summary.mfu_causal,

@@ -25,6 +25,7 @@ def counts_of(
     return Counts(
         peak_device_bytes=told.peak_bytes,
         peak_host_bytes=accounting.host_peak_bytes,
+        activation_peak_bytes=accounting.activation_peak_bytes,
         before_step_bytes=before_step_bytes,
         peak_by_kind_bytes=told.peak_by_kind,
         at_peak_by_kind_bytes=told.at_peak_by_kind,

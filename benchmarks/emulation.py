@@ -61,10 +61,14 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's step. `flops` are matmul and causal attention, what is recomputed included."""
+    """One rank's step. `flops` are matmul and causal attention, what is recomputed included.
+
+    activation_peak_bytes: of activations, KV and dKV together as the system itself labels them.
+    """
 
     peak_device_bytes: int
     peak_host_bytes: int
+    activation_peak_bytes: int
     before_step_bytes: int
     peak_by_kind_bytes: dict[str, int]
     at_peak_by_kind_bytes: dict[str, int]
@@ -130,10 +134,21 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
     assumptions: list[str]
 
 
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """One number that SPPO's plan has predicted of a role's step, in bytes or calls."""
+
+    role: str
+    rank: int
+    quantity: str
+    planned: int
+    counted: int
+
+
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict over the roles asked for; `fits` is None where one of them was not counted.
 
     directory: where its files were written, on the machine that made it; "" if nothing ran.
+    planned: of SPPO what its plan has predicted of the counted roles, else empty.
     `simulated_time` is None wherever a rank was not counted, within its limits or not.
     """
 
@@ -152,6 +167,7 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     roles: list[RoleReport]
     directory: str = ""
     simulated_time: SimulatedTime | None = None
+    planned: list[Planned] = []
     environment: dict[str, Any] = {}
 
 

@@ -8,6 +8,7 @@ from benchmarks.emulation import (
     LABEL,
     Counts,
     Emulation,
+    Planned,
     RoleReport,
     SimulatedTime,
     Traffic,
@@ -17,6 +18,18 @@ from benchmarks.workloads import length_name
 from sppo.workload import KIB, format_bytes
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+PLANNED = {
+    "peak_device_bytes": "device peak",
+    "activation_peak_bytes": "activations, KV, dKV",
+    "kv_bytes": "KV",
+    "dkv_bytes": "dKV",
+    "peak_host_bytes": "host peak",
+    "copied_bytes": "copied",
+    "messages": "messages",
+    "message_bytes": "of bytes",
+    "collectives": "collectives",
+    "collective_bytes": "of bytes",
+}
 _UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 
@@ -28,6 +41,8 @@ def text(found: Emulation) -> str:
     counted = [(report, report.counts) for report in found.roles if report.counts is not None]
     if counted:
         parts += [_memory(counted), _flops(counted), _messages(counted)]
+    if found.planned:
+        parts.append(_planned(found.planned))
     lost = [report for report in found.roles if report.counts is None]
     parts += [f"{report.role}: {report.status}, {report.phase}: {report.reason}" for report in lost]
     return "\n\n".join(parts)
@@ -101,6 +116,19 @@ def _memory(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
         for report, counts in counted
     ]
     return table(headers, rows)
+
+
+def _planned(numbers: Sequence[Planned]) -> str:
+    """What the plan has predicted; where another number was counted, by how much it is off."""
+    rows: dict[tuple[str, int], list[str]] = {}
+    for one in numbers:
+        words = size(one.planned) if one.quantity.endswith("_bytes") else f"{one.planned:,}"
+        if one.planned != one.counted:
+            words += f" ({one.planned / one.counted - 1:+.2%})" if one.counted else " (counted: 0)"
+        rows.setdefault((one.role, one.rank), []).append(words)
+    quantities = dict.fromkeys(one.quantity for one in numbers)
+    headers = ("planned (off by; else as counted)", *(PLANNED[name] for name in quantities))
+    return table(headers, [(role, *words) for (role, _), words in rows.items()])
 
 
 def _flops(counted: Sequence[tuple[RoleReport, Counts]]) -> str:

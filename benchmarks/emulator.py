@@ -13,7 +13,7 @@ from baselines import registry
 from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
 from benchmarks import emulation_run
 from benchmarks.emulated_time import simulated_time
-from benchmarks.emulation import Emulation, EmulationJob, RoleReport, verdict
+from benchmarks.emulation import Emulation, EmulationJob, Planned, RoleReport, verdict
 from benchmarks.emulation_cache import Cache
 from benchmarks.environment import describe_environment
 from benchmarks.job import Status
@@ -119,6 +119,17 @@ def conclude(
         host_capacity_bytes=workload.host_memory_bytes,
         roles=reports,
         simulated_time=simulated_time(adapter.name, plain, workload, profile, reports),
+        planned=_planned(workload, adapter, settings, reports),
         environment=describe_environment(),
         **verdict(reports, workload),
     )
+
+
+def _planned(
+    workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
+) -> list[Planned]:
+    if adapter.name != "sppo":
+        return []
+    from benchmarks.emulated_plan import planned_beside_counted
+
+    return planned_beside_counted(workload, settings, reports)

@@ -2,6 +2,9 @@
 
 torch looks every operator up by a hash of all its arguments, and works out some shapes in Python.
 The shape of a view needs neither: it is what the operator itself says of tensors without contents.
+
+Where a GPU is meant, a layer norm's mean and 1 / sigma are float32, as CUDA keeps them of bfloat16
+(a CPU rounds them): the fake device is a CPU, and this is all that differs in bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch._subclasses.fake_tensor import (
 
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
+_LAYER_NORM = _ATEN.native_layer_norm.default
 
 SHORT = frozenset(
     (
@@ -45,6 +49,10 @@ SHORT = frozenset(
 class ShortcutMode(FakeTensorMode):
     """Makes fake tensors that are just as torch makes them, sooner."""
 
+    def __init__(self, *, like_cuda: bool, allow_non_fake_inputs: bool = False) -> None:
+        super().__init__(allow_non_fake_inputs=allow_non_fake_inputs)
+        self.like_cuda = like_cuda
+
     def __torch_dispatch__(  # type: ignore[override]
         self,
         func: Any,
@@ -56,7 +64,10 @@ class ShortcutMode(FakeTensorMode):
         if func is _DEVICE:
             return args[0].fake_device
         if func not in SHORT or not self._all_plain(args[0]):
-            return super().__torch_dispatch__(func, types, args, kwargs)
+            out: Any = super().__torch_dispatch__(func, types, args, kwargs)
+            if func is _LAYER_NORM and self.like_cuda:
+                return (out[0], *(self._float32(statistic) for statistic in out[1:]))
+            return out
         with in_kernel_invocation_manager(self):
             out = func(*args, **kwargs)
         if isinstance(out, torch.Tensor):
@@ -74,6 +85,12 @@ class ShortcutMode(FakeTensorMode):
             and tensor.fake_device == device
             for tensor in tensors
         )
+
+    def _float32(self, statistic: FakeTensor) -> FakeTensor:
+        if statistic.dtype not in (torch.bfloat16, torch.float16):
+            return statistic
+        wider = torch.empty(statistic.shape, dtype=torch.float32, device="meta")
+        return FakeTensor(self, wider, statistic.fake_device)
 
     def _fake(self, out: torch.Tensor, sources: Any) -> FakeTensor:
         first = sources[0] if isinstance(sources, (list, tuple)) else sources

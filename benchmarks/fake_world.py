@@ -36,7 +36,9 @@ def rank_of(rank: int, cluster: Cluster) -> Iterator[None]:
     """
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=cluster.ranks)
     try:
-        with _answered_scalars(), ShortcutMode(allow_non_fake_inputs=True):
+        like_cuda = cluster.device == "cuda"
+        fake = ShortcutMode(like_cuda=like_cuda, allow_non_fake_inputs=True)
+        with _answered_scalars(), fake:
             yield
     finally:
         dist.destroy_process_group()

@@ -53,10 +53,7 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
         forward.append(cost.forward_ns + round(layers * kv_forward * 1e9))
         extra = again + round(kv_backward * 1e9)
         backward.append(cost.backward_ns + layers * extra)
-    moved = []
-    for tokens, units in zip(kept_tokens, part.offload_units, strict=True):
-        sizes = {name: shape.unit_bytes(unit, tokens) for name, unit in shape.units.items()}
-        moved.append(sum(sizes[name] for _, name in units))
+    moved = part_moved_bytes(plan, number)
     hidden = plan.model.hidden * plan.element_bytes
     messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
     zeroed = shape.kv_bytes(plan.sequence_tokens, max(4, plan.element_bytes))
@@ -76,6 +73,23 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
         message=[copy_ns(size, link, latency) for size in messages],
         overlapped_copies=profile.overlapped_copies,
     )
+
+
+def part_moved_bytes(plan: Plan, number: int) -> list[int]:
+    """Activations of a part that one rank of its stage sends to the host, by subsequence."""
+    shape, slicing = part_shape(plan, number), plan_slicing(plan)
+    owner = number % plan.pipeline_parallel
+    moved = []
+    for index, units in enumerate(plan.parts[number].offload_units):
+        tokens = slicing.tokens_of(number, index, owner)
+        moved.append(sum(shape.unit_bytes(shape.units[name], tokens) for _, name in units))
+    return moved
+
+
+def stage_moved_bytes(plan: Plan, stage: int) -> int:
+    """The same of a whole stage and step; as many come back."""
+    parts = range(stage, len(plan.parts), plan.pipeline_parallel)
+    return plan.sequences * sum(sum(part_moved_bytes(plan, number)) for number in parts)
 
 
 def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:

@@ -39,6 +39,7 @@ def counts(peak_bytes: int) -> Counts:
     return Counts(
         peak_device_bytes=peak_bytes,
         peak_host_bytes=0,
+        activation_peak_bytes=0,
         before_step_bytes=STATE_BYTES,
         peak_by_kind_bytes={},
         at_peak_by_kind_bytes={},

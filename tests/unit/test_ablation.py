@@ -52,8 +52,8 @@ def test_planned_bytes() -> None:
     assert offload is not None
     assert recompute is not None
     assert ablation.remade_bytes(offload) == 0
-    assert ablation.moved_bytes(TINY, recompute) == 0
-    assert ablation.moved_bytes(TINY, offload) > 0
+    assert ablation.moved_bytes(recompute) == 0
+    assert ablation.moved_bytes(offload) > 0
     layers, hidden, tokens = TINY.model.layers, TINY.model.hidden, TINY.sequence_tokens
     # Both norms' outputs, query, attention, middle, and twice the MLP's width.
     assert ablation.remade_bytes(recompute) == 4 * layers * tokens * (5 + 2 * 4) * hidden

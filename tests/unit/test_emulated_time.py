@@ -80,6 +80,7 @@ def counts(
     return Counts(
         peak_device_bytes=1000,
         peak_host_bytes=0,
+        activation_peak_bytes=0,
         before_step_bytes=0,
         peak_by_kind_bytes={"weights": 100, "gradients": 200, "optimizer": 200, "temporary": 9},
         at_peak_by_kind_bytes={},

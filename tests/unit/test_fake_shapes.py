@@ -75,26 +75,41 @@ def test_as_torch_shapes_them(name: str, grad: bool) -> None:
     real = call(name, grad=grad)
     with FakeTensorMode():
         fake = call(name, grad=grad)
-    with ShortcutMode():
+    with ShortcutMode(like_cuda=False):
         short = call(name, grad=grad)
     assert short == fake == real
 
 
 def test_every_short_way_is_tried_here() -> None:
     seen = Seen()
-    with ShortcutMode(), seen, torch.no_grad():
+    with ShortcutMode(like_cuda=False), seen, torch.no_grad():
         for name in CALLS:
             call(name, grad=False)
     assert seen.operators >= SHORT
 
 
 def test_what_is_known_of_a_number_stays_known() -> None:
-    with ShortcutMode():
+    with ShortcutMode(like_cuda=False):
         number = torch.tensor(3.0)
         assert isinstance(number, FakeTensor)
         assert number.unsqueeze(0).squeeze(0).detach().item() == 3.0
 
 
 def test_an_error_of_shapes_is_torch_s_own() -> None:
-    with ShortcutMode(), pytest.raises(RuntimeError, match="shape '\\[5, 5\\]' is invalid"):
+    with (
+        ShortcutMode(like_cuda=False),
+        pytest.raises(RuntimeError, match="shape '\\[5, 5\\]' is invalid"),
+    ):
         torch.empty(24).view(5, 5)
+
+
+@pytest.mark.parametrize(("like_cuda", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_statistics_of_a_layer_norm(like_cuda: bool, dtype: torch.dtype) -> None:
+    with ShortcutMode(like_cuda=like_cuda):
+        x = torch.empty(6, 4, dtype=torch.bfloat16, requires_grad=True)
+        weight = torch.empty(4, dtype=torch.bfloat16)
+        out, mean, rstd = torch.native_layer_norm(x, [4], weight, weight, 1e-5)
+        out.sum().backward()
+    assert (out.dtype, mean.dtype, rstd.dtype) == (torch.bfloat16, dtype, dtype)
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
