@@ -109,8 +109,8 @@ def _memory(counted: Sequence[tuple[RoleReport, Counts]]) -> str:
             report.role,
             str(report.ranks),
             format_bytes(counts.peak_device_bytes),
-            *(format_bytes(counts.at_peak_by_kind_bytes.get(kind, 0)) for kind in held),
-            format_bytes(counts.peak_host_bytes) if counts.peak_host_bytes else "0",
+            *(size(counts.at_peak_by_kind_bytes.get(kind, 0)) for kind in held),
+            size(counts.peak_host_bytes),
             moment_text(counts.peak_at),
         )
         for report, counts in counted
@@ -176,4 +176,6 @@ def _alike(traffic: Sequence[Traffic]) -> dict[tuple[str, str, int], list[Traffi
 
 def size(size_bytes: int | None) -> str:
     """Bytes for people; nothing where nobody counted."""
-    return "" if size_bytes is None else format_bytes(size_bytes)
+    if not size_bytes:
+        return "" if size_bytes is None else "0"
+    return format_bytes(size_bytes)

@@ -21,7 +21,7 @@ from benchmarks.counts import counts_of, group_text, link_of, operations_of
 from benchmarks.emulate_flags import Emulate
 from benchmarks.emulate_settings import settings_of
 from benchmarks.emulate_verb import asked_roles
-from benchmarks.emulation import Counts, Emulation, RoleReport, failed, verdict
+from benchmarks.emulation import Counts, Emulation, Planned, RoleReport, failed, verdict
 from benchmarks.journal import Journal, Told
 from benchmarks.operators import Message, sent_bytes
 from benchmarks.selection import UsageError
@@ -248,9 +248,9 @@ def test_a_failed_role_leaves_the_verdict_open_unless_another_does_not_fit() -> 
     assert verdict([report("stage 0", 90 * GIB), lost], WORKLOAD)["fits"] is False
 
 
-def test_tables_label_every_number() -> None:
+def emulation(planned: list[Planned]) -> Emulation:
     reports = [report("stage 0", 70 * GIB), failed(Role(name="s", rank=1, ranks=1), "failed", "no")]
-    emulation = Emulation(
+    return Emulation(
         workload=replace(WORKLOAD, sequences_per_step=8),
         system="megatron",
         settings={},
@@ -258,9 +258,30 @@ def test_tables_label_every_number() -> None:
         capacity_bytes=WORKLOAD.device_memory_bytes,
         host_capacity_bytes=None,
         roles=reports,
+        planned=planned,
         **verdict(reports, WORKLOAD),
     )
-    text = emulation_tables.text(emulation)
+
+
+def test_a_plan_beside_the_counts_says_where_it_is_off() -> None:
+    numbers = (
+        ("peak_device_bytes", 5 * GIB, 4 * GIB),
+        ("kv_bytes", GIB, GIB),
+        ("copied_bytes", 0, 0),
+        ("messages", 1234, 0),
+    )
+    planned = [
+        Planned(role="stage 0", rank=0, quantity=quantity, planned=said, counted=seen)
+        for quantity, said, seen in numbers
+    ]
+    text = emulation_tables.text(emulation(planned))
+    row = [line for line in text.splitlines() if line.startswith("| stage 0")][-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["stage 0", "5.00 GiB (+25.00%)", "1.00 GiB", "0", "1,234 (counted: 0)"]
+
+
+def test_tables_label_every_number() -> None:
+    text = emulation_tables.text(emulation([]))
     tables = [line for line in text.splitlines() if line.startswith("| emulated")]
     assert len(tables) == 3
     assert "s: failed, start: no" in text
