@@ -114,7 +114,7 @@ def conclude(
         workload=workload,
         system=adapter.name,
         settings=plain,
-        settings_text=adapter.describe(settings),
+        settings_text=_settings_text(workload, adapter, settings, reports),
         capacity_bytes=workload.device_memory_bytes,
         host_capacity_bytes=workload.host_memory_bytes,
         roles=reports,
@@ -123,6 +123,18 @@ def conclude(
         environment=describe_environment(),
         **verdict(reports, workload),
     )
+
+
+def _settings_text(
+    workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
+) -> str:
+    """In the field's words; of SPPO the plan to which they lead, where there is one."""
+    if adapter.name != "sppo" or not reports:
+        return adapter.describe(settings)
+    from baselines.sppo import ADAPTER
+    from benchmarks.rows import plan_data, plan_words
+
+    return plan_words(plan_data(ADAPTER.plan(workload, settings)))
 
 
 def _planned(

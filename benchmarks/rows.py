@@ -127,8 +127,10 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     if plan["virtual_stages"] > 1:
         degrees.append(f"x {plan['virtual_stages']} parts")
     offload = sum(shares) / len(shares) if shares else 0.0
-    msp = ", MSP" if plan.get("lendings") else ""
-    words = f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}{msp}, offload {offload:.0%}"
+    words = f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}"
+    words += ", MSP" if plan.get("lendings") else ""
+    words += ", hosted KV" if plan.get("kv_block_tokens") else ""
+    words += f", offload {offload:.0%}"
     return words + _recompute_words([row for part in parts for row in part["recompute_units"]])
 
 
