@@ -98,7 +98,11 @@ class SppoSystem:
 class SppoAdapter:
     name = "sppo"
     settings_type = SppoSettings
-    environment: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {
+        # Receives are posted ahead: none may share a hardware queue with what it waits for.
+        "CUDA_DEVICE_MAX_CONNECTIONS": "32",
+        "CUDA_MODULE_LOADING": "EAGER",
+    }
     remark = ""
 
     def grid(self, workload: Workload) -> tuple[SppoSettings, ...]:

@@ -15,7 +15,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -242,7 +242,7 @@ class Launch:
         start = time.perf_counter()
         with devices.enforce(limit_bytes, live_before_bytes, self.device) as enforcement:
             self.where.limit_in_force = enforcement in ("rlimit", "cuda fraction")
-            with accounting:
+            with uncompiled(self.device), accounting:
                 result = self.system.step(batch)
                 self.finish()
         self.where.limit_in_force = False
@@ -283,6 +283,17 @@ class Launch:
         self.where.note(MEETING)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return float(value.item())
+
+
+def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
+    """For a step under a dispatch mode: what would be compiled there would never be again.
+
+    Megatron fuses its activations by torch.compile on CUDA; the timed steps must have them fused.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager

@@ -47,12 +47,13 @@ _FOUR_RANKS = replace(
 
 
 def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
-    """`length` as in the name ("1m", "1280k"); nodes of eight GPUs; `hardware` is a profile."""
+    """`length` as in the name ("1m", "1280k"); nodes of up to eight GPUs; `hardware`: a profile."""
     card = hardware.split("-")[0]
+    node = min(gpus, 8)
     return Workload(
         name=f"{model}-{length}-{gpus}x{card}",
         model=MODELS[model],
-        cluster=Cluster(hardware=hardware, device="cuda", nodes=gpus // 8, ranks_per_node=8),
+        cluster=Cluster(hardware=hardware, device="cuda", nodes=gpus // node, ranks_per_node=node),
         sequence_tokens=parse_tokens(length),
         dtype="bfloat16",
         device_memory_bytes=GPU_MEMORY,
@@ -67,6 +68,8 @@ WORKLOADS: dict[str, Workload] = {
         _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096, None),
         _two_cores("mini-cpu", _MINI, 512, 152 * MIB),
         _FOUR_RANKS,
+        _gpus("gpt-1b", "32k", 1, "h100-80g"),
+        _gpus("gpt-1b", "96k", 1, "h100-80g"),
         _gpus("gpt-7b", "128k", 8, "h100-80g"),
         _gpus("gpt-7b", "1m", 32, "a100-80g"),
         _gpus("gpt-7b", "2m", 64, "a100-80g"),

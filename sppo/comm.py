@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -28,6 +29,14 @@ class Channel(IntEnum):
     PIPELINE = 0
     LOANS = 1
     SLICES = 2
+
+
+class Meeting(NamedTuple):
+    """That one rank of a pipeline sends to another through a channel; in the order of the ranks."""
+
+    source: int
+    target: int
+    channel: Channel
 
 
 @dataclass(kw_only=True)
@@ -52,6 +61,10 @@ class Receipt(Protocol):
 
 class Transport(Protocol):
     traffic: Traffic
+
+    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+        """Before the first message: every rank of the pipeline calls it with the same meetings."""
+        ...
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         """Hand over a contiguous tensor; the transport keeps it until it has left."""
@@ -96,12 +109,35 @@ class GroupTransport:
             channel: deque() for channel in Channel
         }
         self._rank = dist.get_rank()
-        one_stream = dist.get_backend() == "nccl"
+        self._nccl = dist.get_backend() == "nccl"
+        self._connected: set[Meeting] = set()
         self._groups = {
-            (channel, upward): dist.new_group(timeout=timeout) if one_stream else None
+            (channel, upward): _nccl_group(timeout) if self._nccl else None
             for channel in Channel
             for upward in (True, False)
         }
+
+    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+        """NCCL connects a pair at its first message, and both ranks wait inside that call.
+
+        A receive posted ahead would wait for a send that its own rank has not come to. So a token
+        goes through every connection first, in one order on all ranks.
+        """
+        if self._nccl:
+            self.exchange_tokens(meetings, device)
+            torch.cuda.synchronize(device)
+
+    def exchange_tokens(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+        """One element through every connection that has had none, uncounted."""
+        token = torch.zeros(1, device=device)
+        for meeting in sorted(set(meetings) - self._connected):
+            source, target = self._ranks[meeting.source], self._ranks[meeting.target]
+            group = self._groups[meeting.channel, source < target]
+            if self._rank == source:
+                dist.send(token, target, group=group, tag=meeting.channel)
+            elif self._rank == target:
+                dist.recv(token, source, group=group, tag=meeting.channel)
+        self._connected |= set(meetings)
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         leaving = self._leaving[channel]
@@ -131,6 +167,13 @@ class GroupTransport:
         """The process group tells them."""
 
 
+def _nccl_group(timeout: timedelta | None) -> dist.ProcessGroup:
+    """A group whose messages have streams of high priority, which no copy shares with them."""
+    options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
+    group: dist.ProcessGroup = dist.new_group(timeout=timeout, pg_options=options)
+    return group
+
+
 class LeftAlone(RuntimeError):
     """The rank that a message is awaited of has failed."""
 
@@ -149,18 +192,25 @@ class InProcessNetwork:
         }
 
     def transport(self, rank: int) -> InProcessTransport:
+        """Its end of the network."""
         return InProcessTransport(self, rank)
 
 
 class InProcessTransport:
-    """One rank's end of an InProcessNetwork."""
+    """One rank's end of an InProcessNetwork. Once connected it sends as it was connected only."""
 
     def __init__(self, network: InProcessNetwork, rank: int) -> None:
         self.traffic = Traffic()
         self.network = network
         self._rank = rank
+        self._connected: set[Meeting] | None = None
+
+    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+        self._connected = {*meetings, *(self._connected or ())}
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
+        meeting = Meeting(self._rank, peer, channel)
+        assert self._connected is None or meeting in self._connected, f"not connected: {meeting}"
         self.traffic.count(tensor)
         self.network.boxes[self._rank, peer, channel].sent.put(tensor.detach().clone())
 

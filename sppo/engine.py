@@ -174,6 +174,7 @@ class Engine:
         last = number + 1 == self.schedule.parts
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
+        self.stage.let_go()
         if last:
             self._losses.append(output)
         else:
@@ -186,6 +187,7 @@ class Engine:
         if number + 1 < self.schedule.parts:
             grad = self._join(instruction, Op.RECEIVE_GRADIENT)
         tokens = self._tokens[sequence, part.span(index)] if number == 0 else None
+        self.stage.let_go()
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
             self._hand_on(instruction, Op.SEND_GRADIENT, input_gradient)
@@ -204,6 +206,7 @@ class Engine:
 
     def _fetch(self, instruction: Instruction) -> None:
         part = self.stage.part(instruction.part, instruction.subsequence)
+        self.stage.let_go()
         moved = part.fetch(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 

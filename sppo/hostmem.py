@@ -67,12 +67,19 @@ class Courier:
         self._outward = torch.cuda.Stream(device) if on_cuda else None
 
     def bring(self, into: Tensor, source: Tensor) -> None:
-        """Host to device."""
+        """Host to device. `into` must not be let go before `arrived().wait()`."""
         self._copy(self._inward, self._outward, into, source)
 
     def take(self, source: Tensor, into: Tensor) -> None:
-        """Device to host."""
+        """Device to host. `source` may be let go at once: its memory is free when it has left."""
+        self.send_off(source, into)
+        if self._outward is not None:
+            source.record_stream(self._outward)
+
+    def send_off(self, source: Tensor, into: Tensor) -> Arrival:
+        """Device to host. `source` must not be let go before the arrival was waited for."""
         self._copy(self._outward, self._inward, into, source)
+        return Arrival(None if self._outward is None else self._outward.record_event())
 
     def _copy(
         self,
@@ -87,10 +94,8 @@ class Courier:
         stream.wait_stream(torch.cuda.current_stream(self._device))
         stream.wait_stream(other)
         with torch.cuda.stream(stream):
-            into.copy_(source, non_blocking=True)
-        for tensor in (into, source):
-            if tensor.is_cuda:
-                tensor.record_stream(stream)
+            for piece, its_source in contiguous_pieces(into, source):
+                piece.copy_(its_source, non_blocking=True)
 
     def arrived(self) -> Arrival:
         """Everything brought so far."""
@@ -101,6 +106,19 @@ class Courier:
         for stream in (self._inward, self._outward):
             if stream is not None:
                 stream.synchronize()
+
+
+def contiguous_pieces(into: Tensor, source: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """A copy as copies that are contiguous on both sides: the whole, or along the first axis.
+
+    CUDA copies nothing else between the tiers without a detour through pageable memory, for which
+    the host waits.
+    """
+    if into.is_contiguous() and source.is_contiguous():
+        return [(into, source)]
+    pieces = list(zip(into, source, strict=True))
+    assert all(one.is_contiguous() for pair in pieces for one in pair), "more than one axis is cut"
+    return pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +140,16 @@ class HostArena:
         self.peak_bytes = 0
         self.memory = (take or host_memory)(capacity_bytes, device)
         self._courier = Courier(device)
+        self._leaving: list[tuple[Tensor, Arrival]] = []
 
     def _view(self, slot: Slot) -> Tensor:
         return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
 
     def store(self, data: Tensor) -> Slot:
-        """Copy `data` (uint8, one axis, on the device) into a new slot on top of the stack."""
+        """Copy `data` (uint8, one axis, on the device) into a new slot on top of the stack.
+
+        Its device memory is in use until `let_go`.
+        """
         needed = slot_bytes(data.numel())
         if self.used_bytes + needed > self.capacity_bytes:
             raise HostTierFull(
@@ -137,8 +159,24 @@ class HostArena:
         slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        self._courier.take(data, self._view(slot))
+        arrival = self._courier.send_off(data, self._view(slot))
+        if data.is_cuda:
+            self._leaving.append((data, arrival))
         return slot
+
+    def let_go(self) -> None:
+        """Let compute wait until all that was stored has left; then its device memory is free.
+
+        Not left to the allocator, which frees by what the host sees: it runs far ahead.
+        """
+        for _, arrival in self._leaving:
+            arrival.wait()
+        self._leaving.clear()
+
+    def abandon(self) -> None:
+        """After an error: nothing that lies here is wanted."""
+        self.let_go()
+        self.used_bytes = 0
 
     def load(self, slot: Slot, into: Tensor) -> None:
         """Queue the copy of the topmost slot to the device and take it off the stack.

@@ -89,6 +89,11 @@ class Stage:
         """Zero dK and dV, before the first backward of a sequence."""
         self._caches[part][0].clear_gradients()
 
+    def let_go(self) -> None:
+        """Behind a forward and before a backward: what earlier forwards sent is off the device."""
+        for arena in self.buffers.arenas:
+            arena.let_go()
+
     def _every_part(self) -> list[Part]:
         return [*self.parts.values(), *self._lent]
 
@@ -106,7 +111,7 @@ class Stage:
         for part in self._every_part():
             part.abandon()
         for arena in self.buffers.arenas:
-            arena.used_bytes = 0
+            arena.abandon()
 
     def _tensors_of(self, caches: list[KvCache]) -> Mapping[Any, list[Tensor]]:
         kv = [buffer for cache in caches for buffer in cache.buffers[:2]]

@@ -12,6 +12,7 @@ from torch import Tensor
 from sppo.attention import check_attention
 from sppo.checker import check_schedule
 from sppo.engine import Engine, StepCounters
+from sppo.meetings import meetings_of
 from sppo.optimizer import FlatAdamW
 from sppo.options import SolverOptions
 from sppo.plan import Plan, check_plan
@@ -68,6 +69,7 @@ class Trainer:
         schedule: Schedule = build_schedule(plan)
         check_schedule(schedule)
         connections = self.connections
+        connections.transport.connect(meetings_of(schedule), self.runtime.device)
         stage = Stage(
             plan, connections.place.stage, self.weights, self.runtime, connections.transport
         )

@@ -123,6 +123,7 @@ def llama(
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (
+        gpt("gpt-1b", layers=24, hidden=2048, heads=16),
         gpt("gpt-7b", layers=32, hidden=4096, heads=32),
         gpt("gpt-13b", layers=40, hidden=5120, heads=40),
         gpt("gpt-65b", layers=80, hidden=8192, heads=64),

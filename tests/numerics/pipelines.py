@@ -15,6 +15,7 @@ from sppo.engine import Engine, StepCounters
 from sppo.fates import StageProblem
 from sppo.holdings import Fate, StageFates
 from sppo.layouts import Layout
+from sppo.meetings import meetings_of
 from sppo.msp import Cut, lendings
 from sppo.optimizer import FlatAdamW
 from sppo.plan import Plan
@@ -136,6 +137,7 @@ def build_engine(
         shard=connections.shard,
     )
     runtime = Runtime(device=CPU, dtype=dtype, team=connections.shards)
+    connections.transport.connect(meetings_of(schedule), CPU)
     stage = Stage(plan, rank, mine, runtime, connections.transport)
     return Engine(schedule, stage, connections.transport)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sppo.errors import HostTierFull
-from sppo.hostmem import HostArena
+from sppo.hostmem import HostArena, contiguous_pieces
 from sppo.hostslots import slot_bytes
 
 CPU = torch.device("cpu")
@@ -22,6 +22,24 @@ def test_last_out_is_first_in_and_every_bit_comes_back() -> None:
         arena.load(slot, back)
         assert torch.equal(back, original)
     assert arena.used_bytes == 0
+
+
+def test_a_copy_is_made_of_contiguous_pieces() -> None:
+    host, device = torch.zeros(3, 10, 4), torch.rand(2, 3, 8, 4)
+    cases = [
+        (host[:, 2:8], device[1, :, :6], 3),
+        (host[:, 2:8], torch.rand(3, 6, 4), 3),
+        (host, torch.rand(3, 10, 4), 1),
+        (host[0, 2:5], torch.rand(3, 4), 1),
+    ]
+    for into, source, pieces in cases:
+        found = contiguous_pieces(into, source)
+        assert len(found) == pieces
+        for piece, its_source in found:
+            assert piece.is_contiguous()
+            assert its_source.is_contiguous()
+            piece.copy_(its_source)
+        assert torch.equal(into, source)
 
 
 def test_a_full_tier_says_what_is_missing() -> None:
