@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.job import Enforcement
-from sppo.workload import KIB, MIB
+from sppo.workload import GIB, KIB, MIB, format_bytes
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -30,6 +30,11 @@ _RELAXED_MMAP_BYTES = 32 * MIB
 _RELAXED_TRIM_BYTES = 256 * MIB
 _WARM_ROWS = 1024
 _PROBE_BYTES = 16 * MIB
+UNSEEN_BYTES = GIB
+"""What CUDA's allocator may hold beyond the limit of tracked memory: what kernels take beside their
+tensors (cuBLAS workspaces, the float32 dQ of a flash backward) and what is lost to fragments. Part
+of a profile's reserve, as MKL's buffers on a CPU are no part of the limit either."""
+
 _NO_MEMORY_FOR_CODE = "could not create a primitive"
 """oneDNN's words where it gets no memory for a kernel's machine code or scratch. What it does not
 support it refuses earlier, as a primitive descriptor."""
@@ -67,6 +72,18 @@ def enforce(
         if device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0, device)
         relaxed_allocator()
+
+
+def check_tracked(peak_bytes: int, limit_bytes: int | None, enforcement: Enforcement) -> None:
+    """Raise torch's out-of-memory error where CUDA's allocator let a step pass that is too large.
+
+    It is told to allow more than the limit, see `UNSEEN_BYTES`.
+    """
+    if enforcement == "cuda fraction" and limit_bytes is not None and peak_bytes > limit_bytes:
+        raise torch.OutOfMemoryError(
+            f"the step needs {format_bytes(peak_bytes)} of tensors, the limit is "
+            f"{format_bytes(limit_bytes)}"
+        )
 
 
 def warm_kernels(device: torch.device, dtype: torch.dtype) -> None:
@@ -175,7 +192,8 @@ def _limit(
 def _limit_cuda(limit_bytes: int, device: torch.device) -> Enforcement:
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes), device)
+    share = min(1.0, (limit_bytes + UNSEEN_BYTES) / total_bytes)
+    torch.cuda.set_per_process_memory_fraction(share, device)
     return "cuda fraction"
 
 

@@ -245,6 +245,7 @@ class Launch:
             with uncompiled(self.device), accounting:
                 result = self.system.step(batch)
                 self.finish()
+            devices.check_tracked(accounting.peak_bytes, limit_bytes, enforcement)
         self.where.limit_in_force = False
         seconds = time.perf_counter() - start
         accounting.close()

@@ -14,6 +14,18 @@ NORM_CHUNK = 16_384
 """Elements per partial norm: one float32 sum over a whole stage loses the fifth digit."""
 
 
+def square_by_chunks(values: Tensor) -> Tensor:
+    """Sum of squares of a flat tensor, float64 scalar, where float64 would be slow."""
+    norms = torch.stack(torch._foreach_norm(values.split(NORM_CHUNK)))
+    return norms.double().square().sum()
+
+
+def square_in_float64(values: Tensor) -> Tensor:
+    """The same in one kernel: on CUDA tens of thousands of chunks would keep the host busy."""
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    return norm.square()
+
+
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
@@ -71,9 +83,8 @@ class FlatAdamW:
         if shard.index:
             before = self.replicas.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
-        parts = [part for grad in (matrices, vectors) for part in grad.split(NORM_CHUNK)]
-        norms = torch._foreach_norm(parts)
-        return torch.stack(norms).double().square().sum()
+        square = square_in_float64 if matrices.is_cuda else square_by_chunks
+        return square(matrices) + square(vectors)
 
     def step(self, factor: float) -> None:
         """Update the weights; `factor` is what the global-norm clip asks for."""

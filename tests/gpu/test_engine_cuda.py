@@ -34,7 +34,8 @@ def test_the_arena_brings_back_every_bit_and_frees_the_device() -> None:
     before = torch.cuda.memory_allocated(device)
     slot = arena.store(original)
     del original
-    torch.cuda.synchronize(device)
+    assert torch.cuda.memory_allocated(device) == before, "given back before it has left"
+    arena.let_go()
     assert torch.cuda.memory_allocated(device) <= before - 48 * 1024**2
     back = torch.empty(48 * 1024**2, dtype=torch.uint8, device=device)
     arena.load(slot, back)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import device as devices
+from benchmarks.job import Enforcement
 
 CPU = torch.device("cpu")
 
@@ -88,3 +89,24 @@ def test_a_reading_has_what_the_machine_has() -> None:
     reading = devices.memory_reading(CPU)
     assert reading.rss_peak_bytes > 2**20
     assert reading.allocated_peak_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("peak_bytes", "limit_bytes", "enforcement", "refused"),
+    [
+        (101, 100, "cuda fraction", True),
+        (100, 100, "cuda fraction", False),
+        (101, None, "no limit", False),
+        (101, 100, "rlimit", False),
+    ],
+)
+def test_what_cuda_lets_pass_beyond_the_limit_is_refused_afterwards(
+    peak_bytes: int, limit_bytes: int | None, enforcement: Enforcement, refused: bool
+) -> None:
+    caught = None
+    try:
+        devices.check_tracked(peak_bytes, limit_bytes, enforcement)
+    except torch.OutOfMemoryError as error:
+        caught = error
+    assert (caught is not None) == refused
+    assert caught is None or devices.is_out_of_memory(caught, True)

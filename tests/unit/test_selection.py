@@ -49,7 +49,7 @@ def test_flags_reach_the_solver(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (f"tiny-cpu {MODEL}", "give the name or the model flags, not both"),
         ("--model gpt-tiny --seq 4K", "--gpus, --hardware missing"),
-        (MODEL.replace("gpt-tiny", "gpt-9"), "unknown model 'gpt-9'; known: gpt-7b, gpt-13b"),
+        (MODEL.replace("gpt-tiny", "gpt-9"), "unknown model 'gpt-9'; known: gpt-1b, gpt-7b"),
         (MODEL.replace("cpu-2core", "abacus"), "cpu-2core"),
         (MODEL.replace("4K", "many"), "write 4096, 128K or 1M"),
         (MODEL.replace("4K", "-4"), "write 4096, 128K or 1M"),

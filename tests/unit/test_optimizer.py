@@ -1,0 +1,19 @@
+"""The norm by which gradients are clipped: both ways to it, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sppo.optimizer import NORM_CHUNK, square_by_chunks, square_in_float64
+
+
+@pytest.mark.parametrize("elements", [0, 1, NORM_CHUNK, 5 * NORM_CHUNK + 7])
+def test_both_sums_of_squares_are_those_of_float64(elements: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = 1e-3 + torch.rand(elements, generator=generator)
+    expected = values.double().square().sum()
+    for square in (square_by_chunks, square_in_float64):
+        found = square(values)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
