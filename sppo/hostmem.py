@@ -1,8 +1,8 @@
 """The host tier: one arena per rank, taken once and sized by the plan; a stack of slots.
 
 Subsequences go out in forward order and come back in reverse, so slots are given and taken back
-like plates. On CUDA the arena is page-locked and each direction of copies has a stream; on a CPU it
-is a shared mapping, which lies outside the device's enforced limit, and copies are synchronous.
+like plates. The arena is a shared mapping: on a CPU it lies outside the device's enforced limit
+and copies are synchronous; for CUDA its pages are locked and each direction of copies has a stream.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,24 +19,52 @@ from sppo.errors import HostTierFull
 from sppo.hostslots import slot_bytes
 
 
-def host_memory(size_bytes: int, device: torch.device) -> Tensor:
-    """uint8 [size_bytes] of the host tier: page-locked for CUDA, else a shared mapping.
+class PageLock(Protocol):
+    """CUDA's runtime, as far as it locks pages; both return 0 if all is well."""
 
-    Raises HostTierFull if the host refuses.
+    def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> Any: ...
+
+    def cudaHostUnregister(self, address: int) -> Any: ...
+
+
+class _LockedMapping(mmap.mmap):
+    """Shared memory whose pages are locked for as long as it is mapped."""
+
+    runtime: PageLock | None = None
+    address = 0
+
+    def __del__(self) -> None:
+        if self.runtime is not None:
+            self.runtime.cudaHostUnregister(self.address)
+
+
+def host_memory(size_bytes: int, device: torch.device, runtime: PageLock | None = None) -> Tensor:
+    """uint8 [size_bytes] of the host tier: a shared mapping, its pages locked for CUDA.
+
+    To the byte, where torch's own pinned memory takes the next power of two; on the NUMA node of
+    the process. Raises HostTierFull if the host refuses.
     """
     if size_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
     try:
-        if device.type == "cuda":
-            return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
-        mapping = torch.frombuffer(mmap.mmap(-1, size_bytes), dtype=torch.uint8)
-    except (OSError, RuntimeError) as error:
-        raise HostTierFull(
-            f"the host refused {size_bytes} bytes ({error}); lower host_memory_bytes or use more "
-            "ranks"
-        ) from error
-    mapping.zero_()  # touch every page now, not inside a timed step
-    return mapping
+        mapping = _LockedMapping(-1, size_bytes)
+    except OSError as error:
+        raise _refused(size_bytes, str(error)) from error
+    memory = torch.frombuffer(mapping, dtype=torch.uint8)
+    memory.zero_()  # touch every page now, not inside a timed step
+    if device.type == "cuda":
+        runtime = runtime or torch.cuda.cudart()
+        code = runtime.cudaHostRegister(memory.data_ptr(), size_bytes, 0)
+        if int(code):
+            raise _refused(size_bytes, f"locking its pages: {code}; see ulimit -l")
+        mapping.runtime, mapping.address = runtime, memory.data_ptr()
+    return memory
+
+
+def _refused(size_bytes: int, why: str) -> HostTierFull:
+    return HostTierFull(
+        f"the host refused {size_bytes} bytes ({why}); lower host_memory_bytes or use more ranks"
+    )
 
 
 TakeHost = Callable[[int, torch.device], Tensor]

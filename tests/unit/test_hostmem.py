@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sppo.errors import HostTierFull
-from sppo.hostmem import HostArena, contiguous_pieces
+from sppo.hostmem import HostArena, contiguous_pieces, host_memory
 from sppo.hostslots import slot_bytes
 
 CPU = torch.device("cpu")
@@ -40,6 +40,39 @@ def test_a_copy_is_made_of_contiguous_pieces() -> None:
             assert its_source.is_contiguous()
             piece.copy_(its_source)
         assert torch.equal(into, source)
+
+
+class Runtime:
+    """CUDA's, but that it only remembers what is locked."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.locked: dict[int, int] = {}
+
+    def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> int:
+        self.locked[address] = size_bytes
+        return self.code
+
+    def cudaHostUnregister(self, address: int) -> int:
+        del self.locked[address]
+        return 0
+
+
+def test_pages_are_locked_as_long_as_any_view_lives() -> None:
+    runtime = Runtime(0)
+    memory = host_memory(10_000, torch.device("cuda"), runtime)
+    assert runtime.locked == {memory.data_ptr(): 10_000}
+    view = memory[5000:].view(torch.float32)
+    del memory
+    view.fill_(1.0)
+    assert runtime.locked
+    del view
+    assert not runtime.locked
+
+
+def test_a_host_that_locks_no_pages_says_so() -> None:
+    with pytest.raises(HostTierFull, match=r"4096 bytes .locking its pages: 2; see"):
+        host_memory(4096, torch.device("cuda"), Runtime(2))
 
 
 def test_a_full_tier_says_what_is_missing() -> None:
