@@ -200,19 +200,21 @@ def recompute_ns(
 
 
 def kv_copy_seconds(
-    model: Model, profile: Profile, *, start: int, tokens: int, shards: int = 1
+    model: Model, profile: Profile, *, start: int, tokens: int, last: bool, shards: int = 1
 ) -> tuple[float, float]:
     """What copies of hosted K, V, dK and dV add to a block's forward and backward.
 
-    Forward: the prefix comes in, the own K and V go out. Backward: all four come in, dK and dV of
-    the prefix go out. Where copies overlap, only what is longer than the attention they hide under.
+    Forward: the prefix comes in, the own K and V go out. Backward: all four come in (for the last
+    subsequence, the first to add, K and V only), dK and dV of the prefix go out. Where copies
+    overlap, only what is longer than the attention they hide under.
     """
     width = 2 * model.kv_width / shards
     size = element_bytes(profile)
     wide = max(4, size)
     h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
     forward = (start * width * size / h2d, tokens * width * size / d2h)
-    backward = ((start + tokens) * width * (size + wide) / h2d, start * width * wide / d2h)
+    brought = size if last else size + wide
+    backward = ((start + tokens) * width * brought / h2d, start * width * wide / d2h)
     if not profile.overlapped_copies:
         return sum(forward), sum(backward)
     work = tokens // shards
@@ -222,14 +224,18 @@ def kv_copy_seconds(
     return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
 
 
-def kv_moved_bytes(model: Model, element_size: int, *, start: int, tokens: int, again: bool) -> int:
+def kv_moved_bytes(
+    model: Model, element_size: int, *, start: int, tokens: int, last: bool, again: bool
+) -> int:
     """Bytes of hosted K, V, dK and dV that one block moves for one subsequence, both directions.
 
-    `again`: attention is computed once more in the backward, from K and V brought once more.
+    `last`: it is the first to add to dK and dV, which begin as zeros on the device. `again`:
+    attention is computed once more in the backward, from K and V brought once more.
     """
     wide = max(4, element_size)
-    own = tokens * (2 * element_size + wide)
-    prefix = start * (2 * element_size + 2 * wide)
+    brought = 0 if last else wide
+    own = tokens * (2 * element_size + brought)
+    prefix = start * (2 * element_size + brought + wide)
     more = (start + tokens) * element_size if again else 0
     return 2 * model.kv_width * (own + prefix + more)
 

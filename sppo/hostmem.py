@@ -130,12 +130,6 @@ class Courier:
         """Everything brought so far."""
         return Arrival(None if self._inward is None else self._inward.record_event())
 
-    def settle(self) -> None:
-        """Wait on the host until nothing is on its way: before the host writes there itself."""
-        for stream in (self._inward, self._outward):
-            if stream is not None:
-                stream.synchronize()
-
 
 def contiguous_pieces(into: Tensor, source: Tensor) -> list[tuple[Tensor, Tensor]]:
     """A copy as copies that are contiguous on both sides: the whole, or along the first axis.

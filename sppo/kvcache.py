@@ -7,6 +7,7 @@ is brought in blocks, the next one while attention works on the last.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -131,11 +132,23 @@ class KvRing:
         return Block(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
 
 
-class HostedLayer:
-    """K, V, dK and dV [kv_heads, S, D] in the host tier; `ring` brings them by blocks."""
+@dataclass(kw_only=True)
+class Unused:
+    """Whether nothing was added yet to the dK and dV of a layer, which its caches share."""
 
-    def __init__(self, host: Block, ring: KvRing, device: torch.device) -> None:
+    really: bool = True
+
+
+class HostedLayer:
+    """K, V, dK and dV [kv_heads, S, D] in the host tier; `ring` brings them by blocks.
+
+    While the accumulators are `unused` (whatever lies in the host) the first backward, that of the
+    last subsequence, begins them with zeros on the device.
+    """
+
+    def __init__(self, host: Block, ring: KvRing, device: torch.device, unused: Unused) -> None:
         self.host = host
+        self.unused = unused
         self.ring = ring
         self.device = device
         self.kv_heads = host.keys.shape[0]
@@ -170,22 +183,31 @@ class HostedLayer:
         return own[0], own[1]
 
     def own_gradients(self, start: int, tokens: int) -> Block:
-        own = []
-        for source in self._span(start, start + tokens):
-            own.append(torch.empty(source.shape, device=self.device, dtype=source.dtype))
-            self._bring(own[-1], source)
+        keys, values = self.own(start, tokens)
+        gradients = []
+        for source in self._span(start, start + tokens)[2:]:
+            if self.unused.really:
+                assert start + tokens == self.host.keys.shape[1], "the last comes first"
+                gradients.append(torch.zeros(source.shape, device=self.device, dtype=source.dtype))
+                continue
+            gradients.append(torch.empty(source.shape, device=self.device, dtype=source.dtype))
+            self._bring(gradients[-1], source)
         self.ring.courier.arrived().wait()
-        return Block(*own)
+        return Block(keys, values, *gradients)
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for block, _ in self._blocks(start, 2):
             yield block.keys, block.values
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
-        for block, host in self._blocks(start, 4):
+        for block, host in self._blocks(start, 2 if self.unused.really else 4):
+            if self.unused.really:
+                block.key_gradients.zero_()
+                block.value_gradients.zero_()
             yield block
             self._take(block.key_gradients, host.key_gradients)
             self._take(block.value_gradients, host.value_gradients)
+        self.unused.really = False
 
     def _blocks(self, start: int, kinds: int) -> Iterator[tuple[Block, Block]]:
         """(device block, its place in the host), the first `kinds` buffers of it brought.
@@ -250,20 +272,24 @@ class KvCache:
             self.buffers = Block(take(dtype), take(dtype), take(precision), take(precision))
         else:
             self.buffers = Block(take(dtype), take(dtype), *gradients_of.buffers[2:])
+        self._unused: list[Unused] = [Unused() for _ in range(layers)]
+        if gradients_of is not None:
+            self._unused = gradients_of._unused
         self.clear_gradients()
         self.layers: list[LayerCache] = []
-        for layer in range(layers):
+        for layer, unused in enumerate(self._unused):
             mine = Block(*(buffer[layer] for buffer in self.buffers))
             self.layers.append(
-                ResidentLayer(mine) if ring is None else HostedLayer(mine, ring, device)
+                ResidentLayer(mine) if ring is None else HostedLayer(mine, ring, device, unused)
             )
 
     def clear_gradients(self) -> None:
         """Before a sequence's backward."""
-        if self.ring is not None:
-            self.ring.courier.settle()
-        self.buffers.key_gradients.zero_()
-        self.buffers.value_gradients.zero_()
+        if self.ring is None:
+            self.buffers.key_gradients.zero_()
+            self.buffers.value_gradients.zero_()
+        for unused in self._unused:
+            unused.really = True
 
     @property
     def moved_bytes(self) -> int:

@@ -47,7 +47,12 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
         kv_forward, kv_backward = 0.0, 0.0
         if plan.kv_block_tokens:
             kv_forward, kv_backward = kv_copy_seconds(
-                plan.model, profile, start=start, tokens=tokens, shards=shards
+                plan.model,
+                profile,
+                start=start,
+                tokens=tokens,
+                last=start + tokens == plan.sequence_tokens,
+                shards=shards,
             )
         layers = len(shape.layers)
         forward.append(cost.forward_ns + round(layers * kv_forward * 1e9))
@@ -56,7 +61,9 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
     moved = part_moved_bytes(plan, number)
     hidden = plan.model.hidden * plan.element_bytes
     messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
-    zeroed = shape.kv_bytes(plan.sequence_tokens, max(4, plan.element_bytes))
+    zeroed = 0  # in the host tier dK and dV begin with what the first backward sends
+    if not plan.kv_block_tokens:
+        zeroed = shape.kv_bytes(plan.sequence_tokens, max(4, plan.element_bytes))
     link, latency = stage_link(profile, shards * plan.pipeline_parallel)
     return PartCosts(
         forward=forward,
@@ -105,6 +112,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
                 plan.element_bytes,
                 start=start,
                 tokens=tokens,
+                last=start + tokens == plan.sequence_tokens,
                 again="attention.output" in dropped,
             )
     return plan.sequences * total // plan.sequence_parallel
