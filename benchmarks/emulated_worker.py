@@ -33,8 +33,8 @@ from benchmarks.endings import status_of
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.journal import Journal, Told
 from benchmarks.loaded_code import loaded_code
+from benchmarks.undisturbed import no_garbage_collection
 from benchmarks.weights import torch_dtype
-from benchmarks.worker import no_garbage_collection
 from sppo.workload import KIB, weight_shapes
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")

@@ -14,8 +14,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +44,7 @@ from benchmarks.job import (
     StepReport,
     throw_away_tokens,
 )
+from benchmarks.undisturbed import no_garbage_collection, uncompiled
 from benchmarks.weights import map_weights, torch_dtype
 from benchmarks.whereabouts import Whereabouts
 from sppo.workload import Workload
@@ -284,30 +284,6 @@ class Launch:
         self.where.note(MEETING)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return float(value.item())
-
-
-def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
-    """For a step under a dispatch mode: what would be compiled there would never be again.
-
-    Megatron fuses its activations by torch.compile on CUDA; the timed steps must have them fused.
-    """
-    if device.type != "cuda":
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
-
-
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Collect before, so that no step pays for another's garbage, and not inside."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
 
 
 def check_finite(index: int, report: StepReport) -> None:
