@@ -77,8 +77,8 @@ class ShortcutMode(FakeTensorMode):
     def _all_plain(self, sources: Any) -> bool:
         """All fake, and none a number whose value torch remembers and computes with."""
         tensors = sources if isinstance(sources, (list, tuple)) else (sources,)
-        device = getattr(tensors[0], "fake_device", None)
-        return all(
+        device = getattr(tensors[0], "fake_device", None) if tensors else None
+        return bool(tensors) and all(
             type(tensor) is FakeTensor
             and tensor.fake_mode is self
             and tensor.constant is None

@@ -70,13 +70,16 @@ def variables(threads: int, environment: Mapping[str, str]) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
-        "PYTORCH_CUDA_ALLOC_CONF": os.environ.get(
-            "PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"
-        ),
+        **({} if _has_allocator() else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
         "PYTHONPATH": f"{package_root}{os.pathsep}{inherited}" if inherited else package_root,
         **environment,
     }
+
+
+def _has_allocator() -> bool:
+    """Whether the user has said how CUDA memory is taken, by either name."""
+    return any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
 
 
 def shell_line(arguments: list[str], environment: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Misfit, roles_of
 from benchmarks import reported
-from benchmarks.emulation import Emulation
+from benchmarks.emulation import Emulation, Planned
 from benchmarks.emulation_search import STEP_TOKENS, Searched, Searcher, longest
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
@@ -35,7 +35,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     says: the paper's word, None where it is silent. agrees: None too where a role broke. peak and
     at_peak_by_kind: of the fullest of the `roles_emulated` of `roles`, bytes; None where none ran.
-    step_seconds: simulated, None unless all roles ran.
+    step_seconds: simulated, None unless all roles ran. planned: of SPPO, beside the counts.
     """
 
     model: str
@@ -57,6 +57,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     roles_emulated: int
     roles: int
     step_seconds: float | None
+    planned: list[Planned] = []
 
 
 class Longest(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,7 @@ class Longest(msgspec.Struct, frozen=True, kw_only=True):
     roles: int
     beyond: str
     unanswered: str
+    planned: list[Planned] = []
 
 
 class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +168,7 @@ def _verdict(
         roles_emulated=len(found.roles),
         roles=role_count(found),
         step_seconds=None if time is None else time.step_seconds,
+        planned=found.planned,
     )
 
 
@@ -257,6 +260,7 @@ def _longest(reading: Reading, found: Searched) -> Longest:
         roles=0 if found.found is None else role_count(found.found),
         beyond=failed[-1].reason if failed else "",
         unanswered=found.unanswered,
+        planned=[] if found.found is None else found.found.planned,
     )
 
 

@@ -20,6 +20,7 @@ def text(found: PaperPoints) -> str:
         parts += [_verdicts(found), agreement(found), "\n".join(_disagreements(found))]
     if found.longest:
         parts.append(_longest(found))
+    parts.append(plans_beside_counts(found))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -95,6 +96,28 @@ def agreement(found: PaperPoints) -> str:
     return (
         f"agree with the paper: {agreed} of {len(counted)} verdicts ({each}); all systems at "
         f"{whole} of {len(points)} points"
+    )
+
+
+def plans_beside_counts(found: PaperPoints) -> str:
+    """How far SPPO's plans are off what was counted; nothing where none was counted."""
+    plans = [one.planned for one in found.verdicts] + [one.planned for one in found.longest]
+    if not any(plans):
+        return ""
+    roles = sum(len({number.rank for number in plan}) for plan in plans)
+    numbers = [number for plan in plans for number in plan]
+    peaks = [
+        number.planned / number.counted - 1
+        for number in numbers
+        if number.quantity == "peak_device_bytes"
+    ]
+    others = [number for number in numbers if number.quantity != "peak_device_bytes"]
+    wrong = [number for number in others if number.planned != number.counted]
+    exact = "exact" if not wrong else f"{len(wrong)} of {len(others)} numbers NOT exact"
+    return (
+        f"SPPO's plans beside the counts of {roles} roles: kept activations with KV and dKV, KV, "
+        f"dKV, host tier, copies, messages and collectives {exact}; device peak "
+        f"{min(peaks):+.2%} to {max(peaks):+.2%}"
     )
 
 

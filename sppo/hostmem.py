@@ -199,6 +199,7 @@ class HostArena:
     def abandon(self) -> None:
         """After an error: nothing that lies here is wanted."""
         self.let_go()
+        self.arrived().wait()
         self.used_bytes = 0
 
     def load(self, slot: Slot, into: Tensor) -> None:

@@ -10,6 +10,9 @@ from sppo.team import Alone, Team
 from sppo.weights import StageWeights
 from sppo.workload import Optimizer
 
+FLOAT64_CHUNK = 2**24
+"""Elements per partial norm in float64: 128 MiB of copies."""
+
 NORM_CHUNK = 16_384
 """Elements per partial norm: one float32 sum over a whole stage loses the fifth digit."""
 
@@ -21,9 +24,13 @@ def square_by_chunks(values: Tensor) -> Tensor:
 
 
 def square_in_float64(values: Tensor) -> Tensor:
-    """The same in one kernel: on CUDA tens of thousands of chunks would keep the host busy."""
-    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
-    return norm.square()
+    """The same by few chunks: on CUDA tens of thousands would keep the host busy.
+
+    A norm in float64 makes a float64 copy of what it reads, here of one chunk at a time.
+    """
+    chunks = values.split(FLOAT64_CHUNK)
+    norms = [torch.linalg.vector_norm(chunk, dtype=torch.float64) for chunk in chunks]
+    return torch.stack(norms).square().sum()
 
 
 class FlatAdamW:

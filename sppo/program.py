@@ -85,10 +85,10 @@ def _clears(
     position: int,
     first: dict[tuple[Op, int], int],
 ) -> list[Instruction]:
-    """Zero dK and dV of all parts where this stage waits anyway.
+    """Clear dK and dV of all parts where this stage waits anyway.
 
     The first stage waits for its first gradient, the others for their first hidden states. Of mixed
-    sequences only the first is waited for: the others zero before their own backward.
+    sequences only the first is waited for: the others clear before their own backward.
     """
     op, sequence = computes[position].op, computes[position].sequence
     waits = Op.FORWARD if stage and (sequence == 0 or plan.kv_sets == 1) else Op.BACKWARD

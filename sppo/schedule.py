@@ -6,7 +6,7 @@
     O0.3@1   offload: what the plan sends of subsequence 3 in part 1 leaves for the host tier
     RG0.3@1  post the receive of the gradient of part 1's output
     T0.3@1   fetch: what was offloaded comes back
-    Z0.0@1   zero the dK and dV of part 1, before the backward of sequence 0
+    Z0.0@1   clear the dK and dV of part 1, before the backward of sequence 0
     B0.3@1   backward; needs RG0.3@1, but on the last part, and T0.3@1 if there was O0.3@1
     SG0.3@1  hand the gradient to the stage of part 0
 

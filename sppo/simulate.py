@@ -26,7 +26,7 @@ from sppo.schedule import (
 class PartCosts:
     """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes.
 
-    `clear` is the time to zero dK and dV of a sequence.
+    `clear` is the time to zero dK and dV of a sequence; nothing where they are hosted.
     """
 
     forward: Sequence[int]

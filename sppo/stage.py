@@ -86,11 +86,11 @@ class Stage:
         return found
 
     def clear_gradients(self, part: int) -> None:
-        """Zero dK and dV, before the first backward of a sequence."""
+        """Clear dK and dV, before the first backward of a sequence."""
         self._caches[part][0].clear_gradients()
 
     def let_go(self) -> None:
-        """Behind a forward and before a backward: what earlier forwards sent is off the device."""
+        """Behind a forward, before a fetch or backward: what was sent before is off the device."""
         for arena in self.buffers.arenas:
             arena.let_go()
 

@@ -37,6 +37,19 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
         replace(GRID, virtual_stages=1, subsequences=4),
         0,
     ),
+    "two replicas, mixed, hosted K and V": (
+        replace(WORKLOAD, sequences_per_step=4),
+        SppoSettings(
+            sequence_parallel=8,
+            pipeline_parallel=2,
+            data_parallel=2,
+            virtual_stages=1,
+            subsequences=3,
+            policy="full-offload",
+            kv_offload=True,
+        ),
+        1,
+    ),
     "under a limit": (WORKLOAD.with_device_memory(GIB // 2), GRID, 0),
 }
 
@@ -47,6 +60,7 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     plan = ADAPTER.plan(workload, settings)
     assert bool(plan.lendings) or not settings.msp
     assert bool(plan.kv_block_tokens) == bool(settings.kv_offload)
+    assert (plan.kv_sets == 2) == ("mixed" in name)
     rank = rank_of(plan, Place(replica=0, stage=stage, shard=0))
     job = EmulationJob(
         workload=workload,

@@ -111,7 +111,7 @@ def test_counted_activations_are_those_of_the_plan(device: str, policy: str) -> 
 def test_a_cut_copy_does_not_hold_up_the_host() -> None:
     """What lies along the second axis of pinned memory leaves while the device computes."""
     device = torch.device("cuda")
-    host = torch.empty(8, 4096, 1024, dtype=torch.float32, pin_memory=True)
+    host = torch.rand(8, 4096, 1024).pin_memory()
     block = torch.rand(8, 1024, 1024, device=device)
     square = torch.rand(8192, 8192, device=device)
     courier = Courier(device)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sppo import optimizer
 from sppo.optimizer import NORM_CHUNK, square_by_chunks, square_in_float64
+
+
+def test_a_norm_in_float64_copies_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "FLOAT64_CHUNK", 1000)
+    values = torch.ones(10_500)
+    with torch.profiler.profile(profile_memory=True) as profiled:
+        assert square_in_float64(values).item() == 10_500
+    taken = [event.cpu_memory_usage for event in profiled.events()]
+    assert max(taken) == 8 * 1000
 
 
 @pytest.mark.parametrize("elements", [0, 1, NORM_CHUNK, 5 * NORM_CHUNK + 7])

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import paper_figure, paper_report, reported
 from benchmarks.cli import main
-from benchmarks.emulation import Emulation
+from benchmarks.emulation import Emulation, Planned
 from benchmarks.emulator import Emulator
 from benchmarks.job import Status
 from benchmarks.paper_points import (
@@ -244,3 +244,23 @@ def test_wrong_input_is_one_line(
     shown = capsys.readouterr().err
     assert word in shown
     assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(("kv_bytes", "words"), [(5, "exact"), (6, "1 of 2 numbers NOT exact")])
+def test_plans_beside_counts(found: PaperPoints, kv_bytes: int, words: str) -> None:
+    assert paper_report.plans_beside_counts(found) == ""
+    planned = [
+        Planned(role="stage", rank=rank, quantity=quantity, planned=said, counted=seen)
+        for rank, quantity, said, seen in (
+            (0, "peak_device_bytes", 101, 100),
+            (0, "kv_bytes", 5, 5),
+            (8, "peak_device_bytes", 200, 200),
+            (8, "kv_bytes", 5, kv_bytes),
+        )
+    ]
+    found.verdicts[0] = msgspec.structs.replace(found.verdicts[0], planned=planned)
+    line = paper_report.plans_beside_counts(found)
+    assert "2 roles" in line
+    assert words in line
+    assert line.endswith("device peak +0.00% to +1.00%")
+    assert line in paper_report.text(found)
