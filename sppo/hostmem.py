@@ -94,21 +94,26 @@ class Courier:
         on_cuda = device.type == "cuda"
         self._inward = torch.cuda.Stream(device) if on_cuda else None
         self._outward = torch.cuda.Stream(device) if on_cuda else None
+        self._leaving: list[Tensor] = []
 
     def bring(self, into: Tensor, source: Tensor) -> None:
         """Host to device. `into` must not be let go before `arrived().wait()`."""
         self._copy(self._inward, self._outward, into, source)
 
     def take(self, source: Tensor, into: Tensor) -> None:
-        """Device to host. `source` may be let go at once: its memory is free when it has left."""
-        self.send_off(source, into)
-        if self._outward is not None:
-            source.record_stream(self._outward)
-
-    def send_off(self, source: Tensor, into: Tensor) -> Arrival:
-        """Device to host. `source` must not be let go before the arrival was waited for."""
+        """Device to host. The memory of `source` is in use until `let_go`."""
         self._copy(self._outward, self._inward, into, source)
-        return Arrival(None if self._outward is None else self._outward.record_event())
+        if self._outward is not None:
+            self._leaving.append(source)
+
+    def let_go(self) -> None:
+        """Let compute wait until all that was taken has left; then its device memory is free.
+
+        Not left to the allocator, which frees by what the host sees: it runs far ahead.
+        """
+        if self._outward is not None and self._leaving:
+            self._outward.record_event().wait()
+        self._leaving.clear()
 
     def _copy(
         self,
@@ -163,7 +168,6 @@ class HostArena:
         self.peak_bytes = 0
         self.memory = (take or host_memory)(capacity_bytes, device)
         self._courier = Courier(device)
-        self._leaving: list[tuple[Tensor, Arrival]] = []
 
     def _view(self, slot: Slot) -> Tensor:
         return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
@@ -182,19 +186,12 @@ class HostArena:
         slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        arrival = self._courier.send_off(data, self._view(slot))
-        if data.is_cuda:
-            self._leaving.append((data, arrival))
+        self._courier.take(data, self._view(slot))
         return slot
 
     def let_go(self) -> None:
-        """Let compute wait until all that was stored has left; then its device memory is free.
-
-        Not left to the allocator, which frees by what the host sees: it runs far ahead.
-        """
-        for _, arrival in self._leaving:
-            arrival.wait()
-        self._leaving.clear()
+        """Let compute wait until all that was stored has left; then its device memory is free."""
+        self._courier.let_go()
 
     def abandon(self) -> None:
         """After an error: nothing that lies here is wanted."""

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sppo.hostmem import Arrival, Courier, TakeHost, host_memory
+from sppo.hostmem import Courier, TakeHost, host_memory
 from sppo.temporaries import PREFIX_BLOCK_TOKENS
 from sppo.workload import Model
 
@@ -127,19 +127,6 @@ class KvRing:
             torch.empty(shape, device=device, dtype=precision),
         )
         self.courier = Courier(device)
-        self._leaving: list[tuple[Tensor, Arrival]] = []
-
-    def send_off(self, source: Tensor, into: Tensor) -> None:
-        """Device to host; on CUDA the source is held until `let_go`."""
-        arrival = self.courier.send_off(source, into)
-        if source.is_cuda:
-            self._leaving.append((source, arrival))
-
-    def let_go(self) -> None:
-        """Let compute wait for what was sent off, a layer ago, and give its memory back."""
-        for _, arrival in self._leaving:
-            arrival.wait()
-        self._leaving.clear()
 
     def slot(self, number: int, tokens: int) -> Block:
         return Block(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
@@ -183,10 +170,9 @@ class HostedLayer:
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
         span = self._span(start, start + key.shape[1])
-        self.moved_bytes += 2 * key.numel() * key.element_size()
-        self.ring.let_go()
-        for source, into in ((key, span.keys), (value, span.values)):
-            self.ring.send_off(source, into)
+        self.ring.courier.let_go()  # those of the layer before
+        self._take(key, span.keys)
+        self._take(value, span.values)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         span = self._span(start, start + tokens)
@@ -198,7 +184,7 @@ class HostedLayer:
         return own[0], own[1]
 
     def own_gradients(self, start: int, tokens: int) -> Block:
-        self.ring.let_go()
+        self.ring.courier.let_go()
         keys, values = self.own(start, tokens)
         gradients = []
         for source in self._span(start, start + tokens)[2:]:
