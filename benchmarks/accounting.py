@@ -18,7 +18,7 @@ import itertools
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -75,6 +75,10 @@ class Accounting(TorchDispatchMode):
     computes, recomputed forwards among it. `message_*` say the same as `collective_*` by group,
     `copied_bytes` is what crossed between the tiers. A journal is told every change.
 
+    `held_bytes` tells what the process holds in all: then `untracked_peak_bytes` is the most that
+    lay beside tracked tensors after an operator, above what lay there on entering, and `refused`
+    holds tracked and untracked bytes at the last operator that ended in an error.
+
     A communication backend may work in buffers of its own, which show when it copies out of them
     (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, for comparison
     with a step on another backend.
@@ -86,9 +90,14 @@ class Accounting(TorchDispatchMode):
         journal: Journal | None = None,
         *,
         backend_buffers: bool = True,
+        held_bytes: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
         self.journal = journal
+        self.untracked_peak_bytes: int | None = None
+        self.refused: tuple[int, int] | None = None
+        self._held_bytes = held_bytes
+        self._untracked_before = 0
         self.backend_buffers = backend_buffers
         self.device_type = device.type
         self.live: Counter[str] = Counter()
@@ -161,6 +170,9 @@ class Accounting(TorchDispatchMode):
         self.activation_peak_bytes = sum(self.live[kind] for kind in _ACTIVATION_KINDS)
         if self.journal is not None:
             self.journal.begin()
+        if self._held_bytes is not None:
+            self._untracked_before = self._held_bytes() - self.live_bytes
+            self.untracked_peak_bytes = 0
         self._resize = torch.UntypedStorage.resize_
         torch.UntypedStorage.resize_ = noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
         super().__enter__()
@@ -186,10 +198,16 @@ class Accounting(TorchDispatchMode):
         in_backward = torch._C._current_graph_task_id() >= 0
         if self.journal is not None:
             self.journal.operate(func._opname, in_backward)
-        out = func(*args, **kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except (RuntimeError, MemoryError):
+            self.refused = self.live_bytes, self._untracked_bytes()
+            raise
         if not self.backend_buffers and func.is_view and func is not _LIFT:
             self._ignore_unseen(out)
         self._see(args if out is None else out)
+        if self.untracked_peak_bytes is not None:
+            self.untracked_peak_bytes = max(self.untracked_peak_bytes, self._untracked_bytes())
         if func.namespace in COLLECTIVE_NAMESPACES:
             self._count_collective(func, args, kwargs, out)
             return out
@@ -200,6 +218,12 @@ class Accounting(TorchDispatchMode):
             if in_backward:
                 self.flops_in_backward[name] += count
         return out
+
+    def _untracked_bytes(self) -> int:
+        """What the process holds beside tracked tensors, above what it held before the step."""
+        if self._held_bytes is None:
+            return 0
+        return self._held_bytes() - self.live_bytes - self._untracked_before
 
     def _see(self, value: Any) -> None:
         if isinstance(value, Tensor):

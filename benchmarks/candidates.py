@@ -8,7 +8,7 @@ committed winners, then each layout's point of least recomputation, then its nex
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import known
@@ -24,7 +24,7 @@ TRIES_PER_POINT = 4
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
     """Settings in the order in which they are tried; `proven` need no launch to know that they fit:
-    they ran under exactly this limit, or there is none.
+    they ran under this limit or a tighter one, or there is none.
 
     `timed`: the order is that of known times, so the first that fits is the fastest known.
     """
@@ -35,28 +35,41 @@ class Candidates:
 
 
 def candidates(
-    grid: Sequence[Assignment], here: Grid, free: Grid, *, limit_bytes: int | None, own: bool
+    grid: Sequence[Assignment],
+    here: Grid,
+    free: Grid,
+    *,
+    limit_bytes: int | None,
+    own: bool,
+    proven: Collection[str] = (),
 ) -> Candidates:
     """Order a library's grid. `here` and `free`: the committed grids at this limit and without one.
 
-    own: the value has the workload's own sequences per step, so that the known times hold.
+    own: the value has the workload's own sequences per step, so that the known times hold. proven:
+    settings that ran under this limit or a tighter one, with as many sequences.
     """
     able = [assignment for assignment in grid if assignment.status is None]
     fast = _by_time(able, here)
     if own and fast:
-        proven = frozenset(known.key(assignment.settings) for assignment in fast)
-        return Candidates(ordered=_sourced(fast, "fastest", here), proven=proven, timed=True)
+        ran = frozenset(known.key(assignment.settings) for assignment in fast)
+        return Candidates(ordered=_sourced(fast, "fastest", here), proven=ran, timed=True)
     fitting = [a for a in able if _may_fit(a, free, limit_bytes)]
     leanest = known.leanest_first(able, free)[:1]
     if own and free.points:
         how = "fastest without a limit whose peak there fits"
         ordered = _unique([*_by_time(fitting, free), *leanest])
-        return Candidates(ordered=_sourced(ordered, how, free), timed=True)
+        return Candidates(
+            ordered=_sourced(ordered, how, free), proven=frozenset(proven), timed=True
+        )
     winners = [*_by_time(fitting, here)[:1], *_by_time(fitting, free)[:1]]
     ordered = _unique([*winners, *_by_layout(fitting, free), *leanest])
     return Candidates(
         ordered=_sourced(ordered, "one of a few points of its grid, measured", None),
-        proven=frozenset(known.key(a.settings) for a in ordered if limit_bytes is None),
+        proven=frozenset(
+            key
+            for key in (known.key(assignment.settings) for assignment in ordered)
+            if limit_bytes is None or key in proven
+        ),
     )
 
 
@@ -135,14 +148,22 @@ def _after(assignment: Assignment, failed: int) -> Assignment:
 
 
 def of_system(
-    system: str, workload: Workload, grid: Sequence[Assignment], own_sequences: int
+    system: str,
+    workload: Workload,
+    grid: Sequence[Assignment],
+    own_sequences: int,
+    proven: Collection[str] = (),
 ) -> Candidates:
     """The candidates of a system at this value. Raises RecordError on a damaged tuning file."""
     limit_bytes = workload.device_memory_bytes
+    own = workload.sequences_per_step == own_sequences
+    if own and limit_bytes is not None:
+        proven = {*proven, *known.fit_under(system, workload, limit_bytes)}
     return candidates(
         grid,
         known.grid(system, workload, limit_bytes),
         known.grid(system, workload, None),
         limit_bytes=limit_bytes,
-        own=workload.sequences_per_step == own_sequences,
+        own=own,
+        proven=proven,
     )

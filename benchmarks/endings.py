@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 from baselines.protocol import Unavailable
 from benchmarks import device as devices
 from benchmarks import records
-from benchmarks.job import Job, RankError, Status
+from benchmarks.job import Job, RankError, Refusal, Status
 from benchmarks.whereabouts import Whereabouts
 from sppo.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.workload import format_bytes
 
 WRONG_INPUT = 2
 """The exit code of a rank that was started wrongly; as of `sppo-bench`."""
@@ -58,6 +59,17 @@ def lost_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER)
 
 
+def refusal_words(refusal: Refusal | None) -> str:
+    """What a full device held, to follow the error's own words."""
+    if refusal is None:
+        return ""
+    return (
+        f"; the device held {format_bytes(refusal.tracked_bytes)} of tracked tensors and "
+        f"{format_bytes(refusal.untracked_bytes)} beside them, its limit is "
+        f"{format_bytes(refusal.limit_bytes)}"
+    )
+
+
 def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
     """Write error-{r}.json and end at once: a peer or a library's thread may hang for ever."""
     text = _record(job, where, error)
@@ -84,14 +96,16 @@ def _record(job: Job, where: Whereabouts, error: Exception) -> str:
     now_ns = time.time_ns()
     text = "".join(traceback.format_exception(error))
     status = status_of(error, where.limit_in_force)
+    refusal = where.refusal if status == "oom" else None
     record = RankError(
         rank=where.rank,
         status=status,
-        message=str(error) or type(error).__name__,
+        message=(str(error) or type(error).__name__) + refusal_words(refusal),
         traceback=text,
         phase=where.phase,
         time_ns=now_ns,
         lost_peer=status == "failed" and lost_peer(error),
+        refusal=refusal,
     )
     write(job, f"error-{where.rank}.json", record)
     return text

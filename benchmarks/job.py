@@ -90,7 +90,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of one rank; None where this machine cannot say. Peaks are of the accounted step.
 
     `tracked_*` are counted by the accounting mode (storages, the same for every system);
-    `allocated`, `reserved` and `driver_used` are CUDA's own; `rss` is the process's peak.
+    `untracked_peak` is the most that the device held beside tracked tensors after an operator,
+    above what it held before the step. `allocated`, `reserved` and `driver_used` are CUDA's own;
+    `rss` is the process's peak.
     """
 
     tracked_peak_bytes: int | None = None
@@ -99,6 +101,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     tracked_at_peak_by_kind_bytes: dict[str, int] = {}
     activation_peak_bytes: int | None = None
     host_peak_bytes: int | None = None
+    untracked_peak_bytes: int | None = None
     allocated_peak_bytes: int | None = None
     reserved_peak_bytes: int | None = None
     driver_used_bytes: int | None = None
@@ -122,6 +125,17 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any]
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device held in bytes when it refused more: tracked tensors, and what lay beside them.
+
+    `untracked_bytes` is above what it held before the step, as in `Memory`.
+    """
+
+    limit_bytes: int
+    tracked_bytes: int
+    untracked_bytes: int
+
+
 class RankError(msgspec.Struct, frozen=True, kw_only=True):
     """`status` is decided where the error happened, from its type, never from a log.
 
@@ -135,3 +149,4 @@ class RankError(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     time_ns: int
     lost_peer: bool = False
+    refusal: Refusal | None = None

@@ -53,6 +53,23 @@ def grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Gr
     )
 
 
+def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
+    """Settings, as `key` writes them, that ran under a committed limit no looser than this one.
+
+    What fits a tighter device fits a looser one. Raises RecordError on a damaged file.
+    """
+    keys: set[str] = set()
+    for path in sorted(tuning.path_of(workload.name, None).parent.glob(f"{workload.name}-*.json")):
+        loaded = tuning.load(path)
+        if loaded is None or loaded.workload != workload.name or system not in loaded.systems:
+            continue
+        if loaded.device_memory_bytes is None or loaded.device_memory_bytes > limit_bytes:
+            continue
+        points = loaded.systems[system].points
+        keys |= {key(point.settings) for point in points if point.status == "ok"}
+    return keys
+
+
 def _origin(found: SystemTuning) -> str:
     return f"{found.machine}, commit {found.commit[:9]}, {found.date}"
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from benchmarks import device as devices
 from benchmarks.environment import cpu_model
 from benchmarks.metrics import best_matmul
 from benchmarks.weights import initial_weights
@@ -37,11 +39,17 @@ from sppo.runtime import Runtime
 from sppo.solver import solve
 from sppo.stage import Stage
 from sppo.weights import StageWeights
-from sppo.workload import MIB, MODELS, Cluster, Workload
+from sppo.workload import KIB, MIB, MODELS, Cluster, Workload
+
+_aten = torch.ops.aten
 
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 PREFIX_TOKENS = 3072
 REPEATS = 15
+CODE_LENGTHS = (520, 584, 648, 712)
+"""Tokens that no other measurement uses."""
+
+PROCESS_BYTES = 512 * KIB
 LONGEST_UNIT_TOKENS = 1024
 """Tokens of the unit whose size the element-wise kernels are measured at."""
 
@@ -195,6 +203,21 @@ def _memory_rate() -> float:
     return 2 * (narrow.nbytes + wide.nbytes) / _median_seconds(make)
 
 
+def _kernel_code_bytes() -> int:
+    """What a GELU's kernel keeps for a shape that it has not met: its machine code, if compiled."""
+    devices.strict_allocator()
+    grown = []
+    for length in CODE_LENGTHS:
+        wide = torch.randn(length, MODELS["gpt-tiny"].ffn)
+        for operator in (partial(F.gelu, wide), partial(_aten.gelu_backward, wide, wide)):
+            before = devices.private_bytes()
+            out = operator()
+            grown.append(devices.private_bytes() - before - out.nbytes)
+            del out
+    devices.relaxed_allocator()
+    return max(0, int(statistics.median(grown)))
+
+
 def _collective_rate() -> float:
     """Bus bytes/s of an all-gather: what each rank receives from the others, over its time."""
     ranks = dist.get_world_size()
@@ -213,6 +236,7 @@ def _mean_over_ranks(numbers: list[float]) -> list[float]:
 def measure(name: str) -> Profile:
     """Measure on every rank at once; the mean over ranks, the same on all."""
     ranks = dist.get_world_size()
+    code = _kernel_code_bytes()
     rates = []
     for measured in _every_rate(ranks):
         own = asdict(measured)
@@ -242,6 +266,12 @@ def measure(name: str) -> Profile:
         memory_bytes_per_second=memory,
         device_memory_bytes=share,
         reserve_bytes=0,
+        context_bytes=0,
+        kernel_code_bytes=code,
+        workspace_bytes=0,
+        communicator_bytes=0,
+        connection_bytes=0,
+        process_bytes=PROCESS_BYTES,
         host_memory_bytes_per_rank=share,
         ranks_per_node=ranks,
         d2h_bytes_per_second=d2h,
@@ -264,6 +294,13 @@ def _sources(where: str) -> dict[str, str]:
         "memory_bytes_per_second": f"layer norm and GELU, float32, {where}",
         "device_memory_bytes": share,
         "reserve_bytes": "none: the device limit of a workload is set above what libraries hold",
+        "context_bytes": "none: a CPU has no driver's context",
+        "kernel_code_bytes": f"private memory that a GELU of a new shape keeps, {where}",
+        "workspace_bytes": "none: the matrix library has its own before the limit is set",
+        "communicator_bytes": "none: gloo sends from the tensors",
+        "connection_bytes": "none: gloo sends from the tensors",
+        "process_bytes": "assumption: 512 KiB that the allocator rounds up and threads keep; "
+        "100 to 270 KiB were seen in whole steps",
         "host_memory_bytes_per_rank": share,
         "ranks_per_node": "the ranks that measured",
         "d2h_bytes_per_second": "copies of 1 MiB into the host tier's arena",

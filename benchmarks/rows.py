@@ -246,6 +246,7 @@ def plan_data(
             for index in range(count)
         ],
         "predicted_peak_bytes": [stage.total for stage in memory],
+        "predicted_untracked_bytes": [stage.untracked.total for stage in memory],
         "predicted_activation_peak_bytes": [stage.activations_peak for stage in memory],
         "predicted_host_bytes": [stage.host for stage in memory],
         "predicted_collectives": [stage.calls for stage in shared],

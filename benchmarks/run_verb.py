@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records, tables, tuning
+from benchmarks.fallback import Fallback
 from benchmarks.flags import Run
 from benchmarks.output import show_records
 from benchmarks.records import Record
@@ -98,8 +99,9 @@ def run(verb: Run) -> int:
     try:
         with display() as shown:
             narrow = tuning.finalists if verb.tune else None
+            instead = None if verb.tune else next_points(request.workload)
             done = supervisor.run(
-                inputs, request.assignments, request.options, shown, narrow=narrow
+                inputs, request.assignments, request.options, shown, narrow=narrow, instead=instead
             )
     except KeyboardInterrupt:
         print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
@@ -108,6 +110,11 @@ def run(verb: Run) -> int:
     if verb.tune:
         _save_tuning(request.workload, done)
     return supervisor.exit_code(done)
+
+
+def next_points(workload: Workload) -> Fallback:
+    """What a tuned row falls back to where its point does not fit."""
+    return Fallback(workload=workload, own_sequences=workload.sequences_per_step)
 
 
 def _publish(directory: Path, done: Sequence[Record], verb: Run) -> None:

@@ -7,7 +7,7 @@ before the next one starts.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -122,12 +122,17 @@ Narrow = Callable[[Sequence[Assignment], Sequence[Record]], Sequence[Assignment]
 """Which rows are worth further launches, after the first launch of each."""
 
 
+Instead = Callable[[Assignment], Assignment | None]
+"""What to launch in place of a row whose launch was refused memory; None: its oom is the result."""
+
+
 def run(
     inputs: Inputs,
     assignments: Sequence[Assignment],
     options: Options,
     display: Display,
     narrow: Narrow | None = None,
+    instead: Instead | None = None,
 ) -> list[Record]:
     """The reference, then launch 1 of every row, launch 2 in reverse order, ..., then the gate.
 
@@ -140,15 +145,43 @@ def run(
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 assignments = narrow(assignments, done)
+            current = list(assignments)
             # There and back again, so that no row is always the last.
-            for assignment in assignments if number % 2 else reversed(assignments):
-                if number > 1 and assignment.status is not None:
+            places = range(len(current))
+            for place in places if number % 2 else reversed(places):
+                if number > 1 and current[place].status is not None:
                     continue  # refused before any launch, and recorded once
-                done.append(launch_row(inputs, assignment, number, options, display))
+                launched = _launch(inputs, current[place], number, options, display, instead)
+                for current[place], record in launched:
+                    done.append(record)
+            assignments = current
     finally:
         done = gate(inputs.directory, done, display)
         remove_inputs(inputs)
     return done
+
+
+def _launch(
+    inputs: Inputs,
+    assignment: Assignment,
+    number: int,
+    options: Options,
+    display: Display,
+    instead: Instead | None,
+) -> Iterator[tuple[Assignment, Record]]:
+    """This launch of a row; after an oom all launches so far of what takes its place."""
+    record = launch_row(inputs, assignment, number, options, display)
+    yield assignment, record
+    while record.status == "oom" and instead is not None:
+        other = instead(assignment)
+        if other is None:
+            return
+        assignment = other
+        for earlier in range(1, number + 1):
+            record = launch_row(inputs, assignment, earlier, options, display)
+            yield assignment, record
+            if record.status == "oom":
+                break
 
 
 def remove_inputs(inputs: Inputs) -> None:

@@ -5,12 +5,13 @@ Each value is a run of its own, with its reference and its gate, in a folder of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmarks import candidates, supervisor, tables
+from benchmarks import candidates, known, supervisor, tables
+from benchmarks.fallback import Fallback
 from benchmarks.job import Status
 from benchmarks.progress import Display
 from benchmarks.recording import Inputs
@@ -78,10 +79,12 @@ def measure(
     *,
     own_sequences: int,
     points: int,
+    proven: Collection[str] = (),
 ) -> tuple[Measured, list[Record]]:
     """Choose, launch and compare at one value, in a new folder of `directory`.
 
-    Raises ValueError or OSError before the first launch.
+    proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
+    first launch.
     """
     folder = directory / value.label
     folder.mkdir()
@@ -91,9 +94,14 @@ def measure(
         assignments = [
             assignment
             for row in rows
-            for assignment in chosen(row, inputs, options, display, own_sequences, points)
+            for assignment in chosen(row, inputs, options, display, own_sequences, points, proven)
         ]
-        done = supervisor.run(inputs, assignments, options, display, narrow=fastest_of_each)
+        instead = Fallback(
+            workload=value.workload, own_sequences=own_sequences, proven=frozenset(proven)
+        )
+        done = supervisor.run(
+            inputs, assignments, options, display, narrow=fastest_of_each, instead=instead
+        )
     finally:
         supervisor.remove_inputs(inputs)
     return (
@@ -108,8 +116,32 @@ def measure(
     )
 
 
+def fitting_settings(done: Sequence[Record], workload: Workload) -> set[str]:
+    """Settings, as `known.key` writes them, that every launch ran with where memory was no looser.
+
+    What fits a tighter device fits a looser one, with as many sequences a step.
+    """
+    limit = workload.device_memory_bytes
+    fit: set[str] = set()
+    refused: set[str] = set()
+    for record in done:
+        other = record.workload
+        tighter = limit is None or (
+            other.device_memory_bytes is not None and other.device_memory_bytes <= limit
+        )
+        if tighter and other.sequences_per_step == workload.sequences_per_step:
+            (fit if record.status == "ok" else refused).add(known.key(record.settings))
+    return fit - refused
+
+
 def chosen(
-    row: Row, inputs: Inputs, options: Options, display: Display, own_sequences: int, points: int
+    row: Row,
+    inputs: Inputs,
+    options: Options,
+    display: Display,
+    own_sequences: int,
+    points: int,
+    proven: Collection[str],
 ) -> list[Assignment]:
     """The settings of a row at this value: SPPO's plan, or what fits of a library's grid."""
     workload = inputs.workload
@@ -119,7 +151,7 @@ def chosen(
         grid = grid_assignments(row.system, workload)
     except ImportError:
         return [assign(row, workload)]  # refused, in the library's words
-    found = candidates.of_system(row.system, workload, grid, own_sequences)
+    found = candidates.of_system(row.system, workload, grid, own_sequences, proven)
     untimed = replace(options, launches=1, warmup_steps=0, measured_steps=0)
 
     def attempt(assignment: Assignment) -> Status:
@@ -156,17 +188,18 @@ def fastest_of_each(assignments: Sequence[Assignment], done: Sequence[Record]) -
 
 
 def best(done: Sequence[Record], row: Row) -> Summary:
-    """The system's row at this value: launched most often, then ok, then fastest.
+    """The system's row at this value: ok, then launched most often, then fastest.
 
-    It gets the row's own name, and the number of points that were measured where there were more.
+    It gets the row's own name, and the number of points that ran where there were more.
     """
     own = [summary for summary in tables.summaries(done) if summary.system == row.system]
 
-    def order(summary: Summary) -> tuple[int, bool, float]:
+    def order(summary: Summary) -> tuple[bool, int, float]:
         step = summary.step_seconds
         seconds = float("inf") if step is None else step.median
-        return -summary.launches, summary.status != "ok", seconds
+        return summary.status != "ok", -summary.launches, seconds
 
     summary = min(own, key=order)
-    grid = summary.grid if len(own) == 1 else f"fastest of {len(own)}; {summary.grid}"
+    ran = sum(summary.status == "ok" for summary in own)
+    grid = summary.grid if ran <= 1 else f"fastest of {ran}; {summary.grid}"
     return replace(summary, row=row.label, grid=grid)

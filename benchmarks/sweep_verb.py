@@ -97,6 +97,7 @@ def sweep(verb: Sweep) -> int:
                     shown,
                     own_sequences=request.workload.sequences_per_step,
                     points=request.points,
+                    proven=sweeps.fitting_settings(done, value.workload),
                 )
                 found.append(measured)
                 done += launches

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.job import Phase
+from benchmarks.job import Phase, Refusal
 
 NOTE_BYTES = 256
 """A note's length on disk, whatever it says; the rest is blanks."""
@@ -39,6 +39,7 @@ class Whereabouts:
     def __init__(self, rank: int, directory: Path) -> None:
         self.rank = rank
         self.limit_in_force = False
+        self.refusal: Refusal | None = None
         with (directory / file_name(rank)).open("w+b") as file:
             # Real bytes first: on a full disk a hole would be a SIGBUS at some later note.
             file.write(b" " * NOTE_BYTES)

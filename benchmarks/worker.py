@@ -14,7 +14,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -41,6 +42,7 @@ from benchmarks.job import (
     Phase,
     Progress,
     RankReport,
+    Refusal,
     StepReport,
     throw_away_tokens,
 )
@@ -82,7 +84,7 @@ def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]
     device = join_ranks(job)
     tokens = checked_tokens(job)
     adapter = registry.load(job.system)
-    accounting = Accounting(device)
+    accounting = Accounting(device, held_bytes=devices.data_reader(device))
     where.enter("prepare")
     system = prepare(job, adapter, accounting, where, device)
     launch = Launch(job=job, where=where, system=system, device=device, accounting=accounting)
@@ -233,6 +235,7 @@ class Launch:
         accounting, limit_bytes = self.accounting, self.job.workload.device_memory_bytes
         devices.warm_kernels(self.device, torch_dtype(self.job.workload.dtype))
         gc.collect()
+        devices.warm_interpreter()
         for kind, tensors in self.system.tensors().items():
             accounting.adopt(kind, tensors)
         accounting.adopt_visible()
@@ -242,7 +245,7 @@ class Launch:
         start = time.perf_counter()
         with devices.enforce(limit_bytes, live_before_bytes, self.device) as enforcement:
             self.where.limit_in_force = enforcement in ("rlimit", "cuda fraction")
-            with uncompiled(self.device), accounting:
+            with uncompiled(self.device), accounting, self.refusals(limit_bytes):
                 result = self.system.step(batch)
                 self.finish()
             devices.check_tracked(accounting.peak_bytes, limit_bytes, enforcement)
@@ -256,6 +259,7 @@ class Launch:
             tracked_at_peak_by_kind_bytes=dict(+accounting.at_peak_by_kind),
             activation_peak_bytes=accounting.activation_peak_bytes,
             host_peak_bytes=accounting.host_peak_bytes,
+            untracked_peak_bytes=accounting.untracked_peak_bytes,
             enforcement=enforcement,
             **vars(devices.memory_reading(self.device)),
         )
@@ -265,6 +269,21 @@ class Launch:
             collective_bytes=dict(accounting.collective_bytes),
         )
         return result, self.slowest(seconds)
+
+    @contextmanager
+    def refusals(self, limit_bytes: int | None) -> Iterator[None]:
+        """Note what a device held that refused more, for the rank's last words."""
+        try:
+            yield
+        except (RuntimeError, MemoryError):
+            if self.accounting.refused is not None and limit_bytes is not None:
+                tracked_bytes, untracked_bytes = self.accounting.refused
+                self.where.refusal = Refusal(
+                    limit_bytes=limit_bytes,
+                    tracked_bytes=tracked_bytes,
+                    untracked_bytes=untracked_bytes,
+                )
+            raise
 
     def meet(self) -> None:
         """Wait until every rank is here and its device idle."""

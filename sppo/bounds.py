@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sppo.errors import Short
-from sppo.fates import DEVICE_MARGIN_BYTES, StageProblem
+from sppo.fates import StageProblem
 from sppo.holdings import StageFates
 from sppo.policies import LEVELS, RECOMPUTED, remade, uniform
 
@@ -28,7 +28,8 @@ def require_host_room(problem: StageProblem) -> None:
     memory = problem.memory(states[-1])
     if kept + memory.kv_host <= host:
         return
-    others = min(problem.beside_at_turn_bytes(fates) for fates in states) + DEVICE_MARGIN_BYTES
+    others = min(problem.beside_at_turn_bytes(fates) for fates in states)
+    others += problem.untracked.charged
     excess = kept - max(0, device - others) - (host - memory.kv_host)
     if excess > 0:
         raise Short(excess, "host memory")

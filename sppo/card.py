@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from sppo.costs import step_flops
-from sppo.plan import PartPlan, Plan, StageMemory, StagePlan
+from sppo.plan import PartPlan, Plan, StageMemory, StagePlan, Untracked
 from sppo.profile import Profile
 from sppo.wording import in_order, ranges
 from sppo.workload import Workload, format_bytes
@@ -33,6 +33,7 @@ KINDS = {
     "S": "staging",
     "T": "temporary",
     "C": "constants",
+    "U": "beside tracked tensors",
     "H": "what travels",
 }
 """Letters of the bars. K in the host tier is KV and dKV together."""
@@ -125,6 +126,7 @@ def _memory(plan: Plan, workload: Workload) -> Iterator[str]:
         layers = sorted(layer for one in plan.stages[first : last + 1] for layer in one.layers)
         yield f"  {_stages(first, last)} ({_layers(layers)})"
         yield from _tier("device", devices[first], device_full, limits[0])
+        yield from _untracked(plan.stages[first].memory.untracked)
         yield from _tier("host", hosts[first], host_full, limits[1])
 
 
@@ -163,7 +165,7 @@ def _layers(layers: Sequence[int]) -> str:
 
 
 def _device(memory: StageMemory) -> dict[str, int]:
-    """Bytes by letter; together they are `memory.total`."""
+    """Bytes by letter; together they are `memory.device_peak`."""
     return {
         "M": memory.weights + memory.gradients + memory.optimizer,
         "K": memory.kv,
@@ -172,7 +174,23 @@ def _device(memory: StageMemory) -> dict[str, int]:
         "S": memory.staging,
         "T": memory.temporary,
         "C": memory.constants,
+        "U": memory.untracked.charged,
     }
+
+
+def _untracked(sizes: Untracked) -> Iterator[str]:
+    """What the device holds beside tracked tensors, by cause."""
+    named = {
+        "machine code": sizes.code,
+        "scratch of a kernel": sizes.scratch,
+        "matrix workspaces": sizes.workspaces,
+        "communicators": sizes.communicators,
+        "rounding": sizes.process,
+    }
+    entries = [f"{name} {format_bytes(size)}" for name, size in named.items() if size]
+    if entries:
+        where = "U is" if sizes.charged else "beside tracked tensors, in the reserve:"
+        yield from _entries([f"{where} {entries[0]}", *entries[1:]], INDENT)
 
 
 def _host(memory: StageMemory) -> dict[str, int]:

@@ -34,12 +34,21 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         starts=layout.starts,
         lengths=layout.lengths,
         messages_ahead=layout.messages_ahead,
+        connections=_connections(layout, stage),
         profile=layout.profile,
         costs=tuple(layout.part_costs(shape) for shape in shapes),
         device_limit_bytes=layout.workload.device_memory_bytes,
         host_limit_bytes=layout.workload.host_memory_bytes,
         kv_block_tokens=layout.kv_block_tokens,
     )
+
+
+def _connections(layout: Layout, stage: int) -> int:
+    """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
+    helpers = {
+        rank for lending in layout.lendings if stage in lending.ranks for rank in lending.ranks
+    }
+    return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
 
 
 def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:

@@ -17,7 +17,7 @@ from scipy.sparse import coo_array
 
 from sppo.costs import recompute_ns
 from sppo.errors import Short
-from sppo.fates import DEVICE_MARGIN_BYTES, StageProblem
+from sppo.fates import StageProblem
 from sppo.holdings import KEEP, Fate, StageFates
 from sppo.hostslots import slot_bytes
 from sppo.moments import linear_moments
@@ -98,7 +98,7 @@ def cheapest_fates(problem: StageProblem) -> StageFates:
         _excess_rows(problem, program, choices)
     values = program.solve()
     if values is None:
-        raise Short(DEVICE_MARGIN_BYTES, "device and host memory together")
+        raise Short(max(1, problem.untracked.charged), "device and host memory together")
     return _fates(problem, choices, values)
 
 
@@ -190,7 +190,7 @@ def _memory_rows(
 ) -> None:
     """At every compute: kept so far, less recomputed, less gone, within the budget."""
     keep = _keep(problem)
-    fixed = problem.fixed_bytes(problem.memory(keep)) + DEVICE_MARGIN_BYTES
+    fixed = problem.fixed_bytes(problem.memory(keep)) + problem.untracked.charged
     assert problem.device_limit_bytes is not None
     by_place: dict[tuple[int, int], list[_Choice]] = {}
     for choice in choices:

@@ -17,9 +17,6 @@ from sppo.lent_memory import borrowed_bytes
 from sppo.memory import fixed_bytes
 from sppo.plan import PartPlan, StageMemory, StagePlan
 
-DEVICE_MARGIN_BYTES = 1024**2
-"""Left free under a device limit: what an allocator rounds and a kernel takes unseen."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageHoldings):
@@ -32,7 +29,7 @@ class StageProblem(StageHoldings):
         """Device bytes over the limit; not positive if it fits."""
         if self.device_limit_bytes is None:
             return 0
-        return memory.total + DEVICE_MARGIN_BYTES - self.device_limit_bytes
+        return memory.device_peak - self.device_limit_bytes
 
     def require_room(self) -> None:
         """Raise Short if model state, KV and dKV alone are too much: then no fate helps."""

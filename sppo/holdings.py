@@ -14,10 +14,11 @@ from sppo.memory import ring_bytes, stage_memory
 from sppo.moments import largest_bytes, moments
 from sppo.occupancy import Occupancy, Part, message_bytes
 from sppo.orders import Compute
-from sppo.plan import StageMemory
+from sppo.plan import StageMemory, Untracked
 from sppo.profile import Profile
 from sppo.shapes import PartShape
-from sppo.temporaries import Moment, PartKind
+from sppo.temporaries import PREFIX_BLOCK_TOKENS, Moment, PartKind
+from sppo.untracked import untracked
 
 T = TypeVar("T")
 
@@ -55,8 +56,9 @@ class StageHoldings:
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
     than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
-    helper keeps stays. `memo` is for what stages of one layout share. `clones`: see `PartKind`.
-    Of the step's `sequences` through the replica `computes` are those that differ.
+    helper keeps stays. `memo` is for what stages of one layout share. `clones`: see `PartKind`,
+    `connections`: `untracked`. Of the step's `sequences` through the replica `computes` are those
+    that differ.
     """
 
     shapes: tuple[PartShape, ...]
@@ -65,6 +67,7 @@ class StageHoldings:
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
     messages_ahead: int
+    connections: int
     profile: Profile
     costs: tuple[tuple[SubsequenceCost, ...], ...]
     kv_block_tokens: int = 0
@@ -246,6 +249,20 @@ class StageHoldings:
         beside = self.held(fates)[1][turn] + self.occupancy.messages[turn]
         return self.fixed_bytes(self.memory(fates)) + beside
 
+    @cached_property
+    def untracked(self) -> Untracked:
+        """What the device holds beside tracked tensors, whatever the fates."""
+        layers = [shape.layers for shape in self.shapes]
+        layers += [loan.shape.layers for loan in self._borrowed]
+        rows = [row for row, own in zip(self.tokens, layers, strict=True) if own]
+        return untracked(
+            self.shapes[0],
+            self.profile,
+            tokens={tokens for row in rows for tokens in row if tokens},
+            keys=max(PREFIX_BLOCK_TOKENS, *self.lengths),
+            connections=self.connections,
+        )
+
     def memory(self, fates: StageFates) -> StageMemory:
         """The whole memory model under these fates."""
         kept, beside = self.held(fates)
@@ -253,6 +270,7 @@ class StageHoldings:
             self.shapes,
             sum(self.lengths),
             fullest=self.occupancy.fullest(kept, beside),
+            untracked=self.untracked,
             kept_peak_bytes=max(kept),
             host_bytes=self.host_bytes(fates),
             kv_block_tokens=self.kv_block_tokens,

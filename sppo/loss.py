@@ -43,12 +43,11 @@ class TiledLoss(torch.autograd.Function):
             rows = slice(start, min(start + step, x.shape[0]))
             gathered = team.gather(x[rows]).wait()
             logits = F.linear(gathered, weight.value).to(precision)
-            logsumexp = _shared_logsumexp(logits, team)
             wanted, mine = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
             wanted, mine = wanted.unsqueeze(-1), mine.unsqueeze(-1).to(precision)
-            total += logsumexp.chunk(team.size)[team.index].sum()
             total -= (logits.gather(-1, wanted) * mine).sum()
-            probabilities = logits.sub_(logsumexp).exp_()
+            logsumexp, probabilities = _softmax_(logits, team)
+            total += logsumexp.chunk(team.size)[team.index].sum()
             probabilities.scatter_add_(-1, wanted, -mine)
             scaled = probabilities.mul_(scale).to(x.dtype)
             if team.size == 1:
@@ -68,12 +67,18 @@ class TiledLoss(torch.autograd.Function):
         return gradient * grad.to(gradient.dtype), None, None, None, None, None, None
 
 
-def _shared_logsumexp(logits: Tensor, team: Team) -> Tensor:
-    """[n, 1] over the columns of all ranks, of logits [n, V / size]."""
-    own = logits.logsumexp(-1, keepdim=True)
-    if team.size == 1:
-        return own
-    return team.gather(own).wait().view(team.size, -1, 1).logsumexp(0)
+def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps [n, 1] and softmax over the columns of all ranks, of logits [n, V / size].
+
+    The softmax takes the place of the logits: no second tile of them ever exists.
+    """
+    highest = logits.amax(-1, keepdim=True)
+    powers = logits.sub_(highest).exp_()
+    own = powers.sum(-1, keepdim=True).log_().add_(highest)
+    whole = own
+    if team.size > 1:
+        whole = team.gather(own).wait().view(team.size, -1, 1).logsumexp(0)
+    return whole, powers.mul_((highest - whole).exp_())
 
 
 def own_rows(rows: Tensor, count: int, team: Team) -> tuple[Tensor, Tensor]:

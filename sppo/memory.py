@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sppo.lent_memory import Loan, borrowed_bytes
 from sppo.occupancy import Fullest
-from sppo.plan import StageMemory
+from sppo.plan import StageMemory, Untracked
 from sppo.shapes import PartShape
 from sppo.workload import Model, Workload
 
@@ -80,6 +80,7 @@ def stage_memory(
     tokens: int,
     *,
     fullest: Fullest,
+    untracked: Untracked,
     kept_peak_bytes: int,
     host_bytes: int,
     kv_block_tokens: int = 0,
@@ -122,4 +123,5 @@ def stage_memory(
         temporary=fullest.temporary,
         host=host_bytes,
         kv_host=kv + dkv if kv_block_tokens else 0,
+        untracked=untracked,
     )

@@ -32,7 +32,7 @@ def memory_reasons(plan: Plan, layout: Layout) -> Iterator[str]:
             f"{format_bytes(everything)} on the fullest stage, "
             f"{format_bytes(everything - limit)} too much"
         )
-    peak = max(stage.memory.total for stage in plan.stages)
+    peak = max(stage.memory.device_peak for stage in plan.stages)
     yield f"{words}; {_instead(plan, layout)}, predicted peak {format_bytes(peak)}"
     if plan.kv_block_tokens:
         hosted = max(stage.memory.kv_host for stage in plan.stages)
@@ -46,7 +46,7 @@ def _everything_bytes(layout: Layout) -> int:
     peaks = []
     for stage in {0, layout.pipeline_parallel - 1}:
         problem = stage_problem(layout, stage)
-        peaks.append(problem.memory(uniform(problem, KEEP, lambda part, index: 0.0)).total)
+        peaks.append(problem.memory(uniform(problem, KEEP, lambda part, index: 0.0)).device_peak)
     return max(peaks)
 
 

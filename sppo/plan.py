@@ -15,6 +15,33 @@ layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Untracked:
+    """Device bytes of a stage beside its tracked tensors (`untracked.py`).
+
+    code: what kernels keep for good, for each new shape. scratch: the most that one kernel takes
+    while it runs. workspaces: of the matrix library. communicators: buffers for messages. process:
+    what the allocator rounds up. `reserved` of their sum lie in the profile's reserve, outside the
+    limit.
+    """
+
+    code: int = 0
+    scratch: int = 0
+    workspaces: int = 0
+    communicators: int = 0
+    process: int = 0
+    reserved: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.code + self.scratch + self.workspaces + self.communicators + self.process
+
+    @property
+    def charged(self) -> int:
+        """Bytes that count against the device's limit."""
+        return self.total - self.reserved
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageMemory:
     """Predicted device bytes of one stage at its fullest moment, and its host tier.
 
@@ -22,6 +49,7 @@ class StageMemory:
     are those of that moment; all others stay as they are. `kept_peak` is the peak of kept
     activations, `activations_peak` with KV and dKV: exact, counted by the accounting mode.
     Host tier: `host` is the arena of what travels, `kv_host` K, V, dK and dV where they lie there.
+    `total` are tracked tensors; the device holds `untracked` beside them.
     """
 
     weights: int
@@ -36,6 +64,12 @@ class StageMemory:
     temporary: int
     host: int
     kv_host: int
+    untracked: Untracked = Untracked()
+
+    @property
+    def device_peak(self) -> int:
+        """What the device's limit must leave room for."""
+        return self.total + self.untracked.charged
 
     @property
     def activations_peak(self) -> int:

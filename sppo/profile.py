@@ -34,8 +34,22 @@ POSITIVE = (
     "internode_bytes_per_second",
 )
 NOT_NEGATIVE = ("layer_overhead_seconds", "p2p_latency_seconds", "internode_latency_seconds")
-WHOLE = ("device_memory_bytes", "reserve_bytes", "host_memory_bytes_per_rank", "ranks_per_node")
-MAY_BE_ZERO = (*NOT_NEGATIVE, "reserve_bytes")
+LIBRARIES = (
+    "context_bytes",
+    "kernel_code_bytes",
+    "workspace_bytes",
+    "communicator_bytes",
+    "connection_bytes",
+    "process_bytes",
+)
+WHOLE = (
+    "device_memory_bytes",
+    "reserve_bytes",
+    *LIBRARIES,
+    "host_memory_bytes_per_rank",
+    "ranks_per_node",
+)
+MAY_BE_ZERO = (*NOT_NEGATIVE, "reserve_bytes", *LIBRARIES)
 INTERNODE = ("internode_bytes_per_second", "internode_latency_seconds")
 NUMBERS = (*POSITIVE, *NOT_NEGATIVE, *WHOLE)
 """Every number of a profile outside its rates."""
@@ -70,6 +84,10 @@ class Profile:
     - `memory_bytes_per_second`: reached by element-wise kernels, bytes read and written together.
     - `device_memory_bytes`: as the driver reports it; `reserve_bytes` of it (context, libraries,
       workspaces) no plan may use. On a CPU one memory is both tiers, and both fields say the same.
+    - What libraries take beside tracked tensors, planned by `untracked.py`: `context_bytes` the
+      driver, part of the reserve; `kernel_code_bytes` machine code of one kernel for one shape;
+      `workspace_bytes` the matrix library; `communicator_bytes` a group of ranks,
+      `connection_bytes` one way between two; `process_bytes` what the allocator rounds up.
     - `d2h_`, `h2d_bytes_per_second`: one rank's, while all ranks of its node copy.
     - `p2p_`, `internode_`: one rank's messages inside a node, and between nodes.
     - `collective_bytes_per_second`: bus bandwidth of all-gather and reduce-scatter in a node.
@@ -91,6 +109,12 @@ class Profile:
     memory_bytes_per_second: float
     device_memory_bytes: int
     reserve_bytes: int
+    context_bytes: int
+    kernel_code_bytes: int
+    workspace_bytes: int
+    communicator_bytes: int
+    connection_bytes: int
+    process_bytes: int
     host_memory_bytes_per_rank: int
     ranks_per_node: int
     d2h_bytes_per_second: float
@@ -111,6 +135,8 @@ class Profile:
             self._check_number(name, getattr(self, name))
         if self.reserve_bytes >= self.device_memory_bytes:
             self._refuse("reserve_bytes", f"{self.reserve_bytes}, not less than the device memory")
+        if self.context_bytes > self.reserve_bytes:
+            self._refuse("context_bytes", f"{self.context_bytes}, more than the reserve")
         self._check_rates()
         self._check_sources()
 

@@ -26,7 +26,7 @@ PROFILE = load_profile("cpu-2core")
 
 def test_solver(benchmark: Any) -> None:
     plan = benchmark(solve, TINY, PROFILE)
-    assert max(stage.memory.total for stage in plan.stages) <= (TINY.device_memory_bytes or 0)
+    assert max(stage.memory.device_peak for stage in plan.stages) <= (TINY.device_memory_bytes or 0)
 
 
 def test_schedule_and_simulation_of_128_subsequences(benchmark: Any) -> None:

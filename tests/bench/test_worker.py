@@ -100,6 +100,8 @@ def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
     assert memory.tracked_peak_by_kind_bytes["weights"] == 4 * MODEL.parameters
     assert memory.tracked_peak_by_kind_bytes["gradients"] == 4 * MODEL.parameters
     assert sum(memory.tracked_at_peak_by_kind_bytes.values()) == memory.tracked_peak_bytes
+    assert memory.untracked_peak_bytes is not None
+    assert 0 <= memory.untracked_peak_bytes < 2 * MIB
     assert report.accounted is not None
     flops = step_flops(job.workload)
     assert report.accounted.flops["aten.mm"] == flops.dense
@@ -119,6 +121,11 @@ def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
             error = error_of(limited)
             assert (error.status, error.phase) == ("oom", "accounted")
             assert "can't allocate memory" in error.message
+            assert "of tracked tensors and" in error.message
+            assert error.refusal is not None
+            assert error.refusal.limit_bytes == memory.tracked_peak_bytes + spare_bytes
+            assert 0 < error.refusal.tracked_bytes < memory.tracked_peak_bytes
+            assert error.refusal.untracked_bytes < 2 * MIB
             assert "can't allocate memory" in result.stderr, "the log must tell it too"
             assert not (tmp_path / folder / "rank-0.json").exists()
 

@@ -224,3 +224,19 @@ def test_after_close_nothing_is_counted(accounting: Accounting) -> None:
     weight.sum().backward()
     assert accounting.live_bytes == live_bytes
     assert torch.UntypedStorage.resize_ is original
+
+
+def test_what_lies_beside_tracked_tensors_is_read_after_every_operator() -> None:
+    beside = 5 * MIB
+    counted = Accounting(CPU, held_bytes=lambda: counted.live_bytes + beside)
+    with counted:
+        first = torch.zeros(MIB_FLOATS)
+        beside = 7 * MIB
+        second = first + 1
+        beside = 6 * MIB
+        with pytest.raises(RuntimeError, match="size of tensor"):
+            second.add_(torch.zeros(3))
+    counted.close()
+    assert counted.untracked_peak_bytes == 2 * MIB
+    assert counted.refused == (2 * MIB + 12, MIB)
+    assert Accounting(CPU).untracked_peak_bytes is None

@@ -22,7 +22,7 @@ from sppo.workload import MIB, Workload, format_bytes
 
 TINY = find("tiny-cpu")
 SEVEN_B = find("gpt-7b-4m-128xa100")
-KINDS = "MKDASTC"
+KINDS = "MKDASTCU"
 
 
 def planned(workload: Workload, **options: object) -> tuple[Plan, str]:
@@ -42,17 +42,17 @@ def test_like_stages_are_one_entry_of_a_large_plan() -> None:
 
 def test_bars_have_their_width_and_the_kinds_add_up() -> None:
     plan, text = planned(TINY)
-    bars = re.findall(r"device \[(.+)\] (\S+ \S+), (\S+ \S+) free\n(.+)", text)
+    bars = re.findall(r"device \[(.+)\] (\S+ \S+), (\S+ \S+) free\n((?s:.+?))U is", text)
     assert len(bars) == len(plan.stages)
     for stage, (drawn, total, free, kinds) in zip(plan.stages, bars, strict=True):
         assert len(drawn) == BAR
-        assert total == format_bytes(stage.memory.total)
+        assert total == format_bytes(stage.memory.device_peak)
         assert TINY.device_memory_bytes is not None
-        assert free == format_bytes(TINY.device_memory_bytes - stage.memory.total)
+        assert free == format_bytes(TINY.device_memory_bytes - stage.memory.device_peak)
         sizes = dict(re.findall(rf"([{KINDS}]) ([\d.]+) MiB", kinds))
         assert set(sizes) == set(drawn) - {"."}
         assert sum(map(float, sizes.values())) == pytest.approx(
-            stage.memory.total / MIB, abs=0.05 * len(sizes) + 0.05
+            stage.memory.device_peak / MIB, abs=0.05 * len(sizes) + 0.05
         )
         assert list(dict.fromkeys(drawn.rstrip("."))) == [kind for kind in KINDS if kind in sizes]
 
@@ -117,7 +117,7 @@ def test_a_share_of_the_layers_is_told() -> None:
 
 def test_a_plan_over_its_limit_says_so() -> None:
     plan, text = planned(TINY.with_device_memory(136 * MIB), solver="paper")
-    over = max(stage.memory.total for stage in plan.stages) - 136 * MIB
+    over = max(stage.memory.device_peak for stage in plan.stages) - 136 * MIB
     assert over > 0
     assert f"{format_bytes(over)} OVER THE LIMIT" in text
 
@@ -161,6 +161,8 @@ def test_the_verb_prints_the_card_and_json(capsys: pytest.CaptureFixture[str]) -
     assert told["lengths_tokens"] == list(plan.lengths_tokens)
     assert told["reasons"] == list(plan.reasons)
     assert told["predicted_peak_bytes"] == [stage.memory.total for stage in plan.stages]
+    untracked = [stage.memory.untracked.total for stage in plan.stages]
+    assert told["predicted_untracked_bytes"] == untracked
     count = plan.subsequences
     assert len(told["offload_share"]) == len(told["recompute_units"]) == count
     for index in range(count):
@@ -170,7 +172,8 @@ def test_the_verb_prints_the_card_and_json(capsys: pytest.CaptureFixture[str]) -
         assert set(told["recompute_units"][index]) == names
     for stage in told["stages"]:
         memory = stage["memory"].items()
-        device = {key: size for key, size in memory if key not in ("host", "kv_host", "kept_peak")}
+        beside = ("host", "kv_host", "kept_peak", "untracked")
+        device = {key: size for key, size in memory if key not in beside}
         assert sum(device.values()) in told["predicted_peak_bytes"]
 
 
@@ -179,5 +182,5 @@ def test_every_key_of_the_json_is_documented(capsys: pytest.CaptureFixture[str])
     main(["plan", "tiny-cpu", "--json"])
     told = json.loads(capsys.readouterr().out)
     (stage, *_) = told["stages"]
-    keys = [*told, *stage, *stage["memory"], *stage["parts"][0]]
+    keys = [*told, *stage, *stage["memory"], *stage["memory"]["untracked"], *stage["parts"][0]]
     assert not [key for key in keys if f"`{key}`" not in text]

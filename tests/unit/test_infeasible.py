@@ -110,10 +110,10 @@ def test_no_length_fits_where_the_model_state_does_not() -> None:
 
 
 def test_an_infeasible_plan_is_told_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(Infeasible):
         solve(LONG, A100)
-    assert time.perf_counter() - start < 5  # 1.3 s where nothing else runs
+    assert time.process_time() - start < 5  # 1.3 s where nothing else runs
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None
 def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
     options = SolverOptions(msp=False)  # with it, another limit means another cut
     free = solve(TINY, PROFILE, options)
-    peak = max(stage.memory.total for stage in free.stages)
+    peak = max(stage.memory.device_peak for stage in free.stages)
     assert all(stage.memory.host == 0 for stage in free.stages)
     limit = peak - 20 * MIB
     tight = solve(TINY.with_device_memory(limit), PROFILE, options)
-    assert max(stage.memory.total for stage in tight.stages) <= limit
+    assert max(stage.memory.device_peak for stage in tight.stages) <= limit
     assert any(any((*p.offload_units, *p.recompute_units)) for p in tight.parts)
     assert tight.makespan_seconds >= free.makespan_seconds
     (memory,) = [reason for reason in tight.reasons if reason.startswith("device limit")]
@@ -112,11 +112,11 @@ def test_profiles_are_checked() -> None:
 
 
 def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     large = of_flags(model="gpt-65b", seq="4M", gpus=4096, hardware="a100-80g")
     plan = solve(large, load_profile("a100-80g"))
     assert plan.sequence_parallel * plan.pipeline_parallel == 4096
     large = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
     with pytest.raises(ValueError, match=r"gpt-7b fills 1,024 of them at most, as SP 32 x PP 32"):
         solve(large, load_profile("a100-80g"))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
