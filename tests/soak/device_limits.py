@@ -10,6 +10,7 @@ more than twice what was seen is planned beside tracked tensors.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,8 @@ def main() -> int:
             folder = Path(parent) / str(limit)
             folder.mkdir()
             done = launches(told.workload, limit * MIB, told.launches, folder)
-            found.append(summary(limit * MIB, done))
+            beside = {"load_average_5_minutes": round(os.getloadavg()[1], 1)}
+            found.append({**summary(limit * MIB, done), **beside})
             print(found[-1], flush=True)
     report = {
         "schema": "sppo-proof/1",
