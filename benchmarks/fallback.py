@@ -30,8 +30,8 @@ class Fallback:
     _known: dict[str, Candidates] = field(default_factory=dict)
 
     def __call__(self, refused: Assignment) -> Assignment | None:
-        if refused.row.choosing != "tuned" or not refused.settings:
-            return None
+        if refused.row.choosing != "tuned" or not refused.settings or not refused.tuned:
+            return None  # an untuned row stands for the least memory already
         rest = self._after(refused)
         label, falls = self._falls.get(refused.row.label, (refused.row.label, 0))
         if not rest or falls > TRIES_PER_POINT:

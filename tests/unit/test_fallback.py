@@ -66,6 +66,7 @@ def test_only_tuned_rows_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     instead = falling(monkeypatch)
     assert instead(point("a", ROWS[-1])) is None
     assert instead(replace(point("a"), settings={})) is None
+    assert instead(replace(point("a"), tuned=False)) is None
 
 
 def test_committed_grids_under_tighter_limits_are_proof() -> None:
