@@ -1,0 +1,168 @@
+"""Two source trees, the same command, in turns A B B A: which is faster, and by how much.
+
+    python -m benchmarks.regression.interleaved TREE_A TREE_B --pairs 20 -- python -m benchmarks ...
+
+Each run has its tree as working directory and in front of PYTHONPATH. The quantity is the wall time
+of the command, or with --json-key a number that it prints as JSON. Without a command it is the
+measured step of tiny-cpu under SPPO. Machines drift: only runs side by side can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAIRS = 20
+
+STEP_COMMAND = (
+    *("python", "-m", "benchmarks", "run", "tiny-cpu", "--systems", "sppo"),
+    *("--launches", "1", "--no-wandb", "--json"),
+)
+STEP_KEY = "rows.0.step_seconds_median"
+
+LAST_WORDS = 400
+"""Characters of a failed command's output that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """B over A: below 1 B takes less. `quartiles`: of the ratios within pairs."""
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+
+    @property
+    def of_minima(self) -> float:
+        return min(self.b) / min(self.a)
+
+    @property
+    def of_medians(self) -> float:
+        return statistics.median(self.b) / statistics.median(self.a)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        pairs = sorted(after / before for before, after in zip(self.a, self.b, strict=True))
+        if len(pairs) == 1:
+            return pairs[0], pairs[0]
+        low, _, high = statistics.quantiles(pairs, n=4, method="inclusive")
+        return low, high
+
+    def __str__(self) -> str:
+        low, high = self.quartiles
+        rows = [
+            f"{name}: least {min(values):.6g}, median {statistics.median(values):.6g}"
+            for name, values in (("A", self.a), ("B", self.b))
+        ]
+        return "\n".join(
+            [
+                *rows,
+                f"B / A: {self.of_minima:.4f} of minima, {self.of_medians:.4f} of medians, "
+                f"pairs {low:.4f} to {high:.4f} (quartiles of {len(self.a)})",
+            ]
+        )
+
+
+def turns(pairs: int) -> Iterator[str]:
+    """ "A", "B", "B", "A", "A", "B", ...: what drifts steadily favours neither."""
+    for pair in range(pairs):
+        yield from "BA" if pair % 2 else "AB"
+
+
+def compare(
+    trees: dict[str, Path], command: Sequence[str], pairs: int, json_key: str | None
+) -> Ratio:
+    """Run the command in both trees. Raises RuntimeError where it fails, ValueError."""
+    values: dict[str, list[float]] = {"A": [], "B": []}
+    for name in turns(pairs):
+        value = measure(trees[name], command, json_key)
+        values[name].append(value)
+        print(f"{name} {len(values[name])}/{pairs}: {value:.6g}", file=sys.stderr, flush=True)
+    return Ratio(a=tuple(values["A"]), b=tuple(values["B"]))
+
+
+def measure(tree: Path, command: Sequence[str], json_key: str | None) -> float:
+    """One run in one tree: seconds, or the number that the command prints."""
+    python = [sys.executable] if command[0] == "python" else [command[0]]
+    inherited = os.environ.get("PYTHONPATH")
+    paths = str(tree) if not inherited else f"{tree}{os.pathsep}{inherited}"
+    started = time.perf_counter()
+    ended = subprocess.run(
+        [*python, *command[1:]],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - started
+    if ended.returncode:
+        words = (ended.stderr or ended.stdout).strip()[-LAST_WORDS:]
+        raise RuntimeError(f"{tree}: exit code {ended.returncode}: {words}")
+    return seconds if json_key is None else number_at(json_of(ended.stdout), json_key)
+
+
+def json_of(output: str) -> Any:
+    """The JSON that is the whole output, or its last line. Raises ValueError."""
+    for text in (output, (output.strip().splitlines() or [""])[-1]):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            continue
+    raise ValueError(f"the command prints no JSON: {output.strip()[-LAST_WORDS:]!r}")
+
+
+def number_at(value: Any, dotted: str) -> float:
+    """The number under "rows.0.step_seconds_median"; "" is the value itself. Raises ValueError."""
+    at = value
+    for name in filter(None, dotted.split(".")):
+        try:
+            at = at[int(name)] if isinstance(at, list) else at[name]
+        except (LookupError, TypeError, ValueError):
+            known = ", ".join(at) if isinstance(at, dict) else f"a {type(at).__name__}"
+            raise ValueError(f"no {name!r} of {dotted!r} in the JSON; there is {known}") from None
+    if isinstance(at, bool) or not isinstance(at, int | float):
+        raise ValueError(f"{dotted!r} is no number in the JSON: {at!r}")
+    return float(at)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 where both trees ran; 1 where a run failed, 2 for wrong input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.regression.interleaved",
+        usage="%(prog)s TREE_A TREE_B [--pairs N] [--json-key KEY] [-- COMMAND ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tree_a", type=Path, metavar="TREE_A")
+    parser.add_argument("tree_b", type=Path, metavar="TREE_B")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="(default: %(default)s)")
+    parser.add_argument("--json-key", help="dotted path to a number in what the command prints")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    asked, command = parser.parse_args(given[:end]), given[end + 1 :]
+    trees = {"A": asked.tree_a.resolve(), "B": asked.tree_b.resolve()}
+    json_key = asked.json_key if command else asked.json_key or STEP_KEY
+    try:
+        for tree in trees.values():
+            if not tree.is_dir():
+                raise ValueError(f"no folder {tree}")
+        if asked.pairs < 1:
+            raise ValueError("--pairs must be at least 1")
+        print(compare(trees, command or STEP_COMMAND, asked.pairs, json_key))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
