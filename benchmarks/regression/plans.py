@@ -97,7 +97,8 @@ def _layout(plan: Plan) -> Values:
 def _memory(plan: Plan) -> Values:
     """By stage."""
     memories = [stage.memory for stage in plan.stages]
-    return {term: [getattr(memory, term) for memory in memories] for term in MEMORY_TERMS}
+    terms = {term: [getattr(memory, term) for memory in memories] for term in MEMORY_TERMS}
+    return {**terms, "untracked": [memory.untracked.total for memory in memories]}
 
 
 def _decisions(plan: Plan) -> Values:
