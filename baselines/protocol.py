@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
-from sppo.workload import Workload
+from sppo.config.workload import Workload
 
 Kind = Literal[
     "weights",
@@ -152,10 +152,10 @@ class Adapter(Protocol):
         weights: Mapping[str, torch.Tensor],
         context: Context,
     ) -> System:
-        """Build model and optimizer from canonical weights (`sppo.workload.weight_shapes`).
+        """Build model and optimizer from canonical weights (`sppo.config.workload.weight_shapes`).
 
         `weights` are full-size, shared and read-only (memory-mapped): copy what this rank owns.
-        Raises Unavailable, or sppo.errors.Infeasible.
+        Raises Unavailable, or sppo.config.errors.Infeasible.
         """
         ...
 

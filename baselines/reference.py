@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.protocol import Context, Kind, StepResult, Unavailable
-from sppo.workload import Model, Workload, weight_shapes
+from sppo.config.workload import Model, Workload, weight_shapes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from baselines.protocol import Adapter
 
 _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
-    "megatron": "baselines.megatron:ADAPTER",
-    "deepspeed": "baselines.deepspeed:ADAPTER",
+    "megatron": "baselines.megatron.adapter:ADAPTER",
+    "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
     "reference": "baselines.reference:ADAPTER",
 }
 

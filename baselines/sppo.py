@@ -12,17 +12,17 @@ from typing import Any
 from torch import Tensor
 
 from baselines.protocol import Context, Kind, Role, StepResult
-from sppo.hostmem import host_memory
-from sppo.options import SolverOptions
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.program import build_schedule
-from sppo.ranks import Place, join_groups, rank_of
-from sppo.runtime import Runtime
-from sppo.schedule import Schedule
-from sppo.solver import solve
-from sppo.train import Trainer
-from sppo.workload import Cluster, Workload
+from sppo.comm.mesh import Place, join_groups, rank_of
+from sppo.config.hardware import load_profile
+from sppo.config.workload import Cluster, Workload
+from sppo.engine.context import Runtime
+from sppo.engine.trainer import Trainer
+from sppo.offload.host_memory import host_memory
+from sppo.plan.plan import Plan
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
+from sppo.schedule.build import build_schedule
+from sppo.schedule.instructions import Schedule
 
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""

@@ -11,9 +11,19 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from benchmarks.emulate_flags import Emulate
-from benchmarks.flags import Env, Limit, List, Plan, Profile, Run, Simulate, Table, Timeline
-from benchmarks.study_flags import Ablation, Longest, Paper, Sweep
+from benchmarks.commands.flags import (
+    Env,
+    Limit,
+    List,
+    Plan,
+    Profile,
+    Run,
+    Simulate,
+    Table,
+    Timeline,
+)
+from benchmarks.commands.planning.emulate_flags import Emulate
+from benchmarks.commands.study_flags import Ablation, Longest, Paper, Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -55,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         args=list(arguments),
         config=(FlagCreatePairsOff,),
     )
-    from benchmarks import verbs
-    from benchmarks.selection import UsageError
+    from benchmarks.commands import verbs
+    from benchmarks.commands.arguments import UsageError
 
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

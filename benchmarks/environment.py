@@ -13,6 +13,9 @@ from typing import Any
 
 import psutil
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""The folder that the packages lie in."""
+
 LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy", "scipy", "msgspec", "wandb", "triton")
 
 VARIABLES = (
@@ -44,7 +47,7 @@ VARIABLES = (
 
 def describe_environment() -> dict[str, Any]:
     """Everything a reader needs to judge or repeat a run, as JSON values. Sizes in bytes."""
-    commit, dirty = git_state(Path(__file__).resolve().parent.parent)
+    commit, dirty = git_state(CHECKOUT)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -7,7 +7,7 @@ Files of a launch directory, all but the note and the log written atomically:
     error-{r}.json    RankError, written by a rank that could not; the earliest is the cause
     timeline-{r}.json what the last measured step of that rank did and when, where the system says
     where-{r}         what that rank does now, or did last: 256 bytes that it writes over before
-                      every instruction (`benchmarks.whereabouts`)
+                      every instruction (`benchmarks.worker.heartbeat`)
     log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sppo.workload import Workload
+from sppo.config.workload import Workload
 
 Status = Literal[
     "ok", "oom", "host_oom", "timeout", "failed", "mismatch", "infeasible", "unavailable"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sppo.workload import GIB, MIB, MODELS, Cluster, Model, Workload, gpt, parse_bytes, parse_tokens
+from sppo.config.workload import (
+    GIB,
+    MIB,
+    MODELS,
+    Cluster,
+    Model,
+    Workload,
+    gpt,
+    parse_bytes,
+    parse_tokens,
+)
 
 DEVICE_MEMORY = 136 * MIB
 """Bytes of one rank's device under tiny-cpu.
@@ -97,7 +107,7 @@ def of_flags(
     Nodes, device and host memory are the profile's (on a CPU one node, without a device limit).
     Raises ValueError naming the cure, NotBuilt listing the profiles.
     """
-    from sppo.profile import load_profile
+    from sppo.config.hardware import load_profile
 
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")

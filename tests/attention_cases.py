@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sppo.attention import attend, attend_backward
-from sppo.kvcache import KvCache, KvRing
-from sppo.workload import llama
+from sppo.config.workload import llama
+from sppo.model.mixers.flash_blocks import attend, attend_backward
+from sppo.model.mixers.kv_cache import KvCache, KvRing
 
 
 def check_against_full_attention(

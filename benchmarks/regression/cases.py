@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import reported
-from benchmarks.records import published_directory
+from benchmarks.paper import reported
+from benchmarks.records.record import published_directory
 from benchmarks.workloads import WORKLOADS, find, of_flags
-from sppo.workload import Workload, parse_bytes, parse_tokens
+from sppo.config.workload import Workload, parse_bytes, parse_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

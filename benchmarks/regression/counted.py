@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from baselines import registry
-from benchmarks import supervisor
-from benchmarks.emulation import Counts, Emulation, Planned, RoleReport, SimulatedTime
-from benchmarks.emulator import Emulator
+from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, SimulatedTime
 from benchmarks.job import Accounted, Memory
-from benchmarks.progress import Lines
-from benchmarks.records import Record
+from benchmarks.launch import run
+from benchmarks.launch.progress import Lines
+from benchmarks.records.record import Record
 from benchmarks.regression.cases import RankCase
 from benchmarks.regression.differences import Values
-from benchmarks.rows import Row, with_settings
+from benchmarks.rows.assign import Row, with_settings
 
 TIME_LIMIT_SECONDS = 240.0
 """Of one rank: many times what it takes, for a machine that is busy."""
 
-OPTIONS = supervisor.Options(
+OPTIONS = run.Options(
     launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=TIME_LIMIT_SECONDS
 )
 """Four optimizer steps: throw-away, accounted and two more, whose losses AdamW's state is in."""
@@ -110,14 +110,14 @@ def launched_values(cases: Sequence[RankCase]) -> dict[str, Values]:
     workload = cases[0].workload
     assert all(case.workload == workload for case in cases)
     with tempfile.TemporaryDirectory() as folder:
-        directory = supervisor.new_directory(Path(folder), workload)
-        inputs = supervisor.prepare(workload, OPTIONS, directory)
+        directory = run.new_directory(Path(folder), workload)
+        inputs = run.prepare(workload, OPTIONS, directory)
         values = {}
         for case in cases:
             row = Row(label=case.name, system=case.system, choosing="only one")
             adapter = registry.load(case.system)
             assignment = with_settings(row, adapter, _settings(case), grid="")
-            record = supervisor.launch_row(inputs, assignment, 1, OPTIONS, _silent())
+            record = run.launch_row(inputs, assignment, 1, OPTIONS, _silent())
             values[case.name] = _record(record)
     return values
 

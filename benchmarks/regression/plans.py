@@ -10,25 +10,25 @@ import json
 from collections import Counter
 from functools import cache
 
-from benchmarks.copy_waits import simulate_waiting
 from benchmarks.regression.cases import PlanCase, UnitCase
 from benchmarks.regression.differences import Tree, Values
-from benchmarks.replay import replay
-from benchmarks.simulations import of_unit_costs
-from sppo.checker import check_schedule
-from sppo.collectives import step_collectives
-from sppo.costs import step_flops
-from sppo.errors import Infeasible
-from sppo.options import SolverOptions
-from sppo.plan import Lending, Plan
-from sppo.predict import plan_costs, stage_kv_moved_bytes, stage_moved_bytes
-from sppo.profile import Profile, load_profile
-from sppo.program import build_schedule
-from sppo.schedule import SENDS, Schedule, peer_of
-from sppo.simulate import Event, PartCosts, SliceCosts, message_cost, simulate
-from sppo.slice_costs import plan_slice_costs
-from sppo.solver import solve
-from sppo.workload import Workload
+from benchmarks.reporting.simulated_step import of_unit_costs
+from sppo.config.errors import Infeasible
+from sppo.config.hardware import Profile, load_profile
+from sppo.config.workload import Workload
+from sppo.cost_model.collectives import step_collectives
+from sppo.cost_model.msp import plan_slice_costs
+from sppo.cost_model.plan_costs import plan_costs, stage_kv_moved_bytes, stage_moved_bytes
+from sppo.cost_model.times import step_flops
+from sppo.plan.plan import Lending, Plan
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
+from sppo.schedule.build import build_schedule
+from sppo.schedule.check import check_schedule
+from sppo.schedule.copy_waits import simulate_waiting
+from sppo.schedule.instructions import SENDS, Schedule, peer_of
+from sppo.schedule.replay import replay
+from sppo.schedule.simulate import Event, PartCosts, SliceCosts, message_cost, simulate
 
 MEMORY_TERMS = (
     "weights",

@@ -13,9 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import worker
-from sppo.engine import Engine
-from sppo.schedule import Instruction
+from benchmarks.worker import rank as worker
+from sppo.engine.engine import Engine
+from sppo.schedule.instructions import Instruction
 
 
 def interfere(rank: str, name: str, wanted: str, times: str) -> None:

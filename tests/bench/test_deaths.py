@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks import launcher, supervisor
-from benchmarks.progress import Lines
-from benchmarks.records import Record
-from benchmarks.rows import Row, with_settings
-from benchmarks.supervisor import Options
+from benchmarks.launch import processes, run
+from benchmarks.launch.progress import Lines
+from benchmarks.launch.run import Options
+from benchmarks.records.record import Record
+from benchmarks.rows.assign import Row, with_settings
 from tests.bench.test_supervisor import WORKLOAD, processes_left
 
 pytestmark = pytest.mark.slow
@@ -38,27 +38,27 @@ def launch(
     folder: Path, interference: str, limit_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
     """One launch in which a rank sends itself a signal."""
-    real = launcher.command
+    real = processes.command
     script = str(Path(__file__).with_name("interfered_worker.py"))
 
     def command(*arguments: Any) -> list[str]:
         line = real(*arguments)
         return [*line[:-3], script, line[-1]]
 
-    monkeypatch.setattr(launcher, "command", command)
+    monkeypatch.setattr(processes, "command", command)
     monkeypatch.setenv("INTERFERE", interference)
     options = Options(
         launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=limit_seconds
     )
-    made = supervisor.prepare(WORKLOAD, options, supervisor.new_directory(folder, WORKLOAD))
+    made = run.prepare(WORKLOAD, options, run.new_directory(folder, WORKLOAD))
     row = Row(label="SPPO", system="sppo", choosing="planned")
     start = time.monotonic()
     try:
-        record = supervisor.launch_row(
+        record = run.launch_row(
             made, with_settings(row, ADAPTER, SETTINGS, grid=""), 1, options, Lines()
         )
     finally:
-        supervisor.remove_inputs(made)
+        run.remove_inputs(made)
     return Ended(record=record, seconds=time.monotonic() - start, left=processes_left(folder))
 
 
@@ -70,7 +70,7 @@ def test_a_rank_that_is_killed_in_a_step_ends_all_and_is_named(
     assert ended.record.status == "failed"
     assert ended.record.reason == "rank 1 died (SIGKILL) in the accounted step: stage 1, F0.1@1"
     assert ended.left == []
-    assert ended.seconds < STARTING_SECONDS + launcher.GRACE_SECONDS + launcher.GONE_SECONDS
+    assert ended.seconds < STARTING_SECONDS + processes.GRACE_SECONDS + processes.GONE_SECONDS
 
 
 def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
@@ -83,5 +83,5 @@ def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
     who = "rank 1 hung in the measured step: stage 1, F0.2@1 (rank 0 waits for RG0.3@0; "
     assert ended.record.reason.startswith(f"no end after 20 s, 2 steps done; stopped; {who}")
     assert ended.left == []
-    most_seconds = limit_seconds + launcher.GRACE_SECONDS + launcher.GONE_SECONDS
+    most_seconds = limit_seconds + processes.GRACE_SECONDS + processes.GONE_SECONDS
     assert limit_seconds <= ended.seconds < most_seconds + SLACK_SECONDS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sppo.workload import MIB
+from sppo.config.workload import MIB
 from tests.soak.device_limits import launches, summary
 
 pytestmark = pytest.mark.slow

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron import MegatronSettings
+from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
-from benchmarks import emulation_run
 from benchmarks.cli import main
-from benchmarks.emulate_verb import asked_roles
-from benchmarks.emulation import Counts, EmulationJob
-from benchmarks.emulator import Emulator
+from benchmarks.commands.planning.emulate import asked_roles
+from benchmarks.emulation import processes
+from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.result import Counts, EmulationJob
 from benchmarks.workloads import find, of_flags
 
 BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
@@ -63,7 +63,7 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
         output_directory=str(tmp_path),
     )
     roles = [Role(name="nowhere", rank=7, ranks=1), Role(name="stage 1", rank=1, ranks=1)]
-    broken, whole = emulation_run.run(job, roles, load("megatron"), time_limit_seconds=200.0)
+    broken, whole = processes.run(job, roles, load("megatron"), time_limit_seconds=200.0)
     assert broken.status == "failed"
     assert broken.counts is None
     assert broken.reason

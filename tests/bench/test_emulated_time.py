@@ -10,28 +10,28 @@ import pytest
 
 from baselines.protocol import roles_of
 from baselines.registry import load
-from benchmarks import emulation_run
-from benchmarks.emulated_time import simulated_time
-from benchmarks.emulation import EmulationJob, RoleReport
+from benchmarks.emulation import processes
+from benchmarks.emulation.result import EmulationJob, RoleReport
+from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.workloads import find
-from sppo.costs import (
+from sppo.config.hardware import load_profile
+from sppo.cost_model.times import (
     attention_flops,
     causal_pairs,
     head_flops_per_token,
     layer_dense_flops_per_token,
 )
-from sppo.options import SolverOptions
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.schedule import plan_slicing
-from sppo.solver import solve
-from sppo.units import layer_units
+from sppo.plan.plan import Plan
+from sppo.plan.saved_tensors import layer_units
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
+from sppo.schedule.instructions import plan_slicing
 
 
 def charged_flops(plan: Plan) -> tuple[int, int]:
     """Products and attention of a step over all ranks, a backward being two forwards.
 
-    What `sppo.predict` and `sppo.slice_costs` turn into time, slice by slice.
+    What `sppo.cost_model.plan_costs` and `sppo.cost_model.msp` turn into time, slice by slice.
     """
     model, slicing = plan.model, plan_slicing(plan)
     again = {unit.name: unit.dense_flops for unit in layer_units(model)}
@@ -84,7 +84,7 @@ def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_p
         output_directory=str(tmp_path),
     )
     roles = roles_of(adapter, workload, options)
-    reports = emulation_run.run(job, roles, adapter, time_limit_seconds=200.0)
+    reports = processes.run(job, roles, adapter, time_limit_seconds=200.0)
     assert counted_flops(reports) == charged_flops(plan)
     assert all("attention.query" in units for part in plan.parts for units in part.recompute_units)
     time = simulated_time("sppo", job.settings, workload, profile, reports)

@@ -10,15 +10,15 @@ import pytest
 
 from baselines.protocol import Role
 from baselines.registry import load
-from benchmarks.emulation import EmulationJob, RoleReport
-from benchmarks.emulation_cache import Cache, key
+from benchmarks.emulation.cache import Cache, key
+from benchmarks.emulation.loaded_code import code_on_disk, loaded_code
+from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.job import Status
-from benchmarks.loaded_code import code_on_disk, loaded_code
 from benchmarks.workloads import find
 
 ROLE = Role(name="stage 0", rank=0, ranks=2)
 ADAPTER = load("megatron")
-CODE = {"sppo/plan.py": "of today", "sppo/other.py": "never loaded"}
+CODE = {"sppo/plan/plan.py": "of today", "sppo/other.py": "never loaded"}
 
 
 def job_in(directory: Path, **settings: int) -> EmulationJob:
@@ -34,7 +34,7 @@ def job_in(directory: Path, **settings: int) -> EmulationJob:
 def ran(job: EmulationJob, status: Status = "ok") -> RoleReport:
     """What a worker leaves."""
     made = Path(job.output_directory)
-    (made / "code-0.json").write_bytes(msgspec.json.encode({"sppo/plan.py": "of today"}))
+    (made / "code-0.json").write_bytes(msgspec.json.encode({"sppo/plan/plan.py": "of today"}))
     (made / "live-0.csv").write_text("operator,share\n")
     return RoleReport(role=ROLE.name, rank=0, ranks=2, status=status, flops=7)
 
@@ -58,7 +58,7 @@ def test_the_same_again_is_reused(cache: Cache, tmp_path: Path) -> None:
 def test_changed_code_is_run_again(cache: Cache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
-    changed = {**CODE, "sppo/plan.py": "of tomorrow"}
+    changed = {**CODE, "sppo/plan/plan.py": "of tomorrow"}
     assert cache.find(job, ROLE, ADAPTER, changed) is None
     assert cache.find(job, ROLE, ADAPTER, {**CODE, "sppo/other.py": "changed"}) is not None
 
@@ -66,7 +66,7 @@ def test_changed_code_is_run_again(cache: Cache, tmp_path: Path) -> None:
 def test_code_that_changed_while_it_ran_is_not_kept(cache: Cache, tmp_path: Path) -> None:
     """The worker's digest is of the file on disk, which need not be what it had loaded."""
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job), {"sppo/plan.py": "of yesterday"})
+    cache.keep(job, ROLE, ADAPTER, ran(job), {"sppo/plan/plan.py": "of yesterday"})
     assert not cache.directory.exists()
 
 
@@ -105,6 +105,9 @@ def test_what_decides_the_counts_decides_the_key(
 def test_what_is_loaded_is_part_of_what_is_there() -> None:
     there = code_on_disk()
     loaded = {name: found for name, found in loaded_code().items() if name in there}
-    assert loaded["benchmarks/loaded_code.py"] == there["benchmarks/loaded_code.py"]
+    assert (
+        loaded["benchmarks/emulation/loaded_code.py"]
+        == there["benchmarks/emulation/loaded_code.py"]
+    )
     assert all(there[name] == found for name, found in loaded.items())
-    assert "benchmarks/emulated_worker.py" in there
+    assert "benchmarks/emulation/worker.py" in there

@@ -10,11 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron import MegatronSettings
+from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Misfit
 from baselines.registry import load
+from benchmarks.accounting.memory_timeline import Moment
 from benchmarks.cli import main
-from benchmarks.emulation import (
+from benchmarks.commands.planning.emulate_search import answer
+from benchmarks.emulation.emulator import Choose, Emulator
+from benchmarks.emulation.result import (
     Counts,
     Emulation,
     Operations,
@@ -22,12 +25,9 @@ from benchmarks.emulation import (
     SimulatedTime,
     verdict,
 )
-from benchmarks.emulation_search import STEP_TOKENS, Searcher, fastest, layouts, leanest, longest
-from benchmarks.emulation_search_verb import answer
-from benchmarks.emulator import Choose, Emulator
-from benchmarks.journal import Moment
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, fastest, layouts, leanest, longest
 from benchmarks.workloads import of_flags
-from sppo.workload import Workload
+from sppo.config.workload import Workload
 
 WORKLOAD = of_flags(
     model="gpt-7b", seq="256K", gpus=8, hardware="a100-80g", device_memory="79.15GiB"

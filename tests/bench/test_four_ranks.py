@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rows, supervisor, tables, workloads
-from benchmarks.progress import Lines
+from benchmarks import workloads
+from benchmarks.launch import run
+from benchmarks.launch.progress import Lines
+from benchmarks.reporting import tables
+from benchmarks.rows import assign
 
 pytestmark = pytest.mark.slow
 
@@ -18,16 +21,16 @@ FOUR = replace(
     model=workloads.find("mini-cpu").model,
     sequence_tokens=1024,
 )
-OPTIONS = supervisor.Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=180)
+OPTIONS = run.Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=180)
 
 
 def test_four_ranks_do_equal_work_and_count_what_is_planned(tmp_path: Path) -> None:
-    directory = supervisor.new_directory(tmp_path, FOUR)
-    inputs = supervisor.prepare(FOUR, OPTIONS, directory)
+    directory = run.new_directory(tmp_path, FOUR)
+    inputs = run.prepare(FOUR, OPTIONS, directory)
     inputs = replace(inputs, environment={**inputs.environment, "cores": 2})
-    chosen = [rows.assign(row, FOUR) for row in rows.find(["megatron-same-layout", "sppo"])]
+    chosen = [assign.assign(row, FOUR) for row in assign.find(["megatron-same-layout", "sppo"])]
     assert [row.settings_text[:7] for row in chosen] == ["TP2 PP2", "PP2 SP2"]
-    done = supervisor.run(inputs, chosen, OPTIONS, Lines())
+    done = run.run(inputs, chosen, OPTIONS, Lines())
     assert [record.status for record in done] == ["ok", "ok", "ok"], [one.reason for one in done]
     told = tables.text(done)
     assert "4 ranks shared 2 cores: times and rates are NO result here" in told

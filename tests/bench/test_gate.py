@@ -11,10 +11,11 @@ from torch import Tensor
 
 from baselines import registry
 from baselines.protocol import Context
-from benchmarks import data, workloads
-from benchmarks.comparison import TOLERANCE, equal_work
-from benchmarks.records import Step
-from benchmarks.weights import initial_weights
+from benchmarks import workloads
+from benchmarks.records.equal_work import TOLERANCE, equal_work
+from benchmarks.records.record import Step
+from benchmarks.worker import tokens as data
+from benchmarks.worker.weights import initial_weights
 
 WORKLOAD = workloads.find("mini-cpu")
 STEPS = 3

@@ -10,11 +10,11 @@ import pytest
 
 from baselines.protocol import Role
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks import emulation_run
-from benchmarks.emulated_plan import planned_beside_counted
-from benchmarks.emulation import EmulationJob
-from sppo.ranks import Place, rank_of
-from sppo.workload import GIB, Cluster, Workload, gpt
+from benchmarks.emulation import processes
+from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
+from benchmarks.emulation.result import EmulationJob
+from sppo.comm.mesh import Place, rank_of
+from sppo.config.workload import GIB, Cluster, Workload, gpt
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
         output_directory=str(tmp_path),
     )
     roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
-    (report,) = emulation_run.run(job, roles, ADAPTER, time_limit_seconds=250.0)
+    (report,) = processes.run(job, roles, ADAPTER, time_limit_seconds=250.0)
     assert report.counts is not None, report.reason
     peak, *others = planned_beside_counted(workload, settings, [report])
     assert peak.quantity == "peak_device_bytes"

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from benchmarks import workloads
-from benchmarks.weights import initial_weights
-from sppo.checker import check_schedule
-from sppo.partition import equal_cut
-from sppo.predict import plan_costs
-from sppo.profile import load_profile
-from sppo.program import build_schedule
-from sppo.ranks import connect_threads
-from sppo.simulate import simulate
-from sppo.solver import solve
-from sppo.workload import gpt
+from benchmarks.worker.weights import initial_weights
+from sppo.comm.mesh import connect_threads
+from sppo.config.hardware import load_profile
+from sppo.config.workload import gpt
+from sppo.cost_model.plan_costs import plan_costs
+from sppo.planner.layouts.partition import equal_cut
+from sppo.planner.solve import solve
+from sppo.schedule.build import build_schedule
+from sppo.schedule.check import check_schedule
+from sppo.schedule.simulate import simulate
 from tests.numerics.pipelines import build_engine, make_plan, run_pipeline
 
 TINY = workloads.find("tiny-cpu")

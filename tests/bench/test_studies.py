@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import records
 from benchmarks.cli import main
+from benchmarks.records import record as records
 
 pytestmark = pytest.mark.slow
 

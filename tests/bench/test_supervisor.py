@@ -13,14 +13,17 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks import launcher, records, supervisor, tables, workloads
+from benchmarks import workloads
 from benchmarks.job import Progress
-from benchmarks.progress import Lines
-from benchmarks.recording import Inputs
-from benchmarks.records import Record, Text
-from benchmarks.rows import ROWS, Assignment, Row, assign
-from benchmarks.supervisor import Options
-from sppo.workload import MIB
+from benchmarks.launch import processes, run
+from benchmarks.launch.progress import Lines
+from benchmarks.launch.recording import Inputs
+from benchmarks.launch.run import Options
+from benchmarks.records import record as records
+from benchmarks.records.record import Record, Text
+from benchmarks.reporting import tables
+from benchmarks.rows.assign import ROWS, Assignment, Row, assign
+from sppo.config.workload import MIB
 
 pytestmark = pytest.mark.slow
 
@@ -31,15 +34,15 @@ PATIENT = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_secon
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun starts ranks that only play their part."""
-    real = launcher.command
+    real = processes.command
     script = str(Path(__file__).with_name("scripted_worker.py"))
 
     def command(*arguments: Any) -> list[str]:
         line = real(*arguments)
         return [*line[:-3], script, line[-1]]
 
-    monkeypatch.setattr(launcher, "command", command)
-    monkeypatch.setattr(launcher, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(processes, "command", command)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
 
 
 def row(play: str) -> Assignment:
@@ -64,7 +67,7 @@ def inputs(directory: Path) -> Inputs:
 
 def play(directory: Path, plays: Sequence[str], options: Options = PATIENT) -> list[Record]:
     parts = [row(name) for name in plays]
-    return supervisor.run(inputs(directory), parts, options, Lines())
+    return run.run(inputs(directory), parts, options, Lines())
 
 
 def processes_left(directory: Path) -> list[int]:
@@ -104,7 +107,7 @@ def test_every_ending_has_its_status_and_leaves_the_others_intact(tmp_path: Path
     wrong = next(record for record in done if record.status == "mismatch")
     assert len(wrong.steps) == 4
     assert wrong.tokens_per_second_per_rank is None
-    assert supervisor.exit_code(done) == 1
+    assert run.exit_code(done) == 1
     assert processes_left(tmp_path) == []
     assert not (tmp_path / "weights.pt").exists()
     assert not (tmp_path / "tokens.npy").exists()
@@ -117,7 +120,7 @@ def test_results_alone_exit_0_and_launches_are_interleaved(tmp_path: Path) -> No
     done = play(tmp_path, ["ok", "oom"], options)
     order = [(record.settings_text, record.launch) for record in done[1:]]
     assert order == [("ok", 1), ("oom", 1), ("oom", 2), ("ok", 2)], "there and back again"
-    assert supervisor.exit_code(done) == 0
+    assert run.exit_code(done) == 0
 
 
 @pytest.mark.usefixtures("scripted")
@@ -144,7 +147,7 @@ class Interrupting(Lines):
 def test_an_interrupt_keeps_what_is_there(tmp_path: Path) -> None:
     parts = [row("ok"), row("hang"), row("oom")]
     with pytest.raises(KeyboardInterrupt):
-        supervisor.run(inputs(tmp_path), parts, PATIENT, Interrupting())
+        run.run(inputs(tmp_path), parts, PATIENT, Interrupting())
     assert [record.status for record in records.read_all(tmp_path)] == ["ok", "ok"]
     assert processes_left(tmp_path) == []
     assert not (tmp_path / "weights.pt").exists()
@@ -157,20 +160,20 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
         reason="1 GiB short",
     )
     options = Options(launches=2, measured_steps=2)
-    directory = supervisor.new_directory(tmp_path, WORKLOAD)
-    prepared = supervisor.prepare(WORKLOAD, options, directory)
-    done = supervisor.run(prepared, [refused], options, Lines())
+    directory = run.new_directory(tmp_path, WORKLOAD)
+    prepared = run.prepare(WORKLOAD, options, directory)
+    done = run.run(prepared, [refused], options, Lines())
     assert [(r.system, r.status) for r in done] == [("reference", "ok"), ("sppo", "infeasible")]
-    assert supervisor.exit_code(done) == 0
+    assert run.exit_code(done) == 0
 
 
 def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
     """It cannot run on two ranks, and says so in its own words."""
     options = Options(launches=1, measured_steps=2)
-    directory = supervisor.new_directory(tmp_path, WORKLOAD)
-    prepared = supervisor.prepare(WORKLOAD, options, directory)
+    directory = run.new_directory(tmp_path, WORKLOAD)
+    prepared = run.prepare(WORKLOAD, options, directory)
     two_ranks = assign(Row(label="Plain torch", system="reference", choosing="only one"), WORKLOAD)
-    reference, refused = supervisor.run(prepared, [two_ranks], options, Lines())
+    reference, refused = run.run(prepared, [two_ranks], options, Lines())
     assert reference.status == "ok"
     assert [step.tokens for step in reference.steps] == [64, 512, 512, 512]
     assert reference.steps[-1].loss is not None
@@ -183,15 +186,15 @@ def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path
     rows = {name.slug: name for name in ROWS}
     tight = WORKLOAD.with_device_memory(1 * MIB)
     options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=120)
-    made = supervisor.prepare(tight, options, supervisor.new_directory(tmp_path, tight))
+    made = run.prepare(tight, options, run.new_directory(tmp_path, tight))
     try:
-        refused = supervisor.launch_row(
+        refused = run.launch_row(
             made, assign(rows["megatron-same-layout"], tight), 1, options, Lines()
         )
         free = replace(made, workload=WORKLOAD.with_device_memory(None))
-        fine = supervisor.launch_row(free, assign(rows["sppo"], free.workload), 1, options, Lines())
+        fine = run.launch_row(free, assign(rows["sppo"], free.workload), 1, options, Lines())
     finally:
-        supervisor.remove_inputs(made)
+        run.remove_inputs(made)
     assert refused.status == "oom", refused.reason
     assert fine.status == "ok", fine.reason
     assert (

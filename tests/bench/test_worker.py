@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from baselines.protocol import Unavailable
-from benchmarks import endings, worker
-from benchmarks.data import token_file
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress, RankError, RankReport
-from benchmarks.metrics import step_flops
-from benchmarks.weights import initial_weights, save_weights
-from sppo.errors import HostTierFull, Infeasible, NotBuilt
-from sppo.workload import MIB, Cluster, Workload, llama
+from benchmarks.records.metrics import step_flops
+from benchmarks.worker import failures, rank
+from benchmarks.worker.tokens import token_file
+from benchmarks.worker.weights import initial_weights, save_weights
+from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.config.workload import MIB, Cluster, Workload, llama
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = llama("little", layers=2, hidden=128, heads=4, kv_heads=2, ffn=344, vocabulary=256)
@@ -56,7 +56,7 @@ def launch(job: Job) -> subprocess.CompletedProcess[str]:
     path.write_bytes(msgspec.json.encode(job))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*torchrun, "--nproc-per-node", "1", "-m", "benchmarks.worker", str(path)],
+        [*torchrun, "--nproc-per-node", "1", "-m", "benchmarks.worker.rank", str(path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -162,7 +162,7 @@ def test_a_worker_by_itself_ends_with_exit_code_2_and_one_line(tmp_path: Path) -
     path.write_bytes(msgspec.json.encode(job))
     environment = {name: text for name, text in os.environ.items() if name != "WORLD_SIZE"}
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.worker", str(path)],
+        [sys.executable, "-m", "benchmarks.worker.rank", str(path)],
         cwd=ROOT,
         env={**environment, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -189,19 +189,19 @@ def test_a_worker_by_itself_ends_with_exit_code_2_and_one_line(tmp_path: Path) -
     ],
 )
 def test_the_type_of_an_error_gives_the_status(error: Exception, status: str) -> None:
-    assert endings.status_of(error, limit_in_force=True) == status
+    assert failures.status_of(error, limit_in_force=True) == status
 
 
 def test_only_a_peers_end_is_a_lost_peer() -> None:
     gloo = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:41245"
-    assert endings.lost_peer(RuntimeError(gloo))
-    assert not endings.lost_peer(RuntimeError("shapes do not match"))
-    assert not endings.lost_peer(FloatingPointError("loss nan"))
+    assert failures.lost_peer(RuntimeError(gloo))
+    assert not failures.lost_peer(RuntimeError("shapes do not match"))
+    assert not failures.lost_peer(FloatingPointError("loss nan"))
 
 
 def test_a_loss_that_is_no_number_is_a_failure() -> None:
-    report = worker.StepReport(
+    report = rank.StepReport(
         phase="measured", tokens=8, seconds=1.0, loss=float("nan"), grad_norm=1.0
     )
     with pytest.raises(FloatingPointError, match=r"step 3 \(measured\): loss nan"):
-        worker.check_finite(3, report)
+        rank.check_finite(3, report)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from baselines import deepspeed, reference
-from baselines.deepspeed import DeepSpeedSettings
+from baselines import reference
+from baselines.deepspeed import adapter
+from baselines.deepspeed.adapter import DeepSpeedSettings
 from baselines.protocol import Context, StepResult
-from benchmarks.weights import initial_weights, torch_dtype
-from sppo.workload import Cluster, Dtype, Model, Optimizer, Workload, gpt, llama
+from benchmarks.worker.weights import initial_weights, torch_dtype
+from sppo.config.workload import Cluster, Dtype, Model, Optimizer, Workload, gpt, llama
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -54,7 +55,7 @@ class Case:
         )
 
     def __str__(self) -> str:
-        words = deepspeed.ADAPTER.describe(self.settings)
+        words = adapter.ADAPTER.describe(self.settings)
         return f"{self.model.name}, {self.sequences} x {self.dtype}, {words}"
 
 
@@ -111,7 +112,7 @@ def train(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResul
         if case.swap is not None:
             first, second = case.swap
             weights[first], weights[second] = weights[second], weights[first]
-        system = deepspeed.ADAPTER.prepare(
+        system = adapter.ADAPTER.prepare(
             workload, case.settings, weights, context(rank, ranks, case.dtype)
         )
         results.append([system.step(tokens) for tokens in steps(workload)])

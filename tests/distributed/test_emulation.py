@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from baselines import registry
-from baselines.deepspeed import DeepSpeedSettings
-from baselines.megatron import MegatronSettings
+from baselines.deepspeed.adapter import DeepSpeedSettings
+from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Context, Role
 from baselines.sppo import SppoSettings
-from benchmarks import emulation_run
-from benchmarks.accounting import Accounting
-from benchmarks.counts import counts_of
-from benchmarks.emulated_worker import counted_step
-from benchmarks.emulation import Counts, EmulationJob
-from benchmarks.journal import Journal
-from benchmarks.weights import initial_weights, torch_dtype
-from sppo.costs import head_flops_per_token, step_flops
-from sppo.workload import Cluster, Workload, gpt, llama
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.accounting.memory_timeline import Journal
+from benchmarks.emulation import processes
+from benchmarks.emulation.counts import counts_of
+from benchmarks.emulation.result import Counts, EmulationJob
+from benchmarks.emulation.worker import counted_step
+from benchmarks.worker.weights import initial_weights, torch_dtype
+from sppo.config.workload import Cluster, Workload, gpt, llama
+from sppo.cost_model.times import head_flops_per_token, step_flops
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -206,7 +206,7 @@ def emulated(name: str, directory: Path) -> list[Counts]:
     roles = [
         Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in range(workload.cluster.ranks)
     ]
-    reports = emulation_run.run(job, roles, registry.load(system), time_limit_seconds=250.0)
+    reports = processes.run(job, roles, registry.load(system), time_limit_seconds=250.0)
     assert [report.reason for report in reports] == [""] * len(roles)
     return [report.counts for report in reports if report.counts is not None]
 

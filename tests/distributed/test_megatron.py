@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from baselines import registry
-from baselines.megatron import MegatronSettings
+from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Context, StepResult
 from baselines.reference import ReferenceSettings
-from benchmarks.weights import initial_weights
-from sppo.workload import Cluster, Model, Workload, gpt, llama
+from benchmarks.worker.weights import initial_weights
+from sppo.config.workload import Cluster, Model, Workload, gpt, llama
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -109,7 +109,8 @@ def train(
 
 def train_with_exchanged_weights(context: Context) -> list[StepResult]:
     """The query and key projections of one layer change places in the mapping."""
-    from baselines import megatron_model, megatron_weights
+    from baselines.megatron import model as megatron_model
+    from baselines.megatron import weights as megatron_weights
 
     shard_of = megatron_weights.shard_of
 

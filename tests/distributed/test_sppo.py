@@ -11,18 +11,18 @@ import torch
 from baselines import reference
 from baselines.protocol import Context, StepResult
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks.accounting import Accounting
-from benchmarks.comparison import TOLERANCE, equal_work
-from benchmarks.records import Step
-from benchmarks.weights import initial_weights
-from sppo.collectives import replica_collectives, shard_collectives
-from sppo.comm import Channel, GroupTransport
-from sppo.meetings import meetings_of
-from sppo.predict import simulate_plan, stage_kv_moved_bytes
-from sppo.profile import load_profile
-from sppo.program import build_schedule
-from sppo.ranks import Connections, join_groups, place_of
-from sppo.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.records.equal_work import TOLERANCE, equal_work
+from benchmarks.records.record import Step
+from benchmarks.worker.weights import initial_weights
+from sppo.comm.mesh import Connections, join_groups, place_of
+from sppo.comm.messages import Channel, GroupTransport
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
+from sppo.cost_model.collectives import replica_collectives, shard_collectives
+from sppo.cost_model.plan_costs import simulate_plan, stage_kv_moved_bytes
+from sppo.engine.connections import meetings_of
+from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow

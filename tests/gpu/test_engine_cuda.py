@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo.hostmem import HostArena
+from sppo.offload.host_memory import HostArena
 from tests.attention_cases import check_against_full_attention
 
 pytestmark = [

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks.accounting import Accounting
-from benchmarks.weights import initial_weights
-from sppo.hostmem import Courier
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.ranks import connect_threads
-from sppo.runtime import Runtime
-from sppo.train import Trainer
-from sppo.workload import MIB, Cluster, Workload, gpt
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.worker.weights import initial_weights
+from sppo.comm.mesh import connect_threads
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MIB, Cluster, Workload, gpt
+from sppo.engine.context import Runtime
+from sppo.engine.trainer import Trainer
+from sppo.offload.host_memory import Courier
+from sppo.plan.plan import Plan
 
 ON_CUDA = [
     pytest.mark.gpu,

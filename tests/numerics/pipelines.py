@@ -9,25 +9,25 @@ from torch import Tensor
 
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
-from sppo.checker import check_schedule
-from sppo.drafts import plan_of
-from sppo.engine import Engine, StepCounters
-from sppo.fates import StageProblem
-from sppo.holdings import Fate, StageFates
-from sppo.layouts import Layout
-from sppo.meetings import meetings_of
-from sppo.msp import Cut, lendings
-from sppo.optimizer import FlatAdamW
-from sppo.plan import Plan
-from sppo.policies import uniform
-from sppo.profile import load_profile
-from sppo.program import build_schedule
-from sppo.ranks import Connections, connect_threads, run_together
-from sppo.runtime import Runtime
-from sppo.sharding import WHOLE, Shard
-from sppo.stage import Stage
-from sppo.weights import StageWeights, stage_value, stage_weight_names
-from sppo.workload import Cluster, Dtype, Model, Optimizer, Workload, weight_shapes
+from sppo.comm.mesh import Connections, connect_threads, run_together
+from sppo.config.hardware import load_profile
+from sppo.config.sharding import WHOLE, Shard
+from sppo.config.workload import Cluster, Dtype, Model, Optimizer, Workload, weight_shapes
+from sppo.engine.connections import meetings_of
+from sppo.engine.context import Runtime
+from sppo.engine.engine import Engine, StepCounters
+from sppo.engine.optimizer import FlatAdamW
+from sppo.engine.stage import Stage
+from sppo.memory_model.stage_memory import Fate, StageFates
+from sppo.model.weights import StageWeights, stage_value, stage_weight_names
+from sppo.plan.msp import Cut, lendings
+from sppo.plan.plan import Plan
+from sppo.planner.activations.policies import uniform
+from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.evaluate import plan_of
+from sppo.planner.layouts.timed_layout import Layout
+from sppo.schedule.build import build_schedule
+from sppo.schedule.check import check_schedule
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo.hostmem import Courier, contiguous_pieces
+from sppo.offload.host_memory import Courier, contiguous_pieces
 from tests.attention_cases import check_against_full_attention
 
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from baselines.protocol import Context
 from baselines.reference import ReferenceSystem
-from benchmarks.weights import initial_weights
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.ranks import connect_threads, every_place, rank_of, run_together
-from sppo.runtime import Runtime
-from sppo.train import Trainer
-from sppo.units import RECOMPUTE_LEAN
-from sppo.workload import Cluster, Model, Optimizer, Workload, gpt, llama, weight_shapes
+from benchmarks.worker.weights import initial_weights
+from sppo.comm.mesh import connect_threads, every_place, rank_of, run_together
+from sppo.config.hardware import load_profile
+from sppo.config.workload import Cluster, Model, Optimizer, Workload, gpt, llama, weight_shapes
+from sppo.engine.context import Runtime
+from sppo.engine.trainer import Trainer
+from sppo.plan.plan import Plan
+from sppo.plan.saved_tensors import RECOMPUTE_LEAN
 from tests.numerics.pipelines import CPU, make_plan, stage_values
 
 MODELS = (

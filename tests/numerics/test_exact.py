@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.weights import initial_weights
-from sppo.sharding import Shard
-from sppo.units import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
-from sppo.workload import Model, gpt, llama
+from benchmarks.worker.weights import initial_weights
+from sppo.config.sharding import Shard
+from sppo.config.workload import Model, gpt, llama
+from sppo.plan.saved_tensors import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
 from tests.numerics.pipelines import make_plan, run_pipeline, run_reference, stage_values
 
 MODELS = (
@@ -143,8 +143,8 @@ def test_slices_on_lent_weights_equal_plain_torch(
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sizes, so that the loops over prefix blocks and loss tiles really go round."""
-    monkeypatch.setattr("sppo.kvcache.PREFIX_BLOCK_TOKENS", 7)
-    monkeypatch.setattr("sppo.model.LOSS_TILE_TOKENS", 5)
+    monkeypatch.setattr("sppo.model.mixers.kv_cache.PREFIX_BLOCK_TOKENS", 7)
+    monkeypatch.setattr("sppo.model.decoder.LOSS_TILE_TOKENS", 5)
     for kv_block_tokens in (0, 8):
         assert_equal_work(
             model,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.weights import initial_weights
-from sppo.ranks import connect_threads, run_together
-from sppo.schedule import RECEIVES, SENDS, needed_receives
-from sppo.workload import gpt
+from benchmarks.worker.weights import initial_weights
+from sppo.comm.mesh import connect_threads, run_together
+from sppo.config.workload import gpt
+from sppo.schedule.instructions import RECEIVES, SENDS, needed_receives
 from tests.numerics.pipelines import build_engine, make_plan
 
 MODEL = gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=61)

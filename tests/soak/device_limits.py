@@ -19,11 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import records, rows, supervisor, workloads
+from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.progress import Lines
-from benchmarks.records import Record
-from sppo.workload import MIB
+from benchmarks.launch import run
+from benchmarks.launch.progress import Lines
+from benchmarks.records import record as records
+from benchmarks.records.record import Record
+from benchmarks.rows import assign
+from sppo.config.workload import MIB
 
 BUSY = "import torch; a = torch.ones(700, 700)\nwhile True: a @ a"
 
@@ -43,18 +46,15 @@ def load(processes: int) -> Iterator[None]:
 def launches(workload_name: str, limit_bytes: int, count: int, folder: Path) -> list[Record]:
     """So many launches of SPPO's own plan under one limit."""
     workload = workloads.find(workload_name).with_device_memory(limit_bytes)
-    options = supervisor.Options(launches=count, warmup_steps=0, measured_steps=0)
-    inputs = supervisor.prepare(workload, options, folder)
+    options = run.Options(launches=count, warmup_steps=0, measured_steps=0)
+    inputs = run.prepare(workload, options, folder)
     try:
-        (row,) = rows.find(["sppo"])
-        assignment = rows.assign(row, workload)
+        (row,) = assign.find(["sppo"])
+        assignment = assign.assign(row, workload)
         numbers = range(1, count + 1)
-        return [
-            supervisor.launch_row(inputs, assignment, number, options, Lines())
-            for number in numbers
-        ]
+        return [run.launch_row(inputs, assignment, number, options, Lines()) for number in numbers]
     finally:
-        supervisor.remove_inputs(inputs)
+        run.remove_inputs(inputs)
 
 
 def summary(limit_bytes: int, done: Sequence[Record]) -> dict[str, Any]:

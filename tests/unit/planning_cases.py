@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sppo.options import SolverOptions
-from sppo.profile import load_profile
-from sppo.workload import MODELS, Cluster, Workload
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.planner.options import SolverOptions
 
 PROFILE = load_profile("cpu-2core")
 

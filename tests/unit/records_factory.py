@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import metrics, workloads
+from benchmarks import workloads
 from benchmarks.job import Memory
-from benchmarks.records import Peak, Record, Step, Text
+from benchmarks.records import metrics
+from benchmarks.records.record import Peak, Record, Step, Text
 
 MIB = 1024**2
 

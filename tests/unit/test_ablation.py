@@ -5,11 +5,13 @@ import io
 
 import pytest
 
-from benchmarks import ablation, ablation_verb, workloads
-from benchmarks.records import Record
-from sppo.options import SolverOptions
-from sppo.policies import POLICIES
-from sppo.workload import MIB
+from benchmarks import workloads
+from benchmarks.commands.studies import ablation as ablation_verb
+from benchmarks.records.record import Record
+from benchmarks.studies import ablation
+from sppo.config.workload import MIB
+from sppo.planner.activations.policies import POLICIES
+from sppo.planner.options import SolverOptions
 from tests.unit.records_factory import record, slower
 
 TINY = workloads.find("tiny-cpu")

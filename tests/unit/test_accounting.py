@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.accounting import Accounting
-from benchmarks.operators import causal_pairs
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.accounting.operators import causal_pairs
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -11,14 +11,14 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.workloads import find
-from sppo.card import BAR, WIDTH, bar, card
-from sppo.costs import step_flops
-from sppo.options import SolverOptions
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.solver import solve
-from sppo.wording import ranges
-from sppo.workload import MIB, Workload, format_bytes
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MIB, Workload, format_bytes
+from sppo.cost_model.times import step_flops
+from sppo.plan.plan import Plan
+from sppo.planner.options import SolverOptions
+from sppo.planner.report.card import BAR, WIDTH, bar, card
+from sppo.planner.report.wording import ranges
+from sppo.planner.solve import solve
 
 TINY = find("tiny-cpu")
 SEVEN_B = find("gpt-7b-4m-128xa100")

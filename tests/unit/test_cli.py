@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import records, tables
 from benchmarks.cli import main
+from benchmarks.records import record as records
+from benchmarks.reporting import tables
 from tests.unit.records_factory import record
 
 
@@ -176,7 +177,9 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_reading_verbs_do_not_import_torch() -> None:
     code = (
-        "import sys; from benchmarks import cli, verbs, records, tables, tuning, rows; "
+        "import sys; from benchmarks import cli; "
+        "from benchmarks.commands import verbs; from benchmarks.records import record; "
+        "from benchmarks.reporting import tables; from benchmarks.rows import assign, tuning; "
         "cli.main(['list']); cli.main(['plan', 'mini-cpu', '--n', '2']); "
         "cli.main(['simulate', '--pp', '2', '--n', '2', '--unit-costs']); "
         "assert 'torch' not in sys.modules"

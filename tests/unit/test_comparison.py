@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from benchmarks.comparison import Difference, close, equal_work, first_difference
-from benchmarks.records import Step
+from benchmarks.records.equal_work import Difference, close, equal_work, first_difference
+from benchmarks.records.record import Step
 from tests.unit.records_factory import step
 
 TOLERANCE = 1e-5

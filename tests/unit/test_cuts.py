@@ -6,11 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.costs import step_flops
-from sppo.cuts import split_layers
-from sppo.partition import equal_cut, flops_balanced_cut, prefix_flops, time_balanced_cut
-from sppo.profile import load_profile
-from sppo.workload import MODELS, Cluster, Workload
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.cost_model.times import step_flops
+from sppo.planner.layouts.candidates import split_layers
+from sppo.planner.layouts.partition import (
+    equal_cut,
+    flops_balanced_cut,
+    prefix_flops,
+    time_balanced_cut,
+)
 
 PROFILE = load_profile("cpu-2core")
 MODEL = MODELS["gpt-tiny"]

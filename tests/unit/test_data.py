@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.data import map_tokens, token_file
-from sppo.workload import Cluster, Workload, gpt
+from benchmarks.worker.tokens import map_tokens, token_file
+from sppo.config.workload import Cluster, Workload, gpt
 
 
 def workload(text: str, *, sequence_tokens: int = 7, vocabulary: int = 256) -> Workload:

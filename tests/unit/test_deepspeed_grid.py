@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from baselines.deepspeed import ADAPTER, DeepSpeedSettings
-from baselines.deepspeed_system import bucket_elements, engine_config
+from baselines.deepspeed.adapter import ADAPTER, DeepSpeedSettings
+from baselines.deepspeed.system import bucket_elements, engine_config
 from baselines.protocol import Unavailable
-from sppo.workload import MODELS, Cluster, Workload
+from sppo.config.workload import MODELS, Cluster, Workload
 
 
 def workload(

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks import device as devices
 from benchmarks.job import Enforcement
+from benchmarks.worker import device as devices
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron import ADAPTER, MegatronSettings
-from benchmarks.emulated_costs import by_link, compute_seconds, ranks_of
-from benchmarks.emulated_steps import without_messages
-from benchmarks.emulated_time import simulated_time
-from benchmarks.emulation import (
+from baselines.megatron.adapter import ADAPTER, MegatronSettings
+from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.emulation.emulator import conclude
+from benchmarks.emulation.result import (
     Counts,
     Emulation,
     Operations,
@@ -20,16 +19,17 @@ from benchmarks.emulation import (
     SimulatedTime,
     Traffic,
 )
-from benchmarks.emulation_tables import time_text
-from benchmarks.emulator import conclude
-from benchmarks.journal import Moment
-from benchmarks.pipeline import StageSeconds, order, stage_ends
+from benchmarks.emulation.tables import time_text
+from benchmarks.emulation.time.costs import by_link, compute_seconds, ranks_of
+from benchmarks.emulation.time.one_f_one_b import StageSeconds, order, stage_ends
+from benchmarks.emulation.time.step_time import simulated_time
+from benchmarks.emulation.time.systems import without_messages
 from benchmarks.workloads import find, of_flags
-from sppo.options import SolverOptions
-from sppo.predict import simulate_plan
-from sppo.profile import Profile, Rates, load_profile
-from sppo.solver import solve
-from sppo.workload import MODELS, Cluster, Workload
+from sppo.config.hardware import Profile, Rates, load_profile
+from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.cost_model.plan_costs import simulate_plan
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 
 SECONDS = 1e-9
 """Of one nanosecond."""

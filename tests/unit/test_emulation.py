@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from baselines.deepspeed import DeepSpeedSettings
-from baselines.megatron import MegatronSettings
+from baselines.deepspeed.adapter import DeepSpeedSettings
+from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
-from benchmarks import emulation_tables
-from benchmarks.accounting import Accounting
-from benchmarks.counts import counts_of, group_text, link_of, operations_of
-from benchmarks.emulate_flags import Emulate
-from benchmarks.emulate_settings import settings_of
-from benchmarks.emulate_verb import asked_roles
-from benchmarks.emulation import Counts, Emulation, Planned, RoleReport, failed, verdict
-from benchmarks.journal import Journal, Told
-from benchmarks.operators import Message, sent_bytes
-from benchmarks.selection import UsageError
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.accounting.memory_timeline import Journal, Told
+from benchmarks.accounting.operators import Message, sent_bytes
+from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.planning.emulate import asked_roles
+from benchmarks.commands.planning.emulate_flags import Emulate
+from benchmarks.commands.planning.emulate_settings import settings_of
+from benchmarks.emulation import tables as emulation_tables
+from benchmarks.emulation.counts import counts_of, group_text, link_of, operations_of
+from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, failed, verdict
 from benchmarks.workloads import of_flags
-from sppo.workload import GIB, Cluster
+from sppo.config.workload import GIB, Cluster
 
 CPU = torch.device("cpu")
 FLOATS = 1024

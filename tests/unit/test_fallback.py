@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import candidates, fallback, known, supervisor, sweep, workloads
-from benchmarks.candidates import Candidates
-from benchmarks.fallback import Fallback
-from benchmarks.records import Record
-from benchmarks.rows import ROWS, Assignment, Row
-from benchmarks.supervisor import Options
-from sppo.workload import MIB
+from benchmarks import workloads
+from benchmarks.launch import run
+from benchmarks.launch.run import Options
+from benchmarks.records.record import Record
+from benchmarks.rows import candidates, committed_grids, fallback
+from benchmarks.rows.assign import ROWS, Assignment, Row
+from benchmarks.rows.candidates import Candidates
+from benchmarks.rows.fallback import Fallback
+from benchmarks.studies import sweep
+from sppo.config.workload import MIB
 from tests.unit.records_factory import record, slower
 
 WORKLOAD = workloads.find("tiny-cpu").with_device_memory(160 * MIB)
@@ -28,7 +31,7 @@ def point(name: str, row: Row = TUNED) -> Assignment:
 def falling(monkeypatch: pytest.MonkeyPatch, *proven: str, points: str = "abcdefgh") -> Fallback:
     found = Candidates(
         ordered=[point(name) for name in points],
-        proven=frozenset(known.key({"name": name}) for name in proven),
+        proven=frozenset(committed_grids.key({"name": name}) for name in proven),
         timed=True,
     )
     monkeypatch.setattr(fallback, "grid_assignments", lambda system, workload: [])
@@ -70,9 +73,9 @@ def test_only_tuned_rows_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_committed_grids_under_tighter_limits_are_proof() -> None:
-    assert known.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
-    fits = known.fit_under("megatron", WORKLOAD, 160 * MIB)
-    winner = known.grid("megatron", WORKLOAD, 136 * MIB)
+    assert committed_grids.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
+    fits = committed_grids.fit_under("megatron", WORKLOAD, 160 * MIB)
+    winner = committed_grids.grid("megatron", WORKLOAD, 136 * MIB)
     ran = {key for key, entry in winner.points.items() if entry.status == "ok"}
     assert fits == ran
     assert ran
@@ -93,7 +96,7 @@ def test_what_ran_under_a_tighter_limit_fits_a_looser_one() -> None:
         at(120 * MIB, "oom", a=5),
     ]
     fits = sweep.fitting_settings(done, WORKLOAD)
-    assert fits == {known.key({"a": 1}), known.key({"a": 2})}
+    assert fits == {committed_grids.key({"a": 1}), committed_grids.key({"a": 2})}
     assert sweep.fitting_settings(done, replace(WORKLOAD, sequences_per_step=2)) == set()
 
 
@@ -110,12 +113,12 @@ def test_a_run_launches_what_takes_a_refused_rows_place(
             row=assignment.row.label, launch=number, status="oom" if full else "ok", steps=[]
         )
 
-    monkeypatch.setattr(supervisor, "launch_row", launch_row)
-    monkeypatch.setattr(supervisor, "gate", lambda directory, done, display: done)
-    monkeypatch.setattr(supervisor, "remove_inputs", lambda inputs: None)
+    monkeypatch.setattr(run, "launch_row", launch_row)
+    monkeypatch.setattr(run, "gate", lambda directory, done, display: done)
+    monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
     inputs: Any = type("Inputs", (), {"workload": WORKLOAD, "directory": tmp_path})()
     display: Any = None
-    done = supervisor.run(
+    done = run.run(
         inputs,
         [point("a"), point("b", ROWS[-1])],
         Options(launches=3),

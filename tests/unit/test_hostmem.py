@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo.errors import HostTierFull
-from sppo.hostmem import HostArena, contiguous_pieces, host_memory
-from sppo.hostslots import slot_bytes
+from sppo.config.errors import HostTierFull
+from sppo.config.hostslots import slot_bytes
+from sppo.offload.host_memory import HostArena, contiguous_pieces, host_memory
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import of_flags
-from sppo.bounds import require_host_room, require_some_fates
-from sppo.drafts import stage_problem
-from sppo.errors import Infeasible, Short
-from sppo.layouts import Layout
-from sppo.longest import longest_tokens, round_down, words
-from sppo.options import SolverOptions
-from sppo.partition import flops_balanced_cut
-from sppo.policies import choose
-from sppo.profile import load_profile
-from sppo.solver import solve
-from sppo.workload import GIB, MIB, Workload, parse_tokens
+from sppo.config.errors import Infeasible, Short
+from sppo.config.hardware import load_profile
+from sppo.config.workload import GIB, MIB, Workload, parse_tokens
+from sppo.planner.activations.feasibility import require_host_room, require_some_fates
+from sppo.planner.activations.policies import choose
+from sppo.planner.evaluate import stage_problem
+from sppo.planner.layouts.partition import flops_balanced_cut
+from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.longest import longest_tokens, round_down, words
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, RESIDENT, TINY
 
 A100 = load_profile("a100-80g")

@@ -10,15 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks import longest, longest_results, records, supervisor, workloads
+from benchmarks import workloads
 from benchmarks.job import Memory, Status
-from benchmarks.longest import Point, Prober, search_row
-from benchmarks.progress import Lines
-from benchmarks.recording import Inputs
-from benchmarks.records import Record, Text
-from benchmarks.rows import ROWS, Assignment, Row
-from benchmarks.supervisor import Options
-from sppo.workload import MIB, Workload
+from benchmarks.launch import run
+from benchmarks.launch.progress import Lines
+from benchmarks.launch.recording import Inputs
+from benchmarks.launch.run import Options
+from benchmarks.records import record as records
+from benchmarks.records.record import Record, Text
+from benchmarks.rows.assign import ROWS, Assignment, Row
+from benchmarks.studies import longest, longest_result
+from benchmarks.studies.longest import Point, Prober, search_row
+from sppo.config.workload import MIB, Workload
 from tests.unit.records_factory import record
 
 WORKLOAD = replace(workloads.find("mini-cpu"), sequence_tokens=1024, device_memory_bytes=100 * MIB)
@@ -54,7 +57,7 @@ class Script:
 @pytest.fixture
 def prober(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prober:
     monkeypatch.setattr(
-        supervisor, "with_workload", lambda inputs, workload, _: replace(inputs, workload=workload)
+        run, "with_workload", lambda inputs, workload, _: replace(inputs, workload=workload)
     )
     inputs = Inputs(
         workload=WORKLOAD,
@@ -83,7 +86,7 @@ Use = Callable[[Script], Script]
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     def script(scripted: Script) -> Script:
-        monkeypatch.setattr(supervisor, "launch_row", scripted)
+        monkeypatch.setattr(run, "launch_row", scripted)
         return scripted
 
     return script
@@ -151,10 +154,10 @@ def test_a_step_divides_for_every_system() -> None:
     assert longest.step_tokens(workloads.find("gpt-7b-4m-128xa100")) == 256
 
 
-def rows() -> list[longest_results.Found]:
+def rows() -> list[longest_result.Found]:
     values: dict[str, Any] = {"settings": {}, "points": 1, "launches": 3, "peak_device_bytes": MIB}
     return [
-        longest_results.Found(
+        longest_result.Found(
             system="megatron",
             row="Megatron tuned",
             settings_text="TP2",
@@ -162,7 +165,7 @@ def rows() -> list[longest_results.Found]:
             fails_with="oom: no memory",
             **values,
         ),
-        longest_results.Found(
+        longest_result.Found(
             system="sppo",
             row="SPPO",
             settings_text="PP2",
@@ -174,7 +177,7 @@ def rows() -> list[longest_results.Found]:
 
 
 def test_the_table_compares_with_sppo() -> None:
-    lines = longest_results.table(rows()).splitlines()
+    lines = longest_result.table(rows()).splitlines()
     assert "4,096" in lines[2]
     assert "2.00x" in lines[2]
     assert "1.00x" in lines[3]
@@ -183,7 +186,7 @@ def test_the_table_compares_with_sppo() -> None:
 
 def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "published_directory", lambda: tmp_path)
-    result = longest_results.Longest(
+    result = longest_result.Longest(
         workload="mini-cpu",
         device_memory_bytes=16 * MIB,
         step_tokens=256,
@@ -195,11 +198,11 @@ def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         rows=rows(),
         trials=[],
     )
-    path = longest_results.save(result, longest_results.path_of("mini-cpu", 16 * MIB))
+    path = longest_result.save(result, longest_result.path_of("mini-cpu", 16 * MIB))
     assert path == tmp_path / "longest" / "mini-cpu-16MiB.json"
-    assert msgspec.json.decode(path.read_bytes(), type=longest_results.Longest) == result
-    assert "commit aaaaaaaaa with changes" in longest_results.text(result)
+    assert msgspec.json.decode(path.read_bytes(), type=longest_result.Longest) == result
+    assert "commit aaaaaaaaa with changes" in longest_result.text(result)
     fewer = msgspec.structs.replace(result, rows=rows()[1:])
-    assert longest_results.lost_rows(fewer, path) == ["Megatron tuned"]
-    assert longest_results.lost_rows(result, path) == []
-    assert longest_results.lost_rows(fewer, tmp_path / "absent.json") == []
+    assert longest_result.lost_rows(fewer, path) == ["Megatron tuned"]
+    assert longest_result.lost_rows(result, path) == []
+    assert longest_result.lost_rows(fewer, tmp_path / "absent.json") == []

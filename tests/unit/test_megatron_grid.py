@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from baselines.megatron import ADAPTER, MegatronSettings
+from baselines.megatron.adapter import ADAPTER, MegatronSettings
 from baselines.protocol import Unavailable
-from sppo.workload import MODELS, Cluster, Model, Workload
+from sppo.config.workload import MODELS, Cluster, Model, Workload
 
 TINY = MODELS["gpt-tiny"]
 
@@ -137,7 +137,7 @@ def test_same_layout_is_full_recompute_with_the_given_degrees() -> None:
 
 def test_the_library_is_not_imported_to_choose_a_layout() -> None:
     program = (
-        "import sys; from baselines.megatron import ADAPTER, MegatronSettings;"
+        "import sys; from baselines.megatron.adapter import ADAPTER, MegatronSettings;"
         "ADAPTER.versions(); ADAPTER.describe(MegatronSettings());"
         "sys.exit('megatron.core' in sys.modules)"
     )

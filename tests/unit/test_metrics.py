@@ -5,10 +5,11 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from benchmarks import metrics, workloads
+from benchmarks import workloads
 from benchmarks.job import Accounted
-from benchmarks.records import Peak
-from sppo.workload import MODELS, weight_shapes
+from benchmarks.records import metrics
+from benchmarks.records.record import Peak
+from sppo.config.workload import MODELS, weight_shapes
 from tests.unit.records_factory import record, slower, step
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo import optimizer
-from sppo.optimizer import NORM_CHUNK, square_by_chunks, square_in_float64
+from sppo.engine import optimizer
+from sppo.engine.optimizer import NORM_CHUNK, square_by_chunks, square_in_float64
 
 
 def test_a_norm_in_float64_copies_no_more_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:

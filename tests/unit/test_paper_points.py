@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import paper_figure, paper_report, reported
 from benchmarks.cli import main
-from benchmarks.emulation import Emulation, Planned
-from benchmarks.emulator import Emulator
+from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.result import Emulation, Planned
 from benchmarks.job import Status
-from benchmarks.paper_points import (
+from benchmarks.paper import boundaries_figure, boundaries_report, reported
+from benchmarks.paper.boundaries import (
     Longest,
     PaperPoints,
     Verdict,
@@ -20,9 +20,9 @@ from benchmarks.paper_points import (
     words_of,
     workload_of,
 )
-from benchmarks.paper_readings import READINGS, Word
-from benchmarks.reported import ReportedPoint
-from sppo.workload import GIB, parse_tokens
+from benchmarks.paper.readings import READINGS, Word
+from benchmarks.paper.reported import ReportedPoint
+from sppo.config.workload import GIB, parse_tokens
 
 
 def point(model: str, seq: str) -> ReportedPoint:
@@ -183,14 +183,14 @@ def found() -> PaperPoints:
 
 
 def test_agreement_counts_what_the_paper_says_of_rows_that_count(found: PaperPoints) -> None:
-    assert paper_report.agreement(found) == (
+    assert boundaries_report.agreement(found) == (
         "agree with the paper: 2 of 3 verdicts (one 2 of 2, two 0 of 1); all systems at 1 of 2 "
         "points"
     )
 
 
 def test_disagreements_are_explained_from_the_counts(found: PaperPoints) -> None:
-    text = paper_report.text(found)
+    text = boundaries_report.text(found)
     assert "two: the paper says oom; 26.00 GiB to spare in stage 0: activations 50.00 GiB" in text
     assert "beside: the paper says fits; 16.00 GiB too much" in text
     assert "its rule" in text
@@ -198,7 +198,7 @@ def test_disagreements_are_explained_from_the_counts(found: PaperPoints) -> None
 
 
 def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
-    line = next(row for row in paper_report.text(found).splitlines() if "SP 8 x PP 4" in row)
+    line = next(row for row in boundaries_report.text(found).splitlines() if "SP 8 x PP 4" in row)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3:] == [
         "2M",
@@ -215,7 +215,7 @@ def test_a_role_that_broke_is_no_disagreement(found: PaperPoints) -> None:
     broken = msgspec.structs.replace(
         found.verdicts[0], status="timeout", reason="too slow", agrees=None
     )
-    text = paper_report.text(msgspec.structs.replace(found, verdicts=[broken]))
+    text = boundaries_report.text(msgspec.structs.replace(found, verdicts=[broken]))
     assert "512K, one: no verdict, timeout: too slow" in text
     assert "to spare" not in text
 
@@ -223,7 +223,7 @@ def test_a_role_that_broke_is_no_disagreement(found: PaperPoints) -> None:
 def test_the_figures_are_drawn(found: PaperPoints, tmp_path: Path) -> None:
     for name, one in (("10", found), ("12", msgspec.structs.replace(found, verdicts=[]))):
         path = tmp_path / f"fig{name}.png"
-        paper_figure.draw(one, path)
+        boundaries_figure.draw(one, path)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -248,7 +248,7 @@ def test_wrong_input_is_one_line(
 
 @pytest.mark.parametrize(("kv_bytes", "words"), [(5, "exact"), (6, "1 of 2 numbers NOT exact")])
 def test_plans_beside_counts(found: PaperPoints, kv_bytes: int, words: str) -> None:
-    assert paper_report.plans_beside_counts(found) == ""
+    assert boundaries_report.plans_beside_counts(found) == ""
     planned = [
         Planned(role="stage", rank=rank, quantity=quantity, planned=said, counted=seen)
         for rank, quantity, said, seen in (
@@ -259,8 +259,8 @@ def test_plans_beside_counts(found: PaperPoints, kv_bytes: int, words: str) -> N
         )
     ]
     found.verdicts[0] = msgspec.structs.replace(found.verdicts[0], planned=planned)
-    line = paper_report.plans_beside_counts(found)
+    line = boundaries_report.plans_beside_counts(found)
     assert "2 roles" in line
     assert words in line
     assert line.endswith("device peak +0.00% to +1.00%")
-    assert line in paper_report.text(found)
+    assert line in boundaries_report.text(found)

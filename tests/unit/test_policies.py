@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from sppo.drafts import stage_problem
-from sppo.exact import cheapest_fates
-from sppo.layouts import Layout
-from sppo.options import SolverOptions
-from sppo.partition import flops_balanced_cut
-from sppo.policies import choose
-from sppo.predict import plan_costs
-from sppo.solver import solve
-from sppo.workload import MIB
+from sppo.config.workload import MIB
+from sppo.cost_model.plan_costs import plan_costs
+from sppo.planner.activations.integer_program import cheapest_fates
+from sppo.planner.activations.policies import choose
+from sppo.planner.evaluate import stage_problem
+from sppo.planner.layouts.partition import flops_balanced_cut
+from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, TINY
 
 

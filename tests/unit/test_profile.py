@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import metrics, workloads
-from sppo.errors import NotBuilt
-from sppo.profile import (
+from benchmarks import workloads
+from benchmarks.records import metrics
+from sppo.config.errors import NotBuilt
+from sppo.config.hardware import (
     INTERNODE,
     NUMBERS,
     POSITIVE,
@@ -23,7 +24,7 @@ from sppo.profile import (
     known_profiles,
     load_profile,
 )
-from sppo.workload import GIB
+from sppo.config.workload import GIB
 
 CPU, A100 = load_profile("cpu-2core"), load_profile("a100-80g")
 GPUS = ("a100-80g", "h100-80g", "h200-141g")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import profile_verb
 from benchmarks.cli import main
-from sppo.profile import PROFILES
+from benchmarks.commands.measuring import profile
+from sppo.config.hardware import PROFILES
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +22,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command_is_torchrun_on_the_profiling_module() -> None:
-    line = " ".join(profile_verb.command("mine", Path("/x/mine.json"), 4)[1:])
+    line = " ".join(profile.command("mine", Path("/x/mine.json"), 4)[1:])
     assert line == (
         "-m torch.distributed.run --standalone --nproc-per-node 4 "
-        "-m benchmarks.profiling mine /x/mine.json"
+        "-m benchmarks.worker.measure_hardware mine /x/mine.json"
     )
 
 
@@ -36,7 +36,7 @@ def test_rates_are_shown_as_measured_with_their_place(
         shutil.copy(PROFILES / "cpu-2core.json", arguments[-1])
         return 0, ""
 
-    monkeypatch.setattr(profile_verb, "launch", measure)
+    monkeypatch.setattr(profile, "launch", measure)
     assert main(["profile", "mine", "--output", "mine.json"]) == 0
     captured = capsys.readouterr()
     assert "measured, GFLOP/s: tokens" in captured.out
@@ -52,7 +52,7 @@ def test_rates_are_shown_as_measured_with_their_place(
 def test_a_failed_launch_exits_1_with_its_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profile_verb, "launch", lambda arguments: (3, "no such device"))
+    monkeypatch.setattr(profile, "launch", lambda arguments: (3, "no such device"))
     assert main(["profile", "mine", "--output", "mine.json"]) == 1
     assert "exit code 3:\nno such device" in capsys.readouterr().err
 
@@ -60,14 +60,14 @@ def test_a_failed_launch_exits_1_with_its_words(
 def test_a_launch_that_wrote_nothing_exits_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(profile_verb, "launch", lambda arguments: (0, ""))
+    monkeypatch.setattr(profile, "launch", lambda arguments: (0, ""))
     assert main(["profile", "mine", "--output", "mine.json"]) == 1
     assert "mine.json" in capsys.readouterr().err
 
 
 def test_output_and_code_of_a_launch() -> None:
     code = "import sys; print('said'); sys.exit(4)"
-    assert profile_verb.launch([sys.executable, "-c", code]) == (4, "said\n")
+    assert profile.launch([sys.executable, "-c", code]) == (4, "said\n")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_wrong_input_measures_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(profile_verb, "launch", lambda arguments: pytest.fail("launched"))
+    monkeypatch.setattr(profile, "launch", lambda arguments: pytest.fail("launched"))
     assert main(["profile", *arguments.split()]) == 2
     captured = capsys.readouterr()
     assert words in captured.err

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import find
-from sppo.options import SolverOptions, every_layout
-from sppo.plan import Plan
-from sppo.profile import load_profile
-from sppo.solver import solve
-from sppo.workload import MIB, Workload
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MIB, Workload
+from sppo.plan.plan import Plan
+from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.solve import solve
 
 TINY = find("tiny-cpu")
 PROFILE = load_profile("cpu-2core")

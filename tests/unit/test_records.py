@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import records
 from benchmarks.job import Accounted, Memory, StepReport
-from benchmarks.records import Flops, Peak, Record, RecordError, Step, Text
+from benchmarks.records import record as records
+from benchmarks.records.record import Flops, Peak, Record, RecordError, Step, Text
 from tests.unit.records_factory import record
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "record.md"

@@ -7,16 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.replay import replay
-from sppo.program import build_schedule
-from sppo.schedule import (
-    Op,
-    matching_receive,
-    needed_receives,
-    parse_instruction,
-)
-from sppo.simulate import PartCosts, simulate, unit_costs
-from sppo.workload import gpt
+from sppo.config.workload import gpt
+from sppo.schedule.build import build_schedule
+from sppo.schedule.instructions import Op, matching_receive, needed_receives, parse_instruction
+from sppo.schedule.replay import replay
+from sppo.schedule.simulate import PartCosts, simulate, unit_costs
 from tests.numerics.pipelines import make_plan
 
 MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)

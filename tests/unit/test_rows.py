@@ -8,14 +8,17 @@ import pytest
 
 from baselines import registry
 from baselines.protocol import Unavailable
-from benchmarks import records, rows, tuning, workloads
-from benchmarks.records import RecordError
-from benchmarks.rows import ROWS, Row, assign, find, plan_data, plan_words
-from benchmarks.tuning import Point, SystemTuning
-from sppo.errors import Infeasible
-from sppo.options import SolverOptions
-from sppo.solver import solve
-from sppo.workload import MIB
+from benchmarks import workloads
+from benchmarks.records import record
+from benchmarks.records.record import RecordError
+from benchmarks.rows import assign as rows
+from benchmarks.rows import tuning
+from benchmarks.rows.assign import ROWS, Row, assign, find, plan_data, plan_words
+from benchmarks.rows.tuning import Point, SystemTuning
+from sppo.config.errors import Infeasible
+from sppo.config.workload import MIB
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE
 
 WORKLOAD = workloads.find("mini-cpu").with_device_memory(152 * MIB)
@@ -26,7 +29,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing committed but what a test writes."""
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(records, "published_directory", lambda: tmp_path / "results" / "published")
+    monkeypatch.setattr(record, "published_directory", lambda: tmp_path / "results" / "published")
     return tmp_path / "results"
 
 

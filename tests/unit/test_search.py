@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.search import Answer, Ask, longest_fit
+from benchmarks.longest_fit import Answer, Ask, longest_fit
 
 
 def asker(fits: set[int], guess: int | None = None) -> tuple[list[int], Ask]:

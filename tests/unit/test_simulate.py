@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.program import build_schedule
-from sppo.simulate import simulate, unit_costs
-from sppo.workload import gpt
+from sppo.config.workload import gpt
+from sppo.schedule.build import build_schedule
+from sppo.schedule.simulate import simulate, unit_costs
 from tests.numerics.pipelines import make_plan
 
 MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation_order, reported, workloads
-from benchmarks import simulated_ablation as ablation
-from benchmarks.ablation_order import Comparison, comparisons
+from benchmarks import workloads
 from benchmarks.cli import main
-from benchmarks.copy_waits import simulate_waiting
-from benchmarks.simulated_ablation import ADAPTIVE, FULL, HOSTED, MSP, SPACIOUS_MSP, Point, Row
-from sppo import policies
-from sppo.drafts import plan_of
-from sppo.options import SolverOptions
-from sppo.predict import plan_costs
-from sppo.profile import Profile, Rates, load_profile
-from sppo.program import build_schedule
-from sppo.schedule import Op
-from sppo.simulate import simulate
-from sppo.slice_costs import plan_slice_costs
-from sppo.workload import Workload
+from benchmarks.paper import offload_ablation as ablation
+from benchmarks.paper import offload_ablation_order, reported
+from benchmarks.paper.offload_ablation import ADAPTIVE, FULL, HOSTED, MSP, SPACIOUS_MSP, Point, Row
+from benchmarks.paper.offload_ablation_order import Comparison, comparisons
+from sppo.config.hardware import Profile, Rates, load_profile
+from sppo.config.workload import Workload
+from sppo.cost_model.msp import plan_slice_costs
+from sppo.cost_model.plan_costs import plan_costs
+from sppo.planner.activations import policies
+from sppo.planner.evaluate import plan_of
+from sppo.planner.options import SolverOptions
+from sppo.schedule.build import build_schedule
+from sppo.schedule.copy_waits import simulate_waiting
+from sppo.schedule.instructions import Op
+from sppo.schedule.simulate import simulate
 
 SOURCES = {source.model: source for source in reported.ablation_points()}
 A100 = load_profile("a100-80g")
@@ -97,8 +98,8 @@ def test_full_offload_hides_at_the_profiles_link_so_adaptive_gains_next_to_nothi
     adaptive, msp = comparisons(papers_point(model))
     assert adaptive.simulated_speed is not None
     assert 1 <= adaptive.simulated_speed < 1.005
-    assert adaptive.verdict == ablation_order.EQUAL
-    assert (msp.simulated_speed, msp.verdict) == (None, ablation_order.INFEASIBLE)
+    assert adaptive.verdict == offload_ablation_order.EQUAL
+    assert (msp.simulated_speed, msp.verdict) == (None, offload_ablation_order.INFEASIBLE)
 
 
 def test_msp_does_not_fit_and_would_pay_at_one_point_only() -> None:
@@ -124,7 +125,7 @@ def test_where_k_and_v_travel_too_adaptive_offload_is_faster_as_in_the_paper(mod
 def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
     comparison = comparisons(papers_point("gpt-13b", with_links(host=1.6)))[0]
     assert comparison.simulated_speed == pytest.approx(1.35, abs=0.03)
-    assert comparison.verdict == ablation_order.AS_IN_THE_PAPER
+    assert comparison.verdict == offload_ablation_order.AS_IN_THE_PAPER
 
 
 def test_links_and_short_slices_are_what_msp_loses_by() -> None:
@@ -146,7 +147,7 @@ def test_a_variant_that_does_not_fit_has_the_reason_instead_of_numbers() -> None
     assert (rows[FULL.name].status, adaptive.status) == ("ok", "infeasible")
     assert "GiB of device memory" in adaptive.reason
     assert (adaptive.step_seconds, adaptive.speed_over_full_offload) == (None, None)
-    assert comparisons(point)[0].verdict == ablation_order.INFEASIBLE
+    assert comparisons(point)[0].verdict == offload_ablation_order.INFEASIBLE
 
 
 @pytest.mark.parametrize("policy", ["full-offload", "paper"])

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import simulations
 from benchmarks.cli import main
-from benchmarks.rows import sppo_plan
+from benchmarks.reporting import simulated_step
+from benchmarks.rows.assign import sppo_plan
 from benchmarks.workloads import find
-from sppo.profile import load_profile
+from sppo.config.hardware import load_profile
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_the_papers_four_stages_and_eight_subsequences(
 @pytest.mark.parametrize(("stages", "count", "parts"), [(1, 1, 1), (2, 7, 1), (4, 8, 2), (3, 9, 4)])
 def test_parts_divide_the_idle_ends(stages: int, count: int, parts: int) -> None:
     """In forwards through a whole stage: N + (PP - 1) / V."""
-    step = simulations.of_unit_costs(
+    step = simulated_step.of_unit_costs(
         pipeline_parallel=stages, subsequences=count, virtual_stages=parts
     )
     assert step.forward_makespan == pytest.approx(count + (stages - 1) / parts)
@@ -52,8 +52,8 @@ def test_parts_divide_the_idle_ends(stages: int, count: int, parts: int) -> None
 
 
 def test_sequences_come_one_after_another() -> None:
-    one = simulations.of_unit_costs(pipeline_parallel=2, subsequences=4)
-    two = simulations.of_unit_costs(pipeline_parallel=2, subsequences=4, sequences=2)
+    one = simulated_step.of_unit_costs(pipeline_parallel=2, subsequences=4)
+    two = simulated_step.of_unit_costs(pipeline_parallel=2, subsequences=4, sequences=2)
     assert one.makespan < two.makespan <= 2 * one.makespan
     assert two.messages == tuple(2 * count for count in one.messages)
 
@@ -76,7 +76,7 @@ def test_a_workload_is_simulated_as_its_plan_says(capsys: pytest.CaptureFixture[
 
 def test_copies_that_take_compute_are_exposed() -> None:
     """What is offloaded goes both ways at the profile's rates, and on a CPU nothing hides it."""
-    from sppo.options import SolverOptions
+    from sppo.planner.options import SolverOptions
 
     workload = find("mini-cpu").with_device_memory(None)
     options = SolverOptions(
@@ -84,7 +84,7 @@ def test_copies_that_take_compute_are_exposed() -> None:
     )
     plan = sppo_plan(workload, options)
     profile = load_profile("cpu-2core")
-    step = simulations.of_plan(plan, profile)
+    step = simulated_step.of_plan(plan, profile)
     both_ways = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for moved, seconds in zip(
         step.host_peak_bytes_per_stage, step.exposed_transfer_seconds, strict=True

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import of_flags
-from sppo.errors import NotBuilt
-from sppo.options import SolverOptions
-from sppo.profile import load_profile
-from sppo.solver import solve
-from sppo.workload import MIB, format_bytes
+from sppo.config.errors import NotBuilt
+from sppo.config.hardware import load_profile
+from sppo.config.workload import MIB, format_bytes
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, TINY
 
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks import candidates, known, sweep, sweep_figure, sweep_report, workloads
-from benchmarks.candidates import fitting
+from benchmarks import workloads
+from benchmarks.commands.studies.sweep import counts_of, limits_of
 from benchmarks.job import Status
-from benchmarks.known import Grid
-from benchmarks.metrics import Spread
-from benchmarks.rows import ROWS, Assignment, Row
-from benchmarks.sweep import Measured
-from benchmarks.sweep_verb import counts_of, limits_of
-from benchmarks.tables import Summary
-from benchmarks.tuning import Point
-from sppo.workload import MIB
+from benchmarks.records.metrics import Spread
+from benchmarks.reporting.tables import Summary
+from benchmarks.rows import candidates, committed_grids
+from benchmarks.rows.assign import ROWS, Assignment, Row
+from benchmarks.rows.candidates import fitting
+from benchmarks.rows.committed_grids import Grid
+from benchmarks.rows.tuning import Point
+from benchmarks.studies import sweep, sweep_figure, sweep_report
+from benchmarks.studies.sweep import Measured
+from sppo.config.workload import MIB
 from tests.unit.records_factory import record, slower
 
 TUNED = next(row for row in ROWS if row.slug == "megatron-tuned")
@@ -40,7 +42,7 @@ def grid_of(**points: tuple[float | None, int | None]) -> Grid:
     known_points = {}
     for name, (seconds, peak) in points.items():
         settings = assignment(name).settings
-        known_points[known.key(settings)] = Point(
+        known_points[committed_grids.key(settings)] = Point(
             settings=settings,
             settings_text=name,
             status="ok" if seconds is not None else "oom",

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import figures, tables
-from benchmarks.records import Record
+from benchmarks.records.record import Record
+from benchmarks.reporting import bar_chart, tables
 from tests.unit.records_factory import MIB, record, slower
 
 
@@ -97,11 +97,11 @@ def test_only_a_failed_reference_still_makes_a_table_and_a_figure(tmp_path: Path
     alone = [record(system="reference", row="Reference", status="failed", reason="broken")]
     assert "row" in tables.text(alone)
     assert tables.markdown(alone).startswith("# mini-cpu")
-    figures.bar_chart(alone, tmp_path / "figure.png")
+    bar_chart.bar_chart(alone, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
 def test_the_figure_is_a_png(run: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "figure.png"
-    figures.bar_chart(run, path)
+    bar_chart.bar_chart(run, path)
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import timeline
+from benchmarks.records import timeline
 
 
 def event(lane: str, start: int, end: int) -> timeline.Event:

@@ -8,13 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import records, timeline
 from benchmarks.cli import main
-from benchmarks.rows import plan_data, sppo_plan
+from benchmarks.records import record as records
+from benchmarks.records import timeline
+from benchmarks.rows.assign import plan_data, sppo_plan
 from benchmarks.workloads import find
-from sppo.options import SolverOptions
-from sppo.plan import Plan
-from sppo.profile import load_profile
+from sppo.config.hardware import load_profile
+from sppo.plan.plan import Plan
+from sppo.planner.options import SolverOptions
 from tests.unit.records_factory import record
 
 PNG = b"\x89PNG"
@@ -113,7 +114,7 @@ def test_a_measured_step_lies_beside_the_plan_that_ran(folder: Path) -> None:
 def test_the_figure_names_machine_commit_and_both_labels(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks import timeline_figure
+    from benchmarks.reporting import timeline_figure
 
     seen: list[timeline_figure.Panel] = []
     monkeypatch.setattr(timeline_figure, "draw", lambda panels, path, title: seen.extend(panels))

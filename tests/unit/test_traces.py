@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import traces
-from benchmarks.timeline import Event
-from benchmarks.timeline_figure import _COLOURS
-from benchmarks.traces import category
-from sppo.schedule import Instruction, Op
+from benchmarks.records.timeline import Event
+from benchmarks.reporting import chrome_trace
+from benchmarks.reporting.chrome_trace import category
+from benchmarks.reporting.timeline_figure import _COLOURS
+from sppo.schedule.instructions import Instruction, Op
 
 
 def event(name: str, lane: str, start: int, end: int) -> Event:
@@ -30,7 +30,7 @@ EVENTS = [
 
 
 def test_lanes_are_named_threads_and_times_are_microseconds() -> None:
-    trace = traces.chrome_trace(EVENTS, rank=3, ranks=8, label="measured", origin_ns=5_000)
+    trace = chrome_trace.chrome_trace(EVENTS, rank=3, ranks=8, label="measured", origin_ns=5_000)
     assert trace["distributedInfo"] == {"rank": 3, "world_size": 8}
     names = {
         e["tid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"
@@ -46,7 +46,7 @@ def test_lanes_are_named_threads_and_times_are_microseconds() -> None:
 
 
 def test_rows_hold_no_overlap_and_lose_nothing() -> None:
-    rows = traces.without_overlap(EVENTS)
+    rows = chrome_trace.without_overlap(EVENTS)
     assert sorted(e["name"] for row in rows for e in row) == sorted(e["name"] for e in EVENTS)
     for row in rows:
         assert all(a["end_ns"] <= b["start_ns"] for a, b in itertools.pairwise(row))
@@ -54,7 +54,7 @@ def test_rows_hold_no_overlap_and_lose_nothing() -> None:
 
 def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> None:
     (tmp_path / "rank-9.json").write_text("of a larger run")
-    paths = traces.write_traces(
+    paths = chrome_trace.write_traces(
         [EVENTS, EVENTS], tmp_path, label="simulated", ranks=4, first_ranks=(0, 2)
     )
     assert [path.name for path in paths] == ["rank-0.json", "rank-2.json"]

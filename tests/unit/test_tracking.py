@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import tracking
+from benchmarks.reporting import wandb_runs
 from tests.unit.records_factory import MIB, record
 
 
@@ -17,15 +17,15 @@ def test_summary_has_no_number_that_the_launch_does_not_have() -> None:
         step_seconds_median=None,
         tokens_per_second_per_rank=None,
     )
-    assert tracking.summary(failed) == {"status": "failed", "reason": "a reason"}
+    assert wandb_runs.summary(failed) == {"status": "failed", "reason": "a reason"}
 
 
 def test_summary_takes_the_largest_rank() -> None:
-    assert tracking.summary(record())["tracked_peak_bytes"] == 4 * MIB
+    assert wandb_runs.summary(record())["tracked_peak_bytes"] == 4 * MIB
 
 
 def test_tags_tell_system_workload_status_and_limit() -> None:
-    assert tracking.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
+    assert wandb_runs.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
 
 
 def test_runs_are_written_offline_failed_ones_too(
@@ -34,6 +34,6 @@ def test_runs_are_written_offline_failed_ones_too(
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     done = [record(), record(launch=2, status="failed", reason="x")]
-    assert tracking.track(done, tmp_path) is None
+    assert wandb_runs.track(done, tmp_path) is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
     assert capfd.readouterr().out == ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.tuning import Point, fastest
+from benchmarks.rows.tuning import Point, fastest
 
 
 def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100) -> Point:

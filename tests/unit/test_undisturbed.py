@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.undisturbed import uncompiled
+from benchmarks.worker.step_isolation import uncompiled
 
 
 class Watching(TorchDispatchMode):

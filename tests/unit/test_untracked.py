@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import workloads
-from sppo.drafts import stage_problem
-from sppo.options import SolverOptions, every_layout
-from sppo.profile import load_profile
-from sppo.shapes import PartShape
-from sppo.solver import solve
-from sppo.untracked import untracked
-from sppo.workload import GIB, KIB, MIB, MODELS
+from sppo.config.hardware import load_profile
+from sppo.config.workload import GIB, KIB, MIB, MODELS
+from sppo.memory_model.untracked import untracked
+from sppo.plan.parts import PartShape
+from sppo.planner.evaluate import stage_problem
+from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.solve import solve
 
 CPU = load_profile("cpu-2core")
 A100 = load_profile("a100-80g")
@@ -74,7 +74,7 @@ def test_grouped_heads_need_the_gradients_of_every_head_on_cuda() -> None:
 
 
 def test_the_papers_largest_plan_leaves_the_allocator_room_for_its_kernels() -> None:
-    from benchmarks.device import UNSEEN_BYTES
+    from benchmarks.worker.device import UNSEEN_BYTES
 
     workload = replace(
         workloads.find("gpt-7b-128k-8xh100"), sequence_tokens=2**20, name="long"

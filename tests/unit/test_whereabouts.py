@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks import verdict
 from benchmarks.job import RankError
-from benchmarks.whereabouts import (
+from benchmarks.launch import outcome as verdict
+from benchmarks.worker.heartbeat import (
     NOTE_BYTES,
     Note,
     Whereabouts,
@@ -44,7 +44,7 @@ def exits(folder: Path, codes: dict[int, int]) -> None:
         f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {code} (pid: 4{rank})\n"
         for rank, code in codes.items()
     ]
-    log = "benchmarks.worker FAILED\n-----\nFailures:\n" + "".join(lines)
+    log = "benchmarks.worker.rank FAILED\n-----\nFailures:\n" + "".join(lines)
     (folder / "log.txt").write_text(log)
 
 

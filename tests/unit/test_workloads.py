@@ -7,10 +7,10 @@ import pytest
 from benchmarks import workloads
 from benchmarks.job import throw_away_tokens
 from benchmarks.workloads import WORKLOADS, length_name, limit_label
-from sppo.plan import check_plan
-from sppo.profile import load_profile
-from sppo.solver import solve
-from sppo.workload import parse_bytes
+from sppo.config.hardware import load_profile
+from sppo.config.workload import parse_bytes
+from sppo.plan.plan import check_plan
+from sppo.planner.solve import solve
 
 
 def test_names_tell_model_length_ranks_and_hardware() -> None:

@@ -1,0 +1,1 @@
+"""DeepSpeed: Ulysses, ZeRO and activation checkpointing."""

@@ -1,0 +1,187 @@
+"""DeepSpeed as a system: Ulysses sequence parallelism, ZeRO and activation checkpointing.
+
+The engine, its ZeRO optimizers, gradient clipping, `DistributedAttention` and the tiled MLP and
+loss of ALST are DeepSpeed's own (`system.py`); the decoder around them is plain torch
+(`model.py`).
+
+Checkpointing is torch's, as DeepSpeed advises where no tensor-parallel group exists: its own
+`deepspeed.checkpointing` adds partitioning over tensor-parallel ranks and a copy to the host that
+fails on CPU tensors, and otherwise does the same with a reentrant backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal
+
+from baselines.protocol import Context, Misfit, Role, Unavailable
+from sppo.config.workload import Model, Workload
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from baselines.deepspeed.system import DeepSpeedSystem
+
+Checkpointing = Literal["none", "blocks"]
+
+FIRST_STEP_TOKENS = 64
+"""The throw-away first step is this long (see `baselines.protocol.System.step`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedSettings:
+    """What a user of DeepSpeed would tune for long sequences.
+
+    sequence_parallel: the Ulysses degree; the other ranks are data parallel.
+    checkpointing: "blocks" recomputes the first `checkpointed_layers` blocks, None meaning all.
+    tiled_mlp: tiles per MLP (ALST's TiledMLP, which recomputes the MLP), 0 for none.
+    tiled_loss: logits tile by tile (ALST's TiledFusedLogitsLoss, which recomputes nothing).
+    """
+
+    sequence_parallel: int
+    zero_stage: int = 1
+    checkpointing: Checkpointing = "none"
+    checkpointed_layers: int | None = None
+    tiled_mlp: int = 0
+    tiled_loss: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sequence_parallel < 1:
+            raise ValueError("sequence_parallel must be at least 1 (1 is no Ulysses)")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"zero_stage {self.zero_stage} does not exist; choose 0, 1, 2 or 3")
+        if self.checkpointing not in ("none", "blocks"):
+            raise ValueError(f'checkpointing is "none" or "blocks", not {self.checkpointing!r}')
+        if self.checkpointed_layers is not None:
+            if self.checkpointing == "none":
+                raise ValueError('checkpointed_layers needs checkpointing="blocks"')
+            if self.checkpointed_layers < 1:
+                raise ValueError('checkpointed_layers must be at least 1; for 0 say "none"')
+        if self.tiled_mlp < 0:
+            raise ValueError("tiled_mlp is a number of tiles, or 0 for an untiled MLP")
+
+    def layers_to_checkpoint(self, model: Model) -> int:
+        if self.checkpointing == "none":
+            return 0
+        return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
+
+
+class DeepSpeedAdapter:
+    """Builds `DeepSpeedSystem`; knows the grid and the library's limits."""
+
+    name = "deepspeed"
+    settings_type = DeepSpeedSettings
+    environment: Mapping[str, str] = {}
+    remark = ""
+
+    def grid(self, workload: Workload) -> tuple[DeepSpeedSettings, ...]:
+        """Cheapest step first: the fewest recomputed blocks, then the least ZeRO traffic.
+
+        Ulysses takes all ranks where one sequence is all there is.
+        """
+        return tuple(_grid(workload))
+
+    def check(self, workload: Workload, settings: DeepSpeedSettings) -> None:
+        """Refuse what DeepSpeed refuses, and what it would get silently wrong."""
+        model, degree, ranks = workload.model, settings.sequence_parallel, workload.cluster.ranks
+        if ranks % degree:
+            raise Misfit(
+                f"world_size ({ranks}) is not divisible by sequence_parallel_size {degree}"
+            )
+        replicas = ranks // degree
+        if workload.sequences_per_step % replicas:
+            raise Misfit(
+                f"{workload.sequences_per_step} sequences do not split over {replicas} replicas"
+            )
+        if model.kv_heads < degree:
+            self._check_copied_heads(model, degree)
+        for tokens in (workload.sequence_tokens, FIRST_STEP_TOKENS):
+            if tokens % degree:
+                raise Misfit(
+                    f"{tokens} tokens are not divisible by SP size {degree}: "
+                    "DeepSpeed would train on something else without a word"
+                )
+        if settings.layers_to_checkpoint(model) > model.layers:
+            raise Unavailable(
+                f"cannot checkpoint {settings.checkpointed_layers} of {model.layers} layers"
+            )
+        if workload.dtype == "float64":
+            raise Unavailable("DeepSpeed trains in float32, bfloat16 or float16, not in float64")
+
+    def _check_copied_heads(self, model: Model, degree: int) -> None:
+        """Fewer KV heads than ranks are copied; more may be split unevenly (both are exact)."""
+        if model.heads % degree:
+            raise Unavailable(
+                f"Attention head count {model.heads} is not divisible by SP size {degree}"
+            )
+        if degree % model.kv_heads:
+            raise Unavailable(
+                f"KV attention head count {model.kv_heads} is not divisible by SP size {degree} "
+                "or vice versa"
+            )
+
+    def roles(self, workload: Workload, settings: DeepSpeedSettings) -> tuple[Role, ...]:
+        """All ranks do the same: partitions are padded to equal size."""
+        return (Role(name="every rank", rank=0, ranks=workload.cluster.ranks),)
+
+    def describe(self, settings: DeepSpeedSettings) -> str:
+        words = [f"Ulysses {settings.sequence_parallel}", f"ZeRO-{settings.zero_stage}"]
+        if settings.checkpointing == "blocks":
+            count = settings.checkpointed_layers
+            words.append("checkpoint all blocks" if count is None else f"checkpoint {count} blocks")
+        if settings.tiled_mlp:
+            words.append(f"tiled MLP {settings.tiled_mlp}")
+        if settings.tiled_loss:
+            words.append("tiled loss")
+        return ", ".join(words)
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("deepspeed", "torch")}
+
+    def prepare(
+        self,
+        workload: Workload,
+        settings: DeepSpeedSettings,
+        weights: Mapping[str, Tensor],
+        context: Context,
+    ) -> DeepSpeedSystem:
+        self.check(workload, settings)
+        if context.ranks != workload.cluster.ranks:
+            raise ValueError(f"{context.ranks} ranks are running, not {workload.cluster.ranks}")
+        from baselines.deepspeed.system import DeepSpeedSystem
+
+        return DeepSpeedSystem(workload, settings, weights, context)
+
+
+def _grid(workload: Workload) -> Iterator[DeepSpeedSettings]:
+    ranks, layers = workload.cluster.ranks, workload.model.layers
+    degrees = [
+        degree
+        for degree in range(ranks, 0, -1)
+        if ranks % degree == 0 and workload.sequences_per_step % (ranks // degree) == 0
+    ]
+    quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
+    for degree in degrees:
+        for count in (0, *quarters, layers):
+            for zero_stage in (0, 1, 2, 3):
+                yield DeepSpeedSettings(
+                    sequence_parallel=degree,
+                    zero_stage=zero_stage,
+                    checkpointing="blocks" if count else "none",
+                    checkpointed_layers=None if count in (0, layers) else count,
+                )
+        # ALST's savers, where memory is shortest.
+        for tiled_mlp in (0, 4):
+            for zero_stage in (1, 3):
+                yield DeepSpeedSettings(
+                    sequence_parallel=degree,
+                    zero_stage=zero_stage,
+                    checkpointing="blocks",
+                    tiled_mlp=tiled_mlp,
+                    tiled_loss=True,
+                )
+
+
+ADAPTER = DeepSpeedAdapter()

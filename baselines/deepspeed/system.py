@@ -1,0 +1,291 @@
+"""DeepSpeed set up on one rank: its engine, its Ulysses groups, its optimizer step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from baselines.deepspeed.adapter import DeepSpeedSettings
+from baselines.deepspeed.model import CoreAttention, Decoder, Shape, load_weights, local_attention
+from baselines.protocol import Context, Kind, StepResult
+from baselines.reference import decay_groups
+from sppo.config.workload import Model, Workload, layer_weight_shapes
+
+
+def bucket_elements(model: Model) -> int:
+    """One block, or the largest matrix: DeepSpeed's defaults are made for models of billions.
+
+    Its reduction bucket would take 1.9 GiB whatever the model; and with its other thresholds
+    ZeRO-3 would neither partition nor release anything of a small model.
+    """
+    block = 0
+    for shape in layer_weight_shapes(model).values():
+        block += shape[0] * shape[1] if len(shape) == 2 else shape[0]
+    return max(block, model.vocabulary * model.hidden)
+
+
+def engine_config(
+    workload: Workload, settings: DeepSpeedSettings, accumulate: int
+) -> dict[str, Any]:
+    """The DeepSpeed configuration of these settings."""
+    model = workload.model
+    bucket = bucket_elements(model)
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "reduce_bucket_size": min(500_000_000, bucket),
+        "allgather_bucket_size": min(500_000_000, bucket),
+    }
+    if settings.zero_stage == 3:
+        vectors = max(model.ffn, model.hidden + 2 * model.kv_width)
+        zero["stage3_prefetch_bucket_size"] = min(50_000_000, bucket)
+        zero["stage3_param_persistence_threshold"] = min(100_000, vectors + 1)
+        zero["stage3_max_live_parameters"] = min(1_000_000_000, 2 * bucket)
+        zero["stage3_max_reuse_distance"] = min(1_000_000_000, 2 * bucket)
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": accumulate,
+        "gradient_clipping": workload.optimizer.clip_norm,
+        "zero_optimization": zero,
+        "steps_per_print": 1_000_000_000,
+    }
+    if workload.dtype == "bfloat16":
+        config["bf16"] = {"enabled": True}
+        # ZeRO-1 would take another optimizer for this, which fails on every Ulysses rank but 0.
+        if accumulate > 1 and settings.zero_stage >= 2:
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def _quiet_deepspeed(context: Context) -> ModuleType:
+    """Import DeepSpeed without its chatter and without compiling its C++ collective."""
+    if context.device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    index = context.device.index
+    # The engine reads its device from here; launchers other than torchrun do not set it.
+    os.environ.setdefault("LOCAL_RANK", str(context.rank if index is None else index))
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        from deepspeed.utils import logger
+    logger.setLevel(logging.ERROR)
+    # It calls collectives by names that newer torch deprecates.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    module: ModuleType = deepspeed
+    return module
+
+
+def _trust_absent_ranks() -> None:
+    """ZeRO-3 compares its parameters with rank 0's, which in an emulation cannot answer."""
+    from deepspeed.runtime.zero import partitioned_param_coordinator
+
+    def ask_in_vain(numbers: list[int]) -> None:
+        for sent in (len(numbers), numbers):
+            dist.broadcast(torch.tensor(sent), src=0)
+
+    partitioned_param_coordinator.assert_ints_same_as_other_ranks = ask_in_vain
+
+
+_HELD_BY_OPTIMIZER: dict[Kind, tuple[str, ...]] = {
+    "weights": ("bit16_groups_flat", "bf16_groups_flat"),
+    "gradients": (
+        "averaged_gradients",
+        "all_grad_tensors",
+        "grad_partitions_flat_buffer",
+        "fp32_groups_gradients_flat",
+    ),
+    "optimizer": (
+        "single_partition_of_fp32_groups",
+        "fp32_partitioned_groups_flat",
+        "fp32_groups_flat_partition",
+    ),
+}
+"""Where DeepSpeed's ZeRO and bf16 optimizers keep what they own, whichever is in use."""
+
+
+def _flatten(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _flatten(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _flatten(item)
+
+
+def engine_tensors(engine: Any) -> dict[Kind, Iterable[Tensor]]:
+    """Weights, gradients and optimizer state that a DeepSpeed engine holds now."""
+    held: dict[Kind, list[Tensor]] = {}
+    for kind, names in _HELD_BY_OPTIMIZER.items():
+        held[kind] = []
+        for name in names:
+            held[kind].extend(_flatten(getattr(engine.optimizer, name, None)))
+    for parameter in engine.module.parameters():
+        partition = getattr(parameter, "ds_tensor", None)
+        held["weights"].extend(_flatten((parameter, partition)))
+        held["gradients"].extend(_flatten((parameter.grad,)))
+    held["optimizer"].extend(_flatten(dict(engine.basic_optimizer.state)))
+    return {kind: [t for t in tensors if t.numel()] for kind, tensors in held.items()}
+
+
+class DeepSpeedSystem:
+    """One rank of DeepSpeed: its engine, and its place in the Ulysses group."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        settings: DeepSpeedSettings,
+        weights: Mapping[str, Tensor],
+        context: Context,
+    ) -> None:
+        self.workload = workload
+        self.settings = settings
+        self.context = context
+        self.sequence_rank = context.rank % settings.sequence_parallel
+        self.data_rank = context.rank // settings.sequence_parallel
+        self.replicas = context.ranks // settings.sequence_parallel
+        self.sequences = workload.sequences_per_step // self.replicas
+        # DeepSpeed averages gradients over replicas and sums them over a Ulysses group (its issue
+        # 5248), except in ZeRO-3, whose reduce-scatter averages over all ranks.
+        summed = 1 if settings.zero_stage == 3 else settings.sequence_parallel
+        self.loss_divisor = self.sequences * summed
+        self.deepspeed = _quiet_deepspeed(context)
+        self.deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
+        if dist.get_backend() == "fake":
+            _trust_absent_ranks()
+        self.mpu = self._sequence_groups()
+        self.engine = self._engine(weights)
+
+    def _sequence_groups(self) -> ModuleType | None:
+        if self.settings.sequence_parallel == 1:
+            return None
+        from deepspeed.runtime.sequence_parallel import parallel_state_sp
+
+        parallel_state_sp.initialize_sequence_parallel(self.settings.sequence_parallel)
+        module: ModuleType = parallel_state_sp
+        return module
+
+    def _shape(self) -> Shape:
+        model = self.workload.model
+        return Shape(
+            model=model,
+            sequence_ranks=self.settings.sequence_parallel,
+            sequence_rank=self.sequence_rank,
+            checkpointed_layers=self.settings.layers_to_checkpoint(model),
+            mlp_tiles=self.settings.tiled_mlp,
+            tiled_loss=self.settings.tiled_loss,
+            loss_divisor=self.loss_divisor,
+        )
+
+    def _attention(self) -> CoreAttention:
+        if self.mpu is None:
+            return local_attention
+        from deepspeed.sequence.layer import DistributedAttention
+
+        group = self.mpu.get_sequence_parallel_group()
+        ulysses = DistributedAttention(local_attention, group, scatter_idx=2, gather_idx=1)
+
+        def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            out: Tensor = ulysses(query, key, value, 0)
+            return out
+
+        return attention
+
+    def _engine(self, weights: Mapping[str, Tensor]) -> Any:
+        with torch.device("meta"):
+            decoder = Decoder(self._shape(), self._attention())
+        load_weights(decoder, weights, self.context.device, self.context.dtype)
+        recipe = self.workload.optimizer
+        optimizer = torch.optim.AdamW(
+            decay_groups(decoder.parameters(), recipe.weight_decay),
+            lr=recipe.learning_rate,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+            fused=True,
+        )
+        engine, *_ = self.deepspeed.initialize(
+            model=decoder,
+            optimizer=optimizer,
+            config=engine_config(self.workload, self.settings, self.sequences),
+            mpu=self.mpu,
+            dist_init_required=False,
+        )
+        return engine
+
+    def step(self, tokens: Tensor) -> StepResult:
+        """Train on this rank's slice of this replica's sequences."""
+        total_tokens = tokens.shape[1] - 1
+        if total_tokens % self.settings.sequence_parallel:
+            raise ValueError(
+                f"{total_tokens} tokens do not split over Ulysses {self.settings.sequence_parallel}"
+            )
+        length = total_tokens // self.settings.sequence_parallel
+        start = self.sequence_rank * length
+        own = tokens.chunk(self.replicas)[self.data_rank][:, start : start + length + 1]
+        own = own.to(self.context.device)
+        loss = torch.zeros((), device=self.context.device)
+        for number, sequence in enumerate(own.unsqueeze(1), 1):
+            self.engine.set_gradient_accumulation_boundary(number == len(own))
+            share = self.engine(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
+            # A clone: given the model's very output, ZeRO-0 divides by the sequences all the same.
+            self.engine.backward(share.clone(), scale_wrt_gas=False)
+            loss += share.detach()
+            last = self._norm_before_clipping()
+            self.engine.step()
+        dist.all_reduce(loss)
+        norm = self.engine.get_global_grad_norm() if last is None else last
+        shares = self.sequences * self.context.ranks / self.loss_divisor
+        return StepResult(loss=loss.item() / shares, grad_norm=float(norm))
+
+    def _norm_before_clipping(self) -> Tensor | None:
+        """The engine forgets the norm it clips by where it has no optimizer of its own."""
+        if hasattr(self.engine.optimizer, "_global_grad_norm"):
+            return None
+        if not self.engine.is_gradient_accumulation_boundary():
+            return None
+        gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def least_sequences(self) -> int:
+        """Two a replica, where there are as many: ZeRO-3 settles in the second."""
+        return self.replicas * min(2, self.sequences)
+
+    def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
+        """What DeepSpeed's optimizer holds on this rank between calls.
+
+        ZeRO-3: the partitions, and vectors too small to be partitioned; matrices gathered for a
+        moment are temporary. Gradients: the buffers that outlive the backward. Optimizer: fp32
+        copies of this rank's weights (where they are copies) and AdamW's moments.
+        """
+        return engine_tensors(self.engine)
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """DeepSpeed does not say."""
+        return []
+
+    def close(self) -> None:
+        """Release the engine's hooks and the Ulysses groups."""
+        import deepspeed.comm as deepspeed_comm
+        from deepspeed.utils import groups
+
+        self.engine.destroy()
+        if self.mpu is None:
+            return
+        for group in (
+            self.mpu.get_sequence_parallel_group(),
+            self.mpu.get_sequence_data_parallel_group(),
+        ):
+            deepspeed_comm.destroy_process_group(group)
+        # Only the end of the whole process group makes DeepSpeed forget these on its own.
+        self.mpu._release_sequence_parallel_groups()
+        groups.mpu = None

@@ -1,0 +1,1 @@
+"""Megatron-Core: settings and grid, model, weights, and CPU patches as data."""

@@ -1,0 +1,1 @@
+"""Bytes by kind, FLOPs and messages of one step, real or fake."""

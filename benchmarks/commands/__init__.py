@@ -1,0 +1,1 @@
+"""The commands of `sppo-bench`: flags, checks, and what each prints."""

@@ -1,0 +1,159 @@
+"""From flags to a workload, the solver's options and the plan; wrong input is a UsageError."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import workloads
+from benchmarks.commands.flags import Degrees, Described, Selection
+from benchmarks.commands.output import show_json
+from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.workload import Workload, parse_bytes
+
+if TYPE_CHECKING:
+    from sppo.plan.plan import Plan
+    from sppo.planner.options import SolverOptions
+
+MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
+"""Instead of a workload's name."""
+
+DEGREE_FLAGS = (
+    "subsequences",
+    "virtual_stages",
+    "pipeline_parallel",
+    "sequence_parallel",
+    "data_parallel",
+)
+"""The layout, as far as the user fixes it."""
+
+SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
+"""Handed to the solver under the same names."""
+
+
+class UsageError(Exception):
+    """Wrong input; the message is one line that names the cure."""
+
+
+def find_workload(name: str, device_memory: str | None) -> Workload:
+    """The named workload with the asked limit. Raises UsageError."""
+    try:
+        workload = workloads.find(name)
+        if device_memory is None:
+            return workload
+        return workload.with_device_memory(parse_bytes(device_memory))
+    except ValueError as error:
+        raise UsageError(error) from None
+
+
+def find_selected(verb: Selection) -> Workload:
+    """The described workload with the asked sequences a step. Raises UsageError."""
+    check_positive(verb, ("sequences_per_step", *DEGREE_FLAGS))
+    workload = find_described(verb) or find_workload(workloads.DEFAULT, verb.device_memory)
+    if verb.sequences_per_step is not None:
+        workload = replace(workload, sequences_per_step=verb.sequences_per_step)
+    return workload
+
+
+def find_described(verb: Described) -> Workload | None:
+    """The workload by its name or by the four model flags; None without either.
+
+    Raises UsageError.
+    """
+    check_positive(verb, ("gpus",))
+    given = {name: getattr(verb, name) for name in MODEL_FLAGS if getattr(verb, name) is not None}
+    if not given:
+        return None if verb.workload is None else find_workload(verb.workload, verb.device_memory)
+    if verb.workload is not None:
+        raise UsageError(
+            f"{verb.workload} names a workload and {flag(next(iter(given)))} describes one: "
+            "give the name or the model flags, not both"
+        )
+    missing = [flag(name) for name in MODEL_FLAGS if name not in given]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} missing: a workload by flags needs --model NAME --seq "
+            "TOKENS --gpus COUNT --hardware PROFILE"
+        )
+    try:
+        return workloads.of_flags(**given, device_memory=verb.device_memory)
+    except (ValueError, NotBuilt) as error:
+        raise UsageError(error) from None
+
+
+def solver_options(verb: Selection) -> SolverOptions:
+    """The solver's options of the flags that were given. Raises UsageError."""
+    from sppo.planner.options import SolverOptions
+
+    try:
+        return SolverOptions(**solver_flags(verb))
+    except (ValueError, NotBuilt) as error:
+        raise UsageError(error) from None
+
+
+def solver_flags(verb: Selection) -> dict[str, Any]:
+    """What the user fixed, by the names of the solver's options."""
+    given = {name: getattr(verb, name) for name in SOLVER_FLAGS if getattr(verb, name) is not None}
+    if verb.msp and verb.no_msp:
+        raise UsageError("--msp and --no-msp: give one of them, or neither to let the solver weigh")
+    if verb.msp or verb.no_msp:
+        given["msp"] = verb.msp
+    return given
+
+
+def planned(verb: Selection) -> Plan:
+    """SPPO's plan of what the flags select. Raises UsageError or Infeasible."""
+    from benchmarks.rows.assign import sppo_plan
+
+    workload, options = find_selected(verb), solver_options(verb)
+    try:
+        plan: Plan = sppo_plan(workload, options)
+    except (NotBuilt, ValueError) as error:
+        raise UsageError(error) from None
+    return plan
+
+
+def tell_infeasible(verb: Selection, error: Infeasible) -> int:
+    """Say why nothing fits; the exit code."""
+    if verb.json:
+        name = find_selected(verb).name
+        show_json({"workload": name, "status": "infeasible", "reason": str(error)})
+    else:
+        print(f"infeasible: {error}")
+    return 1
+
+
+def flag(name: str) -> str:
+    """A field as it is typed: "device_memory" -> "--device-memory"."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check_positive(verb: Described | Degrees, names: tuple[str, ...]) -> None:
+    """Raise UsageError if one of these numbers was given and is below 1."""
+    for name in names:
+        value = getattr(verb, name)
+        if isinstance(value, int) and value < 1:
+            raise UsageError(f"{flag(name)} {value}: it must be at least 1")
+
+
+def check_machine(workload: Workload) -> None:
+    """Raise UsageError, naming a command that fits, if this machine cannot run the workload."""
+    from benchmarks.environment import available_cores
+
+    cluster = workload.cluster
+    name = workload.name
+    if cluster.device == "cpu":
+        cores = available_cores()
+        if cluster.ranks > cores:
+            print(f"note: {cluster.ranks} ranks share {cores} core(s): slow", file=sys.stderr)
+        return
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found < cluster.ranks_per_node or cluster.nodes > 1:
+        raise UsageError(
+            f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices, this machine "
+            f"has {found}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
+            f"`sppo-bench run {workloads.DEFAULT}` runs here"
+        )

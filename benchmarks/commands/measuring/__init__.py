@@ -1,0 +1,1 @@
+"""Commands that launch ranks for one answer."""

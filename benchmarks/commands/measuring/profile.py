@@ -1,0 +1,121 @@
+"""`sppo-bench profile`: measure this machine for the planner."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.flags import Profile as Flags
+from benchmarks.commands.output import show_json
+from benchmarks.launch.processes import variables
+from sppo.config.hardware import PROFILES, Profile
+
+GRACE_SECONDS = 10.0
+"""From TERM to KILL."""
+
+LABEL = "measured"
+
+
+def profile(verb: Flags) -> int:
+    """Launch the ranks, show the rates and say where they lie; 1 if the launch failed."""
+    path = check(verb)
+    print(f"measuring with {verb.ranks} ranks, some minutes ...", file=sys.stderr)
+    returncode, output = launch(command(verb.name, path, verb.ranks))
+    if returncode != 0:
+        print(f"failed with exit code {returncode}:\n{output[-2000:]}", file=sys.stderr)
+        return 1
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Profile)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        print(f"failed: {path}: {error}", file=sys.stderr)
+        return 1
+    if verb.json:
+        show_json({"label": LABEL, "path": str(path), "profile": msgspec.to_builtins(found)})
+    else:
+        print(text(found))
+    print(f"saved to {path}", file=sys.stderr)
+    return 0
+
+
+def check(verb: Flags) -> Path:
+    """The file to write. Raises UsageError before anything is measured."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", verb.name):
+        raise UsageError(f"{verb.name!r} is no profile name: small letters, digits, dots, dashes")
+    if verb.ranks < 2 or verb.ranks % 2:
+        raise UsageError(f"--ranks {verb.ranks}: an even number, every rank sends to a neighbour")
+    path = (verb.output or PROFILES / f"{verb.name}.json").absolute()
+    if verb.output is None and path.exists():
+        raise UsageError(
+            f"a profile {verb.name} exists: take another name, or --output {path} to replace it"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent}; make it, or name another with --output FILE")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path.parent} cannot be written to; name --output FILE elsewhere")
+    return path
+
+
+def command(name: str, path: Path, ranks: int) -> list[str]:
+    """The torchrun command that measures."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [
+        *torchrun,
+        "--nproc-per-node",
+        str(ranks),
+        "-m",
+        "benchmarks.worker.measure_hardware",
+        name,
+        str(path),
+    ]
+
+
+def launch(arguments: Sequence[str]) -> tuple[int, str]:
+    """Exit code and output. An interrupt stops the ranks: torchrun passes a TERM on to them."""
+    process = subprocess.Popen(
+        arguments,
+        env={**os.environ, **variables(1, {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        output, _ = process.communicate()
+        return process.returncode, output
+    finally:
+        process.terminate()  # nothing, if it has ended
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def text(found: Profile) -> str:
+    """The rates as a table, then the other numbers."""
+    from tabulate import tabulate
+
+    kinds = ("dense_forward", "dense_backward", "attention_forward", "attention_backward")
+    rows = [
+        (f"{rates.tokens:,}", *(f"{getattr(rates, kind) / 1e9:,.1f}" for kind in kinds))
+        for rates in found.rates
+    ]
+    headers = (f"{LABEL}, GFLOP/s: tokens", *(kind.replace("_", " ") for kind in kinds))
+    numbers = [
+        (name, f"{value:,.6g}")
+        for name, value in msgspec.to_builtins(found).items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]
+    return "\n\n".join(
+        [
+            f"{found.name}: {found.source}",
+            tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),
+            tabulate(numbers, headers=(LABEL, "value"), tablefmt="github", disable_numparse=True),
+        ]
+    )

@@ -1,0 +1,30 @@
+"""What verbs print: JSON for programs, and the table of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records.record import Record
+from benchmarks.reporting import tables
+
+
+def show_json(value: object) -> None:
+    """Indented JSON on standard output; what JSON cannot say is an error."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def show_records(done: Sequence[Record], directory: Path, as_json: bool) -> None:
+    """The table of these records, or all of it as JSON."""
+    if not as_json:
+        print(tables.text(done))
+        return
+    show_json(
+        {
+            "directory": str(directory),
+            "header": tables.header(done),
+            "rows": [tables.flat(summary) for summary in tables.summaries(done)],
+            "notes": tables.notes(done),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Commands that launch nothing: plan, simulate, emulate."""

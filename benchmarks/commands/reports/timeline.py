@@ -1,0 +1,143 @@
+"""`sppo-bench timeline`: a planned step, and the one that ran, as Chrome traces and as a figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.commands.arguments import (
+    MODEL_FLAGS,
+    UsageError,
+    flag,
+    planned,
+    solver_flags,
+    tell_infeasible,
+)
+from benchmarks.commands.flags import Timeline
+from benchmarks.commands.output import show_json
+from benchmarks.records import record as records
+from benchmarks.records import timeline as timelines
+from benchmarks.records.record import RecordError
+from benchmarks.records.timeline import Event, Measured
+from benchmarks.reporting import tables, timeline_figure
+from benchmarks.reporting.chrome_trace import write_traces
+from benchmarks.reporting.timeline_figure import Panel
+from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.hardware import Profile, load_profile
+from sppo.plan.plan import Plan
+
+FIGURE = "timeline.png"
+
+
+def timeline(verb: Timeline) -> int:
+    """Write simulated/rank-N.json, measured/rank-N.json with --run, and timeline.png."""
+    measured = None if verb.run is None else _measured(verb, verb.run)
+    try:
+        plan = planned(verb) if measured is None else measured.plan
+        profile = load_profile(plan.hardware)
+    except Infeasible as error:
+        return tell_infeasible(verb, error)
+    except NotBuilt as error:
+        raise UsageError(error) from None
+    if verb.output is not None:
+        directory = verb.output
+    elif verb.run is not None:
+        directory = verb.run / "timeline"
+    else:
+        directory = records.results_directory() / "runs" / f"timeline-{plan.workload}"
+    try:
+        paths = write(plan, profile, measured, directory)
+    except OSError as error:
+        raise UsageError(f"{error}; name another folder with --output DIR") from None
+    if verb.json:
+        show_json({"directory": str(directory), "files": [str(path) for path in paths]})
+    else:
+        labels = "simulated" if measured is None else "simulated and measured"
+        print(f"{labels} timeline of {plan.workload}: {directory}")
+        for path in paths:
+            print(f"  {path.relative_to(directory)}")
+        print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
+    return 0
+
+
+def _measured(verb: Timeline, run: Path) -> Measured:
+    """The launch to draw. Raises UsageError, also where flags ask for another plan than it ran."""
+    fixed = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(verb))
+    given = [name for name in fixed if getattr(verb, name) is not None]
+    if given:
+        raise UsageError(
+            f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
+        )
+    try:
+        measured = timelines.find_measured(run)
+    except RecordError as error:
+        raise UsageError(error) from None
+    name = measured.record.workload.name
+    if verb.workload not in (None, name):
+        raise UsageError(f"{run} ran {name}, not {verb.workload}: leave {verb.workload} out")
+    return measured
+
+
+def write(plan: Plan, profile: Profile, measured: Measured | None, directory: Path) -> list[Path]:
+    """All files of one timeline; with SP inside a stage, its ranks do the same at one time."""
+    simulated = timelines.simulated(plan, profile)
+    width = plan.sequence_parallel
+    ranks = plan.pipeline_parallel * width
+    first_ranks = range(0, ranks, width)
+    paths = write_traces(
+        simulated,
+        directory / "simulated",
+        label="simulated",
+        ranks=ranks,
+        first_ranks=first_ranks,
+    )
+    share = timelines.bubble_share(simulated, overlapped_copies=profile.overlapped_copies)
+    kind = f"from the {profile.kind} profile {profile.name}"
+    panels = [
+        Panel(
+            label="simulated",
+            caption=_caption(simulated, share, kind),
+            stages=plan.pipeline_parallel,
+            ranks=first_ranks,
+            timelines=simulated,
+        )
+    ]
+    if measured is not None:
+        paths += write_traces(
+            measured.timelines,
+            directory / "measured",
+            label="measured",
+            ranks=len(measured.timelines),
+            first_ranks=range(len(measured.timelines)),
+        )
+        panels.append(_measured_panel(measured))
+    layout = f"SP {width} x PP" if width > 1 else "PP"
+    title = (
+        f"{plan.workload}: forward and backward of one step, {layout} {plan.pipeline_parallel}, "
+        f"parts a stage {plan.virtual_stages}, N {plan.subsequences}"
+    )
+    timeline_figure.draw(panels, directory / FIGURE, title=title)
+    return [*paths, directory / FIGURE]
+
+
+def _measured_panel(measured: Measured) -> Panel:
+    record = measured.record
+    where = (
+        f"last step of launch {record.launch}, {tables.machine(record)}, {tables.commit(record)}, "
+        f"{record.started[:10]}"
+    )
+    caption = _caption(measured.timelines, record.bubble_share, where)
+    return Panel(
+        label="measured",
+        caption=caption,
+        stages=measured.plan.pipeline_parallel,
+        ranks=range(len(measured.timelines)),
+        timelines=measured.timelines,
+    )
+
+
+def _caption(steps: Sequence[Sequence[Event]], share: float | None, source: str) -> str:
+    start_ns, end_ns = timelines.span_ns(steps)
+    bubble = "" if share is None else f", bubble share {share:.1%}"
+    return f"{(end_ns - start_ns) / 1e9:.3f} s{bubble} · {source}"

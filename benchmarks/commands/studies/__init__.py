@@ -1,0 +1,1 @@
+"""Commands of many launches or many emulations."""

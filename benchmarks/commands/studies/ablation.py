@@ -1,0 +1,178 @@
+"""`sppo-bench ablation`: SPPO under each policy, interleaved, as table, CSV, JSON and figure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from benchmarks.commands.arguments import (
+    DEGREE_FLAGS,
+    MODEL_FLAGS,
+    UsageError,
+    check_machine,
+    find_workload,
+    flag,
+)
+from benchmarks.commands.output import show_json
+from benchmarks.commands.study_flags import Ablation
+from benchmarks.records.record import Record
+from benchmarks.reporting import tables
+from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.studies import ablation as ablations
+from benchmarks.studies import publish
+from benchmarks.studies.ablation import PolicyResult
+from benchmarks.workloads import DEFAULT, limit_label
+from sppo.config.errors import NotBuilt
+from sppo.planner.activations.policies import POLICIES
+
+COLUMNS = (
+    "policy",
+    "status",
+    "step s, median [quartiles]",
+    "time / auto",
+    "peak device",
+    "predicted",
+    "offloaded",
+    "recomputed",
+    "host",
+    "MFU (causal)",
+)
+
+SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
+"""What a measured ablation does not take."""
+
+
+def ablation(verb: Ablation) -> int:
+    """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
+    from benchmarks.launch import run
+    from benchmarks.launch.progress import display
+    from benchmarks.reporting.bar_chart import bar_chart
+
+    if verb.simulate:
+        from benchmarks.paper.offload_ablation_report import simulated_ablation
+
+        return simulated_ablation(verb)
+    refuse(
+        verb, SIMULATED_FLAGS, "it goes with --simulate; launches have the layout of auto's plan"
+    )
+    workload = find_workload(verb.workload or DEFAULT, verb.device_memory)
+    policies = check_policies(verb)
+    options = publish.options(verb)
+    check_machine(workload)
+    try:
+        layout, whose = ablations.fixed_layout(workload, policies)
+        plans = ablations.assignments(workload, policies, layout)
+    except (NotBuilt, ValueError) as error:
+        raise UsageError(error) from None
+    try:
+        directory = run.new_directory(publish.parent(verb), workload)
+        inputs = run.prepare(workload, options, directory)
+    except (ValueError, OSError) as error:
+        raise UsageError(error) from None
+    with display() as shown:
+        rows = [assignment for assignment, _ in plans.values()]
+        done = run.run(inputs, rows, options, shown)
+    results = ablations.results(done, plans, workload)
+    told = told_of(done, results, whose)
+    document = text(done, results, whose)
+    publish.write(
+        directory,
+        "ablation",
+        {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(told, indent=2)},
+    )
+    bar_chart(done, directory / "ablation.png")
+    if verb.json:
+        show_json({"directory": str(directory), **told})
+    else:
+        print(document)
+    print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
+    if verb.publish:
+        name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
+        publish.publish(directory, "ablation", "ablation", name)
+    return run.exit_code(done)
+
+
+def refuse(verb: Ablation, names: Sequence[str], why: str) -> None:
+    """Raise UsageError if one of these flags was given."""
+    defaults = {field.name: field.default for field in fields(verb)}
+    for name in names:
+        if getattr(verb, name) != defaults[name]:
+            raise UsageError(f"leave {flag(name)} out: {why}")
+
+
+def check_policies(verb: Ablation) -> list[str]:
+    """The asked policies, `auto` first where it is among them. Raises UsageError."""
+    asked = publish.names(verb.policies) or list(POLICIES)
+    unknown = [name for name in asked if name not in POLICIES]
+    if unknown:
+        raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")
+    return sorted(dict.fromkeys(asked), key=lambda name: name != "auto")
+
+
+def table(results: Sequence[PolicyResult]) -> str:
+    """GitHub's Markdown."""
+    from tabulate import tabulate
+
+    return str(
+        tabulate(
+            [_cells(result) for result in results],
+            headers=COLUMNS,
+            tablefmt="github",
+            disable_numparse=True,
+            colalign=("left", "left", *("right",) * (len(COLUMNS) - 2)),
+        )
+    )
+
+
+def _cells(result: PolicyResult) -> list[str]:
+    relative, mfu = result.relative_time, result.mfu_causal
+    return [
+        result.policy,
+        result.status,
+        tables.spread_words(result.step_seconds),
+        NO_NUMBER if relative is None else f"{relative:.2f}",
+        tables.size_words(result.peak_device_bytes),
+        tables.size_words(result.predicted_peak_bytes),
+        tables.size_words(result.offloaded_bytes),
+        tables.size_words(result.recomputed_bytes),
+        tables.size_words(result.host_peak_bytes),
+        NO_NUMBER if mfu is None else f"{100 * mfu:.1f} %",
+    ]
+
+
+def text(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> str:
+    """Header, table and notes."""
+    layout = f"that of {whose}'s plan" if whose else "none, as no policy has a plan"
+    lines = [*tables.header(done), f"layout of all rows: {layout}"]
+    lines = [f"- {line}" if number else line for number, line in enumerate(lines)]
+    notes = [
+        f"- {result.policy}: {result.status}: {result.reason}"
+        for result in results
+        if result.status != "ok"
+    ]
+    notes += [
+        "- step, peak device and host: measured; predicted, offloaded (one way) and recomputed: "
+        "planned, bytes of one step, offloaded and recomputed over all ranks",
+    ]
+    return "\n".join([lines[0], "", *lines[1:], "", table(results), "", *notes])
+
+
+def told_of(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> dict[str, Any]:
+    """Everything for programs."""
+    first = next((record for record in done if record.system != "reference"), done[0])
+    return {
+        "schema": ablations.SCHEMA,
+        "workload": first.workload.name,
+        "device_memory_bytes": first.device_memory_bytes,
+        "layout_of": whose,
+        **publish.origin(first),
+        "policies": [asdict(result) for result in results],
+    }
+
+
+def csv_text(results: Sequence[PolicyResult]) -> str:
+    """A line a policy, with a header line."""
+    return tables.csv_of([ablations.flat(result) for result in results])

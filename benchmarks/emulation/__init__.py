@@ -1,0 +1,1 @@
+"""A system's own step on fake tensors, as any rank of any world."""

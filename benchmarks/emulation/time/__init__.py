@@ -1,0 +1,1 @@
+"""From the counts of an emulated step to its simulated time."""

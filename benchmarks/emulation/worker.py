@@ -1,0 +1,183 @@
+"""One emulated rank: the adapter's own step on fake tensors, counted as a real one is.
+
+    python -m benchmarks.emulation.worker JOB.json ROLE RANK RANKS
+
+The same program as `benchmarks.worker.rank` up to its accounted step: a throw-away step of 64
+tokens, which makes optimizer state and caches, then one whole step. It ends with role-{rank}.json,
+by an error in the library too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import torch
+
+from baselines import registry
+from baselines.protocol import Brief, Context, Role, System
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.accounting.memory_timeline import Journal, Told
+from benchmarks.emulation import fake_world
+from benchmarks.emulation.counts import counts_of
+from benchmarks.emulation.loaded_code import loaded_code
+from benchmarks.emulation.result import Counts, EmulationJob, RoleReport, with_counts
+from benchmarks.job import Status, throw_away_tokens
+from benchmarks.records import record
+from benchmarks.worker.failures import status_of
+from benchmarks.worker.step_isolation import no_garbage_collection
+from benchmarks.worker.weights import torch_dtype
+from sppo.config.workload import KIB, weight_shapes
+
+KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
+    parser.add_argument("job", type=Path, help="job.json of this emulation")
+    parser.add_argument("role", help="its name")
+    parser.add_argument("rank", type=int)
+    parser.add_argument("ranks", type=int, help="how many ranks it stands for")
+    asked = parser.parse_args()
+    job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    emulated = Emulated(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    record_what_ends_it(emulated)
+    counts = emulated.run()
+    emulated.write(with_counts(emulated.report("ok"), counts))
+
+
+class Emulated:
+    """One rank's run, and how far it has come."""
+
+    def __init__(self, job: EmulationJob, role: Role) -> None:
+        self.started = time.perf_counter()
+        self.job = job
+        self.role = role
+        self.rank = role.rank
+        self.adapter = registry.load(job.system)
+        self.journal = Journal()
+        self.accounting = Accounting(fake_world.DEVICE, self.journal)
+        self.phase = "start"
+
+    def run(self) -> Counts:
+        """Raises what the system raises."""
+        workload = self.job.workload
+        with fake_world.rank_of(self.rank, workload.cluster):
+            self.phase = "prepare"
+            system = self._prepare()
+            self.phase = "throw-away step"
+            system.step(self._throw_away(system))
+            self.phase = "step"
+            shape = (workload.sequences_per_step, workload.sequence_tokens + 1)
+            tokens = torch.zeros(shape, dtype=torch.int64)
+            self.accounting.ignore(fake_world.constants())
+            before_bytes = counted_step(system, self.accounting, tokens)
+            system.close()
+        told = self.journal.tell()
+        directory = Path(self.job.output_directory)
+        write_curve(told, directory / f"live-{self.rank}.csv")
+        code = msgspec.json.encode(loaded_code())
+        record.write_bytes(directory / f"code-{self.rank}.json", code)
+        return counts_of(self.accounting, told, before_bytes, workload.cluster)
+
+    def report(self, status: Status) -> RoleReport:
+        """What is known of this rank now, its counts apart."""
+        return RoleReport(
+            role=self.role.name,
+            rank=self.rank,
+            ranks=self.role.ranks,
+            status=status,
+            phase=self.phase,
+            versions={"torch": torch.__version__, **self.adapter.versions()},
+            seconds=time.perf_counter() - self.started,
+            process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+        )
+
+    def broken(self, error: Exception) -> RoleReport:
+        """The same of a rank that an error of the library has ended, in its words."""
+        if self.phase == "step":
+            self.phase = f"step: {self.journal.whereabouts()}"
+        report = self.report(status_of(error, limit_in_force=False))
+        return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
+
+    def write(self, report: RoleReport) -> None:
+        path = Path(self.job.output_directory) / f"role-{self.rank}.json"
+        record.write_bytes(path, record.to_json(report))
+
+    def _prepare(self) -> System:
+        workload = self.job.workload
+        dtype = torch_dtype(workload.dtype)
+        weights = fake_world.weights(weight_shapes(workload.model), dtype)
+        self.accounting.ignore(weights.values())
+        context = Context(
+            rank=self.rank,
+            ranks=workload.cluster.ranks,
+            device=fake_world.DEVICE,
+            dtype=dtype,
+            label=self.accounting.label,
+            take_host=fake_world.host_memory,
+        )
+        settings: Any = msgspec.convert(self.job.settings, self.adapter.settings_type)
+        return self.adapter.prepare(workload, settings, weights, context)
+
+    def _throw_away(self, system: System) -> torch.Tensor:
+        """The first step's tokens: as few sequences as it takes; here a short one costs as much."""
+        workload = self.job.workload
+        sequences = workload.sequences_per_step
+        if isinstance(system, Brief):
+            sequences = system.least_sequences()
+        return torch.zeros((sequences, throw_away_tokens(workload) + 1), dtype=torch.int64)
+
+
+def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -> int:
+    """One whole step of a system that has stepped before, real or fake, counted.
+
+    Returns the bytes that lay on the device before.
+    """
+    gc.collect()
+    for kind, tensors in system.tensors().items():
+        accounting.adopt(kind, tensors)
+    accounting.adopt_visible()
+    before_bytes = accounting.live_bytes
+    with no_garbage_collection(), accounting:
+        system.step(tokens)
+    accounting.close()
+    return before_bytes
+
+
+def record_what_ends_it(emulated: Emulated) -> None:
+    """An error that nobody has caught ends this process as ever, but leaves its report first."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            emulated.write(emulated.broken(error))
+        sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
+def write_curve(told: Told, path: Path) -> None:
+    """Live bytes over the step; a row is the highest moment of its part."""
+    with path.open("w", newline="", encoding="ascii") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(
+            ("operator", "share", "device_bytes", *(f"{k}_bytes" for k in KINDS), "host_bytes")
+        )
+        for point in told.points:
+            by_kind = [point.by_kind.get(kind, 0) for kind in (*KINDS, "host")]
+            rows.writerow((point.operator, f"{point.share:.6f}", point.device_bytes, *by_kind))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From rows to records: start the ranks, watch them, judge how they ended."""

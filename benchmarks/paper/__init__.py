@@ -1,0 +1,1 @@
+"""The paper's points and figures beside what is emulated and simulated here."""

@@ -1,0 +1,123 @@
+"""What the ranks did and when: as a system tells it, or as the simulator says it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from benchmarks.records import record as records
+from benchmarks.records.record import Record, RecordError
+
+if TYPE_CHECKING:
+    from sppo.config.hardware import Profile
+    from sppo.plan.plan import Plan
+
+Event = dict[str, Any]
+"""{name, lane, start_ns, end_ns}; lanes are compute, d2h, h2d and p2p."""
+
+LANES = ("compute", "d2h", "h2d", "p2p")
+
+BUSY_LANES = ("compute", "d2h", "h2d")
+"""Where a copy takes the compute's time (a CPU) it counts as work, as in the simulator."""
+
+
+def read(directory: Path, ranks: int) -> list[list[Event]]:
+    """The timelines of a launch, one per rank; empty unless every rank wrote one."""
+    paths = [directory / f"timeline-{rank}.json" for rank in range(ranks)]
+    if not all(path.is_file() for path in paths):
+        return []
+    return [msgspec.json.decode(path.read_bytes(), type=list[Event]) for path in paths]
+
+
+def bubble_share(
+    timelines: Sequence[Sequence[Event]], *, overlapped_copies: bool = False
+) -> float | None:
+    """Idle rank-time over ranks x makespan, of the ranks of one host (one clock); None if unknown.
+
+    Waiting for a message is idle time; so are the moments between instructions. With
+    `overlapped_copies` only computes are work: a copy beside one would count twice.
+    """
+    if not any(timelines):
+        return None
+    start, end = span_ns(timelines)
+    lanes = ("compute",) if overlapped_copies else BUSY_LANES
+    busy: int = sum(
+        event["end_ns"] - event["start_ns"]
+        for timeline in timelines
+        for event in timeline
+        if event["lane"] in lanes
+    )
+    return 1 - busy / (len(timelines) * (end - start))
+
+
+def span_ns(timelines: Sequence[Sequence[Event]]) -> tuple[int, int]:
+    """First start and last end over all ranks, in nanoseconds of their one clock."""
+    events = [event for timeline in timelines for event in timeline]
+    return min(e["start_ns"] for e in events), max(e["end_ns"] for e in events)
+
+
+def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
+    """The simulated step, one timeline per pipeline stage, from 0 ns on.
+
+    Copies lie in their own lanes also where they take compute's time; a message lies in the lane of
+    its sender, from the moment both sides are ready until it has arrived.
+    """
+    from sppo.cost_model.msp import plan_slice_costs
+    from sppo.cost_model.plan_costs import plan_costs
+    from sppo.schedule.build import build_schedule
+    from sppo.schedule.replay import replay
+    from sppo.schedule.simulate import simulate
+
+    schedule, costs = build_schedule(plan), plan_costs(plan, profile)
+    lent = plan_slice_costs(plan, profile)
+    simulation = simulate(schedule, costs, lent)
+    lanes = {"O": "d2h", "T": "h2d"}
+    timelines: list[list[Event]] = [[] for _ in schedule.stages]
+    for event in (*simulation.events, *replay(schedule, costs, simulation, lent).messages):
+        timelines[event.stage].append(
+            {
+                "name": event.name,
+                "lane": lanes.get(event.name[0], event.lane),
+                "start_ns": event.start,
+                "end_ns": event.end,
+            }
+        )
+    return timelines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A launch of SPPO that told what its ranks did in its last step, and the plan it followed."""
+
+    record: Record
+    plan: Plan
+    timelines: Sequence[Sequence[Event]]
+
+
+def find_measured(run_directory: Path) -> Measured:
+    """The first launch of SPPO in a run's folder that has a timeline. Raises RecordError."""
+    from sppo.plan.plan import Plan
+
+    records.read_all(run_directory)
+    for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
+        record = records.read(path)
+        if record.system != "sppo" or record.status != "ok":
+            continue
+        timelines = read(path.parent, record.ranks)
+        if not timelines or not all(timelines):
+            continue
+        try:
+            plan = msgspec.convert(record.plan, Plan)
+        except msgspec.ValidationError as error:
+            raise RecordError(
+                f"{path}: its plan is not of this version ({error}); run the workload again"
+            ) from None
+        return Measured(record=record, plan=plan, timelines=timelines)
+    raise RecordError(
+        f"{run_directory}: no launch of sppo that ended ok and wrote timeline-*.json; make one: "
+        "sppo-bench run WORKLOAD --systems sppo"
+    )

@@ -1,0 +1,1 @@
+"""Tables, figures and traces of records and simulations."""

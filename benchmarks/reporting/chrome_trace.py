@@ -1,0 +1,131 @@
+"""Timelines as Chrome traces: one JSON object per rank, for Perfetto and holistic analysers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import record
+from benchmarks.records.timeline import LANES, Event, span_ns
+
+LANE_NAMES = {"compute": "compute", "d2h": "D2H", "h2d": "H2D", "p2p": "P2P"}
+
+CATEGORIES = {
+    "F": "forward",
+    "B": "backward",
+    "Z": "clear dKV",
+    "O": "offload",
+    "T": "fetch",
+    "S": "send",
+    "R": "receive",
+}
+"""By the first letter of an instruction (`sppo.schedule.instructions`)."""
+
+
+def category(name: str) -> str:
+    """ "F0.3@1" -> "forward"."""
+    return "lending" if name[1:2] == "W" else CATEGORIES.get(name[:1], "other")
+
+
+def chrome_trace(
+    events: Sequence[Event], *, rank: int, ranks: int, label: str, origin_ns: int = 0
+) -> dict[str, Any]:
+    """One rank's trace; microseconds after `origin_ns`. `label` is "simulated" or "measured".
+
+    A viewer needs the events of a thread to nest, so what overlaps in a lane (two messages on their
+    way) gets a further thread of the same lane.
+    """
+    threads = _threads(events)
+    return {
+        "distributedInfo": {"rank": rank, "world_size": ranks},
+        "label": label,
+        "displayTimeUnit": "ms",
+        "traceEvents": [
+            *_names(rank, label, [name for name, _ in threads]),
+            *(
+                {
+                    "ph": "X",
+                    "name": event["name"],
+                    "cat": category(event["name"]),
+                    "pid": rank,
+                    "tid": number,
+                    "ts": (event["start_ns"] - origin_ns) / 1e3,
+                    "dur": (event["end_ns"] - event["start_ns"]) / 1e3,
+                    "args": _arguments(event, label, number),
+                }
+                for number, (_, lane_events) in enumerate(threads)
+                for event in lane_events
+            ),
+        ],
+    }
+
+
+def _arguments(event: Event, label: str, thread: int) -> dict[str, Any]:
+    """`stream` tells analysers of GPU traces that compute runs on the device."""
+    arguments: dict[str, Any] = {"label": label}
+    if event["lane"] == "compute":
+        arguments["stream"] = thread
+    return arguments
+
+
+def _threads(events: Sequence[Event]) -> list[tuple[str, list[Event]]]:
+    """(name, events without overlaps): a thread for every lane, then those for what overlaps."""
+    first, further = [], []
+    for lane in LANES:
+        mine = [event for event in events if event["lane"] == lane]
+        rows = without_overlap(mine)
+        first.append((LANE_NAMES[lane], rows[0] if rows else []))
+        further += [(f"{LANE_NAMES[lane]} {n}", row) for n, row in enumerate(rows[1:], start=2)]
+    return first + further
+
+
+def without_overlap(events: Sequence[Event]) -> list[list[Event]]:
+    """The events in as few rows as their overlaps allow, each row in the order of time."""
+    rows: list[list[Event]] = []
+    for event in sorted(events, key=lambda e: (e["start_ns"], e["end_ns"])):
+        for row in rows:
+            if row[-1]["end_ns"] <= event["start_ns"]:
+                row.append(event)
+                break
+        else:
+            rows.append([event])
+    return rows
+
+
+def _names(rank: int, label: str, threads: Sequence[str]) -> list[dict[str, Any]]:
+    """The metadata events that name the process and its threads, and keep them in order."""
+
+    def metadata(kind: str, thread: int, **arguments: Any) -> dict[str, Any]:
+        return {"ph": "M", "name": kind, "pid": rank, "tid": thread, "args": arguments}
+
+    named = [
+        metadata("process_name", 0, name=f"rank {rank} ({label})"),
+        metadata("process_sort_index", 0, sort_index=rank),
+    ]
+    for number, name in enumerate(threads):
+        named.append(metadata("thread_name", number, name=name))
+        named.append(metadata("thread_sort_index", number, sort_index=number))
+    return named
+
+
+def write_traces(
+    timelines: Sequence[Sequence[Event]],
+    directory: Path,
+    *,
+    label: str,
+    ranks: int,
+    first_ranks: Sequence[int],
+) -> list[Path]:
+    """rank-N.json for every timeline, `first_ranks` being their ranks; older ones are removed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob("rank-*.json"):
+        path.unlink()
+    origin_ns, _ = span_ns(timelines)
+    paths = []
+    for rank, events in zip(first_ranks, timelines, strict=True):
+        path = directory / f"rank-{rank}.json"
+        trace = chrome_trace(events, rank=rank, ranks=ranks, label=label, origin_ns=origin_ns)
+        record.write_bytes(path, record.to_json(trace))
+        paths.append(path)
+    return paths

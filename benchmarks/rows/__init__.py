@@ -1,0 +1,1 @@
+"""The rows of a table: a system, its settings, and where those come from."""

@@ -1,0 +1,1 @@
+"""Many launches that answer one question: sweeps, ablations, limits."""

@@ -1,0 +1,329 @@
+"""One rank of one launch: set up, one throw-away step, one accounted step, then timed steps.
+
+    torchrun --nproc-per-node N -m benchmarks.worker.rank JOB.json
+
+Every system runs under this same program. It ends with rank-{r}.json, or with error-{r}.json and
+exit code 1, 2 where it was started wrongly (see `benchmarks.job` for the files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+
+from baselines import registry
+from baselines.protocol import Adapter, Context, StepResult, System
+from benchmarks.accounting.accounting import Accounting
+from benchmarks.environment import cpu_model
+from benchmarks.job import (
+    PROGRESS_PREFIX,
+    Accounted,
+    Job,
+    Memory,
+    Phase,
+    Progress,
+    RankReport,
+    Refusal,
+    StepReport,
+    throw_away_tokens,
+)
+from benchmarks.worker import device as devices
+from benchmarks.worker.failures import record_what_ends_it, refuse, write
+from benchmarks.worker.heartbeat import Whereabouts
+from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
+from benchmarks.worker.tokens import map_tokens
+from benchmarks.worker.weights import map_weights, torch_dtype
+from sppo.config.workload import Workload
+
+MEETING = "waits for all ranks"
+"""A rank's note at a barrier."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.worker.rank", description=__doc__)
+    parser.add_argument("job", type=Path, help="job.json of this launch")
+    job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
+    where = Whereabouts(int(os.environ.get("RANK", "0")), Path(job.output_directory))
+    record_what_ends_it(job, where)
+    try:
+        check_ranks(job)
+    except ValueError as error:
+        refuse(job, where, error)
+    report, timeline = run(job, where)
+    if timeline:
+        write(job, f"timeline-{where.rank}.json", timeline)
+    write(job, f"rank-{where.rank}.json", report)
+    dist.destroy_process_group()
+
+
+def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]:
+    """The whole launch of this rank: its report and its timeline. Raises what the system raises."""
+    for category in (UserWarning, FutureWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    if job.account:
+        devices.strict_allocator()
+    torch.set_num_threads(job.threads_per_rank)
+    torch.set_num_interop_threads(1)
+    where.note(MEETING)
+    device = join_ranks(job)
+    tokens = checked_tokens(job)
+    adapter = registry.load(job.system)
+    accounting = Accounting(device, held_bytes=devices.data_reader(device))
+    where.enter("prepare")
+    system = prepare(job, adapter, accounting, where, device)
+    launch = Launch(job=job, where=where, system=system, device=device, accounting=accounting)
+    launch.run_steps(tokens)
+    where.enter("close")
+    timeline = system.timeline()
+    system.close()
+    report = RankReport(
+        rank=where.rank,
+        steps=launch.steps,
+        memory=launch.memory,
+        accounted=launch.accounted,
+        environment=rank_environment(job, adapter, device),
+    )
+    return report, timeline
+
+
+def check_ranks(job: Job) -> None:
+    """Raise ValueError if torchrun has not started as many ranks as the job was planned for."""
+    found = os.environ.get("WORLD_SIZE")
+    if found is None or int(found) != job.ranks:
+        raise ValueError(
+            f"the job wants {job.ranks} ranks and WORLD_SIZE is {found}; "
+            f"start it by torchrun with {job.ranks} processes in all"
+        )
+
+
+def join_ranks(job: Job) -> torch.device:
+    """Make the default process group; the device of this rank."""
+    timeout = timedelta(seconds=job.message_timeout_seconds)
+    if job.workload.cluster.device == "cpu":
+        dist.init_process_group("gloo", timeout=timeout)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    # Without device_id: a group that knows its device sends all its messages through one stream, so
+    # that a receive posted ahead holds up the sends of this rank to others.
+    dist.init_process_group("nccl", timeout=timeout)
+    return device
+
+
+def phases(job: Job) -> list[Phase]:
+    """What each step of the launch is for; step i reads tokens[i]."""
+    plan: list[Phase] = ["throw-away"]
+    if job.account:
+        plan.append("accounted")
+    plan += ["warm-up"] * job.warmup_steps
+    plan += ["measured"] * job.measured_steps
+    return plan
+
+
+def checked_tokens(job: Job) -> npt.NDArray[np.int32]:
+    """The token file, mapped. Raises ValueError if it was not written for this job."""
+    tokens = map_tokens(Path(job.tokens_path))
+    workload = job.workload
+    wanted = (len(phases(job)), workload.sequences_per_step, workload.sequence_tokens + 1)
+    if tokens.shape[0] < wanted[0] or tokens.shape[1:] != wanted[1:]:
+        raise ValueError(
+            f"{job.tokens_path} holds {list(tokens.shape)} tokens, the job reads {list(wanted)}; "
+            "write the token file anew for this workload and number of steps"
+        )
+    return tokens
+
+
+def step_tokens(
+    workload: Workload, tokens: npt.NDArray[np.int32], index: int, phase: Phase
+) -> torch.Tensor:
+    """int64 [sequences, T + 1] on the CPU."""
+    length_tokens = workload.sequence_tokens
+    if phase == "throw-away":
+        length_tokens = throw_away_tokens(workload)
+    return torch.from_numpy(tokens[index, :, : length_tokens + 1].astype(np.int64))
+
+
+def prepare(
+    job: Job, adapter: Adapter, accounting: Accounting, where: Whereabouts, device: torch.device
+) -> System:
+    """Have the adapter build its system. The mapped weights are nobody's memory."""
+    weights = map_weights(Path(job.weights_path))
+    accounting.ignore(weights.values())
+    context = Context(
+        rank=where.rank,
+        ranks=job.ranks,
+        device=device,
+        dtype=torch_dtype(job.workload.dtype),
+        message_timeout=timedelta(seconds=job.message_timeout_seconds),
+        label=accounting.label,
+        note=where.note,
+    )
+    settings: Any = msgspec.convert(job.settings, adapter.settings_type)
+    return adapter.prepare(job.workload, settings, weights, context)
+
+
+@dataclass(kw_only=True)
+class Launch:
+    """The steps of one rank and what they brought."""
+
+    job: Job
+    where: Whereabouts
+    system: System
+    device: torch.device
+    accounting: Accounting
+
+    def __post_init__(self) -> None:
+        self.steps: list[StepReport] = []
+        self.memory = Memory()
+        self.accounted: Accounted | None = None
+
+    def run_steps(self, tokens: npt.NDArray[np.int32]) -> None:
+        """All steps in order, each checked and announced. Raises what the system raises."""
+        plan = phases(self.job)
+        if not self.job.account:
+            self.accounting.close()
+        for index, phase in enumerate(plan):
+            self.where.enter(phase)
+            batch = step_tokens(self.job.workload, tokens, index, phase)
+            if phase == "accounted":
+                result, seconds = self.accounted_step(batch)
+            else:
+                result, seconds = self.timed_step(batch)
+            report = StepReport(
+                phase=phase,
+                tokens=batch.shape[0] * (batch.shape[1] - 1),
+                seconds=seconds,
+                loss=result.loss,
+                grad_norm=result.grad_norm,
+            )
+            check_finite(index, report)
+            self.steps.append(report)
+            if self.where.rank == 0:
+                announce(Progress(step=index, steps=len(plan), report=report))
+        if not self.job.account:
+            reading = devices.memory_reading(self.device)
+            self.memory = Memory(**vars(reading))
+
+    def timed_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
+        """The result, and the seconds of the slowest rank between two barriers."""
+        with no_garbage_collection():
+            self.meet()
+            start = time.perf_counter()
+            result = self.system.step(batch)
+            self.finish()
+            seconds = time.perf_counter() - start
+        return result, self.slowest(seconds)
+
+    def accounted_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
+        """As `timed_step`, counted and under the device's limit. Its seconds mean little."""
+        accounting, limit_bytes = self.accounting, self.job.workload.device_memory_bytes
+        devices.warm_kernels(self.device, torch_dtype(self.job.workload.dtype))
+        gc.collect()
+        devices.warm_interpreter()
+        for kind, tensors in self.system.tensors().items():
+            accounting.adopt(kind, tensors)
+        accounting.adopt_visible()
+        live_before_bytes = accounting.live_bytes
+        devices.reset_peaks(self.device)
+        self.meet()
+        start = time.perf_counter()
+        with devices.enforce(limit_bytes, live_before_bytes, self.device) as enforcement:
+            self.where.limit_in_force = enforcement in ("rlimit", "cuda fraction")
+            with uncompiled(self.device), accounting, self.refusals(limit_bytes):
+                result = self.system.step(batch)
+                self.finish()
+            devices.check_tracked(accounting.peak_bytes, limit_bytes, enforcement)
+        self.where.limit_in_force = False
+        seconds = time.perf_counter() - start
+        accounting.close()
+        self.memory = Memory(
+            tracked_peak_bytes=accounting.peak_bytes,
+            tracked_live_before_bytes=live_before_bytes,
+            tracked_peak_by_kind_bytes=dict(+accounting.peak_by_kind),
+            tracked_at_peak_by_kind_bytes=dict(+accounting.at_peak_by_kind),
+            activation_peak_bytes=accounting.activation_peak_bytes,
+            host_peak_bytes=accounting.host_peak_bytes,
+            untracked_peak_bytes=accounting.untracked_peak_bytes,
+            enforcement=enforcement,
+            **vars(devices.memory_reading(self.device)),
+        )
+        self.accounted = Accounted(
+            flops=dict(accounting.flops),
+            collective_calls=dict(accounting.collective_calls),
+            collective_bytes=dict(accounting.collective_bytes),
+        )
+        return result, self.slowest(seconds)
+
+    @contextmanager
+    def refusals(self, limit_bytes: int | None) -> Iterator[None]:
+        """Note what a device held that refused more, for the rank's last words."""
+        try:
+            yield
+        except (RuntimeError, MemoryError):
+            if self.accounting.refused is not None and limit_bytes is not None:
+                tracked_bytes, untracked_bytes = self.accounting.refused
+                self.where.refusal = Refusal(
+                    limit_bytes=limit_bytes,
+                    tracked_bytes=tracked_bytes,
+                    untracked_bytes=untracked_bytes,
+                )
+            raise
+
+    def meet(self) -> None:
+        """Wait until every rank is here and its device idle."""
+        self.where.note(MEETING)
+        dist.barrier()
+        self.where.note("")
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for the device; a CPU is never behind."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def slowest(self, seconds: float) -> float:
+        """The largest `seconds` of all ranks."""
+        value = torch.tensor([seconds], dtype=torch.float64, device=self.device)
+        self.where.note(MEETING)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return float(value.item())
+
+
+def check_finite(index: int, report: StepReport) -> None:
+    """Raise FloatingPointError, naming the step, if loss or gradient norm is no number."""
+    if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
+        raise FloatingPointError(
+            f"step {index} ({report.phase}): loss {report.loss}, gradient norm {report.grad_norm}"
+        )
+
+
+def announce(progress: Progress) -> None:
+    """One line for the supervisor."""
+    print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
+
+
+def rank_environment(job: Job, adapter: Adapter, device: torch.device) -> dict[str, Any]:
+    """Versions, device and threads this rank ran with."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
+    versions: Mapping[str, str] = {"torch": torch.__version__, **adapter.versions()}
+    return {"versions": dict(versions), "device": name, "threads": job.threads_per_rank}
+
+
+if __name__ == "__main__":
+    main()

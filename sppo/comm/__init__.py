@@ -1,0 +1,1 @@
+"""Messages and collectives between ranks, and who is who among them."""

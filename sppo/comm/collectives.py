@@ -1,0 +1,240 @@
+"""Ranks that do the same thing on their shares of it: shards of a stage, replicas of a pipeline.
+
+    Alone           one rank: nothing moves
+    GroupTeam       a process group (gloo, NCCL, torch's fake one)
+    InProcessTeam   threads of one process, for tests with more ranks than cores
+
+Tokens are dealt out like cards: of a subsequence, rank j has the tokens j, j + size, j + 2 size and
+so on, so that a run of them that begins and ends at a multiple of `size` is one run on every rank.
+A gathered tensor holds the first rank's rows, then the second's: see `in_order`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sppo.comm.messages import Traffic
+
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+"""torch 2.13 has new names for them, and warns of the old ones."""
+
+
+class Pending(Protocol):
+    """A collective on its way; `wait` once."""
+
+    def wait(self) -> Tensor: ...
+
+
+class Team(Protocol):
+    """All members call the same methods in the same order, and wait in the same order.
+
+    `traffic` counts collectives, and the bytes of the undivided tensor of each.
+    """
+
+    size: int
+    index: int
+    traffic: Traffic
+
+    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        """[n, ...] of every member -> [size n, ...], in the order of the members."""
+        ...
+
+    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        """Sum over the members of [size n, ...]; each gets its own [n, ...] of it.
+
+        What is gathered may lie where `into` wants it, and the sum go where its own rows lie.
+        """
+        ...
+
+    def add(self, tensor: Tensor) -> None:
+        """Sum over the members, in place, on all of them."""
+        ...
+
+    def abandon(self) -> None:
+        """After an error: members that wait for this one fail too."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Here:
+    """There was nothing to wait for."""
+
+    tensor: Tensor
+
+    def wait(self) -> Tensor:
+        return self.tensor
+
+
+class Alone:
+    """A team of one."""
+
+    size = 1
+    index = 0
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        return _Here(rows)
+
+    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        return _Here(rows)
+
+    def add(self, tensor: Tensor) -> None:
+        """The sum of one."""
+
+    def abandon(self) -> None:
+        """Nobody waits."""
+
+
+@dataclass(frozen=True)
+class _Working:
+    """`source` must outlive the collective."""
+
+    work: dist.Work
+    source: Tensor
+    result: Tensor
+
+    def wait(self) -> Tensor:
+        self.work.wait()
+        return self.result
+
+
+class GroupTeam:
+    """The ranks of a process group, in the order of their numbers in it."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+        self.size = dist.get_world_size(group)
+        self.index = dist.get_rank(group)
+        self.traffic = Traffic()
+
+    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        result = into
+        if result is None:
+            result = rows.new_empty((self.size * rows.shape[0], *rows.shape[1:]))
+        self.traffic.count(result)
+        source = rows.contiguous()
+        work = _all_gather(result, source, group=self.group, async_op=True)
+        assert work is not None
+        return _Working(work, source, result)
+
+    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        self.traffic.count(rows)
+        source = rows.contiguous()
+        result = into
+        if result is None:
+            result = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
+        work = _reduce_scatter(result, source, group=self.group, async_op=True)
+        assert work is not None
+        return _Working(work, source, result)
+
+    def add(self, tensor: Tensor) -> None:
+        self.traffic.count(tensor)
+        dist.all_reduce(tensor, group=self.group)
+
+    def abandon(self) -> None:
+        """The process group tells them."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Where the members of a team of threads lay what they have, and meet."""
+
+    barrier: threading.Barrier
+    places: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Later:
+    """A collective of threads happens when it is waited for."""
+
+    do: Callable[[], Tensor]
+
+    def wait(self) -> Tensor:
+        return self.do()
+
+
+@dataclass(kw_only=True)
+class InProcessTeam:
+    """One thread of a team."""
+
+    table: _Table
+    size: int
+    index: int
+    traffic: Traffic = field(default_factory=Traffic)
+
+    def _exchange(
+        self,
+        mine: Tensor,
+        take: Callable[[Sequence[Tensor]], Tensor],
+        into: Tensor | None = None,
+    ) -> Tensor:
+        self.table.places[self.index] = mine.detach()
+        self.table.barrier.wait()
+        result = take(self.table.places)
+        self.table.barrier.wait()
+        return result if into is None else into.copy_(result)
+
+    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        self.traffic.messages += 1
+        self.traffic.bytes += self.size * rows.numel() * rows.element_size()
+        return _Later(lambda: self._exchange(rows, _joined, into))
+
+    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+        self.traffic.count(rows)
+        share = rows.shape[0] // self.size
+        mine = slice(self.index * share, (self.index + 1) * share)
+
+        def take(places: Sequence[Tensor]) -> Tensor:
+            return _total([place[mine] for place in places])
+
+        return _Later(lambda: self._exchange(rows, take, into))
+
+    def add(self, tensor: Tensor) -> None:
+        self.traffic.count(tensor)
+        total = self._exchange(tensor, _total)
+        tensor.copy_(total)
+
+    def abandon(self) -> None:
+        self.table.barrier.abort()
+
+
+def _joined(places: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(places))
+
+
+def _total(places: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(places)).sum(0)
+
+
+def in_process_teams(size: int) -> list[Team]:
+    """A team of `size` threads, one entry for each."""
+    if size == 1:
+        return [Alone()]
+    table = _Table(threading.Barrier(size), [torch.empty(0)] * size)
+    return [InProcessTeam(table=table, size=size, index=index) for index in range(size)]
+
+
+def in_order(gathered: Tensor, size: int) -> Tensor:
+    """Rows [l, ...] as a team of `size` gathers them -> by position."""
+    if size == 1:
+        return gathered
+    dealt: Tensor = gathered.unflatten(0, (size, -1))
+    return dealt.transpose(0, 1).flatten(0, 1)
+
+
+def as_gathered(rows: Tensor, size: int) -> Tensor:
+    """The inverse of `in_order`."""
+    if size == 1:
+        return rows
+    dealt: Tensor = rows.unflatten(0, (-1, size))
+    return dealt.transpose(0, 1).flatten(0, 1)

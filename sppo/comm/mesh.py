@@ -1,0 +1,180 @@
+"""Who is who: ranks by replica, stage and shard, and what connects them.
+
+Shards of a stage are neighbours (they talk most, and share a node where they can), then come the
+stages of a pipeline, then the replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import product
+from threading import BrokenBarrierError
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from sppo.comm.collectives import Alone, GroupTeam, Team, in_process_teams
+from sppo.comm.messages import GroupTransport, InProcessNetwork, LeftAlone, Transport
+from sppo.config.sharding import Shard
+from sppo.plan.plan import Plan
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One rank's place in a plan's degrees."""
+
+    replica: int
+    stage: int
+    shard: int
+
+
+def place_of(plan: Plan, rank: int) -> Place:
+    replica, inside = divmod(rank, plan.pipeline_parallel * plan.sequence_parallel)
+    stage, shard = divmod(inside, plan.sequence_parallel)
+    return Place(replica=replica, stage=stage, shard=shard)
+
+
+def rank_of(plan: Plan, place: Place) -> int:
+    """The inverse of `place_of`."""
+    stage = place.replica * plan.pipeline_parallel + place.stage
+    return stage * plan.sequence_parallel + place.shard
+
+
+def shard_team(plan: Plan, place: Place) -> list[int]:
+    """The ranks that share a stage's weights, heads and tokens."""
+    return [_at(plan, place.replica, place.stage, j) for j in range(plan.sequence_parallel)]
+
+
+def replica_team(plan: Plan, place: Place) -> list[int]:
+    """The ranks that have the same weights and other sequences."""
+    return [_at(plan, i, place.stage, place.shard) for i in range(plan.data_parallel)]
+
+
+def pipeline(plan: Plan, place: Place) -> list[int]:
+    """The ranks that hand subsequences on, by stage."""
+    return [_at(plan, place.replica, p, place.shard) for p in range(plan.pipeline_parallel)]
+
+
+def _at(plan: Plan, replica: int, stage: int, shard: int) -> int:
+    return rank_of(plan, Place(replica=replica, stage=stage, shard=shard))
+
+
+def every_place(plan: Plan) -> list[Place]:
+    """All places, by rank."""
+    return [place_of(plan, rank) for rank in range(plan.ranks)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connections:
+    """What one rank speaks through."""
+
+    place: Place
+    transport: Transport
+    shards: Team
+    replicas: Team
+    everyone: Team
+
+    @property
+    def shard(self) -> Shard:
+        return Shard(self.place.shard, self.shards.size)
+
+    def abandon(self) -> None:
+        """After an error: whoever waits for this rank fails too."""
+        self.transport.abandon()
+        for team in (self.shards, self.replicas, self.everyone):
+            team.abandon()
+
+
+def join_groups(plan: Plan, timeout: timedelta | None = None) -> Connections:
+    """Connect this process by the default process group and groups of its own.
+
+    Collective: every rank of the default group calls it at the same time. Raises ValueError if
+    there are not as many ranks as the plan needs.
+    """
+    ranks = dist.get_world_size()
+    if ranks != plan.ranks:
+        raise ValueError(
+            f"the plan needs {plan.ranks} ranks ({plan.degrees_words}), not {ranks}: start as many"
+        )
+    world, mine = dist.group.WORLD, dist.get_rank()
+    assert world is not None
+    place = place_of(plan, mine)
+    places = every_place(plan)
+    shards = [shard_team(plan, one) for one in places if one.shard == 0]
+    replicas = [replica_team(plan, one) for one in places if one.replica == 0]
+    return Connections(
+        place=place,
+        transport=GroupTransport(pipeline(plan, place), timeout),
+        shards=_group_team(shards, timeout),
+        replicas=_group_team(replicas, timeout),
+        everyone=GroupTeam(world),
+    )
+
+
+def _group_team(teams: Sequence[list[int]], timeout: timedelta | None) -> Team:
+    if len(teams[0]) == 1:
+        return Alone()
+    group, _ = dist.new_subgroups_by_enumeration(teams, timeout=timeout)
+    return GroupTeam(group)
+
+
+def connect_threads(plan: Plan) -> list[Connections]:
+    """Connect all ranks of a plan inside this process, each a thread; by rank. CPU only.
+
+    Autograd has one thread a CUDA device, which a collective inside a backward would block.
+    """
+    shards, replicas = plan.sequence_parallel, plan.data_parallel
+    networks = {
+        (replica, shard): InProcessNetwork(plan.pipeline_parallel)
+        for replica, shard in product(range(replicas), range(shards))
+    }
+    places = every_place(plan)
+    everyone = in_process_teams(plan.ranks)
+    of_stage = {
+        (one.replica, one.stage): in_process_teams(shards) for one in places if not one.shard
+    }
+    alike = {
+        (one.stage, one.shard): in_process_teams(replicas) for one in places if not one.replica
+    }
+    return [
+        Connections(
+            place=one,
+            transport=networks[one.replica, one.shard].transport(one.stage),
+            shards=of_stage[one.replica, one.stage][one.shard],
+            replicas=alike[one.stage, one.shard][one.replica],
+            everyone=everyone[rank],
+        )
+        for rank, one in enumerate(places)
+    ]
+
+
+def run_together(
+    connections: Sequence[Connections], task: Callable[[int], _Result]
+) -> list[_Result]:
+    """`task(rank)` of all ranks of one process, each in a thread; by rank.
+
+    Raises what a failing rank raised, not what others did because it had left them.
+    """
+
+    def run(rank: int) -> _Result:
+        whole = False
+        try:
+            result = task(rank)
+            whole = True
+        finally:
+            if not whole:
+                connections[rank].abandon()
+        return result
+
+    with ThreadPoolExecutor(len(connections)) as pool:
+        running = [pool.submit(run, rank) for rank in range(len(connections))]
+        errors = [one.exception() for one in as_completed(running)]
+    causes = [error for error in errors if error is not None]
+    if causes:
+        raise min(causes, key=lambda error: isinstance(error, (BrokenBarrierError, LeftAlone)))
+    return [one.result() for one in running]

@@ -1,0 +1,98 @@
+"""What the ranks of a team tell each other in a step: calls and bytes, exact integers. No torch.
+
+Counted as `team.Traffic` does: the bytes of the undivided tensor of every collective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sppo.cost_model.msp import part_shape
+from sppo.memory_model.model_state import state_elements
+from sppo.memory_model.temporaries import LOSS_TILE_TOKENS
+from sppo.plan.parts import PartShape
+from sppo.plan.plan import Plan
+from sppo.schedule.instructions import plan_slicing
+
+FORWARD = 4
+"""Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
+
+BACKWARD = 6
+"""The same of their gradients, and two of the inputs that the weights' gradients need again."""
+
+AGAIN = ("attention.query", "block.middle", "mlp.up", "mlp.gate")
+"""Units that are made again by a product which the ranks of a stage share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Collectives of one rank."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Told) -> Told:
+        return Told(calls=self.calls + other.calls, bytes=self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> Told:
+        return Told(calls=times * self.calls, bytes=times * self.bytes)
+
+
+def shard_collectives(plan: Plan, stage: int) -> Told:
+    """What one rank of a stage shares with the others of it, in a step."""
+    if plan.sequence_parallel == 1:
+        return Told()
+    slicing = plan_slicing(plan)
+    own = list(range(stage, len(plan.parts), plan.pipeline_parallel))
+    borrowed = {lending.part: lending for lending in slicing.borrowed(stage)}
+    total = Told()
+    for part in (*own, *borrowed):
+        shape = part_shape(plan, part)
+        for index in range(plan.subsequences):
+            if part in borrowed:
+                if index not in borrowed[part].subsequences:
+                    continue
+                dropped = borrowed[part].recompute_units
+            else:
+                dropped = plan.parts[part].recompute_units[index]
+            tokens = slicing.tokens_of(part, index, stage)
+            total += _subsequence(shape, tokens, dropped)
+    whole = sum(part_shape(plan, part).whole_parameters for part in own)
+    wide = max(4, plan.element_bytes)
+    return total * plan.sequences + Told(calls=1, bytes=whole * wide)
+
+
+def replica_collectives(plan: Plan, stage: int) -> Told:
+    """What it shares with those that have the same weights: gradients, then weights."""
+    if plan.data_parallel == 1:
+        return Told()
+    own = range(stage, len(plan.parts), plan.pipeline_parallel)
+    elements = state_elements([part_shape(plan, part) for part in own])
+    size = plan.element_bytes
+    return Told(calls=4, bytes=elements * (size + max(4, size)))
+
+
+LOSS_AND_NORM = Told(calls=1, bytes=16)
+"""Two float64 numbers, summed over all ranks."""
+
+
+def step_collectives(plan: Plan, stage: int) -> Told:
+    """Everything that one rank of a stage shares with others in a step."""
+    return shard_collectives(plan, stage) + replica_collectives(plan, stage) + LOSS_AND_NORM
+
+
+def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
+    """Forward and backward of so many tokens in one part."""
+    again = sum(name in AGAIN for name in dropped)
+    size = shape.element_bytes
+    hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)
+    total = hidden * (len(shape.layers) * (FORWARD + BACKWARD + again))
+    if shape.first:
+        total += hidden * 2
+    if shape.head:
+        tile = max(1, LOSS_TILE_TOKENS // shape.shards)
+        tiles = -(-(tokens // shape.shards) // tile)
+        logsumexps = shape.shards * tokens * max(4, size)
+        total += Told(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
+    return total

@@ -1,0 +1,171 @@
+"""What lending costs: slices, what they tell each other, and what travels between the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sppo.config.hardware import Profile
+from sppo.cost_model.times import copy_ns, recompute_ns, stage_link, subsequence_cost
+from sppo.plan.msp import Slice, Slicing
+from sppo.plan.parts import PartShape
+from sppo.plan.plan import Lending, Plan
+from sppo.schedule.instructions import Instruction, Op, plan_slicing
+from sppo.schedule.simulate import Place, Sent, SliceCosts
+
+
+def part_shape(plan: Plan, part: int) -> PartShape:
+    """A part of a plan, for the memory model."""
+    mine = plan.parts[part]
+    return PartShape(
+        model=plan.model,
+        layers=mine.layer_range,
+        head=mine.head,
+        element_bytes=plan.element_bytes,
+        shards=plan.sequence_parallel,
+        replicas=plan.data_parallel,
+    )
+
+
+def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
+    """The simulator's costs of what a plan lends on a profile; times in nanoseconds."""
+    if not plan.lendings:
+        return SliceCosts()
+    compute: dict[Place, int] = {}
+    kept: dict[Place, int] = {}
+    exchanged: dict[Place, Sent] = {}
+    sent: dict[Instruction, Sent] = {}
+    slicing = plan_slicing(plan)
+    link = _packed_link(plan, profile)
+    for lending in plan.lendings:
+        shape = part_shape(plan, lending.part)
+        for index in lending.subsequences:
+            row = slicing.slices(lending.part, index)
+            for number, one in enumerate(row):
+                place = lending.part, index, number
+                dropped = _dropped(plan, lending, index, one.rank)
+                kept[Op.FORWARD, *place] = shape.kept_bytes(one.tokens, dropped)
+                forward, backward = _compute(plan, profile, shape, index, one, dropped)
+                told = _exchanged(shape, row, number, link)
+                for op, own, more in zip(
+                    (Op.FORWARD, Op.BACKWARD), (forward, backward), told, strict=True
+                ):
+                    compute[op, *place] = own + more.time
+                    exchanged[op, *place] = more
+        sent.update(_loans(plan, lending, shape, profile, link))
+    for (op, _, index, part, number, _), message in sent.items():
+        if op is Op.GIVE_BACK:
+            added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
+            compute[Op.ADD, part, index, number] = added
+    sent.update(_pieces(plan, slicing, link))
+    return SliceCosts(compute=compute, kept_bytes=kept, exchanged=exchanged, sent=sent)
+
+
+def _packed_link(plan: Plan, profile: Profile) -> tuple[float, float]:
+    """Bytes/s and latency of a message that is packed before and taken apart behind its way."""
+    rate, latency = stage_link(profile, plan.sequence_parallel * plan.pipeline_parallel)
+    return 1 / (1 / rate + 4 / profile.memory_bytes_per_second), latency
+
+
+def _dropped(plan: Plan, lending: Lending, index: int, rank: int) -> tuple[str, ...]:
+    """Units that are recomputed of a slice."""
+    if rank == lending.part % plan.pipeline_parallel:
+        return plan.parts[lending.part].recompute_units[index]
+    return lending.recompute_units
+
+
+def _compute(
+    plan: Plan,
+    profile: Profile,
+    shape: PartShape,
+    index: int,
+    one: Slice,
+    dropped: tuple[str, ...],
+) -> tuple[int, int]:
+    """Nanoseconds of a slice's forward and backward, without what it tells others."""
+    start = plan.starts_tokens[index] + one.start
+    shards, layers = plan.sequence_parallel, len(shape.layers)
+    cost = subsequence_cost(
+        plan.model,
+        profile,
+        layers=layers,
+        head=shape.head,
+        start=start,
+        tokens=one.tokens,
+        shards=shards,
+    )
+    again = recompute_ns(
+        plan.model, profile, dropped, start=start, tokens=one.tokens, shards=shards
+    )
+    return cost.forward_ns, cost.backward_ns + layers * again
+
+
+def _exchanged(
+    shape: PartShape, row: tuple[Slice, ...], number: int, link: tuple[float, float]
+) -> tuple[Sent, Sent]:
+    """What one slice sends the others in its forward (K, V) and its backward (dK, dV).
+
+    Its time is that of the larger direction, once a layer.
+    """
+    size, layers = shape.element_bytes, len(shape.layers)
+    wide = max(4, size)
+    mine = row[number].tokens
+    others = sum(one.tokens for one in row) - mine
+    peers = len(row) - 1
+    found = []
+    for tokens, element, back in ((mine * peers, size, others), (others, wide, mine * peers)):
+        out = shape.kv_bytes(tokens, element)
+        larger = max(out, shape.kv_bytes(back, element))
+        time = layers * copy_ns(larger // layers, *link)
+        found.append(Sent(messages=layers * peers, bytes=out, time=time))
+    return found[0], found[1]
+
+
+def _loans(
+    plan: Plan,
+    lending: Lending,
+    shape: PartShape,
+    profile: Profile,
+    link: tuple[float, float],
+) -> dict[Instruction, Sent]:
+    """Weights, with K and V of all earlier positions; gradients, with dK and dV of them."""
+    owner = lending.part % plan.pipeline_parallel
+    first, last = lending.subsequences[0], lending.subsequences[-1]
+    size, wide = shape.element_bytes, max(4, shape.element_bytes)
+    prefix = plan.starts_tokens[first]
+    heads = 2 * len(shape.layers) * plan.model.kv_heads // plan.sequence_parallel if prefix else 0
+
+    def sent(elements: int, cached: int, messages: int) -> Sent:
+        total = elements + cached
+        return Sent(messages=1 + messages, bytes=total, time=copy_ns(total, *link))
+
+    found = {}
+    for number, rank in enumerate(lending.ranks):
+        if rank == owner:
+            continue
+        lend = Instruction(Op.LEND, 0, first, lending.part, number)
+        weights = shape.parameters * size
+        found[lend] = sent(weights, shape.kv_bytes(prefix, size), heads)
+        found[lend._replace(subsequence=last, other=1)] = sent(weights, 0, 0)
+        found[lend._replace(op=Op.GIVE_BACK)] = sent(
+            shape.parameters * wide, shape.kv_bytes(prefix, wide), heads
+        )
+    return found
+
+
+def _pieces(
+    plan: Plan, slicing: Slicing, link: tuple[float, float]
+) -> Iterator[tuple[Instruction, Sent]]:
+    """Hidden states and their gradients between parts of which one is lent at least."""
+    width = plan.model.hidden * plan.element_bytes
+    lent = {(lending.part, index) for lending in plan.lendings for index in lending.subsequences}
+    last = len(plan.parts) - 1
+    borders = {(part, index) for part, index in lent if part < last}
+    borders |= {(part - 1, index) for part, index in lent if part}
+    for part, index in borders:
+        for piece in slicing.pieces(part, index):
+            size = -(-piece.tokens * width // plan.sequence_parallel)
+            sent = Sent(messages=1, bytes=size, time=copy_ns(size, *link))
+            down = Instruction(Op.SEND_ACTIVATION, 0, index, part, piece.source, piece.target)
+            yield down, sent
+            up = Instruction(Op.SEND_GRADIENT, 0, index, part + 1, piece.target, piece.source)
+            yield up, sent

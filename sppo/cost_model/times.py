@@ -1,0 +1,263 @@
+"""FLOPs and bytes as exact integers, and a hardware profile that turns them into nanoseconds.
+
+FLOPs convention: a multiply-add is two; attention is counted causal (the pairs really needed)
+unless a name says "full"; a backward counts twice its forward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sppo.config.hardware import Profile
+from sppo.config.workload import Model, Workload
+from sppo.plan.saved_tensors import layer_units
+
+
+def layer_dense_flops_per_token(model: Model) -> int:
+    """Forward FLOPs of the linear layers of one block, per token."""
+    attention = 2 * model.hidden * model.hidden + 2 * model.hidden * model.kv_width
+    matrices = 3 if model.activation == "swiglu" else 2
+    return 2 * (attention + matrices * model.hidden * model.ffn)
+
+
+def head_flops_per_token(model: Model) -> int:
+    """Forward FLOPs of the output head, per token."""
+    return 2 * model.hidden * model.vocabulary
+
+
+def attention_flops(model: Model, pairs: int) -> int:
+    """Forward FLOPs of one block's attention over `pairs` (query, key) pairs: QK^T and PV."""
+    return 4 * model.hidden * pairs
+
+
+def causal_pairs(start: int, tokens: int) -> int:
+    """(query, key) pairs of a subsequence of `tokens` that begins at position `start`."""
+    return tokens * start + tokens * (tokens + 1) // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFlops:
+    """FLOPs of one optimizer step over all ranks, forward and backward, without recompute."""
+
+    dense: int
+    attention_causal: int
+    attention_full: int
+
+    @property
+    def causal(self) -> int:
+        return self.dense + self.attention_causal
+
+    @property
+    def full(self) -> int:
+        return self.dense + self.attention_full
+
+
+def step_flops(workload: Workload) -> StepFlops:
+    """What the workload needs, whoever runs it."""
+    model, tokens = workload.model, workload.sequence_tokens
+    dense = model.layers * layer_dense_flops_per_token(model) + head_flops_per_token(model)
+    causal = model.layers * attention_flops(model, causal_pairs(0, tokens))
+    full = model.layers * attention_flops(model, tokens * tokens)
+    sequences = workload.sequences_per_step
+    return StepFlops(
+        dense=3 * sequences * tokens * dense,
+        attention_causal=3 * sequences * causal,
+        attention_full=3 * sequences * full,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsequenceCost:
+    """Nanoseconds of one subsequence on one stage."""
+
+    forward_ns: int
+    backward_ns: int
+
+
+def subsequence_cost(
+    model: Model,
+    profile: Profile,
+    *,
+    layers: int,
+    head: bool,
+    start: int,
+    tokens: int,
+    shards: int = 1,
+) -> SubsequenceCost:
+    """Compute time of a stage of `layers` blocks, and of the head where `head` is true.
+
+    The loss runs its backward inside its forward, so the whole head is charged to the forward.
+    `shards` ranks share the work; their collectives are charged in full, as if nothing hid them,
+    and rates are those of tokens / shards, the work of one device.
+    """
+    block = block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
+    return block.part(layers, head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSeconds:
+    """One subsequence in one block, and in the head, in seconds."""
+
+    forward: float
+    backward: float
+    head: float
+
+    def part(self, layers: int, head: bool) -> SubsequenceCost:
+        """The same for `layers` blocks, and the head where `head` is true."""
+        forward = layers * self.forward + (self.head if head else 0.0)
+        return SubsequenceCost(
+            forward_ns=round(forward * 1e9), backward_ns=round(layers * self.backward * 1e9)
+        )
+
+
+def block_seconds(
+    model: Model, profile: Profile, *, start: int, tokens: int, shards: int
+) -> BlockSeconds:
+    """See `subsequence_cost`."""
+    work = tokens // shards
+    dense = layer_dense_flops_per_token(model) * tokens / shards
+    attention = attention_flops(model, causal_pairs(start, tokens)) / shards
+    exchange = _exchange_seconds(model, profile, tokens, shards)
+    dense_forward = profile.rate(work, "dense_forward")
+    return BlockSeconds(
+        forward=profile.layer_overhead_seconds
+        + 2 * exchange
+        + dense / dense_forward
+        + attention / profile.rate(work, "attention_forward"),
+        backward=2 * profile.layer_overhead_seconds
+        + 3 * exchange
+        + 2 * dense / profile.rate(work, "dense_backward")
+        + 2 * attention / profile.rate(work, "attention_backward"),
+        head=exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
+    )
+
+
+def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) -> float:
+    """One all-gather and one reduce-scatter of hidden states between a stage's ranks.
+
+    A forward has two pairs (attention and MLP); a backward two, and two more gathers of the
+    inputs for the weight gradients.
+    """
+    if shards == 1:
+        return 0.0
+    rate = _collective_rate(profile, shards)
+    moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
+    return 2 * moved / rate
+
+
+def _collective_rate(profile: Profile, ranks: int) -> float:
+    """Bytes/s of a collective over so many neighbours; a machine without nodes is all one."""
+    between = profile.internode_bytes_per_second
+    if ranks <= profile.ranks_per_node or between is None:
+        return profile.collective_bytes_per_second
+    return between
+
+
+def reduction_seconds(profile: Profile, *, elements: int, inner_ranks: int, replicas: int) -> float:
+    """A reduce-scatter of gradients and an all-gather of weights, of `elements` on each replica.
+
+    `inner_ranks` of a replica are neighbours; replicas lie in one node if all ranks do.
+    """
+    if replicas == 1:
+        return 0.0
+    rate = _collective_rate(profile, inner_ranks * replicas)
+    size = element_bytes(profile)
+    moved = elements * (size + max(4, size)) * (replicas - 1) / replicas
+    return moved / rate
+
+
+def recompute_ns(
+    model: Model,
+    profile: Profile,
+    names: tuple[str, ...],
+    *,
+    start: int,
+    tokens: int,
+    shards: int = 1,
+) -> int:
+    """Time to make these units of one block again for one subsequence of one rank.
+
+    Matrix products at the dense rate, attention at its own, norms and activation functions at the
+    rate of the memory: everything they read and write, once.
+    """
+    seconds = 0.0
+    units = {unit.name: unit for unit in layer_units(model)}
+    for name in names:
+        unit = units[name]
+        work = tokens // shards
+        touched = [unit, *(units[source] for source in unit.made_from)]
+        size = sum(one.bytes(tokens, element_bytes(profile)) for one in touched) / shards
+        if unit.recipe == "linear":
+            rate = profile.rate(work, "dense_forward")
+            seconds += unit.dense_flops * tokens / shards / rate
+            seconds += _exchange_seconds(model, profile, tokens, shards) / 2
+        elif unit.recipe == "attention":
+            flops = attention_flops(model, causal_pairs(start, tokens)) / shards
+            seconds += flops / profile.rate(work, "attention_forward")
+        else:
+            seconds += size / profile.memory_bytes_per_second
+    return round(seconds * 1e9)
+
+
+def kv_copy_seconds(
+    model: Model, profile: Profile, *, start: int, tokens: int, last: bool, shards: int = 1
+) -> tuple[float, float]:
+    """What copies of hosted K, V, dK and dV add to a block's forward and backward.
+
+    Forward: the prefix comes in, the own K and V go out. Backward: all four come in (for the last
+    subsequence, the first to add, K and V only), dK and dV of the prefix go out. Where copies
+    overlap, only what is longer than the attention they hide under.
+    """
+    width = 2 * model.kv_width / shards
+    size = element_bytes(profile)
+    wide = max(4, size)
+    h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
+    forward = (start * width * size / h2d, tokens * width * size / d2h)
+    brought = size if last else size + wide
+    backward = ((start + tokens) * width * brought / h2d, start * width * wide / d2h)
+    if not profile.overlapped_copies:
+        return sum(forward), sum(backward)
+    work = tokens // shards
+    flops = attention_flops(model, causal_pairs(start, tokens)) / shards
+    hidden_forward = flops / profile.rate(work, "attention_forward")
+    hidden_backward = 2 * flops / profile.rate(work, "attention_backward")
+    return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
+
+
+def kv_moved_bytes(
+    model: Model, element_size: int, *, start: int, tokens: int, last: bool, again: bool
+) -> int:
+    """Bytes of hosted K, V, dK and dV that one block moves for one subsequence, both directions.
+
+    `last`: it is the first to add to dK and dV, which begin as zeros on the device. `again`:
+    attention is computed once more in the backward, from K and V brought once more.
+    """
+    wide = max(4, element_size)
+    brought = 0 if last else wide
+    own = tokens * (2 * element_size + brought)
+    prefix = start * (2 * element_size + brought + wide)
+    more = (start + tokens) * element_size if again else 0
+    return 2 * model.kv_width * (own + prefix + more)
+
+
+def element_bytes(profile: Profile) -> int:
+    """Bytes of one element of the dtype that the profile's rates are for."""
+    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[profile.dtype]
+
+
+def stage_link(profile: Profile, ranks: int) -> tuple[float, float]:
+    """Bytes/s and latency (s) of messages between stages of a pipeline of `ranks` ranks.
+
+    Beyond one node every message is charged as one between nodes.
+    """
+    between = profile.internode_bytes_per_second, profile.internode_latency_seconds
+    if ranks <= profile.ranks_per_node or between[0] is None or between[1] is None:
+        return profile.p2p_bytes_per_second, profile.p2p_latency_seconds
+    return between[0], between[1]
+
+
+def copy_ns(size_bytes: int, bytes_per_second: float, latency_seconds: float = 0.0) -> int:
+    """Time of one copy or message over a link."""
+    if size_bytes == 0:
+        return 0
+    return round((latency_seconds + size_bytes / bytes_per_second) * 1e9)

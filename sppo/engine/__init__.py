@@ -1,0 +1,1 @@
+"""One rank that runs a schedule: its parts, its stage, its optimizer, its step."""

@@ -1,0 +1,116 @@
+"""AdamW over flat buffers, divided over the replicas of a pipeline."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sppo.comm.collectives import Alone, Team
+from sppo.config.sharding import WHOLE, Shard
+from sppo.config.workload import Optimizer
+from sppo.model.weights import StageWeights
+
+FLOAT64_CHUNK = 2**24
+"""Elements per partial norm in float64: 128 MiB of copies."""
+
+NORM_CHUNK = 16_384
+"""Elements per partial norm: one float32 sum over a whole stage loses the fifth digit."""
+
+
+def square_by_chunks(values: Tensor) -> Tensor:
+    """Sum of squares of a flat tensor, float64 scalar, where float64 would be slow."""
+    norms = torch.stack(torch._foreach_norm(values.split(NORM_CHUNK)))
+    return norms.double().square().sum()
+
+
+def square_in_float64(values: Tensor) -> Tensor:
+    """The same by few chunks: on CUDA tens of thousands would keep the host busy.
+
+    A norm in float64 makes a float64 copy of what it reads, here of one chunk at a time.
+    """
+    chunks = values.split(FLOAT64_CHUNK)
+    norms = [torch.linalg.vector_norm(chunk, dtype=torch.float64) for chunk in chunks]
+    return torch.stack(norms).square().sum()
+
+
+class FlatAdamW:
+    """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
+
+    Replicas share it (ZeRO-1): each updates one equal piece of every buffer and gets the others'.
+    """
+
+    def __init__(
+        self, weights: StageWeights, recipe: Optimizer, replicas: Team | None = None
+    ) -> None:
+        self.replicas = replicas or Alone()
+        self.weights = weights
+        self._flat = (weights.matrices, weights.vectors)
+        self._gradients = (weights.matrix_gradients, weights.vector_gradients)
+        self._working = [self._piece(flat) for flat in self._flat]
+        precision = weights.matrix_gradients.dtype
+        self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
+        for master, gradient in zip(self.masters, self._gradients, strict=True):
+            master.grad = self._piece(gradient)
+        groups = [
+            {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
+            {"params": [self.masters[1]], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            betas=(recipe.beta1, recipe.beta2),
+            eps=recipe.epsilon,
+            fused=True,
+        )
+        self._shared = self.masters[0].dtype == weights.matrices.dtype
+
+    def _piece(self, flat: Tensor) -> Tensor:
+        """This replica's piece of a buffer, a view."""
+        return flat.chunk(self.replicas.size)[self.replicas.index]
+
+    def reduce(self, shards: Team) -> None:
+        """Sum the gradients: over the shards what is whole on all of them, then over the replicas.
+
+        Afterwards this replica's pieces are those of the whole step.
+        """
+        if shards.size > 1:
+            shards.add(self.weights.vector_gradients[: self.weights.whole_elements])
+        if self.replicas.size > 1:
+            for gradient in self._gradients:
+                self.replicas.scatter(gradient, into=self._piece(gradient)).wait()
+
+    def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
+        """Sum of squares of this rank's gradients, float64 scalar.
+
+        Summed over all ranks it is the model's: the first shard counts what is whole on all.
+        """
+        matrices, vectors = (master.grad for master in self.masters)
+        assert matrices is not None
+        assert vectors is not None
+        if shard.index:
+            before = self.replicas.index * vectors.numel()
+            vectors = vectors[max(0, self.weights.whole_elements - before) :]
+        square = square_in_float64 if matrices.is_cuda else square_by_chunks
+        return square(matrices) + square(vectors)
+
+    def step(self, factor: float) -> None:
+        """Update the weights; `factor` is what the global-norm clip asks for."""
+        for master in self.masters:
+            if factor < 1.0 and master.grad is not None:
+                master.grad.mul_(factor)
+        self.optimizer.step()
+        if not self._shared:
+            for working, master in zip(self._working, self.masters, strict=True):
+                working.copy_(master.detach())
+        if self.replicas.size > 1:
+            for flat, working in zip(self._flat, self._working, strict=True):
+                self.replicas.gather(working, into=flat).wait()
+
+    def tensors(self) -> list[Tensor]:
+        states = [
+            value
+            for state in self.optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, Tensor)
+        ]
+        return states if self._shared else [*states, *self.masters]

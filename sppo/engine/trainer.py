@@ -1,0 +1,138 @@
+"""The training step of one rank: schedule, reduction of gradients, global norm, clip, AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppo.comm.mesh import Connections
+from sppo.config.hardware import Profile
+from sppo.config.workload import Workload
+from sppo.engine.connections import meetings_of
+from sppo.engine.context import Runtime
+from sppo.engine.engine import Engine, StepCounters
+from sppo.engine.optimizer import FlatAdamW
+from sppo.engine.stage import Stage
+from sppo.model.mixers.flash_blocks import check_attention
+from sppo.model.weights import StageWeights
+from sppo.plan.plan import Plan, check_plan
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
+from sppo.schedule.build import build_schedule
+from sppo.schedule.check import check_schedule
+from sppo.schedule.instructions import Schedule
+
+
+class Trainer:
+    """SPPO on one rank.
+
+    A step of another length than the plan's (the harness's short first step) gets a small plan of
+    its own, without limits and offload.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        plan: Plan,
+        profile: Profile,
+        weights: Mapping[str, Tensor],
+        runtime: Runtime,
+        connections: Connections,
+    ) -> None:
+        check_plan(plan, workload)
+        check_attention(runtime.device, runtime.dtype)
+        self.workload = workload
+        self.plan = plan
+        self.profile = profile
+        self.runtime = replace(runtime, team=connections.shards)
+        self.connections = connections
+        stage = plan.stages[connections.place.stage]
+        self.weights = StageWeights(
+            plan.model,
+            stage.layers,
+            weights,
+            runtime.device,
+            runtime.dtype,
+            head=stage.head,
+            shard=connections.shard,
+            replicas=plan.data_parallel,
+        )
+        self.optimizer = FlatAdamW(self.weights, workload.optimizer, connections.replicas)
+        self.engine = self._engine(plan)
+        self.counters = StepCounters()
+
+    def _engine(self, plan: Plan) -> Engine:
+        schedule: Schedule = build_schedule(plan)
+        check_schedule(schedule)
+        connections = self.connections
+        connections.transport.connect(meetings_of(schedule), self.runtime.device)
+        stage = Stage(
+            plan, connections.place.stage, self.weights, self.runtime, connections.transport
+        )
+        return Engine(schedule, stage, connections.transport)
+
+    def _short_engine(self, tokens: int) -> Engine:
+        workload = replace(
+            self.workload,
+            sequence_tokens=tokens,
+            device_memory_bytes=None,
+            host_memory_bytes=None,
+        )
+        options = SolverOptions(
+            subsequences=max(1, min(2, tokens // self.plan.sequence_parallel)),
+            sequence_parallel=self.plan.sequence_parallel,
+            pipeline_parallel=self.plan.pipeline_parallel,
+            data_parallel=self.plan.data_parallel,
+            virtual_stages=self.plan.virtual_stages,
+            head_alone=self.plan.head_alone,
+            policy="no-offload",
+        )
+        return self._engine(solve(workload, self.profile, options))
+
+    def _mine(self, tokens: Tensor) -> Tensor:
+        """The sequences of a step that pass this replica."""
+        replica, each = self.connections.place.replica, self.plan.sequences
+        return tokens[replica * each : (replica + 1) * each]
+
+    def step(self, tokens: Tensor) -> tuple[float, float]:
+        """One optimizer step on int64 [sequences, T + 1]; returns (loss, gradient norm)."""
+        length = tokens.shape[1] - 1
+        engine = self.engine
+        if length != self.plan.sequence_tokens:
+            engine = self._short_engine(length)
+        self.weights.zero_gradients()
+        scale = 1.0 / (tokens.shape[0] * length)
+        self.counters = engine.run(self._mine(tokens).to(self.runtime.device), scale)
+        stage = self.connections.place.stage
+        self.runtime.note(f"stage {stage}, waits for its other ranks: sums of gradients")
+        self.optimizer.reduce(self.connections.shards)
+        totals = torch.stack(
+            (
+                torch.tensor(self.counters.loss, dtype=torch.float64, device=self.runtime.device),
+                self.optimizer.squared_norm(self.connections.shard),
+            )
+        )
+        self.runtime.note(f"stage {stage}, waits for all ranks: loss and norm")
+        self.connections.everyone.add(totals)
+        loss, squared_norm = totals.tolist()
+        norm = squared_norm**0.5
+        clip = self.workload.optimizer.clip_norm
+        self.runtime.note(f"stage {stage}, AdamW")
+        self.optimizer.step(min(1.0, clip / (norm + 1e-6)))
+        return loss, norm
+
+    def tensors(self) -> Mapping[Any, list[Tensor]]:
+        """Live tensors of this rank by kind, for the accounting."""
+        weights = self.weights
+        totals: dict[Any, list[Tensor]] = {
+            "weights": [weights.matrices, weights.vectors],
+            "gradients": [weights.matrix_gradients, weights.vector_gradients],
+            "optimizer": self.optimizer.tensors(),
+        }
+        for kind, tensors in self.engine.stage.tensors().items():
+            totals[kind] = [*totals.get(kind, []), *tensors]
+        return totals

@@ -1,0 +1,127 @@
+"""The memory model of a stage: what is kept, what may travel, and everything else. No torch.
+
+Model state, KV, dKV and the peak of kept activations are exact. What a compute takes beside them
+(`temporary_peaks.py`) and what lending has on its way (`msp.py`) are bounds, mostly met exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sppo.config.workload import Model, Workload
+from sppo.memory_model.live_bytes import Fullest
+from sppo.memory_model.msp import Loan, borrowed_bytes
+from sppo.plan.parts import PartShape
+from sppo.plan.plan import StageMemory, Untracked
+
+RING_SHARE = 32
+"""K and V in the host tier are brought in blocks that take a 32nd of the device, all in all."""
+
+RING_TOKENS = (256, 65_536)
+"""Least and most tokens of such a block."""
+
+SCALARS_BYTES = 8 * 1024
+"""Losses, AdamW's counts of steps, and other tensors of one element."""
+
+
+def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
+    """Two blocks of K, V, dK and dV on one rank."""
+    per_token = 2 * model.kv_width * (element_bytes + max(4, element_bytes))
+    return -(-2 * block_tokens * per_token // shards)
+
+
+def block_tokens(workload: Workload, shards: int) -> int:
+    """Tokens of a block of hosted K and V: a power of two that the device has room for."""
+    least, tokens = RING_TOKENS
+    limit = workload.device_memory_bytes
+    size = workload.element_bytes
+    while tokens > max(least, workload.sequence_tokens):
+        tokens //= 2
+    while limit is not None and tokens > least:
+        if RING_SHARE * ring_bytes(workload.model, size, shards, tokens) <= limit:
+            break
+        tokens //= 2
+    return tokens
+
+
+def state_elements(shapes: Sequence[PartShape]) -> int:
+    """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
+    replicas = shapes[0].replicas
+    by_axes = zip(*(shape.parameters_by_axes for shape in shapes), strict=True)
+    return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
+
+
+def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
+    """Weights, gradients (float32) and AdamW state of a stage on one rank.
+
+    Replicas share the state (ZeRO-1).
+    """
+    elements, size = state_elements(shapes), shapes[0].element_bytes
+    wide = max(4, size)
+    masters = 4 if size < 4 else 0
+    share = elements // shapes[0].replicas
+    return elements * size, elements * wide, share * (2 * wide + masters)
+
+
+def fixed_bytes(
+    shapes: Sequence[PartShape], tokens: int, kv_block_tokens: int = 0, kv_sets: int = 1
+) -> int:
+    """Model state, KV and dKV of a stage: what a sequence of `tokens` takes under any cut."""
+    size = shapes[0].element_bytes
+    state = sum(state_bytes(shapes))
+    if kv_block_tokens:
+        return state + ring_bytes(shapes[0].model, size, shapes[0].shards, kv_block_tokens)
+    kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
+    return state + kv + sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
+
+
+def stage_memory(
+    shapes: Sequence[PartShape],
+    tokens: int,
+    *,
+    fullest: Fullest,
+    untracked: Untracked,
+    kept_peak_bytes: int,
+    host_bytes: int,
+    kv_block_tokens: int = 0,
+    kv_sets: int = 1,
+    sequences: int = 1,
+    loans: Sequence[Loan] = (),
+) -> StageMemory:
+    """The whole memory model of one stage, made of its parts, for sequences of `tokens` tokens.
+
+    `fullest` is its compute with the most bytes. With `kv_block_tokens` K, V, dK and dV lie in the
+    host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V at the
+    same time; dK and dV are one sequence's. Of the parts it borrows a rank has room for the weights
+    and gradients of one, and for K, V, dK and dV of the lent positions and all before.
+    """
+    model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
+    weights, gradients, optimizer = state_bytes(shapes)
+    kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
+    dkv = sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
+    staging = fullest.messages
+    if kv_block_tokens:
+        staging += ring_bytes(model, size, shards, kv_block_tokens)
+    lent = borrowed_bytes(loans)
+    weights, gradients, kv, dkv = (
+        weights + lent[0],
+        gradients + lent[1],
+        kv + lent[2],
+        dkv + lent[3],
+    )
+    rotary = tokens * model.head_width * max(4, size)
+    return StageMemory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        kv=0 if kv_block_tokens else kv,
+        dkv=0 if kv_block_tokens else dkv,
+        kept=fullest.kept,
+        kept_peak=kept_peak_bytes,
+        staging=staging,
+        constants=rotary + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
+        temporary=fullest.temporary,
+        host=host_bytes,
+        kv_host=kv + dkv if kv_block_tokens else 0,
+        untracked=untracked,
+    )

@@ -1,0 +1,145 @@
+"""What lending takes on a rank: room for what it borrows, and messages of slices. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from sppo.plan.parts import PartShape
+from sppo.plan.saved_tensors import RECOMPUTE_FULL
+from sppo.schedule.order import Compute
+
+
+class Share(NamedTuple):
+    """Tokens of a rank's slice of a subsequence, and of the slices before and after it."""
+
+    earlier: int
+    own: int
+    later: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loan:
+    """A part that one rank lends or borrows (`borrowed`), for positions [start, end).
+
+    `virtual` is its place among the parts of the rank, `shares` what the rank computes of the
+    subsequences from `first` on, `ranks` how many compute them; `recompute` is what a helper's
+    slices do not keep.
+    """
+
+    shape: PartShape
+    borrowed: bool
+    virtual: int
+    start: int
+    end: int
+    first: int
+    shares: tuple[Share, ...]
+    ranks: int
+    recompute: tuple[str, ...]
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.shares) - 1
+
+    @cached_property
+    def wide(self) -> int:
+        """Bytes of an element of gradients."""
+        return max(4, self.shape.element_bytes)
+
+    def share(self, virtual: int, subsequence: int) -> Share | None:
+        """What the rank computes of a subsequence in a part, if it is lent."""
+        number = subsequence - self.first
+        inside = virtual == self.virtual and 0 <= number < len(self.shares)
+        return self.shares[number] if inside else None
+
+    def during_bytes(self, forward: bool, share: Share) -> int:
+        """K and V on their way while a slice is computed, or dK and dV of later slices."""
+        shape = self.shape
+        if forward:  # of earlier slices they are taken in by the layer that reads them
+            coming = shape.kv_bytes(share.earlier, shape.element_bytes) // len(shape.layers)
+            return self.after_bytes(True, share) + coming
+        return shape.kv_bytes(share.later, self.wide)
+
+    def late_bytes(self, share: Share) -> int:
+        """More of dK and dV behind a layer's attention: of earlier slices, and what comes back.
+
+        Of the layers before it they are there as well, but less is kept then.
+        """
+        shape = self.shape
+        told = shape.kv_bytes(share.earlier, self.wide) // len(shape.layers)
+        coming = shape.kv_bytes((self.ranks - 1) * share.own, self.wide) // len(shape.layers)
+        kept = shape.kept_bytes(share.own, RECOMPUTE_FULL) // len(shape.layers)
+        return told + coming + (len(shape.layers) - 1) * max(0, told - kept)
+
+    def after_bytes(self, forward: bool, share: Share) -> int:
+        """What of that stays until the rank computes something in this part again."""
+        if forward:
+            return self.shape.kv_bytes(share.own + share.later, self.shape.element_bytes)
+        return self.shape.kv_bytes(share.earlier + share.later, self.wide)
+
+    @property
+    def returned_bytes(self) -> int:
+        """Room of a lender for all helpers' gradients, and for two heads' dK and dV."""
+        if self.borrowed:
+            return 0
+        shape = self.shape
+        heads = len(shape.layers) * (shape.model.kv_heads // shape.shards)
+        rooms = shape.kv_bytes(self.start, self.wide) // heads
+        return (self.ranks - 1) * shape.parameters * self.wide + rooms
+
+    @property
+    def packed_bytes(self) -> int:
+        """Weights of a lender on their way out."""
+        return 0 if self.borrowed else self.shape.parameters * self.shape.element_bytes
+
+
+def exchanged_bytes(computes: Sequence[Compute], loans: Sequence[Loan]) -> list[int]:
+    """What lending has on its way during each compute of a rank.
+
+    Weights that were lent stay packed until the gradients are back; what slices have told each
+    other stays until the rank computes in that part again.
+    """
+    left = [0] * len(loans)
+    packed = [0] * len(loans)
+    found = []
+    for compute in computes:
+        total = 0
+        shares = [loan.share(compute.virtual, compute.subsequence) for loan in loans]
+        for number, (loan, share) in enumerate(zip(loans, shares, strict=True)):
+            if loan.virtual == compute.virtual:
+                left[number] = 0
+            total += left[number]
+            if share is None:
+                continue
+            begins = compute.subsequence == (loan.first if compute.forward else loan.last)
+            packed[number] += loan.packed_bytes if begins else 0
+            total += loan.during_bytes(compute.forward, share)
+            left[number] = loan.after_bytes(compute.forward, share)
+        total += sum(packed)
+        for number, (loan, share) in enumerate(zip(loans, shares, strict=True)):
+            if share is not None and not compute.forward and compute.subsequence == loan.first:
+                total += loan.returned_bytes
+                packed[number] = 0
+                left[number] *= not loan.borrowed  # a helper gives back and is done
+        found.append(total)
+    return found
+
+
+def told_bytes(loans: Sequence[Loan], virtual: int, subsequence: int) -> int:
+    """See `Loan.late_bytes`; 0 of what is not lent."""
+    shares = [(loan, loan.share(virtual, subsequence)) for loan in loans]
+    return max((loan.late_bytes(share) for loan, share in shares if share), default=0)
+
+
+def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:
+    """Room on a rank for what it borrows: weights and gradients of one part, K and V, dK and dV."""
+    borrowed = [loan for loan in loans if loan.borrowed]
+    if not borrowed:
+        return 0, 0, 0, 0
+    size, wide = borrowed[0].shape.element_bytes, borrowed[0].wide
+    parameters = max(loan.shape.parameters for loan in borrowed)
+    kv = sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
+    dkv = sum(loan.shape.kv_bytes(loan.end, wide) for loan in borrowed)
+    return parameters * size, parameters * wide, kv, dkv

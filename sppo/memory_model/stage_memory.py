@@ -1,0 +1,280 @@
+"""What one stage holds under given fates of its saved tensors, compute by compute. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+from sppo.config.hardware import Profile
+from sppo.config.hostslots import slot_bytes
+from sppo.cost_model.times import SubsequenceCost
+from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
+from sppo.memory_model.model_state import ring_bytes, stage_memory
+from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
+from sppo.memory_model.temporaries import PREFIX_BLOCK_TOKENS, Moment, PartKind
+from sppo.memory_model.temporary_peaks import largest_bytes, moments
+from sppo.memory_model.untracked import untracked
+from sppo.plan.parts import PartShape
+from sppo.plan.plan import StageMemory, Untracked
+from sppo.schedule.order import Compute
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fate:
+    """One subsequence in one part: (unit, layers whose tensor travels), and names to make again.
+
+    Of a unit that travels in `n` layers, it is those of the first n layers.
+    """
+
+    offload: tuple[tuple[str, int], ...] = ()
+    recompute: tuple[str, ...] = ()
+
+
+KEEP = Fate()
+
+
+class _Sizes(NamedTuple):
+    """Bytes of a subsequence in a part; `beside` what is kept its forward and its backward take."""
+
+    kept: int
+    moved: int
+    host: int
+    beside: tuple[int, int]
+
+
+StageFates = Sequence[Sequence[Fate]]
+"""By [part][subsequence]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageHoldings:
+    """One stage of one layout. `costs` are its compute times by [part][subsequence].
+
+    tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
+    than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
+    helper keeps stays. `memo` is for what stages of one layout share. `clones`: see `PartKind`,
+    `connections`: `untracked`. Of the step's `sequences` through the replica `computes` are those
+    that differ.
+    """
+
+    shapes: tuple[PartShape, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    computes: tuple[Compute, ...]
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    messages_ahead: int
+    connections: int
+    profile: Profile
+    costs: tuple[tuple[SubsequenceCost, ...], ...]
+    kv_block_tokens: int = 0
+    kv_sets: int = 1
+    sequences: int = 1
+    clones: bool = False
+    loans: tuple[Loan, ...] = ()
+    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
+        """Bytes left by a forward under this fate, before anything travels."""
+        return self.shapes[part].kept_bytes(self.tokens[part][index], fate.recompute)
+
+    def moved_bytes(self, part: int, index: int, fate: Fate) -> int:
+        shape, tokens = self.shapes[part], self.tokens[part][index]
+        return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in fate.offload)
+
+    def host_bytes(self, fates: StageFates) -> int:
+        """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
+
+        def of(part: int, row: Sequence[Fate]) -> int:
+            return sum(self._sizes(part, index, fate).host for index, fate in enumerate(row))
+
+        return self.kv_sets * sum(self._by_row(fates, of))
+
+    def _sizes(self, part: int, index: int, fate: Fate) -> _Sizes:
+        """Everything of one fate, found once for all stages of a layout."""
+        known = self._known(part)
+        key = index, fate
+        found = known.get(key)
+        if found is None:
+            shape, tokens = self.shapes[part], self.tokens[part][index]
+            found = known[key] = _Sizes(
+                kept=self.kept_bytes(part, index, fate),
+                moved=self.moved_bytes(part, index, fate),
+                host=sum(
+                    n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
+                    for name, n in fate.offload
+                ),
+                beside=self.beside_bytes(part, index, fate.recompute),
+            )
+        return found
+
+    def _known(self, part: int) -> dict[Any, Any]:
+        """What was found for this part and those like it."""
+        return self._knowns[part]
+
+    @cached_property
+    def _knowns(self) -> list[dict[Any, Any]]:
+        if self.loans:  # slices differ from stage to stage
+            return [{} for _ in self.shapes]
+        return [self.memo.setdefault((kind, row), {}) for kind, row in self._choices]
+
+    @cached_property
+    def _choices(self) -> list[tuple[PartKind, tuple[SubsequenceCost, ...]]]:
+        return list(zip(self.kinds[: len(self.shapes)], self.costs, strict=True))
+
+    @cached_property
+    def kinds(self) -> tuple[PartKind, ...]:
+        """Of its own parts, then of the borrowed ones."""
+        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        hosted = bool(self.kv_block_tokens)
+        return tuple(shape.kind(hosted=hosted, clones=self.clones) for shape in shapes)
+
+    @cached_property
+    def _borrowed(self) -> tuple[Loan, ...]:
+        return tuple(loan for loan in self.loans if loan.borrowed)
+
+    @cached_property
+    def _alike(self) -> tuple[int, ...]:
+        """Of each own part the first one that is like it: the same choices at the same costs."""
+        found: dict[tuple[object, ...], int] = {}
+        return tuple(
+            found.setdefault((self.kinds[part], self.tokens[part], self.costs[part]), part)
+            for part in range(len(self.shapes))
+        )
+
+    def by_kind(self, of: Callable[[int], list[T]]) -> list[list[T]]:
+        """Something of every own part, found once for all parts alike: then it is one object."""
+        found: dict[int, list[T]] = {}
+        for part in self._alike:
+            if part not in found:
+                found[part] = of(part)
+        return [found[part] for part in self._alike]
+
+    def _by_row(self, fates: StageFates, of: Callable[[int, Sequence[Fate]], T]) -> list[T]:
+        """Something of every own part under its fates; see `by_kind`."""
+        found: dict[tuple[int, int], T] = {}
+        rows = []
+        for part, row in zip(self._alike, fates, strict=True):
+            key = part, id(row)
+            if key not in found:
+                found[key] = of(part, row)
+            rows.append(found[key])
+        return rows
+
+    @cached_property
+    def occupancy(self) -> Occupancy:
+        """What lies on the device at each compute, for all fates."""
+        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
+        shards = self.shapes[0].shards
+        messages = message_bytes(
+            self.computes,
+            [Part(shape.layers, shape.first, shape.head) for shape in shapes],
+            [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
+            self.messages_ahead,
+        )
+        if self.loans:
+            exchanged = exchanged_bytes(self.computes, self.loans)
+            messages = [a + b for a, b in zip(messages, exchanged, strict=True)]
+        return Occupancy(
+            computes=self.computes,
+            subsequences=len(self.lengths),
+            messages=messages,
+            overlapped=self.profile.overlapped_copies,
+        )
+
+    def beside_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
+        """What a forward and a backward take beside what is kept."""
+        kind = self.kinds[part]
+        key = part, index, recompute
+        found = self._beside.get(key)
+        if found is None:
+            forward = self.largest_bytes(part, index, moments(kind, True, recompute))
+            backward = self.largest_bytes(part, index, moments(kind, False, recompute))
+            assert forward is not None
+            assert backward is not None
+            found = self._beside[key] = forward, backward
+        return found
+
+    def largest_bytes(self, part: int, index: int, of: Sequence[Moment]) -> int | None:
+        """Of these moments of a compute; None if all need a prefix that is not there."""
+        return largest_bytes(
+            of,
+            self.shapes[0].shards,
+            start=self.starts[index],
+            tokens=self.tokens[part][index],
+            kv_block_tokens=self.kv_block_tokens,
+            told_bytes=told_bytes(self.loans, part, index),
+        )
+
+    @cached_property
+    def _beside(self) -> dict[tuple[object, ...], tuple[int, int]]:
+        return {}
+
+    def held(self, fates: StageFates) -> tuple[list[int], list[int]]:
+        """Kept activations, and what is there beside them but messages, at every compute."""
+        indices = range(len(self.lengths))
+
+        def of(part: int, row: Sequence[Fate]) -> list[_Sizes]:
+            return [self._sizes(part, index, fate) for index, fate in enumerate(row)]
+
+        mine = [one for row in self._by_row(fates, of) for one in row]
+        kept = [one.kept for one in mine]
+        moved = [one.moved for one in mine]
+        beside = [one.beside for one in mine]
+        own = len(self.shapes)
+        for number, loan in enumerate(self._borrowed, own):
+            row = self.tokens[number]
+            kept += [loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row]
+            moved += [0] * len(row)
+            beside += [self.beside_bytes(number, i, loan.recompute) for i in indices]
+        forwards, backwards = zip(*beside, strict=True)
+        occupancy = self.occupancy
+        return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
+
+    def fixed_bytes(self, memory: StageMemory) -> int:
+        """What lies on the device at every compute."""
+        ring = 0
+        if self.kv_block_tokens:
+            model, size = self.shapes[0].model, self.shapes[0].element_bytes
+            ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
+        return memory.total - memory.kept - memory.staging - memory.temporary + ring
+
+    def beside_at_turn_bytes(self, fates: StageFates) -> int:
+        """All but kept activations at the last forward, when nothing is used up yet."""
+        turn = self.occupancy.turn
+        beside = self.held(fates)[1][turn] + self.occupancy.messages[turn]
+        return self.fixed_bytes(self.memory(fates)) + beside
+
+    @cached_property
+    def untracked(self) -> Untracked:
+        """What the device holds beside tracked tensors, whatever the fates."""
+        layers = [shape.layers for shape in self.shapes]
+        layers += [loan.shape.layers for loan in self._borrowed]
+        rows = [row for row, own in zip(self.tokens, layers, strict=True) if own]
+        return untracked(
+            self.shapes[0],
+            self.profile,
+            tokens={tokens for row in rows for tokens in row if tokens},
+            keys=max(PREFIX_BLOCK_TOKENS, *self.lengths),
+            connections=self.connections,
+        )
+
+    def memory(self, fates: StageFates) -> StageMemory:
+        """The whole memory model under these fates."""
+        kept, beside = self.held(fates)
+        return stage_memory(
+            self.shapes,
+            sum(self.lengths),
+            fullest=self.occupancy.fullest(kept, beside),
+            untracked=self.untracked,
+            kept_peak_bytes=max(kept),
+            host_bytes=self.host_bytes(fates),
+            kv_block_tokens=self.kv_block_tokens,
+            kv_sets=self.kv_sets,
+            sequences=self.shapes[0].replicas * self.sequences,
+            loans=self.loans,
+        )

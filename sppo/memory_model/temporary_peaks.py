@@ -1,0 +1,179 @@
+"""The moments at which a forward or backward may hold the most, beside what is kept. No torch.
+
+At each there is what its operations make (`temporaries.py`), and less of the kept units: those that
+a forward has not made yet, those that a backward has used up. The largest is what a compute takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+
+from sppo.memory_model.temporaries import (
+    AFTER,
+    BACKWARD_SPANS,
+    BEFORE,
+    LOSS_TILE_TOKENS,
+    PREFIX_BLOCK_TOKENS,
+    At,
+    Moment,
+    PartKind,
+    Span,
+    backward_walk,
+    first_reads,
+    forward_walk,
+)
+from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+
+FORWARD_SPANS = {
+    "norm1.output": Span(1, 7),
+    "attention.query": Span(3, 5),
+    "attention.logsumexp": Span(4, 5),
+    "attention.output": Span(5, 10),
+    "block.middle": Span(6, 10),
+    "norm2.statistics": Span(7, 10),
+    "norm2.output": Span(7, 10),
+    "mlp.gate": Span(8, 9),
+    "mlp.up": Span(8, 9),
+    "mlp.activation": Span(9, 10),
+}
+"""1 norm, 2 its product, 3 RoPE, 4 attention, 5 its order, 6 its product, 7 norm, 8 to 10 MLP."""
+
+READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
+"""What a norm's output is read for early in a backward, to make it again."""
+
+
+@lru_cache(maxsize=4096)
+def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Moment, ...]:
+    """The moments of a forward or backward, less what it holds less of the kept units then.
+
+    Units in `dropped` are made again. Without those that are never the largest.
+    """
+    names = frozenset(dropped)
+    held = _held_forward if forward else _held_backward
+    whole = []
+    for at in _walk(kind, forward, names):
+        more = held(kind, names, at)
+        told = not forward and at.step >= 6
+        whole.append(at.moment._replace(per_token=at.moment.per_token + more, told=told))
+    whole = list(dict.fromkeys(whole))
+    return tuple(one for one in whole if not any(_covers(other, one) for other in whole))
+
+
+@lru_cache(maxsize=256)
+def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[str, int]], ...]:
+    """Moments with everything kept, and what each unit adds per token where it is made again.
+
+    Any of those of RECOMPUTE_LEAN, each for itself. A norm's output that is there early, because a
+    product of it is made again, is added by that product.
+    """
+    none: frozenset[str] = frozenset()
+    cheap, lean = (
+        frozenset(names).intersection(kind.unit_bytes)
+        for names in (RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
+    )
+    held = _held_forward if forward else _held_backward
+    walks = (_walk(kind, forward, names) for names in (cheap, lean))
+    found = []
+    for at in dict.fromkeys(chain.from_iterable(walks)):
+        base = at.moment.per_token - at.making_bytes
+        whole = at.moment._replace(per_token=base + held(kind, none, at))
+        remade = dict.fromkeys(lean, 0)
+        for name in lean:
+            all_early, early = (
+                held(kind, lean, at, reads) - held(kind, lean - {name}, at, reads)
+                for reads in (lean, cheap)
+            )
+            remade[name] += early if name in cheap else all_early
+            if name in READERS:
+                remade[READERS[name]] += all_early - early
+        if at.making:
+            remade[at.making] += at.making_bytes
+        found.append((whole, remade))
+    return tuple(found)
+
+
+def _walk(kind: PartKind, forward: bool, dropped: frozenset[str]) -> Iterator[At]:
+    """A compute's moments, with what its last sum over shards may still hold."""
+    for at in forward_walk(kind) if forward else backward_walk(kind, dropped):
+        moment = at.moment._replace(per_token=at.moment.per_token + kind.late_bytes)
+        yield at._replace(moment=moment)
+
+
+def _covers(other: Moment, one: Moment) -> bool:
+    """Whether another moment is never the smaller one."""
+    no_smaller = all(a >= b for a, b in zip(other[:4], one[:4], strict=True))
+    as_often = other.later <= one.later and other.told >= one.told
+    return other != one and no_smaller and as_often
+
+
+def largest_bytes(
+    of: Sequence[Moment],
+    shards: int,
+    *,
+    start: int,
+    tokens: int,
+    kv_block_tokens: int,
+    told_bytes: int = 0,
+) -> int | None:
+    """Of moments, for `tokens` tokens from position `start` on; None if all come later."""
+    keys = min(start, kv_block_tokens or max(PREFIX_BLOCK_TOKENS, tokens))
+    tile = min(tokens, LOSS_TILE_TOKENS)
+    sizes = [
+        -(-(one.per_token * tokens + one.per_key * keys + one.per_tile * tile) // shards)
+        + one.fixed
+        + (told_bytes if one.told else 0)
+        for one in of
+        if start or not one.later
+    ]
+    return max(sizes, default=None)
+
+
+def _held_forward(
+    kind: PartKind, dropped: frozenset[str], at: At, firsts: frozenset[str] | None = None
+) -> int:
+    """Units that are not kept but there, less those that are kept but not made yet."""
+    if at.step == BEFORE:
+        return -_kept_bytes(kind, dropped)
+    if at.step == AFTER:
+        return 0
+    held = -kind.head_bytes
+    for name, (first, last) in FORWARD_SPANS.items():
+        size = kind.unit_bytes.get(name, 0)
+        if name not in dropped and at.step < first:
+            held -= size
+        if name in dropped and first <= at.step <= last:
+            held += size
+    return held
+
+
+def _held_backward(
+    kind: PartKind, dropped: frozenset[str], at: At, firsts: frozenset[str] | None = None
+) -> int:
+    """Units that were made again and are there, less those that are kept but used up.
+
+    They are made when they are first read, where those in `firsts` are made again.
+    """
+    if at.step == BEFORE:
+        return 0
+    if at.step == AFTER:
+        return -_kept_bytes(kind, dropped)
+    held = -kind.head_bytes
+    reads = first_reads(kind.model, dropped if firsts is None else firsts)
+    order = tuple(kind.unit_bytes)
+    made = order[: order.index(at.making) + 1] if at.making else order
+    for name, size in kind.unit_bytes.items():
+        last = BACKWARD_SPANS[name].last
+        first = reads[name]
+        if name not in dropped:
+            held -= size if at.step > last else 0
+        elif first < at.step <= last or (first == at.step and name in made):
+            held += size
+    return held
+
+
+def _kept_bytes(kind: PartKind, dropped: frozenset[str]) -> int:
+    """Per token of all shards, of the whole part."""
+    kept = sum(size for name, size in kind.unit_bytes.items() if name not in dropped)
+    return kind.layers * kept + kind.head_bytes

@@ -1,0 +1,1 @@
+"""Attention of one subsequence over the keys and values of all before it."""

@@ -1,0 +1,212 @@
+"""Causal attention of one subsequence against the keys and values of all earlier ones. Exact.
+
+The square block on the diagonal is causal, the prefix before it is not; both are calls of a
+stock ATen flash operator, merged by their log-sum-exp. In the backward each block gets the global
+output and log-sum-exp, so the sums of its gradients are those of full attention.
+
+An empty prefix kills the CPU operator, so it must be no block at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sppo.config.errors import NotBuilt
+from sppo.model.mixers.kv_cache import Block
+
+_aten: Any = torch.ops.aten
+
+HALVED_QUERIES = range(193, 768)
+"""Causal squares that a CPU computes in halves, see `_halves`."""
+
+
+def _block_forward(
+    query: Tensor, keys: Tensor, values: Tensor, causal: bool
+) -> tuple[Tensor, Tensor]:
+    if query.device.type == "cuda":
+        operator = _aten._scaled_dot_product_flash_attention
+    else:
+        operator = _aten._scaled_dot_product_flash_attention_for_cpu
+    out, logsumexp = operator(query, keys, values, 0.0, causal)[:2]
+    return out, logsumexp
+
+
+def _block_backward(
+    grad: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if query.device.type == "cuda":
+        # Without dropout the philox seed and offset are not read, but must be tensors.
+        unused = torch.empty((), dtype=torch.uint64, device=query.device)
+        gradients = _aten._scaled_dot_product_flash_attention_backward(
+            grad,
+            query,
+            keys,
+            values,
+            out,
+            logsumexp,
+            None,
+            None,
+            query.shape[2],
+            keys.shape[2],
+            0.0,
+            causal,
+            unused,
+            unused,
+        )
+    else:
+        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, query, keys, values, out, logsumexp, 0.0, causal
+        )
+    query_gradient, key_gradient, value_gradient = gradients
+    return query_gradient, key_gradient, value_gradient
+
+
+def check_attention(device: torch.device, dtype: torch.dtype) -> None:
+    """Raise NotBuilt where the flash operator has no kernel."""
+    if device.type == "cuda" and dtype not in (torch.bfloat16, torch.float16):
+        raise NotBuilt(
+            f"attention in {dtype} on CUDA: the flash kernel needs bfloat16; set the workload's "
+            "dtype to bfloat16"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise NotBuilt(f"attention on {device.type}: only cpu and cuda have a flash operator here")
+
+
+def _halves(tokens: int, device: torch.device) -> int | None:
+    """Where to halve a causal square; None where one call is best.
+
+    Below 768 queries the CPU operator takes keys by 512 and queries by 64, and skips only whole
+    blocks: most of what is masked is computed. Two small squares and what lies between them are
+    less work. From 768 queries on, and on CUDA, its blocks are as fine as they need to be.
+    """
+    if device.type != "cpu" or tokens not in HALVED_QUERIES:
+        return None
+    return -(-tokens // 64) * 32
+
+
+def _merge(
+    out: Tensor, logsumexp: Tensor, other: Tensor, other_logsumexp: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same queries against two sets of keys as if against both; `out` may be overwritten."""
+    weight = torch.sigmoid(other_logsumexp - logsumexp).unsqueeze(-1)
+    if out.dtype in (torch.bfloat16, torch.float16):
+        out = torch.lerp(out.float(), other.float(), weight).to(out.dtype)
+    else:
+        out = out.lerp_(other, weight)
+    return out, torch.logaddexp(logsumexp, other_logsumexp)
+
+
+def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Causal attention of as many queries as keys."""
+    half = _halves(query.shape[2], query.device)
+    if half is None:
+        return _block_forward(query, keys, values, True)
+    (early, late), (keys, late_keys), (values, late_values) = (
+        (tensor[:, :, :half], tensor[:, :, half:]) for tensor in (query, keys, values)
+    )
+    first = _square_forward(early, keys, values)
+    second = _merge(
+        *_square_forward(late, late_keys, late_values),
+        *_block_forward(late, keys, values, False),
+    )
+    return torch.cat((first[0], second[0]), 2), torch.cat((first[1], second[1]), 2)
+
+
+def attend(
+    query: Tensor,
+    own: tuple[Tensor, Tensor],
+    prefix: Iterable[tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor]:
+    """Output [1, H, l, D] and log-sum-exp [1, H, l] of a subsequence's queries [H, l, D].
+
+    own: its keys and values [Hkv, l, D]; prefix: those of all earlier positions, in blocks.
+    """
+    batch = query.unsqueeze(0)
+    merged = _square_forward(batch, own[0].unsqueeze(0), own[1].unsqueeze(0))
+    for keys, values in prefix:
+        block = _block_forward(batch, keys.unsqueeze(0), values.unsqueeze(0), False)
+        merged = _merge(*merged, *block)
+    return merged
+
+
+class _Square(NamedTuple):
+    """One call within a causal square: which queries meet which keys."""
+
+    queries: slice
+    keys: slice
+    causal: bool
+
+
+def _square_blocks(tokens: int, device: torch.device, first: int = 0) -> Iterator[_Square]:
+    """The calls of `_square_forward` on positions `first` and on."""
+    half = _halves(tokens, device)
+    span = slice(first, first + tokens)
+    if half is None:
+        yield _Square(span, span, True)
+        return
+    yield from _square_blocks(half, device, first)
+    yield from _square_blocks(tokens - half, device, first + half)
+    yield _Square(slice(first + half, span.stop), slice(first, first + half), False)
+
+
+def attend_backward(
+    grad: Tensor,
+    query: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    own: Block,
+    prefix: Iterable[Block],
+) -> Tensor:
+    """Gradient of the queries [1, H, l, D], in the accumulators' dtype.
+
+    dK and dV are added to the accumulators of `own` and of every block of the prefix.
+    """
+
+    everything = _Rows(grad, query, out, logsumexp)
+    tokens, precision = query.shape[2], own.key_gradients.dtype
+    if _halves(tokens, query.device) is None:
+        total = _add_block(everything, own, True).to(precision)
+    else:
+        total = torch.zeros_like(query, dtype=precision)
+        for queries, keys, causal in _square_blocks(tokens, query.device):
+            rows = _Rows(*(tensor[:, :, queries] for tensor in everything))
+            part = Block(*(buffer[:, keys] for buffer in own))
+            total[:, :, queries].add_(_add_block(rows, part, causal))
+    for part in prefix:
+        total.add_(_add_block(everything, part, False))
+    return total
+
+
+class _Rows(NamedTuple):
+    """Some queries of a subsequence: what their backward needs, [1, H, n, ...]."""
+
+    grad: Tensor
+    query: Tensor
+    out: Tensor
+    logsumexp: Tensor
+
+
+def _add_block(rows: _Rows, part: Block, causal: bool) -> Tensor:
+    """Gradient of these queries from some keys, whose dK and dV are added to the accumulators."""
+    query_gradient, key_gradient, value_gradient = _block_backward(
+        rows.grad,
+        rows.query,
+        part.keys.unsqueeze(0),
+        part.values.unsqueeze(0),
+        rows.out,
+        rows.logsumexp,
+        causal,
+    )
+    part.key_gradients.add_(key_gradient.squeeze(0))
+    part.value_gradients.add_(value_gradient.squeeze(0))
+    return query_gradient

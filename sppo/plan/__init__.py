@@ -1,0 +1,1 @@
+"""The plan as data: parts, saved tensors, lendings, and what becomes of each."""

@@ -1,0 +1,177 @@
+"""Multiplexed sequence partitioning (paper sec. 6.2): who computes which slice of a subsequence.
+
+At a pipeline's ends ranks wait. There the owner of a part lends its weights, and the neighbours
+compute slices of its subsequences with it. Slices are consecutive tokens, in rank order. No torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from sppo.plan.plan import Lending
+
+Cut = Callable[[int, int, int], tuple[int, ...] | None]
+"""(part, subsequence, ranks) -> lengths of the slices; None where it is too short."""
+
+
+class Slice(NamedTuple):
+    """Tokens [start, start + tokens) of a subsequence, computed by `rank` in one part."""
+
+    rank: int
+    start: int
+    tokens: int
+
+
+class Piece(NamedTuple):
+    """Hidden states that slice `source` of a part hands to slice `target` of the next one."""
+
+    source: int
+    target: int
+    start: int
+    tokens: int
+
+
+def table(stages: int, subsequences: int, stage: int) -> tuple[range, range]:
+    """(left, right) ids of a stage's subsequences that are computed together: the paper's Table 3.
+
+    Left ones by ranks stage .. PP - 1, which wait for their first input; right ones by ranks
+    0 .. stage, which have nothing left to do.
+    """
+    left = range(min(stages - 1 - stage, subsequences))
+    return left, range(max(subsequences - stage, len(left)), subsequences)
+
+
+def lendings(
+    stages: int, parts: int, subsequences: int, cut: Cut, *, drains: bool = True
+) -> tuple[Lending, ...]:
+    """All lendings of a pipeline of `parts` parts with layers, in the order of the forward.
+
+    The first PP parts fill the pipeline, the last PP drain it (if `drains`). Nothing is lent of a
+    stage with a subsequence that is too short for its ranks.
+    """
+    found = []
+    for fills in (True, False) if drains else (True,):
+        for stage in range(stages):
+            ids = table(stages, subsequences, stage)[0 if fills else 1]
+            ranks = range(stage, stages) if fills else range(stage + 1)
+            part = stage if fills else parts - stages + stage
+            rows = [cut(part, index, len(ranks)) for index in ids]
+            lengths = tuple(row for row in rows if row is not None)
+            if lengths and len(lengths) == len(rows):
+                found.append(
+                    Lending(
+                        part=part,
+                        fills=fills,
+                        subsequences=tuple(ids),
+                        ranks=tuple(ranks),
+                        lengths_tokens=lengths,
+                    )
+                )
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slicing:
+    """Every subsequence of every part as slices; without lendings one each, its owner's."""
+
+    stages: int
+    lengths_tokens: tuple[int, ...]
+    lendings: tuple[Lending, ...] = ()
+
+    @cached_property
+    def _lent(self) -> dict[tuple[int, int], tuple[Slice, ...]]:
+        found = {}
+        for lending in self.lendings:
+            for index, lengths in zip(lending.subsequences, lending.lengths_tokens, strict=True):
+                assert sum(lengths) == self.lengths_tokens[index]
+                starts = itertools.accumulate(lengths[:-1], initial=0)
+                row = zip(lending.ranks, starts, lengths, strict=True)
+                found[lending.part, index] = tuple(Slice(*one) for one in row)
+        return found
+
+    def is_lent(self, part: int, subsequence: int) -> bool:
+        return (part, subsequence) in self._lent
+
+    def lending_of(self, part: int, subsequence: int) -> Lending:
+        """The lending of a subsequence that is lent."""
+        (found,) = (
+            lending
+            for lending in self.lendings
+            if lending.part == part and subsequence in lending.subsequences
+        )
+        return found
+
+    def slices(self, part: int, subsequence: int) -> tuple[Slice, ...]:
+        whole = Slice(part % self.stages, 0, self.lengths_tokens[subsequence])
+        return self._lent.get((part, subsequence), (whole,))
+
+    def slice_of(self, part: int, subsequence: int, rank: int) -> int | None:
+        """Which slice a rank computes, if any."""
+        for number, one in enumerate(self.slices(part, subsequence)):
+            if one.rank == rank:
+                return number
+        return None
+
+    def tokens_of(self, part: int, subsequence: int, rank: int) -> int:
+        """Tokens that a rank computes."""
+        number = self.slice_of(part, subsequence, rank)
+        return 0 if number is None else self.slices(part, subsequence)[number].tokens
+
+    def pieces(self, part: int, subsequence: int) -> tuple[Piece, ...]:
+        """What goes from `part` to the next one, by the slices of both."""
+        key = part, subsequence
+        if key not in self._known_pieces:
+            self._known_pieces[key] = self._find_pieces(part, subsequence)
+        return self._known_pieces[key]
+
+    @cached_property
+    def _known_pieces(self) -> dict[tuple[int, int], tuple[Piece, ...]]:
+        return {}
+
+    def _find_pieces(self, part: int, subsequence: int) -> tuple[Piece, ...]:
+        found = []
+        for source, before in enumerate(self.slices(part, subsequence)):
+            for target, after in enumerate(self.slices(part + 1, subsequence)):
+                start = max(before.start, after.start)
+                end = min(before.start + before.tokens, after.start + after.tokens)
+                if start < end:
+                    found.append(Piece(source, target, start, end - start))
+        return tuple(found)
+
+    def borrowed(self, rank: int) -> tuple[Lending, ...]:
+        """The lendings in which a rank helps another, in the order of the forward."""
+        return tuple(
+            lending
+            for lending in self.lendings
+            if rank in lending.ranks and rank != lending.part % self.stages
+        )
+
+
+def with_slices(
+    order: Sequence[tuple[int, int]],
+    slicing: Slicing,
+    rank: int,
+    parts_of_rank: Sequence[int],
+    head: int | None = None,
+) -> list[tuple[int, int]]:
+    """A rank's forwards, (place in `parts_of_rank`, subsequence), with its slices at the ends.
+
+    `order` are its own forwards without lending. First come the slices that fill the pipeline, by
+    part, then its own work, then the slices that drain it, but before the loss of the first of
+    them where the head is a part of its own (place `head`).
+    """
+    ends: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for lending in slicing.lendings:
+        if rank in lending.ranks:
+            place = parts_of_rank.index(lending.part)
+            ends[lending.fills] += [(place, index) for index in lending.subsequences]
+    lent = {*ends[True], *ends[False]}
+    own = [one for one in order if one not in lent]
+    drained = {index for _, index in ends[False]}
+    late = [n for n, (place, index) in enumerate(own) if place == head and index in drained]
+    split = late[0] if late else len(own)
+    return [*ends[True], *own[:split], *ends[False], *own[split:]]

@@ -1,0 +1,275 @@
+"""The Plan: everything the solver decided, and what it predicts. Data only, no torch.
+
+For people: `planner/report/card.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sppo.config.workload import Model, Workload
+
+UnitKey = tuple[int, str]
+"""(index of the layer inside its part, unit name of `saved_tensors.py`); the head's units use the
+count of layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untracked:
+    """Device bytes of a stage beside its tracked tensors (`memory_model/untracked.py`).
+
+    code: what kernels keep for good, for each new shape. scratch: the most that one kernel takes
+    while it runs. workspaces: of the matrix library. communicators: buffers for messages. process:
+    what the allocator rounds up. `reserved` of their sum lie in the profile's reserve, outside the
+    limit.
+    """
+
+    code: int = 0
+    scratch: int = 0
+    workspaces: int = 0
+    communicators: int = 0
+    process: int = 0
+    reserved: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.code + self.scratch + self.workspaces + self.communicators + self.process
+
+    @property
+    def charged(self) -> int:
+        """Bytes that count against the device's limit."""
+        return self.total - self.reserved
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMemory:
+    """Predicted device bytes of one stage at its fullest moment, and its host tier.
+
+    `kept` (activations), `staging` and `temporary`, what a forward or backward allocates and frees,
+    are those of that moment; all others stay as they are. `kept_peak` is the peak of kept
+    activations, `activations_peak` with KV and dKV: exact, counted by the accounting mode.
+    Host tier: `host` is the arena of what travels, `kv_host` K, V, dK and dV where they lie there.
+    `total` are tracked tensors; the device holds `untracked` beside them.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    kv: int
+    dkv: int
+    kept: int
+    kept_peak: int
+    staging: int
+    constants: int
+    temporary: int
+    host: int
+    kv_host: int
+    untracked: Untracked = Untracked()
+
+    @property
+    def device_peak(self) -> int:
+        """What the device's limit must leave room for."""
+        return self.total + self.untracked.charged
+
+    @property
+    def activations_peak(self) -> int:
+        return self.kv + self.dkv + self.kept_peak
+
+    @property
+    def total(self) -> int:
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.kv
+            + self.dkv
+            + self.kept
+            + self.staging
+            + self.constants
+            + self.temporary
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """Consecutive layers [first, last), maybe the head; by subsequence what travels or is remade.
+
+    `offload_share`: bytes that travel over bytes that are kept (so without the recomputed ones).
+    A unit that is recomputed is so in every layer of the part.
+    """
+
+    layers: tuple[int, int]
+    head: bool
+    offload_share: tuple[float, ...]
+    offload_units: tuple[tuple[UnitKey, ...], ...]
+    recompute_units: tuple[tuple[str, ...], ...]
+
+    @property
+    def layer_range(self) -> range:
+        return range(*self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """One pipeline stage: its parts (one, unless stages are interleaved) and its memory."""
+
+    parts: tuple[PartPlan, ...]
+    memory: StageMemory
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """All layers of the stage, in order."""
+        return tuple(layer for part in self.parts for layer in part.layer_range)
+
+    @property
+    def head(self) -> bool:
+        return any(part.head for part in self.parts)
+
+    @property
+    def offload_share(self) -> float:
+        """Mean share of kept bytes that travels, over parts and subsequences."""
+        shares = [share for part in self.parts for share in part.offload_share]
+        return sum(shares) / len(shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lending:
+    """Multiplexed sequence partitioning: some subsequences of one part, each cut into slices.
+
+    The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
+    length is `lengths_tokens[n][j]` for `subsequences[n]` (consecutive). The owner is one of them.
+    `fills`: at the pipeline's begin (in the backward: its end), else at the turn between the two.
+    Helpers keep their slices on the device, but for the units of `recompute_units`.
+    """
+
+    part: int
+    fills: bool
+    subsequences: tuple[int, ...]
+    ranks: tuple[int, ...]
+    lengths_tokens: tuple[tuple[int, ...], ...]
+    recompute_units: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
+
+    With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
+    subsequence passes every stage V times and the pipeline's idle ends shrink by V.
+    `predicted_messages` are what one rank of each stage sends to other stages in a step.
+    Times are simulated from the profile, for forward and backward without the optimizer;
+    `reduction_seconds` of the makespan are the sums over replicas that follow.
+    """
+
+    workload: str
+    model: Model
+    sequence_tokens: int
+    sequences_per_step: int
+    element_bytes: int
+    hardware: str
+    sequence_parallel: int
+    pipeline_parallel: int
+    data_parallel: int
+    virtual_stages: int
+    group_subsequences: int
+    kv_block_tokens: int
+    kv_sets: int
+    head_alone: bool
+    lengths_tokens: tuple[int, ...]
+    stages: tuple[StagePlan, ...]
+    fetch_ahead: int
+    makespan_seconds: float
+    reduction_seconds: float
+    bubble_share: float
+    reasons: tuple[str, ...]
+    rejected: tuple[str, ...]
+    lendings: tuple[Lending, ...] = ()
+    predicted_messages: tuple[int, ...] = ()
+    predicted_message_bytes: tuple[int, ...] = ()
+
+    @property
+    def ranks(self) -> int:
+        return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def degrees_words(self) -> str:
+        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step that pass each replica."""
+        return self.sequences_per_step // self.data_parallel
+
+    @property
+    def subsequences(self) -> int:
+        return len(self.lengths_tokens)
+
+    @property
+    def receive_ahead(self) -> int:
+        return receive_ahead(
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.group_subsequences,
+            self.head_alone,
+            lends=bool(self.lendings),
+        )
+
+    @property
+    def parts(self) -> tuple[PartPlan, ...]:
+        """All parts of the model, first layers first."""
+        return tuple(
+            self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
+            for part in range(self.pipeline_parallel * self.virtual_stages + self.head_alone)
+        )
+
+    @property
+    def starts_tokens(self) -> tuple[int, ...]:
+        """Position of the first token of each subsequence."""
+        starts = [0]
+        for length in self.lengths_tokens[:-1]:
+            starts.append(starts[-1] + length)
+        return tuple(starts)
+
+
+def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel: int) -> str:
+    """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
+    words = f"SP {sequence_parallel} x PP {pipeline_parallel}"
+    return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
+
+
+def receive_ahead(
+    pipeline_parallel: int,
+    virtual_stages: int,
+    group_subsequences: int,
+    head_alone: bool,
+    *,
+    lends: bool,
+) -> int:
+    """Computes by which a receive is posted early: a group's messages wait for their turn.
+
+    Those for a head on its own wait while the next group passes the first part; those between lent
+    parts while all other subsequences pass the part before.
+    """
+    least = max(1, pipeline_parallel - 1) if lends else 1
+    if virtual_stages == 1:
+        return least
+    if head_alone:
+        return max(least, group_subsequences)
+    return max(least, group_subsequences - pipeline_parallel + 1)
+
+
+def check_plan(plan: Plan, workload: Workload) -> None:
+    """Raise ValueError if a plan was made for another workload."""
+    if sum(plan.lengths_tokens) != plan.sequence_tokens:
+        raise ValueError(
+            f"the plan's lengths sum to {sum(plan.lengths_tokens)}, not {plan.sequence_tokens}"
+        )
+    if plan.sequences_per_step != workload.sequences_per_step:
+        raise ValueError(
+            f"the plan is for {plan.sequences_per_step} sequences a step, the workload has "
+            f"{workload.sequences_per_step}"
+        )
+    if plan.model != workload.model:
+        raise ValueError(
+            f"the plan is for {plan.model.name}, the workload has {workload.model.name}"
+        )

@@ -1,0 +1,1 @@
+"""From a workload and its hardware to the fastest plan that fits."""

@@ -1,0 +1,1 @@
+"""Which saved tensors of a stage are kept, offloaded or recomputed."""

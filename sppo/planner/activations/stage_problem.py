@@ -1,0 +1,159 @@
+"""The fates of a stage's saved tensors: kept, sent to the host, or made again. No torch.
+
+A `StageProblem` is one stage of one layout: what its parts keep, in which order, under which
+limits, and what every fate costs. `policies.py` and the exact solver (`integer_program.py`) decide
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from sppo.config.errors import Short
+from sppo.cost_model.times import copy_ns, recompute_ns
+from sppo.memory_model.model_state import fixed_bytes
+from sppo.memory_model.msp import borrowed_bytes
+from sppo.memory_model.stage_memory import KEEP, Fate, StageFates, StageHoldings
+from sppo.plan.plan import PartPlan, StageMemory, StagePlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProblem(StageHoldings):
+    """What one stage has to decide."""
+
+    device_limit_bytes: int | None
+    host_limit_bytes: int | None
+
+    def excess_bytes(self, memory: StageMemory) -> int:
+        """Device bytes over the limit; not positive if it fits."""
+        if self.device_limit_bytes is None:
+            return 0
+        return memory.device_peak - self.device_limit_bytes
+
+    def require_room(self) -> None:
+        """Raise Short if model state, KV and dKV alone are too much: then no fate helps."""
+        if self.device_limit_bytes is None:
+            return
+        fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
+        fixed += sum(borrowed_bytes(self.loans))
+        excess = fixed - self.device_limit_bytes
+        if excess > 0:
+            raise Short(excess, "device memory for model state, KV and dKV alone")
+
+    def require_fit(self, memory: StageMemory) -> None:
+        """Raise Short if device or host memory is."""
+        excess = self.excess_bytes(memory)
+        if excess > 0:
+            first = self.shapes[0].layers[0]
+            raise Short(excess, f"device memory on the stage that begins with layer {first}")
+        limit = self.host_limit_bytes
+        if limit is not None and memory.host + memory.kv_host > limit:
+            raise Short(memory.host + memory.kv_host - limit, "host memory")
+
+    def added_ns(self, fates: StageFates) -> int:
+        """Compute time that these fates add to a step of this stage.
+
+        Where copies overlap, only what is longer than the compute it hides under.
+        """
+
+        def of(part: int, row: Sequence[Fate]) -> int:
+            return sum(self._fate_ns(part, index, fate) for index, fate in enumerate(row))
+
+        return sum(self._by_row(fates, of))
+
+    def _fate_ns(self, part: int, index: int, fate: Fate) -> int:
+        shape, profile = self.shapes[part], self.profile
+        again = len(shape.layers) * recompute_ns(
+            shape.model,
+            profile,
+            fate.recompute,
+            start=self.starts[index],
+            tokens=self.tokens[part][index],
+            shards=shape.shards,
+        )
+        moved = self.moved_bytes(part, index, fate)
+        out = copy_ns(moved, profile.d2h_bytes_per_second)
+        back = copy_ns(moved, profile.h2d_bytes_per_second)
+        if profile.overlapped_copies:
+            following = min(index + 1, len(self.lengths) - 1)
+            cost = self.costs[part][following]
+            out = max(0, out - cost.forward_ns)
+            back = max(0, back - cost.backward_ns)
+        return again + out + back
+
+    @cached_property
+    def hidden_bytes(self) -> tuple[tuple[int, ...], ...]:
+        """What leaves while the next subsequence computes: BW_D2H * T_(i+1), by part.
+
+        Paper sec. 5.2, from its constraint alpha_i A_i <= BW_D2H * T; T is the forward time of the
+        next subsequence. One entry per subsequence but the last.
+        """
+        rate = self.profile.d2h_bytes_per_second
+        return tuple(
+            tuple(int(rate * cost.forward_ns / 1e9) for cost in row[1:]) for row in self.costs
+        )
+
+    def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
+        """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
+        known = self._known(part)
+        key = index, share, fate.recompute
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._offload(part, index, share, fate)
+        return found
+
+    def _offload(self, part: int, index: int, share: float, fate: Fate) -> Fate:
+        shape, tokens = self.shapes[part], self.tokens[part][index]
+        wanted = share * shape.candidate_bytes(tokens, fate.recompute)
+        chosen = []
+        for unit in shape.travelling:
+            if wanted <= 0:
+                break
+            if unit.name not in fate.recompute:
+                size = shape.unit_bytes(unit, tokens)
+                n = min(shape.copies[unit.name], -int(-wanted // size))
+                wanted -= n * size
+                if n:
+                    chosen.append((unit.name, n))
+        return replace(fate, offload=tuple(chosen))
+
+    def hidden_share(self, part: int, index: int, fate: Fate = KEEP) -> float:
+        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
+        if index + 1 >= len(self.lengths):
+            return 0.0
+        known = self._known(part)
+        key = index, "hidden", fate.recompute
+        if key not in known:
+            known[key] = self._hidden_share(part, index, fate)
+        found: float = known[key]
+        return found
+
+    def _hidden_share(self, part: int, index: int, fate: Fate) -> float:
+        shape = self.shapes[part]
+        candidates = shape.candidate_bytes(self.tokens[part][index], fate.recompute)
+        return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
+
+    def stage_plan(self, fates: StageFates) -> StagePlan:
+        """These fates as a part of a Plan. Raises Short if they do not fit."""
+        memory = self.memory(fates)
+        self.require_fit(memory)
+        parts = tuple(self._part_plan(part, row) for part, row in enumerate(fates))
+        return StagePlan(parts=parts, memory=memory)
+
+    def _part_plan(self, part: int, row: Sequence[Fate]) -> PartPlan:
+        shape = self.shapes[part]
+        return PartPlan(
+            layers=(shape.layers.start, shape.layers.stop),
+            head=shape.head,
+            offload_share=tuple(
+                self.moved_bytes(part, index, fate) / self.kept_bytes(part, index, fate)
+                for index, fate in enumerate(row)
+            ),
+            offload_units=tuple(
+                tuple(shape.key(name, number) for name, n in fate.offload for number in range(n))
+                for fate in row
+            ),
+            recompute_units=tuple(fate.recompute for fate in row),
+        )

@@ -1,0 +1,124 @@
+"""A layout and the fates of its tensors make a plan, with its simulated times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from sppo.cost_model.plan_costs import simulate_plan
+from sppo.memory_model.msp import Loan, Share
+from sppo.memory_model.stage_memory import StageFates
+from sppo.plan.plan import Plan, StagePlan
+from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.layouts.timed_layout import Layout
+
+Choose = Callable[[StageProblem], StageFates]
+
+
+def stage_problem(layout: Layout, stage: int) -> StageProblem:
+    """What one stage of a layout has to decide."""
+    shapes = layout.shapes[stage :: layout.pipeline_parallel]
+    slicing = layout.slicing
+    return StageProblem(
+        shapes=shapes,
+        loans=tuple(stage_loans(layout, stage)),
+        tokens=tuple(
+            tuple(slicing.tokens_of(part, index, stage) for index in range(len(layout.lengths)))
+            for part in layout.parts_of(stage)
+        ),
+        computes=layout.computes(stage, differing=True),
+        kv_sets=layout.kv_sets,
+        sequences=layout.sequences,
+        memo=layout.memo,
+        clones=layout.workload.cluster.device == "cpu",
+        starts=layout.starts,
+        lengths=layout.lengths,
+        messages_ahead=layout.messages_ahead,
+        connections=_connections(layout, stage),
+        profile=layout.profile,
+        costs=tuple(layout.part_costs(shape) for shape in shapes),
+        device_limit_bytes=layout.workload.device_memory_bytes,
+        host_limit_bytes=layout.workload.host_memory_bytes,
+        kv_block_tokens=layout.kv_block_tokens,
+    )
+
+
+def _connections(layout: Layout, stage: int) -> int:
+    """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
+    helpers = {
+        rank for lending in layout.lendings if stage in lending.ranks for rank in lending.ranks
+    }
+    return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
+
+
+def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
+    """What a stage lends and borrows."""
+    parts = layout.parts_of(stage)
+    for lending in layout.lendings:
+        if stage not in lending.ranks:
+            continue
+        place = lending.ranks.index(stage)
+        first, last = lending.subsequences[0], lending.subsequences[-1]
+        yield Loan(
+            shape=layout.shapes[lending.part],
+            borrowed=stage != lending.part % layout.pipeline_parallel,
+            virtual=parts.index(lending.part),
+            start=layout.starts[first],
+            end=layout.starts[last] + layout.lengths[last],
+            first=first,
+            shares=tuple(
+                Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
+                for lengths in lending.lengths_tokens
+            ),
+            ranks=len(lending.ranks),
+            recompute=lending.recompute_units,
+        )
+
+
+def plan_of(layout: Layout, choose: Choose) -> Plan:
+    """Fates for every stage, then the simulation. Raises Short."""
+    chosen: dict[tuple[object, ...], StageFates] = {}
+    stages: list[StagePlan] = []
+    for stage in range(layout.pipeline_parallel):
+        problem = stage_problem(layout, stage)
+        # How far a stage runs ahead differs, and what it lends and borrows.
+        mixed = stage if layout.kv_sets > 1 or layout.lendings else 0
+        alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
+        if alike not in chosen:
+            problem.require_room()
+            chosen[alike] = choose(problem)
+        stages.append(problem.stage_plan(chosen[alike]))
+    workload, profile = layout.workload, layout.profile
+    draft = Plan(
+        workload=workload.name,
+        model=workload.model,
+        sequence_tokens=workload.sequence_tokens,
+        sequences_per_step=workload.sequences_per_step,
+        element_bytes=workload.element_bytes,
+        hardware=profile.name,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_parallel=layout.pipeline_parallel,
+        data_parallel=layout.data_parallel,
+        virtual_stages=layout.virtual_stages,
+        group_subsequences=layout.group_subsequences,
+        kv_block_tokens=layout.kv_block_tokens,
+        kv_sets=layout.kv_sets,
+        head_alone=layout.head_alone,
+        lengths_tokens=layout.lengths,
+        stages=tuple(stages),
+        fetch_ahead=1 if profile.overlapped_copies else 0,
+        makespan_seconds=0.0,
+        reduction_seconds=layout.reduction_seconds,
+        bubble_share=0.0,
+        reasons=(),
+        rejected=(),
+        lendings=layout.lendings,
+    )
+    simulation = simulate_plan(draft, profile)
+    return replace(
+        draft,
+        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
+        bubble_share=simulation.bubble_share,
+        predicted_messages=simulation.messages,
+        predicted_message_bytes=simulation.message_bytes,
+    )

@@ -1,0 +1,1 @@
+"""The layouts that the planner tries: degrees, cuts, parts a stage."""

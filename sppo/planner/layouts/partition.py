@@ -1,0 +1,154 @@
+"""Cutting a sequence into subsequences: equal lengths, FLOPs (the paper, sec. 5.2), or times."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from functools import lru_cache, partial
+
+from sppo.config.hardware import Profile
+from sppo.config.workload import Model
+from sppo.cost_model.times import (
+    attention_flops,
+    causal_pairs,
+    head_flops_per_token,
+    layer_dense_flops_per_token,
+    subsequence_cost,
+)
+
+
+def _aligned(boundaries: list[int], tokens: int, alignment: int) -> tuple[int, ...]:
+    """Lengths between boundaries rounded to the alignment, each at least one alignment long."""
+    count = len(boundaries) - 1
+    rounded = [0]
+    for index in range(1, count):
+        nearest = round(boundaries[index] / alignment) * alignment
+        least = rounded[-1] + alignment
+        most = (tokens // alignment - (count - index)) * alignment
+        rounded.append(min(max(nearest, least), most))
+    rounded.append(tokens)
+    return tuple(end - start for start, end in itertools.pairwise(rounded))
+
+
+def check_cut(tokens: int, subsequences: int, alignment: int) -> None:
+    """Raise ValueError, with the cure, if `tokens` cannot be cut that way."""
+    if subsequences < 1 or alignment < 1:
+        raise ValueError("a cut needs at least one subsequence and an alignment of at least 1")
+    if subsequences * alignment > tokens:
+        raise ValueError(
+            f"cannot cut {tokens} tokens into {subsequences} subsequences of at least {alignment}: "
+            f"take N of at most {max(1, tokens // alignment)}"
+        )
+
+
+def equal_cut(tokens: int, subsequences: int, *, alignment: int = 1) -> tuple[int, ...]:
+    """N lengths that differ by at most one alignment."""
+    check_cut(tokens, subsequences, alignment)
+    boundaries = [index * tokens // subsequences for index in range(subsequences + 1)]
+    return _aligned(boundaries, tokens, alignment)
+
+
+def prefix_flops(model: Model, tokens: int) -> int:
+    """Forward FLOPs of the first `tokens` tokens through the whole model (causal attention)."""
+    dense = model.layers * layer_dense_flops_per_token(model) + head_flops_per_token(model)
+    attention = model.layers * attention_flops(model, causal_pairs(0, tokens))
+    return dense * tokens + attention
+
+
+@lru_cache(maxsize=1024)
+def flops_balanced_cut(
+    model: Model,
+    tokens: int,
+    subsequences: int,
+    *,
+    alignment: int = 1,
+    unit: int = 1,
+    longest: int | None = None,
+) -> tuple[int, ...]:
+    """N lengths of equal causal FLOPs: early ones long, late ones short.
+
+    Lengths are multiples of `unit`, which divides `alignment` and `tokens`. `longest` caps them:
+    the capped tokens become further subsequences of that length, so that the result may have more
+    than N entries; the largest cost, and with it the makespan's bubble term, does not grow.
+    """
+    check_cut(tokens, subsequences, alignment)
+    total = prefix_flops(model, tokens)
+    shares = [total * index // subsequences for index in range(subsequences)]
+    boundaries = [*(_position_of(model, share) for share in shares), tokens]
+    lengths = _aligned(boundaries, tokens, alignment)
+    if longest is None:
+        return lengths
+    capped: list[int] = []
+    for length in lengths:
+        pieces = -(-length // max(longest, alignment))
+        step = min(alignment, length // pieces // unit * unit)
+        capped.extend(equal_cut(length, pieces, alignment=step))
+    return tuple(capped)
+
+
+@lru_cache(maxsize=16_384)
+def slice_cut(
+    model: Model, start: int, tokens: int, slices: int, *, alignment: int = 1
+) -> tuple[int, ...]:
+    """A subsequence at position `start` in slices of equal causal FLOPs: all end together."""
+    check_cut(tokens, slices, alignment)
+    first, last = prefix_flops(model, start), prefix_flops(model, start + tokens)
+    shares = [first + (last - first) * index // slices for index in range(slices)]
+    boundaries = [*(_position_of(model, share) - start for share in shares), tokens]
+    return _aligned(boundaries, tokens, alignment)
+
+
+def _position_of(model: Model, flops: int) -> int:
+    """The least position whose prefix costs at least `flops`: the root of a quadratic."""
+    square = model.layers * attention_flops(model, 1) // 2
+    linear = prefix_flops(model, 1) - square
+    root = math.isqrt(linear * linear + 4 * square * flops)
+    position = max(0, (root - linear) // (2 * square))
+    while prefix_flops(model, position) < flops:  # the root was rounded down
+        position += 1
+    return position
+
+
+def time_balanced_cut(
+    model: Model,
+    profile: Profile,
+    tokens: int,
+    subsequences: int,
+    *,
+    alignment: int = 1,
+    shards: int = 1,
+) -> tuple[int, ...]:
+    """N lengths of equal time on a profile, forward and backward of one block.
+
+    Unlike FLOPs, time knows that short subsequences run at lower rates.
+    """
+    check_cut(tokens, subsequences, alignment)
+    if subsequences == 1:
+        return (tokens,)
+
+    def seconds(start: int, length: int) -> int:
+        cost = subsequence_cost(
+            model, profile, layers=1, head=False, start=start, tokens=length, shards=shards
+        )
+        return cost.forward_ns + cost.backward_ns
+
+    def boundaries(limit: int) -> list[int]:
+        """Greedy: every subsequence but the last takes what `limit` allows."""
+        found = [0]
+        for left in range(subsequences - 1, 0, -1):
+            start = found[-1]
+            most = tokens - start - left * alignment
+            longer = bisect_right(range(1, most + 1), limit, key=partial(seconds, start))
+            found.append(start + max(alignment, longer))
+        return found
+
+    low, high = 0, seconds(0, tokens)
+    while high - low > max(1, high // 4096):
+        limit = (low + high) // 2
+        last = boundaries(limit)[-1]
+        if seconds(last, tokens - last) > limit:
+            low = limit
+        else:
+            high = limit
+    return _aligned([*boundaries(high), tokens], tokens, alignment)

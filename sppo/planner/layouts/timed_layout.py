@@ -1,0 +1,248 @@
+"""Layouts: SP, PP, parts a stage, N and the cut, before anything is decided about memory.
+
+A layout's costs are those of its subsequences alone; what memory adds to them comes later.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+from sppo.config.hardware import Profile
+from sppo.config.workload import Model, Workload
+from sppo.cost_model.times import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
+from sppo.memory_model.model_state import state_elements
+from sppo.plan.msp import Slicing, lendings, with_slices
+from sppo.plan.parts import PartShape
+from sppo.plan.plan import Lending, degrees_words, receive_ahead
+from sppo.plan.saved_tensors import RECOMPUTE_CHEAP
+from sppo.planner.layouts.candidates import ALIGNMENT_TOKENS, split_layers
+from sppo.planner.layouts.partition import slice_cut
+from sppo.schedule.order import Compute, compute_order, stage_computes
+
+Ends = Literal["none", "fill", "both"]
+"""Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way to lay a workload out; everything but the fates of its tensors."""
+
+    workload: Workload
+    profile: Profile
+    sequence_parallel: int
+    pipeline_parallel: int
+    virtual_stages: int
+    group_subsequences: int
+    lengths: tuple[int, ...]
+    kv_block_tokens: int = 0
+    kv_sets: int = 1
+    head_alone: bool = False
+    lends: Ends = "none"
+    data_parallel: int = 1
+
+    @cached_property
+    def lendings(self) -> tuple[Lending, ...]:
+        """Multiplexed sequence partitioning, if this layout has it."""
+        if self.lends == "none":
+            return ()
+        stages = self.pipeline_parallel
+        found = lendings(
+            stages,
+            stages * self.virtual_stages,
+            len(self.lengths),
+            self._slices,
+            drains=self.lends == "both",
+        )
+        if self.workload.device_memory_bytes is None:
+            return found
+        return tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in found)
+
+    def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
+        tokens = self.lengths[index]
+        shards = self.sequence_parallel
+        alignment = min(ALIGNMENT_TOKENS, tokens // ranks // shards) * shards
+        if alignment < 1:
+            return None
+        return slice_cut(
+            self.workload.model, self.starts[index], tokens, ranks, alignment=alignment
+        )
+
+    @cached_property
+    def slicing(self) -> Slicing:
+        return Slicing(
+            stages=self.pipeline_parallel, lengths_tokens=self.lengths, lendings=self.lendings
+        )
+
+    def parts_of(self, stage: int) -> list[int]:
+        """The parts that a stage computes: its own, then those that it borrows."""
+        own = range(stage, len(self.shapes), self.pipeline_parallel)
+        return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of a step that pass each replica."""
+        return self.workload.sequences_per_step // self.data_parallel
+
+    @cached_property
+    def starts(self) -> tuple[int, ...]:
+        return tuple(itertools.accumulate(self.lengths[:-1], initial=0))
+
+    @cached_property
+    def shapes(self) -> tuple[PartShape, ...]:
+        """The parts, first layers first; part k belongs to stage k mod PP.
+
+        The head is in the last part, or a part of its own without layers.
+        """
+        layers = self.workload.model.layers
+        ranges = split_layers(layers, self.pipeline_parallel * self.virtual_stages)
+        if self.head_alone:
+            ranges += ((layers, layers),)
+        return tuple(
+            PartShape(
+                model=self.workload.model,
+                layers=range(*part),
+                head=number == len(ranges) - 1,
+                element_bytes=self.workload.element_bytes,
+                shards=self.sequence_parallel,
+                replicas=self.data_parallel,
+            )
+            for number, part in enumerate(ranges)
+        )
+
+    def order(self, stage: int) -> list[tuple[int, int]]:
+        """(place in `parts_of`, subsequence) of a stage's forwards of one sequence."""
+        head = self.head_alone and stage == 0
+        order = compute_order(
+            self.virtual_stages, len(self.lengths), self.group_subsequences, head=head
+        )
+        parts = self.parts_of(stage)
+        return with_slices(
+            order, self.slicing, stage, parts, head=self.virtual_stages if head else None
+        )
+
+    def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
+        """Everything a stage computes in a step, in order.
+
+        Only `differing`: of sequences that meet the same on both sides one. What the others hold on
+        the device is the same.
+        """
+        sequences = self.sequences
+        if differing:
+            sequences = min(sequences, 3 if self.kv_sets > 1 else 2)
+        return tuple(
+            stage_computes(
+                self.order(stage),
+                sequences=sequences,
+                mixed=self.kv_sets > 1,
+                ahead=self.pipeline_parallel - 1 - stage,
+            )
+        )
+
+    @property
+    def messages_ahead(self) -> int:
+        return receive_ahead(
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.group_subsequences,
+            self.head_alone,
+            lends=bool(self.lendings),
+        )
+
+    @cached_property
+    def blocks(self) -> tuple[BlockSeconds, ...]:
+        """Compute times of one block, by subsequence."""
+        return _blocks(self.workload.model, self.profile, self.lengths, self.sequence_parallel)
+
+    def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
+        """Compute times of one part, by subsequence."""
+        alike = len(shape.layers), shape.head
+        if alike not in self._part_costs:
+            self._part_costs[alike] = tuple(block.part(*alike) for block in self.blocks)
+        return self._part_costs[alike]
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What was found for one stage and is true of others: see `fates.StageProblem`."""
+        return {}
+
+    @cached_property
+    def _part_costs(self) -> dict[tuple[int, bool], tuple[SubsequenceCost, ...]]:
+        return {}
+
+    @cached_property
+    def work_and_ends_seconds(self) -> tuple[float, float]:
+        """Compute of the fullest stage, and its wait at the pipeline's ends.
+
+        The wait is (PP - 1) times the largest part-subsequence, which the other stages do first. A
+        head on its own is done while the first stage waits, and counts as far as it takes longer.
+        """
+        found = []
+        for stage in {0, self.pipeline_parallel - 1}:
+            shapes = self.shapes[stage :: self.pipeline_parallel]
+            blocks = [cost for s in shapes if s.layers for cost in self.part_costs(s)]
+            heads = [cost for s in shapes if not s.layers for cost in self.part_costs(s)]
+            times = [cost.forward_ns + cost.backward_ns for cost in blocks]
+            ends = (self.pipeline_parallel - 1) * max(times)
+            head = sum(cost.forward_ns + cost.backward_ns for cost in heads)
+            work = self.sequences * (sum(times) + max(0, head - ends))
+            found.append((work, ends))
+        work, ends = max(found, key=sum)
+        return work / 1e9, ends / 1e9
+
+    @property
+    def least_seconds(self) -> float:
+        """Makespan of the fullest stage, if nothing waits for copies, messages or memory.
+
+        An estimate: the largest part-subsequence need not be the one at the ends, so a simulated
+        step may lie a few parts in a thousand below.
+        """
+        return sum(self.work_and_ends_seconds) + self.reduction_seconds
+
+    @cached_property
+    def reduction_seconds(self) -> float:
+        """Gradients summed over the replicas, and weights collected from them, once a step."""
+        if self.data_parallel == 1:
+            return 0.0
+        stages = range(self.pipeline_parallel)
+        shapes = [self.shapes[stage :: self.pipeline_parallel] for stage in stages]
+        return reduction_seconds(
+            self.profile,
+            elements=max(state_elements(mine) for mine in shapes),
+            inner_ranks=self.sequence_parallel * self.pipeline_parallel,
+            replicas=self.data_parallel,
+        )
+
+    @property
+    def family(self) -> tuple[int, ...]:
+        """SP, PP, DP, parts a stage and the place of K and V: all but the cut."""
+        return (
+            self.sequence_parallel,
+            self.pipeline_parallel,
+            self.data_parallel,
+            self.virtual_stages,
+            self.kv_block_tokens,
+        )
+
+    @property
+    def degrees_words(self) -> str:
+        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+
+    def __str__(self) -> str:
+        parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
+        hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
+        lends = "" if self.lends == "none" else ", MSP"
+        return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}{lends}"
+
+
+@lru_cache(maxsize=1024)
+def _blocks(
+    model: Model, profile: Profile, lengths: tuple[int, ...], shards: int
+) -> tuple[BlockSeconds, ...]:
+    starts = itertools.accumulate(lengths[:-1], initial=0)
+    return tuple(
+        block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
+        for start, tokens in zip(starts, lengths, strict=True)
+    )

@@ -1,0 +1,117 @@
+"""The paper's own heuristic (sec. 6.1), as printed, for comparison with ours.
+
+Minimise T(N) = (PP - 1 + N) / N * F(N) over SP inside a node and N such that a device sees 2K to
+16K tokens of a subsequence; offload alpha_i = min(1, BW_D2H * T / A_i) of each (sec. 5.2); memory
+is model state + max M_i with M_i = M_(i-1) + A_i - alpha_(i-1) A_(i-1), where A holds K and V. The
+printed model knows no dKV accumulators, no staging and no temporaries, and cuts by FLOPs without a
+cap. Pruning rules are costs where they would leave nothing: then the nearest layout is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sppo.config.errors import Infeasible
+from sppo.config.workload import Workload, format_bytes
+from sppo.memory_model.stage_memory import KEEP
+from sppo.plan.plan import Plan
+from sppo.planner.activations.policies import uniform
+from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.evaluate import plan_of, stage_problem
+from sppo.planner.layouts.timed_layout import Layout
+
+TOKENS_PER_DEVICE = (2 * 1024, 16 * 1024)
+
+
+def solve_paper(workload: Workload, layouts: Sequence[Layout]) -> Plan:
+    """The plan of the printed heuristic; says where the whole memory model disagrees.
+
+    Raises Infeasible if no layout fits by the printed model.
+    """
+    plain = [
+        layout
+        for layout in layouts
+        if layout.virtual_stages == 1 and _is_flops_balanced(layout, layouts)
+    ]
+    ranked = sorted(plain, key=lambda layout: (_broken_rules(layout), _iteration_seconds(layout)))
+    limit = workload.device_memory_bytes
+    for layout in ranked:
+        excess = max(
+            printed_bytes(stage_problem(layout, stage)) - limit if limit else 0
+            for stage in (0, layout.pipeline_parallel - 1)
+        )
+        if excess <= 0:
+            return _plan(layout)
+    raise Infeasible(
+        f"{workload.name}: no layout fits by the paper's memory model; the best is short by "
+        f"{format_bytes(excess)}. Raise the device memory, shorten the sequence, or use more ranks"
+    )
+
+
+def _is_flops_balanced(layout: Layout, layouts: Sequence[Layout]) -> bool:
+    """Of two cuts of one layout, the one without a cap on early lengths has fewer parts."""
+    alike = [
+        other.lengths[0]
+        for other in layouts
+        if other.lengths[-1] == layout.lengths[-1]
+        and other.sequence_parallel == layout.sequence_parallel
+        and other.pipeline_parallel == layout.pipeline_parallel
+    ]
+    return layout.lengths[0] == max(alike)
+
+
+def _broken_rules(layout: Layout) -> int:
+    """How many of the paper's pruning rules a layout breaks."""
+    mean = layout.workload.sequence_tokens / len(layout.lengths) / layout.sequence_parallel
+    least, most = TOKENS_PER_DEVICE
+    crowded = layout.sequence_parallel > layout.profile.ranks_per_node
+    return int(crowded) + int(not least <= mean <= most)
+
+
+def _iteration_seconds(layout: Layout) -> float:
+    """T(N) = (PP - 1 + N) / N * F(N), F the compute of the fullest stage."""
+    count = len(layout.lengths)
+    seconds = 0.0
+    for shape in (layout.shapes[0], layout.shapes[-1]):
+        costs = layout.part_costs(shape)
+        seconds = max(seconds, sum(cost.forward_ns + cost.backward_ns for cost in costs) / 1e9)
+    return (layout.pipeline_parallel - 1 + count) / count * seconds
+
+
+def printed_bytes(problem: StageProblem) -> int:
+    """Device bytes of a stage by the paper's model: model state and the largest M_i."""
+    (shape,) = problem.shapes
+    memory = problem.memory(uniform(problem, KEEP, lambda part, index: 0.0))
+    state = memory.weights + memory.gradients + memory.optimizer
+    total = most = 0
+    before = 0
+    for index, tokens in enumerate(problem.lengths):
+        candidates = shape.candidate_bytes(tokens)
+        total += problem.kept_bytes(0, index, KEEP) + shape.kv_bytes(tokens, shape.element_bytes)
+        total -= before
+        most = max(most, total)
+        before = int(problem.hidden_share(0, index) * candidates)
+    return state + most
+
+
+def _plan(layout: Layout) -> Plan:
+    free = replace(layout.workload, device_memory_bytes=None, host_memory_bytes=None)
+    plan = plan_of(
+        replace(layout, workload=free), lambda problem: uniform(problem, KEEP, problem.hidden_share)
+    )
+    reasons = [
+        f"T(N) = (PP - 1 + N) / N * F(N) = {_iteration_seconds(layout):.3f} s is the least that "
+        f"the paper's rules and memory model allow",
+    ]
+    limit = layout.workload.device_memory_bytes
+    whole = max(stage.memory.total for stage in plan.stages)
+    if limit is not None:
+        verdict = "fits" if whole <= limit else f"is {format_bytes(whole - limit)} over the limit"
+        reasons.append(
+            f"with dKV, staging and temporaries the fullest stage takes {format_bytes(whole)}: "
+            f"it {verdict}"
+        )
+    if _broken_rules(layout):
+        reasons.append("no layout obeys every pruning rule; the nearest is taken")
+    return replace(plan, reasons=tuple(reasons))

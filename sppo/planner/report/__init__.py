@@ -1,0 +1,1 @@
+"""A plan, and why it is the one, in words."""

@@ -1,0 +1,32 @@
+"""What the solver's search had before it and what came of each layout. Data only, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sppo.config.errors import Short
+from sppo.planner.layouts.timed_layout import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Layouts in the order of the search; simulated seconds of those that fit, else what is short.
+
+    Layouts in neither were passed over: their compute alone took too long, enough were simulated,
+    or no cut of their family fits.
+    """
+
+    layouts: Sequence[Layout]
+    seconds: dict[Layout, float] = field(default_factory=dict)
+    short: dict[Layout, Short] = field(default_factory=dict)
+
+    @property
+    def finest_short(self) -> list[Layout]:
+        """Of each family that does not fit, the cut that needs the least memory."""
+        finest: dict[tuple[int, ...], Layout] = {}
+        for layout in self.short:
+            known = finest.setdefault(layout.family, layout)
+            if len(layout.lengths) > len(known.lengths):
+                finest[layout.family] = layout
+        return list(finest.values())

@@ -1,0 +1,1 @@
+"""The schedule as data: built from a plan, checked, and simulated."""

@@ -1,0 +1,141 @@
+"""Plan -> Schedule: the computes of every stage in order, with what belongs around each.
+
+What the instructions are and how they depend on each other: `instructions.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sppo.plan.msp import Slicing, with_slices
+from sppo.plan.plan import PartPlan, Plan
+from sppo.schedule.instructions import (
+    Instruction,
+    Op,
+    Schedule,
+    message_receives,
+    message_sends,
+    plan_slicing,
+)
+from sppo.schedule.loans import loan_instructions
+from sppo.schedule.order import compute_order, stage_computes
+
+
+def build_schedule(plan: Plan) -> Schedule:
+    """Forwards first to last, backwards last to first; several sequences mixed or in turn."""
+    slicing = plan_slicing(plan)
+    stages = range(plan.pipeline_parallel)
+    return Schedule(
+        subsequences=plan.subsequences,
+        sequences=plan.sequences,
+        parts=len(plan.parts),
+        stages=tuple(tuple(_stage_instructions(plan, slicing, stage)) for stage in stages),
+        slicing=slicing,
+        kv_sets=plan.kv_sets,
+    )
+
+
+def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[Instruction]:
+    """The computes of a stage in order, each with its messages and copies around it."""
+    computes = _computes(plan, slicing, stage)
+    parts = plan.parts
+    fetches = _fetches(plan, parts, stage, computes)
+    lent = loan_instructions(slicing, stage, computes)
+    first: dict[tuple[Op, int], int] = {}
+    for position, compute in enumerate(computes):
+        first.setdefault((compute.op, compute.sequence), position)
+    ahead = plan.receive_ahead
+    for early in computes[:ahead]:
+        yield from message_receives(slicing, len(parts), early)
+    for position, compute in enumerate(computes):
+        if position + ahead < len(computes):
+            yield from message_receives(slicing, len(parts), computes[position + ahead])
+        yield from fetches.get(position, [])
+        yield from lent.get((position, False), [])
+        yield from _clears(plan, slicing, stage, computes, position, first)
+        yield compute
+        yield from _after(plan, parts, slicing, stage, compute)
+        yield from lent.get((position, True), [])
+
+
+def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
+    head = plan.head_alone and stage == 0
+    parts = list(range(stage, len(plan.parts), plan.pipeline_parallel))
+    parts += [lending.part for lending in slicing.borrowed(stage)]
+    order = compute_order(
+        plan.virtual_stages, plan.subsequences, plan.group_subsequences, head=head
+    )
+    order = with_slices(order, slicing, stage, parts, head=plan.virtual_stages if head else None)
+    computes = stage_computes(
+        order,
+        sequences=plan.sequences,
+        mixed=plan.kv_sets > 1,
+        ahead=plan.pipeline_parallel - 1 - stage,
+    )
+    return [
+        Instruction(
+            Op.FORWARD if forward else Op.BACKWARD,
+            sequence,
+            index,
+            parts[place],
+            slicing.slice_of(parts[place], index, stage) or 0,
+        )
+        for forward, sequence, place, index in computes
+    ]
+
+
+def _clears(
+    plan: Plan,
+    slicing: Slicing,
+    stage: int,
+    computes: list[Instruction],
+    position: int,
+    first: dict[tuple[Op, int], int],
+) -> list[Instruction]:
+    """Clear dK and dV of all parts where this stage waits anyway.
+
+    The first stage waits for its first gradient, the others for their first hidden states. Of mixed
+    sequences only the first is waited for: the others clear before their own backward.
+    """
+    op, sequence = computes[position].op, computes[position].sequence
+    waits = Op.FORWARD if stage and (sequence == 0 or plan.kv_sets == 1) else Op.BACKWARD
+    if op is not waits or position != first[op, sequence]:
+        return []
+    own = range(stage, len(plan.parts), plan.pipeline_parallel)
+    borrowed = [lending.part for lending in slicing.borrowed(stage)]
+    return [Instruction(Op.CLEAR, sequence, 0, part) for part in (*own, *borrowed)]
+
+
+def _fetches(
+    plan: Plan, parts: tuple[PartPlan, ...], stage: int, computes: list[Instruction]
+) -> dict[int, list[Instruction]]:
+    """Position of a backward -> fetches issued before it: `fetch_ahead` backwards ahead of need."""
+    position_of = {compute: position for position, compute in enumerate(computes)}
+    backwards = [compute for compute in computes if compute.op is Op.BACKWARD]
+    fetches: dict[int, list[Instruction]] = {}
+    issued: set[Instruction] = set()
+    for number, backward in enumerate(backwards):
+        position = position_of[backward]
+        for early in backwards[number : number + plan.fetch_ahead + 1]:
+            away = _travels(plan, parts, stage, early)
+            made = position_of[early._replace(op=Op.FORWARD)] < position
+            if away and made and early not in issued:
+                issued.add(early)
+                fetches.setdefault(position, []).append(early._replace(op=Op.FETCH))
+    return fetches
+
+
+def _travels(plan: Plan, parts: tuple[PartPlan, ...], stage: int, compute: Instruction) -> bool:
+    """Whether something of it goes to the host tier: never what is made for another stage."""
+    own = compute.part % plan.pipeline_parallel == stage
+    return own and bool(parts[compute.part].offload_units[compute.subsequence])
+
+
+def _after(
+    plan: Plan, parts: tuple[PartPlan, ...], slicing: Slicing, stage: int, compute: Instruction
+) -> list[Instruction]:
+    """What follows a compute: its messages, and after a forward its offload."""
+    instructions = message_sends(slicing, len(parts), compute)
+    if compute.op is Op.FORWARD and _travels(plan, parts, stage, compute):
+        instructions.append(compute._replace(op=Op.OFFLOAD))
+    return instructions

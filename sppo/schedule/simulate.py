@@ -1,0 +1,310 @@
+"""Schedule + costs -> timeline, makespan, bubbles, bytes. Exact integers, no torch.
+
+Every stage has three lanes: compute, D2H and H2D. Where copies do not overlap (a CPU) they take
+the compute lane. A message leaves when its sender reaches the SEND and its receiver has posted
+the receive; it then takes the link's latency and bytes over bandwidth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sppo.plan.plan import Lending
+from sppo.schedule.instructions import (
+    RECEIVES,
+    SENDS,
+    Instruction,
+    Op,
+    Schedule,
+    matching_receive,
+    needed_receives,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCosts:
+    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes.
+
+    `clear` is the time to zero dK and dV of a sequence; nothing where they are hosted.
+    """
+
+    forward: Sequence[int]
+    backward: Sequence[int]
+    clear: int
+    kept_bytes: Sequence[int]
+    offloaded_bytes: Sequence[int]
+    d2h: Sequence[int]
+    h2d: Sequence[int]
+    message_bytes: Sequence[int]
+    message: Sequence[int]
+    overlapped_copies: bool
+
+
+Place = tuple[Op, int, int, int]
+"""(op, part, subsequence, slice)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """Messages of one instruction, their bytes and the time until they have arrived."""
+
+    messages: int
+    bytes: int
+    time: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceCosts:
+    """Costs of what is lent; what is not named costs as `PartCosts` says.
+
+    `compute` and `kept_bytes` are of slices (and ADD), `exchanged` is what a slice sends to the
+    others within its compute (its time is in the compute). `sent` is by send instruction, with the
+    sequence 0.
+    """
+
+    compute: Mapping[Place, int] = field(default_factory=dict)
+    kept_bytes: Mapping[Place, int] = field(default_factory=dict)
+    exchanged: Mapping[Place, Sent] = field(default_factory=dict)
+    sent: Mapping[Instruction, Sent] = field(default_factory=dict)
+
+
+def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
+    """Every forward one unit, every backward two, everything else free (the paper's table 3)."""
+    nothing = [0] * subsequences
+    return PartCosts(
+        forward=[unit] * subsequences,
+        backward=[2 * unit] * subsequences,
+        clear=0,
+        kept_bytes=[unit] * subsequences,
+        offloaded_bytes=nothing,
+        d2h=nothing,
+        h2d=nothing,
+        message_bytes=nothing,
+        message=nothing,
+        overlapped_copies=True,
+    )
+
+
+def unit_slice_costs(lendings: Sequence[Lending], unit: int) -> SliceCosts:
+    """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
+    compute: dict[Place, int] = {}
+    kept: dict[Place, int] = {}
+    for lending in lendings:
+        for index in lending.subsequences:
+            for number in range(len(lending.ranks)):
+                share = unit // len(lending.ranks)
+                compute[Op.FORWARD, lending.part, index, number] = share
+                compute[Op.BACKWARD, lending.part, index, number] = 2 * share
+                kept[Op.FORWARD, lending.part, index, number] = share
+    return SliceCosts(compute=compute, kept_bytes=kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One stretch of one lane of one stage."""
+
+    stage: int
+    lane: str
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """What a schedule would take. Bytes are exact; times are as good as the costs."""
+
+    events: tuple[Event, ...]
+    makespan: int
+    forward_makespan: int
+    busy: tuple[int, ...]
+    kept_peak_bytes: tuple[int, ...]
+    host_peak_bytes: tuple[int, ...]
+    messages: tuple[int, ...]
+    message_bytes: tuple[int, ...]
+
+    @property
+    def bubble_share(self) -> float:
+        """Idle rank-time over ranks x makespan."""
+        total = len(self.busy) * self.makespan
+        return 1 - sum(self.busy) / total if total else 0.0
+
+
+class _Stage:
+    """The clocks and books of one stage while the simulation runs."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.position = 0
+        self.lanes = {"compute": 0, "d2h": 0, "h2d": 0}
+        self.busy = 0
+        self.forward_end = 0
+        self.events: list[Event] = []
+        self.fetched: dict[Instruction, int] = {}
+        self.memory: list[tuple[int, int]] = []
+        self.host: list[tuple[int, int]] = []
+        self.messages = 0
+        self.message_bytes = 0
+
+    def occupy(self, lane: str, name: str, ready: int, duration: int) -> int:
+        """Take a lane for `duration` once it and `ready` allow; returns the end."""
+        start = max(ready, self.lanes[lane])
+        end = start + duration
+        self.lanes[lane] = end
+        if lane == "compute":
+            self.busy += duration
+        self.events.append(Event(stage=self.index, lane=lane, name=name, start=start, end=end))
+        return end
+
+    def count(self, sent: Sent) -> None:
+        self.messages += sent.messages
+        self.message_bytes += sent.bytes
+
+
+class _Clock:
+    """What the stages of a simulation know of each other."""
+
+    def __init__(self, schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts) -> None:
+        self.schedule = schedule
+        self.costs = costs
+        self.lent = lent
+        self.posted: dict[Instruction, int] = {}
+        self.arrived: dict[Instruction, int] = {}
+        self.gathered: dict[Instruction, int] = {}
+
+    def advance(self, stage: _Stage, instruction: Instruction) -> bool:
+        """Run one instruction; False if the stage must wait for another."""
+        op, now = instruction.op, stage.lanes["compute"]
+        if op in RECEIVES:
+            self.posted[instruction] = now
+        elif op in SENDS:
+            receive = matching_receive(instruction)
+            if receive not in self.posted:
+                return False
+            sent = message_cost(instruction, self.costs, self.lent)
+            self.arrived[receive] = max(now, self.posted[receive]) + sent.time
+            stage.count(sent)
+        elif op in (Op.OFFLOAD, Op.FETCH):
+            _copy(stage, instruction, self.costs[instruction.part])
+        else:
+            return self._compute(stage, instruction)
+        return True
+
+    def _compute(self, stage: _Stage, instruction: Instruction) -> bool:
+        op = instruction.op
+        ready = stage.lanes["compute"]
+        for needed in needed_receives(self.schedule, instruction):
+            if needed not in self.arrived:
+                return False
+            ready = max(ready, self.arrived[needed])
+        ready = max(ready, stage.fetched.get(instruction._replace(op=Op.FETCH), 0))
+        if op in (Op.FORWARD, Op.BACKWARD):
+            self.gathered[instruction] = ready
+            together = self.schedule.together(instruction)
+            if not all(one in self.gathered for one in together):
+                return False
+            ready = max(self.gathered[one] for one in together)
+        end = stage.occupy("compute", str(instruction), ready, self._duration(instruction))
+        kept = self._kept_bytes(instruction)
+        stage.memory.append((end, kept if op is Op.FORWARD else -kept))
+        if op is Op.FORWARD:
+            stage.forward_end = end
+        exchanged = self.lent.exchanged.get(_place(instruction))
+        if exchanged is not None:
+            stage.count(exchanged)
+        return True
+
+    def _kept_bytes(self, instruction: Instruction) -> int:
+        if instruction.op not in (Op.FORWARD, Op.BACKWARD):
+            return 0
+        place = _place(instruction._replace(op=Op.FORWARD))
+        own = self.costs[instruction.part].kept_bytes[instruction.subsequence]
+        return self.lent.kept_bytes.get(place, own)
+
+    def _duration(self, instruction: Instruction) -> int:
+        known = self.lent.compute.get(_place(instruction))
+        if known is not None:
+            return known
+        return _duration(self.costs[instruction.part], instruction)
+
+
+def message_cost(instruction: Instruction, costs: Sequence[PartCosts], lent: SliceCosts) -> Sent:
+    """What a send instruction sends."""
+    known = lent.sent.get(instruction._replace(sequence=0))
+    if known is not None:
+        return known
+    cost, index = costs[instruction.part], instruction.subsequence
+    return Sent(messages=1, bytes=cost.message_bytes[index], time=cost.message[index])
+
+
+def _place(instruction: Instruction) -> Place:
+    return instruction.op, instruction.part, instruction.subsequence, instruction.slice
+
+
+def simulate(
+    schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts | None = None
+) -> Simulation:
+    """Run the schedule against costs (one entry per part). The schedule must have been checked."""
+    assert len(costs) == schedule.parts
+    stages = [_Stage(index) for index in range(len(schedule.stages))]
+    clock = _Clock(schedule, costs, lent or SliceCosts())
+    moved = True
+    while moved:
+        moved = False
+        for stage in stages:
+            instructions = schedule.stages[stage.index]
+            while stage.position < len(instructions):
+                if not clock.advance(stage, instructions[stage.position]):
+                    break
+                stage.position += 1
+                moved = True
+    assert all(stage.position == len(schedule.stages[stage.index]) for stage in stages), "deadlock"
+    return Simulation(
+        events=tuple(event for stage in stages for event in stage.events),
+        makespan=max(max(stage.lanes.values()) for stage in stages),
+        forward_makespan=max(stage.forward_end for stage in stages),
+        busy=tuple(stage.busy for stage in stages),
+        kept_peak_bytes=tuple(_peak(stage.memory) for stage in stages),
+        host_peak_bytes=tuple(_peak(stage.host) for stage in stages),
+        messages=tuple(stage.messages for stage in stages),
+        message_bytes=tuple(stage.message_bytes for stage in stages),
+    )
+
+
+def _duration(costs: PartCosts, instruction: Instruction) -> int:
+    match instruction.op:
+        case Op.FORWARD:
+            return costs.forward[instruction.subsequence]
+        case Op.BACKWARD:
+            return costs.backward[instruction.subsequence]
+        case Op.CLEAR:
+            return costs.clear
+    return 0
+
+
+def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
+    """OFFLOAD frees the device when its copy ends; FETCH takes the device when it is issued."""
+    index, now = instruction.subsequence, stage.lanes["compute"]
+    size = costs.offloaded_bytes[index]
+    out = instruction.op is Op.OFFLOAD
+    lane = ("d2h" if out else "h2d") if costs.overlapped_copies else "compute"
+    duration = costs.d2h[index] if out else costs.h2d[index]
+    end = stage.occupy(lane, str(instruction), now, duration)
+    if out:
+        stage.host.append((now, size))
+        stage.memory.append((end, -size))
+    else:
+        stage.memory.append((now, size))
+        stage.host.append((end, -size))
+        stage.fetched[instruction] = end
+
+
+def _peak(changes: list[tuple[int, int]]) -> int:
+    """Largest running sum over time; at the same instant, in the order of the instructions."""
+    total = peak = 0
+    for _, change in sorted(changes, key=lambda entry: entry[0]):
+        total += change
+        peak = max(peak, total)
+    assert total == 0, "bytes left behind"
+    return peak
