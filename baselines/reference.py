@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.protocol import Context, Kind, StepResult, Unavailable
-from sppo.config.workload import Model, Workload, weight_shapes
+from sppo.config.models import Model, weight_shapes
+from sppo.config.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

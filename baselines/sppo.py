@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import groupby
 from typing import Any
@@ -20,9 +20,10 @@ from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import host_memory
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
+from sppo.planner.short_step import short_plan
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
-from sppo.schedule.instructions import Schedule
+from sppo.schedule.dependencies import Schedule
 
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""
@@ -150,7 +151,16 @@ class SppoAdapter:
         )
         profile = load_profile(workload.cluster.hardware)
         connections = join_groups(plan, context.message_timeout)
-        return SppoSystem(Trainer(workload, plan, profile, weights, runtime, connections))
+        return SppoSystem(
+            Trainer(
+                workload,
+                plan,
+                partial(short_plan, workload, plan, profile),
+                weights,
+                runtime,
+                connections,
+            )
+        )
 
 
 ADAPTER = SppoAdapter()

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sppo.config.workload import (
-    GIB,
-    MIB,
-    MODELS,
-    Cluster,
-    Model,
-    Workload,
-    gpt,
-    parse_bytes,
-    parse_tokens,
-)
+from sppo.config.models import MODELS, Model, gpt
+from sppo.config.sizes import GIB, MIB, length_name, parse_bytes, parse_tokens
+from sppo.config.workload import Cluster, Workload
 
 DEVICE_MEMORY = 136 * MIB
 """Bytes of one rank's device under tiny-cpu.
@@ -139,21 +131,3 @@ def of_flags(
         device_memory_bytes=limit_bytes,
         host_memory_bytes=HOST_MEMORY_CPU if on_cpu else profile.host_memory_bytes_per_rank,
     )
-
-
-def length_name(tokens: int) -> str:
-    """ "4,096", "128K", "1M": tokens for people, 1K = 1,024."""
-    for suffix, unit in (("M", 1024**2), ("K", 1024)):
-        if tokens % unit == 0 and tokens >= 16 * 1024:
-            return f"{tokens // unit}{suffix}"
-    return f"{tokens:,}"
-
-
-def limit_label(device_memory_bytes: int | None) -> str:
-    """A limit as part of a file name: "152MiB", "none"; exact, so that it parses back."""
-    if device_memory_bytes is None:
-        return "none"
-    for suffix, unit in (("GiB", GIB), ("MiB", MIB)):
-        if device_memory_bytes % unit == 0:
-            return f"{device_memory_bytes // unit}{suffix}"
-    return f"{device_memory_bytes}B"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from sppo.config.workload import llama
+from sppo.config.models import llama
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_cache import KvCache, KvRing
 

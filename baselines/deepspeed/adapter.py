@@ -17,7 +17,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
 from baselines.protocol import Context, Misfit, Role, Unavailable
-from sppo.config.workload import Model, Workload
+from sppo.config.models import Model
+from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
     from torch import Tensor

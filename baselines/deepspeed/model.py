@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from baselines.reference import rotary_tables, rotate
-from sppo.config.workload import Model, layer_weight_shapes
+from sppo.config.models import Model, layer_weight_shapes
 
 CoreAttention = Callable[..., Tensor]
 

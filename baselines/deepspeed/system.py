@@ -17,7 +17,8 @@ from baselines.deepspeed.adapter import DeepSpeedSettings
 from baselines.deepspeed.model import CoreAttention, Decoder, Shape, load_weights, local_attention
 from baselines.protocol import Context, Kind, StepResult
 from baselines.reference import decay_groups
-from sppo.config.workload import Model, Workload, layer_weight_shapes
+from sppo.config.models import Model, layer_weight_shapes
+from sppo.config.workload import Workload
 
 
 def bucket_elements(model: Model) -> int:

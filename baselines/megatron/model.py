@@ -28,7 +28,8 @@ from baselines.megatron.attention import CoreAttention
 from baselines.megatron.patches import cuda_type_names
 from baselines.megatron.weights import Place, load_weights
 from baselines.protocol import Context
-from sppo.config.workload import Model, Workload
+from sppo.config.models import Model
+from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
     from baselines.megatron.adapter import MegatronSettings

@@ -1,4 +1,4 @@
-"""Canonical weights (`sppo.config.workload.weight_shapes`) as the shards of one Megatron rank.
+"""Canonical weights (`sppo.config.models.weight_shapes`) as the shards of one Megatron rank.
 
 Two of Megatron's matrices join several of ours: `linear_qkv` holds, for each KV head, its query
 heads, the key head and the value head; `linear_fc1` of a SwiGLU holds the gate, then the up rows.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sppo.config.workload import Model
+from sppo.config.models import Model
 
 _OUTSIDE = {
     "embedding.word_embeddings.weight": "embedding.weight",

@@ -10,7 +10,8 @@ from benchmarks import workloads
 from benchmarks.commands.flags import Degrees, Described, Selection
 from benchmarks.commands.output import show_json
 from sppo.config.errors import Infeasible, NotBuilt
-from sppo.config.workload import Workload, parse_bytes
+from sppo.config.sizes import parse_bytes
+from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
     from sppo.plan.plan import Plan

@@ -31,8 +31,10 @@ from benchmarks.commands.study_flags import Ablation, Longest, Paper, Sweep
 from benchmarks.records import record
 from benchmarks.records.record import RecordError
 from benchmarks.rows.assign import ROWS, plan_data
+from sppo.config import sizes
 from sppo.config.errors import Infeasible
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 
 Study = Longest | Sweep | Ablation | Paper
 Verb = List | Plan | Simulate | Timeline | Emulate | Run | Table | Limit | Study | Profile | Env
@@ -103,7 +105,7 @@ def list_workloads(verb: List) -> int:
         (
             workload.name,
             workload.model.name,
-            workloads.length_name(workload.sequence_tokens),
+            sizes.length_name(workload.sequence_tokens),
             workload.cluster.ranks,
             workload.cluster.hardware,
             _memory(workload),

@@ -8,8 +8,7 @@ from pathlib import Path
 from benchmarks.emulation.result import LABEL, Emulation, RoleReport
 from benchmarks.emulation.tables import KINDS
 from benchmarks.reporting.bar_chart import FAILED, FAINT, INK
-from benchmarks.workloads import length_name
-from sppo.config.workload import GIB, MIB
+from sppo.config.sizes import GIB, MIB, length_name
 
 _COLOURS = {
     "weights": "#345f8f",

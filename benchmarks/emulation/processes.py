@@ -30,7 +30,8 @@ from benchmarks.launch import run as supervisor
 from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import record
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 5.0

@@ -15,7 +15,8 @@ import msgspec
 from baselines.protocol import Role
 from benchmarks.accounting.memory_timeline import Moment
 from benchmarks.job import Status
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 
 SCHEMA = "sppo-emulation/1"
 LABEL = "emulated"

@@ -19,7 +19,7 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import LABEL, Emulation
 from benchmarks.job import Status
 from benchmarks.longest_fit import Answer, longest_fit
-from benchmarks.workloads import length_name
+from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-emulated-search/1"

@@ -14,8 +14,7 @@ from benchmarks.emulation.result import (
     Traffic,
     moment_text,
 )
-from benchmarks.workloads import length_name
-from sppo.config.workload import KIB, format_bytes
+from sppo.config.sizes import KIB, format_bytes, length_name
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 PLANNED = {

@@ -36,7 +36,8 @@ from benchmarks.records import record
 from benchmarks.worker.failures import status_of
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
-from sppo.config.workload import KIB, weight_shapes
+from sppo.config.models import weight_shapes
+from sppo.config.sizes import KIB
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 

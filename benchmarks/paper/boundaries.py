@@ -22,7 +22,8 @@ from benchmarks.paper import reported
 from benchmarks.paper.readings import LONGEST_MODEL, READINGS, Reading, Word
 from benchmarks.paper.reported import ReportedPoint
 from benchmarks.workloads import of_flags
-from sppo.config.workload import MODELS, Workload
+from sppo.config.models import MODELS
+from sppo.config.workload import Workload
 
 SCHEMA = "sppo-paper-points/1"
 

@@ -10,8 +10,7 @@ from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, PaperPoints, Ver
 from benchmarks.paper.boundaries_report import agreement
 from benchmarks.paper.readings import LONGEST_MODEL
 from benchmarks.reporting.bar_chart import FAILED, FAINT, INK, OTHER
-from benchmarks.workloads import length_name
-from sppo.config.workload import GIB
+from sppo.config.sizes import GIB, length_name
 
 MILLION = 1024**2
 

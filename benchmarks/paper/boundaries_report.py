@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from benchmarks.emulation.tables import size, table
 from benchmarks.paper.boundaries import PaperPoints, Verdict
 from benchmarks.paper.readings import LONGEST_MODEL
-from benchmarks.workloads import length_name
+from sppo.config.sizes import length_name
 
 HELD = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 

@@ -18,13 +18,15 @@ from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
 from sppo.memory_model.stage_memory import StageFates
-from sppo.plan.plan import Plan, degrees_words
+from sppo.plan.layout import degrees_words
+from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
+from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import Layout
 from sppo.planner.msp import with_lending
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule

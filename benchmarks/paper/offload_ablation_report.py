@@ -21,9 +21,10 @@ from benchmarks.paper import offload_ablation_order, reported
 from benchmarks.paper.offload_ablation import SCHEMA, Point, Row, point
 from benchmarks.paper.reported import ReportedPoint
 from benchmarks.reporting.tables import NO_NUMBER, size_words
-from benchmarks.workloads import length_name, of_flags
+from benchmarks.workloads import of_flags
 from sppo.config.errors import NotBuilt
 from sppo.config.hardware import Profile, load_profile
+from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 from sppo.planner.options import SolverOptions
 

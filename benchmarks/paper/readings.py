@@ -13,7 +13,8 @@ from typing import Any, Literal
 from baselines import registry
 from benchmarks.paper import reported
 from benchmarks.paper.reported import ReportedPoint
-from sppo.config.workload import MODELS, parse_tokens
+from sppo.config.models import MODELS
+from sppo.config.sizes import parse_tokens
 
 LONGEST_MODEL = "gpt-7b"
 """Fig. 12's."""

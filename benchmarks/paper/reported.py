@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from benchmarks.records.record import published_directory
-from sppo.config.workload import Workload, parse_tokens
+from sppo.config.sizes import parse_tokens
+from sppo.config.workload import Workload
 
 ABLATION_HARDWARE = "a100-80g"
 """The profile of the paper's testbed."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.records.record import Step
-from sppo.config.workload import Dtype
+from sppo.config.sizes import Dtype
 
 TOLERANCE: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 2e-2}
 """Largest relative difference of a loss or gradient norm. bfloat16 keeps 8 bits: 2 per cent."""

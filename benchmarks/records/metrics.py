@@ -19,7 +19,7 @@ import msgspec
 from benchmarks.job import MASKED, Accounted
 from benchmarks.records.record import Flops, Peak, Record, Step
 from sppo.config.workload import Workload
-from sppo.cost_model import times
+from sppo.cost_model import flops as flops_module
 
 _NVIDIA = "NVIDIA datasheet, dense BF16 without sparsity"
 DATASHEET = (
@@ -34,7 +34,7 @@ DATASHEET = (
 
 def step_flops(workload: Workload) -> Flops:
     """Operations of one optimizer step over all ranks: exact, from the workload alone."""
-    counted = times.step_flops(workload)
+    counted = flops_module.step_flops(workload)
     return Flops(
         dense=counted.dense,
         attention_causal=counted.attention_causal,

@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.paper import reported
 from benchmarks.records.record import published_directory
 from benchmarks.workloads import WORKLOADS, find, of_flags
-from sppo.config.workload import Workload, parse_bytes, parse_tokens
+from sppo.config.sizes import parse_bytes, parse_tokens
+from sppo.config.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

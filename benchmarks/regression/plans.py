@@ -17,18 +17,21 @@ from sppo.config.errors import Infeasible
 from sppo.config.hardware import Profile, load_profile
 from sppo.config.workload import Workload
 from sppo.cost_model.collectives import step_collectives
+from sppo.cost_model.flops import step_flops
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs, stage_kv_moved_bytes, stage_moved_bytes
-from sppo.cost_model.times import step_flops
-from sppo.plan.plan import Lending, Plan
+from sppo.plan.msp import Lending
+from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.copy_waits import simulate_waiting
-from sppo.schedule.instructions import SENDS, Schedule, peer_of
+from sppo.schedule.cost_table import PartCosts, SliceCosts
+from sppo.schedule.dependencies import Schedule, peer_of
+from sppo.schedule.instructions import SENDS
 from sppo.schedule.replay import replay
-from sppo.schedule.simulate import Event, PartCosts, SliceCosts, message_cost, simulate
+from sppo.schedule.simulate import Event, message_cost, simulate
 
 MEMORY_TERMS = (
     "weights",

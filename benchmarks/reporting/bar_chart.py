@@ -10,8 +10,7 @@ from typing import Any
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary
-from benchmarks.workloads import length_name
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes, length_name
 
 COLOURS = {"sppo": "#0b6e4f", "megatron": "#5b7fa3", "deepspeed": "#b08d57"}
 OTHER = "#8a8f98"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from benchmarks.records.record import Record
-from sppo.config.workload import KIB, format_bytes
+from sppo.config.sizes import KIB, format_bytes
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sppo.config.hardware import Profile, load_profile
-from sppo.config.workload import Cluster, Workload, format_bytes, gpt
+from sppo.config.models import gpt
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.plan.msp import lendings
@@ -18,9 +20,10 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.instructions import Schedule
+from sppo.schedule.cost_table import PartCosts, SliceCosts, unit_costs, unit_slice_costs
+from sppo.schedule.dependencies import Schedule
 from sppo.schedule.replay import replay
-from sppo.schedule.simulate import PartCosts, SliceCosts, simulate, unit_costs, unit_slice_costs
+from sppo.schedule.simulate import simulate
 
 UNIT_COSTS = "unit costs"
 COST_UNIT = "cost units"

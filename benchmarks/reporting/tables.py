@@ -13,8 +13,7 @@ from benchmarks.records import equal_work, metrics
 from benchmarks.records.metrics import Spread
 from benchmarks.records.record import Record
 from benchmarks.reporting import predicted_vs_counted
-from benchmarks.workloads import length_name
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes, length_name
 
 NO_NUMBER = "-"
 

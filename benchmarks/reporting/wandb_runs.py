@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.records.record import Record
-from benchmarks.workloads import limit_label
+from sppo.config.sizes import limit_label
 
 PROJECT = "sppo-bench"
 

@@ -11,7 +11,8 @@ from benchmarks.job import Status
 from benchmarks.records.record import RecordError
 from benchmarks.rows import tuning
 from sppo.config.errors import Infeasible, NotBuilt
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
 
 if TYPE_CHECKING:

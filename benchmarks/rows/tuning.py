@@ -19,8 +19,8 @@ from benchmarks.records import metrics
 from benchmarks.records import record as records
 from benchmarks.records.record import Record
 from benchmarks.reporting.tables import machine
-from benchmarks.workloads import limit_label
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes, limit_label
+from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
     from benchmarks.rows.assign import Assignment

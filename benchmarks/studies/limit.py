@@ -16,7 +16,8 @@ from benchmarks.records import record as records
 from benchmarks.records.record import Record
 from benchmarks.reporting.tables import machine
 from benchmarks.rows.assign import ROWS, Assignment, assign
-from sppo.config.workload import MIB, Workload
+from sppo.config.sizes import MIB
+from sppo.config.workload import Workload
 
 SCHEMA = "sppo-limit/1"
 RULE = "the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs"

@@ -23,7 +23,8 @@ from benchmarks.reporting.tables import machine
 from benchmarks.rows import committed_grids
 from benchmarks.rows.assign import Assignment, Row, assign, grid_assignments, recheck
 from benchmarks.studies.longest_result import Found, Longest, Trial
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 
 STEP_TOKENS = 256
 """Lengths are multiples of this and of 2 x ranks, which every system can split."""

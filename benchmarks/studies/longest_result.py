@@ -11,8 +11,7 @@ import msgspec
 from benchmarks.job import Status
 from benchmarks.records import record
 from benchmarks.reporting.tables import NO_NUMBER
-from benchmarks.workloads import limit_label
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes, limit_label
 
 SCHEMA = "sppo-longest/1"
 

@@ -21,7 +21,7 @@ from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
 from benchmarks.rows.assign import ROWS, Assignment, Row, assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
-from benchmarks.workloads import limit_label
+from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-sweep/1"

@@ -11,7 +11,7 @@ from benchmarks.reporting.bar_chart import COLOURS, FAILED, FAINT, INK, OTHER
 from benchmarks.reporting.tables import Summary
 from benchmarks.studies.sweep import Measured, Quantity
 from benchmarks.studies.sweep_report import NAMES
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 
 _MARKERS = ("o", "s", "D", "^")
 _CROSS_ROW = 0.055

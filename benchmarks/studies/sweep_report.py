@@ -11,8 +11,8 @@ from benchmarks.reporting import tables
 from benchmarks.reporting.tables import NO_NUMBER, Summary
 from benchmarks.studies import publish
 from benchmarks.studies.sweep import SCHEMA, Measured, Quantity
-from benchmarks.workloads import length_name
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes, length_name
+from sppo.config.workload import Workload
 
 NAMES: dict[Quantity, str] = {
     "device-memory": "device memory a rank",

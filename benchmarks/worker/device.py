@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.job import Enforcement
-from sppo.config.workload import GIB, KIB, MIB, format_bytes
+from sppo.config.sizes import GIB, KIB, MIB, format_bytes
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

@@ -16,7 +16,7 @@ from benchmarks.records import record as records
 from benchmarks.worker import device as devices
 from benchmarks.worker.heartbeat import Whereabouts
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes
 
 WRONG_INPUT = 2
 """The exit code of a rank that was started wrongly; as of `sppo-bench`."""

@@ -30,8 +30,10 @@ from benchmarks.worker import device as devices
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Profile, Rates, load_profile
-from sppo.config.workload import KIB, MIB, MODELS, Cluster, Workload
-from sppo.cost_model.times import attention_flops, causal_pairs, layer_dense_flops_per_token
+from sppo.config.models import MODELS
+from sppo.config.sizes import KIB, MIB
+from sppo.config.workload import Cluster, Workload
+from sppo.cost_model.flops import attention_flops, causal_pairs, layer_dense_flops_per_token
 from sppo.engine.context import Runtime
 from sppo.engine.part import Part
 from sppo.engine.stage import Stage

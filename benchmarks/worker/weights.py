@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sppo.config.workload import Model, weight_shapes
+from sppo.config.models import Model, weight_shapes
 
 _TORCH_DTYPES = {
     "float32": torch.float32,

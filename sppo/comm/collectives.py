@@ -2,7 +2,7 @@
 
     Alone           one rank: nothing moves
     GroupTeam       a process group (gloo, NCCL, torch's fake one)
-    InProcessTeam   threads of one process, for tests with more ranks than cores
+    InProcessTeam   threads of one process, for tests with more ranks than cores (`in_process.py`)
 
 Tokens are dealt out like cards: of a subsequence, rank j has the tokens j, j + size, j + 2 size and
 so on, so that a run of them that begins and ends at a multiple of `size` is one run on every rank.
@@ -11,12 +11,9 @@ A gathered tensor holds the first rank's rows, then the second's: see `in_order`
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -143,85 +140,6 @@ class GroupTeam:
 
     def abandon(self) -> None:
         """The process group tells them."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """Where the members of a team of threads lay what they have, and meet."""
-
-    barrier: threading.Barrier
-    places: list[Tensor]
-
-
-@dataclass(frozen=True)
-class _Later:
-    """A collective of threads happens when it is waited for."""
-
-    do: Callable[[], Tensor]
-
-    def wait(self) -> Tensor:
-        return self.do()
-
-
-@dataclass(kw_only=True)
-class InProcessTeam:
-    """One thread of a team."""
-
-    table: _Table
-    size: int
-    index: int
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def _exchange(
-        self,
-        mine: Tensor,
-        take: Callable[[Sequence[Tensor]], Tensor],
-        into: Tensor | None = None,
-    ) -> Tensor:
-        self.table.places[self.index] = mine.detach()
-        self.table.barrier.wait()
-        result = take(self.table.places)
-        self.table.barrier.wait()
-        return result if into is None else into.copy_(result)
-
-    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
-        self.traffic.messages += 1
-        self.traffic.bytes += self.size * rows.numel() * rows.element_size()
-        return _Later(lambda: self._exchange(rows, _joined, into))
-
-    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
-        self.traffic.count(rows)
-        share = rows.shape[0] // self.size
-        mine = slice(self.index * share, (self.index + 1) * share)
-
-        def take(places: Sequence[Tensor]) -> Tensor:
-            return _total([place[mine] for place in places])
-
-        return _Later(lambda: self._exchange(rows, take, into))
-
-    def add(self, tensor: Tensor) -> None:
-        self.traffic.count(tensor)
-        total = self._exchange(tensor, _total)
-        tensor.copy_(total)
-
-    def abandon(self) -> None:
-        self.table.barrier.abort()
-
-
-def _joined(places: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(places))
-
-
-def _total(places: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(places)).sum(0)
-
-
-def in_process_teams(size: int) -> list[Team]:
-    """A team of `size` threads, one entry for each."""
-    if size == 1:
-        return [Alone()]
-    table = _Table(threading.Barrier(size), [torch.empty(0)] * size)
-    return [InProcessTeam(table=table, size=size, index=index) for index in range(size)]
 
 
 def in_order(gathered: Tensor, size: int) -> Tensor:

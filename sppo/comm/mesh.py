@@ -6,22 +6,16 @@ stages of a pipeline, then the replicas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product
-from threading import BrokenBarrierError
-from typing import TypeVar
 
 import torch.distributed as dist
 
-from sppo.comm.collectives import Alone, GroupTeam, Team, in_process_teams
-from sppo.comm.messages import GroupTransport, InProcessNetwork, LeftAlone, Transport
+from sppo.comm.collectives import Alone, GroupTeam, Team
+from sppo.comm.messages import GroupTransport, Transport
 from sppo.config.sharding import Shard
 from sppo.plan.plan import Plan
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,60 +115,3 @@ def _group_team(teams: Sequence[list[int]], timeout: timedelta | None) -> Team:
         return Alone()
     group, _ = dist.new_subgroups_by_enumeration(teams, timeout=timeout)
     return GroupTeam(group)
-
-
-def connect_threads(plan: Plan) -> list[Connections]:
-    """Connect all ranks of a plan inside this process, each a thread; by rank. CPU only.
-
-    Autograd has one thread a CUDA device, which a collective inside a backward would block.
-    """
-    shards, replicas = plan.sequence_parallel, plan.data_parallel
-    networks = {
-        (replica, shard): InProcessNetwork(plan.pipeline_parallel)
-        for replica, shard in product(range(replicas), range(shards))
-    }
-    places = every_place(plan)
-    everyone = in_process_teams(plan.ranks)
-    of_stage = {
-        (one.replica, one.stage): in_process_teams(shards) for one in places if not one.shard
-    }
-    alike = {
-        (one.stage, one.shard): in_process_teams(replicas) for one in places if not one.replica
-    }
-    return [
-        Connections(
-            place=one,
-            transport=networks[one.replica, one.shard].transport(one.stage),
-            shards=of_stage[one.replica, one.stage][one.shard],
-            replicas=alike[one.stage, one.shard][one.replica],
-            everyone=everyone[rank],
-        )
-        for rank, one in enumerate(places)
-    ]
-
-
-def run_together(
-    connections: Sequence[Connections], task: Callable[[int], _Result]
-) -> list[_Result]:
-    """`task(rank)` of all ranks of one process, each in a thread; by rank.
-
-    Raises what a failing rank raised, not what others did because it had left them.
-    """
-
-    def run(rank: int) -> _Result:
-        whole = False
-        try:
-            result = task(rank)
-            whole = True
-        finally:
-            if not whole:
-                connections[rank].abandon()
-        return result
-
-    with ThreadPoolExecutor(len(connections)) as pool:
-        running = [pool.submit(run, rank) for rank in range(len(connections))]
-        errors = [one.exception() for one in as_completed(running)]
-    causes = [error for error in errors if error is not None]
-    if causes:
-        raise min(causes, key=lambda error: isinstance(error, (BrokenBarrierError, LeftAlone)))
-    return [one.result() for one in running]

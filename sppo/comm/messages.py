@@ -1,7 +1,7 @@
-"""Messages between stages: one small protocol, two kinds, both counting what they send.
+"""Messages between stages: one small protocol, whose kinds count what they send.
 
 `GroupTransport` speaks through torch's default process group (gloo, NCCL, torch's fake one).
-`InProcessNetwork` connects all stages inside one process, each a thread: fast tests at PP 8.
+`in_process.py` connects all stages inside one process, each a thread: fast tests at PP 8.
 
 Messages of a pair and channel arrive in the order of their sending. What belongs to a lending has
 channels of its own: it overtakes hidden states that wait for their turn.
@@ -9,8 +9,6 @@ channels of its own: it overtakes hidden states that wait for their turn.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,89 +170,3 @@ def _nccl_group(timeout: timedelta | None) -> dist.ProcessGroup:
     options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
     group: dist.ProcessGroup = dist.new_group(timeout=timeout, pg_options=options)
     return group
-
-
-class LeftAlone(RuntimeError):
-    """The rank that a message is awaited of has failed."""
-
-
-class InProcessNetwork:
-    """Mailboxes between `ranks` stages of one process. `broken` is set when one of them fails."""
-
-    def __init__(self, ranks: int) -> None:
-        self.broken = threading.Event()
-        self.boxes: dict[tuple[int, int, Channel], _Box] = {
-            (source, target, channel): _Box(self.broken)
-            for source in range(ranks)
-            for target in range(ranks)
-            for channel in Channel
-            if source != target
-        }
-
-    def transport(self, rank: int) -> InProcessTransport:
-        """Its end of the network."""
-        return InProcessTransport(self, rank)
-
-
-class InProcessTransport:
-    """One rank's end of an InProcessNetwork. Once connected it sends as it was connected only."""
-
-    def __init__(self, network: InProcessNetwork, rank: int) -> None:
-        self.traffic = Traffic()
-        self.network = network
-        self._rank = rank
-        self._connected: set[Meeting] | None = None
-
-    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
-        self._connected = {*meetings, *(self._connected or ())}
-
-    def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
-        meeting = Meeting(self._rank, peer, channel)
-        assert self._connected is None or meeting in self._connected, f"not connected: {meeting}"
-        self.traffic.count(tensor)
-        self.network.boxes[self._rank, peer, channel].sent.put(tensor.detach().clone())
-
-    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
-        receipt = _BoxReceipt(self.network.boxes[peer, self._rank, channel], into)
-        receipt.box.posted.append(receipt)
-        return receipt
-
-    def flush(self, *channels: Channel) -> None:
-        """A mailbox never fills up."""
-
-    def abandon(self) -> None:
-        self.network.broken.set()
-
-
-class _Box:
-    """What one rank has sent another, and the receives that wait for it."""
-
-    def __init__(self, broken: threading.Event) -> None:
-        self.sent: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        self.posted: deque[_BoxReceipt] = deque()
-        self.broken = broken
-
-    def next(self) -> Tensor:
-        """The next message. Raises LeftAlone if another rank has failed."""
-        while True:
-            try:
-                return self.sent.get(timeout=_PATIENCE_SECONDS)
-            except queue.Empty:
-                if self.broken.is_set():
-                    raise LeftAlone("another rank of this process has failed") from None
-
-
-_PATIENCE_SECONDS = 0.2
-
-
-class _BoxReceipt:
-    def __init__(self, box: _Box, into: Tensor) -> None:
-        self.box = box
-        self.into = into
-        self.filled = False
-
-    def wait(self) -> None:
-        while not self.filled:
-            first = self.box.posted.popleft()
-            first.into.copy_(self.box.next())
-            first.filled = True

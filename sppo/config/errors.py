@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes
 
 
 class Infeasible(Exception):

@@ -1,6 +1,6 @@
 """One rank's hardware: the rates it reaches, its links and its memories. Imports no torch.
 
-Rates are FLOP/s in the convention of `sppo.cost_model.times`: attention counts the pairs a causal
+Rates are FLOP/s in the convention of `sppo.cost_model.flops`: attention counts the pairs a causal
 model needs, a backward counts twice its forward (a flash backward really computes 2.5 times). What
 the fields mean and where the committed numbers come from: docs/hardware.md.
 """

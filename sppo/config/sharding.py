@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sppo.config.workload import Model
+from sppo.config.models import Model
 
 ROWS = ("embedding", "head", "query", "key", "value", "up", "gate")
 """Weights (and biases) of which every rank has some outputs: heads, MLP columns, vocabulary."""

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sppo.cost_model.msp import part_shape
-from sppo.memory_model.model_state import state_elements
-from sppo.memory_model.temporaries import LOSS_TILE_TOKENS
-from sppo.plan.parts import PartShape
-from sppo.plan.plan import Plan
-from sppo.schedule.instructions import plan_slicing
+from sppo.plan.parts import PartShape, state_elements
+from sppo.plan.plan import Plan, part_shape
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
+from sppo.schedule.dependencies import plan_slicing
 
 FORWARD = 4
 """Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""

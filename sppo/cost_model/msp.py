@@ -6,24 +6,12 @@ from collections.abc import Iterator
 
 from sppo.config.hardware import Profile
 from sppo.cost_model.times import copy_ns, recompute_ns, stage_link, subsequence_cost
-from sppo.plan.msp import Slice, Slicing
+from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape
-from sppo.plan.plan import Lending, Plan
-from sppo.schedule.instructions import Instruction, Op, plan_slicing
-from sppo.schedule.simulate import Place, Sent, SliceCosts
-
-
-def part_shape(plan: Plan, part: int) -> PartShape:
-    """A part of a plan, for the memory model."""
-    mine = plan.parts[part]
-    return PartShape(
-        model=plan.model,
-        layers=mine.layer_range,
-        head=mine.head,
-        element_bytes=plan.element_bytes,
-        shards=plan.sequence_parallel,
-        replicas=plan.data_parallel,
-    )
+from sppo.plan.plan import Plan, part_shape
+from sppo.schedule.cost_table import Place, Sent, SliceCosts
+from sppo.schedule.dependencies import plan_slicing
+from sppo.schedule.instructions import Instruction, Op
 
 
 def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:

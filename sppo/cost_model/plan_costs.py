@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sppo.config.hardware import Profile
-from sppo.cost_model.msp import part_shape, plan_slice_costs
+from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.times import (
     copy_ns,
     kv_copy_seconds,
@@ -12,10 +12,11 @@ from sppo.cost_model.times import (
     stage_link,
     subsequence_cost,
 )
-from sppo.plan.plan import Plan
+from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
-from sppo.schedule.instructions import plan_slicing
-from sppo.schedule.simulate import PartCosts, Simulation, simulate
+from sppo.schedule.cost_table import PartCosts
+from sppo.schedule.dependencies import plan_slicing
+from sppo.schedule.simulate import Simulation, simulate
 
 
 def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from sppo.engine.context import Runtime
 from sppo.model.weights import Weight, stage_weight_shapes
 from sppo.offload.activation_store import storage_key
-from sppo.plan.plan import Lending, Plan
+from sppo.plan.msp import Lending
+from sppo.plan.plan import Plan
 
 
 class BorrowedWeights:

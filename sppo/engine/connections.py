@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import permutations
 
 from sppo.comm.messages import Channel, Meeting
-from sppo.schedule.instructions import SENDS, Schedule, is_loan, peer_of
+from sppo.schedule.dependencies import Schedule, is_loan, peer_of
+from sppo.schedule.instructions import SENDS
 
 
 def meetings_of(schedule: Schedule) -> list[Meeting]:

@@ -11,10 +11,7 @@ from torch import Tensor
 
 from sppo.comm.messages import Receipt, Transport
 from sppo.engine.stage import Stage
-from sppo.schedule.instructions import (
-    SENDS,
-    Instruction,
-    Op,
+from sppo.schedule.dependencies import (
     Schedule,
     inputs_of,
     matching_receive,
@@ -23,6 +20,7 @@ from sppo.schedule.instructions import (
     outputs_of,
     peer_of,
 )
+from sppo.schedule.instructions import SENDS, Instruction, Op
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from sppo.engine.context import Runtime
 from sppo.engine.part import Part, StageBuffers
 from sppo.model.mixers.kv_cache import Block, KvCache, LayerCache, ResidentLayer
 from sppo.model.weights import Weights
-from sppo.plan.plan import Lending, Plan
+from sppo.plan.msp import Lending
+from sppo.plan.plan import Plan
 
 
 class Peer(NamedTuple):

@@ -14,7 +14,8 @@ from sppo.engine.msp_part import Group, LentPart
 from sppo.engine.part import Part, StageBuffers, make_caches
 from sppo.model.mixers.kv_cache import KvCache
 from sppo.model.weights import StageWeights, Weights
-from sppo.plan.plan import Lending, Plan
+from sppo.plan.msp import Lending
+from sppo.plan.plan import Plan
 
 
 class Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sppo.comm.mesh import Connections
-from sppo.config.hardware import Profile
 from sppo.config.workload import Workload
 from sppo.engine.connections import meetings_of
 from sppo.engine.context import Runtime
@@ -20,25 +19,23 @@ from sppo.engine.stage import Stage
 from sppo.model.mixers.flash_blocks import check_attention
 from sppo.model.weights import StageWeights
 from sppo.plan.plan import Plan, check_plan
-from sppo.planner.options import SolverOptions
-from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.instructions import Schedule
+from sppo.schedule.dependencies import Schedule
 
 
 class Trainer:
     """SPPO on one rank.
 
-    A step of another length than the plan's (the harness's short first step) gets a small plan of
-    its own, without limits and offload.
+    A step of another length than the plan's (the harness's short first step) gets a plan of its
+    own: `short_plan` of its tokens.
     """
 
     def __init__(
         self,
         workload: Workload,
         plan: Plan,
-        profile: Profile,
+        short_plan: Callable[[int], Plan],
         weights: Mapping[str, Tensor],
         runtime: Runtime,
         connections: Connections,
@@ -47,7 +44,7 @@ class Trainer:
         check_attention(runtime.device, runtime.dtype)
         self.workload = workload
         self.plan = plan
-        self.profile = profile
+        self.short_plan = short_plan
         self.runtime = replace(runtime, team=connections.shards)
         self.connections = connections
         stage = plan.stages[connections.place.stage]
@@ -76,22 +73,7 @@ class Trainer:
         return Engine(schedule, stage, connections.transport)
 
     def _short_engine(self, tokens: int) -> Engine:
-        workload = replace(
-            self.workload,
-            sequence_tokens=tokens,
-            device_memory_bytes=None,
-            host_memory_bytes=None,
-        )
-        options = SolverOptions(
-            subsequences=max(1, min(2, tokens // self.plan.sequence_parallel)),
-            sequence_parallel=self.plan.sequence_parallel,
-            pipeline_parallel=self.plan.pipeline_parallel,
-            data_parallel=self.plan.data_parallel,
-            virtual_stages=self.plan.virtual_stages,
-            head_alone=self.plan.head_alone,
-            policy="no-offload",
-        )
-        return self._engine(solve(workload, self.profile, options))
+        return self._engine(self.short_plan(tokens))
 
     def _mine(self, tokens: Tensor) -> Tensor:
         """The sequences of a step that pass this replica."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sppo.config.workload import Model, Workload
+from sppo.config.models import Model
+from sppo.config.workload import Workload
 from sppo.memory_model.live_bytes import Fullest
 from sppo.memory_model.msp import Loan, borrowed_bytes
-from sppo.plan.parts import PartShape
+from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import StageMemory, Untracked
 
 RING_SHARE = 32
@@ -42,13 +43,6 @@ def block_tokens(workload: Workload, shards: int) -> int:
             break
         tokens //= 2
     return tokens
-
-
-def state_elements(shapes: Sequence[PartShape]) -> int:
-    """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
-    replicas = shapes[0].replicas
-    by_axes = zip(*(shape.parameters_by_axes for shape in shapes), strict=True)
-    return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
 
 
 def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:

@@ -8,16 +8,16 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from sppo.config.hardware import Profile
-from sppo.config.hostslots import slot_bytes
-from sppo.cost_model.times import SubsequenceCost
+from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
 from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
-from sppo.memory_model.temporaries import PREFIX_BLOCK_TOKENS, Moment, PartKind
+from sppo.memory_model.temporaries import Moment, PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, moments
 from sppo.memory_model.untracked import untracked
-from sppo.plan.parts import PartShape
+from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import StageMemory, Untracked
+from sppo.plan.saved_tensors import PREFIX_BLOCK_TOKENS
 from sppo.schedule.order import Compute
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class StageHoldings:
         """Of its own parts, then of the borrowed ones."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
         hosted = bool(self.kv_block_tokens)
-        return tuple(shape.kind(hosted=hosted, clones=self.clones) for shape in shapes)
+        return tuple(PartKind.of(shape, hosted=hosted, clones=self.clones) for shape in shapes)
 
     @cached_property
     def _borrowed(self) -> tuple[Loan, ...]:

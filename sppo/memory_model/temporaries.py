@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from sppo.config.workload import Model
+from sppo.config.models import Model
+from sppo.plan.parts import PartShape
 from sppo.plan.saved_tensors import head_units, layer_units
-
-LOSS_TILE_TOKENS = 2048
-"""Tokens whose logits exist at the same time."""
-
-PREFIX_BLOCK_TOKENS = 1024
-"""Keys per call of an attention backward over the prefix, at least: else as many as queries."""
 
 INDEX_BYTES = 8
 """Of a token's id or row."""
@@ -112,6 +107,19 @@ class PartKind:
         """The same of what the head keeps, all together."""
         units = head_units(self.model) if self.head else ()
         return sum(unit.bytes(1, self.element_bytes) for unit in units)
+
+    @classmethod
+    def of(cls, shape: PartShape, *, hosted: bool, clones: bool) -> PartKind:
+        return cls(
+            model=shape.model,
+            element_bytes=shape.element_bytes,
+            shards=shape.shards,
+            layers=len(shape.layers),
+            first=shape.first,
+            head=shape.head,
+            hosted=hosted,
+            clones=clones,
+        )
 
 
 class _Sizes:

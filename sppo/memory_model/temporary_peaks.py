@@ -14,8 +14,6 @@ from sppo.memory_model.temporaries import (
     AFTER,
     BACKWARD_SPANS,
     BEFORE,
-    LOSS_TILE_TOKENS,
-    PREFIX_BLOCK_TOKENS,
     At,
     Moment,
     PartKind,
@@ -24,7 +22,12 @@ from sppo.memory_model.temporaries import (
     first_reads,
     forward_walk,
 )
-from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+from sppo.plan.saved_tensors import (
+    LOSS_TILE_TOKENS,
+    PREFIX_BLOCK_TOKENS,
+    RECOMPUTE_CHEAP,
+    RECOMPUTE_LEAN,
+)
 
 FORWARD_SPANS = {
     "norm1.output": Span(1, 7),

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sppo.comm.collectives import Team, as_gathered
-from sppo.config.workload import Model
-from sppo.memory_model.temporaries import LOSS_TILE_TOKENS
+from sppo.config.models import Model
 from sppo.model.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
 from sppo.model.loss import TiledLoss, own_rows
 from sppo.model.mixers.kv_cache import Cache
 from sppo.model.mixers.prefix_attention import PrefixAttention
 from sppo.model.weights import Weight, Weights
 from sppo.offload.activation_store import ActivationStore
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 class RotaryTable:

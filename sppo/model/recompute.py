@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sppo.comm.collectives import Team, in_order
-from sppo.config.workload import Model
+from sppo.config.models import Model
 from sppo.model.layers import linear, rms_norm, row_linear
 from sppo.model.mixers.kv_cache import Cache
 from sppo.model.mixers.prefix_attention import attend_cache, rotate_into

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sppo.config.models import Model, layer_weight_shapes, weight_shapes
 from sppo.config.sharding import WHOLE, Shard, shard_shape, sharded_axis
-from sppo.config.workload import Model, layer_weight_shapes, weight_shapes
 from sppo.offload.activation_store import storage_key
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sppo.offload.host_memory import Arrival, HostArena, Slot
-from sppo.plan.plan import UnitKey
+from sppo.plan.saved_tensors import UnitKey
 
 
 def storage_key(tensor: Tensor) -> int:

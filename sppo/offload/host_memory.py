@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sppo.config.errors import HostTierFull
-from sppo.config.hostslots import slot_bytes
+from sppo.config.sizes import slot_bytes
 
 
 class PageLock(Protocol):

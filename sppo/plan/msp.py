@@ -12,7 +12,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from sppo.plan.plan import Lending
+
+@dataclass(frozen=True, kw_only=True)
+class Lending:
+    """Multiplexed sequence partitioning: some subsequences of one part, each cut into slices.
+
+    The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
+    length is `lengths_tokens[n][j]` for `subsequences[n]` (consecutive). The owner is one of them.
+    `fills`: at the pipeline's begin (in the backward: its end), else at the turn between the two.
+    Helpers keep their slices on the device, but for the units of `recompute_units`.
+    """
+
+    part: int
+    fills: bool
+    subsequences: tuple[int, ...]
+    ranks: tuple[int, ...]
+    lengths_tokens: tuple[tuple[int, ...], ...]
+    recompute_units: tuple[str, ...] = ()
+
 
 Cut = Callable[[int, int, int], tuple[int, ...] | None]
 """(part, subsequence, ranks) -> lengths of the slices; None where it is too short."""

@@ -6,18 +6,17 @@ All sizes are those of one rank of the stage that has the part.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+from sppo.config.models import Model, weight_shapes
 from sppo.config.sharding import shard_shape, sharded_axis
-from sppo.config.workload import Model, weight_shapes
-from sppo.memory_model.temporaries import PartKind
-from sppo.plan.plan import UnitKey
 from sppo.plan.saved_tensors import (
     OFFLOAD_ORDER,
     Unit,
+    UnitKey,
     head_units,
     kv_units,
     layer_units,
@@ -87,19 +86,6 @@ class PartShape:
         """Elements of what every shard has all of: their gradients are summed over the shards."""
         return _parameters(self.model, self.layers, self.head, self.shards).whole
 
-    def kind(self, *, hosted: bool, clones: bool) -> PartKind:
-        """What its temporaries depend on."""
-        return PartKind(
-            model=self.model,
-            element_bytes=self.element_bytes,
-            shards=self.shards,
-            layers=len(self.layers),
-            first=self.first,
-            head=self.head,
-            hosted=hosted,
-            clones=clones,
-        )
-
     @cached_property
     def units(self) -> dict[str, Unit]:
         """The units of a block, in the order in which they are made, and the head's, if here."""
@@ -159,3 +145,18 @@ class PartShape:
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
         per_layer = sum(unit.bytes(tokens, element_bytes) for unit in kv_units(self.model))
         return -(-len(self.layers) * per_layer // self.shards)
+
+
+def state_elements(shapes: Sequence[PartShape]) -> int:
+    """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
+    replicas = shapes[0].replicas
+    by_axes = zip(*(shape.parameters_by_axes for shape in shapes), strict=True)
+    return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsequenceCost:
+    """Nanoseconds of one subsequence on one stage."""
+
+    forward_ns: int
+    backward_ns: int

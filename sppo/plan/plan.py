@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sppo.config.workload import Model, Workload
-
-UnitKey = tuple[int, str]
-"""(index of the layer inside its part, unit name of `saved_tensors.py`); the head's units use the
-count of layers."""
+from sppo.config.models import Model
+from sppo.config.workload import Workload
+from sppo.plan.layout import degrees_words, receive_ahead
+from sppo.plan.msp import Lending
+from sppo.plan.parts import PartShape
+from sppo.plan.saved_tensors import UnitKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,24 +134,6 @@ class StagePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lending:
-    """Multiplexed sequence partitioning: some subsequences of one part, each cut into slices.
-
-    The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
-    length is `lengths_tokens[n][j]` for `subsequences[n]` (consecutive). The owner is one of them.
-    `fills`: at the pipeline's begin (in the backward: its end), else at the turn between the two.
-    Helpers keep their slices on the device, but for the units of `recompute_units`.
-    """
-
-    part: int
-    fills: bool
-    subsequences: tuple[int, ...]
-    ranks: tuple[int, ...]
-    lengths_tokens: tuple[tuple[int, ...], ...]
-    recompute_units: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
 
@@ -231,33 +214,6 @@ class Plan:
         return tuple(starts)
 
 
-def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel: int) -> str:
-    """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
-    words = f"SP {sequence_parallel} x PP {pipeline_parallel}"
-    return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
-
-
-def receive_ahead(
-    pipeline_parallel: int,
-    virtual_stages: int,
-    group_subsequences: int,
-    head_alone: bool,
-    *,
-    lends: bool,
-) -> int:
-    """Computes by which a receive is posted early: a group's messages wait for their turn.
-
-    Those for a head on its own wait while the next group passes the first part; those between lent
-    parts while all other subsequences pass the part before.
-    """
-    least = max(1, pipeline_parallel - 1) if lends else 1
-    if virtual_stages == 1:
-        return least
-    if head_alone:
-        return max(least, group_subsequences)
-    return max(least, group_subsequences - pipeline_parallel + 1)
-
-
 def check_plan(plan: Plan, workload: Workload) -> None:
     """Raise ValueError if a plan was made for another workload."""
     if sum(plan.lengths_tokens) != plan.sequence_tokens:
@@ -273,3 +229,16 @@ def check_plan(plan: Plan, workload: Workload) -> None:
         raise ValueError(
             f"the plan is for {plan.model.name}, the workload has {workload.model.name}"
         )
+
+
+def part_shape(plan: Plan, part: int) -> PartShape:
+    """A part of a plan, for the memory model."""
+    mine = plan.parts[part]
+    return PartShape(
+        model=plan.model,
+        layers=mine.layer_range,
+        head=mine.head,
+        element_bytes=plan.element_bytes,
+        shards=plan.sequence_parallel,
+        replicas=plan.data_parallel,
+    )

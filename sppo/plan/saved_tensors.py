@@ -16,7 +16,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sppo.config.workload import Model
+from sppo.config.models import Model
+
+LOSS_TILE_TOKENS = 2048
+"""Tokens whose logits exist at the same time."""
+
+PREFIX_BLOCK_TOKENS = 1024
+"""Keys per call of an attention backward over the prefix, at least: else as many as queries."""
+
+UnitKey = tuple[int, str]
+"""(index of the layer inside its part, unit name of `saved_tensors.py`); the head's units use the
+count of layers."""
 
 Lifetime = Literal["prefix", "once"]
 """The paper's two types (sec. 5.1): "prefix" (type 0) is read by every later subsequence and stays

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 
 from sppo.config.errors import Short
 from sppo.config.hardware import Profile
-from sppo.config.workload import Workload, parse_tokens
+from sppo.config.sizes import parse_tokens
+from sppo.config.workload import Workload
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_some_fates
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import stage_problem
-from sppo.planner.layouts.candidates import ALIGNMENT_TOKENS, CANDIDATES, interleavings
+from sppo.planner.layouts.candidates import CANDIDATES, every_layout, interleavings
 from sppo.planner.layouts.degrees import every_degree
+from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
 from sppo.planner.layouts.timed_layout import Layout
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.options import SolverOptions
 
 PRECISION = 1.03
 """The length found is at least the true one divided by this."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sppo.config.errors import Infeasible
-from sppo.config.workload import Workload, format_bytes
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
 from sppo.memory_model.stage_memory import KEEP
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform

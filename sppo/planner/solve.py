@@ -24,9 +24,10 @@ from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_fates
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
+from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import Layout
 from sppo.planner.msp import with_lending
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.options import SolverOptions
 from sppo.planner.search_log import Search
 
 SIMULATED = 12

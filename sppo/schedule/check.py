@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from sppo.schedule.instructions import (
-    RECEIVES,
-    SENDS,
-    Instruction,
-    Op,
+from sppo.schedule.dependencies import (
     Schedule,
     ScheduleError,
     is_loan,
@@ -16,6 +12,7 @@ from sppo.schedule.instructions import (
     needed_receives,
     peer_of,
 )
+from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
 
 
 def check_schedule(schedule: Schedule) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op, Schedule
-from sppo.schedule.simulate import PartCosts, Place, Simulation, SliceCosts, simulate
+from sppo.schedule.cost_table import PartCosts, Place, SliceCosts
+from sppo.schedule.dependencies import Schedule
+from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
+from sppo.schedule.simulate import Simulation, simulate
 
 
 @dataclass(frozen=True, kw_only=True)

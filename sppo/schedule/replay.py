@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sppo.schedule.instructions import (
-    RECEIVES,
-    SENDS,
-    Instruction,
-    Op,
-    Schedule,
-    matching_receive,
-    needed_receives,
-)
-from sppo.schedule.simulate import Event, PartCosts, Simulation, SliceCosts, message_cost
+from sppo.schedule.cost_table import PartCosts, SliceCosts
+from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
+from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
+from sppo.schedule.simulate import Event, Simulation, message_cost
 
 
 @dataclass(frozen=True, kw_only=True)

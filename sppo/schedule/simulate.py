@@ -7,97 +7,12 @@ the receive; it then takes the link's latency and bytes over bandwidth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sppo.plan.plan import Lending
-from sppo.schedule.instructions import (
-    RECEIVES,
-    SENDS,
-    Instruction,
-    Op,
-    Schedule,
-    matching_receive,
-    needed_receives,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartCosts:
-    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes.
-
-    `clear` is the time to zero dK and dV of a sequence; nothing where they are hosted.
-    """
-
-    forward: Sequence[int]
-    backward: Sequence[int]
-    clear: int
-    kept_bytes: Sequence[int]
-    offloaded_bytes: Sequence[int]
-    d2h: Sequence[int]
-    h2d: Sequence[int]
-    message_bytes: Sequence[int]
-    message: Sequence[int]
-    overlapped_copies: bool
-
-
-Place = tuple[Op, int, int, int]
-"""(op, part, subsequence, slice)"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """Messages of one instruction, their bytes and the time until they have arrived."""
-
-    messages: int
-    bytes: int
-    time: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SliceCosts:
-    """Costs of what is lent; what is not named costs as `PartCosts` says.
-
-    `compute` and `kept_bytes` are of slices (and ADD), `exchanged` is what a slice sends to the
-    others within its compute (its time is in the compute). `sent` is by send instruction, with the
-    sequence 0.
-    """
-
-    compute: Mapping[Place, int] = field(default_factory=dict)
-    kept_bytes: Mapping[Place, int] = field(default_factory=dict)
-    exchanged: Mapping[Place, Sent] = field(default_factory=dict)
-    sent: Mapping[Instruction, Sent] = field(default_factory=dict)
-
-
-def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
-    """Every forward one unit, every backward two, everything else free (the paper's table 3)."""
-    nothing = [0] * subsequences
-    return PartCosts(
-        forward=[unit] * subsequences,
-        backward=[2 * unit] * subsequences,
-        clear=0,
-        kept_bytes=[unit] * subsequences,
-        offloaded_bytes=nothing,
-        d2h=nothing,
-        h2d=nothing,
-        message_bytes=nothing,
-        message=nothing,
-        overlapped_copies=True,
-    )
-
-
-def unit_slice_costs(lendings: Sequence[Lending], unit: int) -> SliceCosts:
-    """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
-    compute: dict[Place, int] = {}
-    kept: dict[Place, int] = {}
-    for lending in lendings:
-        for index in lending.subsequences:
-            for number in range(len(lending.ranks)):
-                share = unit // len(lending.ranks)
-                compute[Op.FORWARD, lending.part, index, number] = share
-                compute[Op.BACKWARD, lending.part, index, number] = 2 * share
-                kept[Op.FORWARD, lending.part, index, number] = share
-    return SliceCosts(compute=compute, kept_bytes=kept)
+from sppo.schedule.cost_table import PartCosts, Place, Sent, SliceCosts
+from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
+from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from tests.soak.device_limits import launches, summary
 
 pytestmark = pytest.mark.slow

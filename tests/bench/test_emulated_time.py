@@ -15,7 +15,7 @@ from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
-from sppo.cost_model.times import (
+from sppo.cost_model.flops import (
     attention_flops,
     causal_pairs,
     head_flops_per_token,
@@ -25,7 +25,7 @@ from sppo.plan.plan import Plan
 from sppo.plan.saved_tensors import layer_units
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
-from sppo.schedule.instructions import plan_slicing
+from sppo.schedule.dependencies import plan_slicing
 
 
 def charged_flops(plan: Plan) -> tuple[int, int]:

@@ -14,7 +14,9 @@ from benchmarks.emulation import processes
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from benchmarks.emulation.result import EmulationJob
 from sppo.comm.mesh import Place, rank_of
-from sppo.config.workload import GIB, Cluster, Workload, gpt
+from sppo.config.models import gpt
+from sppo.config.sizes import GIB
+from sppo.config.workload import Cluster, Workload
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import workloads
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.mesh import connect_threads
+from sppo.comm.in_process import connect_threads
 from sppo.config.hardware import load_profile
-from sppo.config.workload import gpt
+from sppo.config.models import gpt
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.planner.layouts.partition import equal_cut
 from sppo.planner.solve import solve

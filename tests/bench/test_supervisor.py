@@ -23,7 +23,7 @@ from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import ROWS, Assignment, Row, assign
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,9 @@ from benchmarks.worker import failures, rank
 from benchmarks.worker.tokens import token_file
 from benchmarks.worker.weights import initial_weights, save_weights
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
-from sppo.config.workload import MIB, Cluster, Workload, llama
+from sppo.config.models import llama
+from sppo.config.sizes import MIB
+from sppo.config.workload import Cluster, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = llama("little", layers=2, hidden=128, heads=4, kv_heads=2, ffn=344, vocabulary=256)

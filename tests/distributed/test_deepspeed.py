@@ -12,7 +12,9 @@ from baselines.deepspeed import adapter
 from baselines.deepspeed.adapter import DeepSpeedSettings
 from baselines.protocol import Context, StepResult
 from benchmarks.worker.weights import initial_weights, torch_dtype
-from sppo.config.workload import Cluster, Dtype, Model, Optimizer, Workload, gpt, llama
+from sppo.config.models import Model, gpt, llama
+from sppo.config.sizes import Dtype
+from sppo.config.workload import Cluster, Optimizer, Workload
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow

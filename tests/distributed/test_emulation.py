@@ -23,8 +23,9 @@ from benchmarks.emulation.counts import counts_of
 from benchmarks.emulation.result import Counts, EmulationJob
 from benchmarks.emulation.worker import counted_step
 from benchmarks.worker.weights import initial_weights, torch_dtype
-from sppo.config.workload import Cluster, Workload, gpt, llama
-from sppo.cost_model.times import head_flops_per_token, step_flops
+from sppo.config.models import gpt, llama
+from sppo.config.workload import Cluster, Workload
+from sppo.cost_model.flops import head_flops_per_token, step_flops
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow

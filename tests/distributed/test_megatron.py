@@ -13,7 +13,8 @@ from baselines.megatron.adapter import MegatronSettings
 from baselines.protocol import Context, StepResult
 from baselines.reference import ReferenceSettings
 from benchmarks.worker.weights import initial_weights
-from sppo.config.workload import Cluster, Model, Workload, gpt, llama
+from sppo.config.models import Model, gpt, llama
+from sppo.config.workload import Cluster, Workload
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,9 @@ from benchmarks.worker.weights import initial_weights
 from sppo.comm.mesh import Connections, join_groups, place_of
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, Cluster, Optimizer, Workload, gpt, llama
+from sppo.config.models import gpt, llama
+from sppo.config.sizes import MIB
+from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import replica_collectives, shard_collectives
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_moved_bytes
 from sppo.engine.connections import meetings_of

@@ -6,6 +6,7 @@ Every test runs on a CPU too, so that it is known to run where there is a GPU.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ import torch
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.mesh import connect_threads
+from sppo.comm.in_process import connect_threads
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, Cluster, Workload, gpt
+from sppo.config.models import gpt
+from sppo.config.sizes import MIB
+from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import Courier
 from sppo.plan.plan import Plan
+from sppo.planner.short_step import short_plan
 
 ON_CUDA = [
     pytest.mark.gpu,
@@ -64,7 +68,9 @@ def trainer_of(
         runtime = replace(runtime, label=accounting.label)
     (connections,) = connect_threads(plan)
     profile = load_profile(workload.cluster.hardware)
-    return Trainer(workload, plan, profile, weights, runtime, connections)
+    return Trainer(
+        workload, plan, partial(short_plan, workload, plan, profile), weights, runtime, connections
+    )
 
 
 def tokens_of(workload: Workload) -> torch.Tensor:

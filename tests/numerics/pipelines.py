@@ -9,10 +9,13 @@ from torch import Tensor
 
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
-from sppo.comm.mesh import Connections, connect_threads, run_together
+from sppo.comm.in_process import connect_threads, run_together
+from sppo.comm.mesh import Connections
 from sppo.config.hardware import load_profile
+from sppo.config.models import Model, weight_shapes
 from sppo.config.sharding import WHOLE, Shard
-from sppo.config.workload import Cluster, Dtype, Model, Optimizer, Workload, weight_shapes
+from sppo.config.sizes import Dtype
+from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.connections import meetings_of
 from sppo.engine.context import Runtime
 from sppo.engine.engine import Engine, StepCounters

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.worker.weights import initial_weights
+from sppo.config.models import Model, gpt, llama
 from sppo.config.sharding import Shard
-from sppo.config.workload import Model, gpt, llama
 from sppo.plan.saved_tensors import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
 from tests.numerics.pipelines import make_plan, run_pipeline, run_reference, stage_values
 

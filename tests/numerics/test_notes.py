@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.mesh import connect_threads, run_together
-from sppo.config.workload import gpt
-from sppo.schedule.instructions import RECEIVES, SENDS, needed_receives
+from sppo.comm.in_process import connect_threads, run_together
+from sppo.config.models import gpt
+from sppo.schedule.dependencies import needed_receives
+from sppo.schedule.instructions import RECEIVES, SENDS
 from tests.numerics.pipelines import build_engine, make_plan
 
 MODEL = gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=61)

@@ -26,7 +26,7 @@ from benchmarks.launch.progress import Lines
 from benchmarks.records import record as records
 from benchmarks.records.record import Record
 from benchmarks.rows import assign
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 
 BUSY = "import torch; a = torch.ones(700, 700)\nwhile True: a @ a"
 

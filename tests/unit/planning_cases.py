@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.config.models import MODELS
+from sppo.config.workload import Cluster, Workload
 from sppo.planner.options import SolverOptions
 
 PROFILE = load_profile("cpu-2core")

@@ -9,7 +9,7 @@ from benchmarks import workloads
 from benchmarks.commands.studies import ablation as ablation_verb
 from benchmarks.records.record import Record
 from benchmarks.studies import ablation
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from sppo.planner.activations.policies import POLICIES
 from sppo.planner.options import SolverOptions
 from tests.unit.records_factory import record, slower

@@ -12,8 +12,9 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, Workload, format_bytes
-from sppo.cost_model.times import step_flops
+from sppo.config.sizes import MIB, format_bytes
+from sppo.config.workload import Workload
+from sppo.cost_model.flops import step_flops
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.report.card import BAR, WIDTH, bar, card

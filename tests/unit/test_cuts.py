@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MODELS, Cluster, Workload
-from sppo.cost_model.times import step_flops
-from sppo.planner.layouts.candidates import split_layers
+from sppo.config.models import MODELS
+from sppo.config.workload import Cluster, Workload
+from sppo.cost_model.flops import step_flops
+from sppo.plan.layout import split_layers
 from sppo.planner.layouts.partition import (
     equal_cut,
     flops_balanced_cut,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.worker.tokens import map_tokens, token_file
-from sppo.config.workload import Cluster, Workload, gpt
+from sppo.config.models import gpt
+from sppo.config.workload import Cluster, Workload
 
 
 def workload(text: str, *, sequence_tokens: int = 7, vocabulary: int = 256) -> Workload:

@@ -10,7 +10,8 @@ import pytest
 from baselines.deepspeed.adapter import ADAPTER, DeepSpeedSettings
 from baselines.deepspeed.system import bucket_elements, engine_config
 from baselines.protocol import Unavailable
-from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.config.models import MODELS
+from sppo.config.workload import Cluster, Workload
 
 
 def workload(

@@ -26,7 +26,8 @@ from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.emulation.time.systems import without_messages
 from benchmarks.workloads import find, of_flags
 from sppo.config.hardware import Profile, Rates, load_profile
-from sppo.config.workload import MODELS, Cluster, Workload
+from sppo.config.models import MODELS
+from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve

@@ -26,7 +26,8 @@ from benchmarks.emulation import tables as emulation_tables
 from benchmarks.emulation.counts import counts_of, group_text, link_of, operations_of
 from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, failed, verdict
 from benchmarks.workloads import of_flags
-from sppo.config.workload import GIB, Cluster
+from sppo.config.sizes import GIB
+from sppo.config.workload import Cluster
 
 CPU = torch.device("cpu")
 FLOATS = 1024

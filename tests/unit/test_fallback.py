@@ -17,7 +17,7 @@ from benchmarks.rows.assign import ROWS, Assignment, Row
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
 from benchmarks.studies import sweep
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
 
 WORKLOAD = workloads.find("tiny-cpu").with_device_memory(160 * MIB)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sppo.config.errors import HostTierFull
-from sppo.config.hostslots import slot_bytes
+from sppo.config.sizes import slot_bytes
 from sppo.offload.host_memory import HostArena, contiguous_pieces, host_memory
 
 CPU = torch.device("cpu")

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.workloads import of_flags
 from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import load_profile
-from sppo.config.workload import GIB, MIB, Workload, parse_tokens
+from sppo.config.sizes import GIB, MIB, parse_tokens
+from sppo.config.workload import Workload
 from sppo.planner.activations.feasibility import require_host_room, require_some_fates
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem

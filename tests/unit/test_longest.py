@@ -21,7 +21,8 @@ from benchmarks.records.record import Record, Text
 from benchmarks.rows.assign import ROWS, Assignment, Row
 from benchmarks.studies import longest, longest_result
 from benchmarks.studies.longest import Point, Prober, search_row
-from sppo.config.workload import MIB, Workload
+from sppo.config.sizes import MIB
+from sppo.config.workload import Workload
 from tests.unit.records_factory import record
 
 WORKLOAD = replace(workloads.find("mini-cpu"), sequence_tokens=1024, device_memory_bytes=100 * MIB)

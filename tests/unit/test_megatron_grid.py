@@ -12,7 +12,8 @@ import pytest
 
 from baselines.megatron.adapter import ADAPTER, MegatronSettings
 from baselines.protocol import Unavailable
-from sppo.config.workload import MODELS, Cluster, Model, Workload
+from sppo.config.models import MODELS, Model
+from sppo.config.workload import Cluster, Workload
 
 TINY = MODELS["gpt-tiny"]
 

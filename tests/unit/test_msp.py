@@ -13,19 +13,22 @@ from benchmarks.reporting.simulated_step import of_unit_costs
 from benchmarks.workloads import of_flags
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, gpt
+from sppo.config.models import gpt
+from sppo.config.sizes import MIB
 from sppo.memory_model.stage_memory import KEEP, StageFates
 from sppo.plan.msp import Slicing, lendings, table
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.partition import prefix_flops, slice_cut
 from sppo.planner.msp import with_lending
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.instructions import Op, Schedule, ScheduleError, parse_instruction
+from sppo.schedule.dependencies import Schedule, ScheduleError
+from sppo.schedule.instructions import Op, parse_instruction
 from tests.numerics.pipelines import equal_slices, make_plan
 from tests.unit.planning_cases import PROFILE, TINY
 

@@ -22,7 +22,7 @@ from benchmarks.paper.boundaries import (
 )
 from benchmarks.paper.readings import READINGS, Word
 from benchmarks.paper.reported import ReportedPoint
-from sppo.config.workload import GIB, parse_tokens
+from sppo.config.sizes import GIB, parse_tokens
 
 
 def point(model: str, seq: str) -> ReportedPoint:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.planner.activations.integer_program import cheapest_fates
 from sppo.planner.activations.policies import choose

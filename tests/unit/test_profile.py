@@ -24,7 +24,7 @@ from sppo.config.hardware import (
     known_profiles,
     load_profile,
 )
-from sppo.config.workload import GIB
+from sppo.config.sizes import GIB
 
 CPU, A100 = load_profile("cpu-2core"), load_profile("a100-80g")
 GPUS = ("a100-80g", "h100-80g", "h200-141g")

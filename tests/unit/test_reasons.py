@@ -9,9 +9,11 @@ import pytest
 
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, Workload
+from sppo.config.sizes import MIB
+from sppo.config.workload import Workload
 from sppo.plan.plan import Plan
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.layouts.candidates import every_layout
+from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
 TINY = find("tiny-cpu")

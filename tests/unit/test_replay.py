@@ -7,11 +7,13 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sppo.config.workload import gpt
+from sppo.config.models import gpt
 from sppo.schedule.build import build_schedule
-from sppo.schedule.instructions import Op, matching_receive, needed_receives, parse_instruction
+from sppo.schedule.cost_table import PartCosts, unit_costs
+from sppo.schedule.dependencies import matching_receive, needed_receives
+from sppo.schedule.instructions import Op, parse_instruction
 from sppo.schedule.replay import replay
-from sppo.schedule.simulate import PartCosts, simulate, unit_costs
+from sppo.schedule.simulate import simulate
 from tests.numerics.pipelines import make_plan
 
 MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)

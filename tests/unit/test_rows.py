@@ -16,7 +16,7 @@ from benchmarks.rows import tuning
 from benchmarks.rows.assign import ROWS, Row, assign, find, plan_data, plan_words
 from benchmarks.rows.tuning import Point, SystemTuning
 from sppo.config.errors import Infeasible
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE

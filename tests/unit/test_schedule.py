@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.config.workload import gpt
+from sppo.config.models import gpt
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.instructions import Instruction, Op, Schedule, ScheduleError, parse_instruction
+from sppo.schedule.dependencies import Schedule, ScheduleError
+from sppo.schedule.instructions import Instruction, Op, parse_instruction
 from tests.numerics.pipelines import make_plan
 
 MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)

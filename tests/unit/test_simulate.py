@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.config.workload import gpt
+from sppo.config.models import gpt
 from sppo.schedule.build import build_schedule
-from sppo.schedule.simulate import simulate, unit_costs
+from sppo.schedule.cost_table import unit_costs
+from sppo.schedule.simulate import simulate
 from tests.numerics.pipelines import make_plan
 
 MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sppo.config.workload import MIB, parse_bytes, parse_tokens
+from sppo.config.sizes import MIB, parse_bytes, parse_tokens
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.workloads import of_flags
 from sppo.config.errors import NotBuilt
 from sppo.config.hardware import load_profile
-from sppo.config.workload import MIB, format_bytes
+from sppo.config.sizes import MIB, format_bytes
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, TINY

@@ -23,7 +23,7 @@ from benchmarks.rows.committed_grids import Grid
 from benchmarks.rows.tuning import Point
 from benchmarks.studies import sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import Measured
-from sppo.config.workload import MIB
+from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
 
 TUNED = next(row for row in ROWS if row.slug == "megatron-tuned")

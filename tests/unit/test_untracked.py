@@ -8,11 +8,13 @@ import pytest
 
 from benchmarks import workloads
 from sppo.config.hardware import load_profile
-from sppo.config.workload import GIB, KIB, MIB, MODELS
+from sppo.config.models import MODELS
+from sppo.config.sizes import GIB, KIB, MIB
 from sppo.memory_model.untracked import untracked
 from sppo.plan.parts import PartShape
 from sppo.planner.evaluate import stage_problem
-from sppo.planner.options import SolverOptions, every_layout
+from sppo.planner.layouts.candidates import every_layout
+from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
 CPU = load_profile("cpu-2core")

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import throw_away_tokens
-from benchmarks.workloads import WORKLOADS, length_name, limit_label
+from benchmarks.workloads import WORKLOADS
 from sppo.config.hardware import load_profile
-from sppo.config.workload import parse_bytes
+from sppo.config.sizes import length_name, limit_label, parse_bytes
 from sppo.plan.plan import check_plan
 from sppo.planner.solve import solve
 

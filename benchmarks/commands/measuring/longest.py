@@ -12,7 +12,7 @@ from benchmarks.commands.study_flags import Longest
 from benchmarks.records import record
 from benchmarks.rows.assign import find
 from benchmarks.studies import longest_result
-from sppo.config.workload import parse_tokens
+from sppo.config.sizes import parse_tokens
 
 
 def longest(verb: Longest) -> int:

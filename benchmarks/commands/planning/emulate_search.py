@@ -25,9 +25,9 @@ from benchmarks.emulation.search import (
 )
 from benchmarks.launch.run import new_directory
 from benchmarks.records import record
-from benchmarks.workloads import length_name
 from sppo.config.errors import NotBuilt
-from sppo.config.workload import Workload, parse_tokens
+from sppo.config.sizes import length_name, parse_tokens
+from sppo.config.workload import Workload
 
 
 def search(verb: Emulate, workload: Workload, emulator: Emulator) -> int:

@@ -24,8 +24,9 @@ from benchmarks.reporting.tables import NO_NUMBER
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation import PolicyResult
-from benchmarks.workloads import DEFAULT, limit_label
+from benchmarks.workloads import DEFAULT
 from sppo.config.errors import NotBuilt
+from sppo.config.sizes import limit_label
 from sppo.planner.activations.policies import POLICIES
 
 COLUMNS = (

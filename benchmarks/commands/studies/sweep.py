@@ -16,7 +16,8 @@ from benchmarks.rows.assign import Row
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
 from benchmarks.studies.sweep import Measured, Quantity, Value
-from sppo.config.workload import Workload, parse_bytes
+from sppo.config.sizes import parse_bytes
+from sppo.config.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from benchmarks.emulation.time.costs import by_link, optimizer_seconds
 from benchmarks.emulation.time.systems import SYSTEMS, Emulated, Step
 from sppo.config.hardware import Profile
 from sppo.config.workload import Workload
-from sppo.cost_model import times
+from sppo.cost_model import flops
 
 COMMON = (
     "compute: counted FLOPs through the profile's rates, attention causal; what is recomputed runs "
@@ -47,7 +47,7 @@ def _record(emulated: Emulated, step: Step) -> SimulatedTime:
     workload, profile = emulated.workload, emulated.profile
     busiest = max(step.ranks, key=lambda rank: rank.busy)
     ranks = workload.cluster.ranks
-    least = times.step_flops(workload).causal / (ranks * profile.peak_flops_per_second)
+    least = flops.step_flops(workload).causal / (ranks * profile.peak_flops_per_second)
     tokens_per_second = workload.tokens_per_step / step.seconds
     worked = sum(rank.busy for rank in step.ranks) / (len(step.ranks) * step.seconds)
     return SimulatedTime(

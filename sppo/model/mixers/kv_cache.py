@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sppo.config.workload import Model
-from sppo.memory_model.temporaries import PREFIX_BLOCK_TOKENS
+from sppo.config.models import Model
 from sppo.offload.host_memory import Courier, TakeHost, host_memory
+from sppo.plan.saved_tensors import PREFIX_BLOCK_TOKENS
 
 
 class Block(NamedTuple):

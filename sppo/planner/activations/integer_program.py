@@ -16,7 +16,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from sppo.config.errors import Short
-from sppo.config.hostslots import slot_bytes
+from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
 from sppo.memory_model.temporary_peaks import linear_moments

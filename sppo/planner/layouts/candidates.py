@@ -1,4 +1,4 @@
-"""How layers are split over stages and a sequence into subsequences: the numbers that are tried."""
+"""The layouts that are tried: splits of the layers and of the sequence that the user leaves."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 
 from sppo.config.hardware import Profile
 from sppo.config.workload import Workload
+from sppo.memory_model.model_state import block_tokens
+from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import (
+    ALIGNMENT_TOKENS,
     check_cut,
     equal_cut,
+    even_group,
     flops_balanced_cut,
     time_balanced_cut,
 )
+from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.options import SolverOptions
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
 """Numbers of subsequences that are tried."""
@@ -19,26 +25,6 @@ CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 
 GROUP_STAGES = 4
 """Subsequences of an interleaved group, per stage: slack for the other stages against the memory
 of the messages that wait."""
-
-ALIGNMENT_TOKENS = 16
-"""Lengths are multiples of this, times SP, in sequences of 1,024 tokens and more."""
-
-CUTS = ("flops", "equal", "time")
-
-
-def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
-    """Consecutive layer ranges; the first stages take the remainder, the last carries the head."""
-    if stages > layers:
-        raise ValueError(
-            f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
-        )
-    ranges = []
-    start = 0
-    for stage in range(stages):
-        count = layers // stages + (1 if stage < layers % stages else 0)
-        ranges.append((start, start + count))
-        start += count
-    return tuple(ranges)
 
 
 def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
@@ -102,7 +88,56 @@ def _cut(
     )
 
 
-def even_group(subsequences: int, largest: int) -> int:
-    """Group size for groups of nearly equal size, none larger than `largest`."""
-    groups = -(-subsequences // largest)
-    return -(-subsequences // groups)
+def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
+    """The layouts that the options leave, each with every cut worth a try."""
+    allowed = every_degree(
+        workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
+    )
+    if options.msp:  # a single stage has no neighbour, but may be all there is
+        allowed = [one for one in allowed if one[1] > 1] or allowed
+    for shards, stages, replicas in allowed:
+        sequences = workload.sequences_per_step // replicas
+        kv_block_tokens = 0
+        if options.kv_offload:
+            kv_block_tokens = block_tokens(workload, shards)
+        for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
+            for lengths in cuts(
+                workload,
+                profile,
+                shards,
+                options.subsequences,
+                options.cut_of(stages),
+                options.longest_tokens,
+            ):
+                group = options.group_subsequences
+                yield Layout(
+                    workload=workload,
+                    profile=profile,
+                    sequence_parallel=shards,
+                    pipeline_parallel=stages,
+                    data_parallel=replicas,
+                    virtual_stages=virtual_stages,
+                    group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
+                    lengths=lengths,
+                    kv_block_tokens=kv_block_tokens,
+                    kv_sets=2 if _mixes(sequences, stages, virtual_stages) else 1,
+                    head_alone=_parts_the_head(options, shards, stages, virtual_stages),
+                )
+
+
+def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:
+    """Whether the head is a part of its own: only interleaved stages give it time to come back."""
+    possible = stages > 1 and virtual_stages > 1
+    if options.head_alone and not possible:
+        raise ValueError(
+            "the head can be a part of its own only where a stage has several parts: take "
+            "--virtual-stages 2 or more, or leave the head to the solver"
+        )
+    if options.head_alone is None:
+        return possible and shards == 1  # sharded, the first stage has no room for both ends
+    return options.head_alone
+
+
+def _mixes(sequences: int, stages: int, virtual_stages: int) -> bool:
+    """Whether the sequences of a step are mixed in the pipeline: not between interleaved parts."""
+    return sequences > 1 and stages > 1 and virtual_stages == 1

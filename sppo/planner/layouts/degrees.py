@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from sppo.config.sharding import shard_obstacle
 from sppo.config.workload import Workload
-from sppo.plan.plan import degrees_words
-
-
-class Degrees(NamedTuple):
-    """Ranks that share a stage, stages of a pipeline, pipelines with sequences of their own."""
-
-    shards: int
-    stages: int
-    replicas: int
-
-    def __str__(self) -> str:
-        return degrees_words(*self)
+from sppo.plan.layout import Degrees
 
 
 def obstacle(workload: Workload, found: Degrees) -> str | None:

@@ -8,14 +8,14 @@ from bisect import bisect_right
 from functools import lru_cache, partial
 
 from sppo.config.hardware import Profile
-from sppo.config.workload import Model
-from sppo.cost_model.times import (
+from sppo.config.models import Model
+from sppo.cost_model.flops import (
     attention_flops,
     causal_pairs,
     head_flops_per_token,
     layer_dense_flops_per_token,
-    subsequence_cost,
 )
+from sppo.cost_model.times import subsequence_cost
 
 
 def _aligned(boundaries: list[int], tokens: int, alignment: int) -> tuple[int, ...]:
@@ -152,3 +152,13 @@ def time_balanced_cut(
         else:
             high = limit
     return _aligned([*boundaries(high), tokens], tokens, alignment)
+
+
+ALIGNMENT_TOKENS = 16
+"""Lengths are multiples of this, times SP, in sequences of 1,024 tokens and more."""
+
+
+def even_group(subsequences: int, largest: int) -> int:
+    """Group size for groups of nearly equal size, none larger than `largest`."""
+    groups = -(-subsequences // largest)
+    return -(-subsequences // groups)

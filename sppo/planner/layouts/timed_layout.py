@@ -11,15 +11,14 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from sppo.config.hardware import Profile
-from sppo.config.workload import Model, Workload
-from sppo.cost_model.times import BlockSeconds, SubsequenceCost, block_seconds, reduction_seconds
-from sppo.memory_model.model_state import state_elements
-from sppo.plan.msp import Slicing, lendings, with_slices
-from sppo.plan.parts import PartShape
-from sppo.plan.plan import Lending, degrees_words, receive_ahead
+from sppo.config.models import Model
+from sppo.config.workload import Workload
+from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
+from sppo.plan.layout import degrees_words, receive_ahead, split_layers
+from sppo.plan.msp import Lending, Slicing, lendings, with_slices
+from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.plan.saved_tensors import RECOMPUTE_CHEAP
-from sppo.planner.layouts.candidates import ALIGNMENT_TOKENS, split_layers
-from sppo.planner.layouts.partition import slice_cut
+from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
 from sppo.schedule.order import Compute, compute_order, stage_computes
 
 Ends = Literal["none", "fill", "both"]

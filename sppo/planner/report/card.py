@@ -10,8 +10,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from sppo.config.hardware import Profile
-from sppo.config.workload import Workload, format_bytes
-from sppo.cost_model.times import step_flops
+from sppo.config.sizes import format_bytes
+from sppo.config.workload import Workload
+from sppo.cost_model.flops import step_flops
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, Untracked
 from sppo.planner.report.wording import in_order, ranges
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sppo.config.workload import format_bytes
+from sppo.config.sizes import format_bytes
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.stage_memory import KEEP
 from sppo.plan.plan import Plan

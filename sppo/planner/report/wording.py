@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from sppo.config.workload import Model
+from sppo.config.models import Model
 from sppo.plan.saved_tensors import layer_units
 
 

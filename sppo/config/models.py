@@ -1,0 +1,178 @@
+"""The models that are trained: GPT and Llama, by name, and the shapes of their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Norm = Literal["layernorm", "rmsnorm"]
+Activation = Literal["gelu", "swiglu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The shape of a decoder: RoPE, no learned positions, untied embedding and head.
+
+    `biases` puts a bias on every linear layer of a block (GPT); the head never has one.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocabulary: int
+    norm: Norm
+    activation: Activation
+    biases: bool
+    rope_theta: float = 10_000.0
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for field in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocabulary"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"model {self.name}: {field} must be at least 1")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(
+                f"model {self.name}: hidden {self.hidden} must split into {self.heads} heads "
+                "of an even width (RoPE rotates pairs)"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"model {self.name}: heads {self.heads} must be a multiple of kv_heads "
+                f"{self.kv_heads}"
+            )
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def kv_width(self) -> int:
+        """Columns of K (and of V): kv_heads * head_width."""
+        return self.kv_heads * self.head_width
+
+    @property
+    def parameters(self) -> int:
+        total = 0
+        for shape in weight_shapes(self).values():
+            size = 1
+            for extent in shape:
+                size *= extent
+            total += size
+        return total
+
+
+def gpt(name: str, *, layers: int, hidden: int, heads: int, vocabulary: int = 50_304) -> Model:
+    """The paper's GPT: LayerNorm, GELU, a 4h MLP, biases, multi-head attention."""
+    return Model(
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=heads,
+        ffn=4 * hidden,
+        vocabulary=vocabulary,
+        norm="layernorm",
+        activation="gelu",
+        biases=True,
+    )
+
+
+def llama(
+    name: str,
+    *,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    ffn: int,
+    vocabulary: int,
+    rope_theta: float = 500_000.0,
+) -> Model:
+    """A Llama shape: RMSNorm, SwiGLU, grouped-query attention, no biases."""
+    return Model(
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=ffn,
+        vocabulary=vocabulary,
+        norm="rmsnorm",
+        activation="swiglu",
+        biases=False,
+        rope_theta=rope_theta,
+    )
+
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        gpt("gpt-1b", layers=24, hidden=2048, heads=16),
+        gpt("gpt-7b", layers=32, hidden=4096, heads=32),
+        gpt("gpt-13b", layers=40, hidden=5120, heads=40),
+        gpt("gpt-65b", layers=80, hidden=8192, heads=64),
+        llama(
+            "llama-8b",
+            layers=32,
+            hidden=4096,
+            heads=32,
+            kv_heads=8,
+            ffn=14_336,
+            vocabulary=128_256,
+        ),
+        gpt("gpt-tiny", layers=4, hidden=256, heads=4, vocabulary=256),
+        llama(
+            "llama-tiny",
+            layers=4,
+            hidden=256,
+            heads=4,
+            kv_heads=2,
+            ffn=688,
+            vocabulary=256,
+            rope_theta=10_000.0,
+        ),
+    )
+}
+
+
+def weight_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Canonical parameter names and shapes, [out, in] as torch's Linear has them.
+
+    Every system loads these names; matrices (two axes) carry weight decay, vectors never do.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (model.vocabulary, model.hidden)}
+    for layer in range(model.layers):
+        for name, shape in layer_weight_shapes(model).items():
+            shapes[f"layers.{layer}.{name}"] = shape
+    shapes["final_norm.weight"] = (model.hidden,)
+    if model.norm == "layernorm":
+        shapes["final_norm.bias"] = (model.hidden,)
+    shapes["head.weight"] = (model.vocabulary, model.hidden)
+    return shapes
+
+
+def layer_weight_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """The parameters of one decoder block, without the `layers.{i}.` prefix."""
+    linears = {
+        "attention.query": (model.hidden, model.hidden),
+        "attention.key": (model.kv_width, model.hidden),
+        "attention.value": (model.kv_width, model.hidden),
+        "attention.output": (model.hidden, model.hidden),
+    }
+    if model.activation == "swiglu":
+        linears["mlp.gate"] = (model.ffn, model.hidden)
+    linears["mlp.up"] = (model.ffn, model.hidden)
+    linears["mlp.down"] = (model.hidden, model.ffn)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for norm in ("norm1", "norm2"):
+        shapes[f"{norm}.weight"] = (model.hidden,)
+        if model.norm == "layernorm":
+            shapes[f"{norm}.bias"] = (model.hidden,)
+    for name, shape in linears.items():
+        shapes[f"{name}.weight"] = shape
+        if model.biases:
+            shapes[f"{name}.bias"] = shape[:1]
+    return shapes
