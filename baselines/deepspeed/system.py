@@ -13,56 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from baselines.deepspeed.adapter import DeepSpeedSettings
+from baselines.deepspeed.engine_config import engine_config
 from baselines.deepspeed.model import CoreAttention, Decoder, Shape, load_weights, local_attention
+from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Context, Kind, StepResult
 from baselines.reference import decay_groups
-from sppo.config.models import Model, layer_weight_shapes
 from sppo.config.workload import Workload
-
-
-def bucket_elements(model: Model) -> int:
-    """One block, or the largest matrix: DeepSpeed's defaults are made for models of billions.
-
-    Its reduction bucket would take 1.9 GiB whatever the model; and with its other thresholds
-    ZeRO-3 would neither partition nor release anything of a small model.
-    """
-    block = 0
-    for shape in layer_weight_shapes(model).values():
-        block += shape[0] * shape[1] if len(shape) == 2 else shape[0]
-    return max(block, model.vocabulary * model.hidden)
-
-
-def engine_config(
-    workload: Workload, settings: DeepSpeedSettings, accumulate: int
-) -> dict[str, Any]:
-    """The DeepSpeed configuration of these settings."""
-    model = workload.model
-    bucket = bucket_elements(model)
-    zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
-        "reduce_bucket_size": min(500_000_000, bucket),
-        "allgather_bucket_size": min(500_000_000, bucket),
-    }
-    if settings.zero_stage == 3:
-        vectors = max(model.ffn, model.hidden + 2 * model.kv_width)
-        zero["stage3_prefetch_bucket_size"] = min(50_000_000, bucket)
-        zero["stage3_param_persistence_threshold"] = min(100_000, vectors + 1)
-        zero["stage3_max_live_parameters"] = min(1_000_000_000, 2 * bucket)
-        zero["stage3_max_reuse_distance"] = min(1_000_000_000, 2 * bucket)
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": accumulate,
-        "gradient_clipping": workload.optimizer.clip_norm,
-        "zero_optimization": zero,
-        "steps_per_print": 1_000_000_000,
-    }
-    if workload.dtype == "bfloat16":
-        config["bf16"] = {"enabled": True}
-        # ZeRO-1 would take another optimizer for this, which fails on every Ulysses rank but 0.
-        if accumulate > 1 and settings.zero_stage >= 2:
-            config["data_types"] = {"grad_accum_dtype": "fp32"}
-    return config
 
 
 def _quiet_deepspeed(context: Context) -> ModuleType:

@@ -32,7 +32,7 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
-    from baselines.megatron.adapter import MegatronSettings
+    from baselines.megatron.settings import MegatronSettings
 
 
 class _Norm:

@@ -11,9 +11,9 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
 
-from baselines.megatron.adapter import MegatronSettings
 from baselines.megatron.model import build_model, build_optimizer
 from baselines.megatron.patches import apply_patches, cuda_type_names
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Context, Kind, StepResult
 from sppo.config.workload import Workload
 

@@ -28,9 +28,10 @@ from benchmarks.commands.flags import (
 from benchmarks.commands.output import show_json, show_records
 from benchmarks.commands.planning.emulate_flags import Emulate
 from benchmarks.commands.study_flags import Ablation, Longest, Paper, Sweep
-from benchmarks.records import record
-from benchmarks.records.record import RecordError
-from benchmarks.rows.assign import ROWS, plan_data
+from benchmarks.records import record, store
+from benchmarks.records.plan_record import plan_data
+from benchmarks.records.store import RecordError
+from benchmarks.rows.row import ROWS
 from sppo.config import sizes
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import format_bytes
@@ -149,7 +150,7 @@ def limit(verb: Limit) -> int:
 
     workload = find_workload(verb.workload, None)
     check_machine(workload)
-    parent = verb.output or record.results_directory() / "runs"
+    parent = verb.output or store.results_directory() / "runs"
     try:
         with display() as shown:
             found = limits.search(workload, parent, shown)
@@ -157,7 +158,7 @@ def limit(verb: Limit) -> int:
         raise UsageError(error) from None
     path = limits.save(found)
     if verb.json:
-        print(record.to_json(found).decode())
+        print(store.to_json(found).decode())
     else:
         print(f"{workload.name}: {format_bytes(found.device_memory_bytes)}, {found.rule}")
     print(f"saved to {path}", file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import msgspec
 
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation.result import EmulationJob, RoleReport
-from benchmarks.records import record
+from benchmarks.environment import CHECKOUT
+from benchmarks.records import store
 from sppo.config.hardware import load_profile
 
 
@@ -50,7 +51,7 @@ class Cache:
         if any(code.get(name) != found for name, found in entry.code.items()):
             return None
         curve = Path(job.output_directory) / f"live-{role.rank}.csv"
-        record.write_bytes(curve, entry.curve.encode())
+        store.write_bytes(curve, entry.curve.encode())
         return msgspec.structs.replace(entry.report, reused=True)
 
     def keep(
@@ -77,12 +78,12 @@ class Cache:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"{key(job, role, adapter)}.json"
         entry = Entry(report=report, code=loaded, curve=curve)
-        record.write_bytes(path, msgspec.json.encode(entry))
+        store.write_bytes(path, msgspec.json.encode(entry))
 
 
 def default_cache() -> Cache:
     """That of this checkout."""
-    return Cache(directory=record.results_directory() / "cache" / "emulation")
+    return Cache(directory=store.results_directory() / "cache" / "emulation")
 
 
 def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
@@ -97,3 +98,30 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
         sys.version_info[:2],
     )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
+
+
+PACKAGES = ("sppo", "baselines", "benchmarks")
+
+
+def loaded_code() -> dict[str, str]:
+    """Path below the checkout -> digest, of every module of this project imported so far."""
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name == "__main__" or name.partition(".")[0] in PACKAGES
+    ]
+    files = (getattr(module, "__file__", None) for module in modules)
+    return _digests(Path(file).resolve() for file in files if file)
+
+
+def code_on_disk() -> dict[str, str]:
+    """The same of every module there is."""
+    return _digests(path for name in PACKAGES for path in (CHECKOUT / name).rglob("*.py"))
+
+
+def _digests(paths: Iterable[Path]) -> dict[str, str]:
+    inside = sorted({path for path in paths if path.is_relative_to(CHECKOUT)})
+    return {
+        str(path.relative_to(CHECKOUT)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in inside
+    }

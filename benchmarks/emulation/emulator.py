@@ -132,7 +132,7 @@ def _settings_text(
     if adapter.name != "sppo" or not reports:
         return adapter.describe(settings)
     from baselines.sppo import ADAPTER
-    from benchmarks.rows.assign import plan_data, plan_words
+    from benchmarks.records.plan_record import plan_data, plan_words
 
     return plan_words(plan_data(ADAPTER.plan(workload, settings)))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from benchmarks.emulation.result import LABEL, Emulation, RoleReport
-from benchmarks.emulation.tables import KINDS
-from benchmarks.reporting.bar_chart import FAILED, FAINT, INK
+from benchmarks.emulation.result import KINDS, LABEL, Emulation, RoleReport
+from benchmarks.reporting.style import FAILED, FAINT, INK
 from sppo.config.sizes import GIB, MIB, length_name
 
 _COLOURS = {

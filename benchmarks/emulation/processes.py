@@ -15,8 +15,7 @@ import msgspec
 
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation import fake_cluster, memory_figure
-from benchmarks.emulation.cache import Cache
-from benchmarks.emulation.loaded_code import code_on_disk
+from benchmarks.emulation.cache import Cache, code_on_disk
 from benchmarks.emulation.result import (
     Emulation,
     EmulationJob,
@@ -29,7 +28,7 @@ from benchmarks.environment import available_cores
 from benchmarks.launch import run as supervisor
 from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
-from benchmarks.records import record
+from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -64,7 +63,7 @@ def run(
     """
     directory = Path(job.output_directory)
     code = code_on_disk()
-    record.write_bytes(directory / "job.json", record.to_json(job))
+    store.write_bytes(directory / "job.json", store.to_json(job))
     waiting = deque(roles)
     running: list[_Process] = []
     reports: dict[int, RoleReport] = {}
@@ -108,7 +107,7 @@ def run(
 
 def save(found: Emulation, directory: Path) -> None:
     """emulation.json, and a figure beside each role's curve."""
-    record.write_bytes(directory / "emulation.json", record.to_json(found))
+    store.write_bytes(directory / "emulation.json", store.to_json(found))
     for report in found.roles:
         curve = directory / f"live-{report.rank}.csv"
         if report.counts is not None and curve.is_file():

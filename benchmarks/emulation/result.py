@@ -18,6 +18,8 @@ from benchmarks.job import Status
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
+KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+
 SCHEMA = "sppo-emulation/1"
 LABEL = "emulated"
 

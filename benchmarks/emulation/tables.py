@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.emulation import tables
 from benchmarks.emulation.result import (
+    KINDS,
     LABEL,
     Counts,
     Emulation,
@@ -14,9 +16,9 @@ from benchmarks.emulation.result import (
     Traffic,
     moment_text,
 )
+from benchmarks.emulation.search import Searched
 from sppo.config.sizes import KIB, format_bytes, length_name
 
-KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 PLANNED = {
     "peak_device_bytes": "device peak",
     "activation_peak_bytes": "activations, KV, dKV",
@@ -178,3 +180,42 @@ def size(size_bytes: int | None) -> str:
     if not size_bytes:
         return "" if size_bytes is None else "0"
     return format_bytes(size_bytes)
+
+
+def answer(found: Searched) -> str:
+    """One line."""
+    name = f"{found.system}, {found.workload.model.name}, {found.workload.cluster.ranks} ranks"
+    if found.found is None:
+        return f"{found.label}: {name}: nothing that was tried fits"
+    settings = found.found.settings_text
+    if found.longest_tokens is None:
+        return f"{found.label}: {name}: fastest (simulated) of what fits: {settings}"
+    end = f"{length_name(found.longest_tokens + found.step_tokens)} do not"
+    if found.longest_tokens == found.at_most_tokens:
+        end = "no more were asked for"
+    return (
+        f"{found.label}: {name}: {length_name(found.longest_tokens)} tokens fit, {end} ({settings})"
+    )
+
+
+def tried(found: Searched) -> str:
+    rows = [
+        (
+            trial.settings_text,
+            length_name(trial.tokens),
+            trial.status,
+            tables.size(trial.peak_device_bytes),
+            trial.limiting_role or "",
+            "" if trial.step_seconds is None else f"{trial.step_seconds:,.1f}",
+        )
+        for trial in found.trials
+    ]
+    headers = (
+        f"{found.label}, tried",
+        "tokens",
+        "status",
+        "peak",
+        "role",
+        "simulated seconds a step",
+    )
+    return tables.table(headers, rows)

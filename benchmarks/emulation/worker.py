@@ -28,11 +28,11 @@ from baselines.protocol import Brief, Context, Role, System
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.memory_timeline import Journal, Told
 from benchmarks.emulation import fake_world
+from benchmarks.emulation.cache import loaded_code
 from benchmarks.emulation.counts import counts_of
-from benchmarks.emulation.loaded_code import loaded_code
 from benchmarks.emulation.result import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.job import Status, throw_away_tokens
-from benchmarks.records import record
+from benchmarks.records import store
 from benchmarks.worker.failures import status_of
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
@@ -89,7 +89,7 @@ class Emulated:
         directory = Path(self.job.output_directory)
         write_curve(told, directory / f"live-{self.rank}.csv")
         code = msgspec.json.encode(loaded_code())
-        record.write_bytes(directory / f"code-{self.rank}.json", code)
+        store.write_bytes(directory / f"code-{self.rank}.json", code)
         return counts_of(self.accounting, told, before_bytes, workload.cluster)
 
     def report(self, status: Status) -> RoleReport:
@@ -114,7 +114,7 @@ class Emulated:
 
     def write(self, report: RoleReport) -> None:
         path = Path(self.job.output_directory) / f"role-{self.rank}.json"
-        record.write_bytes(path, record.to_json(report))
+        store.write_bytes(path, store.to_json(report))
 
     def _prepare(self) -> System:
         workload = self.job.workload

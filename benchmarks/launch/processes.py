@@ -21,7 +21,7 @@ import psutil
 from benchmarks.environment import CHECKOUT
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch.outcome import Outcome, decode_progress, judge, out_of_time
-from benchmarks.records import record
+from benchmarks.records import store
 
 GRACE_SECONDS = 5.0
 """From TERM to KILL."""
@@ -104,7 +104,7 @@ def launch(
     directory = Path(job.output_directory)
     directory.mkdir(parents=True, exist_ok=True)
     job_path = directory / "job.json"
-    record.write_bytes(job_path, record.to_json(job))
+    store.write_bytes(job_path, store.to_json(job))
     process = subprocess.Popen(
         command(job_path, job.ranks, nodes),
         env={**os.environ, **variables(job.threads_per_rank, environment)},

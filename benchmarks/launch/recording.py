@@ -14,7 +14,8 @@ from benchmarks.job import Job, RankReport
 from benchmarks.launch.outcome import Outcome
 from benchmarks.records import equal_work, metrics, timeline
 from benchmarks.records.record import Peak, Record, Step, Text
-from benchmarks.rows.assign import Assignment
+from benchmarks.rows.row import Assignment
+from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
 RANKS_AGREE = 1e-6
@@ -134,7 +135,7 @@ def _peak(inputs: Inputs, reports: Sequence[RankReport]) -> Peak | None:
     if not reports:
         return None
     known = metrics.datasheet_peak(str(reports[0].environment.get("device", "")))
-    return known or metrics.measured_peak(1, "cuda", inputs.workload.dtype)
+    return known or matmul_peak.measured_peak(1, "cuda", inputs.workload.dtype)
 
 
 def as_mismatch(record: Record, reason: str) -> Record:

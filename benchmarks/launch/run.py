@@ -20,10 +20,12 @@ from benchmarks.launch.outcome import Outcome
 from benchmarks.launch.processes import Nodes, launch
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs, as_mismatch, make_record
-from benchmarks.records import equal_work, metrics
+from benchmarks.records import equal_work
 from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
-from benchmarks.rows.assign import REFERENCE, Assignment, assign, slug
+from benchmarks.rows.assign import assign
+from benchmarks.rows.row import REFERENCE, Assignment, slug
+from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
 REFERENCE_STEPS = 4
@@ -94,7 +96,7 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
             workload=workload,
             directory=directory,
             text=Text(description=source.description, sha256=source.sha256),
-            cpu_peak=metrics.measured_peak(options.threads_per_rank) if on_cpu else None,
+            cpu_peak=matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None,
             environment=describe_environment(),
         )
         undo.pop_all()

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, PaperPoints, Verdict
 from benchmarks.paper.boundaries_report import agreement
 from benchmarks.paper.readings import LONGEST_MODEL
-from benchmarks.reporting.bar_chart import FAILED, FAINT, INK, OTHER
+from benchmarks.reporting.style import FAILED, FAINT, INK, OTHER
 from sppo.config.sizes import GIB, length_name
 
 MILLION = 1024**2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from benchmarks.records.record import published_directory
+from benchmarks.records.store import published_directory
 from sppo.config.sizes import parse_tokens
 from sppo.config.workload import Workload
 

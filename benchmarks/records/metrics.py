@@ -8,9 +8,6 @@ functions, RoPE, the embedding look-up and the optimizer are not counted, as in 
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +16,7 @@ import msgspec
 from benchmarks.job import MASKED, Accounted
 from benchmarks.records.record import Flops, Peak, Record, Step
 from sppo.config.workload import Workload
-from sppo.cost_model import flops as flops_module
+from sppo.cost_model import flops as model_flops
 
 _NVIDIA = "NVIDIA datasheet, dense BF16 without sparsity"
 DATASHEET = (
@@ -34,7 +31,7 @@ DATASHEET = (
 
 def step_flops(workload: Workload) -> Flops:
     """Operations of one optimizer step over all ranks: exact, from the workload alone."""
-    counted = flops_module.step_flops(workload)
+    counted = model_flops.step_flops(workload)
     return Flops(
         dense=counted.dense,
         attention_causal=counted.attention_causal,
@@ -112,47 +109,3 @@ def datasheet_peak(device_name: str) -> Peak | None:
         if name.lower() in device_name.lower():
             return Peak(flops_per_second=flops_per_second, source=source, kind="datasheet")
     return None
-
-
-def measured_peak(threads: int, device: str = "cpu", dtype: str = "float32") -> Peak | None:
-    """The best matrix product of a process of its own, with one rank's threads (about 2 s).
-
-    None where the measurement itself fails: a table without MFU beats a made-up one.
-    """
-    command = [sys.executable, "-m", "benchmarks.records.metrics", str(threads), device, dtype]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        flops_per_second = float(done.stdout.split()[-1])
-    except (subprocess.SubprocessError, OSError, ValueError, IndexError):
-        return None
-    size = matrix_size(device)
-    source = f"best of repeated {size} x {size} torch.mm, {dtype}, {threads} thread(s), {device}"
-    return Peak(flops_per_second=flops_per_second, source=source, kind="measured")
-
-
-def matrix_size(device: str) -> int:
-    """Rows and columns of the measured product."""
-    return 1024 if device == "cpu" else 8192
-
-
-def best_matmul(threads: int, device: str, dtype: str, budget_seconds: float = 0.8) -> float:
-    """FLOP/s of the fastest of repeated square products on one device."""
-    import torch
-
-    torch.set_num_threads(threads)
-    size = matrix_size(device)
-    left = torch.randn(size, size, device=device, dtype=getattr(torch, dtype))
-    right = left.t().contiguous()
-    best = float("inf")
-    end = time.perf_counter() + budget_seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(left, right)
-        if device != "cpu":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return float(2 * size**3 / best)
-
-
-if __name__ == "__main__":
-    print(best_matmul(int(sys.argv[1]), sys.argv[2], sys.argv[3]))

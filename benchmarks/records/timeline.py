@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from benchmarks.records import record as records
-from benchmarks.records.record import Record, RecordError
+from benchmarks.records.record import Record
+from benchmarks.records.store import RecordError
 
 if TYPE_CHECKING:
     from sppo.config.hardware import Profile

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.paper import reported
-from benchmarks.records.record import published_directory
+from benchmarks.records.store import published_directory
 from benchmarks.workloads import WORKLOADS, find, of_flags
 from sppo.config.sizes import parse_bytes, parse_tokens
 from sppo.config.workload import Workload

@@ -17,7 +17,8 @@ from benchmarks.launch.progress import Lines
 from benchmarks.records.record import Record
 from benchmarks.regression.cases import RankCase
 from benchmarks.regression.differences import Values
-from benchmarks.rows.assign import Row, with_settings
+from benchmarks.rows.assign import with_settings
+from benchmarks.rows.row import Row
 
 TIME_LIMIT_SECONDS = 240.0
 """Of one rank: many times what it takes, for a machine that is busy."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.environment import library_versions
-from benchmarks.records.record import published_directory, write_bytes
+from benchmarks.records.store import published_directory, write_bytes
 from benchmarks.regression.differences import Cases, Tree
 
 SCHEMA = "sppo-expected/1"

@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
+from benchmarks.reporting.style import COLOURS, FAILED, FAINT, INK, OTHER
 from benchmarks.reporting.tables import Summary
 from sppo.config.sizes import format_bytes, length_name
-
-COLOURS = {"sppo": "#0b6e4f", "megatron": "#5b7fa3", "deepspeed": "#b08d57"}
-OTHER = "#8a8f98"
-INK = "#22262b"
-FAINT = "#6b7280"
-FAILED = "#b3261e"
 
 
 def bar_chart(records: Sequence[Record], path: Path) -> None:
@@ -109,7 +105,7 @@ def _title(figure: Any, records: Sequence[Record]) -> None:
     limit_bytes = record.device_memory_bytes
     limit = "no memory limit" if limit_bytes is None else f"{format_bytes(limit_bytes)} a rank"
     head = f"{workload.name}: {length_name(workload.sequence_tokens)} tokens, {limit}"
-    where = f"{tables.machine(record)} · {tables.commit(record)} · {record.started[:10]}"
+    where = f"{provenance.machine(record)} · {provenance.commit(record)} · {record.started[:10]}"
     figure.suptitle(head, x=0.012, ha="left", color=INK, fontsize=12, fontweight="bold")
     figure.text(0.012, 0.0, f"measured · {where}", color=FAINT, fontsize=7.5, va="bottom")
     figure.get_layout_engine().set(rect=(0, 0.05, 1, 0.95))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import record
+from benchmarks.records import store
 from benchmarks.records.timeline import LANES, Event, span_ns
 
 LANE_NAMES = {"compute": "compute", "d2h": "D2H", "h2d": "H2D", "p2p": "P2P"}
@@ -126,6 +126,6 @@ def write_traces(
     for rank, events in zip(first_ranks, timelines, strict=True):
         path = directory / f"rank-{rank}.json"
         trace = chrome_trace(events, rank=rank, ranks=ranks, label=label, origin_ns=origin_ns)
-        record.write_bytes(path, record.to_json(trace))
+        store.write_bytes(path, store.to_json(trace))
         paths.append(path)
     return paths

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.job import Status
 from benchmarks.records import equal_work, metrics
 from benchmarks.records.metrics import Spread
+from benchmarks.records.provenance import commit, is_crowded, machine
 from benchmarks.records.record import Record
 from benchmarks.reporting import predicted_vs_counted
 from sppo.config.sizes import format_bytes, length_name
@@ -136,34 +137,11 @@ def header(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def is_crowded(record: Record) -> bool:
-    """Whether ranks shared cores, so that times say little."""
-    cores = record.environment.get("cores")
-    return record.workload.cluster.device == "cpu" and cores is not None and record.ranks > cores
-
-
 def _crowded(record: Record) -> list[str]:
     if not is_crowded(record):
         return []
     cores = record.environment["cores"]
     return [f"{record.ranks} ranks shared {cores} cores: times and rates are NO result here"]
-
-
-def machine(record: Record) -> str:
-    """The device (or processor) and its number, as the record knows them."""
-    environment = record.environment
-    device = environment.get("device") or environment.get("cpu_model") or "an unknown machine"
-    if record.workload.cluster.device == "cpu":
-        return f"{device}, {environment.get('cores', '?')} cores"
-    return f"{record.ranks} x {device}"
-
-
-def commit(record: Record) -> str:
-    """ "commit 520ef9f91 with changes"."""
-    name = record.environment.get("commit")
-    if not name:
-        return "no commit known"
-    return f"commit {name[:9]}{' with changes' if record.environment.get('dirty') else ''}"
 
 
 def _limit(records: Sequence[Record]) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.job import Status
 from benchmarks.rows import committed_grids
-from benchmarks.rows.assign import Assignment
 from benchmarks.rows.committed_grids import Grid
+from benchmarks.rows.row import Assignment
 from sppo.config.workload import Workload
 
 TRIES_PER_POINT = 4

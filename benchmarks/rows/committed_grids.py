@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.rows import tuning
-from benchmarks.rows.assign import Assignment
+from benchmarks.rows.row import Assignment
 from benchmarks.rows.tuning import Point, SystemTuning
 from sppo.config.workload import Workload
 

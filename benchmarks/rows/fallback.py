@@ -9,8 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from benchmarks.rows import candidates, committed_grids
-from benchmarks.rows.assign import Assignment, grid_assignments
+from benchmarks.rows.assign import grid_assignments
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
+from benchmarks.rows.row import Assignment
 from sppo.config.workload import Workload
 
 

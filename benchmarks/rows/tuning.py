@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from benchmarks.job import Status
-from benchmarks.records import metrics
-from benchmarks.records import record as records
+from benchmarks.records import metrics, store
+from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record
-from benchmarks.reporting.tables import machine
 from sppo.config.sizes import format_bytes, limit_label
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
-    from benchmarks.rows.assign import Assignment
+    from benchmarks.rows.row import Assignment
 
 SCHEMA = "sppo-tuning/1"
 
@@ -74,7 +73,7 @@ class Choice:
 
 def path_of(workload: str, device_memory_bytes: int | None) -> Path:
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
-    return records.published_directory() / "tuning" / name
+    return store.published_directory() / "tuning" / name
 
 
 def load(path: Path) -> Tuning | None:
@@ -82,11 +81,11 @@ def load(path: Path) -> Tuning | None:
     if not path.is_file():
         return None
     data = path.read_bytes()
-    records.check_schema(path, data, SCHEMA)
+    store.check_schema(path, data, SCHEMA)
     try:
         return msgspec.json.decode(data, type=Tuning)
     except msgspec.ValidationError as error:
-        raise records.RecordError(f"{path}: {error}; tune again with --tune") from None
+        raise store.RecordError(f"{path}: {error}; tune again with --tune") from None
 
 
 def fastest(points: Sequence[Point], within_bytes: int | None = None) -> Point | None:
@@ -205,5 +204,5 @@ def save(workload: Workload, systems: Mapping[str, SystemTuning]) -> Path:
         systems=dict(sorted(merged.items())),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_bytes(path, records.to_json(tuning))
+    store.write_bytes(path, store.to_json(tuning))
     return path

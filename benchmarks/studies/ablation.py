@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.job import Status
 from benchmarks.records import metrics
 from benchmarks.records.metrics import Spread
+from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
-from benchmarks.rows.assign import Assignment, Row, plan_data, plan_words, with_settings
+from benchmarks.rows.assign import with_settings
+from benchmarks.rows.row import Assignment, Row
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.workload import Workload
 

@@ -12,10 +12,11 @@ import msgspec
 from benchmarks.job import Status
 from benchmarks.launch.progress import Display
 from benchmarks.launch.run import Options, launch_row, new_directory, prepare, remove_inputs
-from benchmarks.records import record as records
+from benchmarks.records import store
+from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record
-from benchmarks.reporting.tables import machine
-from benchmarks.rows.assign import ROWS, Assignment, assign
+from benchmarks.rows.assign import assign
+from benchmarks.rows.row import ROWS, Assignment
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
 
@@ -52,7 +53,7 @@ class NoLimit(ValueError):
 
 
 def path_of(workload: str) -> Path:
-    return records.published_directory() / "limits" / f"{workload}.json"
+    return store.published_directory() / "limits" / f"{workload}.json"
 
 
 def search(workload: Workload, parent: Path, display: Display) -> Limit:
@@ -119,5 +120,5 @@ def _named(assignment: Assignment, number: int) -> Assignment:
 def save(limit: Limit) -> Path:
     path = path_of(limit.workload)
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_bytes(path, records.to_json(limit))
+    store.write_bytes(path, store.to_json(limit))
     return path

@@ -18,10 +18,11 @@ from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
 from benchmarks.longest_fit import Answer, longest_fit
+from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record
-from benchmarks.reporting.tables import machine
 from benchmarks.rows import committed_grids
-from benchmarks.rows.assign import Assignment, Row, assign, grid_assignments, recheck
+from benchmarks.rows.assign import assign, grid_assignments, recheck
+from benchmarks.rows.row import Assignment, Row
 from benchmarks.studies.longest_result import Found, Longest, Trial
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload

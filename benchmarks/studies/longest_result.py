@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.job import Status
-from benchmarks.records import record
+from benchmarks.records import store
 from benchmarks.reporting.tables import NO_NUMBER
 from sppo.config.sizes import format_bytes, limit_label
 
@@ -67,13 +67,13 @@ class Longest(msgspec.Struct, frozen=True, kw_only=True):
 
 def path_of(workload: str, device_memory_bytes: int) -> Path:
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
-    return record.published_directory() / "longest" / name
+    return store.published_directory() / "longest" / name
 
 
 def save(longest: Longest, path: Path) -> Path:
     """Write the file, making its folder; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    record.write_bytes(path, record.to_json(longest))
+    store.write_bytes(path, store.to_json(longest))
     return path
 
 

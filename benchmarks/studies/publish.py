@@ -11,9 +11,7 @@ from typing import Any
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.measuring.run import check_steps
 from benchmarks.commands.study_flags import Measuring
-from benchmarks.records import record as records
-from benchmarks.records.record import Record
-from benchmarks.reporting.tables import machine
+from benchmarks.records import store
 
 
 def options(verb: Measuring) -> Any:
@@ -35,7 +33,7 @@ def options(verb: Measuring) -> Any:
 
 def parent(verb: Measuring) -> Path:
     """The folder in which the study's folder is made."""
-    return verb.output or records.results_directory() / "runs"
+    return verb.output or store.results_directory() / "runs"
 
 
 def names(items: tuple[str, ...]) -> list[str]:
@@ -43,27 +41,15 @@ def names(items: tuple[str, ...]) -> list[str]:
     return [name.strip().lower() for item in items for name in item.split(",") if name.strip()]
 
 
-def origin(record: Record) -> dict[str, Any]:
-    """Where numbers come from, for the head of a file."""
-    environment = record.environment
-    return {
-        "machine": machine(record),
-        "versions": environment.get("versions", {}),
-        "commit": environment.get("commit") or "unknown",
-        "dirty": bool(environment.get("dirty")),
-        "date": record.started[:10],
-    }
-
-
 def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:
     """`kind`.md, .csv and .json beside the records; the keys of `texts` are the endings."""
     for ending, text in texts.items():
-        records.write_bytes(directory / f"{kind}.{ending}", text.encode())
+        store.write_bytes(directory / f"{kind}.{ending}", text.encode())
 
 
 def publish(directory: Path, kind: str, folder: str, name: str) -> None:
     """Copy table, figure and JSON of a study to results/published/FOLDER/NAME.*."""
-    target = records.published_directory() / folder
+    target = store.published_directory() / folder
     target.mkdir(parents=True, exist_ok=True)
     for ending in ("md", "json", "png"):
         shutil.copyfile(directory / f"{kind}.{ending}", target / f"{name}.{ending}")

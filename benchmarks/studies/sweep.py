@@ -19,8 +19,9 @@ from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
-from benchmarks.rows.assign import ROWS, Assignment, Row, assign, grid_assignments
+from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
+from benchmarks.rows.row import ROWS, Assignment, Row
 from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 

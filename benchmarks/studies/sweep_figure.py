@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting.bar_chart import COLOURS, FAILED, FAINT, INK, OTHER
+from benchmarks.reporting.style import COLOURS, FAILED, FAINT, INK, OTHER
 from benchmarks.reporting.tables import Summary
 from benchmarks.studies.sweep import Measured, Quantity
 from benchmarks.studies.sweep_report import NAMES

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import NO_NUMBER, Summary
-from benchmarks.studies import publish
 from benchmarks.studies.sweep import SCHEMA, Measured, Quantity
 from sppo.config.sizes import format_bytes, length_name
 from sppo.config.workload import Workload
@@ -76,7 +76,8 @@ def document(
         f"{workload.name} by {NAMES[quantity]}: {workload.model.name}, sequences of {length} "
         f"tokens, {workload.cluster.ranks} ranks ({workload.cluster.hardware})",
         "",
-        f"- measured on {tables.machine(record)}, {tables.commit(record)}, {record.started[:10]}",
+        f"- measured on {provenance.machine(record)}, {provenance.commit(record)}, "
+        f"{record.started[:10]}",
     ]
     if quantity == "sequences-per-step":
         limit = found[0].device_memory_bytes
@@ -101,7 +102,7 @@ def told(
         "schema": SCHEMA,
         "workload": workload.name,
         "quantity": quantity,
-        **publish.origin(record),
+        **provenance.origin(record),
         "values": [asdict(measured) for measured in found],
     }
 
@@ -111,7 +112,7 @@ def figure_words(
 ) -> tuple[str, str]:
     """Title and caption of the figure."""
     title = f"{workload.name}: {length_name(workload.sequence_tokens)} tokens, {NAMES[quantity]}"
-    caption = f"{tables.machine(record)} · {tables.commit(record)} · {record.started[:10]}"
+    caption = f"{provenance.machine(record)} · {provenance.commit(record)} · {record.started[:10]}"
     if quantity == "sequences-per-step":
         limit = found[0].device_memory_bytes
         title += ", no memory limit" if limit is None else f", {format_bytes(limit)} a rank"

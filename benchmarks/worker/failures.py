@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from baselines.protocol import Unavailable
 from benchmarks.job import Job, RankError, Refusal, Status
-from benchmarks.records import record as records
+from benchmarks.records import store
 from benchmarks.worker import device as devices
 from benchmarks.worker.heartbeat import Whereabouts
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
@@ -88,7 +88,7 @@ def refuse(job: Job, where: Whereabouts, error: ValueError) -> NoReturn:
 
 def write(job: Job, name: str, value: Any) -> None:
     """One file of the launch directory."""
-    records.write_bytes(Path(job.output_directory) / name, records.to_json(value))
+    store.write_bytes(Path(job.output_directory) / name, store.to_json(value))
 
 
 def _record(job: Job, where: Whereabouts, error: Exception) -> str:

@@ -25,8 +25,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from benchmarks.environment import cpu_model
-from benchmarks.records.metrics import best_matmul
 from benchmarks.worker import device as devices
+from benchmarks.worker.matmul_peak import best_matmul
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Profile, Rates, load_profile

@@ -14,7 +14,8 @@ from benchmarks.launch import processes, run
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.run import Options
 from benchmarks.records.record import Record
-from benchmarks.rows.assign import Row, with_settings
+from benchmarks.rows.assign import with_settings
+from benchmarks.rows.row import Row
 from tests.bench.test_supervisor import WORKLOAD, processes_left
 
 pytestmark = pytest.mark.slow

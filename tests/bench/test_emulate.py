@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron.adapter import MegatronSettings
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.cli import main

@@ -10,8 +10,7 @@ import pytest
 
 from baselines.protocol import Role
 from baselines.registry import load
-from benchmarks.emulation.cache import Cache, key
-from benchmarks.emulation.loaded_code import code_on_disk, loaded_code
+from benchmarks.emulation.cache import Cache, code_on_disk, key, loaded_code
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.job import Status
 from benchmarks.workloads import find
@@ -105,9 +104,6 @@ def test_what_decides_the_counts_decides_the_key(
 def test_what_is_loaded_is_part_of_what_is_there() -> None:
     there = code_on_disk()
     loaded = {name: found for name, found in loaded_code().items() if name in there}
-    assert (
-        loaded["benchmarks/emulation/loaded_code.py"]
-        == there["benchmarks/emulation/loaded_code.py"]
-    )
+    assert loaded["benchmarks/emulation/cache.py"] == there["benchmarks/emulation/cache.py"]
     assert all(there[name] == found for name, found in loaded.items())
     assert "benchmarks/emulation/worker.py" in there

@@ -10,12 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron.adapter import MegatronSettings
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Misfit
 from baselines.registry import load
 from benchmarks.accounting.memory_timeline import Moment
 from benchmarks.cli import main
-from benchmarks.commands.planning.emulate_search import answer
 from benchmarks.emulation.emulator import Choose, Emulator
 from benchmarks.emulation.result import (
     Counts,
@@ -26,6 +25,7 @@ from benchmarks.emulation.result import (
     verdict,
 )
 from benchmarks.emulation.search import STEP_TOKENS, Searcher, fastest, layouts, leanest, longest
+from benchmarks.emulation.tables import answer
 from benchmarks.workloads import of_flags
 from sppo.config.workload import Workload
 

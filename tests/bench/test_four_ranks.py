@@ -12,6 +12,7 @@ from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
 from benchmarks.reporting import tables
 from benchmarks.rows import assign
+from benchmarks.rows import row as rows
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +29,7 @@ def test_four_ranks_do_equal_work_and_count_what_is_planned(tmp_path: Path) -> N
     directory = run.new_directory(tmp_path, FOUR)
     inputs = run.prepare(FOUR, OPTIONS, directory)
     inputs = replace(inputs, environment={**inputs.environment, "cores": 2})
-    chosen = [assign.assign(row, FOUR) for row in assign.find(["megatron-same-layout", "sppo"])]
+    chosen = [assign.assign(row, FOUR) for row in rows.find(["megatron-same-layout", "sppo"])]
     assert [row.settings_text[:7] for row in chosen] == ["TP2 PP2", "PP2 SP2"]
     done = run.run(inputs, chosen, OPTIONS, Lines())
     assert [record.status for record in done] == ["ok", "ok", "ok"], [one.reason for one in done]

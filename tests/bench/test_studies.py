@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.records import record as records
+from benchmarks.records import store
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +19,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing is written into the checkout."""
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(records, "published_directory", lambda: tmp_path / "published")
+    monkeypatch.setattr(store, "published_directory", lambda: tmp_path / "published")
     return tmp_path
 
 

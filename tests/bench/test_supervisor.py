@@ -22,7 +22,8 @@ from benchmarks.launch.run import Options
 from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.reporting import tables
-from benchmarks.rows.assign import ROWS, Assignment, Row, assign
+from benchmarks.rows.assign import assign
+from benchmarks.rows.row import ROWS, Assignment, Row
 from sppo.config.sizes import MIB
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 
 from baselines import reference
 from baselines.deepspeed import adapter
-from baselines.deepspeed.adapter import DeepSpeedSettings
+from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Context, StepResult
 from benchmarks.worker.weights import initial_weights, torch_dtype
 from sppo.config.models import Model, gpt, llama

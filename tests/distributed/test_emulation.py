@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from baselines import registry
-from baselines.deepspeed.adapter import DeepSpeedSettings
-from baselines.megatron.adapter import MegatronSettings
+from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Context, Role
 from baselines.sppo import SppoSettings
 from benchmarks.accounting.accounting import Accounting

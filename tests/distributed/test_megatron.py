@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from baselines import registry
-from baselines.megatron.adapter import MegatronSettings
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Context, StepResult
 from baselines.reference import ReferenceSettings
 from benchmarks.worker.weights import initial_weights

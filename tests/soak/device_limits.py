@@ -23,9 +23,10 @@ from benchmarks import workloads
 from benchmarks.environment import describe_environment
 from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
-from benchmarks.records import record as records
+from benchmarks.records import store
 from benchmarks.records.record import Record
 from benchmarks.rows import assign
+from benchmarks.rows import row as row_module
 from sppo.config.sizes import MIB
 
 BUSY = "import torch; a = torch.ones(700, 700)\nwhile True: a @ a"
@@ -49,7 +50,7 @@ def launches(workload_name: str, limit_bytes: int, count: int, folder: Path) -> 
     options = run.Options(launches=count, warmup_steps=0, measured_steps=0)
     inputs = run.prepare(workload, options, folder)
     try:
-        (row,) = assign.find(["sppo"])
+        (row,) = row_module.find(["sppo"])
         assignment = assign.assign(row, workload)
         numbers = range(1, count + 1)
         return [run.launch_row(inputs, assignment, number, options, Lines()) for number in numbers]
@@ -111,7 +112,7 @@ def main() -> int:
     }
     if told.output:
         told.output.parent.mkdir(parents=True, exist_ok=True)
-        records.write_bytes(told.output, records.to_json(report))
+        store.write_bytes(told.output, store.to_json(report))
     ratios = [ratio for entry in found for ratio in entry["planned_over_seen"] if ratio]
     bad = [entry for entry in found if entry["ok"] < entry["launches"]]
     print(f"{len(found) - len(bad)} of {len(found)} limits held; planned over seen: {ratios}")

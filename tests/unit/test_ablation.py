@@ -6,9 +6,8 @@ import io
 import pytest
 
 from benchmarks import workloads
-from benchmarks.commands.studies import ablation as ablation_verb
 from benchmarks.records.record import Record
-from benchmarks.studies import ablation
+from benchmarks.studies import ablation, ablation_report
 from sppo.config.sizes import MIB
 from sppo.planner.activations.policies import POLICIES
 from sppo.planner.options import SolverOptions
@@ -86,7 +85,7 @@ def test_rows_relative_to_auto_by_launches_side_by_side() -> None:
 
 def test_table_and_csv() -> None:
     done, results = made()
-    text = ablation_verb.text(done, results, "auto")
+    text = ablation_report.text(done, results, "auto")
     assert "- no-offload: infeasible: 3 MiB short" in text
     line = next(line for line in text.splitlines() if line.startswith("| lean"))
     assert [cell.strip() for cell in line.strip("|").split("|")][1:4] == [
@@ -94,7 +93,7 @@ def test_table_and_csv() -> None:
         "0.700 [0.625, 0.715]",
         "1.30",
     ]
-    rows = list(csv.DictReader(io.StringIO(ablation_verb.csv_text(results))))
+    rows = list(csv.DictReader(io.StringIO(ablation_report.csv_text(results))))
     assert [row["policy"] for row in rows] == ["auto", "lean", "no-offload"]
     assert rows[2]["step_seconds_median"] == ""
-    assert ablation_verb.told_of(done, results, "auto")["policies"][0]["policy"] == "auto"
+    assert ablation_report.told_of(done, results, "auto")["policies"][0]["policy"] == "auto"

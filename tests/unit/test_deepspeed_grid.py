@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from baselines.deepspeed.adapter import ADAPTER, DeepSpeedSettings
-from baselines.deepspeed.system import bucket_elements, engine_config
+from baselines.deepspeed.adapter import ADAPTER
+from baselines.deepspeed.engine_config import bucket_elements, engine_config
+from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Unavailable
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload

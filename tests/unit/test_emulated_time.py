@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron.adapter import ADAPTER, MegatronSettings
+from baselines.megatron.adapter import ADAPTER
+from baselines.megatron.settings import MegatronSettings
 from benchmarks.accounting.memory_timeline import Moment
 from benchmarks.emulation.emulator import conclude
 from benchmarks.emulation.result import (

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from baselines.deepspeed.adapter import DeepSpeedSettings
-from baselines.megatron.adapter import MegatronSettings
+from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.accounting.accounting import Accounting

@@ -13,9 +13,9 @@ from benchmarks.launch import run
 from benchmarks.launch.run import Options
 from benchmarks.records.record import Record
 from benchmarks.rows import candidates, committed_grids, fallback
-from benchmarks.rows.assign import ROWS, Assignment, Row
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
+from benchmarks.rows.row import ROWS, Assignment, Row
 from benchmarks.studies import sweep
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower

@@ -16,9 +16,9 @@ from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
-from benchmarks.records import record as records
+from benchmarks.records import store
 from benchmarks.records.record import Record, Text
-from benchmarks.rows.assign import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Assignment, Row
 from benchmarks.studies import longest, longest_result
 from benchmarks.studies.longest import Point, Prober, search_row
 from sppo.config.sizes import MIB
@@ -186,7 +186,7 @@ def test_the_table_compares_with_sppo() -> None:
 
 
 def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "published_directory", lambda: tmp_path)
+    monkeypatch.setattr(store, "published_directory", lambda: tmp_path)
     result = longest_result.Longest(
         workload="mini-cpu",
         device_memory_bytes=16 * MIB,

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from baselines.megatron.adapter import ADAPTER, MegatronSettings
+from baselines.megatron.adapter import ADAPTER
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Unavailable
 from sppo.config.models import MODELS, Model
 from sppo.config.workload import Cluster, Workload

@@ -7,7 +7,9 @@ import pytest
 
 from benchmarks.job import Accounted, Memory, StepReport
 from benchmarks.records import record as records
-from benchmarks.records.record import Flops, Peak, Record, RecordError, Step, Text
+from benchmarks.records import store
+from benchmarks.records.record import Flops, Peak, Record, Step, Text
+from benchmarks.records.store import RecordError
 from tests.unit.records_factory import record
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "record.md"
@@ -32,7 +34,7 @@ def test_a_value_that_is_not_finite_is_null_and_comes_back_as_none(tmp_path: Pat
 
 
 def test_the_spelling_of_the_keys() -> None:
-    keys = set(msgspec.json.decode(records.to_json(record())))
+    keys = set(msgspec.json.decode(store.to_json(record())))
     asked = {
         *("schema", "system", "row", "status", "warmup_steps", "steps", "tokens_per_step"),
         *("tokens_per_second_per_rank", "flops", "mfu_causal", "memory", "device_memory_bytes"),
@@ -83,13 +85,13 @@ def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record.json"
-    records.write_bytes(path, b"old")
+    store.write_bytes(path, b"old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        records.write_bytes(path, b"new")
+        store.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

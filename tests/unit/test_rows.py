@@ -9,11 +9,13 @@ import pytest
 from baselines import registry
 from baselines.protocol import Unavailable
 from benchmarks import workloads
-from benchmarks.records import record
-from benchmarks.records.record import RecordError
+from benchmarks.records import store
+from benchmarks.records.plan_record import plan_data, plan_words
+from benchmarks.records.store import RecordError
 from benchmarks.rows import assign as rows
 from benchmarks.rows import tuning
-from benchmarks.rows.assign import ROWS, Row, assign, find, plan_data, plan_words
+from benchmarks.rows.assign import assign
+from benchmarks.rows.row import ROWS, Row, find
 from benchmarks.rows.tuning import Point, SystemTuning
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import MIB
@@ -29,7 +31,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing committed but what a test writes."""
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(record, "published_directory", lambda: tmp_path / "results" / "published")
+    monkeypatch.setattr(store, "published_directory", lambda: tmp_path / "results" / "published")
     return tmp_path / "results"
 
 

@@ -17,9 +17,9 @@ from benchmarks.job import Status
 from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
-from benchmarks.rows.assign import ROWS, Assignment, Row
 from benchmarks.rows.candidates import fitting
 from benchmarks.rows.committed_grids import Grid
+from benchmarks.rows.row import ROWS, Assignment, Row
 from benchmarks.rows.tuning import Point
 from benchmarks.studies import sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import Measured

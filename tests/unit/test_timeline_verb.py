@@ -11,7 +11,8 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.records import record as records
 from benchmarks.records import timeline
-from benchmarks.rows.assign import plan_data, sppo_plan
+from benchmarks.records.plan_record import plan_data
+from benchmarks.rows.assign import sppo_plan
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
 from sppo.plan.plan import Plan

@@ -9,8 +9,8 @@ import msgspec
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
 from benchmarks.commands.output import show_json
 from benchmarks.commands.study_flags import Longest
-from benchmarks.records import record
-from benchmarks.rows.assign import find
+from benchmarks.records import store
+from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
 from sppo.config.sizes import parse_tokens
 
@@ -29,7 +29,7 @@ def longest(verb: Longest) -> int:
         raise UsageError(
             f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
         )
-    parent = verb.output or record.results_directory() / "runs"
+    parent = verb.output or store.results_directory() / "runs"
     try:
         rows = find([name for item in verb.systems for name in item.split(",") if name])
         options = run.Options(

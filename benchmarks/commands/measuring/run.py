@@ -11,12 +11,12 @@ from typing import Any
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
 from benchmarks.commands.flags import Run
 from benchmarks.commands.output import show_records
-from benchmarks.records import record as records
+from benchmarks.records import store
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.rows import tuning
-from benchmarks.rows.assign import Assignment, Row, find
 from benchmarks.rows.fallback import Fallback
+from benchmarks.rows.row import Assignment, Row, find
 from sppo.config.workload import Workload
 
 
@@ -59,7 +59,7 @@ def check_run(verb: Run) -> Request:
             assignments = [assign(row, workload) for row in rows]
     except (ValueError, ImportError) as error:
         raise UsageError(error) from None
-    parent = verb.output or records.results_directory() / "runs"
+    parent = verb.output or store.results_directory() / "runs"
     return Request(workload=workload, assignments=assignments, options=options, parent=parent)
 
 
@@ -123,8 +123,8 @@ def _publish(directory: Path, done: Sequence[Record], verb: Run) -> None:
     """Table, CSV, figure and wandb runs in the run's folder, the table on standard output."""
     from benchmarks.reporting.bar_chart import bar_chart
 
-    records.write_bytes(directory / "table.md", tables.markdown(done).encode())
-    records.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
+    store.write_bytes(directory / "table.md", tables.markdown(done).encode())
+    store.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
     bar_chart(done, directory / "figure.png")
     show_records(done, directory, verb.json)
     if not verb.no_wandb:
@@ -149,7 +149,8 @@ def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:
 
 def dry_run(request: Request) -> int:
     """The exact torchrun lines, in the order of launching; nothing is written."""
-    from benchmarks.rows.assign import REFERENCE, assign
+    from benchmarks.rows.assign import assign
+    from benchmarks.rows.row import REFERENCE
 
     _print_lines(request, assign(REFERENCE, request.workload), 1)
     for number in range(1, request.options.launches + 1):
@@ -162,7 +163,7 @@ def _print_lines(request: Request, assignment: Assignment, number: int) -> None:
     """One torchrun line per node for one launch; the run's folder gets its TIME when it is made."""
     from benchmarks.environment import available_cores
     from benchmarks.launch import processes
-    from benchmarks.rows.assign import REFERENCE
+    from benchmarks.rows.row import REFERENCE
 
     label = f"{assignment.row.label}, launch {number}"
     if assignment.status is not None:

@@ -13,7 +13,7 @@ from benchmarks.emulation import tables
 from benchmarks.emulation.cache import default_cache
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Emulation
-from benchmarks.records import record
+from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
 
@@ -51,7 +51,7 @@ def emulate(verb: Emulate) -> int:
 def emulator(verb: Emulate) -> Emulator:
     """Where the flags want files, and from where they allow what is known already."""
     return Emulator(
-        parent=verb.output or record.results_directory() / "runs",
+        parent=verb.output or store.results_directory() / "runs",
         time_limit_seconds=verb.time_limit,
         cache=None if verb.again else default_cache(),
     )
@@ -103,7 +103,7 @@ def _alone(rank: int, roles: tuple[Role, ...]) -> Role:
 def show(found: Emulation, verb: Emulate) -> int:
     """Print the verdict; the exit code."""
     if verb.json:
-        print(record.to_json(found).decode(), end="")
+        print(store.to_json(found).decode(), end="")
     else:
         print(tables.text(found))
     done = ("ok", "oom", "host_oom", "unavailable", "infeasible")

@@ -23,8 +23,9 @@ from benchmarks.emulation.search import (
     leanest,
     longest,
 )
+from benchmarks.emulation.tables import answer, tried
 from benchmarks.launch.run import new_directory
-from benchmarks.records import record
+from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
@@ -49,7 +50,7 @@ def search(verb: Emulate, workload: Workload, emulator: Emulator) -> int:
         found = _search(searcher, verb, settings, at_most_tokens)
     except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
-    record.write_bytes(directory / "search.json", record.to_json(found))
+    store.write_bytes(directory / "search.json", store.to_json(found))
     show(found, verb, directory)
     return 0 if found.found is not None and not found.unanswered else 1
 
@@ -98,51 +99,12 @@ def _search(searcher: Searcher, verb: Emulate, settings: Any, at_most_tokens: in
 def show(found: Searched, verb: Emulate, directory: Path) -> None:
     """The answer, what was tried, and the emulation that answers."""
     if verb.json:
-        print(record.to_json(found).decode(), end="")
+        print(store.to_json(found).decode(), end="")
     else:
-        parts = [answer(found), _tried(found)]
+        parts = [answer(found), tried(found)]
         if found.unanswered:
             parts.append(f"not answered, so more may fit: {found.unanswered}")
         print("\n\n".join(parts))
         if found.found is not None:
             print("\n" + tables.text(found.found))
     print(f"saved to {directory}", file=sys.stderr)
-
-
-def answer(found: Searched) -> str:
-    """One line."""
-    name = f"{found.system}, {found.workload.model.name}, {found.workload.cluster.ranks} ranks"
-    if found.found is None:
-        return f"{found.label}: {name}: nothing that was tried fits"
-    settings = found.found.settings_text
-    if found.longest_tokens is None:
-        return f"{found.label}: {name}: fastest (simulated) of what fits: {settings}"
-    end = f"{length_name(found.longest_tokens + found.step_tokens)} do not"
-    if found.longest_tokens == found.at_most_tokens:
-        end = "no more were asked for"
-    return (
-        f"{found.label}: {name}: {length_name(found.longest_tokens)} tokens fit, {end} ({settings})"
-    )
-
-
-def _tried(found: Searched) -> str:
-    rows = [
-        (
-            trial.settings_text,
-            length_name(trial.tokens),
-            trial.status,
-            tables.size(trial.peak_device_bytes),
-            trial.limiting_role or "",
-            "" if trial.step_seconds is None else f"{trial.step_seconds:,.1f}",
-        )
-        for trial in found.trials
-    ]
-    headers = (
-        f"{found.label}, tried",
-        "tokens",
-        "status",
-        "peak",
-        "role",
-        "simulated seconds a step",
-    )
-    return tables.table(headers, rows)

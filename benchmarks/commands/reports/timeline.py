@@ -16,11 +16,11 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.commands.flags import Timeline
 from benchmarks.commands.output import show_json
-from benchmarks.records import record as records
+from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
-from benchmarks.records.record import RecordError
+from benchmarks.records.store import RecordError
 from benchmarks.records.timeline import Event, Measured
-from benchmarks.reporting import tables, timeline_figure
+from benchmarks.reporting import timeline_figure
 from benchmarks.reporting.chrome_trace import write_traces
 from benchmarks.reporting.timeline_figure import Panel
 from sppo.config.errors import Infeasible, NotBuilt
@@ -45,7 +45,7 @@ def timeline(verb: Timeline) -> int:
     elif verb.run is not None:
         directory = verb.run / "timeline"
     else:
-        directory = records.results_directory() / "runs" / f"timeline-{plan.workload}"
+        directory = store.results_directory() / "runs" / f"timeline-{plan.workload}"
     try:
         paths = write(plan, profile, measured, directory)
     except OSError as error:
@@ -124,8 +124,8 @@ def write(plan: Plan, profile: Profile, measured: Measured | None, directory: Pa
 def _measured_panel(measured: Measured) -> Panel:
     record = measured.record
     where = (
-        f"last step of launch {record.launch}, {tables.machine(record)}, {tables.commit(record)}, "
-        f"{record.started[:10]}"
+        f"last step of launch {record.launch}, {provenance.machine(record)}, "
+        f"{provenance.commit(record)}, {record.started[:10]}"
     )
     caption = _caption(measured.timelines, record.bubble_share, where)
     return Panel(

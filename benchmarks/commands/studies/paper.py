@@ -21,7 +21,7 @@ from benchmarks.paper import boundaries, boundaries_figure, boundaries_report, r
 from benchmarks.paper.boundaries import PaperPoints
 from benchmarks.paper.readings import READINGS, Reading
 from benchmarks.paper.reported import ReportedPoint
-from benchmarks.records import record
+from benchmarks.records import store
 from benchmarks.studies import publish
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
@@ -89,7 +89,7 @@ def _figure(
     )
 
     def save() -> None:
-        record.write_bytes(directory / f"fig{number}.json", record.to_json(found))
+        store.write_bytes(directory / f"fig{number}.json", store.to_json(found))
 
     if number == "10":
         for verdict in boundaries.verdicts(readings, points, emulator, count):
@@ -106,7 +106,7 @@ def _figure(
 
 
 def _directory(verb: Paper, workload: Workload) -> Path:
-    parent = verb.output or record.results_directory() / "runs"
+    parent = verb.output or store.results_directory() / "runs"
     return new_directory(parent, replace(workload, name="paper"))
 
 

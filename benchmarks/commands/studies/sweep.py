@@ -12,7 +12,7 @@ from benchmarks.commands.arguments import UsageError, check_machine, find_worklo
 from benchmarks.commands.output import show_json
 from benchmarks.commands.study_flags import Sweep
 from benchmarks.records.record import Record
-from benchmarks.rows.assign import Row
+from benchmarks.rows.row import Row
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
 from benchmarks.studies.sweep import Measured, Quantity, Value

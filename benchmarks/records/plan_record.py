@@ -1,0 +1,81 @@
+"""A plan as a record keeps it, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+
+
+def plan_words(plan: Mapping[str, Any]) -> str:
+    """A plan as the settings of a row: "PP2, N 8, offload 36%, recompute norms, activation".
+
+    Both are means over parts with layers and subsequences.
+    """
+    every = [part for stage in plan["stages"] for part in stage["parts"]]
+    parts = [part for part in every if part["layers"][0] < part["layers"][1]]
+    shares = [share for part in parts for share in part["offload_share"]]
+    degrees = [f"PP{plan['pipeline_parallel']}"]
+    if plan["sequence_parallel"] > 1:
+        degrees.append(f"SP{plan['sequence_parallel']}")
+    if plan.get("data_parallel", 1) > 1:
+        degrees.append(f"DP{plan['data_parallel']}")
+    if plan["virtual_stages"] > 1:
+        degrees.append(f"x {plan['virtual_stages']} parts")
+    offload = sum(shares) / len(shares) if shares else 0.0
+    words = f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}"
+    words += ", MSP" if plan.get("lendings") else ""
+    words += ", hosted KV" if plan.get("kv_block_tokens") else ""
+    words += f", offload {offload:.0%}"
+    return words + _recompute_words([row for part in parts for row in part["recompute_units"]])
+
+
+def _recompute_words(rows: Sequence[Sequence[str]]) -> str:
+    """What is made again, by the level that names it, and in how many of the subsequences."""
+    names = {name for row in rows for name in row}
+    if not names:
+        return ""
+    level = "everything"
+    if names <= set(RECOMPUTE_CHEAP):
+        level = "norms, activation"
+    elif names <= set(RECOMPUTE_LEAN):
+        level = "all but attention"
+    share = sum(bool(row) for row in rows) / len(rows)
+    return f", recompute {level}" + ("" if share == 1 else f" in {share:.0%}")
+
+
+def plan_data(
+    plan: Any, *, solver: str | None = None, profile_kind: str | None = None
+) -> dict[str, Any]:
+    """A plan for records and programs, with what it predicts by stage and by subsequence.
+
+    Keys and units: docs/plan.md. `solver` and `profile_kind` are null where the caller gives none.
+    """
+    import msgspec
+
+    from sppo.cost_model.collectives import step_collectives
+
+    memory = [stage.memory for stage in plan.stages]
+    shared = [step_collectives(plan, stage) for stage in range(plan.pipeline_parallel)]
+    count = len(plan.lengths_tokens)
+    return {
+        **msgspec.to_builtins(plan),
+        "label": "simulated",
+        "solver": solver,
+        "profile_kind": profile_kind,
+        "offload_share": [
+            sum(part.offload_share[index] for part in plan.parts) / len(plan.parts)
+            for index in range(count)
+        ],
+        "recompute_units": [
+            list(dict.fromkeys(name for part in plan.parts for name in part.recompute_units[index]))
+            for index in range(count)
+        ],
+        "predicted_peak_bytes": [stage.total for stage in memory],
+        "predicted_untracked_bytes": [stage.untracked.total for stage in memory],
+        "predicted_activation_peak_bytes": [stage.activations_peak for stage in memory],
+        "predicted_host_bytes": [stage.host for stage in memory],
+        "predicted_collectives": [stage.calls for stage in shared],
+        "predicted_collective_bytes": [stage.bytes for stage in shared],
+    }
