@@ -1,4 +1,4 @@
-"""The command line `sppo-bench`. Flags are in `flags`, what each verb does is in `verbs`."""
+"""The command line `sppo-bench`. Commands are imported when asked for."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from benchmarks.commands.flags import (
-    Env,
-    Limit,
-    List,
-    Plan,
-    Profile,
-    Run,
-    Simulate,
-    Table,
-    Timeline,
-)
-from benchmarks.commands.planning.emulate_flags import Emulate
-from benchmarks.commands.study_flags import Ablation, Longest, Paper, Sweep
+from benchmarks.commands.measuring.flags import Limit, Longest, Profile, Run
+from benchmarks.commands.planning.flags import Emulate, Plan, Simulate
+from benchmarks.commands.reports.flags import Env, List, Table, Timeline
+from benchmarks.commands.studies.flags import Ablation, Paper, Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -65,12 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         args=list(arguments),
         config=(FlagCreatePairsOff,),
     )
-    from benchmarks.commands import verbs
     from benchmarks.commands.arguments import UsageError
 
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return verbs.dispatch(verb)
+        return dispatch(verb)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -84,3 +74,64 @@ def main(arguments: Sequence[str]) -> int:
 def _terminate(number: int, frame: FrameType | None) -> None:
     """A TERM ends the command as an interrupt does: no launch outlives it."""
     raise KeyboardInterrupt
+
+
+def dispatch(verb: Verb) -> int:
+    """Do it; returns the exit code. Raises UsageError."""
+    match verb:
+        case List():
+            from benchmarks.commands.reports.info import list_workloads
+
+            return list_workloads(verb)
+        case Plan():
+            from benchmarks.commands.planning.plan import plan
+
+            return plan(verb)
+        case Simulate():
+            from benchmarks.commands.planning.simulate import simulate
+
+            return simulate(verb)
+        case Timeline():
+            from benchmarks.commands.reports.timeline import timeline
+
+            return timeline(verb)
+        case Emulate():
+            from benchmarks.commands.planning.emulate import emulate
+
+            return emulate(verb)
+        case Run():
+            from benchmarks.commands.measuring.run import run
+
+            return run(verb)
+        case Table():
+            from benchmarks.commands.reports.table import table
+
+            return table(verb)
+        case Limit():
+            from benchmarks.commands.measuring.limit import limit
+
+            return limit(verb)
+        case Longest():
+            from benchmarks.commands.measuring.longest import longest
+
+            return longest(verb)
+        case Sweep():
+            from benchmarks.commands.studies.sweep import sweep
+
+            return sweep(verb)
+        case Ablation():
+            from benchmarks.commands.studies.ablation import ablation
+
+            return ablation(verb)
+        case Paper():
+            from benchmarks.commands.studies.paper import paper
+
+            return paper(verb)
+        case Profile():
+            from benchmarks.commands.measuring.profile import profile
+
+            return profile(verb)
+        case Env():
+            from benchmarks.commands.reports.info import environment
+
+            return environment(verb)

@@ -1,14 +1,17 @@
-"""From flags to a workload, the solver's options and the plan; wrong input is a UsageError."""
+"""From flags to a workload, options and the plan; wrong input is a UsageError."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
-from benchmarks.commands.flags import Degrees, Described, Selection
+from benchmarks.commands.flags import Degrees, Described, Measuring, Selection
 from benchmarks.commands.output import show_json
+from benchmarks.records import store
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.sizes import parse_bytes
 from sppo.config.workload import Workload
@@ -158,3 +161,52 @@ def check_machine(workload: Workload) -> None:
             f"has {found}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
             f"`sppo-bench run {workloads.DEFAULT}` runs here"
         )
+
+
+def check_steps(options: Any) -> None:
+    """Raise UsageError if the launches are not timed, or too short for the equal-work gate."""
+    from benchmarks.launch.run import REFERENCE_STEPS
+
+    if options.measured_steps < 1:
+        raise UsageError("measured_steps must be at least 1")
+
+    if options.steps < REFERENCE_STEPS:
+        raise UsageError(
+            f"{options.steps} optimizer steps a launch are too few to compare losses over "
+            f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
+        )
+
+
+def options(verb: Measuring) -> Any:
+    """The supervisor's options. Raises UsageError on numbers that cannot be."""
+    from benchmarks.launch.run import Options
+
+    try:
+        asked = Options(
+            launches=verb.launches,
+            warmup_steps=verb.warmup_steps,
+            measured_steps=verb.measured_steps,
+            time_limit_seconds=verb.time_limit,
+        )
+    except ValueError as error:
+        raise UsageError(error) from None
+    check_steps(asked)
+    return asked
+
+
+def parent(verb: Measuring) -> Path:
+    """The folder in which the study's folder is made."""
+    return verb.output or store.results_directory() / "runs"
+
+
+def names(items: tuple[str, ...]) -> list[str]:
+    """Names given by comma, by space, or both."""
+    return [name.strip().lower() for item in items for name in item.split(",") if name.strip()]
+
+
+def refuse(verb: Any, names: Sequence[str], why: str) -> None:
+    """Raise UsageError if one of these flags was given."""
+    defaults = {field.name: field.default for field in fields(verb)}
+    for name in names:
+        if getattr(verb, name) != defaults[name]:
+            raise UsageError(f"leave {flag(name)} out: {why}")

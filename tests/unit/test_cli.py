@@ -178,7 +178,7 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 def test_reading_verbs_do_not_import_torch() -> None:
     code = (
         "import sys; from benchmarks import cli; "
-        "from benchmarks.commands import verbs; from benchmarks.records import record; "
+        "from benchmarks.commands.planning import plan; from benchmarks.records import store; "
         "from benchmarks.reporting import tables; from benchmarks.rows import assign, tuning; "
         "cli.main(['list']); cli.main(['plan', 'mini-cpu', '--n', '2']); "
         "cli.main(['simulate', '--pp', '2', '--n', '2', '--unit-costs']); "

@@ -20,8 +20,8 @@ from benchmarks.accounting.memory_timeline import Journal, Told
 from benchmarks.accounting.operators import Message, sent_bytes
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.planning.emulate import asked_roles
-from benchmarks.commands.planning.emulate_flags import Emulate
 from benchmarks.commands.planning.emulate_settings import settings_of
+from benchmarks.commands.planning.flags import Emulate
 from benchmarks.emulation import tables as emulation_tables
 from benchmarks.emulation.counts import counts_of, group_text, link_of, operations_of
 from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, failed, verdict

@@ -7,8 +7,8 @@ import sys
 import msgspec
 
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
+from benchmarks.commands.measuring.flags import Longest
 from benchmarks.commands.output import show_json
-from benchmarks.commands.study_flags import Longest
 from benchmarks.records import store
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result

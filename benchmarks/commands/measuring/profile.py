@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.flags import Profile as Flags
+from benchmarks.commands.measuring.flags import Profile as Flags
 from benchmarks.commands.output import show_json
 from benchmarks.launch.processes import variables
 from sppo.config.hardware import PROFILES, Profile

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload
-from benchmarks.commands.flags import Run
+from benchmarks.commands.arguments import UsageError, check_machine, check_steps, find_workload
+from benchmarks.commands.measuring.flags import Run
 from benchmarks.commands.output import show_records
 from benchmarks.records import store
 from benchmarks.records.record import Record
@@ -61,20 +61,6 @@ def check_run(verb: Run) -> Request:
         raise UsageError(error) from None
     parent = verb.output or store.results_directory() / "runs"
     return Request(workload=workload, assignments=assignments, options=options, parent=parent)
-
-
-def check_steps(options: Any) -> None:
-    """Raise UsageError if the launches are not timed, or too short for the equal-work gate."""
-    from benchmarks.launch.run import REFERENCE_STEPS
-
-    if options.measured_steps < 1:
-        raise UsageError("measured_steps must be at least 1")
-
-    if options.steps < REFERENCE_STEPS:
-        raise UsageError(
-            f"{options.steps} optimizer steps a launch are too few to compare losses over "
-            f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
-        )
 
 
 def tuned_systems(rows: Sequence[Row]) -> list[str]:

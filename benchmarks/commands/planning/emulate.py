@@ -7,8 +7,8 @@ import sys
 from baselines.protocol import Misfit, Role
 from benchmarks.commands.arguments import MODEL_FLAGS, UsageError, find_selected
 from benchmarks.commands.flags import Selection
-from benchmarks.commands.planning.emulate_flags import Emulate
 from benchmarks.commands.planning.emulate_settings import settings_of
+from benchmarks.commands.planning.flags import Emulate
 from benchmarks.emulation import tables
 from benchmarks.emulation.cache import default_cache
 from benchmarks.emulation.emulator import Emulator

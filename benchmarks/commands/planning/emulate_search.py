@@ -10,8 +10,8 @@ from typing import Any
 from baselines import registry
 from baselines.protocol import Misfit
 from benchmarks.commands.arguments import UsageError, flag
-from benchmarks.commands.planning.emulate_flags import Emulate
 from benchmarks.commands.planning.emulate_settings import SETTINGS, settings_of
+from benchmarks.commands.planning.flags import Emulate
 from benchmarks.emulation import tables
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import (

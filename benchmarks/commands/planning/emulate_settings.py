@@ -8,7 +8,7 @@ from typing import Any
 
 from baselines import registry
 from benchmarks.commands.arguments import UsageError, flag
-from benchmarks.commands.planning.emulate_flags import Emulate
+from benchmarks.commands.planning.flags import Emulate
 from sppo.config.workload import Workload
 
 SETTINGS = (

@@ -13,8 +13,8 @@ from benchmarks.commands.arguments import (
     solver_flags,
     tell_infeasible,
 )
-from benchmarks.commands.flags import Simulate
 from benchmarks.commands.output import show_json
+from benchmarks.commands.planning.flags import Simulate
 from benchmarks.reporting import simulated_step
 from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.errors import Infeasible

@@ -14,8 +14,8 @@ from benchmarks.commands.arguments import (
     solver_flags,
     tell_infeasible,
 )
-from benchmarks.commands.flags import Timeline
 from benchmarks.commands.output import show_json
+from benchmarks.commands.reports.flags import Timeline
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
 from benchmarks.records.store import RecordError

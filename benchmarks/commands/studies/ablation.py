@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import fields
 
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     DEGREE_FLAGS,
     MODEL_FLAGS,
     UsageError,
     check_machine,
     find_workload,
-    flag,
+    refuse,
 )
 from benchmarks.commands.output import show_json
-from benchmarks.commands.study_flags import Ablation
+from benchmarks.commands.studies.flags import Ablation
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import csv_text, text, told_of
@@ -36,7 +35,7 @@ def ablation(verb: Ablation) -> int:
     from benchmarks.reporting.bar_chart import bar_chart
 
     if verb.simulate:
-        from benchmarks.paper.offload_ablation_report import simulated_ablation
+        from benchmarks.commands.studies.simulated_ablation import simulated_ablation
 
         return simulated_ablation(verb)
     refuse(
@@ -44,7 +43,7 @@ def ablation(verb: Ablation) -> int:
     )
     workload = find_workload(verb.workload or DEFAULT, verb.device_memory)
     policies = check_policies(verb)
-    options = publish.options(verb)
+    options = arguments.options(verb)
     check_machine(workload)
     try:
         layout, whose = ablations.fixed_layout(workload, policies)
@@ -52,7 +51,7 @@ def ablation(verb: Ablation) -> int:
     except (NotBuilt, ValueError) as error:
         raise UsageError(error) from None
     try:
-        directory = run.new_directory(publish.parent(verb), workload)
+        directory = run.new_directory(arguments.parent(verb), workload)
         inputs = run.prepare(workload, options, directory)
     except (ValueError, OSError) as error:
         raise UsageError(error) from None
@@ -79,17 +78,9 @@ def ablation(verb: Ablation) -> int:
     return run.exit_code(done)
 
 
-def refuse(verb: Ablation, names: Sequence[str], why: str) -> None:
-    """Raise UsageError if one of these flags was given."""
-    defaults = {field.name: field.default for field in fields(verb)}
-    for name in names:
-        if getattr(verb, name) != defaults[name]:
-            raise UsageError(f"leave {flag(name)} out: {why}")
-
-
 def check_policies(verb: Ablation) -> list[str]:
     """The asked policies, `auto` first where it is among them. Raises UsageError."""
-    asked = publish.names(verb.policies) or list(POLICIES)
+    asked = arguments.names(verb.policies) or list(POLICIES)
     unknown = [name for name in asked if name not in POLICIES]
     if unknown:
         raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")

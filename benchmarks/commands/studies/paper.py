@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.output import show_json
-from benchmarks.commands.study_flags import Paper
+from benchmarks.commands.studies.flags import Paper
 from benchmarks.emulation import cache
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import STEP_TOKENS
@@ -123,7 +124,7 @@ def _readings(verb: Paper) -> list[Reading]:
 
 def _chosen(given: tuple[str, ...], known: Sequence[str], name: str) -> list[str]:
     """Those of the known that were asked for, all if none was. Raises UsageError."""
-    asked = publish.names(given)
+    asked = arguments.names(given)
     unknown = [one for one in asked if one not in known]
     if unknown:
         raise UsageError(f"{name} {', '.join(unknown)}: known are {', '.join(known)}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
 from benchmarks.commands.output import show_json
-from benchmarks.commands.study_flags import Sweep
+from benchmarks.commands.studies.flags import Sweep
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Row
 from benchmarks.studies import publish, sweep_report
@@ -43,11 +44,11 @@ def check(verb: Sweep) -> Request:
         raise UsageError("one quantity at a time: with --sequences-per-step give one device memory")
     if verb.points < 1:
         raise UsageError(f"--points {verb.points}: it must be at least 1")
-    systems = publish.names(verb.systems) or list(sweeps.SYSTEMS)
+    systems = arguments.names(verb.systems) or list(sweeps.SYSTEMS)
     unknown = [name for name in systems if name not in sweeps.SYSTEMS]
     if unknown:
         raise UsageError(f"unknown system {unknown[0]!r}; known: {', '.join(sweeps.SYSTEMS)}")
-    options = publish.options(verb)
+    options = arguments.options(verb)
     check_machine(workload)
     quantity: Quantity = "sequences-per-step" if counts else "device-memory"
     return Request(
@@ -87,7 +88,7 @@ def sweep(verb: Sweep) -> int:
     found: list[Measured] = []
     done: list[Record] = []
     try:
-        directory = run.new_directory(publish.parent(verb), request.workload)
+        directory = run.new_directory(arguments.parent(verb), request.workload)
         with display() as shown:
             for value in request.values:
                 measured, launches = sweeps.measure(

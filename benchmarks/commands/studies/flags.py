@@ -1,7 +1,4 @@
-"""The flags of the verbs that look beyond one comparison.
-
-`longest`, `sweep` and `ablation`, which launch, and `paper`, which emulates.
-"""
+"""The flags of `sweep`, `ablation` and `paper`."""
 
 from __future__ import annotations
 
@@ -11,54 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.flags import Degrees, Described
+from benchmarks.commands.flags import Degrees, Described, Measuring
 from benchmarks.workloads import DEFAULT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Longest:
-    """Find the longest sequence each row can train under the device limit, and save it.
-
-    Searched with enforced launches up to their accounted step. SPPO plans each length; a tuned row
-    is the best of its library's whole grid, leanest points first.
-
-    Example: sppo-bench longest tiny-cpu --systems sppo,megatron-same-layout
-    """
-
-    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
-    """A name of `sppo-bench list`; its own length is where the search starts."""
-    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Rows, by comma or space, as for `run`; all four if not given."""
-    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
-    at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
-    """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
-    time_limit: float = 900.0
-    """Seconds of one launch; a length that takes longer counts as one that does not fit."""
-    output: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder in which the run's folder is made; results/runs/ if not given."""
-    json: bool = False
-    """The rows as JSON on standard output."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """How the rows of a study are launched and where its results go."""
-
-    launches: int = 2
-    """Launches of each row, interleaved with the others'."""
-    measured_steps: int = 5
-    """Timed steps of a launch."""
-    warmup_steps: int = 1
-    """Untimed steps after the throw-away and the accounted one."""
-    time_limit: float = 300.0
-    """Seconds of one launch; after that it is stopped and recorded as timeout."""
-    publish: bool = False
-    """Copy table, figure and JSON to results/published/."""
-    output: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder in which the run's folder is made; results/runs/ if not given."""
-    json: bool = False
-    """The results as JSON on standard output."""
 
 
 @dataclass(frozen=True, kw_only=True)
