@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+HEAVY = {"torch", "scipy", "matplotlib", "wandb"}
 
 
 def test_arrows_point_one_way() -> None:
     """The import-linter contracts of pyproject.toml."""
     from importlinter.cli import lint_imports
 
-    config = Path(__file__).parents[2] / "pyproject.toml"
-    assert lint_imports(config_filename=str(config), no_cache=True) == 0
+    assert lint_imports(config_filename=str(CHECKOUT / "pyproject.toml"), no_cache=True) == 0
+
+
+@pytest.mark.parametrize("root", ["sppo", "baselines", "benchmarks"])
+def test_rooms_are_small(root: str) -> None:
+    """No folder of one file, and none of more than 14."""
+    for folder in (CHECKOUT / root).rglob("*/"):
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        if folder.name != "__pycache__" and (folder / "__init__.py").exists():
+            assert 2 <= len(files) <= 14, folder
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sppo",
+        "import sppo.planner, sppo.planner.report",
+        "from benchmarks.cli import main; main(['--help'])",
+        "from benchmarks.cli import main; main(['paper', '--help'])",
+    ],
+)
+def test_nothing_heavy_is_loaded(code: str) -> None:
+    """By the package, by the planner, by the command line before it has a command."""
+    program = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('loaded', *({HEAVY} & sys.modules.keys())))\n"
+        f"{code}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].strip() == "loaded"
+
+
+def test_named_files_exist() -> None:
+    """Every path of the packages that a document names."""
+    for document in (*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").glob("*.md")):
+        if document.name == "CHANGELOG.md":
+            continue
+        for name in re.findall(r"\b(?:sppo|baselines|benchmarks)/[\w/]+\.py", document.read_text()):
+            assert (CHECKOUT / name).is_file(), f"{document.name}: {name}"
