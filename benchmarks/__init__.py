@@ -1,0 +1,1 @@
+"""The harness: workloads, launches, emulations, records, tables, and the command line."""

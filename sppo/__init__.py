@@ -1,0 +1,1 @@
+"""SPPO: a planner without torch and an engine without the planner, which meet in the plan."""

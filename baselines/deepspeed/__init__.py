@@ -1,1 +1,4 @@
-"""DeepSpeed: Ulysses, ZeRO and activation checkpointing."""
+"""DeepSpeed: Ulysses, ZeRO and activation checkpointing.
+
+Read first: `adapter.ADAPTER`, `settings.DeepSpeedSettings`.
+"""

@@ -1,1 +1,4 @@
-"""Megatron-Core: settings and grid, model, weights, and CPU patches as data."""
+"""Megatron-Core: settings and grid, model, weights, and CPU patches as data.
+
+Read first: `adapter.ADAPTER`, `settings.MegatronSettings`.
+"""

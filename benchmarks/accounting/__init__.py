@@ -1,1 +1,4 @@
-"""Bytes by kind, FLOPs and messages of one step, real or fake."""
+"""Bytes by kind, FLOPs and messages of one step, real or fake.
+
+Read first: `accounting.Accounting`, `memory_timeline.Journal`.
+"""

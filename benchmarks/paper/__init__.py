@@ -1,1 +1,4 @@
-"""The paper's points and figures beside what is emulated and simulated here."""
+"""The paper's points and figures beside what is emulated and simulated here.
+
+Read first: `boundaries.verdicts`, `offload_ablation.point`, `reported.points`.
+"""

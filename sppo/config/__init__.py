@@ -1,1 +1,48 @@
 """What is trained on what: model, workload, cluster, hardware and their sizes."""
+
+from sppo.config.errors import HostTierFull, Infeasible, NotBuilt, Short
+from sppo.config.hardware import Profile, Rates, known_profiles, load_profile
+from sppo.config.models import MODELS, Model, gpt, layer_weight_shapes, llama, weight_shapes
+from sppo.config.sharding import Shard
+from sppo.config.sizes import (
+    DTYPE_BYTES,
+    GIB,
+    KIB,
+    MIB,
+    Dtype,
+    format_bytes,
+    length_name,
+    parse_bytes,
+    parse_tokens,
+)
+from sppo.config.workload import Cluster, Optimizer, Workload
+
+__all__ = [
+    "DTYPE_BYTES",
+    "GIB",
+    "KIB",
+    "MIB",
+    "MODELS",
+    "Cluster",
+    "Dtype",
+    "HostTierFull",
+    "Infeasible",
+    "Model",
+    "NotBuilt",
+    "Optimizer",
+    "Profile",
+    "Rates",
+    "Shard",
+    "Short",
+    "Workload",
+    "format_bytes",
+    "gpt",
+    "known_profiles",
+    "layer_weight_shapes",
+    "length_name",
+    "llama",
+    "load_profile",
+    "parse_bytes",
+    "parse_tokens",
+    "weight_shapes",
+]

@@ -1,1 +1,4 @@
-"""One rank that runs a schedule: its parts, its stage, its optimizer, its step."""
+"""One rank that runs a schedule: its parts, its stage, its optimizer, its step.
+
+Read first: `trainer.Trainer`, `engine.Engine`, `stage.Stage`, `context.Runtime`.
+"""

@@ -1,1 +1,8 @@
 """What lies on a device and its host at every moment of a plan, in bytes."""
+
+from sppo.memory_model.live_bytes import Occupancy
+from sppo.memory_model.msp import Loan
+from sppo.memory_model.stage_memory import KEEP, Fate, StageFates, StageHoldings
+from sppo.memory_model.temporaries import Moment, PartKind
+
+__all__ = ["KEEP", "Fate", "Loan", "Moment", "Occupancy", "PartKind", "StageFates", "StageHoldings"]

@@ -1,1 +1,4 @@
-"""The decoder of one part: blocks, loss, weights, and what makes dropped tensors again."""
+"""The decoder of one part: blocks, loss, weights, and what makes dropped tensors again.
+
+Read first: `decoder.PartModel`, `weights.StageWeights`, `recompute.Remaker`, `loss.TiledLoss`.
+"""

@@ -1,1 +1,26 @@
 """The plan as data: parts, saved tensors, lendings, and what becomes of each."""
+
+from sppo.plan.layout import Degrees
+from sppo.plan.msp import Lending, Slice, Slicing
+from sppo.plan.parts import PartShape, SubsequenceCost
+from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, check_plan
+from sppo.plan.saved_tensors import Unit, UnitKey, head_units, kv_units, layer_units
+
+__all__ = [
+    "Degrees",
+    "Lending",
+    "PartPlan",
+    "PartShape",
+    "Plan",
+    "Slice",
+    "Slicing",
+    "StageMemory",
+    "StagePlan",
+    "SubsequenceCost",
+    "Unit",
+    "UnitKey",
+    "check_plan",
+    "head_units",
+    "kv_units",
+    "layer_units",
+]

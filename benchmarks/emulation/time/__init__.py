@@ -1,1 +1,4 @@
-"""From the counts of an emulated step to its simulated time."""
+"""From the counts of an emulated step to its simulated time.
+
+Read first: `step_time.simulated_time`.
+"""
