@@ -10,6 +10,7 @@ more than twice what was seen is planned beside tracked tensors.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -91,32 +92,40 @@ def main() -> int:
     parser.add_argument("--launches", type=int, default=20)
     parser.add_argument("--load", type=int, default=0, metavar="PROCESSES")
     parser.add_argument("--output", type=Path)
-    told = parser.parse_args()
-    found = []
-    with load(told.load), tempfile.TemporaryDirectory() as parent:
-        for limit in range(told.first, told.last + 1, told.step):
+    asked = parser.parse_args()
+    limits: list[dict[str, Any]] = []
+    with load(asked.load), tempfile.TemporaryDirectory() as parent:
+        for limit in range(asked.first, asked.last + 1, asked.step):
             folder = Path(parent) / str(limit)
             folder.mkdir()
-            done = launches(told.workload, limit * MIB, told.launches, folder)
-            beside = {"load_average_5_minutes": round(os.getloadavg()[1], 1)}
-            found.append({**summary(limit * MIB, done), **beside})
-            print(found[-1], flush=True)
+            done = launches(asked.workload, limit * MIB, asked.launches, folder)
+            busy = {"load_average_5_minutes": round(os.getloadavg()[1], 1)}
+            limits.append({**summary(limit * MIB, done), **busy})
+            print(limits[-1], flush=True)
+            if asked.output:
+                write(asked.output, asked.workload, asked.load, limits)
+    ratios = [ratio for entry in limits for ratio in entry["planned_over_seen"] if ratio]
+    bad = [entry for entry in limits if entry["ok"] < entry["launches"]]
+    print(f"{len(limits) - len(bad)} of {len(limits)} limits held; planned over seen: {ratios}")
+    return int(bool(bad) or max(ratios, default=0) > 2)
+
+
+def write(path: Path, workload: str, busy: int, limits: Sequence[dict[str, Any]]) -> None:
+    """The proof so far; limits that were measured before into the same file stay."""
     report = {
         "schema": "sppo-proof/1",
         "what": "SPPO's launches under device limits",
         "label": "measured",
-        "workload": told.workload,
-        "busy_processes_beside": told.load,
+        "workload": workload,
+        "busy_processes_beside": busy,
         "environment": describe_environment(),
-        "limits": found,
     }
-    if told.output:
-        told.output.parent.mkdir(parents=True, exist_ok=True)
-        store.write_bytes(told.output, store.to_json(report))
-    ratios = [ratio for entry in found for ratio in entry["planned_over_seen"] if ratio]
-    bad = [entry for entry in found if entry["ok"] < entry["launches"]]
-    print(f"{len(found) - len(bad)} of {len(found)} limits held; planned over seen: {ratios}")
-    return int(bool(bad) or max(ratios, default=0) > 2)
+    measured = {entry["limit_bytes"] for entry in limits}
+    before = json.loads(path.read_bytes())["limits"] if path.exists() else []
+    rest = [entry for entry in before if entry["limit_bytes"] not in measured]
+    entries = sorted([*rest, *limits], key=lambda entry: int(entry["limit_bytes"]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.write_bytes(path, store.to_json({**report, "limits": entries}))
 
 
 if __name__ == "__main__":
