@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 PROGRAM = """
 import mmap, resource, sys, torch
-from benchmarks import device as devices
+from benchmarks.worker import device as devices
 devices.strict_allocator()
 torch.set_num_threads(1)
 cpu, mib = torch.device("cpu"), 2**20
