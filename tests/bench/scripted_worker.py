@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from benchmarks.job import (
     PROGRESS_PREFIX,
@@ -32,19 +34,23 @@ def main() -> None:
     job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
     rank = int(os.environ["RANK"])
     folder = Path(job.output_directory)
-    (folder / f"pid-{rank}").write_text(str(os.getpid()))
     play = job.settings.get("play", "ok")
+    if play in ("crash", "kill"):
+        # Each rank ends by itself, however late: torchrun ends the others when the first is gone.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / f"pid-{rank}").write_text(str(os.getpid()))
     steps = take_steps(job, rank, factor=1.001 if play == "other work" else 1.0)
     if play in ("oom", "host_oom", "infeasible", "unavailable"):
         end_badly(folder, rank, play, f"{play} at\nrank {rank}")
     elif play == "crash":
+        wait_for(lambda: all((folder / f"pid-{other}").exists() for other in range(job.ranks)))
         raise RuntimeError("nobody caught this")
     elif play == "error":
         end_badly(folder, rank, "failed", "a wrong shape")
     elif play == "kill" and rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     elif play == "kill":
-        time.sleep(0.05)
+        wait_for(lambda: is_gone(folder / "pid-1"))
         end_badly(folder, rank, "failed", "connection closed by peer")
     elif play == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -53,6 +59,24 @@ def main() -> None:
         return
     report = RankReport(rank=rank, steps=steps, memory=Memory(), accounted=None, environment={})
     (folder / f"rank-{rank}.json").write_bytes(msgspec.json.encode(report))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Until the others have come so far."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def is_gone(pid_path: Path) -> bool:
+    """Whether that rank has run and ended, reaped or not."""
+    text = pid_path.read_text() if pid_path.exists() else ""
+    if not text:
+        return False
+    try:
+        return psutil.Process(int(text)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
@@ -79,6 +103,8 @@ def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
 
 def end_badly(folder: Path, rank: int, status: Status, message: str) -> None:
     """Rank 0 is first; the others' errors follow from it."""
+    if rank:
+        wait_for((folder / "error-0.json").exists)
     error = RankError(
         rank=rank,
         status=status if rank == 0 else "failed",
