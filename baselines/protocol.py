@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from sppo.config.workload import Workload
+from sppo.plan.plan import Plan, StepPlans
 
 Kind = Literal[
     "weights",
@@ -57,6 +58,7 @@ class Context:
 
     `message_timeout` is for groups that a system makes itself (None: the backend's default).
     `take_host(bytes, device)` takes memory of the host tier (None: as the system does it).
+    `plans` are what the launcher has planned for all ranks of a system that plans (`Planner`).
     `label(kind, tensor)` tells the accounting what a storage holds; `note(text)` says what this
     rank does next, "waits" in it where that needs another rank. Systems may call both, none must.
     """
@@ -66,6 +68,7 @@ class Context:
     device: torch.device
     dtype: torch.dtype
     message_timeout: timedelta | None = None
+    plans: StepPlans | None = None
     label: Callable[[Kind, torch.Tensor], None] = _no_label
     note: Callable[[str], None] = _no_note
     take_host: Callable[[int, torch.device], torch.Tensor] | None = None
@@ -157,6 +160,19 @@ class Adapter(Protocol):
         `weights` are full-size, shared and read-only (memory-mapped): copy what this rank owns.
         Raises Unavailable, or sppo.config.errors.Infeasible.
         """
+        ...
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """An adapter that plans before the launch. Its ranks are given the plans and make none."""
+
+    def plan(self, workload: Workload, settings: Any) -> Plan:
+        """The plan of a whole step, the same each time. Raises Infeasible, NotBuilt, ValueError."""
+        ...
+
+    def step_plans(self, workload: Workload, settings: Any, short_tokens: int) -> StepPlans:
+        """The same, with the plan of a first step of `short_tokens` tokens a sequence."""
         ...
 
 

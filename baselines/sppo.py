@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.metadata import version
 from itertools import groupby
 from typing import Any
@@ -18,7 +18,7 @@ from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import host_memory
-from sppo.plan.plan import Plan
+from sppo.plan.plan import Plan, StepPlans
 from sppo.planner.options import SolverOptions
 from sppo.planner.short_step import short_plan
 from sppo.planner.solve import solve
@@ -33,6 +33,14 @@ SppoSettings = SolverOptions
 def _solved(workload: Workload, settings: SppoSettings) -> Plan:
     """Roles, ranks and reports of one layout ask for the same plan."""
     return solve(workload, load_profile(workload.cluster.hardware), settings)
+
+
+@lru_cache(maxsize=16)
+def _shortened(workload: Workload, settings: SppoSettings, tokens: int) -> Plan:
+    plan = _solved(workload, settings)
+    if tokens == plan.sequence_tokens:
+        return plan
+    return short_plan(workload, plan, load_profile(workload.cluster.hardware), tokens)
 
 
 def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:
@@ -117,6 +125,15 @@ class SppoAdapter:
     def check(self, workload: Workload, settings: SppoSettings) -> None:
         """The solver says what cannot run, with its reason, when the plan is made."""
 
+    def step_plans(
+        self, workload: Workload, settings: SppoSettings, short_tokens: int
+    ) -> StepPlans:
+        """The solver's plan, and that of a first step of so many tokens in the same layout."""
+        return StepPlans(
+            whole=self.plan(workload, settings),
+            short=_shortened(workload, settings, short_tokens),
+        )
+
     def roles(self, workload: Workload, settings: SppoSettings) -> tuple[Role, ...]:
         """Neighbouring stages that do alike, with all their shards and replicas."""
         plan = self.plan(workload, settings)
@@ -141,7 +158,10 @@ class SppoAdapter:
         weights: Mapping[str, Tensor],
         context: Context,
     ) -> SppoSystem:
-        plan = self.plan(workload, settings)
+        """The engine under the plans of `context`. Raises ValueError where there are none."""
+        plans = context.plans
+        if plans is None:
+            raise ValueError("SPPO's ranks follow plans and make none: give Context its `plans`")
         runtime = Runtime(
             device=context.device,
             dtype=context.dtype,
@@ -149,18 +169,8 @@ class SppoAdapter:
             note=context.note,
             take_host=context.take_host or host_memory,
         )
-        profile = load_profile(workload.cluster.hardware)
-        connections = join_groups(plan, context.message_timeout)
-        return SppoSystem(
-            Trainer(
-                workload,
-                plan,
-                partial(short_plan, workload, plan, profile),
-                weights,
-                runtime,
-                connections,
-            )
-        )
+        connections = join_groups(plans.whole, context.message_timeout)
+        return SppoSystem(Trainer(workload, plans, weights, runtime, connections))
 
 
 ADAPTER = SppoAdapter()

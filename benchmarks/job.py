@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from sppo.config.workload import Workload
+from sppo.plan.plan import StepPlans
 
 Status = Literal[
     "ok", "oom", "host_oom", "timeout", "failed", "mismatch", "infeasible", "unavailable"
@@ -52,6 +53,7 @@ An operator's plain name holds what causality leaves; with the masked part it is
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 
+    `plans` are those of a system that plans before the launch: no rank plans.
     `account` off skips the accounted step (and with it the enforced limit). A rank waits
     `message_timeout_seconds` at most for a message: a long step keeps its peers waiting.
     """
@@ -69,6 +71,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     measured_steps: int
     account: bool = True
     threads_per_rank: int = 1
+    plans: StepPlans | None = None
     message_timeout_seconds: float = LEAST_MESSAGE_TIMEOUT_SECONDS
 
 

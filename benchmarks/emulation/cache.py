@@ -93,6 +93,7 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
         msgspec.to_builtins(load_profile(job.workload.cluster.hardware)),
         job.system,
         job.settings,
+        job.plans,
         (role.name, role.rank, role.ranks),
         adapter.versions(),
         sys.version_info[:2],

@@ -13,7 +13,7 @@ from baselines import registry
 from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
 from benchmarks.emulation import processes
 from benchmarks.emulation.cache import Cache
-from benchmarks.emulation.result import Emulation, EmulationJob, Planned, RoleReport, verdict
+from benchmarks.emulation.result import Emulation, Planned, RoleReport, verdict
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.environment import describe_environment
 from benchmarks.job import Status
@@ -60,12 +60,7 @@ class Emulator:
         if choose is not None:
             roles = choose(tuple(roles))
         directory = processes.new_directory(self.parent, system, workload)
-        job = EmulationJob(
-            workload=workload,
-            system=system,
-            settings=msgspec.to_builtins(settings),
-            output_directory=str(directory),
-        )
+        job = processes.make_job(workload, adapter, settings, directory)
         reports = processes.run(
             job,
             sorted(roles, key=lambda role: role.name != first),

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,7 @@ from benchmarks.launch import run as supervisor
 from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
+from benchmarks.rows.assign import step_plans
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -43,6 +45,17 @@ def new_directory(parent: Path, system: str, workload: Workload) -> Path:
     """A folder for this emulation. Raises OSError."""
     return supervisor.new_directory(
         parent, replace(workload, name=f"emulate-{system}-{workload.name}")
+    )
+
+
+def make_job(workload: Workload, adapter: Adapter, settings: Any, directory: Path) -> EmulationJob:
+    """What the emulated ranks are told. Raises Infeasible, NotBuilt or ValueError."""
+    return EmulationJob(
+        workload=workload,
+        system=adapter.name,
+        settings=msgspec.to_builtins(settings),
+        output_directory=str(directory),
+        plans=step_plans(adapter, workload, settings),
     )
 
 

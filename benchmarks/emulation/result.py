@@ -17,6 +17,7 @@ from benchmarks.accounting.memory_timeline import Moment
 from benchmarks.job import Status
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
+from sppo.plan.plan import StepPlans
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 
@@ -27,12 +28,13 @@ Link = Literal["in node", "between nodes"]
 
 
 class EmulationJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What every emulated rank is told. `settings` are decoded into the adapter's type."""
+    """What every emulated rank is told. `settings` and `plans`: as in `benchmarks.job.Job`."""
 
     workload: Workload
     system: str
     settings: dict[str, Any]
     output_directory: str
+    plans: StepPlans | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

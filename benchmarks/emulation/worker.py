@@ -126,6 +126,7 @@ class Emulated:
             ranks=workload.cluster.ranks,
             device=fake_world.DEVICE,
             dtype=dtype,
+            plans=self.job.plans,
             label=self.accounting.label,
             take_host=fake_world.host_memory,
         )

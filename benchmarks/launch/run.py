@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
+from benchmarks.launch import planned
 from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import Nodes, launch
+from benchmarks.launch.processes import Nodes
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs, as_mismatch, make_record
 from benchmarks.records import equal_work
@@ -204,16 +205,13 @@ def launch_row(
     if assignment.status is not None:
         outcome = Outcome(status=assignment.status, reason=assignment.reason, reports=[])
     else:
-        try:
-            outcome = launch(
-                job,
-                environment=assignment.environment,
-                time_limit_seconds=options.time_limit_seconds,
-                on_progress=display.step,
-                nodes=options.nodes if job.ranks > 1 else None,
-            )
-        except OSError as error:
-            outcome = Outcome(status="failed", reason=f"could not launch: {error}", reports=[])
+        outcome = planned.launch(
+            job,
+            environment=assignment.environment,
+            time_limit_seconds=options.time_limit_seconds,
+            on_progress=display.step,
+            nodes=options.nodes if job.ranks > 1 else None,
+        )
     record = make_record(inputs, assignment, job, outcome, started)
     records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.job import Status
+from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
@@ -15,6 +15,8 @@ from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
+    from baselines.protocol import Adapter
+    from sppo.plan.plan import StepPlans
     from sppo.planner.options import SolverOptions
 
 
@@ -114,6 +116,18 @@ def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[
         told = plan_data(plan, solver=settings.solver, profile_kind=kind)
         return settings, f"planned by the solver, device memory: {memory}", told
     return settings, "nothing to choose", None
+
+
+def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans | None:
+    """The plans that a launcher gives to all ranks; None where the system plans nothing.
+
+    Raises Infeasible, NotBuilt or ValueError.
+    """
+    from baselines.protocol import Planner
+
+    if not isinstance(adapter, Planner):
+        return None
+    return adapter.step_plans(workload, settings, throw_away_tokens(workload))
 
 
 def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Any:

@@ -171,6 +171,7 @@ def prepare(
         device=device,
         dtype=torch_dtype(job.workload.dtype),
         message_timeout=timedelta(seconds=job.message_timeout_seconds),
+        plans=job.plans,
         label=accounting.label,
         note=where.note,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from sppo.engine.optimizer import FlatAdamW
 from sppo.engine.stage import Stage
 from sppo.model.mixers.flash_blocks import check_attention
 from sppo.model.weights import StageWeights
-from sppo.plan.plan import Plan, check_plan
+from sppo.plan.plan import Plan, StepPlans, check_plan
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.dependencies import Schedule
@@ -27,24 +27,24 @@ from sppo.schedule.dependencies import Schedule
 class Trainer:
     """SPPO on one rank.
 
-    A step of another length than the plan's (the harness's short first step) gets a plan of its
-    own: `short_plan` of its tokens.
+    Steps are of two lengths: that of the whole plan, and that of the short one (the harness's first
+    step). Each plan has an engine of its own; weights and optimizer state are the same.
     """
 
     def __init__(
         self,
         workload: Workload,
-        plan: Plan,
-        short_plan: Callable[[int], Plan],
+        plans: StepPlans,
         weights: Mapping[str, Tensor],
         runtime: Runtime,
         connections: Connections,
     ) -> None:
+        plan = plans.whole
         check_plan(plan, workload)
         check_attention(runtime.device, runtime.dtype)
         self.workload = workload
         self.plan = plan
-        self.short_plan = short_plan
+        self.short_plan = plans.short
         self.runtime = replace(runtime, team=connections.shards)
         self.connections = connections
         stage = plan.stages[connections.place.stage]
@@ -72,8 +72,16 @@ class Trainer:
         )
         return Engine(schedule, stage, connections.transport)
 
-    def _short_engine(self, tokens: int) -> Engine:
-        return self._engine(self.short_plan(tokens))
+    def _engine_of(self, tokens: int) -> Engine:
+        """The engine of a step's length; that of the short step is made anew and not kept."""
+        if tokens == self.plan.sequence_tokens:
+            return self.engine
+        if tokens == self.short_plan.sequence_tokens:
+            return self._engine(self.short_plan)
+        raise ValueError(
+            f"no plan for a step of {tokens:,} tokens: the plans are of "
+            f"{self.plan.sequence_tokens:,} and {self.short_plan.sequence_tokens:,}"
+        )
 
     def _mine(self, tokens: Tensor) -> Tensor:
         """The sequences of a step that pass this replica."""
@@ -83,9 +91,7 @@ class Trainer:
     def step(self, tokens: Tensor) -> tuple[float, float]:
         """One optimizer step on int64 [sequences, T + 1]; returns (loss, gradient norm)."""
         length = tokens.shape[1] - 1
-        engine = self.engine
-        if length != self.plan.sequence_tokens:
-            engine = self._short_engine(length)
+        engine = self._engine_of(length)
         self.weights.zero_gradients()
         scale = 1.0 / (tokens.shape[0] * length)
         self.counters = engine.run(self._mine(tokens).to(self.runtime.device), scale)

@@ -3,7 +3,7 @@
 from sppo.plan.layout import Degrees
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
-from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, check_plan
+from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
 from sppo.plan.saved_tensors import Unit, UnitKey, head_units, kv_units, layer_units
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Slicing",
     "StageMemory",
     "StagePlan",
+    "StepPlans",
     "SubsequenceCost",
     "Unit",
     "UnitKey",

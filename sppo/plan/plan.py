@@ -214,6 +214,14 @@ class Plan:
         return tuple(starts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepPlans:
+    """The plans of a training run: of its whole steps, and of the short first step."""
+
+    whole: Plan
+    short: Plan
+
+
 def check_plan(plan: Plan, workload: Workload) -> None:
     """Raise ValueError if a plan was made for another workload."""
     if sum(plan.lengths_tokens) != plan.sequence_tokens:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from baselines.protocol import roles_of
 from baselines.registry import load
 from benchmarks.emulation import processes
-from benchmarks.emulation.result import EmulationJob, RoleReport
+from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
@@ -77,12 +76,7 @@ def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_p
     options = SolverOptions(policy=policy, subsequences=2)
     profile = load_profile(workload.cluster.hardware)
     plan = solve(workload, profile, options)
-    job = EmulationJob(
-        workload=workload,
-        system="sppo",
-        settings=msgspec.to_builtins(options),
-        output_directory=str(tmp_path),
-    )
+    job = processes.make_job(workload, adapter, options, tmp_path)
     roles = roles_of(adapter, workload, options)
     reports = processes.run(job, roles, adapter, time_limit_seconds=200.0)
     assert counted_flops(reports) == charged_flops(plan)

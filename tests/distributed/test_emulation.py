@@ -20,8 +20,9 @@ from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.memory_timeline import Journal
 from benchmarks.emulation import processes
 from benchmarks.emulation.counts import counts_of
-from benchmarks.emulation.result import Counts, EmulationJob
+from benchmarks.emulation.result import Counts
 from benchmarks.emulation.worker import counted_step
+from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights, torch_dtype
 from sppo.config.models import gpt, llama
 from sppo.config.workload import Cluster, Workload
@@ -179,8 +180,16 @@ def counted(rank: int, ranks: int, name: str) -> bytes:
     dtype = torch_dtype(workload.dtype)
     weights = initial_weights(workload.model, workload.seed, dtype)
     accounting.ignore(weights.values())
-    context = Context(rank=rank, ranks=ranks, device=device, dtype=dtype, label=accounting.label)
-    system = registry.load(system_name).prepare(workload, settings, weights, context)
+    adapter = registry.load(system_name)
+    context = Context(
+        rank=rank,
+        ranks=ranks,
+        device=device,
+        dtype=dtype,
+        plans=step_plans(adapter, workload, settings),
+        label=accounting.label,
+    )
+    system = adapter.prepare(workload, settings, weights, context)
     generator = torch.Generator().manual_seed(7)
     sequences, tokens = workload.sequences_per_step, workload.sequence_tokens
     short, whole = (
@@ -198,12 +207,7 @@ def counted(rank: int, ranks: int, name: str) -> bytes:
 def emulated(name: str, directory: Path) -> list[Counts]:
     """The counts of every rank by `sppo-bench emulate --ranks all`."""
     system, workload, settings = CASES[name]
-    job = EmulationJob(
-        workload=workload,
-        system=system,
-        settings=msgspec.to_builtins(settings),
-        output_directory=str(directory),
-    )
+    job = processes.make_job(workload, registry.load(system), settings, directory)
     roles = [
         Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in range(workload.cluster.ranks)
     ]

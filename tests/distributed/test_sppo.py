@@ -14,6 +14,7 @@ from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.records.equal_work import TOLERANCE, equal_work
 from benchmarks.records.record import Step
+from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.mesh import Connections, join_groups, place_of
 from sppo.comm.messages import Channel, GroupTransport
@@ -70,7 +71,13 @@ Case = tuple[Workload, SppoSettings, tuple[str, str] | None]
 def _train(rank: int, ranks: int, cases: list[Case]) -> list[list[StepResult]]:
     results = []
     for workload, settings, swap in cases:
-        context = Context(rank=rank, ranks=ranks, device=torch.device("cpu"), dtype=torch.float32)
+        context = Context(
+            rank=rank,
+            ranks=ranks,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            plans=step_plans(ADAPTER, workload, settings),
+        )
         system = ADAPTER.prepare(workload, settings, _weights(workload, swap), context)
         results.append([system.step(batch) for batch in _batches(workload)])
     return results
@@ -140,7 +147,12 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
     for workload, settings in jobs:
         accounting = Accounting(device)
         context = Context(
-            rank=rank, ranks=ranks, device=device, dtype=torch.float32, label=accounting.label
+            rank=rank,
+            ranks=ranks,
+            device=device,
+            dtype=torch.float32,
+            plans=step_plans(ADAPTER, workload, settings),
+            label=accounting.label,
         )
         weights = initial_weights(workload.model, workload.seed, torch.float32)
         system = ADAPTER.prepare(workload, settings, weights, context)

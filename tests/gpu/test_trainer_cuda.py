@@ -6,7 +6,6 @@ Every test runs on a CPU too, so that it is known to run where there is a GPU.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -15,15 +14,13 @@ from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads
-from sppo.config.hardware import load_profile
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import Courier
-from sppo.plan.plan import Plan
-from sppo.planner.short_step import short_plan
+from sppo.plan.plan import Plan, StepPlans
 
 ON_CUDA = [
     pytest.mark.gpu,
@@ -67,10 +64,8 @@ def trainer_of(
     if accounting is not None:
         runtime = replace(runtime, label=accounting.label)
     (connections,) = connect_threads(plan)
-    profile = load_profile(workload.cluster.hardware)
-    return Trainer(
-        workload, plan, partial(short_plan, workload, plan, profile), weights, runtime, connections
-    )
+    plans = StepPlans(whole=plan, short=plan)
+    return Trainer(workload, plans, weights, runtime, connections)
 
 
 def tokens_of(workload: Workload) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import product
 
 import pytest
@@ -14,14 +13,12 @@ from baselines.reference import ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import every_place, rank_of
-from sppo.config.hardware import load_profile
 from sppo.config.models import Model, gpt, llama, weight_shapes
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
-from sppo.plan.plan import Plan
+from sppo.plan.plan import Plan, StepPlans
 from sppo.plan.saved_tensors import RECOMPUTE_LEAN
-from sppo.planner.short_step import short_plan
 from tests.numerics.pipelines import CPU, make_plan, stage_values
 
 MODELS = (
@@ -50,12 +47,9 @@ def _workload(plan: Plan) -> Workload:
 def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list[Trainer]:
     """All ranks after the steps; losses and norms must be the same on all of them."""
     connections = connect_threads(plan)
-    workload, profile = _workload(plan), load_profile("cpu-2core")
+    workload, plans = _workload(plan), StepPlans(whole=plan, short=plan)
     runtime = Runtime(device=CPU, dtype=torch.float64)
-    trainers = [
-        Trainer(workload, plan, partial(short_plan, workload, plan, profile), weights, runtime, one)
-        for one in connections
-    ]
+    trainers = [Trainer(workload, plans, weights, runtime, one) for one in connections]
 
     def run(rank: int) -> list[tuple[float, float]]:
         return [trainers[rank].step(batch) for batch in batches]
