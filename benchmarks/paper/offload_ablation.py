@@ -18,13 +18,11 @@ from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
 from sppo.memory_model.stage_memory import StageFates
-from sppo.plan.layout import degrees_words
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
-from sppo.planner.layouts.candidates import every_layout
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_lending
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -177,7 +175,7 @@ def point(
     return replace(found, layout=str(layout), rows=tuple(_with_paper(rows, reported)))
 
 
-def common_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Layout:
+def common_layout(workload: Workload, profile: Profile, options: SolverOptions) -> TimedLayout:
     """The fastest layout for adaptive offload without MSP; where none fits, for full offload.
 
     K and V stay on the device, as the paper's do, unless neither policy fits so; then auto decides.
@@ -187,30 +185,13 @@ def common_layout(workload: Workload, profile: Profile, options: SolverOptions) 
         for policy in (ADAPTIVE.policy, FULL.policy):
             tried = replace(options, policy=policy, msp=False, kv_offload=hosted)
             with suppress(Infeasible):
-                return _layout_of(solve(workload, profile, tried), workload, profile)
+                plan = solve(workload, profile, tried)
+                return TimedLayout.of(plan.layout, workload, profile)
     last = replace(options, policy=RECOMPUTE.policy, msp=False)
-    return _layout_of(solve(workload, profile, last), workload, profile)
+    return TimedLayout.of(solve(workload, profile, last).layout, workload, profile)
 
 
-def _layout_of(plan: Plan, workload: Workload, profile: Profile) -> Layout:
-    options = SolverOptions(
-        sequence_parallel=plan.sequence_parallel,
-        pipeline_parallel=plan.pipeline_parallel,
-        data_parallel=plan.data_parallel,
-        virtual_stages=plan.virtual_stages,
-        group_subsequences=plan.group_subsequences,
-        kv_offload=plan.kv_block_tokens > 0,
-        head_alone=plan.head_alone,
-    )
-    free = every_layout(workload, profile, options)
-    fixed = every_layout(workload, profile, replace(options, subsequences=plan.subsequences))
-    for layout in (*free, *fixed):
-        if layout.lengths == plan.lengths_tokens:
-            return layout
-    raise ValueError(f"no layout has the plan's {plan.subsequences} lengths")
-
-
-def variant_row(variant: Variant, layout: Layout) -> Row:
+def variant_row(variant: Variant, layout: TimedLayout) -> Row:
     """A variant in the common layout, or why it is not there."""
     changed = _changed(variant, layout)
 
@@ -230,7 +211,7 @@ def variant_row(variant: Variant, layout: Layout) -> Row:
     return simulated_row(plan, layout.profile, variant.name, variant.policy)
 
 
-def _changed(variant: Variant, layout: Layout) -> Layout:
+def _changed(variant: Variant, layout: TimedLayout) -> TimedLayout:
     if variant.hosted_kv:
         blocks = block_tokens(layout.workload, layout.sequence_parallel)
         layout = replace(layout, kv_block_tokens=blocks)
@@ -287,14 +268,13 @@ def simulated_row(plan: Plan, profile: Profile, name: str, policy: str) -> Row:
 
 
 def _words(plan: Plan) -> str:
-    degrees = degrees_words(plan.sequence_parallel, plan.pipeline_parallel, plan.data_parallel)
     parts = "1 part" if plan.virtual_stages == 1 else f"{plan.virtual_stages} parts"
     hosted = ", K and V in the host tier" if plan.kv_block_tokens else ""
     ends = ""
     if plan.lendings:
         fills = all(lending.fills for lending in plan.lendings)
         ends = ", MSP at the first end" if fills else ", MSP at both ends"
-    return f"{degrees}, {parts} a stage, N {plan.subsequences}{hosted}{ends}"
+    return f"{plan.degrees_words}, {parts} a stage, N {plan.subsequences}{hosted}{ends}"
 
 
 def _with_paper(rows: list[Row], reported: ReportedPoint | None) -> list[Row]:

@@ -1,11 +1,72 @@
-"""A plan as a record keeps it, and in words."""
+"""A plan as a record keeps it, and in words.
+
+On disk a plan is flat: the keys of its layout lie beside its own. They are flattened and read back
+here, and nowhere else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+
+if TYPE_CHECKING:
+    from sppo.plan.plan import Plan
+
+KEYS = (
+    "workload",
+    "model",
+    "sequence_tokens",
+    "sequences_per_step",
+    "element_bytes",
+    "hardware",
+    "sequence_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "virtual_stages",
+    "group_subsequences",
+    "kv_block_tokens",
+    "kv_sets",
+    "head_alone",
+    "lengths_tokens",
+    "stages",
+    "fetch_ahead",
+    "makespan_seconds",
+    "reduction_seconds",
+    "bubble_share",
+    "reasons",
+    "rejected",
+    "lendings",
+    "predicted_messages",
+    "predicted_message_bytes",
+)
+"""Those of a plan on disk, in their order."""
+
+
+def flat_plan(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values under `KEYS`."""
+    import msgspec
+
+    values: dict[str, Any] = msgspec.to_builtins(plan)
+    values.update(values.pop("layout"))
+    return {key: values[key] for key in KEYS}
+
+
+def read_plan(values: Mapping[str, Any]) -> Plan:
+    """The plan of a record; keys that are not its own are ignored.
+
+    Raises msgspec.ValidationError where they are those of another version.
+    """
+    import msgspec
+
+    from sppo.plan.layout import Layout
+    from sppo.plan.plan import Plan
+
+    names = [field.name for field in fields(Layout)]
+    layout = {name: values[name] for name in names if name in values}
+    return msgspec.convert({**values, "layout": layout}, Plan)
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:
@@ -46,21 +107,19 @@ def _recompute_words(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plan_data(
-    plan: Any, *, solver: str | None = None, profile_kind: str | None = None
+    plan: Plan, *, solver: str | None = None, profile_kind: str | None = None
 ) -> dict[str, Any]:
     """A plan for records and programs, with what it predicts by stage and by subsequence.
 
     Keys and units: docs/plan.md. `solver` and `profile_kind` are null where the caller gives none.
     """
-    import msgspec
-
     from sppo.cost_model.collectives import step_collectives
 
     memory = [stage.memory for stage in plan.stages]
     shared = [step_collectives(plan, stage) for stage in range(plan.pipeline_parallel)]
     count = len(plan.lengths_tokens)
     return {
-        **msgspec.to_builtins(plan),
+        **flat_plan(plan),
         "label": "simulated",
         "solver": solver,
         "profile_kind": profile_kind,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from benchmarks.records import record as records
+from benchmarks.records.plan_record import read_plan
 from benchmarks.records.record import Record
 from benchmarks.records.store import RecordError
 
@@ -101,8 +102,6 @@ class Measured:
 
 def find_measured(run_directory: Path) -> Measured:
     """The first launch of SPPO in a run's folder that has a timeline. Raises RecordError."""
-    from sppo.plan.plan import Plan
-
     records.read_all(run_directory)
     for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
         record = records.read(path)
@@ -112,7 +111,7 @@ def find_measured(run_directory: Path) -> Measured:
         if not timelines or not all(timelines):
             continue
         try:
-            plan = msgspec.convert(record.plan, Plan)
+            plan = read_plan(record.plan or {})
         except msgspec.ValidationError as error:
             raise RecordError(
                 f"{path}: its plan is not of this version ({error}); run the workload again"

@@ -158,7 +158,8 @@ def uniform_plan(
         return (*[1] * (ranks - 1), plan.lengths_tokens[index] - ranks + 1)
 
     parts = pipeline_parallel * virtual_stages
-    return replace(plan, lendings=lendings(pipeline_parallel, parts, subsequences, cut))
+    lent = lendings(pipeline_parallel, parts, subsequences, cut)
+    return replace(plan, layout=replace(plan.layout, lendings=lent))
 
 
 def _simulated(

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import Plan, part_shape
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
-from sppo.schedule.dependencies import plan_slicing
 
 FORWARD = 4
 """Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
@@ -41,7 +40,7 @@ def shard_collectives(plan: Plan, stage: int) -> Told:
     """What one rank of a stage shares with the others of it, in a step."""
     if plan.sequence_parallel == 1:
         return Told()
-    slicing = plan_slicing(plan)
+    slicing = plan.layout.slicing
     own = list(range(stage, len(plan.parts), plan.pipeline_parallel))
     borrowed = {lending.part: lending for lending in slicing.borrowed(stage)}
     total = Told()

@@ -10,7 +10,6 @@ from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.cost_table import Place, Sent, SliceCosts
-from sppo.schedule.dependencies import plan_slicing
 from sppo.schedule.instructions import Instruction, Op
 
 
@@ -22,7 +21,7 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
     kept: dict[Place, int] = {}
     exchanged: dict[Place, Sent] = {}
     sent: dict[Instruction, Sent] = {}
-    slicing = plan_slicing(plan)
+    slicing = plan.layout.slicing
     link = _packed_link(plan, profile)
     for lending in plan.lendings:
         shape = part_shape(plan, lending.part)

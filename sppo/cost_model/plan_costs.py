@@ -15,7 +15,6 @@ from sppo.cost_model.times import (
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
 from sppo.schedule.cost_table import PartCosts
-from sppo.schedule.dependencies import plan_slicing
 from sppo.schedule.simulate import Simulation, simulate
 
 
@@ -27,7 +26,7 @@ def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
 def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
     shards, part = plan.sequence_parallel, plan.parts[number]
     shape = part_shape(plan, number)
-    slicing = plan_slicing(plan)
+    slicing = plan.layout.slicing
     owner = number % plan.pipeline_parallel
     kept_tokens = [slicing.tokens_of(number, i, owner) for i in range(plan.subsequences)]
     forward, backward = [], []
@@ -85,7 +84,7 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
 
 def part_moved_bytes(plan: Plan, number: int) -> list[int]:
     """Activations of a part that one rank of its stage sends to the host, by subsequence."""
-    shape, slicing = part_shape(plan, number), plan_slicing(plan)
+    shape, slicing = part_shape(plan, number), plan.layout.slicing
     owner = number % plan.pipeline_parallel
     moved = []
     for index, units in enumerate(plan.parts[number].offload_units):

@@ -1,6 +1,6 @@
 """The plan as data: parts, saved tensors, lendings, and what becomes of each."""
 
-from sppo.plan.layout import Degrees
+from sppo.plan.layout import Degrees, Layout
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
@@ -8,6 +8,7 @@ from sppo.plan.saved_tensors import Unit, UnitKey, head_units, kv_units, layer_u
 
 __all__ = [
     "Degrees",
+    "Layout",
     "Lending",
     "PartPlan",
     "PartShape",

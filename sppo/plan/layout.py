@@ -1,8 +1,13 @@
-"""How ranks share a model and a sequence: degrees, layers of a part, receives ahead."""
+"""How ranks share a model and a sequence: degrees, parts, subsequences, what is lent."""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
+
+from sppo.plan.msp import Lending, Slicing
 
 
 class Degrees(NamedTuple):
@@ -22,25 +27,70 @@ def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel:
     return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
 
 
-def receive_ahead(
-    pipeline_parallel: int,
-    virtual_stages: int,
-    group_subsequences: int,
-    head_alone: bool,
-    *,
-    lends: bool,
-) -> int:
-    """Computes by which a receive is posted early: a group's messages wait for their turn.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way to lay a workload out over ranks and time, all but what becomes of its tensors.
 
-    Those for a head on its own wait while the next group passes the first part; those between lent
-    parts while all other subsequences pass the part before.
+    `lengths_tokens` are the subsequences of a sequence. `kv_block_tokens` above 0: K and V lie in
+    the host tier and are fetched in blocks of so many tokens. `kv_sets` sequences have their keys
+    and values at the same time. `head_alone`: the head is a part of its own on the first stage.
     """
-    least = max(1, pipeline_parallel - 1) if lends else 1
-    if virtual_stages == 1:
-        return least
-    if head_alone:
-        return max(least, group_subsequences)
-    return max(least, group_subsequences - pipeline_parallel + 1)
+
+    sequence_parallel: int
+    pipeline_parallel: int
+    data_parallel: int = 1
+    virtual_stages: int
+    group_subsequences: int
+    lengths_tokens: tuple[int, ...]
+    kv_block_tokens: int = 0
+    kv_sets: int = 1
+    head_alone: bool = False
+    lendings: tuple[Lending, ...] = ()
+
+    @property
+    def degrees_words(self) -> str:
+        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+
+    @property
+    def subsequences(self) -> int:
+        return len(self.lengths_tokens)
+
+    @cached_property
+    def starts_tokens(self) -> tuple[int, ...]:
+        """Position of the first token of each subsequence."""
+        return tuple(itertools.accumulate(self.lengths_tokens[:-1], initial=0))
+
+    @property
+    def part_count(self) -> int:
+        """Parts of the whole model; part k belongs to stage k mod PP."""
+        return self.pipeline_parallel * self.virtual_stages + self.head_alone
+
+    def parts_of(self, stage: int) -> list[int]:
+        """The parts that a stage computes: its own, then those that it borrows."""
+        own = range(stage, self.part_count, self.pipeline_parallel)
+        return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
+
+    @cached_property
+    def slicing(self) -> Slicing:
+        return Slicing(
+            stages=self.pipeline_parallel,
+            lengths_tokens=self.lengths_tokens,
+            lendings=self.lendings,
+        )
+
+    @property
+    def receive_ahead(self) -> int:
+        """Computes by which a receive is posted early: a group's messages wait for their turn.
+
+        Those for a head on its own wait while the next group passes the first part; those between
+        lent parts while all other subsequences pass the part before.
+        """
+        least = max(1, self.pipeline_parallel - 1) if self.lendings else 1
+        if self.virtual_stages == 1:
+            return least
+        if self.head_alone:
+            return max(least, self.group_subsequences)
+        return max(least, self.group_subsequences - self.pipeline_parallel + 1)
 
 
 def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
-from sppo.plan.layout import degrees_words, receive_ahead
+from sppo.plan.layout import Layout
 from sppo.plan.msp import Lending
 from sppo.plan.parts import PartShape
 from sppo.plan.saved_tensors import UnitKey
@@ -150,15 +150,7 @@ class Plan:
     sequences_per_step: int
     element_bytes: int
     hardware: str
-    sequence_parallel: int
-    pipeline_parallel: int
-    data_parallel: int
-    virtual_stages: int
-    group_subsequences: int
-    kv_block_tokens: int
-    kv_sets: int
-    head_alone: bool
-    lengths_tokens: tuple[int, ...]
+    layout: Layout
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
     makespan_seconds: float
@@ -166,17 +158,68 @@ class Plan:
     bubble_share: float
     reasons: tuple[str, ...]
     rejected: tuple[str, ...]
-    lendings: tuple[Lending, ...] = ()
     predicted_messages: tuple[int, ...] = ()
     predicted_message_bytes: tuple[int, ...] = ()
 
     @property
-    def ranks(self) -> int:
-        return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
+    def sequence_parallel(self) -> int:
+        return self.layout.sequence_parallel
+
+    @property
+    def pipeline_parallel(self) -> int:
+        return self.layout.pipeline_parallel
+
+    @property
+    def data_parallel(self) -> int:
+        return self.layout.data_parallel
+
+    @property
+    def virtual_stages(self) -> int:
+        return self.layout.virtual_stages
+
+    @property
+    def group_subsequences(self) -> int:
+        return self.layout.group_subsequences
+
+    @property
+    def kv_block_tokens(self) -> int:
+        return self.layout.kv_block_tokens
+
+    @property
+    def kv_sets(self) -> int:
+        return self.layout.kv_sets
+
+    @property
+    def head_alone(self) -> bool:
+        return self.layout.head_alone
+
+    @property
+    def lengths_tokens(self) -> tuple[int, ...]:
+        return self.layout.lengths_tokens
+
+    @property
+    def lendings(self) -> tuple[Lending, ...]:
+        return self.layout.lendings
+
+    @property
+    def subsequences(self) -> int:
+        return self.layout.subsequences
+
+    @property
+    def starts_tokens(self) -> tuple[int, ...]:
+        return self.layout.starts_tokens
 
     @property
     def degrees_words(self) -> str:
-        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+        return self.layout.degrees_words
+
+    @property
+    def receive_ahead(self) -> int:
+        return self.layout.receive_ahead
+
+    @property
+    def ranks(self) -> int:
+        return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
 
     @property
     def sequences(self) -> int:
@@ -184,34 +227,12 @@ class Plan:
         return self.sequences_per_step // self.data_parallel
 
     @property
-    def subsequences(self) -> int:
-        return len(self.lengths_tokens)
-
-    @property
-    def receive_ahead(self) -> int:
-        return receive_ahead(
-            self.pipeline_parallel,
-            self.virtual_stages,
-            self.group_subsequences,
-            self.head_alone,
-            lends=bool(self.lendings),
-        )
-
-    @property
     def parts(self) -> tuple[PartPlan, ...]:
         """All parts of the model, first layers first."""
         return tuple(
             self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
-            for part in range(self.pipeline_parallel * self.virtual_stages + self.head_alone)
+            for part in range(self.layout.part_count)
         )
-
-    @property
-    def starts_tokens(self) -> tuple[int, ...]:
-        """Position of the first token of each subsequence."""
-        starts = [0]
-        for length in self.lengths_tokens[:-1]:
-            starts.append(starts[-1] + length)
-        return tuple(starts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,12 @@ from sppo.memory_model.msp import Loan, Share
 from sppo.memory_model.stage_memory import StageFates
 from sppo.plan.plan import Plan, StagePlan
 from sppo.planner.activations.stage_problem import StageProblem
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 
 Choose = Callable[[StageProblem], StageFates]
 
 
-def stage_problem(layout: Layout, stage: int) -> StageProblem:
+def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
     """What one stage of a layout has to decide."""
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
     slicing = layout.slicing
@@ -23,7 +23,7 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         shapes=shapes,
         loans=tuple(stage_loans(layout, stage)),
         tokens=tuple(
-            tuple(slicing.tokens_of(part, index, stage) for index in range(len(layout.lengths)))
+            tuple(slicing.tokens_of(part, index, stage) for index in range(layout.subsequences))
             for part in layout.parts_of(stage)
         ),
         computes=layout.computes(stage, differing=True),
@@ -31,9 +31,9 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
         sequences=layout.sequences,
         memo=layout.memo,
         clones=layout.workload.cluster.device == "cpu",
-        starts=layout.starts,
-        lengths=layout.lengths,
-        messages_ahead=layout.messages_ahead,
+        starts=layout.starts_tokens,
+        lengths=layout.lengths_tokens,
+        messages_ahead=layout.receive_ahead,
         connections=_connections(layout, stage),
         profile=layout.profile,
         costs=tuple(layout.part_costs(shape) for shape in shapes),
@@ -43,7 +43,7 @@ def stage_problem(layout: Layout, stage: int) -> StageProblem:
     )
 
 
-def _connections(layout: Layout, stage: int) -> int:
+def _connections(layout: TimedLayout, stage: int) -> int:
     """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
     helpers = {
         rank for lending in layout.lendings if stage in lending.ranks for rank in lending.ranks
@@ -51,7 +51,7 @@ def _connections(layout: Layout, stage: int) -> int:
     return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
 
 
-def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
+def stage_loans(layout: TimedLayout, stage: int) -> Iterator[Loan]:
     """What a stage lends and borrows."""
     parts = layout.parts_of(stage)
     for lending in layout.lendings:
@@ -63,8 +63,8 @@ def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
             shape=layout.shapes[lending.part],
             borrowed=stage != lending.part % layout.pipeline_parallel,
             virtual=parts.index(lending.part),
-            start=layout.starts[first],
-            end=layout.starts[last] + layout.lengths[last],
+            start=layout.starts_tokens[first],
+            end=layout.starts_tokens[last] + layout.lengths_tokens[last],
             first=first,
             shares=tuple(
                 Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
@@ -75,7 +75,7 @@ def stage_loans(layout: Layout, stage: int) -> Iterator[Loan]:
         )
 
 
-def plan_of(layout: Layout, choose: Choose) -> Plan:
+def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     """Fates for every stage, then the simulation. Raises Short."""
     chosen: dict[tuple[object, ...], StageFates] = {}
     stages: list[StagePlan] = []
@@ -96,15 +96,7 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         sequences_per_step=workload.sequences_per_step,
         element_bytes=workload.element_bytes,
         hardware=profile.name,
-        sequence_parallel=layout.sequence_parallel,
-        pipeline_parallel=layout.pipeline_parallel,
-        data_parallel=layout.data_parallel,
-        virtual_stages=layout.virtual_stages,
-        group_subsequences=layout.group_subsequences,
-        kv_block_tokens=layout.kv_block_tokens,
-        kv_sets=layout.kv_sets,
-        head_alone=layout.head_alone,
-        lengths_tokens=layout.lengths,
+        layout=layout.layout,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
         makespan_seconds=0.0,
@@ -112,7 +104,6 @@ def plan_of(layout: Layout, choose: Choose) -> Plan:
         bubble_share=0.0,
         reasons=(),
         rejected=(),
-        lendings=layout.lendings,
     )
     simulation = simulate_plan(draft, profile)
     return replace(

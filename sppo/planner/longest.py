@@ -22,7 +22,7 @@ from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.candidates import CANDIDATES, every_layout, interleavings
 from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
 
 PRECISION = 1.03
@@ -71,7 +71,7 @@ class _Family:
             return False
         return True
 
-    def _layout(self, tokens: int, count: int, cap: int | None) -> Layout:
+    def _layout(self, tokens: int, count: int, cap: int | None) -> TimedLayout:
         shards = self.options.sequence_parallel or 1
         whole = max(tokens // shards, 1) * shards
         shorter = replace(self.workload, sequence_tokens=max(2, whole))
@@ -176,7 +176,7 @@ def _bisect(low: int, high: int, good: Callable[[int], bool]) -> tuple[int, int]
     return low, high
 
 
-def _fits(layout: Layout, options: SolverOptions) -> bool:
+def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
     """Whether the solver would find a plan in this layout."""
     try:
         for stage in {0, layout.pipeline_parallel - 1}:

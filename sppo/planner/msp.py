@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sppo.config.errors import Infeasible, Short
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.plan.plan import Plan
 from sppo.planner.evaluate import Choose, plan_of
-from sppo.planner.layouts.timed_layout import Ends, Layout
+from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 
 COARSER = 3
 """Cuts that are tried with lending: the plan's own and the next coarser ones.
@@ -28,12 +28,12 @@ class Weighed:
     """The faster plan; its layout where it lends (else the caller's own holds); and why."""
 
     plan: Plan
-    layout: Layout | None = None
+    layout: TimedLayout | None = None
     notes: tuple[str, ...] = ()
 
 
 def with_lending(
-    plan: Plan, layouts: Sequence[Layout], choose: Choose, wanted: bool | None
+    plan: Plan, layouts: Sequence[TimedLayout], choose: Choose, wanted: bool | None
 ) -> Weighed:
     """The faster of `plan` and what it becomes when its stages lend (`wanted` decides if given).
 
@@ -46,13 +46,14 @@ def with_lending(
         if wanted:
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return Weighed(plan=plan)
-    best: tuple[Plan, Layout] | None = None
+    best: tuple[Plan, TimedLayout] | None = None
     shorts: list[Short] = []
-    for layout in candidates:
-        if best is not None and layout.work_and_ends_seconds[0] > best[0].makespan_seconds:
+    for resident, ends in candidates:
+        if best is not None and resident.work_and_ends_seconds[0] > best[0].makespan_seconds:
             continue
         try:
-            _require_room(layout)
+            _require_room(resident, ends)
+            layout = resident.lending(ends)
             lent = plan_of(layout, choose)
         except Short as short:
             shorts.append(short)
@@ -74,7 +75,7 @@ def with_lending(
     return Weighed(plan=best[0], layout=best[1], notes=(_why(plan, best[0], gain),))
 
 
-def _require_room(layout: Layout) -> None:
+def _require_room(layout: TimedLayout, lent: Ends) -> None:
     """Raise Short where what the outermost ranks borrow of K, V, dK and dV is too much already.
 
     The last rank helps all others as the pipeline fills, the first one as it drains.
@@ -82,13 +83,13 @@ def _require_room(layout: Layout) -> None:
     limit = layout.workload.device_memory_bytes
     if limit is None:
         return
-    stages, count = layout.pipeline_parallel, len(layout.lengths)
+    stages, count = layout.pipeline_parallel, layout.subsequences
     size = layout.workload.element_bytes
     blocks = [shape for shape in layout.shapes if shape.layers]
-    ends = [*itertools.accumulate(layout.lengths)]
+    ends = [*itertools.accumulate(layout.lengths_tokens)]
     filled = [ends[min(stages - 1 - part, count) - 1] for part in range(stages - 1)]
     borrowed = [(stages - 1, list(zip(blocks, filled, strict=False)))]
-    if layout.lends == "both":
+    if lent == "both":
         borrowed.append((0, [(shape, ends[-1]) for shape in blocks[-(stages - 1) :]]))
     for rank, parts in borrowed:
         total = fixed_bytes(layout.shapes[rank::stages], ends[-1])
@@ -118,8 +119,8 @@ def _impossible(plan: Plan) -> str:
     return "K and V lie in the host tier, and are not lent from there; shorten the sequence"
 
 
-def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
-    """Layouts with lending: of the plan's own family first, then of those with the least work.
+def _candidates(plan: Plan, layouts: Sequence[TimedLayout]) -> list[tuple[TimedLayout, Ends]]:
+    """What to try, and where it lends: first the plan's own family, then those of least work.
 
     Of its own family the plan's cut and the next coarser ones, of others the fastest cut. Little is
     left of the idle ends, so that work alone tells families apart.
@@ -129,7 +130,7 @@ def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
         for layout in layouts
         if layout.pipeline_parallel > 1 and layout.kv_sets == 1 and not layout.kv_block_tokens
     ]
-    families: dict[tuple[int, ...], list[Layout]] = {}
+    families: dict[tuple[int, ...], list[TimedLayout]] = {}
     for layout in possible:
         families.setdefault(layout.family, []).append(layout)
     own = next((name for name, group in families.items() if _is_of(plan, group)), None)
@@ -138,20 +139,20 @@ def _candidates(plan: Plan, layouts: Sequence[Layout]) -> list[Layout]:
     found = []
     for name in [*([own] if own else []), *others[:OTHER_FAMILIES]]:
         cuts = sorted(families[name], key=lambda one: one.least_seconds)
-        count = plan.subsequences if name == own else len(cuts[0].lengths)
+        count = plan.subsequences if name == own else cuts[0].subsequences
         alike = [
             one
             for one in families[name]
-            if len(one.lengths) < count
-            or (one.lengths == plan.lengths_tokens if name == own else one == cuts[0])
+            if one.subsequences < count
+            or (one.lengths_tokens == plan.lengths_tokens if name == own else one == cuts[0])
         ]
-        alike.sort(key=lambda one: -len(one.lengths))
+        alike.sort(key=lambda one: -one.subsequences)
         found += alike[: COARSER if name == own else 1]
     ends: tuple[Ends, ...] = ("fill", "both")
-    return [replace(layout, lends=where) for layout in found for where in ends]
+    return [(layout, where) for layout in found for where in ends]
 
 
-def _is_of(plan: Plan, family: Sequence[Layout]) -> bool:
+def _is_of(plan: Plan, family: Sequence[TimedLayout]) -> bool:
     layout = family[0]
     return (
         layout.sequence_parallel == plan.sequence_parallel

@@ -20,12 +20,12 @@ from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of, stage_problem
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 
 TOKENS_PER_DEVICE = (2 * 1024, 16 * 1024)
 
 
-def solve_paper(workload: Workload, layouts: Sequence[Layout]) -> Plan:
+def solve_paper(workload: Workload, layouts: Sequence[TimedLayout]) -> Plan:
     """The plan of the printed heuristic; says where the whole memory model disagrees.
 
     Raises Infeasible if no layout fits by the printed model.
@@ -50,29 +50,29 @@ def solve_paper(workload: Workload, layouts: Sequence[Layout]) -> Plan:
     )
 
 
-def _is_flops_balanced(layout: Layout, layouts: Sequence[Layout]) -> bool:
+def _is_flops_balanced(layout: TimedLayout, layouts: Sequence[TimedLayout]) -> bool:
     """Of two cuts of one layout, the one without a cap on early lengths has fewer parts."""
     alike = [
-        other.lengths[0]
+        other.lengths_tokens[0]
         for other in layouts
-        if other.lengths[-1] == layout.lengths[-1]
+        if other.lengths_tokens[-1] == layout.lengths_tokens[-1]
         and other.sequence_parallel == layout.sequence_parallel
         and other.pipeline_parallel == layout.pipeline_parallel
     ]
-    return layout.lengths[0] == max(alike)
+    return layout.lengths_tokens[0] == max(alike)
 
 
-def _broken_rules(layout: Layout) -> int:
+def _broken_rules(layout: TimedLayout) -> int:
     """How many of the paper's pruning rules a layout breaks."""
-    mean = layout.workload.sequence_tokens / len(layout.lengths) / layout.sequence_parallel
+    mean = layout.workload.sequence_tokens / layout.subsequences / layout.sequence_parallel
     least, most = TOKENS_PER_DEVICE
     crowded = layout.sequence_parallel > layout.profile.ranks_per_node
     return int(crowded) + int(not least <= mean <= most)
 
 
-def _iteration_seconds(layout: Layout) -> float:
+def _iteration_seconds(layout: TimedLayout) -> float:
     """T(N) = (PP - 1 + N) / N * F(N), F the compute of the fullest stage."""
-    count = len(layout.lengths)
+    count = layout.subsequences
     seconds = 0.0
     for shape in (layout.shapes[0], layout.shapes[-1]):
         costs = layout.part_costs(shape)
@@ -96,7 +96,7 @@ def printed_bytes(problem: StageProblem) -> int:
     return state + most
 
 
-def _plan(layout: Layout) -> Plan:
+def _plan(layout: TimedLayout) -> Plan:
     free = replace(layout.workload, device_memory_bytes=None, host_memory_bytes=None)
     plan = plan_of(
         replace(layout, workload=free), lambda problem: uniform(problem, KEEP, problem.hidden_share)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sppo.config.errors import Short
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,16 +17,16 @@ class Search:
     or no cut of their family fits.
     """
 
-    layouts: Sequence[Layout]
-    seconds: dict[Layout, float] = field(default_factory=dict)
-    short: dict[Layout, Short] = field(default_factory=dict)
+    layouts: Sequence[TimedLayout]
+    seconds: dict[TimedLayout, float] = field(default_factory=dict)
+    short: dict[TimedLayout, Short] = field(default_factory=dict)
 
     @property
-    def finest_short(self) -> list[Layout]:
+    def finest_short(self) -> list[TimedLayout]:
         """Of each family that does not fit, the cut that needs the least memory."""
-        finest: dict[tuple[int, ...], Layout] = {}
+        finest: dict[tuple[int, ...], TimedLayout] = {}
         for layout in self.short:
             known = finest.setdefault(layout.family, layout)
-            if len(layout.lengths) > len(known.lengths):
+            if layout.subsequences > known.subsequences:
                 finest[layout.family] = layout
         return list(finest.values())

@@ -25,7 +25,7 @@ from sppo.planner.activations.feasibility import require_host_room, require_some
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
 from sppo.planner.layouts.candidates import every_layout
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_lending
 from sppo.planner.options import SolverOptions
 from sppo.planner.search_log import Search
@@ -149,11 +149,11 @@ class _Found:
     """The fastest plan of a search, without its reasons yet."""
 
     plan: Plan
-    layout: Layout
+    layout: TimedLayout
     search: Search
 
 
-def _explained(found: _Found, before: tuple[Plan, Layout] | None = None) -> Plan:
+def _explained(found: _Found, before: tuple[Plan, TimedLayout] | None = None) -> Plan:
     """The plan with its reasons, and what does not fit."""
     from sppo.planner.report.reasons import explain
 
@@ -183,14 +183,14 @@ class _Bounded:
 
 
 def _search(
-    layouts: list[Layout], choose: Choose, simulated: int, rival: Rival | None = None
+    layouts: list[TimedLayout], choose: Choose, simulated: int, rival: Rival | None = None
 ) -> _Found:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
     Stops where a layout's compute alone takes longer than the best plan, and passes over families
     whose finest cut does not fit, and what cannot beat the rival. Raises Infeasible.
     """
-    best: tuple[Plan, Layout] | None = None
+    best: tuple[Plan, TimedLayout] | None = None
     search = Search(layouts=layouts)
     limit = float("inf")
     hopeless: dict[tuple[int, ...], bool] = {}
@@ -226,16 +226,16 @@ def _search(
     return _Found(plan=best[0], layout=best[1], search=search)
 
 
-def _without_ends(layout: Layout) -> float:
+def _without_ends(layout: TimedLayout) -> float:
     """Seconds that no plan of this layout is below by much, were its stages to lend."""
     lends = layout.pipeline_parallel > 1 and layout.kv_sets == 1 and not layout.kv_block_tokens
     return layout.work_and_ends_seconds[0] if lends else layout.least_seconds
 
 
-def _is_hopeless(layout: Layout, search: Search, choose: Choose) -> bool:
+def _is_hopeless(layout: TimedLayout, search: Search, choose: Choose) -> bool:
     """Whether the finest cut of this layout's family, which needs least memory, does not fit."""
     family = [one for one in search.layouts if one.family == layout.family]
-    finest = max(family, key=lambda one: len(one.lengths))
+    finest = max(family, key=lambda one: one.subsequences)
     try:
         for stage in {0, finest.pipeline_parallel - 1}:
             problem = stage_problem(finest, stage)

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 
 from sppo.plan.msp import Lending, Slicing, with_slices
 from sppo.plan.plan import PartPlan, Plan
-from sppo.schedule.dependencies import Schedule, message_receives, message_sends, plan_slicing
+from sppo.schedule.dependencies import Schedule, message_receives, message_sends
 from sppo.schedule.instructions import Instruction, Op
 from sppo.schedule.order import compute_order, stage_computes
 
 
 def build_schedule(plan: Plan) -> Schedule:
     """Forwards first to last, backwards last to first; several sequences mixed or in turn."""
-    slicing = plan_slicing(plan)
+    slicing = plan.layout.slicing
     stages = range(plan.pipeline_parallel)
     return Schedule(
         subsequences=plan.subsequences,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sppo.plan.msp import Slicing
-from sppo.plan.plan import Plan
 from sppo.schedule.instructions import Instruction, Op
 
 
@@ -40,14 +39,6 @@ class Schedule:
 
 class ScheduleError(AssertionError):
     """A schedule that must not run; names stage, position and instruction."""
-
-
-def plan_slicing(plan: Plan) -> Slicing:
-    return Slicing(
-        stages=plan.pipeline_parallel,
-        lengths_tokens=plan.lengths_tokens,
-        lendings=plan.lendings,
-    )
 
 
 class Side(NamedTuple):

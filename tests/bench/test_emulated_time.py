@@ -24,7 +24,6 @@ from sppo.plan.plan import Plan
 from sppo.plan.saved_tensors import layer_units
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
-from sppo.schedule.dependencies import plan_slicing
 
 
 def charged_flops(plan: Plan) -> tuple[int, int]:
@@ -32,7 +31,7 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
 
     What `sppo.cost_model.plan_costs` and `sppo.cost_model.msp` turn into time, slice by slice.
     """
-    model, slicing = plan.model, plan_slicing(plan)
+    model, slicing = plan.model, plan.layout.slicing
     again = {unit.name: unit.dense_flops for unit in layer_units(model)}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):

@@ -28,7 +28,7 @@ from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 
@@ -68,7 +68,7 @@ def make_plan(
         sequences_per_step=sequences,
         dtype=dtypes[element_bytes],
     )
-    layout = Layout(
+    layout = TimedLayout(
         workload=workload,
         profile=load_profile("cpu-2core"),
         sequence_parallel=shards,
@@ -76,7 +76,7 @@ def make_plan(
         data_parallel=replicas,
         virtual_stages=virtual_stages,
         group_subsequences=group or len(lengths),
-        lengths=lengths,
+        lengths_tokens=lengths,
         kv_block_tokens=kv_block_tokens,
         kv_sets=2 if mixed else 1,
         head_alone=head_alone,
@@ -92,7 +92,7 @@ def make_plan(
         return plan
     cut = equal_slices(lengths, unit=shards)
     found = lendings(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, lendings=found)
+    return replace(plan, layout=replace(plan.layout, lendings=found))
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:

@@ -17,7 +17,7 @@ from sppo.planner.activations.feasibility import require_host_room, require_some
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.longest import longest_tokens, round_down, words
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -139,14 +139,14 @@ def test_lengths_in_words_are_rounded_down(tokens: int, text: str) -> None:
 def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bool) -> None:
     """No host room: no fates. Some fates by the coarse test: fates by the policy."""
     workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=host * MIB)
-    layout = Layout(
+    layout = TimedLayout(
         workload=workload,
         profile=replace(PROFILE, overlapped_copies=overlapped),
         sequence_parallel=1,
         pipeline_parallel=2,
         virtual_stages=1,
         group_subsequences=8,
-        lengths=flops_balanced_cut(TINY.model, 4096, 8, alignment=16),
+        lengths_tokens=flops_balanced_cut(TINY.model, 4096, 8, alignment=16),
     )
     problem = stage_problem(layout, 1)
 

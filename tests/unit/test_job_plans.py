@@ -1,8 +1,8 @@
-"""Plans are made once, by the launcher; ranks read them back from the job."""
+"""Plans are made once, by the launcher; ranks read them back from the job, reports from records."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from benchmarks.emulation.result import EmulationJob
 from benchmarks.job import Job, throw_away_tokens
 from benchmarks.launch import planned, processes
 from benchmarks.records import store
+from benchmarks.records.plan_record import KEYS, plan_data, read_plan
 from benchmarks.workloads import find
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
+from sppo.plan.layout import Layout
 from sppo.schedule.build import build_schedule
 
 TINY = find("tiny-cpu")
@@ -71,6 +73,17 @@ def test_what_a_rank_reads_is_what_was_planned(name: str, tmp_path: Path) -> Non
     assert short.sequence_tokens == throw_away_tokens(workload)
     assert (short.degrees_words, short.sequences) == (plan.degrees_words, plan.sequences)
     assert [part.layers for part in short.parts] == [part.layers for part in plan.parts]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_recorded_plan_is_flat_and_can_be_read_back(name: str) -> None:
+    plan = ADAPTER.plan(*CASES[name])
+    build_schedule(plan)  # fills what a layout remembers of itself
+    told = msgspec.json.decode(msgspec.json.encode(plan_data(plan)))
+    assert tuple(told)[: len(KEYS)] == KEYS
+    assert "layout" not in told
+    assert read_plan(told) == plan
+    assert set(msgspec.to_builtins(plan.layout)) == {field.name for field in fields(Layout)}
 
 
 def test_a_system_that_does_not_plan_gets_no_plans() -> None:

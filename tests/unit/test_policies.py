@@ -12,7 +12,7 @@ from sppo.planner.activations.integer_program import cheapest_fates
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, TINY
@@ -36,14 +36,14 @@ def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped:
     """On the same stage, and both fit."""
     profile = replace(PROFILE, overlapped_copies=overlapped, d2h_bytes_per_second=2e9)
     workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=40 * MIB)
-    layout = Layout(
+    layout = TimedLayout(
         workload=workload,
         profile=profile,
         sequence_parallel=1,
         pipeline_parallel=2,
         virtual_stages=1,
         group_subsequences=6,
-        lengths=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
+        lengths_tokens=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
     )
     problem = stage_problem(layout, 1)
     rough, best = choose(problem, "auto"), cheapest_fates(problem)

@@ -2,6 +2,6 @@
 
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.degrees import every_degree
-from sppo.planner.layouts.timed_layout import Ends, Layout
+from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 
-__all__ = ["Ends", "Layout", "every_degree", "every_layout"]
+__all__ = ["Ends", "TimedLayout", "every_degree", "every_layout"]

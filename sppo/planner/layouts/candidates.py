@@ -16,7 +16,7 @@ from sppo.planner.layouts.partition import (
     flops_balanced_cut,
     time_balanced_cut,
 )
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
@@ -88,7 +88,9 @@ def _cut(
     )
 
 
-def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[Layout]:
+def every_layout(
+    workload: Workload, profile: Profile, options: SolverOptions
+) -> Iterator[TimedLayout]:
     """The layouts that the options leave, each with every cut worth a try."""
     allowed = every_degree(
         workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
@@ -110,7 +112,7 @@ def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -
                 options.longest_tokens,
             ):
                 group = options.group_subsequences
-                yield Layout(
+                yield TimedLayout(
                     workload=workload,
                     profile=profile,
                     sequence_parallel=shards,
@@ -118,7 +120,7 @@ def every_layout(workload: Workload, profile: Profile, options: SolverOptions) -
                     data_parallel=replicas,
                     virtual_stages=virtual_stages,
                     group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
-                    lengths=lengths,
+                    lengths_tokens=lengths,
                     kv_block_tokens=kv_block_tokens,
                     kv_sets=2 if _mixes(sequences, stages, virtual_stages) else 1,
                     head_alone=_parts_the_head(options, shards, stages, virtual_stages),

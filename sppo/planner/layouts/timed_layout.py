@@ -6,7 +6,7 @@ A layout's costs are those of its subsequences alone; what memory adds to them c
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -14,80 +14,65 @@ from sppo.config.hardware import Profile
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
-from sppo.plan.layout import degrees_words, receive_ahead, split_layers
-from sppo.plan.msp import Lending, Slicing, lendings, with_slices
+from sppo.plan.layout import Layout, split_layers
+from sppo.plan.msp import lendings, with_slices
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.plan.saved_tensors import RECOMPUTE_CHEAP
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
 from sppo.schedule.order import Compute, compute_order, stage_computes
 
-Ends = Literal["none", "fill", "both"]
+Ends = Literal["fill", "both"]
 """Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
 
 
+def _decisions(layout: Layout) -> dict[str, Any]:
+    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One way to lay a workload out; everything but the fates of its tensors."""
+class TimedLayout(Layout):
+    """A layout of a workload on some hardware, with its compute times; no fate is decided yet."""
 
     workload: Workload
     profile: Profile
-    sequence_parallel: int
-    pipeline_parallel: int
-    virtual_stages: int
-    group_subsequences: int
-    lengths: tuple[int, ...]
-    kv_block_tokens: int = 0
-    kv_sets: int = 1
-    head_alone: bool = False
-    lends: Ends = "none"
-    data_parallel: int = 1
 
-    @cached_property
-    def lendings(self) -> tuple[Lending, ...]:
-        """Multiplexed sequence partitioning, if this layout has it."""
-        if self.lends == "none":
-            return ()
+    @classmethod
+    def of(cls, layout: Layout, workload: Workload, profile: Profile) -> TimedLayout:
+        return cls(workload=workload, profile=profile, **_decisions(layout))
+
+    @property
+    def layout(self) -> Layout:
+        """The layout alone, as a plan keeps it."""
+        return Layout(**_decisions(self))
+
+    def lending(self, ends: Ends) -> TimedLayout:
+        """The same with multiplexed sequence partitioning."""
         stages = self.pipeline_parallel
-        found = lendings(
+        lent = lendings(
             stages,
             stages * self.virtual_stages,
-            len(self.lengths),
+            self.subsequences,
             self._slices,
-            drains=self.lends == "both",
+            drains=ends == "both",
         )
-        if self.workload.device_memory_bytes is None:
-            return found
-        return tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in found)
+        if self.workload.device_memory_bytes is not None:
+            lent = tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in lent)
+        return replace(self, lendings=lent)
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
-        tokens = self.lengths[index]
+        tokens = self.lengths_tokens[index]
         shards = self.sequence_parallel
         alignment = min(ALIGNMENT_TOKENS, tokens // ranks // shards) * shards
         if alignment < 1:
             return None
         return slice_cut(
-            self.workload.model, self.starts[index], tokens, ranks, alignment=alignment
+            self.workload.model, self.starts_tokens[index], tokens, ranks, alignment=alignment
         )
-
-    @cached_property
-    def slicing(self) -> Slicing:
-        return Slicing(
-            stages=self.pipeline_parallel, lengths_tokens=self.lengths, lendings=self.lendings
-        )
-
-    def parts_of(self, stage: int) -> list[int]:
-        """The parts that a stage computes: its own, then those that it borrows."""
-        own = range(stage, len(self.shapes), self.pipeline_parallel)
-        return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
 
     @property
     def sequences(self) -> int:
         """Sequences of a step that pass each replica."""
         return self.workload.sequences_per_step // self.data_parallel
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        return tuple(itertools.accumulate(self.lengths[:-1], initial=0))
 
     @cached_property
     def shapes(self) -> tuple[PartShape, ...]:
@@ -115,7 +100,7 @@ class Layout:
         """(place in `parts_of`, subsequence) of a stage's forwards of one sequence."""
         head = self.head_alone and stage == 0
         order = compute_order(
-            self.virtual_stages, len(self.lengths), self.group_subsequences, head=head
+            self.virtual_stages, self.subsequences, self.group_subsequences, head=head
         )
         parts = self.parts_of(stage)
         return with_slices(
@@ -140,20 +125,12 @@ class Layout:
             )
         )
 
-    @property
-    def messages_ahead(self) -> int:
-        return receive_ahead(
-            self.pipeline_parallel,
-            self.virtual_stages,
-            self.group_subsequences,
-            self.head_alone,
-            lends=bool(self.lendings),
-        )
-
     @cached_property
     def blocks(self) -> tuple[BlockSeconds, ...]:
         """Compute times of one block, by subsequence."""
-        return _blocks(self.workload.model, self.profile, self.lengths, self.sequence_parallel)
+        return _blocks(
+            self.workload.model, self.profile, self.lengths_tokens, self.sequence_parallel
+        )
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one part, by subsequence."""
@@ -225,15 +202,11 @@ class Layout:
             self.kv_block_tokens,
         )
 
-    @property
-    def degrees_words(self) -> str:
-        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
-
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
-        lends = "" if self.lends == "none" else ", MSP"
-        return f"{self.degrees_words}, {parts} a stage, N {len(self.lengths)}{hosted}{lends}"
+        lends = ", MSP" if self.lendings else ""
+        return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{lends}"
 
 
 @lru_cache(maxsize=1024)

@@ -11,11 +11,11 @@ from sppo.memory_model.stage_memory import KEEP
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.evaluate import stage_problem
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.wording import in_order, ranges
 
 
-def memory_reasons(plan: Plan, layout: Layout) -> Iterator[str]:
+def memory_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     """The limit, what keeping everything would take, and what is done instead."""
     limit = layout.workload.device_memory_bytes
     everything = _everything_bytes(layout)
@@ -42,7 +42,7 @@ def memory_reasons(plan: Plan, layout: Layout) -> Iterator[str]:
         )
 
 
-def _everything_bytes(layout: Layout) -> int:
+def _everything_bytes(layout: TimedLayout) -> int:
     peaks = []
     for stage in {0, layout.pipeline_parallel - 1}:
         problem = stage_problem(layout, stage)
@@ -50,7 +50,7 @@ def _everything_bytes(layout: Layout) -> int:
     return max(peaks)
 
 
-def _instead(plan: Plan, layout: Layout) -> str:
+def _instead(plan: Plan, layout: TimedLayout) -> str:
     travels = sum(stage.offload_share for stage in plan.stages) / len(plan.stages)
     names = {name for part in plan.parts for row in part.recompute_units for name in row}
     words = []
@@ -65,7 +65,7 @@ def _instead(plan: Plan, layout: Layout) -> str:
     return " and ".join(words) or "nothing travels or is made again"
 
 
-def copy_reasons(plan: Plan, layout: Layout) -> Iterator[str]:
+def copy_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     """Which copies take longer than the compute that they lie under."""
     moves = _all_moves(plan, layout)
     if not any(one.copies_ns for one in moves):
@@ -95,13 +95,13 @@ class _Moves:
     again_ns: int
 
 
-def _all_moves(plan: Plan, layout: Layout) -> list[_Moves]:
+def _all_moves(plan: Plan, layout: TimedLayout) -> list[_Moves]:
     """Of the stages that differ: the first, one between and the last."""
     stages = {0, min(1, layout.pipeline_parallel - 1), layout.pipeline_parallel - 1}
     return [_moves(plan, layout, stage) for stage in sorted(stages)]
 
 
-def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
+def _moves(plan: Plan, layout: TimedLayout, stage: int) -> _Moves:
     profile, order = layout.profile, layout.order(stage)
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
     costs = [layout.part_costs(shape) for shape in shapes]
@@ -122,7 +122,7 @@ def _moves(plan: Plan, layout: Layout, stage: int) -> _Moves:
             plan.model,
             profile,
             part.recompute_units[index],
-            start=layout.starts[index],
+            start=layout.starts_tokens[index],
             tokens=tokens,
             shards=layout.sequence_parallel,
         )

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sppo.plan.plan import Plan
-from sppo.planner.layouts.timed_layout import Layout
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.memory_reasons import copy_reasons, memory_reasons
 from sppo.planner.search_log import Search
 
 
 def explain(
-    plan: Plan, layout: Layout, search: Search, before: tuple[Plan, Layout] | None = None
+    plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
 ) -> tuple[str, ...]:
     """Why these degrees, parts, N and cap, what memory forced, and which copies cost time.
 
@@ -37,7 +37,7 @@ def explain(
     )
 
 
-def _degrees(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
+def _degrees(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
     others = [one for one in search.layouts if one.degrees_words != layout.degrees_words]
     name = layout.degrees_words
     if not others:
@@ -56,14 +56,14 @@ def _degrees(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
     )
 
 
-def _best(layout: Layout, search: Search) -> float:
+def _best(layout: TimedLayout, search: Search) -> float:
     """Least compute alone of the chosen degrees."""
     return min(
         one.least_seconds for one in search.layouts if one.degrees_words == layout.degrees_words
     )
 
 
-def _parts(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
+def _parts(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
     alike = [one for one in search.layouts if one.degrees_words == layout.degrees_words]
     counts = sorted({one.virtual_stages for one in alike} - {layout.virtual_stages})
     if not counts:
@@ -76,9 +76,9 @@ def _parts(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
     yield f"{chosen} part{'s' if chosen > 1 else ''} a stage: {'; '.join(words)}"
 
 
-def _count(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
-    alike = {len(one.lengths): one for one in _siblings(layout, search)}
-    count = len(layout.lengths)
+def _count(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
+    alike = {one.subsequences: one for one in _siblings(layout, search)}
+    count = layout.subsequences
     fewer = max((n for n in alike if n < count), default=None)
     more = min((n for n in alike if n > count), default=None)
     work, ends = layout.work_and_ends_seconds
@@ -92,38 +92,39 @@ def _count(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
     yield f"{words}; {'; '.join(found)}" if found else f"{words}; no other N was allowed"
 
 
-def _cap(plan: Plan, layout: Layout, search: Search) -> Iterator[str]:
+def _cap(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
     """A cap splits the early lengths of another cut and leaves its late ones."""
-    mine = set(layout.starts)
+    mine = set(layout.starts_tokens)
     for other in _siblings(layout, search):
-        theirs = set(other.starts)
-        if other.lengths[-1] != layout.lengths[-1]:
+        theirs = set(other.starts_tokens)
+        if other.lengths_tokens[-1] != layout.lengths_tokens[-1]:
             continue
         verdict = _verdict(plan, [other], search)
         if theirs < mine:
             yield (
-                f"lengths are capped at {max(layout.lengths):,} tokens: without the cap the first "
-                f"would have {other.lengths[0]:,} and N be {len(other.lengths)} ({verdict})"
+                f"lengths are capped at {max(layout.lengths_tokens):,} tokens: without the cap the "
+                f"first would have {other.lengths_tokens[0]:,} and N be {other.subsequences} "
+                f"({verdict})"
             )
         elif theirs > mine:
             yield (
-                f"no cap on the early lengths: one of {max(other.lengths):,} tokens makes N "
-                f"{len(other.lengths)} ({verdict})"
+                f"no cap on the early lengths: one of {max(other.lengths_tokens):,} tokens makes N "
+                f"{other.subsequences} ({verdict})"
             )
 
 
-def _siblings(layout: Layout, search: Search) -> list[Layout]:
+def _siblings(layout: TimedLayout, search: Search) -> list[TimedLayout]:
     """The other cuts of the same degrees and parts a stage."""
     return [
         one
         for one in search.layouts
         if one.degrees_words == layout.degrees_words
         and one.virtual_stages == layout.virtual_stages
-        and one.lengths != layout.lengths
+        and one.lengths_tokens != layout.lengths_tokens
     ]
 
 
-def _verdict(plan: Plan, group: Sequence[Layout], search: Search) -> str:
+def _verdict(plan: Plan, group: Sequence[TimedLayout], search: Search) -> str:
     """What came of these layouts, in a few words."""
     seconds = [search.seconds[one] for one in group if one in search.seconds]
     if seconds:
