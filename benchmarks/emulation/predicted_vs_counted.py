@@ -50,8 +50,8 @@ def _predicted(plan: Plan, stage: int) -> Mapping[str, int]:
         "dkv_bytes": memory.dkv,
         "peak_host_bytes": memory.host + memory.kv_host,
         "copied_bytes": moved_bytes,
-        "messages": plan.predicted_messages[stage],
-        "message_bytes": plan.predicted_message_bytes[stage],
+        "messages": plan.predicted.messages[stage],
+        "message_bytes": plan.predicted.message_bytes[stage],
         "collectives": shared.calls,
         "collective_bytes": shared.bytes,
     }

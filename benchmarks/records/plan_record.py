@@ -1,7 +1,7 @@
 """A plan as a record keeps it, and in words.
 
-On disk a plan is flat: the keys of its layout lie beside its own. They are flattened and read back
-here, and nowhere else.
+On disk a plan is flat: the keys of its layout and of its prediction lie beside its own. They are
+flattened and read back here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ KEYS = (
 
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
-    """A plan as plain values under `KEYS`."""
+    """A plan with its prediction as plain values under `KEYS`."""
     import msgspec
 
     values: dict[str, Any] = msgspec.to_builtins(plan)
+    predicted: dict[str, Any] = msgspec.to_builtins(plan.predicted)
     values.update(values.pop("layout"))
+    values.update({_key_on_disk(name): value for name, value in predicted.items()})
     return {key: values[key] for key in KEYS}
 
 
@@ -63,10 +65,18 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
 
     from sppo.plan.layout import Layout
     from sppo.plan.plan import Plan
+    from sppo.plan.prediction import Prediction
 
     names = [field.name for field in fields(Layout)]
     layout = {name: values[name] for name in names if name in values}
-    return msgspec.convert({**values, "layout": layout}, Plan)
+    keys = {field.name: _key_on_disk(field.name) for field in fields(Prediction)}
+    prediction = {name: values[key] for name, key in keys.items() if key in values}
+    return msgspec.convert({**values, "layout": layout, "prediction": prediction}, Plan)
+
+
+def _key_on_disk(name: str) -> str:
+    """Messages are called predicted there, beside those that are counted."""
+    return f"predicted_{name}" if name in ("messages", "message_bytes") else name
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:

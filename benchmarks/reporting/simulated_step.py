@@ -159,7 +159,7 @@ def uniform_plan(
 
     parts = pipeline_parallel * virtual_stages
     lent = lendings(pipeline_parallel, parts, subsequences, cut)
-    return replace(plan, layout=replace(plan.layout, lendings=lent))
+    return replace(plan, layout=replace(plan.layout, lendings=lent), prediction=None)
 
 
 def _simulated(

@@ -80,7 +80,7 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     )
     plan: Plan = solve(workload, load_profile("cpu-2core"), options)
     lengths = (prefix, length) if prefix else (length,)
-    plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths))
+    plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
     stage = plan.stages[0]

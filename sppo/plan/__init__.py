@@ -4,6 +4,7 @@ from sppo.plan.layout import Degrees, Layout
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
+from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import Unit, UnitKey, head_units, kv_units, layer_units
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PartPlan",
     "PartShape",
     "Plan",
+    "Prediction",
     "Slice",
     "Slicing",
     "StageMemory",

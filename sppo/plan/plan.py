@@ -12,6 +12,7 @@ from sppo.config.workload import Workload
 from sppo.plan.layout import Layout
 from sppo.plan.msp import Lending
 from sppo.plan.parts import PartShape
+from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import UnitKey
 
 
@@ -139,9 +140,7 @@ class Plan:
 
     With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
     subsequence passes every stage V times and the pipeline's idle ends shrink by V.
-    `predicted_messages` are what one rank of each stage sends to other stages in a step.
-    Times are simulated from the profile, for forward and backward without the optimizer;
-    `reduction_seconds` of the makespan are the sums over replicas that follow.
+    `prediction` is None before the plan is simulated, and where it was changed since.
     """
 
     workload: str
@@ -153,13 +152,28 @@ class Plan:
     layout: Layout
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
-    makespan_seconds: float
-    reduction_seconds: float
-    bubble_share: float
-    reasons: tuple[str, ...]
-    rejected: tuple[str, ...]
-    predicted_messages: tuple[int, ...] = ()
-    predicted_message_bytes: tuple[int, ...] = ()
+    prediction: Prediction | None = None
+    reasons: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+
+    @property
+    def predicted(self) -> Prediction:
+        """The prediction. Raises ValueError where there is none."""
+        if self.prediction is None:
+            raise ValueError(f"the plan of {self.workload} has not been simulated")
+        return self.prediction
+
+    @property
+    def makespan_seconds(self) -> float:
+        return self.predicted.makespan_seconds
+
+    @property
+    def reduction_seconds(self) -> float:
+        return self.predicted.reduction_seconds
+
+    @property
+    def bubble_share(self) -> float:
+        return self.predicted.bubble_share
 
     @property
     def sequence_parallel(self) -> int:

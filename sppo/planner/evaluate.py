@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from sppo.config.hardware import Profile
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import Loan, Share
 from sppo.memory_model.stage_memory import StageFates
 from sppo.plan.plan import Plan, StagePlan
+from sppo.plan.prediction import Prediction
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.timed_layout import TimedLayout
 
@@ -89,7 +91,7 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
             chosen[alike] = choose(problem)
         stages.append(problem.stage_plan(chosen[alike]))
     workload, profile = layout.workload, layout.profile
-    draft = Plan(
+    plan = Plan(
         workload=workload.name,
         model=workload.model,
         sequence_tokens=workload.sequence_tokens,
@@ -99,17 +101,17 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
         layout=layout.layout,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
-        makespan_seconds=0.0,
-        reduction_seconds=layout.reduction_seconds,
-        bubble_share=0.0,
-        reasons=(),
-        rejected=(),
     )
-    simulation = simulate_plan(draft, profile)
-    return replace(
-        draft,
-        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
+    return replace(plan, prediction=predict(plan, profile, layout.reduction_seconds))
+
+
+def predict(plan: Plan, profile: Profile, reduction_seconds: float) -> Prediction:
+    """What the plan's step takes by its simulation, and the sums over replicas behind it."""
+    simulation = simulate_plan(plan, profile)
+    return Prediction(
+        makespan_seconds=simulation.makespan / 1e9 + reduction_seconds,
+        reduction_seconds=reduction_seconds,
         bubble_share=simulation.bubble_share,
-        predicted_messages=simulation.messages,
-        predicted_message_bytes=simulation.message_bytes,
+        messages=simulation.messages,
+        message_bytes=simulation.message_bytes,
     )

@@ -92,7 +92,7 @@ def make_plan(
         return plan
     cut = equal_slices(lengths, unit=shards)
     found = lendings(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, lendings=found))
+    return replace(plan, layout=replace(plan.layout, lendings=found), prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:

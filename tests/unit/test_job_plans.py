@@ -81,9 +81,15 @@ def test_a_recorded_plan_is_flat_and_can_be_read_back(name: str) -> None:
     build_schedule(plan)  # fills what a layout remembers of itself
     told = msgspec.json.decode(msgspec.json.encode(plan_data(plan)))
     assert tuple(told)[: len(KEYS)] == KEYS
-    assert "layout" not in told
+    assert not {"layout", "prediction"} & told.keys()
     assert read_plan(told) == plan
     assert set(msgspec.to_builtins(plan.layout)) == {field.name for field in fields(Layout)}
+
+
+def test_a_plan_that_was_changed_predicts_nothing() -> None:
+    plan = replace(ADAPTER.plan(*CASES["free"]), prediction=None)
+    with pytest.raises(ValueError, match="has not been simulated"):
+        plan_data(plan)
 
 
 def test_a_system_that_does_not_plan_gets_no_plans() -> None:
