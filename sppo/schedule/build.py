@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sppo.plan.msp import Lending, Slicing, with_slices
+from sppo.plan.msp import Lending, Slicing
 from sppo.plan.plan import PartPlan, Plan
 from sppo.schedule.dependencies import Schedule, message_receives, message_sends
 from sppo.schedule.instructions import Instruction, Op
-from sppo.schedule.order import compute_order, stage_computes
+from sppo.schedule.order import stage_computes
 
 
 def build_schedule(plan: Plan) -> Schedule:
@@ -45,26 +45,14 @@ def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[In
             yield from message_receives(slicing, len(parts), computes[position + ahead])
         yield from fetches.get(position, [])
         yield from lent.get((position, False), [])
-        yield from _clears(plan, slicing, stage, computes, position, first)
+        yield from _clears(plan, stage, computes, position, first)
         yield compute
         yield from _after(plan, parts, slicing, stage, compute)
         yield from lent.get((position, True), [])
 
 
 def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
-    head = plan.head_alone and stage == 0
-    parts = list(range(stage, len(plan.parts), plan.pipeline_parallel))
-    parts += [lending.part for lending in slicing.borrowed(stage)]
-    order = compute_order(
-        plan.virtual_stages, plan.subsequences, plan.group_subsequences, head=head
-    )
-    order = with_slices(order, slicing, stage, parts, head=plan.virtual_stages if head else None)
-    computes = stage_computes(
-        order,
-        sequences=plan.sequences,
-        mixed=plan.kv_sets > 1,
-        ahead=plan.pipeline_parallel - 1 - stage,
-    )
+    parts = plan.layout.parts_of(stage)
     return [
         Instruction(
             Op.FORWARD if forward else Op.BACKWARD,
@@ -73,13 +61,12 @@ def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
             parts[place],
             slicing.slice_of(parts[place], index, stage) or 0,
         )
-        for forward, sequence, place, index in computes
+        for forward, sequence, place, index in stage_computes(plan.layout, stage, plan.sequences)
     ]
 
 
 def _clears(
     plan: Plan,
-    slicing: Slicing,
     stage: int,
     computes: list[Instruction],
     position: int,
@@ -94,9 +81,7 @@ def _clears(
     waits = Op.FORWARD if stage and (sequence == 0 or plan.kv_sets == 1) else Op.BACKWARD
     if op is not waits or position != first[op, sequence]:
         return []
-    own = range(stage, len(plan.parts), plan.pipeline_parallel)
-    borrowed = [lending.part for lending in slicing.borrowed(stage)]
-    return [Instruction(Op.CLEAR, sequence, 0, part) for part in (*own, *borrowed)]
+    return [Instruction(Op.CLEAR, sequence, 0, part) for part in plan.layout.parts_of(stage)]
 
 
 def _fetches(

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sppo.plan.layout import Layout
+from sppo.plan.msp import with_slices
+
 
 class Compute(NamedTuple):
     """One forward or backward of a subsequence of a sequence in a stage's `virtual`-th part."""
@@ -15,10 +18,41 @@ class Compute(NamedTuple):
     subsequence: int
 
 
-def compute_order(
-    virtual_stages: int, subsequences: int, group: int, head: bool = False
+def stage_computes(layout: Layout, stage: int, sequences: int) -> list[Compute]:
+    """Everything that a stage computes in a step of so many sequences, in order.
+
+    `virtual` is the place among `layout.parts_of(stage)`: its own parts, then the borrowed ones.
+    """
+    return _all_sequences(
+        forward_order(layout, stage),
+        sequences=sequences,
+        mixed=layout.kv_sets > 1,
+        ahead=layout.pipeline_parallel - 1 - stage,
+    )
+
+
+def forward_order(layout: Layout, stage: int) -> list[tuple[int, int]]:
+    """(place in `layout.parts_of(stage)`, subsequence) of a stage's forwards of one sequence.
+
+    Its backwards are the reverse.
+    """
+    head = layout.head_alone and stage == 0
+    order = _interleaved(
+        layout.virtual_stages, layout.subsequences, layout.group_subsequences, head
+    )
+    return with_slices(
+        order,
+        layout.slicing,
+        stage,
+        layout.parts_of(stage),
+        head=layout.virtual_stages if head else None,
+    )
+
+
+def _interleaved(
+    virtual_stages: int, subsequences: int, group: int, head: bool
 ) -> list[tuple[int, int]]:
-    """(virtual stage, subsequence) of a stage's forwards; its backwards are the reverse.
+    """(virtual stage, subsequence) of a stage's forwards where nothing is lent.
 
     Megatron's interleaved order: a group of at least PP subsequences passes all parts before the
     next one begins. Larger groups have the same bubble and more slack between the stages.
@@ -38,7 +72,7 @@ def compute_order(
     return order + waiting
 
 
-def stage_computes(
+def _all_sequences(
     order: list[tuple[int, int]], *, sequences: int, mixed: bool, ahead: int
 ) -> list[Compute]:
     """All computes of a stage, whose forwards of one sequence have this order.

@@ -15,11 +15,11 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
 from sppo.plan.layout import Layout, split_layers
-from sppo.plan.msp import lendings, with_slices
+from sppo.plan.msp import lendings
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.plan.saved_tensors import RECOMPUTE_CHEAP
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
-from sppo.schedule.order import Compute, compute_order, stage_computes
+from sppo.schedule.order import Compute, stage_computes
 
 Ends = Literal["fill", "both"]
 """Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
@@ -96,17 +96,6 @@ class TimedLayout(Layout):
             for number, part in enumerate(ranges)
         )
 
-    def order(self, stage: int) -> list[tuple[int, int]]:
-        """(place in `parts_of`, subsequence) of a stage's forwards of one sequence."""
-        head = self.head_alone and stage == 0
-        order = compute_order(
-            self.virtual_stages, self.subsequences, self.group_subsequences, head=head
-        )
-        parts = self.parts_of(stage)
-        return with_slices(
-            order, self.slicing, stage, parts, head=self.virtual_stages if head else None
-        )
-
     def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
         """Everything a stage computes in a step, in order.
 
@@ -116,14 +105,7 @@ class TimedLayout(Layout):
         sequences = self.sequences
         if differing:
             sequences = min(sequences, 3 if self.kv_sets > 1 else 2)
-        return tuple(
-            stage_computes(
-                self.order(stage),
-                sequences=sequences,
-                mixed=self.kv_sets > 1,
-                ahead=self.pipeline_parallel - 1 - stage,
-            )
-        )
+        return tuple(stage_computes(self, stage, sequences))
 
     @cached_property
     def blocks(self) -> tuple[BlockSeconds, ...]:

@@ -13,6 +13,7 @@ from sppo.planner.activations.policies import uniform
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.wording import in_order, ranges
+from sppo.schedule.order import forward_order
 
 
 def memory_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
@@ -102,7 +103,7 @@ def _all_moves(plan: Plan, layout: TimedLayout) -> list[_Moves]:
 
 
 def _moves(plan: Plan, layout: TimedLayout, stage: int) -> _Moves:
-    profile, order = layout.profile, layout.order(stage)
+    profile, order = layout.profile, forward_order(layout, stage)
     shapes = layout.shapes[stage :: layout.pipeline_parallel]
     costs = [layout.part_costs(shape) for shape in shapes]
     copies = exposed = again = 0
