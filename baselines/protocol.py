@@ -164,8 +164,11 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
-class Planner(Protocol):
-    """An adapter that plans before the launch. Its ranks are given the plans and make none."""
+class Planner(Adapter, Protocol):
+    """An adapter that plans before the launch. Its ranks are given the plans and make none.
+
+    Its grid has one point, with which it plans freely.
+    """
 
     def plan(self, workload: Workload, settings: Any) -> Plan:
         """The plan of a whole step, the same each time. Raises Infeasible, NotBuilt, ValueError."""
@@ -173,6 +176,19 @@ class Planner(Protocol):
 
     def step_plans(self, workload: Workload, settings: Any, short_tokens: int) -> StepPlans:
         """The same, with the plan of a first step of `short_tokens` tokens a sequence."""
+        ...
+
+    def solver(self, settings: Any) -> str:
+        """The name of the solver that plans under these settings."""
+        ...
+
+
+@runtime_checkable
+class Follower(Adapter, Protocol):
+    """An adapter that can take the layout of another system's plan."""
+
+    def same_layout(self, workload: Workload, pipeline_parallel: int, tensor_parallel: int) -> Any:
+        """Settings of that layout with full recompute, as the paper has its baselines."""
         ...
 
 

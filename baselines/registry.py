@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from baselines.protocol import Adapter
+from baselines.protocol import Adapter, Planner
 
 _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
@@ -23,4 +23,12 @@ def load(name: str) -> Adapter:
         raise ValueError(f"unknown system {name!r}; known: {', '.join(sorted(_ADAPTERS))}")
     module, attribute = _ADAPTERS[name].split(":")
     adapter: Adapter = getattr(importlib.import_module(module), attribute)
+    return adapter
+
+
+def load_planner(name: str) -> Planner:
+    """The adapter of that name, which plans. Raises ValueError where it does not."""
+    adapter = load(name)
+    if not isinstance(adapter, Planner):
+        raise ValueError(f"{name} makes no plans: its settings are given or searched")
     return adapter

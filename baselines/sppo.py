@@ -134,6 +134,9 @@ class SppoAdapter:
             short=_shortened(workload, settings, short_tokens),
         )
 
+    def solver(self, settings: SppoSettings) -> str:
+        return settings.solver
+
     def roles(self, workload: Workload, settings: SppoSettings) -> tuple[Role, ...]:
         """Neighbouring stages that do alike, with all their shards and replicas."""
         plan = self.plan(workload, settings)

@@ -112,10 +112,9 @@ def planned(verb: Selection) -> Plan:
 
     workload, options = find_selected(verb), solver_options(verb)
     try:
-        plan: Plan = sppo_plan(workload, options)
+        return sppo_plan(workload, options)
     except (NotBuilt, ValueError) as error:
         raise UsageError(error) from None
-    return plan
 
 
 def tell_infeasible(verb: Selection, error: Infeasible) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit, Role, Unavailable, roles_of
+from baselines.protocol import Adapter, Misfit, Planner, Role, Unavailable, roles_of
 from benchmarks.emulation import processes
 from benchmarks.emulation.cache import Cache
 from benchmarks.emulation.result import Emulation, Planned, RoleReport, verdict
@@ -123,20 +123,20 @@ def conclude(
 def _settings_text(
     workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
 ) -> str:
-    """In the field's words; of SPPO the plan to which they lead, where there is one."""
-    if adapter.name != "sppo" or not reports:
+    """In the field's words; of a system that plans the plan to which they lead, if there is one."""
+    if not isinstance(adapter, Planner) or not reports:
         return adapter.describe(settings)
-    from baselines.sppo import ADAPTER
     from benchmarks.records.plan_record import plan_data, plan_words
 
-    return plan_words(plan_data(ADAPTER.plan(workload, settings)))
+    return plan_words(plan_data(adapter.plan(workload, settings)))
 
 
 def _planned(
     workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
 ) -> list[Planned]:
-    if adapter.name != "sppo":
+    counted = [report for report in reports if report.counts is not None]
+    if not isinstance(adapter, Planner) or not counted:
         return []
     from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 
-    return planned_beside_counted(workload, settings, reports)
+    return planned_beside_counted(adapter.plan(workload, settings), counted)

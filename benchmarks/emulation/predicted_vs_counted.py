@@ -1,27 +1,19 @@
-"""SPPO's plan beside what emulating it has counted, number by number."""
+"""A plan beside what emulating it has counted, number by number."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from baselines.sppo import ADAPTER
 from benchmarks.emulation.result import Counts, Planned, RoleReport
 from sppo.comm.mesh import place_of
-from sppo.config.workload import Workload
 from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.plan_costs import stage_kv_moved_bytes, stage_moved_bytes
 from sppo.plan.plan import Plan
 
 
-def planned_beside_counted(
-    workload: Workload, settings: Any, reports: Sequence[RoleReport]
-) -> list[Planned]:
-    """Of every role that was counted; none where no role was."""
+def planned_beside_counted(plan: Plan, reports: Sequence[RoleReport]) -> list[Planned]:
+    """Of every role that was counted."""
     counted = [(report, report.counts) for report in reports if report.counts is not None]
-    if not counted:
-        return []
-    plan = ADAPTER.plan(workload, settings)
     rows = []
     for report, counts in counted:
         predicted = _predicted(plan, place_of(plan, report.rank).stage)

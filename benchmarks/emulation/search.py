@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit
+from baselines.protocol import Adapter, Misfit, Planner
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import LABEL, Emulation
 from benchmarks.job import Status
@@ -99,7 +99,7 @@ class Searcher:
             return floor_tokens
         start = max(self.workload.sequence_tokens // STEP_TOKENS * STEP_TOKENS, STEP_TOKENS)
         start = min(max(start, floor_tokens + STEP_TOKENS), most)
-        if self.system == "sppo":
+        if isinstance(self.adapter, Planner):
             most = start = self._longest_plan(settings, start, most)
             if start <= floor_tokens:
                 return floor_tokens

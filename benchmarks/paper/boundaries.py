@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Misfit, roles_of
+from baselines.protocol import Misfit, Planner, roles_of
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Emulation, Planned
 from benchmarks.emulation.search import STEP_TOKENS, Searched, Searcher, longest
@@ -183,13 +183,12 @@ def role_count(found: Emulation) -> int:
 
 
 def settings_words(found: Emulation) -> str:
-    """The settings; of SPPO the plan that they lead to."""
-    if found.system != "sppo" or found.status == "infeasible":
+    """The settings; of a system that plans the plan that they lead to."""
+    adapter = registry.load(found.system)
+    if not isinstance(adapter, Planner) or found.status == "infeasible":
         return found.settings_text
-    from baselines.sppo import ADAPTER
-
-    settings = msgspec.convert(found.settings, ADAPTER.settings_type)
-    plan = ADAPTER.plan(found.workload, settings)
+    settings: Any = msgspec.convert(found.settings, adapter.settings_type)
+    plan = adapter.plan(found.workload, settings)
     return f"{plan.degrees_words}, N {plan.subsequences}"
 
 

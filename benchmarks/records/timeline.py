@@ -101,11 +101,14 @@ class Measured:
 
 
 def find_measured(run_directory: Path) -> Measured:
-    """The first launch of SPPO in a run's folder that has a timeline. Raises RecordError."""
+    """The first launch in a run's folder that has a timeline. Raises RecordError.
+
+    Only a system that follows a plan writes one.
+    """
     records.read_all(run_directory)
     for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
         record = records.read(path)
-        if record.system != "sppo" or record.status != "ok":
+        if record.status != "ok":
             continue
         timelines = read(path.parent, record.ranks)
         if not timelines or not all(timelines):

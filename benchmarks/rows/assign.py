@@ -16,7 +16,7 @@ from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
     from baselines.protocol import Adapter
-    from sppo.plan.plan import StepPlans
+    from sppo.plan.plan import Plan, StepPlans
     from sppo.planner.options import SolverOptions
 
 
@@ -53,7 +53,7 @@ def _refused(row: Row, status: Status, error: Exception) -> Assignment:
 
 
 def with_settings(
-    row: Row, adapter: Any, settings: Any, *, grid: str, plan: dict[str, Any] | None = None
+    row: Row, adapter: Adapter, settings: Any, *, grid: str, plan: dict[str, Any] | None = None
 ) -> Assignment:
     """The row with exactly these settings (an instance of the adapter's settings type)."""
     import msgspec
@@ -87,10 +87,18 @@ def recheck(assignment: Assignment, workload: Workload) -> Assignment:
     return replace(assignment, status=None, reason="")
 
 
-def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[str, Any] | None]:
-    """Settings, where they come from, and SPPO's plan."""
+def _choose(
+    row: Row, workload: Workload, adapter: Adapter
+) -> tuple[Any, str, dict[str, Any] | None]:
+    """Settings, where they come from, and the plan of a system that plans.
+
+    Raises ValueError where the adapter cannot choose so.
+    """
     import msgspec
 
+    from baselines.protocol import Follower, Planner
+
+    settings: Any
     if row.choosing == "tuned":
         choice = tuning.choose(row.system, workload)
         if choice.settings is None:
@@ -102,6 +110,8 @@ def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[
             raise RecordError(reason) from None
         return settings, choice.source, None
     if row.choosing == "same layout":
+        if not isinstance(adapter, Follower):
+            raise ValueError(f"{row.label}: {row.system} cannot follow another system's layout")
         pipeline_parallel, tensor_parallel, whose = sppo_layout(workload)
         settings = adapter.same_layout(workload, pipeline_parallel, tensor_parallel)
         return settings, f"{whose} PP{pipeline_parallel} TP{tensor_parallel}, full recompute", None
@@ -109,12 +119,16 @@ def _choose(row: Row, workload: Workload, adapter: Any) -> tuple[Any, str, dict[
     if row.choosing == "planned":
         from sppo.config.hardware import load_profile
 
+        if not isinstance(adapter, Planner):
+            raise ValueError(f"{row.label}: {row.system} makes no plans")
         limit = workload.device_memory_bytes
         memory = "no limit" if limit is None else format_bytes(limit)
-        plan = adapter.plan(workload, settings)
-        kind = load_profile(workload.cluster.hardware).kind
-        told = plan_data(plan, solver=settings.solver, profile_kind=kind)
-        return settings, f"planned by the solver, device memory: {memory}", told
+        recorded = plan_data(
+            adapter.plan(workload, settings),
+            solver=adapter.solver(settings),
+            profile_kind=load_profile(workload.cluster.hardware).kind,
+        )
+        return settings, f"planned by the solver, device memory: {memory}", recorded
     return settings, "nothing to choose", None
 
 
@@ -130,7 +144,7 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
     return adapter.step_plans(workload, settings, throw_away_tokens(workload))
 
 
-def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Any:
+def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
     """SPPO's plan of this workload, as its adapter makes it, without importing torch.
 
     Raises Infeasible, NotBuilt (no profile) or ValueError.

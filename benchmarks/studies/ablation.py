@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "sppo-ablation/1"
 
+SYSTEM = "sppo"
+"""The one system whose policies are compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyResult:
@@ -57,11 +60,10 @@ def label(policy: str) -> str:
 
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
-    """The plan as the adapter makes it on every rank. Raises Infeasible, NotBuilt or ValueError."""
+    """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
     from baselines import registry
 
-    plan: Plan = registry.load("sppo").plan(workload, options)  # type: ignore[attr-defined]
-    return plan
+    return registry.load_planner(SYSTEM).plan(workload, options)
 
 
 def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOptions, str]:
@@ -122,10 +124,10 @@ def assignments(
     """One row per policy, with its plan, or refused with the planner's reason."""
     from baselines import registry
 
-    adapter = registry.load("sppo")
+    adapter = registry.load(SYSTEM)
     rows: dict[str, tuple[Assignment, Plan | None]] = {}
     for policy in policies:
-        row = Row(label=label(policy), system="sppo", choosing="planned")
+        row = Row(label=label(policy), system=SYSTEM, choosing="planned")
         options = replace(layout, policy=policy)
         try:
             plan = plan_under(workload, options)

@@ -66,7 +66,7 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
     (report,) = processes.run(job, roles, ADAPTER, time_limit_seconds=250.0)
     assert report.counts is not None, report.reason
-    peak, *others = planned_beside_counted(workload, settings, [report])
+    peak, *others = planned_beside_counted(plan, [report])
     assert peak.quantity == "peak_device_bytes"
     assert peak.counted <= peak.planned <= 1.02 * peak.counted, plan.stages[stage].memory
     for one in others:

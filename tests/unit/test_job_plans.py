@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from baselines import registry
-from baselines.protocol import Context, Planner
+from baselines.protocol import Context, Follower, Planner
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.emulation import processes as emulated
 from benchmarks.emulation.result import EmulationJob
@@ -20,6 +20,8 @@ from benchmarks.job import Job, throw_away_tokens
 from benchmarks.launch import planned, processes
 from benchmarks.records import store
 from benchmarks.records.plan_record import KEYS, plan_data, read_plan
+from benchmarks.rows.assign import assign
+from benchmarks.rows.row import Row
 from benchmarks.workloads import find
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
@@ -90,6 +92,18 @@ def test_a_plan_that_was_changed_predicts_nothing() -> None:
     plan = replace(ADAPTER.plan(*CASES["free"]), prediction=None)
     with pytest.raises(ValueError, match="has not been simulated"):
         plan_data(plan)
+
+
+def test_what_a_system_can_is_in_the_protocol() -> None:
+    assert registry.load_planner("sppo") is ADAPTER
+    with pytest.raises(ValueError, match="megatron makes no plans"):
+        registry.load_planner("megatron")
+    assert isinstance(registry.load("megatron"), Follower)
+    assert not isinstance(registry.load("deepspeed"), Follower)
+    with pytest.raises(ValueError, match="deepspeed cannot follow"):
+        assign(Row(label="X", system="deepspeed", choosing="same layout"), TINY)
+    with pytest.raises(ValueError, match="megatron makes no plans"):
+        assign(Row(label="X", system="megatron", choosing="planned"), TINY)
 
 
 def test_a_system_that_does_not_plan_gets_no_plans() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines import registry
-from baselines.protocol import Misfit
+from baselines.protocol import Misfit, Planner
 from benchmarks.commands.arguments import UsageError, flag
 from benchmarks.commands.planning.emulate_settings import SETTINGS, settings_of
 from benchmarks.commands.planning.flags import Emulate
@@ -76,8 +76,9 @@ def _check_tuned(verb: Emulate) -> None:
         return
     if verb.system not in registry.SYSTEMS:
         raise UsageError(f"unknown system {verb.system!r}; known: {', '.join(registry.SYSTEMS)}")
-    if verb.system == "sppo":
-        raise UsageError("--tuned: SPPO's solver chooses its settings; leave it out")
+    if isinstance(registry.load(verb.system), Planner):
+        name = verb.system.upper()
+        raise UsageError(f"--tuned: {name}'s solver chooses its settings; leave it out")
     values = {name: getattr(verb, name) for name in SETTINGS}
     given = [
         flag(name) for name, value in values.items() if value is not None and value is not False

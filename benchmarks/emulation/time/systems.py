@@ -25,7 +25,6 @@ from sppo.config.hardware import Profile
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.plan.plan import Plan
-from sppo.planner.options import SolverOptions
 
 if TYPE_CHECKING:
     from benchmarks.emulation.result import Counts, RoleReport
@@ -207,9 +206,9 @@ def deepspeed(emulated: Emulated) -> Step:
 def sppo(emulated: Emulated) -> Step:
     """The plan that the adapter runs for these settings, from the same solver."""
     profile = emulated.profile
-    options = msgspec.convert(dict(emulated.settings), SolverOptions)
-    adapter: Any = registry.load("sppo")
-    plan: Plan = adapter.plan(emulated.workload, options)
+    adapter = registry.load_planner("sppo")
+    options: Any = msgspec.convert(dict(emulated.settings), adapter.settings_type)
+    plan = adapter.plan(emulated.workload, options)
     exposed = simulate_plan(plan, profile)
     hidden = simulate_plan(plan, without_messages(profile))
     optimizer = emulated.optimizer()
