@@ -121,8 +121,12 @@ class Brief(System, Protocol):
         ...
 
 
+@runtime_checkable
 class Adapter(Protocol):
-    """One library behind the protocol; `settings` are a frozen dataclass of its own."""
+    """One library behind the protocol; `settings` are a frozen dataclass of its own.
+
+    `name`: under which the registry has it.
+    """
 
     name: str
     settings_type: type

@@ -1,10 +1,18 @@
-"""Names of systems, and their adapters, imported on first use."""
+"""Names of systems, and their adapters, imported on first use.
+
+Another installed package brings a system by an entry point, its name -> its adapter:
+
+    [project.entry-points."sppo_suite.systems"]
+    my_system = "my_package.adapter:ADAPTER"
+"""
 
 from __future__ import annotations
 
-import importlib
+from importlib.metadata import EntryPoint, entry_points
 
 from baselines.protocol import Adapter, Planner
+
+GROUP = "sppo_suite.systems"
 
 _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
@@ -17,12 +25,28 @@ SYSTEMS = ("deepspeed", "megatron", "sppo")
 """The systems that are compared; `reference` is what they are all compared with."""
 
 
+def installed() -> tuple[str, ...]:
+    """Systems of other packages, by name. One that is called like one of ours is left out."""
+    return tuple(sorted({point.name for point in entry_points(group=GROUP)} - _ADAPTERS.keys()))
+
+
 def load(name: str) -> Adapter:
-    """The adapter of that name. Raises ValueError listing the known names."""
-    if name not in _ADAPTERS:
-        raise ValueError(f"unknown system {name!r}; known: {', '.join(sorted(_ADAPTERS))}")
-    module, attribute = _ADAPTERS[name].split(":")
-    adapter: Adapter = getattr(importlib.import_module(module), attribute)
+    """The adapter of that name.
+
+    Raises ValueError listing the known names, or saying what another package's adapter lacks.
+    """
+    if name in _ADAPTERS:
+        own: Adapter = EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP).load()
+        return own
+    points = tuple(entry_points(group=GROUP, name=name))
+    if not points:
+        known = ", ".join(sorted((*_ADAPTERS, *installed())))
+        raise ValueError(f"unknown system {name!r}; known: {known}")
+    adapter = points[0].load()
+    if not isinstance(adapter, Adapter):
+        raise ValueError(f"{points[0].value} is no adapter: see baselines/protocol.py")
+    if adapter.name != name:
+        raise ValueError(f"{points[0].value} is called {adapter.name!r}, its entry point {name!r}")
     return adapter
 
 

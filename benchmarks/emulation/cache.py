@@ -2,7 +2,8 @@
 
 An entry is a file of results/cache/emulation/, named by the digest of what was asked: the report,
 its curve, and every file of this project that the emulated rank had loaded, with its digest. Where
-one of them has changed since, the entry is of no use and is made again.
+one of them has changed since, the entry is of no use and is made again. Roles of a system that
+another package brings are not kept: nobody watches that package's code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from baselines import registry
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.environment import CHECKOUT
@@ -43,6 +45,8 @@ class Cache:
 
         `code` is what is on disk now. An entry that cannot be read is none.
         """
+        if job.system in registry.installed():
+            return None
         path = self.directory / f"{key(job, role, adapter)}.json"
         try:
             entry = msgspec.json.decode(path.read_bytes(), type=Entry)
@@ -66,7 +70,7 @@ class Cache:
 
         Raises OSError.
         """
-        if report.status != "ok":
+        if report.status != "ok" or job.system in registry.installed():
             return
         made = Path(job.output_directory)
         loaded = msgspec.json.decode(

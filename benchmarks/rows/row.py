@@ -60,16 +60,29 @@ class Assignment:
 def find(names: Sequence[str]) -> tuple[Row, ...]:
     """Rows by system, slug or label, in the table's order; no names are all rows.
 
-    Raises ValueError listing the known names.
+    Then those of systems that other packages bring, by the system's name only. Raises ValueError
+    listing the known names.
     """
     if not names:
         return ROWS
-    chosen = set()
+    chosen: dict[Row, None] = {}
     for name in names:
         wanted = name.strip().lower()
-        matches = {row for row in ROWS if wanted in (row.system, row.slug, row.label.lower())}
-        if not matches:
-            known = dict.fromkeys([row.system for row in ROWS] + [row.slug for row in ROWS])
-            raise ValueError(f"unknown system {name!r}; known: {', '.join(known)}")
-        chosen |= matches
-    return tuple(row for row in ROWS if row in chosen)
+        matches = [row for row in ROWS if wanted in (row.system, row.slug, row.label.lower())]
+        chosen.update(dict.fromkeys(matches or [_installed(name)]))
+    own = [row for row in ROWS if row in chosen]
+    return (*own, *(row for row in chosen if row not in ROWS))
+
+
+def _installed(name: str) -> Row:
+    """The row of a system that another package brings."""
+    from baselines import registry
+    from baselines.protocol import Planner
+
+    system = name.strip()
+    if system not in registry.installed():
+        rows = [row.system for row in ROWS] + [row.slug for row in ROWS]
+        known = dict.fromkeys((*rows, *registry.installed()))
+        raise ValueError(f"unknown system {name!r}; known: {', '.join(known)}")
+    plans = isinstance(registry.load(system), Planner)
+    return Row(label=system, system=system, choosing="planned" if plans else "tuned")

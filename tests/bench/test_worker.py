@@ -22,6 +22,7 @@ from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
 from sppo.config.models import llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
+from tests.unit.test_installed_systems import install
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = llama("little", layers=2, hidden=128, heads=4, kv_heads=2, ffn=344, vocabulary=256)
@@ -207,3 +208,14 @@ def test_a_loss_that_is_no_number_is_a_failure() -> None:
     )
     with pytest.raises(FloatingPointError, match=r"step 3 \(measured\): loss nan"):
         rank.check_finite(3, report)
+
+
+@pytest.mark.slow
+def test_a_system_of_another_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by its entry point in the ranks too; the work is the reference's own."""
+    install(tmp_path, monkeypatch, "toy = tests.toy_system:ADAPTER")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(ROOT))))
+    job = make_job(tmp_path, system="toy", settings={"degree": 2}, measured_steps=1)
+    result = launch(job)
+    assert result.returncode == 0, result.stderr
+    assert [step.phase for step in report_of(job).steps][-1] == "measured"

@@ -74,8 +74,9 @@ def _check_tuned(verb: Emulate) -> None:
     """Raise UsageError if a grid is to be searched that is not there, or is fixed."""
     if not verb.tuned:
         return
-    if verb.system not in registry.SYSTEMS:
-        raise UsageError(f"unknown system {verb.system!r}; known: {', '.join(registry.SYSTEMS)}")
+    known = (*registry.SYSTEMS, *registry.installed())
+    if verb.system not in known:
+        raise UsageError(f"unknown system {verb.system!r}; known: {', '.join(known)}")
     if isinstance(registry.load(verb.system), Planner):
         name = verb.system.upper()
         raise UsageError(f"--tuned: {name}'s solver chooses its settings; leave it out")
