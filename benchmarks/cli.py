@@ -13,7 +13,10 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 
 from benchmarks.commands.measuring.flags import Limit, Longest, Profile, Run
 from benchmarks.commands.planning.flags import Emulate, Plan, Simulate
-from benchmarks.commands.reports.flags import Env, List, Table, Timeline
+from benchmarks.commands.reports.env import Env
+from benchmarks.commands.reports.list import List
+from benchmarks.commands.reports.table import Table
+from benchmarks.commands.reports.timeline import Timeline
 from benchmarks.commands.studies.flags import Ablation, Paper, Sweep
 from benchmarks.workloads import DEFAULT
 
@@ -79,10 +82,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def dispatch(verb: Verb) -> int:
     """Do it; returns the exit code. Raises UsageError."""
     match verb:
-        case List():
-            from benchmarks.commands.reports.info import list_workloads
-
-            return list_workloads(verb)
+        case List() | Table() | Timeline() | Env():
+            return verb.run()
         case Plan():
             from benchmarks.commands.planning.plan import plan
 
@@ -91,10 +92,6 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.commands.planning.simulate import simulate
 
             return simulate(verb)
-        case Timeline():
-            from benchmarks.commands.reports.timeline import timeline
-
-            return timeline(verb)
         case Emulate():
             from benchmarks.commands.planning.emulate import emulate
 
@@ -103,10 +100,6 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.commands.measuring.run import run
 
             return run(verb)
-        case Table():
-            from benchmarks.commands.reports.table import table
-
-            return table(verb)
         case Limit():
             from benchmarks.commands.measuring.limit import limit
 
@@ -131,7 +124,3 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.commands.measuring.profile import profile
 
             return profile(verb)
-        case Env():
-            from benchmarks.commands.reports.info import environment
-
-            return environment(verb)
