@@ -12,7 +12,9 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
 from benchmarks.commands.measuring.flags import Limit, Longest, Profile, Run
-from benchmarks.commands.planning.flags import Emulate, Plan, Simulate
+from benchmarks.commands.planning.flags import Emulate
+from benchmarks.commands.planning.plan import Plan
+from benchmarks.commands.planning.simulate import Simulate
 from benchmarks.commands.reports.env import Env
 from benchmarks.commands.reports.list import List
 from benchmarks.commands.reports.table import Table
@@ -82,16 +84,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def dispatch(verb: Verb) -> int:
     """Do it; returns the exit code. Raises UsageError."""
     match verb:
-        case List() | Table() | Timeline() | Env():
+        case Plan() | Simulate() | List() | Table() | Timeline() | Env():
             return verb.run()
-        case Plan():
-            from benchmarks.commands.planning.plan import plan
-
-            return plan(verb)
-        case Simulate():
-            from benchmarks.commands.planning.simulate import simulate
-
-            return simulate(verb)
         case Emulate():
             from benchmarks.commands.planning.emulate import emulate
 

@@ -1,4 +1,4 @@
-"""The flags of `plan`, `simulate` and `emulate`."""
+"""The flags of `emulate`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
-
-from benchmarks.commands.flags import Selection
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan(Selection):
-    """Show what SPPO's solver decides for a workload; needs no GPU. Exits 1 if nothing fits.
-
-    Example: sppo-bench plan tiny-cpu --device-memory 120MiB
-
-    Example: sppo-bench plan --model gpt-7b --seq 4M --gpus 128 --hardware a100-80g
-    """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulate(Selection):
-    """Simulate the planned step: makespan, bubbles, peaks, transfers. Exits 1 if nothing fits.
-
-    Example: sppo-bench simulate tiny-cpu
-
-    Example: sppo-bench simulate --pp 4 --n 8 --unit-costs
-    """
-
-    unit_costs: bool = False
-    """No model: --pp stages, --n subsequences, a forward costs one unit and a backward two."""
 
 
 @dataclass(frozen=True, kw_only=True)
