@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from benchmarks.commands.measuring.flags import Limit, Longest, Profile, Run
+from benchmarks.commands.measuring.limit import Limit
+from benchmarks.commands.measuring.longest import Longest
+from benchmarks.commands.measuring.profile import Profile
+from benchmarks.commands.measuring.run import Run
 from benchmarks.commands.planning.flags import Emulate
 from benchmarks.commands.planning.plan import Plan
 from benchmarks.commands.planning.simulate import Simulate
@@ -84,24 +87,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def dispatch(verb: Verb) -> int:
     """Do it; returns the exit code. Raises UsageError."""
     match verb:
-        case Plan() | Simulate() | List() | Table() | Timeline() | Env():
+        case (
+            Run()
+            | Limit()
+            | Longest()
+            | Profile()
+            | Plan()
+            | Simulate()
+            | List()
+            | Table()
+            | Timeline()
+            | Env()
+        ):
             return verb.run()
         case Emulate():
             from benchmarks.commands.planning.emulate import emulate
 
             return emulate(verb)
-        case Run():
-            from benchmarks.commands.measuring.run import run
-
-            return run(verb)
-        case Limit():
-            from benchmarks.commands.measuring.limit import limit
-
-            return limit(verb)
-        case Longest():
-            from benchmarks.commands.measuring.longest import longest
-
-            return longest(verb)
         case Sweep():
             from benchmarks.commands.studies.sweep import sweep
 
@@ -114,7 +116,3 @@ def dispatch(verb: Verb) -> int:
             from benchmarks.commands.studies.paper import paper
 
             return paper(verb)
-        case Profile():
-            from benchmarks.commands.measuring.profile import profile
-
-            return profile(verb)

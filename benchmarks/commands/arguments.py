@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
-from benchmarks.commands.flags import Degrees, Described, Measuring, Selection
+from benchmarks.commands.flags import Degrees, Described, Launches, RunFolder, Selection
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
 from sppo.config.errors import Infeasible, NotBuilt
@@ -177,7 +177,7 @@ def check_steps(options: Any) -> None:
         )
 
 
-def options(verb: Measuring) -> Any:
+def options(verb: Launches) -> Any:
     """The supervisor's options. Raises UsageError on numbers that cannot be."""
     from benchmarks.launch.run import Options
 
@@ -194,8 +194,8 @@ def options(verb: Measuring) -> Any:
     return asked
 
 
-def parent(verb: Measuring) -> Path:
-    """The folder in which the study's folder is made."""
+def parent(verb: RunFolder) -> Path:
+    """The folder in which the run's folder is made."""
     return verb.output or store.results_directory() / "runs"
 
 

@@ -20,11 +20,17 @@ class Json:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """Where a command's run folder goes, and what it prints."""
+class RunFolder:
+    """Where a command's run folder is made."""
 
     output: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder in which the run's folder is made; results/runs/ if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(RunFolder):
+    """Where a study's run folder is made, and its results for programs."""
+
     json: bool = False
     """The results as JSON on standard output."""
 
@@ -127,5 +133,5 @@ class Publish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Output, Publish, Launches):
+class Measuring(Results, Publish, Launches):
     """How the rows of a study are launched and where its results go."""
