@@ -22,7 +22,9 @@ from benchmarks.commands.reports.env import Env
 from benchmarks.commands.reports.list import List
 from benchmarks.commands.reports.table import Table
 from benchmarks.commands.reports.timeline import Timeline
-from benchmarks.commands.studies.flags import Ablation, Paper, Sweep
+from benchmarks.commands.studies.ablation import Ablation
+from benchmarks.commands.studies.paper import Paper
+from benchmarks.commands.studies.sweep import Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -86,33 +88,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def dispatch(verb: Verb) -> int:
     """Do it; returns the exit code. Raises UsageError."""
-    match verb:
-        case (
-            Run()
-            | Limit()
-            | Longest()
-            | Profile()
-            | Plan()
-            | Simulate()
-            | List()
-            | Table()
-            | Timeline()
-            | Env()
-        ):
-            return verb.run()
-        case Emulate():
-            from benchmarks.commands.planning.emulate import emulate
+    if isinstance(verb, Emulate):
+        from benchmarks.commands.planning.emulate import emulate
 
-            return emulate(verb)
-        case Sweep():
-            from benchmarks.commands.studies.sweep import sweep
-
-            return sweep(verb)
-        case Ablation():
-            from benchmarks.commands.studies.ablation import ablation
-
-            return ablation(verb)
-        case Paper():
-            from benchmarks.commands.studies.paper import paper
-
-            return paper(verb)
+        return emulate(verb)
+    return verb.run()
