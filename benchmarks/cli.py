@@ -15,7 +15,7 @@ from benchmarks.commands.measuring.limit import Limit
 from benchmarks.commands.measuring.longest import Longest
 from benchmarks.commands.measuring.profile import Profile
 from benchmarks.commands.measuring.run import Run
-from benchmarks.commands.planning.flags import Emulate
+from benchmarks.commands.planning.emulate import Emulate
 from benchmarks.commands.planning.plan import Plan
 from benchmarks.commands.planning.simulate import Simulate
 from benchmarks.commands.reports.env import Env
@@ -70,7 +70,8 @@ def main(arguments: Sequence[str]) -> int:
 
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return dispatch(verb)
+        code: int = verb.run()
+        return code
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -84,12 +85,3 @@ def main(arguments: Sequence[str]) -> int:
 def _terminate(number: int, frame: FrameType | None) -> None:
     """A TERM ends the command as an interrupt does: no launch outlives it."""
     raise KeyboardInterrupt
-
-
-def dispatch(verb: Verb) -> int:
-    """Do it; returns the exit code. Raises UsageError."""
-    if isinstance(verb, Emulate):
-        from benchmarks.commands.planning.emulate import emulate
-
-        return emulate(verb)
-    return verb.run()
