@@ -28,6 +28,22 @@ from sppo.schedule.dependencies import Schedule
 SppoSettings = SolverOptions
 """What the user may fix is what the solver takes."""
 
+FLAGS = (
+    "pipeline_parallel",
+    "sequence_parallel",
+    "data_parallel",
+    "subsequences",
+    "virtual_stages",
+    "policy",
+    "msp",
+)
+"""The flags of `sppo-bench emulate` that are settings of SPPO, under the solver's names."""
+
+
+def of_flags(given: Mapping[str, Any], workload: Workload) -> SppoSettings:
+    """What was given; the solver chooses the rest. Raises ValueError."""
+    return SppoSettings(**given)
+
 
 @lru_cache(maxsize=16)
 def _solved(workload: Workload, settings: SppoSettings) -> Plan:

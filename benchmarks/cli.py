@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, Union
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, subcommand
+from tyro.conf import FlagCreatePairsOff, Suppress, subcommand
 
-from benchmarks.commands.measuring.flags import Limit, Longest, Profile, Run
-from benchmarks.commands.planning.flags import Emulate, Plan, Simulate
-from benchmarks.commands.reports.flags import Env, List, Table, Timeline
-from benchmarks.commands.studies.flags import Ablation, Paper, Sweep
 from benchmarks.workloads import DEFAULT
 
 DESCRIPTION = f"""\
@@ -29,38 +28,41 @@ Exit codes: 0 every asked row ended in a result (ok, oom, host_oom, infeasible, 
 INTERRUPTED = 130
 WRONG_INPUT = 2
 
-Verb = (
-    Annotated[List, subcommand("list")]
-    | Annotated[Plan, subcommand("plan")]
-    | Annotated[Simulate, subcommand("simulate")]
-    | Annotated[Timeline, subcommand("timeline")]
-    | Annotated[Emulate, subcommand("emulate")]
-    | Annotated[Run, subcommand("run")]
-    | Annotated[Table, subcommand("table")]
-    | Annotated[Limit, subcommand("limit")]
-    | Annotated[Longest, subcommand("longest")]
-    | Annotated[Sweep, subcommand("sweep")]
-    | Annotated[Ablation, subcommand("ablation")]
-    | Annotated[Paper, subcommand("paper")]
-    | Annotated[Profile, subcommand("profile")]
-    | Annotated[Env, subcommand("env")]
-)
+COMMANDS = {
+    "list": "reports.list:List",
+    "plan": "planning.plan:Plan",
+    "simulate": "planning.simulate:Simulate",
+    "timeline": "reports.timeline:Timeline",
+    "emulate": "planning.emulate:Emulate",
+    "run": "measuring.run:Run",
+    "table": "reports.table:Table",
+    "limit": "measuring.limit:Limit",
+    "longest": "measuring.longest:Longest",
+    "sweep": "studies.sweep:Sweep",
+    "ablation": "studies.ablation:Ablation",
+    "paper": "studies.paper:Paper",
+    "profile": "measuring.profile:Profile",
+    "env": "reports.env:Env",
+}
+"""Name -> "module:Class" below benchmarks.commands, in the order of the help."""
+
+
+class Command(Protocol):
+    """A dataclass whose fields are its flags and whose docstring is its help."""
+
+    def run(self) -> int:
+        """Do it; returns the exit code. Raises UsageError."""
+        ...
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code. Wrong flags end in SystemExit(2) with a hint."""
-    verb: Any = tyro.cli(
-        Verb,
-        prog="sppo-bench",
-        description=DESCRIPTION,
-        args=list(arguments),
-        config=(FlagCreatePairsOff,),
-    )
+    command = parse(arguments)
     from benchmarks.commands.arguments import UsageError
 
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return dispatch(verb)
+        return command.run()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
@@ -71,67 +73,44 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+def parse(arguments: Sequence[str]) -> Command:
+    """The command with its flags. Raises SystemExit after a help or a hint.
+
+    Only the command asked for is imported, but for the general help and for hints on wrong flags,
+    which come from all commands.
+    """
+    asked = [name for name in arguments[:1] if name in COMMANDS]
+    if asked:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            try:
+                return _parse(arguments, asked)
+            except SystemExit as ended:
+                is_help = ended.code == 0
+        if is_help:
+            return _parse(arguments, asked)
+    return _parse(arguments, COMMANDS)
+
+
+def _parse(arguments: Sequence[str], names: Iterable[str]) -> Command:
+    choices = [Annotated[_load(name), subcommand(name)] for name in names]
+    if len(choices) == 1:
+        choices.append(Annotated[None, Suppress])  # tyro asks for two at least
+    union: Any = Union[tuple(choices)]  # noqa: UP007
+    command: Command = tyro.cli(
+        union,
+        prog="sppo-bench",
+        description=DESCRIPTION,
+        args=list(arguments),
+        config=(FlagCreatePairsOff,),
+    )
+    return command
+
+
+def _load(name: str) -> Any:
+    module, attribute = COMMANDS[name].split(":")
+    return getattr(importlib.import_module(f"benchmarks.commands.{module}"), attribute)
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     """A TERM ends the command as an interrupt does: no launch outlives it."""
     raise KeyboardInterrupt
-
-
-def dispatch(verb: Verb) -> int:
-    """Do it; returns the exit code. Raises UsageError."""
-    match verb:
-        case List():
-            from benchmarks.commands.reports.info import list_workloads
-
-            return list_workloads(verb)
-        case Plan():
-            from benchmarks.commands.planning.plan import plan
-
-            return plan(verb)
-        case Simulate():
-            from benchmarks.commands.planning.simulate import simulate
-
-            return simulate(verb)
-        case Timeline():
-            from benchmarks.commands.reports.timeline import timeline
-
-            return timeline(verb)
-        case Emulate():
-            from benchmarks.commands.planning.emulate import emulate
-
-            return emulate(verb)
-        case Run():
-            from benchmarks.commands.measuring.run import run
-
-            return run(verb)
-        case Table():
-            from benchmarks.commands.reports.table import table
-
-            return table(verb)
-        case Limit():
-            from benchmarks.commands.measuring.limit import limit
-
-            return limit(verb)
-        case Longest():
-            from benchmarks.commands.measuring.longest import longest
-
-            return longest(verb)
-        case Sweep():
-            from benchmarks.commands.studies.sweep import sweep
-
-            return sweep(verb)
-        case Ablation():
-            from benchmarks.commands.studies.ablation import ablation
-
-            return ablation(verb)
-        case Paper():
-            from benchmarks.commands.studies.paper import paper
-
-            return paper(verb)
-        case Profile():
-            from benchmarks.commands.measuring.profile import profile
-
-            return profile(verb)
-        case Env():
-            from benchmarks.commands.reports.info import environment
-
-            return environment(verb)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sppo.config.models import Model
+from sppo.config.workload import Workload
 
 Checkpointing = Literal["none", "blocks"]
 
@@ -49,3 +51,22 @@ class DeepSpeedSettings:
         if self.checkpointing == "none":
             return 0
         return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
+
+
+FLAGS = ("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss")
+"""The flags of `sppo-bench emulate` that are settings of DeepSpeed."""
+
+
+def of_flags(given: Mapping[str, Any], workload: Workload) -> DeepSpeedSettings:
+    """All ranks in one Ulysses group unless a degree is given. Raises ValueError."""
+    what = given.get("recompute", "none")
+    if what not in ("none", "full") and not what.isdecimal():
+        raise ValueError(f"--recompute {what}: DeepSpeed takes none, full or a number of blocks")
+    return DeepSpeedSettings(
+        sequence_parallel=given.get("sequence_parallel", workload.cluster.ranks),
+        zero_stage=given.get("zero", 1),
+        checkpointing="none" if what == "none" else "blocks",
+        checkpointed_layers=int(what) if what.isdecimal() else None,
+        tiled_mlp=given.get("tiled_mlp", 0),
+        tiled_loss=given.get("tiled_loss", False),
+    )

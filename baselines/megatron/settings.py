@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from sppo.config.workload import Workload
 
 Recompute = Literal["none", "full", "block", "modules"]
 
@@ -50,3 +53,36 @@ class MegatronSettings:
     def model_ranks(self) -> int:
         """Ranks that hold one replica of the model and one sequence."""
         return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+
+
+FLAGS = (
+    "tensor_parallel",
+    "pipeline_parallel",
+    "context_parallel",
+    "no_sequence_parallel",
+    "recompute",
+    "zero",
+)
+"""The flags of `sppo-bench emulate` that are settings of Megatron."""
+
+
+def of_flags(given: Mapping[str, Any], workload: Workload) -> MegatronSettings:
+    """With sequence parallelism where there is TP, and ZeRO-1 where there are replicas.
+
+    Raises ValueError.
+    """
+    degrees = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+    built: dict[str, Any] = {name: given.get(name, 1) for name in degrees}
+    tensor, pipeline, _ = built.values()
+    zero = given.get("zero", int(workload.cluster.ranks > tensor * pipeline))
+    if zero not in (0, 1):
+        raise ValueError(f"--zero {zero}: Megatron shards the optimizer (1) or does not (0)")
+    built["distributed_optimizer"] = zero == 1
+    built["sequence_parallel"] = tensor > 1 and "no_sequence_parallel" not in given
+    what = given.get("recompute", "none")
+    if what.isdecimal():
+        return MegatronSettings(**built, recompute="block", recompute_layers=int(what))
+    if what in ("none", "full"):
+        return MegatronSettings(**built, recompute=what)
+    modules = tuple(what.split(","))
+    return MegatronSettings(**built, recompute="modules", recompute_modules=modules)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
-from benchmarks.commands.flags import Degrees, Described, Measuring, Selection
+from benchmarks.commands.flags import Degrees, Described, Launches, RunFolder, Selection
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
 from sppo.config.errors import Infeasible, NotBuilt
@@ -51,27 +51,33 @@ def find_workload(name: str, device_memory: str | None) -> Workload:
         raise UsageError(error) from None
 
 
-def find_selected(verb: Selection) -> Workload:
+def find_selected(command: Selection) -> Workload:
     """The described workload with the asked sequences a step. Raises UsageError."""
-    check_positive(verb, ("sequences_per_step", *DEGREE_FLAGS))
-    workload = find_described(verb) or find_workload(workloads.DEFAULT, verb.device_memory)
-    if verb.sequences_per_step is not None:
-        workload = replace(workload, sequences_per_step=verb.sequences_per_step)
+    check_positive(command, ("sequences_per_step", *DEGREE_FLAGS))
+    workload = find_described(command) or find_workload(workloads.DEFAULT, command.device_memory)
+    if command.sequences_per_step is not None:
+        workload = replace(workload, sequences_per_step=command.sequences_per_step)
     return workload
 
 
-def find_described(verb: Described) -> Workload | None:
+def find_described(command: Described) -> Workload | None:
     """The workload by its name or by the four model flags; None without either.
 
     Raises UsageError.
     """
-    check_positive(verb, ("gpus",))
-    given = {name: getattr(verb, name) for name in MODEL_FLAGS if getattr(verb, name) is not None}
+    check_positive(command, ("gpus",))
+    given = {
+        name: getattr(command, name) for name in MODEL_FLAGS if getattr(command, name) is not None
+    }
     if not given:
-        return None if verb.workload is None else find_workload(verb.workload, verb.device_memory)
-    if verb.workload is not None:
+        return (
+            None
+            if command.workload is None
+            else find_workload(command.workload, command.device_memory)
+        )
+    if command.workload is not None:
         raise UsageError(
-            f"{verb.workload} names a workload and {flag(next(iter(given)))} describes one: "
+            f"{command.workload} names a workload and {flag(next(iter(given)))} describes one: "
             "give the name or the model flags, not both"
         )
     missing = [flag(name) for name in MODEL_FLAGS if name not in given]
@@ -81,46 +87,48 @@ def find_described(verb: Described) -> Workload | None:
             "TOKENS --gpus COUNT --hardware PROFILE"
         )
     try:
-        return workloads.of_flags(**given, device_memory=verb.device_memory)
+        return workloads.of_flags(**given, device_memory=command.device_memory)
     except (ValueError, NotBuilt) as error:
         raise UsageError(error) from None
 
 
-def solver_options(verb: Selection) -> SolverOptions:
+def solver_options(command: Selection) -> SolverOptions:
     """The solver's options of the flags that were given. Raises UsageError."""
     from sppo.planner.options import SolverOptions
 
     try:
-        return SolverOptions(**solver_flags(verb))
+        return SolverOptions(**solver_flags(command))
     except (ValueError, NotBuilt) as error:
         raise UsageError(error) from None
 
 
-def solver_flags(verb: Selection) -> dict[str, Any]:
+def solver_flags(command: Selection) -> dict[str, Any]:
     """What the user fixed, by the names of the solver's options."""
-    given = {name: getattr(verb, name) for name in SOLVER_FLAGS if getattr(verb, name) is not None}
-    if verb.msp and verb.no_msp:
+    given = {
+        name: getattr(command, name) for name in SOLVER_FLAGS if getattr(command, name) is not None
+    }
+    if command.msp and command.no_msp:
         raise UsageError("--msp and --no-msp: give one of them, or neither to let the solver weigh")
-    if verb.msp or verb.no_msp:
-        given["msp"] = verb.msp
+    if command.msp or command.no_msp:
+        given["msp"] = command.msp
     return given
 
 
-def planned(verb: Selection) -> Plan:
+def planned(command: Selection) -> Plan:
     """SPPO's plan of what the flags select. Raises UsageError or Infeasible."""
     from benchmarks.rows.assign import sppo_plan
 
-    workload, options = find_selected(verb), solver_options(verb)
+    workload, options = find_selected(command), solver_options(command)
     try:
         return sppo_plan(workload, options)
     except (NotBuilt, ValueError) as error:
         raise UsageError(error) from None
 
 
-def tell_infeasible(verb: Selection, error: Infeasible) -> int:
+def tell_infeasible(command: Selection, error: Infeasible) -> int:
     """Say why nothing fits; the exit code."""
-    if verb.json:
-        name = find_selected(verb).name
+    if command.json:
+        name = find_selected(command).name
         show_json({"workload": name, "status": "infeasible", "reason": str(error)})
     else:
         print(f"infeasible: {error}")
@@ -132,10 +140,10 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_positive(verb: Described | Degrees, names: tuple[str, ...]) -> None:
+def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None:
     """Raise UsageError if one of these numbers was given and is below 1."""
     for name in names:
-        value = getattr(verb, name)
+        value = getattr(command, name)
         if isinstance(value, int) and value < 1:
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
@@ -176,16 +184,16 @@ def check_steps(options: Any) -> None:
         )
 
 
-def options(verb: Measuring) -> Any:
+def options(command: Launches) -> Any:
     """The supervisor's options. Raises UsageError on numbers that cannot be."""
     from benchmarks.launch.run import Options
 
     try:
         asked = Options(
-            launches=verb.launches,
-            warmup_steps=verb.warmup_steps,
-            measured_steps=verb.measured_steps,
-            time_limit_seconds=verb.time_limit,
+            launches=command.launches,
+            warmup_steps=command.warmup_steps,
+            measured_steps=command.measured_steps,
+            time_limit_seconds=command.time_limit,
         )
     except ValueError as error:
         raise UsageError(error) from None
@@ -193,9 +201,9 @@ def options(verb: Measuring) -> Any:
     return asked
 
 
-def parent(verb: Measuring) -> Path:
-    """The folder in which the study's folder is made."""
-    return verb.output or store.results_directory() / "runs"
+def parent(command: RunFolder) -> Path:
+    """The folder in which the run's folder is made."""
+    return command.output or store.results_directory() / "runs"
 
 
 def names(items: tuple[str, ...]) -> list[str]:
@@ -203,9 +211,9 @@ def names(items: tuple[str, ...]) -> list[str]:
     return [name.strip().lower() for item in items for name in item.split(",") if name.strip()]
 
 
-def refuse(verb: Any, names: Sequence[str], why: str) -> None:
+def refuse(command: Any, names: Sequence[str], why: str) -> None:
     """Raise UsageError if one of these flags was given."""
-    defaults = {field.name: field.default for field in fields(verb)}
+    defaults = {field.name: field.default for field in fields(command)}
     for name in names:
-        if getattr(verb, name) != defaults[name]:
+        if getattr(command, name) != defaults[name]:
             raise UsageError(f"leave {flag(name)} out: {why}")

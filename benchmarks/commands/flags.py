@@ -8,9 +8,51 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from benchmarks.workloads import DEFAULT
+
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
+class Json:
+    """Output for programs instead of people."""
+
+    json: bool = False
+    """For programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a command's run folder is made."""
+
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder in which the run's folder is made; results/runs/ if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(RunFolder):
+    """Where a study's run folder is made, and its results for programs."""
+
+    json: bool = False
+    """The results as JSON on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A workload by name."""
+
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMemory:
+    """The device limit of every rank."""
+
+    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
     """A workload by name or by the four model flags."""
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
@@ -24,8 +66,11 @@ class Described:
     """Ranks in all; nodes of eight."""
     hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
     """A hardware profile: cpu-2core, a100-80g, ..."""
-    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described(DeviceMemory, Model):
+    """A workload by name or by the four model flags, and its device limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +111,8 @@ class Selection(Degrees, Described):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """How the rows of a study are launched and where its results go."""
+class Launches:
+    """How rows are launched."""
 
     launches: int = 2
     """Launches of each row, interleaved with the others'."""
@@ -77,9 +122,16 @@ class Measuring:
     """Untimed steps after the throw-away and the accounted one."""
     time_limit: float = 300.0
     """Seconds of one launch; after that it is stopped and recorded as timeout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """Whether a study's results are committed."""
+
     publish: bool = False
     """Copy table, figure and JSON to results/published/."""
-    output: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder in which the run's folder is made; results/runs/ if not given."""
-    json: bool = False
-    """The results as JSON on standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Results, Publish, Launches):
+    """How the rows of a study are launched and where its results go."""

@@ -1,4 +1,4 @@
-"""What verbs print: JSON for programs, and the table of a run."""
+"""What commands print: JSON for programs, and the table of a run."""
 
 from __future__ import annotations
 

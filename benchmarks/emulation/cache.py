@@ -1,16 +1,16 @@
-"""Emulated roles that need not run again: same system, versions, settings, workload and code.
+"""Emulated roles that need not run again: same question, same code of the system.
 
-An entry is a file of results/cache/emulation/, named by the digest of what was asked: the report,
-its curve, and every file of this project that the emulated rank had loaded, with its digest. Where
-one of them has changed since, the entry is of no use and is made again. Roles of a system that
-another package brings are not kept: nobody watches that package's code.
+An entry is a file of results/cache/emulation/, named by the digest of all that decides the counts:
+workload, hardware profile, system, settings, role, versions and the source files of `code_digest`.
+An edit elsewhere (commands, records, studies, tests, another system) makes nothing run again. Roles
+of a system that another package brings are not kept: nobody watches that package's code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,12 +23,26 @@ from benchmarks.environment import CHECKOUT
 from benchmarks.records import store
 from sppo.config.hardware import load_profile
 
+SHARED_CODE = (
+    "baselines/protocol.py",
+    "baselines/registry.py",
+    "benchmarks/accounting",
+    "benchmarks/emulation",
+    "benchmarks/job.py",
+    "benchmarks/worker/step_isolation.py",
+    "benchmarks/worker/weights.py",
+    "sppo/config",
+)
+"""What every emulated rank runs, whatever its system. A test follows the imports."""
+
+FURTHER_CODE = {"deepspeed": ("baselines/reference.py",), "sppo": ("sppo",)}
+"""What a system needs beside baselines/<system>/ or baselines/<system>.py."""
+
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One emulated rank. code: path below the checkout -> digest. curve: the text of its CSV."""
+    """One emulated rank. curve: the text of its CSV."""
 
     report: RoleReport
-    code: dict[str, str]
     curve: str
 
 
@@ -38,51 +52,40 @@ class Cache:
 
     directory: Path
 
-    def find(
-        self, job: EmulationJob, role: Role, adapter: Adapter, code: Mapping[str, str]
-    ) -> RoleReport | None:
+    def find(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> RoleReport | None:
         """The report of a run that this one would repeat; its curve is written to the job's folder.
 
-        `code` is what is on disk now. An entry that cannot be read is none.
+        `code` is the `code_digest` of now. An entry that cannot be read is none.
         """
         if job.system in registry.installed():
             return None
-        path = self.directory / f"{key(job, role, adapter)}.json"
+        path = self._path(job, role, adapter, code)
         try:
             entry = msgspec.json.decode(path.read_bytes(), type=Entry)
         except (OSError, msgspec.DecodeError):
-            return None
-        if any(code.get(name) != found for name, found in entry.code.items()):
             return None
         curve = Path(job.output_directory) / f"live-{role.rank}.csv"
         store.write_bytes(curve, entry.curve.encode())
         return msgspec.structs.replace(entry.report, reused=True)
 
     def keep(
-        self,
-        job: EmulationJob,
-        role: Role,
-        adapter: Adapter,
-        report: RoleReport,
-        code: Mapping[str, str],
+        self, job: EmulationJob, role: Role, adapter: Adapter, report: RoleReport, code: str
     ) -> None:
-        """Enter a run that came to its end with the code that was on disk when it began.
+        """Enter a run that came to its end, unless the code has changed since it began.
 
-        Raises OSError.
+        `code` is the `code_digest` from before the run. Raises OSError.
         """
         if report.status != "ok" or job.system in registry.installed():
             return
-        made = Path(job.output_directory)
-        loaded = msgspec.json.decode(
-            (made / f"code-{role.rank}.json").read_bytes(), type=dict[str, str]
-        )
-        if any(code.get(name) != found for name, found in loaded.items()):
+        if code_digest(job.system) != code:
             return
-        curve = (made / f"live-{role.rank}.csv").read_text(encoding="ascii")
+        curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"{key(job, role, adapter)}.json"
-        entry = Entry(report=report, code=loaded, curve=curve)
-        store.write_bytes(path, msgspec.json.encode(entry))
+        entry = Entry(report=report, curve=curve)
+        store.write_bytes(self._path(job, role, adapter, code), msgspec.json.encode(entry))
+
+    def _path(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> Path:
+        return self.directory / f"{key(job, role, adapter, code)}.json"
 
 
 def default_cache() -> Cache:
@@ -90,8 +93,8 @@ def default_cache() -> Cache:
     return Cache(directory=store.results_directory() / "cache" / "emulation")
 
 
-def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
-    """A digest of all that decides the counts, but the code."""
+def key(job: EmulationJob, role: Role, adapter: Adapter, code: str) -> str:
+    """A digest of all that decides the counts; `code` is the system's `code_digest`."""
     asked = (
         replace(job.workload, name=""),
         msgspec.to_builtins(load_profile(job.workload.cluster.hardware)),
@@ -101,32 +104,29 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
         (role.name, role.rank, role.ranks),
         adapter.versions(),
         sys.version_info[:2],
+        code,
     )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 
 
-PACKAGES = ("sppo", "baselines", "benchmarks")
+def code_digest(system: str, checkout: Path = CHECKOUT) -> str:
+    """A digest of the names and contents of the system's source files."""
+    digest = hashlib.sha256()
+    for path in code_files(system, checkout):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(checkout)} {content}\n".encode())
+    return digest.hexdigest()
 
 
-def loaded_code() -> dict[str, str]:
-    """Path below the checkout -> digest, of every module of this project imported so far."""
-    modules = [
-        module
-        for name, module in list(sys.modules.items())
-        if name == "__main__" or name.partition(".")[0] in PACKAGES
-    ]
-    files = (getattr(module, "__file__", None) for module in modules)
-    return _digests(Path(file).resolve() for file in files if file)
+def code_files(system: str, checkout: Path = CHECKOUT) -> list[Path]:
+    """The files that decide what an emulated rank of this system counts, sorted."""
+    own = (f"baselines/{system}", f"baselines/{system}.py")
+    names = (*SHARED_CODE, *own, *FURTHER_CODE.get(system, ()))
+    return sorted({path for name in names for path in _python_files(checkout / name)})
 
 
-def code_on_disk() -> dict[str, str]:
-    """The same of every module there is."""
-    return _digests(path for name in PACKAGES for path in (CHECKOUT / name).rglob("*.py"))
-
-
-def _digests(paths: Iterable[Path]) -> dict[str, str]:
-    inside = sorted({path for path in paths if path.is_relative_to(CHECKOUT)})
-    return {
-        str(path.relative_to(CHECKOUT)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in inside
-    }
+def _python_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from path.rglob("*.py")
+    elif path.is_file():
+        yield path

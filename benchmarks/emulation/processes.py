@@ -16,7 +16,7 @@ import msgspec
 
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation import fake_cluster, memory_figure
-from benchmarks.emulation.cache import Cache, code_on_disk
+from benchmarks.emulation.cache import Cache, code_digest
 from benchmarks.emulation.result import (
     Emulation,
     EmulationJob,
@@ -75,7 +75,7 @@ def run(
     then are left out. What the cache has is not run. Told on standard error, or to `told`.
     """
     directory = Path(job.output_directory)
-    code = code_on_disk()
+    code = code_digest(job.system)
     store.write_bytes(directory / "job.json", store.to_json(job))
     waiting = deque(roles)
     running: list[_Process] = []

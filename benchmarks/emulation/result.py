@@ -1,8 +1,7 @@
 """What an emulated step tells: by rank, and as a verdict. Every key: docs/emulation.md.
 
 Files of an emulation's folder: job.json (EmulationJob), role-{rank}.json (RoleReport),
-code-{rank}.json, live-{rank}.csv and .png (live bytes over the step), log-{rank}.txt,
-emulation.json (Emulation).
+live-{rank}.csv and .png (live bytes over the step), log-{rank}.txt, emulation.json (Emulation).
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from baselines.protocol import Brief, Context, Role, System
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.memory_timeline import Journal, Told
 from benchmarks.emulation import fake_world
-from benchmarks.emulation.cache import loaded_code
 from benchmarks.emulation.counts import counts_of
 from benchmarks.emulation.result import Counts, EmulationJob, RoleReport, with_counts
 from benchmarks.job import Status, throw_away_tokens
@@ -86,10 +85,7 @@ class Emulated:
             before_bytes = counted_step(system, self.accounting, tokens)
             system.close()
         told = self.journal.tell()
-        directory = Path(self.job.output_directory)
-        write_curve(told, directory / f"live-{self.rank}.csv")
-        code = msgspec.json.encode(loaded_code())
-        store.write_bytes(directory / f"code-{self.rank}.json", code)
+        write_curve(told, Path(self.job.output_directory) / f"live-{self.rank}.csv")
         return counts_of(self.accounting, told, before_bytes, workload.cluster)
 
     def report(self, status: Status) -> RoleReport:

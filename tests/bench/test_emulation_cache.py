@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +12,26 @@ import msgspec
 import pytest
 
 from baselines.protocol import Role
-from baselines.registry import load
-from benchmarks.emulation.cache import Cache, code_on_disk, key, loaded_code
+from baselines.registry import SYSTEMS, load
+from benchmarks.emulation.cache import Cache, code_digest, code_files, key
 from benchmarks.emulation.result import EmulationJob, RoleReport
+from benchmarks.environment import CHECKOUT
 from benchmarks.job import Status
 from benchmarks.workloads import find
 
 ROLE = Role(name="stage 0", rank=0, ranks=2)
 ADAPTER = load("megatron")
-CODE = {"sppo/plan/plan.py": "of today", "sppo/other.py": "never loaded"}
+CODE = code_digest("megatron")
+PACKAGES = ("sppo", "baselines", "benchmarks")
+
+NO_COUNTS = {
+    "benchmarks/environment.py",
+    "benchmarks/records/store.py",
+    "benchmarks/worker/device.py",
+    "benchmarks/worker/failures.py",
+    "benchmarks/worker/heartbeat.py",
+}
+"""What an emulated rank imports to write its report, and counts nothing by."""
 
 
 def job_in(directory: Path, **settings: int) -> EmulationJob:
@@ -33,7 +47,6 @@ def job_in(directory: Path, **settings: int) -> EmulationJob:
 def ran(job: EmulationJob, status: Status = "ok") -> RoleReport:
     """What a worker leaves."""
     made = Path(job.output_directory)
-    (made / "code-0.json").write_bytes(msgspec.json.encode({"sppo/plan/plan.py": "of today"}))
     (made / "live-0.csv").write_text("operator,share\n")
     return RoleReport(role=ROLE.name, rank=0, ranks=2, status=status, flops=7)
 
@@ -57,15 +70,13 @@ def test_the_same_again_is_reused(cache: Cache, tmp_path: Path) -> None:
 def test_changed_code_is_run_again(cache: Cache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
-    changed = {**CODE, "sppo/plan/plan.py": "of tomorrow"}
-    assert cache.find(job, ROLE, ADAPTER, changed) is None
-    assert cache.find(job, ROLE, ADAPTER, {**CODE, "sppo/other.py": "changed"}) is not None
+    assert cache.find(job, ROLE, ADAPTER, "another digest") is None
 
 
 def test_code_that_changed_while_it_ran_is_not_kept(cache: Cache, tmp_path: Path) -> None:
-    """The worker's digest is of the file on disk, which need not be what it had loaded."""
+    """The digest from before the run is not that of the files on disk now."""
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job), {"sppo/plan/plan.py": "of yesterday"})
+    cache.keep(job, ROLE, ADAPTER, ran(job), "of yesterday")
     assert not cache.directory.exists()
 
 
@@ -88,22 +99,91 @@ def test_what_decides_the_counts_decides_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_in(tmp_path)
-    one = key(job, ROLE, ADAPTER)
+    first = key(job, ROLE, ADAPTER, CODE)
     longer = replace(job.workload, sequence_tokens=1024)
     renamed = replace(job.workload, name="another")
     elsewhere = replace(job.workload, cluster=replace(job.workload.cluster, hardware="a100-80g"))
-    assert key(msgspec.structs.replace(job, workload=renamed), ROLE, ADAPTER) == one
-    assert key(msgspec.structs.replace(job, workload=longer), ROLE, ADAPTER) != one
-    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE, ADAPTER) != one
-    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE, ADAPTER) != one
-    assert key(job, replace(ROLE, rank=1), ADAPTER) != one
+    assert key(msgspec.structs.replace(job, workload=renamed), ROLE, ADAPTER, CODE) == first
+    assert key(msgspec.structs.replace(job, workload=longer), ROLE, ADAPTER, CODE) != first
+    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE, ADAPTER, CODE) != first
+    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE, ADAPTER, CODE) != first
+    assert key(job, replace(ROLE, rank=1), ADAPTER, CODE) != first
+    assert key(job, ROLE, ADAPTER, "another digest") != first
     monkeypatch.setattr(type(ADAPTER), "versions", lambda self: {"megatron-core": "0.0"})
-    assert key(job, ROLE, ADAPTER) != one
+    assert key(job, ROLE, ADAPTER, CODE) != first
 
 
-def test_what_is_loaded_is_part_of_what_is_there() -> None:
-    there = code_on_disk()
-    loaded = {name: found for name, found in loaded_code().items() if name in there}
-    assert loaded["benchmarks/emulation/cache.py"] == there["benchmarks/emulation/cache.py"]
-    assert all(there[name] == found for name, found in loaded.items())
-    assert "benchmarks/emulation/worker.py" in there
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the sources, to edit."""
+    copy = tmp_path / "checkout"
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / package, copy / package, ignore=ignored)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("edited", "systems"),
+    [
+        ("baselines/megatron/patches.py", {"megatron"}),
+        ("baselines/deepspeed/system.py", {"deepspeed"}),
+        ("baselines/reference.py", {"deepspeed"}),
+        ("baselines/sppo.py", {"sppo"}),
+        ("sppo/engine/engine.py", {"sppo"}),
+        ("sppo/planner/solve.py", {"sppo"}),
+        ("sppo/config/workload.py", set(SYSTEMS)),
+        ("baselines/protocol.py", set(SYSTEMS)),
+        ("benchmarks/accounting/operators.py", set(SYSTEMS)),
+        ("benchmarks/emulation/counts.py", set(SYSTEMS)),
+        ("benchmarks/commands/studies/paper.py", set()),
+        ("benchmarks/records/record.py", set()),
+        ("benchmarks/studies/sweep.py", set()),
+    ],
+)
+def test_an_edit_changes_the_key_of_whom_it_concerns(
+    edited: str, systems: set[str], checkout: Path
+) -> None:
+    before = {system: code_digest(system, checkout) for system in SYSTEMS}
+    with (checkout / edited).open("a") as source:
+        source.write("\n# edited\n")
+    changed = {system for system in SYSTEMS if code_digest(system, checkout) != before[system]}
+    assert changed == systems
+
+
+def test_a_file_more_or_renamed_changes_the_key(checkout: Path) -> None:
+    before = code_digest("megatron", checkout)
+    (checkout / "baselines/megatron/more.py").touch()
+    more = code_digest("megatron", checkout)
+    (checkout / "baselines/megatron/more.py").rename(checkout / "baselines/megatron/other.py")
+    assert len({before, more, code_digest("megatron", checkout)}) == 3
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_all_that_a_rank_imports_is_in_its_key(system: str) -> None:
+    """From the worker and the adapter on, imports inside functions too."""
+    known = {str(path.relative_to(CHECKOUT)) for path in code_files(system)} | NO_COUNTS
+    adapter = type(load(system)).__module__.replace(".", "/") + ".py"
+    reached, waiting = set[str](), ["benchmarks/emulation/worker.py", adapter]
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += imported_files(CHECKOUT / name)
+    packages = {name for name in reached if name.endswith("__init__.py")}
+    assert len(reached) > 20
+    assert sorted(reached - packages - known) == []
+
+
+def imported_files(path: Path) -> Iterator[str]:
+    """The files of this project that a file imports by name, below the checkout."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.module.split(".")[0] in PACKAGES:
+            module = node.module.replace(".", "/")
+            names = [module, *(f"{module}/{alias.name}" for alias in node.names)]
+            for name in names:
+                for candidate in (f"{name}.py", f"{name}/__init__.py"):
+                    if (CHECKOUT / candidate).is_file():
+                        yield candidate

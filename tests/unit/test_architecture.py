@@ -36,6 +36,7 @@ def test_rooms_are_small(root: str) -> None:
         "import sppo.planner, sppo.planner.report",
         "from benchmarks.cli import main; main(['--help'])",
         "from benchmarks.cli import main; main(['paper', '--help'])",
+        "from benchmarks.cli import main; main(['emulate', '--help'])",
     ],
 )
 def test_nothing_heavy_is_loaded(code: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cli import main
+from benchmarks.cli import COMMANDS, main, parse
+from benchmarks.commands.planning.emulate import Emulate
 from benchmarks.records import record as records
 from benchmarks.reporting import tables
 from tests.unit.records_factory import record
@@ -20,34 +21,49 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-VERBS = (
-    "list",
-    "plan",
-    "simulate",
-    "timeline",
-    "run",
-    "table",
-    "limit",
-    "longest",
-    "sweep",
-    "ablation",
-    "profile",
-    "env",
-)
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert ended.value.code == 0
-    assert f"Example: sppo-bench {verb}" in capsys.readouterr().out
+    assert f"Example: sppo-bench {command}" in capsys.readouterr().out
 
 
 def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "Exit codes: 0 every asked row ended in a result" in capsys.readouterr().out
+
+
+def test_system_comes_before_workload() -> None:
+    """Positional arguments come in the order of the dataclass's bases."""
+    command = parse(["emulate", "megatron", "mini-cpu"])
+    assert isinstance(command, Emulate)
+    assert (command.system, command.workload) == ("megatron", "mini-cpu")
+
+
+def test_only_the_command_that_is_asked_for_is_imported() -> None:
+    code = (
+        "import sys; from benchmarks.cli import COMMANDS, parse; parse(['plan', 'mini-cpu']); "
+        "modules = {'benchmarks.commands.' + place.split(':')[0] for place in COMMANDS.values()}; "
+        "print(*(modules & sys.modules.keys()))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=root, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["benchmarks.commands.planning.plan"]
+
+
+def test_a_hint_on_a_wrong_flag_names_the_commands_that_have_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "mini-cpu", "--policy", "lean"])
+    captured = capsys.readouterr()
+    assert captured.err.count("Unrecognized") == 2, "a title and a line, once"
+    assert "in sppo-bench plan --help" in captured.err
+    assert not captured.out
 
 
 @pytest.mark.parametrize("wrong", ["--lunches", "--pp"])
@@ -177,8 +193,7 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_reading_verbs_do_not_import_torch() -> None:
     code = (
-        "import sys; from benchmarks import cli; "
-        "from benchmarks.commands.planning import plan; from benchmarks.records import store; "
+        "import sys; from benchmarks import cli; from benchmarks.records import store; "
         "from benchmarks.reporting import tables; from benchmarks.rows import assign, tuning; "
         "cli.main(['list']); cli.main(['plan', 'mini-cpu', '--n', '2']); "
         "cli.main(['simulate', '--pp', '2', '--n', '2', '--unit-costs']); "

@@ -19,9 +19,7 @@ from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.memory_timeline import Journal, Told
 from benchmarks.accounting.operators import Message, sent_bytes
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.planning.emulate import asked_roles
-from benchmarks.commands.planning.emulate_settings import settings_of
-from benchmarks.commands.planning.flags import Emulate
+from benchmarks.commands.planning.emulate import Emulate, asked_roles
 from benchmarks.emulation import tables as emulation_tables
 from benchmarks.emulation.counts import counts_of, group_text, link_of, operations_of
 from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, failed, verdict
@@ -165,17 +163,16 @@ def flags(system: str, **given: Any) -> Emulate:
 
 
 def test_flags_become_the_settings_of_their_system() -> None:
-    megatron = settings_of(
-        flags("megatron", tensor_parallel=8, pipeline_parallel=4, recompute="full"), WORKLOAD
-    )
+    layout = flags("megatron", tensor_parallel=8, pipeline_parallel=4, recompute="full")
+    megatron = layout.settings(WORKLOAD)
     assert megatron == MegatronSettings(
         tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True, recompute="full"
     )
-    replicas = settings_of(flags("megatron", tensor_parallel=8, recompute="mlp"), WORKLOAD)
+    replicas = flags("megatron", tensor_parallel=8, recompute="mlp").settings(WORKLOAD)
     assert replicas.distributed_optimizer
     assert replicas.recompute_modules == ("mlp",)
-    assert settings_of(flags("megatron", zero=0), WORKLOAD).distributed_optimizer is False
-    assert settings_of(flags("deepspeed", zero=3, recompute="5"), WORKLOAD) == DeepSpeedSettings(
+    assert flags("megatron", zero=0).settings(WORKLOAD).distributed_optimizer is False
+    assert flags("deepspeed", zero=3, recompute="5").settings(WORKLOAD) == DeepSpeedSettings(
         sequence_parallel=32, zero_stage=3, checkpointing="blocks", checkpointed_layers=5
     )
 
@@ -196,7 +193,7 @@ def test_foreign_settings_are_refused_in_one_line(
     system: str, given: dict[str, Any], word: str
 ) -> None:
     with pytest.raises(UsageError, match=word) as refusal:
-        settings_of(flags(system, **given), WORKLOAD)
+        flags(system, **given).settings(WORKLOAD)
     assert "\n" not in str(refusal.value)
 
 

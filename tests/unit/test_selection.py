@@ -11,7 +11,7 @@ from benchmarks import workloads
 from benchmarks.cli import main
 from benchmarks.commands import arguments as selection
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.planning.flags import Plan
+from benchmarks.commands.planning.plan import Plan
 from sppo.planner.options import SolverOptions
 
 MODEL = "--model gpt-tiny --seq 4K --gpus 2 --hardware cpu-2core"

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload
-from benchmarks.commands.measuring.flags import Limit
+from benchmarks.commands.arguments import UsageError, check_machine, find_workload, parent
+from benchmarks.commands.flags import Json, Named, RunFolder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
 
-def limit(verb: Limit) -> int:
-    """Search the workload's device memory by its rule, save and show it."""
-    from benchmarks.launch.progress import display
-    from benchmarks.studies import limit as limits
+@dataclass(frozen=True, kw_only=True)
+class Limit(Json, RunFolder, Named):
+    """Find the device memory of a workload by its rule, with enforced launches, and save it.
 
-    workload = find_workload(verb.workload, None)
-    check_machine(workload)
-    parent = verb.output or store.results_directory() / "runs"
-    try:
-        with display() as shown:
-            found = limits.search(workload, parent, shown)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from None
-    path = limits.save(found)
-    if verb.json:
-        print(store.to_json(found).decode())
-    else:
-        print(f"{workload.name}: {format_bytes(found.device_memory_bytes)}, {found.rule}")
-    print(f"saved to {path}", file=sys.stderr)
-    return 0
+    The rule: the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs.
+
+    Example: sppo-bench limit tiny-cpu
+    """
+
+    def run(self) -> int:
+        """Search the limit, save and show it; the exit code. Raises UsageError."""
+        from benchmarks.launch.progress import display
+        from benchmarks.studies import limit as limits
+
+        workload = find_workload(self.workload, None)
+        check_machine(workload)
+        try:
+            with display() as shown:
+                result = limits.search(workload, parent(self), shown)
+        except (ValueError, OSError) as error:
+            raise UsageError(error) from None
+        path = limits.save(result)
+        if self.json:
+            print(store.to_json(result).decode())
+        else:
+            print(f"{workload.name}: {format_bytes(result.device_memory_bytes)}, {result.rule}")
+        print(f"saved to {path}", file=sys.stderr)
+        return 0

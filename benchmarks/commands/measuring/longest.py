@@ -3,55 +3,82 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload
-from benchmarks.commands.measuring.flags import Longest
+from benchmarks.commands.arguments import UsageError, check_machine, find_workload, parent
+from benchmarks.commands.flags import RunFolder
 from benchmarks.commands.output import show_json
-from benchmarks.records import store
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
+from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import parse_tokens
 
 
-def longest(verb: Longest) -> int:
-    """Search every row; what ends in no result exits 1 and is not published.
+@dataclass(frozen=True, kw_only=True)
+class Longest(RunFolder):
+    """Find the longest sequence each row can train under the device limit, and save it.
 
-    Raises UsageError.
+    Searched with enforced launches up to their accounted step. SPPO plans each length; a tuned row
+    is the best of its library's whole grid, leanest points first.
+
+    Example: sppo-bench longest tiny-cpu --systems sppo,megatron-same-layout
     """
-    from benchmarks.launch import run
-    from benchmarks.launch.progress import display
-    from benchmarks.studies import longest as search
 
-    workload = find_workload(verb.workload, verb.device_memory)
-    if workload.device_memory_bytes is None:
-        raise UsageError(
-            f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
-        )
-    parent = verb.output or store.results_directory() / "runs"
-    try:
-        rows = find([name for item in verb.systems for name in item.split(",") if name])
-        options = run.Options(
-            launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=verb.time_limit
-        )
-        check_machine(workload)
-        at_most = None if verb.at_most is None else parse_tokens(verb.at_most)
-        with display() as shown:
-            found, done, directory = search.search(workload, rows, parent, options, shown, at_most)
-    except (ValueError, OSError, ImportError) as error:
-        raise UsageError(error) from None
-    code = run.exit_code(done)
-    path = longest_result.save(found, directory / "longest.json")
-    published = longest_result.path_of(found.workload, found.device_memory_bytes)
-    lost = longest_result.lost_rows(found, published)
-    if code == 0 and not lost:
-        path = longest_result.save(found, published)
-    elif lost:
-        print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
-    if verb.json:
-        show_json(msgspec.to_builtins(found.rows))
-    else:
-        print(longest_result.text(found))
-    print(f"\nsaved to {path}; records: {directory}", file=sys.stderr)
-    return code
+    workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`; its own length is where the search starts."""
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Rows, by comma or space, as for `run`; all four if not given."""
+    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
+    at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
+    """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
+    time_limit: float = 900.0
+    """Seconds of one launch; a length that takes longer counts as one that does not fit."""
+    json: bool = False
+    """The rows as JSON on standard output."""
+
+    def run(self) -> int:
+        """Search every row; what ends in no result exits 1 and is not published.
+
+        Raises UsageError.
+        """
+        from benchmarks.launch import run
+        from benchmarks.launch.progress import display
+        from benchmarks.studies import longest as search
+
+        workload = find_workload(self.workload, self.device_memory)
+        if workload.device_memory_bytes is None:
+            raise UsageError(
+                f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
+            )
+        try:
+            rows = find([name for item in self.systems for name in item.split(",") if name])
+            options = run.Options(
+                launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
+            )
+            check_machine(workload)
+            at_most = None if self.at_most is None else parse_tokens(self.at_most)
+            with display() as shown:
+                result, done, directory = search.search(
+                    workload, rows, parent(self), options, shown, at_most
+                )
+        except (ValueError, OSError, ImportError) as error:
+            raise UsageError(error) from None
+        code = run.exit_code(done)
+        path = longest_result.save(result, directory / "longest.json")
+        published = longest_result.path_of(result.workload, result.device_memory_bytes)
+        lost = longest_result.lost_rows(result, published)
+        if code == 0 and not lost:
+            path = longest_result.save(result, published)
+        elif lost:
+            print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
+        if self.json:
+            show_json(msgspec.to_builtins(result.rows))
+        else:
+            print(longest_result.text(result))
+        print(f"\nsaved to {path}; records: {directory}", file=sys.stderr)
+        return code

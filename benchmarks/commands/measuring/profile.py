@@ -7,15 +7,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.measuring.flags import Profile as Flags
 from benchmarks.commands.output import show_json
 from benchmarks.launch.processes import variables
-from sppo.config.hardware import PROFILES, Profile
+from sppo.config import hardware
+from sppo.config.hardware import PROFILES
 
 GRACE_SECONDS = 10.0
 """From TERM to KILL."""
@@ -23,43 +26,64 @@ GRACE_SECONDS = 10.0
 LABEL = "measured"
 
 
-def profile(verb: Flags) -> int:
-    """Launch the ranks, show the rates and say where they lie; 1 if the launch failed."""
-    path = check(verb)
-    print(f"measuring with {verb.ranks} ranks, some minutes ...", file=sys.stderr)
-    returncode, output = launch(command(verb.name, path, verb.ranks))
-    if returncode != 0:
-        print(f"failed with exit code {returncode}:\n{output[-2000:]}", file=sys.stderr)
-        return 1
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Profile)
-    except (OSError, msgspec.DecodeError, ValueError) as error:
-        print(f"failed: {path}: {error}", file=sys.stderr)
-        return 1
-    if verb.json:
-        show_json({"label": LABEL, "path": str(path), "profile": msgspec.to_builtins(found)})
-    else:
-        print(text(found))
-    print(f"saved to {path}", file=sys.stderr)
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Measure this machine's rates and links as a hardware profile, which the planner then knows.
 
+    Example: sppo-bench profile my-machine --ranks 2
+    """
 
-def check(verb: Flags) -> Path:
-    """The file to write. Raises UsageError before anything is measured."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", verb.name):
-        raise UsageError(f"{verb.name!r} is no profile name: small letters, digits, dots, dashes")
-    if verb.ranks < 2 or verb.ranks % 2:
-        raise UsageError(f"--ranks {verb.ranks}: an even number, every rank sends to a neighbour")
-    path = (verb.output or PROFILES / f"{verb.name}.json").absolute()
-    if verb.output is None and path.exists():
-        raise UsageError(
-            f"a profile {verb.name} exists: take another name, or --output {path} to replace it"
-        )
-    if not path.parent.is_dir():
-        raise UsageError(f"no folder {path.parent}; make it, or name another with --output FILE")
-    if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path.parent} cannot be written to; name --output FILE elsewhere")
-    return path
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """What --hardware will call it: small letters, digits and dashes."""
+    ranks: int = 2
+    """Processes that measure at once; an even number, as messages go to a neighbour."""
+    output: Annotated[Path | None, arg(metavar="FILE")] = None
+    """File to write, also over an old one; a new file among the profiles if not given."""
+    json: bool = False
+    """The profile as JSON on standard output."""
+
+    def run(self) -> int:
+        """Launch the ranks, show the rates and say where they lie; 1 if the launch failed."""
+        path = self.check()
+        print(f"measuring with {self.ranks} ranks, some minutes ...", file=sys.stderr)
+        returncode, output = launch(command(self.name, path, self.ranks))
+        if returncode != 0:
+            print(f"failed with exit code {returncode}:\n{output[-2000:]}", file=sys.stderr)
+            return 1
+        try:
+            measured = msgspec.json.decode(path.read_bytes(), type=hardware.Profile)
+        except (OSError, msgspec.DecodeError, ValueError) as error:
+            print(f"failed: {path}: {error}", file=sys.stderr)
+            return 1
+        if self.json:
+            show_json({"label": LABEL, "path": str(path), "profile": msgspec.to_builtins(measured)})
+        else:
+            print(text(measured))
+        print(f"saved to {path}", file=sys.stderr)
+        return 0
+
+    def check(self) -> Path:
+        """The file to write. Raises UsageError before anything is measured."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.name):
+            raise UsageError(
+                f"{self.name!r} is no profile name: small letters, digits, dots, dashes"
+            )
+        if self.ranks < 2 or self.ranks % 2:
+            raise UsageError(
+                f"--ranks {self.ranks}: an even number, every rank sends to a neighbour"
+            )
+        path = (self.output or PROFILES / f"{self.name}.json").absolute()
+        if self.output is None and path.exists():
+            raise UsageError(
+                f"a profile {self.name} exists: take another name, or --output {path} to replace it"
+            )
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"no folder {path.parent}; make it, or name another with --output FILE"
+            )
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"{path.parent} cannot be written to; name --output FILE elsewhere")
+        return path
 
 
 def command(name: str, path: Path, ranks: int) -> list[str]:
@@ -97,7 +121,7 @@ def launch(arguments: Sequence[str]) -> tuple[int, str]:
             process.kill()
 
 
-def text(found: Profile) -> str:
+def text(found: hardware.Profile) -> str:
     """The rates as a table, then the other numbers."""
     from tabulate import tabulate
 

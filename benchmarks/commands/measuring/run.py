@@ -6,10 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from benchmarks.commands.arguments import UsageError, check_machine, check_steps, find_workload
-from benchmarks.commands.measuring.flags import Run
+from tyro.conf import arg
+
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    check_steps,
+    find_workload,
+    parent,
+)
+from benchmarks.commands.flags import DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
 from benchmarks.records import store
 from benchmarks.records.record import Record
@@ -30,37 +38,111 @@ class Request:
     parent: Path
 
 
-def check_run(verb: Run) -> Request:
-    """Turn flags into what is to be launched. Raises UsageError before anything is written."""
-    from benchmarks.launch.run import Options
-    from benchmarks.rows.assign import assign, grid_assignments
+@dataclass(frozen=True, kw_only=True)
+class Run(RunFolder, Launches, DeviceMemory, Named):
+    """Launch every row of a workload, compare them, and write records, table and figure.
 
-    workload = find_workload(verb.workload, verb.device_memory)
-    if verb.text is not None:
-        workload = replace(workload, text=verb.text)
-    try:
-        rows = find([name for item in verb.systems for name in item.split(",") if name])
-        options = Options(
-            launches=tuning.LAUNCHES if verb.tune else verb.launches,
-            warmup_steps=verb.warmup_steps,
-            measured_steps=min(verb.measured_steps, 3) if verb.tune else verb.measured_steps,
-            time_limit_seconds=verb.time_limit,
+    Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
+    """
+
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Rows, by comma or space: deepspeed, megatron (both its rows), megatron-same-layout,
+    megatron-tuned, sppo; all four if not given."""
+    text: Annotated[str | None, arg(metavar="PATH")] = None
+    """File or folder to train on (text, .npy, or raw FILE:dtype); else Python's own sources."""
+    time_limit: float = 120.0
+    """Seconds of one launch; after that it is stopped and recorded as timeout."""
+    tune: bool = False
+    """Measure each library's whole grid (at most 3 timed steps a point), its fastest points twice
+    more, and save it to results/published/tuning/, where plain runs find the winner."""
+    dry_run: bool = False
+    """Print the exact torchrun lines; write nothing."""
+    json: bool = False
+    """The table as JSON on standard output."""
+    no_wandb: bool = False
+    """Write no wandb runs (else one per launch, offline unless WANDB_MODE says otherwise)."""
+
+    def run(self) -> int:
+        """Launch, record, compare, show; the exit code. Raises UsageError."""
+        from benchmarks.launch import run as supervisor
+        from benchmarks.launch.progress import display
+
+        request = self.check()
+        if self.dry_run:
+            return dry_run(request)
+        try:
+            directory = supervisor.new_directory(request.parent, request.workload)
+            inputs = supervisor.prepare(request.workload, request.options, directory)
+        except (ValueError, OSError) as error:
+            raise UsageError(error) from None
+        try:
+            with display() as shown:
+                narrow = tuning.finalists if self.tune else None
+                instead = None if self.tune else next_points(request.workload)
+                done = supervisor.run(
+                    inputs,
+                    request.assignments,
+                    request.options,
+                    shown,
+                    narrow=narrow,
+                    instead=instead,
+                )
+        except KeyboardInterrupt:
+            print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
+            raise
+        self._publish(directory, done)
+        if self.tune:
+            _save_tuning(request.workload, done)
+        return supervisor.exit_code(done)
+
+    def check(self) -> Request:
+        """Turn flags into what is to be launched. Raises UsageError before anything is written."""
+        from benchmarks.launch.run import Options
+        from benchmarks.rows.assign import assign, grid_assignments
+
+        workload = find_workload(self.workload, self.device_memory)
+        if self.text is not None:
+            workload = replace(workload, text=self.text)
+        try:
+            rows = find([name for item in self.systems for name in item.split(",") if name])
+            options = Options(
+                launches=tuning.LAUNCHES if self.tune else self.launches,
+                warmup_steps=self.warmup_steps,
+                measured_steps=min(self.measured_steps, 3) if self.tune else self.measured_steps,
+                time_limit_seconds=self.time_limit,
+            )
+            check_steps(options)
+            if not self.dry_run:
+                check_machine(workload)
+            if self.tune:
+                assignments = [
+                    point
+                    for system in tuned_systems(rows)
+                    for point in grid_assignments(system, workload)
+                ]
+            else:
+                assignments = [assign(row, workload) for row in rows]
+        except (ValueError, ImportError) as error:
+            raise UsageError(error) from None
+        return Request(
+            workload=workload, assignments=assignments, options=options, parent=parent(self)
         )
-        check_steps(options)
-        if not verb.dry_run:
-            check_machine(workload)
-        if verb.tune:
-            assignments = [
-                point
-                for system in tuned_systems(rows)
-                for point in grid_assignments(system, workload)
-            ]
-        else:
-            assignments = [assign(row, workload) for row in rows]
-    except (ValueError, ImportError) as error:
-        raise UsageError(error) from None
-    parent = verb.output or store.results_directory() / "runs"
-    return Request(workload=workload, assignments=assignments, options=options, parent=parent)
+
+    def _publish(self, directory: Path, done: Sequence[Record]) -> None:
+        """Table, CSV, figure and wandb runs in the run's folder, the table on standard output."""
+        from benchmarks.reporting.bar_chart import bar_chart
+
+        store.write_bytes(directory / "table.md", tables.markdown(done).encode())
+        store.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
+        bar_chart(done, directory / "figure.png")
+        show_records(done, directory, self.json)
+        if not self.no_wandb:
+            from benchmarks.reporting.wandb_runs import track
+
+            trouble = track(done, directory)
+            if trouble:
+                print(trouble, file=sys.stderr)
+        print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
 
 
 def tuned_systems(rows: Sequence[Row]) -> list[str]:
@@ -71,55 +153,9 @@ def tuned_systems(rows: Sequence[Row]) -> list[str]:
     return systems
 
 
-def run(verb: Run) -> int:
-    """Launch, record, compare, show."""
-    from benchmarks.launch import run as supervisor
-    from benchmarks.launch.progress import display
-
-    request = check_run(verb)
-    if verb.dry_run:
-        return dry_run(request)
-    try:
-        directory = supervisor.new_directory(request.parent, request.workload)
-        inputs = supervisor.prepare(request.workload, request.options, directory)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from None
-    try:
-        with display() as shown:
-            narrow = tuning.finalists if verb.tune else None
-            instead = None if verb.tune else next_points(request.workload)
-            done = supervisor.run(
-                inputs, request.assignments, request.options, shown, narrow=narrow, instead=instead
-            )
-    except KeyboardInterrupt:
-        print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
-        raise
-    _publish(directory, done, verb)
-    if verb.tune:
-        _save_tuning(request.workload, done)
-    return supervisor.exit_code(done)
-
-
 def next_points(workload: Workload) -> Fallback:
     """What a tuned row falls back to where its point does not fit."""
     return Fallback(workload=workload, own_sequences=workload.sequences_per_step)
-
-
-def _publish(directory: Path, done: Sequence[Record], verb: Run) -> None:
-    """Table, CSV, figure and wandb runs in the run's folder, the table on standard output."""
-    from benchmarks.reporting.bar_chart import bar_chart
-
-    store.write_bytes(directory / "table.md", tables.markdown(done).encode())
-    store.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
-    bar_chart(done, directory / "figure.png")
-    show_records(done, directory, verb.json)
-    if not verb.no_wandb:
-        from benchmarks.reporting.wandb_runs import track
-
-        trouble = track(done, directory)
-        if trouble:
-            print(trouble, file=sys.stderr)
-    print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
 
 
 def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:

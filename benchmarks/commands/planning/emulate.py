@@ -3,79 +3,163 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from baselines.protocol import Misfit, Role
-from benchmarks.commands.arguments import MODEL_FLAGS, UsageError, find_selected
-from benchmarks.commands.flags import Selection
-from benchmarks.commands.planning.emulate_settings import settings_of
-from benchmarks.commands.planning.flags import Emulate
-from benchmarks.emulation import tables
-from benchmarks.emulation.cache import default_cache
-from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import Emulation
+from tyro.conf import Positional, arg
+
+from benchmarks.commands.arguments import (
+    MODEL_FLAGS,
+    UsageError,
+    check_positive,
+    find_described,
+    parent,
+)
+from benchmarks.commands.flags import Described, RunFolder
+from benchmarks.commands.planning.emulate_settings import (
+    SystemSettings,
+    check_tuned,
+    settings_of,
+)
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
+
+if TYPE_CHECKING:
+    from baselines.protocol import Role
+    from benchmarks.emulation.emulator import Emulator
+    from benchmarks.emulation.result import Emulation
 
 HARDWARE = "a100-80g"
 """The paper's card, where a workload by flags names no other."""
 
 
-def emulate(verb: Emulate) -> int:
-    """The exit code: 1 if a role failed. Raises UsageError."""
-    if verb.time_limit <= 0:
-        raise UsageError(f"--time-limit {verb.time_limit:g}: give the seconds of one rank")
-    if verb.at_most is not None and not verb.longest:
-        raise UsageError("--at-most bounds --longest, which is not asked for")
-    workload = find_emulated(verb)
-    if verb.longest or verb.tuned:
-        from benchmarks.commands.planning.emulate_search import search
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system by name. The last base of Emulate: SYSTEM comes before WORKLOAD."""
 
-        return search(verb, workload, emulator(verb))
-    settings = settings_of(verb, workload)
-    try:
-        found = emulator(verb).emulate(
+    system: Annotated[Positional[str], arg(metavar="SYSTEM")]
+    """megatron, deepspeed or sppo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emulate(RunFolder, SystemSettings, Described, System):
+    """Run one whole step of a system at full size on tensors without storage, and count it.
+
+    The system's own code, one process per role (a stage, or every rank), on a machine without GPUs
+    and without the memory: peak bytes, FLOPs, messages, and whether it fits. Exits 0 for a verdict
+    (ok, oom, unavailable), 1 if a role failed or a search found nothing that fits.
+
+    Example: sppo-bench emulate megatron --model gpt-7b --seq 1M --gpus 32 --tp 8 --pp 4
+    --recompute full --sequences-per-step 8
+
+    Example: sppo-bench emulate sppo --model gpt-7b --seq 4M --gpus 128
+
+    Example: sppo-bench emulate deepspeed --model gpt-7b --seq 1M --gpus 32 --zero 3 --recompute
+    full
+    """
+
+    workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
+    """A name of `sppo-bench list`, or instead of it --model, --seq and --gpus."""
+    hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
+    """A hardware profile, whose memory and nodes count; a100-80g with --model."""
+    device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory of one rank's device: 160MiB, 79.15GiB or none; the workload's own if not given (of a
+    profile: its device memory less its reserve)."""
+    sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
+    """Sequences of an optimizer step; the workload's own, mostly 1, if not given."""
+    ranks: Annotated[str, arg(metavar="WHICH")] = "roles"
+    """roles (one rank of each role), all, or ranks by comma: 0,8,31."""
+    longest: bool = False
+    """The longest sequence that fits, searched by emulating one length after another."""
+    tuned: bool = False
+    """megatron and deepspeed: search the system's own grid, layout by layout, for the fastest
+    simulated step that fits, or with --longest for the longest sequence."""
+    at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
+    """--longest: ask for no more than this; eight times --seq if not given."""
+    again: bool = False
+    """Run every role, even if the same code has emulated the same before (results/cache/)."""
+    time_limit: float = 900.0
+    """Seconds of one rank."""
+    json: bool = False
+    """The verdict as JSON on standard output."""
+
+    def run(self) -> int:
+        """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
+        from baselines.protocol import Misfit
+
+        if self.time_limit <= 0:
+            raise UsageError(f"--time-limit {self.time_limit:g}: give the seconds of one rank")
+        if self.at_most is not None and not self.longest:
+            raise UsageError("--at-most bounds --longest, which is not asked for")
+        workload = self._workload()
+        if self.longest or self.tuned:
+            return self._search(workload)
+        settings = self.settings(workload)
+        try:
+            emulation = self._emulator().emulate(
+                workload,
+                self.system,
+                settings,
+                lambda roles: asked_roles(self.ranks, roles, workload),
+            )
+        except (Misfit, NotBuilt, ValueError, OSError) as error:
+            raise UsageError(error) from None
+        code = show(emulation, self.json)
+        if emulation.directory:
+            print(f"saved to {emulation.directory}", file=sys.stderr)
+        return code
+
+    def settings(self, workload: Workload) -> Any:
+        """The system's own settings. Raises UsageError."""
+        return settings_of(self.system, self.given(), workload)
+
+    def _workload(self) -> Workload:
+        """The workload by its name or by the model flags. Raises UsageError."""
+        by_flags = any(getattr(self, name) is not None for name in MODEL_FLAGS)
+        if not by_flags and self.workload is None:
+            raise UsageError(
+                "emulate needs a WORKLOAD of `sppo-bench list`, or --model NAME --seq TOKENS "
+                "--gpus COUNT"
+            )
+        check_positive(self, ("sequences_per_step",))
+        hardware = self.hardware or (HARDWARE if by_flags else None)
+        workload = find_described(replace(self, hardware=hardware))
+        assert workload is not None, "a name or a flag was given"
+        if self.sequences_per_step is None:
+            return workload
+        return replace(workload, sequences_per_step=self.sequences_per_step)
+
+    def _emulator(self) -> Emulator:
+        """Where the flags want files, and from where they allow what is known already."""
+        from benchmarks.emulation.cache import default_cache
+        from benchmarks.emulation.emulator import Emulator
+
+        return Emulator(
+            parent=parent(self),
+            time_limit_seconds=self.time_limit,
+            cache=None if self.again else default_cache(),
+        )
+
+    def _search(self, workload: Workload) -> int:
+        from benchmarks.commands.planning import emulate_search
+
+        at_most_tokens = emulate_search.at_most_tokens(self.at_most, workload)
+        if self.ranks != "roles":
+            raise UsageError(f"--ranks {self.ranks}: a search emulates one rank of each role")
+        settings: Any = None
+        if self.tuned:
+            check_tuned(self.system, self.given())
+        else:
+            settings = self.settings(workload)
+        return emulate_search.search(
             workload,
-            verb.system,
+            self.system,
             settings,
-            lambda roles: asked_roles(verb.ranks, roles, workload),
+            self._emulator(),
+            longest_up_to=at_most_tokens if self.longest else None,
+            as_json=self.json,
         )
-    except (Misfit, NotBuilt, ValueError, OSError) as error:
-        raise UsageError(error) from None
-    code = show(found, verb)
-    if found.directory:
-        print(f"saved to {found.directory}", file=sys.stderr)
-    return code
-
-
-def emulator(verb: Emulate) -> Emulator:
-    """Where the flags want files, and from where they allow what is known already."""
-    return Emulator(
-        parent=verb.output or store.results_directory() / "runs",
-        time_limit_seconds=verb.time_limit,
-        cache=None if verb.again else default_cache(),
-    )
-
-
-def find_emulated(verb: Emulate) -> Workload:
-    """The workload by its name or by the model flags. Raises UsageError."""
-    by_flags = any(getattr(verb, name) is not None for name in MODEL_FLAGS)
-    if not by_flags and verb.workload is None:
-        raise UsageError(
-            "emulate needs a WORKLOAD of `sppo-bench list`, or --model NAME --seq TOKENS "
-            "--gpus COUNT"
-        )
-    return find_selected(
-        Selection(
-            workload=verb.workload,
-            model=verb.model,
-            seq=verb.seq,
-            gpus=verb.gpus,
-            hardware=verb.hardware or (HARDWARE if by_flags else None),
-            device_memory=verb.device_memory,
-            sequences_per_step=verb.sequences_per_step,
-        )
-    )
 
 
 def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:
@@ -97,15 +181,17 @@ def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tupl
 def _alone(rank: int, roles: tuple[Role, ...]) -> Role:
     """One rank by itself. Roles are blocks of ranks, each named by its first."""
     role = max((role for role in roles if role.rank <= rank), key=lambda role: role.rank)
-    return Role(name=f"{role.name}, rank {rank}", rank=rank, ranks=1)
+    return replace(role, name=f"{role.name}, rank {rank}", rank=rank, ranks=1)
 
 
-def show(found: Emulation, verb: Emulate) -> int:
+def show(emulation: Emulation, as_json: bool) -> int:
     """Print the verdict; the exit code."""
-    if verb.json:
-        print(store.to_json(found).decode(), end="")
+    from benchmarks.emulation import tables
+
+    if as_json:
+        print(store.to_json(emulation).decode(), end="")
     else:
-        print(tables.text(found))
+        print(tables.text(emulation))
     done = ("ok", "oom", "host_oom", "unavailable", "infeasible")
-    statuses = [found.status, *(report.status for report in found.roles)]
+    statuses = [emulation.status, *(report.status for report in emulation.roles)]
     return 0 if all(status in done for status in statuses) else 1

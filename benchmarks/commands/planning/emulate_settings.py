@@ -2,127 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from baselines import registry
+from tyro.conf import arg
+
 from benchmarks.commands.arguments import UsageError, flag
-from benchmarks.commands.planning.flags import Emulate
 from sppo.config.workload import Workload
 
-SETTINGS = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "context_parallel",
-    "sequence_parallel",
-    "data_parallel",
-    "msp",
-    "no_sequence_parallel",
-    "recompute",
-    "zero",
-    "tiled_mlp",
-    "tiled_loss",
-    "subsequences",
-    "virtual_stages",
-    "policy",
-)
-"""The flags that are settings of some system."""
+SYSTEMS = {
+    "megatron": "baselines.megatron.settings",
+    "deepspeed": "baselines.deepspeed.settings",
+    "sppo": "baselines.sppo",
+}
+"""The module with the system's FLAGS and its settings `of_flags`."""
 
 
-def settings_of(verb: Emulate, workload: Workload) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class SystemSettings:
+    """The flags that are settings of some system."""
+
+    tensor_parallel: Annotated[int | None, arg(aliases=["--tp"], metavar="COUNT")] = None
+    """megatron: tensor-parallel ranks, 1 if not given."""
+    pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
+    """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
+    context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
+    """megatron: context-parallel ranks, 1 if not given."""
+    sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
+    """deepspeed: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
+    data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
+    """sppo: pipelines beside each other; the solver's choice if not given."""
+    msp: bool = False
+    """sppo: let waiting ranks help, even if it does not pay; the solver weighs it if not given."""
+    no_sequence_parallel: bool = False
+    """megatron: tokens of norms not sharded over the tensor-parallel ranks (else they are)."""
+    recompute: Annotated[str | None, arg(metavar="WHAT")] = None
+    """megatron: none, full, layers of each stage (a number), or modules (mlp, core_attn or both by
+    comma); deepspeed: none, full, or the number of checkpointed blocks. none if not given."""
+    zero: Annotated[int | None, arg(metavar="STAGE")] = None
+    """deepspeed: ZeRO stage, 1 if not given; megatron: 1 is its distributed optimizer, which a
+    layout with replicas has if not given."""
+    tiled_mlp: Annotated[int | None, arg(metavar="TILES")] = None
+    """deepspeed: tiles of an MLP."""
+    tiled_loss: bool = False
+    """deepspeed: the loss tile by tile."""
+    subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
+    """sppo: pieces into which a sequence is cut; the solver's choice if not given."""
+    virtual_stages: Annotated[int | None, arg(metavar="V")] = None
+    """sppo: parts of the model on every stage; the solver's choice if not given."""
+    policy: Annotated[str | None, arg(metavar="NAME")] = None
+    """sppo: what becomes of kept tensors; auto if not given."""
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given."""
+        values = {field.name: getattr(self, field.name) for field in fields(SystemSettings)}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False
+        }
+
+
+def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> Any:
     """The system's settings. Raises UsageError for a flag or a value that is none of its."""
-    if verb.system not in _SYSTEMS:
-        raise UsageError(f"unknown system {verb.system!r}; known: {', '.join(_SYSTEMS)}")
-    system = _SYSTEMS[verb.system]
-    flags = {name: getattr(verb, name) for name in SETTINGS}
-    given = {
-        name: value for name, value in flags.items() if value is not None and value is not False
-    }
-    unknown = [flag(name) for name in given if name not in system.takes]
+    check_system(system, SYSTEMS)
+    module: Any = importlib.import_module(SYSTEMS[system])
+    unknown = [flag(name) for name in given if name not in module.FLAGS]
     if unknown:
-        taken = ", ".join(flag(name) for name in system.takes) or "none"
+        taken = ", ".join(flag(name) for name in module.FLAGS) or "none"
         raise UsageError(
-            f"{', '.join(unknown)}: no setting of {verb.system}, whose settings are {taken}"
+            f"{', '.join(unknown)}: no setting of {system}, whose settings are {taken}"
         )
-    adapter = registry.load(verb.system)
     try:
-        return adapter.settings_type(**system.build(given, workload))
+        return module.of_flags(given, workload)
     except ValueError as error:
         raise UsageError(error) from None
 
 
-def _megatron(given: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
-    """With sequence parallelism where there is TP, and ZeRO-1 where there are replicas."""
-    degrees = ("tensor_parallel", "pipeline_parallel", "context_parallel")
-    built: dict[str, Any] = {name: given.get(name, 1) for name in degrees}
-    tensor, pipeline, _ = built.values()
-    zero = given.get("zero", int(workload.cluster.ranks > tensor * pipeline))
-    if zero not in (0, 1):
-        raise ValueError(f"--zero {zero}: Megatron shards the optimizer (1) or does not (0)")
-    built["distributed_optimizer"] = zero == 1
-    built["sequence_parallel"] = tensor > 1 and "no_sequence_parallel" not in given
-    what = given.get("recompute", "none")
-    if what.isdecimal():
-        return {**built, "recompute": "block", "recompute_layers": int(what)}
-    if what in ("none", "full"):
-        return {**built, "recompute": what}
-    return {**built, "recompute": "modules", "recompute_modules": tuple(what.split(","))}
+def check_tuned(system: str, given: Mapping[str, Any]) -> None:
+    """Raise UsageError if the grid that --tuned searches is not there, or is fixed by flags."""
+    from baselines import registry
+    from baselines.protocol import Planner
+
+    check_system(system, (*registry.SYSTEMS, *registry.installed()))
+    if isinstance(registry.load(system), Planner):
+        raise UsageError(f"--tuned: {system.upper()}'s solver chooses its settings; leave it out")
+    if given:
+        names = ", ".join(flag(name) for name in given)
+        raise UsageError(f"--tuned searches the settings that {names} fixes: not both")
 
 
-def _deepspeed(given: Mapping[str, Any], workload: Workload) -> dict[str, Any]:
-    """All ranks in one Ulysses group if nothing is said."""
-    what = given.get("recompute", "none")
-    if what not in ("none", "full") and not what.isdecimal():
-        raise ValueError(f"--recompute {what}: DeepSpeed takes none, full or a number of blocks")
-    return {
-        "sequence_parallel": given.get("sequence_parallel", workload.cluster.ranks),
-        "zero_stage": given.get("zero", 1),
-        "checkpointing": "none" if what == "none" else "blocks",
-        "checkpointed_layers": int(what) if what.isdecimal() else None,
-        "tiled_mlp": given.get("tiled_mlp", 0),
-        "tiled_loss": given.get("tiled_loss", False),
-    }
-
-
-def _as_named(given: Mapping[str, Any], _: Workload) -> dict[str, Any]:
-    return dict(given)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _System:
-    """The flags a system takes, and how they become its settings' fields."""
-
-    takes: tuple[str, ...]
-    build: Callable[[Mapping[str, Any], Workload], dict[str, Any]]
-
-
-_SYSTEMS = {
-    "megatron": _System(
-        takes=(
-            "tensor_parallel",
-            "pipeline_parallel",
-            "context_parallel",
-            "no_sequence_parallel",
-            "recompute",
-            "zero",
-        ),
-        build=_megatron,
-    ),
-    "deepspeed": _System(
-        takes=("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss"),
-        build=_deepspeed,
-    ),
-    "sppo": _System(
-        takes=(
-            "pipeline_parallel",
-            "sequence_parallel",
-            "data_parallel",
-            "subsequences",
-            "virtual_stages",
-            "policy",
-            "msp",
-        ),
-        build=_as_named,
-    ),
-}
+def check_system(system: str, known: Collection[str]) -> None:
+    """Raise UsageError if the system is none of the known."""
+    if system not in known:
+        raise UsageError(f"unknown system {system!r}; known: {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from benchmarks.commands.arguments import (
     MODEL_FLAGS,
@@ -13,8 +13,8 @@ from benchmarks.commands.arguments import (
     solver_flags,
     tell_infeasible,
 )
+from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show_json
-from benchmarks.commands.planning.flags import Simulate
 from benchmarks.reporting import simulated_step
 from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.errors import Infeasible
@@ -24,43 +24,56 @@ UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_
 """What a pipeline without a model has."""
 
 
-def simulate(verb: Simulate) -> int:
-    """Tables or JSON; every number is simulated."""
-    if verb.unit_costs:
-        step = _unit_costs(verb)
-    else:
+@dataclass(frozen=True, kw_only=True)
+class Simulate(Selection):
+    """Simulate the planned step: makespan, bubbles, peaks, transfers. Exits 1 if nothing fits.
+
+    Example: sppo-bench simulate tiny-cpu
+
+    Example: sppo-bench simulate --pp 4 --n 8 --unit-costs
+    """
+
+    unit_costs: bool = False
+    """No model: --pp stages, --n subsequences, a forward costs one unit and a backward two."""
+
+    def run(self) -> int:
+        """Show tables or JSON, every number simulated; the exit code. Raises UsageError."""
+        if self.unit_costs:
+            step = self._unit_costs()
+        else:
+            try:
+                plan = planned(self)
+            except Infeasible as error:
+                return tell_infeasible(self, error)
+            step = simulated_step.of_plan(plan, load_profile(plan.hardware))
+        if self.json:
+            show_json(asdict(step))
+        else:
+            print(simulated_step.text(step))
+        return 0
+
+    def _unit_costs(self) -> Simulated:
+        others = {"workload", *MODEL_FLAGS, "device_memory", *solver_flags(self)} - set(UNIT_FLAGS)
+        others.discard("no_msp")
+        given = sorted(name for name in others if getattr(self, name) is not None)
+        if given:
+            name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
+            raise UsageError(
+                f"--unit-costs has no model: leave {name} out; it takes --pp, --n, "
+                "--virtual-stages --sequences-per-step and --msp"
+            )
+        check_positive(self, tuple(name for name in UNIT_FLAGS if name != "msp"))
+        if self.pipeline_parallel is None or self.subsequences is None:
+            raise UsageError(
+                "--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8"
+            )
         try:
-            plan = planned(verb)
-        except Infeasible as error:
-            return tell_infeasible(verb, error)
-        step = simulated_step.of_plan(plan, load_profile(plan.hardware))
-    if verb.json:
-        show_json(asdict(step))
-    else:
-        print(simulated_step.text(step))
-    return 0
-
-
-def _unit_costs(verb: Simulate) -> Simulated:
-    others = {"workload", *MODEL_FLAGS, "device_memory", *solver_flags(verb)} - set(UNIT_FLAGS)
-    others.discard("no_msp")
-    given = sorted(name for name in others if getattr(verb, name) is not None)
-    if given:
-        name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
-        raise UsageError(
-            f"--unit-costs has no model: leave {name} out; it takes --pp, --n, --virtual-stages "
-            "--sequences-per-step and --msp"
-        )
-    check_positive(verb, tuple(name for name in UNIT_FLAGS if name != "msp"))
-    if verb.pipeline_parallel is None or verb.subsequences is None:
-        raise UsageError("--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8")
-    try:
-        return simulated_step.of_unit_costs(
-            pipeline_parallel=verb.pipeline_parallel,
-            subsequences=verb.subsequences,
-            virtual_stages=verb.virtual_stages or 1,
-            sequences=verb.sequences_per_step or 1,
-            msp=verb.msp,
-        )
-    except ValueError as error:
-        raise UsageError(error) from None
+            return simulated_step.of_unit_costs(
+                pipeline_parallel=self.pipeline_parallel,
+                subsequences=self.subsequences,
+                virtual_stages=self.virtual_stages or 1,
+                sequences=self.sequences_per_step or 1,
+                msp=self.msp,
+            )
+        except ValueError as error:
+            raise UsageError(error) from None

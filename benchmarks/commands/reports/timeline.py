@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from benchmarks.commands.arguments import (
     MODEL_FLAGS,
@@ -14,8 +18,8 @@ from benchmarks.commands.arguments import (
     solver_flags,
     tell_infeasible,
 )
+from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show_json
-from benchmarks.commands.reports.flags import Timeline
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
 from benchmarks.records.store import RecordError
@@ -30,53 +34,66 @@ from sppo.plan.plan import Plan
 FIGURE = "timeline.png"
 
 
-def timeline(verb: Timeline) -> int:
-    """Write simulated/rank-N.json, measured/rank-N.json with --run, and timeline.png."""
-    measured = None if verb.run is None else _measured(verb, verb.run)
-    try:
-        plan = planned(verb) if measured is None else measured.plan
-        profile = load_profile(plan.hardware)
-    except Infeasible as error:
-        return tell_infeasible(verb, error)
-    except NotBuilt as error:
-        raise UsageError(error) from None
-    if verb.output is not None:
-        directory = verb.output
-    elif verb.run is not None:
-        directory = verb.run / "timeline"
-    else:
-        directory = store.results_directory() / "runs" / f"timeline-{plan.workload}"
-    try:
-        paths = write(plan, profile, measured, directory)
-    except OSError as error:
-        raise UsageError(f"{error}; name another folder with --output DIR") from None
-    if verb.json:
-        show_json({"directory": str(directory), "files": [str(path) for path in paths]})
-    else:
-        labels = "simulated" if measured is None else "simulated and measured"
-        print(f"{labels} timeline of {plan.workload}: {directory}")
-        for path in paths:
-            print(f"  {path.relative_to(directory)}")
-        print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class Timeline(Selection):
+    """Write the simulated step, and a measured one beside it, as Chrome traces and as a figure.
 
+    Example: sppo-bench timeline tiny-cpu
 
-def _measured(verb: Timeline, run: Path) -> Measured:
-    """The launch to draw. Raises UsageError, also where flags ask for another plan than it ran."""
-    fixed = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(verb))
-    given = [name for name in fixed if getattr(verb, name) is not None]
-    if given:
-        raise UsageError(
-            f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
-        )
-    try:
-        measured = timelines.find_measured(run)
-    except RecordError as error:
-        raise UsageError(error) from None
-    name = measured.record.workload.name
-    if verb.workload not in (None, name):
-        raise UsageError(f"{run} ran {name}, not {verb.workload}: leave {verb.workload} out")
-    return measured
+    Example: sppo-bench timeline --run results/runs/20261124-072759-tiny-cpu
+    """
+
+    run_directory: Annotated[Path | None, arg(name="run", metavar="DIR")] = None
+    """A folder of `sppo-bench run`: draw the plan that ran there, simulated and measured."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder to write into; DIR/timeline, or results/runs/timeline-WORKLOAD, if not given."""
+
+    def run(self) -> int:
+        """Write simulated/rank-N.json, measured/rank-N.json with --run, and timeline.png."""
+        measured = None if self.run_directory is None else self._measured(self.run_directory)
+        try:
+            plan = planned(self) if measured is None else measured.plan
+            profile = load_profile(plan.hardware)
+        except Infeasible as error:
+            return tell_infeasible(self, error)
+        except NotBuilt as error:
+            raise UsageError(error) from None
+        if self.output is not None:
+            directory = self.output
+        elif self.run_directory is not None:
+            directory = self.run_directory / "timeline"
+        else:
+            directory = store.results_directory() / "runs" / f"timeline-{plan.workload}"
+        try:
+            paths = write(plan, profile, measured, directory)
+        except OSError as error:
+            raise UsageError(f"{error}; name another folder with --output DIR") from None
+        if self.json:
+            show_json({"directory": str(directory), "files": [str(path) for path in paths]})
+        else:
+            labels = "simulated" if measured is None else "simulated and measured"
+            print(f"{labels} timeline of {plan.workload}: {directory}")
+            for path in paths:
+                print(f"  {path.relative_to(directory)}")
+            print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
+        return 0
+
+    def _measured(self, run: Path) -> Measured:
+        """The launch to draw. Raises UsageError, also for flags of another plan than it ran."""
+        fixed = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(self))
+        given = [name for name in fixed if getattr(self, name) is not None]
+        if given:
+            raise UsageError(
+                f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
+            )
+        try:
+            measured = timelines.find_measured(run)
+        except RecordError as error:
+            raise UsageError(error) from None
+        name = measured.record.workload.name
+        if self.workload not in (None, name):
+            raise UsageError(f"{run} ran {name}, not {self.workload}: leave {self.workload} out")
+        return measured
 
 
 def write(plan: Plan, profile: Profile, measured: Measured | None, directory: Path) -> list[Path]:

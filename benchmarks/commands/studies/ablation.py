@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
@@ -14,8 +18,10 @@ from benchmarks.commands.arguments import (
     find_workload,
     refuse,
 )
+from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_json
-from benchmarks.commands.studies.flags import Ablation
+from benchmarks.commands.studies import simulated_ablation
+from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import csv_text, text, told_of
@@ -27,61 +33,88 @@ from sppo.planner.activations.policies import POLICIES
 SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
 """What a measured ablation does not take."""
 
-
-def ablation(verb: Ablation) -> int:
-    """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
-    from benchmarks.launch import run
-    from benchmarks.launch.progress import display
-    from benchmarks.reporting.bar_chart import bar_chart
-
-    if verb.simulate:
-        from benchmarks.commands.studies.simulated_ablation import simulated_ablation
-
-        return simulated_ablation(verb)
-    refuse(
-        verb, SIMULATED_FLAGS, "it goes with --simulate; launches have the layout of auto's plan"
-    )
-    workload = find_workload(verb.workload or DEFAULT, verb.device_memory)
-    policies = check_policies(verb)
-    options = arguments.options(verb)
-    check_machine(workload)
-    try:
-        layout, whose = ablations.fixed_layout(workload, policies)
-        plans = ablations.assignments(workload, policies, layout)
-    except (NotBuilt, ValueError) as error:
-        raise UsageError(error) from None
-    try:
-        directory = run.new_directory(arguments.parent(verb), workload)
-        inputs = run.prepare(workload, options, directory)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from None
-    with display() as shown:
-        rows = [assignment for assignment, _ in plans.values()]
-        done = run.run(inputs, rows, options, shown)
-    results = ablations.results(done, plans, workload)
-    told = told_of(done, results, whose)
-    document = text(done, results, whose)
-    publish.write(
-        directory,
-        "ablation",
-        {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(told, indent=2)},
-    )
-    bar_chart(done, directory / "ablation.png")
-    if verb.json:
-        show_json({"directory": str(directory), **told})
-    else:
-        print(document)
-    print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
-    if verb.publish:
-        name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
-        publish.publish(directory, "ablation", "ablation", name)
-    return run.exit_code(done)
+MEASURED_FLAGS = (
+    "launches",
+    "measured_steps",
+    "warmup_steps",
+    "time_limit",
+    "publish",
+    "output",
+    "policies",
+)
+"""What a simulation does not take."""
 
 
-def check_policies(verb: Ablation) -> list[str]:
-    """The asked policies, `auto` first where it is among them. Raises UsageError."""
-    asked = arguments.names(verb.policies) or list(POLICIES)
-    unknown = [name for name in asked if name not in POLICIES]
-    if unknown:
-        raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")
-    return sorted(dict.fromkeys(asked), key=lambda name: name != "auto")
+@dataclass(frozen=True, kw_only=True)
+class Ablation(Measuring, SimulatedAblation):
+    """Measure SPPO under each of its policies, all in the layout of auto's plan.
+
+    With --simulate: the paper's ablation (fig. 11), simulated, launching nothing. The layout flags
+    (--sp, --pp, --dp, --n, --virtual-stages), the model flags and the links go with it.
+
+    Example: sppo-bench ablation tiny-cpu --policies auto,paper,full-recompute
+
+    Example: sppo-bench ablation --simulate
+    """
+
+    policies: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Policies, by comma or space: auto, paper, full-offload, no-offload, lean, full-recompute; all
+    if not given."""
+
+    def run(self) -> int:
+        """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
+        from benchmarks.launch import run
+        from benchmarks.launch.progress import display
+        from benchmarks.reporting.bar_chart import bar_chart
+
+        if self.simulate:
+            refuse(self, MEASURED_FLAGS, "it is for launches, and --simulate has none")
+            return simulated_ablation.show(self.simulated_points(), self.json)
+        refuse(
+            self,
+            SIMULATED_FLAGS,
+            "it goes with --simulate; launches have the layout of auto's plan",
+        )
+        workload = find_workload(self.workload or DEFAULT, self.device_memory)
+        policies = self.check_policies()
+        options = arguments.options(self)
+        check_machine(workload)
+        try:
+            layout, whose = ablations.fixed_layout(workload, policies)
+            plans = ablations.assignments(workload, policies, layout)
+        except (NotBuilt, ValueError) as error:
+            raise UsageError(error) from None
+        try:
+            directory = run.new_directory(arguments.parent(self), workload)
+            inputs = run.prepare(workload, options, directory)
+        except (ValueError, OSError) as error:
+            raise UsageError(error) from None
+        with display() as shown:
+            rows = [assignment for assignment, _ in plans.values()]
+            done = run.run(inputs, rows, options, shown)
+        results = ablations.results(done, plans, workload)
+        data = told_of(done, results, whose)
+        document = text(done, results, whose)
+        publish.write(
+            directory,
+            "ablation",
+            {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(data, indent=2)},
+        )
+        bar_chart(done, directory / "ablation.png")
+        if self.json:
+            show_json({"directory": str(directory), **data})
+        else:
+            print(document)
+        print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
+        if self.publish:
+            name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
+            publish.publish(directory, "ablation", "ablation", name)
+        return run.exit_code(done)
+
+    def check_policies(self) -> list[str]:
+        """The asked policies, `auto` first where it is among them. Raises UsageError."""
+        asked = arguments.names(self.policies) or list(POLICIES)
+        unknown = [name for name in asked if name not in POLICIES]
+        if unknown:
+            raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")
+        return sorted(dict.fromkeys(asked), key=lambda name: name != "auto")

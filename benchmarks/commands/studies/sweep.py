@@ -6,12 +6,14 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
+from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_json
-from benchmarks.commands.studies.flags import Sweep
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Row
 from benchmarks.studies import publish, sweep_report
@@ -33,32 +35,99 @@ class Request:
     points: int
 
 
-def check(verb: Sweep) -> Request:
-    """Turn flags into what is measured. Raises UsageError before anything is written."""
-    workload = find_workload(verb.workload, None)
-    limits = limits_of(verb.device_memory)
-    counts = counts_of(verb.sequences_per_step)
-    if not limits and not counts:
-        raise UsageError("nothing to sweep: give --device-memory SIZES or --sequences-per-step N,N")
-    if counts and len(limits) > 1:
-        raise UsageError("one quantity at a time: with --sequences-per-step give one device memory")
-    if verb.points < 1:
-        raise UsageError(f"--points {verb.points}: it must be at least 1")
-    systems = arguments.names(verb.systems) or list(sweeps.SYSTEMS)
-    unknown = [name for name in systems if name not in sweeps.SYSTEMS]
-    if unknown:
-        raise UsageError(f"unknown system {unknown[0]!r}; known: {', '.join(sweeps.SYSTEMS)}")
-    options = arguments.options(verb)
-    check_machine(workload)
-    quantity: Quantity = "sequences-per-step" if counts else "device-memory"
-    return Request(
-        workload=workload,
-        quantity=quantity,
-        values=sweeps.values(workload, quantity, limits, counts),
-        rows=sweeps.rows_of(systems),
-        options=options,
-        points=verb.points,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Measuring, Named):
+    """Measure the best row of each system at several device limits, or sequences per step.
+
+    Example: sppo-bench sweep tiny-cpu --device-memory 100MiB,136MiB,200MiB,none
+
+    Example: sppo-bench sweep tiny-cpu --sequences-per-step 1,2,4 --systems sppo,megatron
+    """
+
+    device_memory: Annotated[str | None, arg(metavar="SIZES")] = None
+    """Limits of one rank's device, by comma: 100MiB,136MiB,none. With --sequences-per-step one
+    limit for all of them."""
+    sequences_per_step: Annotated[str | None, arg(metavar="COUNTS")] = None
+    """Numbers of sequences of an optimizer step, by comma: 1,2,4."""
+    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
+    """Systems, by comma or space: deepspeed, megatron, sppo; all three if not given."""
+    points: Annotated[int, arg(metavar="COUNT")] = 4
+    """Settings of a library that are measured where its grid is not (then the fastest counts)."""
+
+    def run(self) -> int:
+        """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""
+        from benchmarks.launch import run
+        from benchmarks.launch.progress import display
+
+        request = self.check()
+        results: list[Measured] = []
+        done: list[Record] = []
+        try:
+            directory = run.new_directory(arguments.parent(self), request.workload)
+            with display() as shown:
+                for value in request.values:
+                    measured, launches = sweeps.measure(
+                        value,
+                        request.rows,
+                        directory,
+                        request.options,
+                        shown,
+                        own_sequences=request.workload.sequences_per_step,
+                        points=request.points,
+                        proven=sweeps.fitting_settings(done, value.workload),
+                    )
+                    results.append(measured)
+                    done += launches
+                    write(directory, request, results, done)
+        except (ValueError, OSError) as error:
+            raise UsageError(error) from None
+        self._show(directory, request, results, done)
+        return run.exit_code(done)
+
+    def check(self) -> Request:
+        """Turn flags into what is measured. Raises UsageError before anything is written."""
+        workload = find_workload(self.workload, None)
+        limits = limits_of(self.device_memory)
+        counts = counts_of(self.sequences_per_step)
+        if not limits and not counts:
+            raise UsageError(
+                "nothing to sweep: give --device-memory SIZES or --sequences-per-step N,N"
+            )
+        if counts and len(limits) > 1:
+            raise UsageError(
+                "one quantity at a time: with --sequences-per-step give one device memory"
+            )
+        if self.points < 1:
+            raise UsageError(f"--points {self.points}: it must be at least 1")
+        systems = arguments.names(self.systems) or list(sweeps.SYSTEMS)
+        unknown = [name for name in systems if name not in sweeps.SYSTEMS]
+        if unknown:
+            raise UsageError(f"unknown system {unknown[0]!r}; known: {', '.join(sweeps.SYSTEMS)}")
+        options = arguments.options(self)
+        check_machine(workload)
+        quantity: Quantity = "sequences-per-step" if counts else "device-memory"
+        return Request(
+            workload=workload,
+            quantity=quantity,
+            values=sweeps.values(workload, quantity, limits, counts),
+            rows=sweeps.rows_of(systems),
+            options=options,
+            points=self.points,
+        )
+
+    def _show(
+        self, directory: Path, request: Request, results: list[Measured], done: list[Record]
+    ) -> None:
+        """The table or JSON on standard output; published where that was asked."""
+        about = request.workload, request.quantity, results, _first(done)
+        if self.json:
+            show_json({"directory": str(directory), **sweep_report.told(*about)})
+        else:
+            print(sweep_report.document(*about))
+        print(f"\nrecords, sweep.md, .csv, .json, .png: {directory}", file=sys.stderr)
+        if self.publish:
+            name = f"{request.workload.name}-{request.quantity}"
+            publish.publish(directory, "sweep", "sweeps", name)
 
 
 def limits_of(text: str | None) -> list[int | None]:
@@ -77,37 +146,6 @@ def counts_of(text: str | None) -> list[int]:
     if wrong:
         raise UsageError(f"--sequences-per-step {wrong[0]!r}: write counts as 1,2,4")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-def sweep(verb: Sweep) -> int:
-    """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""
-    from benchmarks.launch import run
-    from benchmarks.launch.progress import display
-
-    request = check(verb)
-    found: list[Measured] = []
-    done: list[Record] = []
-    try:
-        directory = run.new_directory(arguments.parent(verb), request.workload)
-        with display() as shown:
-            for value in request.values:
-                measured, launches = sweeps.measure(
-                    value,
-                    request.rows,
-                    directory,
-                    request.options,
-                    shown,
-                    own_sequences=request.workload.sequences_per_step,
-                    points=request.points,
-                    proven=sweeps.fitting_settings(done, value.workload),
-                )
-                found.append(measured)
-                done += launches
-                write(directory, request, found, done)
-    except (ValueError, OSError) as error:
-        raise UsageError(error) from None
-    show(directory, request, found, done, verb)
-    return run.exit_code(done)
 
 
 def _first(done: list[Record]) -> Record:
@@ -130,17 +168,3 @@ def write(directory: Path, request: Request, found: list[Measured], done: list[R
     )
     title, caption = sweep_report.figure_words(*about)
     line_chart(request.quantity, found, directory / "sweep.png", title=title, caption=caption)
-
-
-def show(
-    directory: Path, request: Request, found: list[Measured], done: list[Record], verb: Sweep
-) -> None:
-    """The table or JSON on standard output; published where that was asked."""
-    about = request.workload, request.quantity, found, _first(done)
-    if verb.json:
-        show_json({"directory": str(directory), **sweep_report.told(*about)})
-    else:
-        print(sweep_report.document(*about))
-    print(f"\nrecords, sweep.md, .csv, .json, .png: {directory}", file=sys.stderr)
-    if verb.publish:
-        publish.publish(directory, "sweep", "sweeps", f"{request.workload.name}-{request.quantity}")
