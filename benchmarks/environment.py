@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""The folder that the packages lie in."""
+from sppo.config.folders import PACKAGES
+
+CHECKOUT = PACKAGES
+"""The folder that the packages lie in, whether they are installed there or checked out."""
 
 LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy", "scipy", "msgspec", "wandb", "triton")
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.measuring.flags import Profile as Flags
 from benchmarks.commands.output import show_json
 from benchmarks.launch.processes import variables
-from sppo.config.hardware import PROFILES, Profile
+from sppo.config.hardware import Profile, known_profiles, own_profiles
 
 GRACE_SECONDS = 10.0
 """From TERM to KILL."""
@@ -50,11 +51,14 @@ def check(verb: Flags) -> Path:
         raise UsageError(f"{verb.name!r} is no profile name: small letters, digits, dots, dashes")
     if verb.ranks < 2 or verb.ranks % 2:
         raise UsageError(f"--ranks {verb.ranks}: an even number, every rank sends to a neighbour")
-    path = (verb.output or PROFILES / f"{verb.name}.json").absolute()
-    if verb.output is None and path.exists():
+    path = (verb.output or own_profiles() / f"{verb.name}.json").absolute()
+    if verb.output is None and verb.name in known_profiles():
         raise UsageError(
             f"a profile {verb.name} exists: take another name, or --output {path} to replace it"
         )
+    if verb.output is None:
+        with suppress(OSError):  # said below
+            path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent}; make it, or name another with --output FILE")
     if not os.access(path.parent, os.W_OK):
