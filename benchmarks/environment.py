@@ -76,6 +76,19 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+def import_path() -> dict[str, str]:
+    """Variables with which a Python process imports these very packages.
+
+    Whatever lies in the folder it starts in: `benchmarks` and `baselines` are names that others
+    give to folders too, and `python -m` looks there first.
+    """
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{inherited}" if inherited else str(CHECKOUT),
+        "PYTHONSAFEPATH": "1",
+    }
+
+
 def available_cores() -> int:
     """Cores this process may run on, which is fewer than the machine's in a container."""
     if hasattr(os, "sched_getaffinity"):
