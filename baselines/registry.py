@@ -21,6 +21,8 @@ _ADAPTERS = {
     "reference": "baselines.reference:ADAPTER",
 }
 
+_REGISTERED: dict[str, Adapter] = {}
+
 SYSTEMS = ("deepspeed", "megatron", "sppo")
 """The systems that are compared; `reference` is what they are all compared with."""
 
@@ -30,17 +32,29 @@ def installed() -> tuple[str, ...]:
     return tuple(sorted({point.name for point in entry_points(group=GROUP)} - _ADAPTERS.keys()))
 
 
+def register(name: str, adapter: Adapter) -> None:
+    """Add a system of one's own, for this process alone: launched ranks know only the others.
+
+    Raises ValueError where the name is taken.
+    """
+    if name in (*_ADAPTERS, *_REGISTERED, *installed()):
+        raise ValueError(f"there is a system {name!r} already: take another name")
+    _REGISTERED[name] = adapter
+
+
 def load(name: str) -> Adapter:
     """The adapter of that name.
 
     Raises ValueError listing the known names, or saying what another package's adapter lacks.
     """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if name in _ADAPTERS:
         own: Adapter = EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP).load()
         return own
     points = tuple(entry_points(group=GROUP, name=name))
     if not points:
-        known = ", ".join(sorted((*_ADAPTERS, *installed())))
+        known = ", ".join(sorted((*_ADAPTERS, *_REGISTERED, *installed())))
         raise ValueError(f"unknown system {name!r}; known: {known}")
     adapter = points[0].load()
     if not isinstance(adapter, Adapter):

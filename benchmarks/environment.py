@@ -13,8 +13,10 @@ from typing import Any
 
 import psutil
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""The folder that the packages lie in."""
+from sppo.config.folders import PACKAGES
+
+CHECKOUT = PACKAGES
+"""The folder that the packages lie in, whether they are installed there or checked out."""
 
 LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy", "scipy", "msgspec", "wandb", "triton")
 
@@ -72,6 +74,19 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def import_path() -> dict[str, str]:
+    """Variables with which a Python process imports these very packages.
+
+    Whatever lies in the folder it starts in: `benchmarks` and `baselines` are names that others
+    give to folders too, and `python -m` looks there first.
+    """
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{inherited}" if inherited else str(CHECKOUT),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def available_cores() -> int:

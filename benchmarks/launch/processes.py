@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.environment import CHECKOUT
+from benchmarks.environment import import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch.outcome import Outcome, decode_progress, judge, out_of_time
 from benchmarks.records import store
@@ -65,15 +65,13 @@ def variables(threads: int, environment: Mapping[str, str]) -> dict[str, str]:
     On CUDA memory that is limited or nearly full is lost to fragments least in growing segments:
     for every system alike, unless the user wants another allocator.
     """
-    package_root = str(CHECKOUT)
-    inherited = os.environ.get("PYTHONPATH")
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "PYTHONUNBUFFERED": "1",
         **({} if _has_allocator() else {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}),
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", "ignore"),
-        "PYTHONPATH": f"{package_root}{os.pathsep}{inherited}" if inherited else package_root,
+        **import_path(),
         **environment,
     }
 

@@ -8,6 +8,10 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.environment import CHECKOUT
+from sppo.config.folders import in_checkout, user_folder
+
+BROUGHT = CHECKOUT / "benchmarks" / "results"
+"""What an installed package brings of `results/`: see setup.py. In a checkout there is none."""
 
 
 class RecordError(ValueError):
@@ -65,13 +69,34 @@ def check_schema(path: Path, data: bytes, expected: str) -> None:
 
 
 def results_directory() -> Path:
-    """`results/` of the folder we stand in, else of the checkout that this module lies in."""
+    """`results/` of the folder we stand in, else of the checkout, else of the user's data."""
     here = Path.cwd() / "results"
-    checkout = CHECKOUT / "results"
-    return checkout if checkout.is_dir() and not here.is_dir() else here
+    return here if here.is_dir() else _own_results()
 
 
 def published_directory() -> Path:
-    """What is committed, wherever we stand; without a checkout, of the folder we stand in."""
-    checkout = CHECKOUT / "results"
-    return (checkout if checkout.is_dir() else Path.cwd() / "results") / "published"
+    """What is committed, wherever we stand; of an installed package, what its user published."""
+    return _own_results() / "published"
+
+
+def _own_results() -> Path:
+    return (CHECKOUT if in_checkout() else user_folder()) / "results"
+
+
+def readable(path: Path) -> Path:
+    """The file to read for a path below `results/`: where the user has none, what we bring."""
+    own = published_directory().parent
+    if in_checkout() or path.exists() or not path.is_relative_to(own):
+        return path
+    brought = BROUGHT / path.relative_to(own)
+    return brought if brought.exists() else path
+
+
+def readable_files(folder: Path, pattern: str) -> list[Path]:
+    """The files to read of a folder below `results/`, by name; the user's before what we bring."""
+    own = published_directory().parent
+    paths = {path.name: path for path in folder.glob(pattern)}
+    if not in_checkout() and folder.is_relative_to(own):
+        for path in (BROUGHT / folder.relative_to(own)).glob(pattern):
+            paths.setdefault(path.name, path)
+    return [paths[name] for name in sorted(paths)]

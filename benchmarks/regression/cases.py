@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import files
+from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import CHECKOUT
 from benchmarks.paper import reported
-from benchmarks.records.store import published_directory
 from benchmarks.workloads import WORKLOADS, find, of_flags
+from sppo.config.folders import in_checkout
 from sppo.config.sizes import parse_bytes, parse_tokens
 from sppo.config.workload import Workload
 
@@ -253,10 +256,17 @@ def emulated_cases() -> list[RankCase]:
     ]
 
 
+def _license() -> Path:
+    """A text that is the same in every checkout and beside every installed package."""
+    if in_checkout():
+        return CHECKOUT / "LICENSE"
+    (text,) = (path for path in files("sppo-suite") or () if path.name == "LICENSE")
+    return Path(str(text.locate()))
+
+
 def gloo_cases() -> list[RankCase]:
     """Real launches at mini-cpu on two ranks; they read a text that is the same everywhere."""
-    text = published_directory().parents[1] / "LICENSE"
-    mini = replace(find("mini-cpu"), text=str(text))
+    mini = replace(find("mini-cpu"), text=str(_license()))
     return [
         RankCase(
             name="megatron, PP 2, full recompute",

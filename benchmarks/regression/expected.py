@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.environment import library_versions
-from benchmarks.records.store import published_directory, write_bytes
+from benchmarks.records.store import published_directory, readable, write_bytes
 from benchmarks.regression.differences import Cases, Tree
 
 SCHEMA = "sppo-expected/1"
@@ -30,7 +30,7 @@ class Expected:
 
 
 def default_directory() -> Path:
-    """`results/expected` of the checkout."""
+    """`results/expected` of the checkout, or the user's own beside an installed package."""
     return published_directory().parent / "expected"
 
 
@@ -47,7 +47,7 @@ def path_of(directory: Path, topic: str) -> Path:
 
 def read(directory: Path, topic: str) -> Expected:
     """Raises ValueError, naming the cure, where there is no such file or it is damaged."""
-    path = path_of(directory, topic)
+    path = readable(path_of(directory, topic))
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.records import store
 from benchmarks.rows import tuning
 from benchmarks.rows.row import Assignment
 from benchmarks.rows.tuning import Point, SystemTuning
@@ -59,7 +60,8 @@ def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
     What fits a tighter device fits a looser one. Raises RecordError on a damaged file.
     """
     keys: set[str] = set()
-    for path in sorted(tuning.path_of(workload.name, None).parent.glob(f"{workload.name}-*.json")):
+    folder = tuning.path_of(workload.name, None).parent
+    for path in store.readable_files(folder, f"{workload.name}-*.json"):
         loaded = tuning.load(path)
         if loaded is None or loaded.workload != workload.name or system not in loaded.systems:
             continue

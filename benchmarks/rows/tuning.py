@@ -72,12 +72,14 @@ class Choice:
 
 
 def path_of(workload: str, device_memory_bytes: int | None) -> Path:
+    """Where a grid is saved."""
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
     return store.published_directory() / "tuning" / name
 
 
 def load(path: Path) -> Tuning | None:
     """The file, or None where there is none. Raises RecordError on a damaged one."""
+    path = store.readable(path)
     if not path.is_file():
         return None
     data = path.read_bytes()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 
+from benchmarks.environment import import_path
 from benchmarks.records.record import Peak
 
 
@@ -16,7 +18,14 @@ def measured_peak(threads: int, device: str = "cpu", dtype: str = "float32") -> 
     """
     command = [sys.executable, "-m", "benchmarks.worker.matmul_peak", str(threads), device, dtype]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            command,
+            env={**os.environ, **import_path()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         flops_per_second = float(done.stdout.split()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError):
         return None

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 from sppo.config.errors import NotBuilt
+from sppo.config.folders import in_checkout, user_folder
 
 PROFILES = Path(__file__).parent / "hardware_profiles"
+"""The committed ones."""
+
 CURE = "`sppo-bench profile` measures one"
 
 Kind = Literal["measured", "assumed"]
@@ -56,7 +59,7 @@ NUMBERS = (*POSITIVE, *NOT_NEGATIVE, *WHOLE)
 
 
 class UnknownProfile(NotBuilt, ValueError):
-    """No committed profile has that name: wrong input, and for a workload a part not there."""
+    """No profile has that name: wrong input, and for a workload a part not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +203,22 @@ class Profile:
         raise ValueError(f"profile {self.name}: {field} is {problem}; {CURE}")
 
 
-def load_profile(name: str) -> Profile:
-    """A committed profile by its name, or the profile of a file by a path that ends in `.json`.
+def own_profiles() -> Path:
+    """Where new profiles are saved: in a checkout among the committed ones, else with the user."""
+    return PROFILES if in_checkout() else user_folder() / "hardware_profiles"
 
-    Raises UnknownProfile (a ValueError) listing the committed names, and ValueError in one line
-    where the file is missing, is no JSON, or lacks, has too many or has impossible numbers.
+
+def load_profile(name: str) -> Profile:
+    """A known profile by its name, or the profile of a file by a path that ends in `.json`.
+
+    The user's own come before the committed ones. Raises UnknownProfile (a ValueError) listing the
+    known names, and ValueError in one line where the file is missing, is no JSON, or lacks, has too
+    many or has impossible numbers.
     """
     if not name.endswith(".json"):
-        path = PROFILES / f"{name}.json"
+        path = own_profiles() / f"{name}.json"
+        if not path.is_file():
+            path = PROFILES / path.name
         if not path.is_file():
             raise UnknownProfile(
                 f"no hardware profile {name!r}; there are: {', '.join(known_profiles())}, "
@@ -232,8 +243,9 @@ def load_profile(name: str) -> Profile:
 
 
 def known_profiles() -> list[str]:
-    """Names of the committed profiles, in order."""
-    return sorted(entry.stem for entry in PROFILES.glob("*.json"))
+    """Names of the profiles that there are, the user's own among them, in order."""
+    folders = (own_profiles(), PROFILES)
+    return sorted({entry.stem for folder in folders for entry in folder.glob("*.json")})
 
 
 def _check_keys(

@@ -34,6 +34,7 @@ def test_rooms_are_small(root: str) -> None:
     [
         "import sppo",
         "import sppo.planner, sppo.planner.report",
+        "from sppo import Hardware, Infeasible, Layout, Op, plan_card, simulate_plan, solve",
         "from benchmarks.cli import main; main(['--help'])",
         "from benchmarks.cli import main; main(['paper', '--help'])",
         "from benchmarks.cli import main; main(['emulate', '--help'])",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,6 @@ from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.output import show_json
 from benchmarks.launch.processes import variables
 from sppo.config import hardware
-from sppo.config.hardware import PROFILES
 
 GRACE_SECONDS = 10.0
 """From TERM to KILL."""
@@ -72,11 +72,14 @@ class Profile:
             raise UsageError(
                 f"--ranks {self.ranks}: an even number, every rank sends to a neighbour"
             )
-        path = (self.output or PROFILES / f"{self.name}.json").absolute()
-        if self.output is None and path.exists():
+        path = (self.output or hardware.own_profiles() / f"{self.name}.json").absolute()
+        if self.output is None and self.name in hardware.known_profiles():
             raise UsageError(
                 f"a profile {self.name} exists: take another name, or --output {path} to replace it"
             )
+        if self.output is None:
+            with suppress(OSError):  # said below
+                path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.is_dir():
             raise UsageError(
                 f"no folder {path.parent}; make it, or name another with --output FILE"

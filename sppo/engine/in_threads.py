@@ -1,0 +1,198 @@
+"""The whole engine in one process, every rank a thread: for notebooks, examples and tests.
+
+    training = run_in_threads(plan, weights, batches)
+    training.losses, training.gradient_norms, training.ranks[0].kept_peak_bytes
+
+The very `Trainer` of a real launch runs on every rank. Only messages and collectives differ: they
+pass through the memory of this process. CPU only.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppo.comm.in_process import connect_threads, run_together
+from sppo.comm.mesh import Connections
+from sppo.config.sizes import Dtype
+from sppo.config.workload import Cluster, Optimizer, Workload
+from sppo.engine.context import Runtime
+from sppo.engine.trainer import Trainer
+from sppo.plan.plan import Plan, StepPlans
+
+_DTYPES: dict[int, tuple[Dtype, torch.dtype]] = {
+    2: ("bfloat16", torch.bfloat16),
+    4: ("float32", torch.float32),
+    8: ("float64", torch.float64),
+}
+"""Element bytes of a plan -> the dtype it computes in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCounts:
+    """What one rank counted in its last step, and its place in the plan.
+
+    `kept_peak_bytes`, of activations between their forward and backward, equals the plan's
+    `stages[stage].memory.kept_peak`; messages and bytes sent to other stages equal the
+    simulation's `messages[stage]` and `message_bytes[stage]`.
+    """
+
+    replica: int
+    stage: int
+    shard: int
+    kept_peak_bytes: int
+    host_peak_bytes: int
+    offloaded_bytes: int
+    fetched_bytes: int
+    messages: int
+    message_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Loss and gradient norm (before clipping) of every step; what each rank counted, by rank."""
+
+    losses: tuple[float, ...]
+    gradient_norms: tuple[float, ...]
+    ranks: tuple[RankCounts, ...]
+
+
+def run_in_threads(
+    plan: Plan,
+    weights: Mapping[str, Tensor],
+    batches: Iterable[Tensor],
+    *,
+    optimizer: Optimizer | None = None,
+) -> Training:
+    """Train under the plan, one optimizer step for each batch, all ranks as threads.
+
+    weights: canonical and full-size (`sppo.config.weight_shapes`), copied, never changed. batches:
+    int64 [sequences_per_step, sequence_tokens + 1] each; inputs are [:, :-1], targets [:, 1:].
+
+    Raises ValueError if a batch has another shape, and what a rank raises.
+    """
+    steps = list(batches)
+    shape = (plan.sequences_per_step, plan.sequence_tokens + 1)
+    for batch in steps:
+        if tuple(batch.shape) != shape:
+            raise ValueError(f"the plan is for batches of {shape}, not {tuple(batch.shape)}")
+    workload = _workload_of(plan, optimizer or Optimizer())
+    connections = connect_threads(plan)
+    ranks = [_Rank(workload, plan, weights, connection) for connection in connections]
+
+    def train(rank: int) -> list[tuple[float, float]]:
+        return [ranks[rank].step(batch) for batch in steps]
+
+    # Loss and norm are sums over all ranks: every rank reports the same.
+    results = run_together(connections, train)[0]
+    return Training(
+        losses=tuple(loss for loss, _ in results),
+        gradient_norms=tuple(norm for _, norm in results),
+        ranks=tuple(rank.counts() for rank in ranks),
+    )
+
+
+def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
+    """What the plan was made for, as far as training asks."""
+    cluster = Cluster(hardware=plan.hardware, device="cpu", nodes=1, ranks_per_node=plan.ranks)
+    return Workload(
+        name=plan.workload,
+        model=plan.model,
+        cluster=cluster,
+        sequence_tokens=plan.sequence_tokens,
+        sequences_per_step=plan.sequences_per_step,
+        dtype=_DTYPES[plan.element_bytes][0],
+        optimizer=optimizer,
+    )
+
+
+class _Rank:
+    """One thread's trainer, and the books of its last step."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        plan: Plan,
+        weights: Mapping[str, Tensor],
+        connections: Connections,
+    ) -> None:
+        self.connections = connections
+        self.kept = _KeptBytes()
+        runtime = Runtime(
+            device=torch.device("cpu"),
+            dtype=_DTYPES[plan.element_bytes][1],
+            label=self.kept.label,
+        )
+        plans = StepPlans(whole=plan, short=plan)
+        self.trainer = Trainer(workload, plans, weights, runtime, connections)
+        self._sent_before = self._sent()
+
+    def _sent(self) -> tuple[int, int]:
+        traffic = self.connections.transport.traffic
+        return traffic.messages, traffic.bytes
+
+    def step(self, batch: Tensor) -> tuple[float, float]:
+        """One optimizer step; (loss, gradient norm)."""
+        self._sent_before = self._sent()
+        self.kept.begin()
+        return self.trainer.step(batch)
+
+    def counts(self) -> RankCounts:
+        place, counters = self.connections.place, self.trainer.counters
+        before_messages, before_bytes = self._sent_before
+        messages, sent_bytes = self._sent()
+        arenas = self.trainer.engine.stage.buffers.arenas
+        return RankCounts(
+            replica=place.replica,
+            stage=place.stage,
+            shard=place.shard,
+            kept_peak_bytes=self.kept.peak,
+            host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
+            offloaded_bytes=counters.offloaded_bytes,
+            fetched_bytes=counters.fetched_bytes,
+            messages=messages - before_messages,
+            message_bytes=sent_bytes - before_bytes,
+        )
+
+
+class _KeptBytes:
+    """Bytes of the storages that are labelled "activations", and their peak.
+
+    A storage counts once, from its label to its end.
+    """
+
+    def __init__(self) -> None:
+        self.live = 0
+        self.peak = 0
+        self._storages: dict[int, weakref.ref[Any]] = {}
+        # A storage may end on another thread, or by garbage collection inside `label`.
+        self._lock = threading.RLock()
+
+    def begin(self) -> None:
+        """A step begins: its peak counts from here."""
+        self.peak = self.live
+
+    def label(self, kind: Any, tensor: Tensor) -> None:
+        if kind != "activations":
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        with self._lock:
+            if key in self._storages:
+                return
+            self._storages[key] = weakref.ref(storage, partial(self._end, key, size))
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    def _end(self, key: int, size: int, reference: weakref.ref[Any]) -> None:
+        with self._lock:
+            if self._storages.get(key) is reference:
+                del self._storages[key]
+                self.live -= size
