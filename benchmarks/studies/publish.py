@@ -17,9 +17,11 @@ def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:
 
 
 def publish(directory: Path, kind: str, folder: str, name: str) -> None:
-    """Copy table, figure and JSON of a study to results/published/FOLDER/NAME.*."""
+    """Copy a study's table, CSV if it has one, JSON and figure: results/published/FOLDER/NAME.*."""
     target = store.published_directory() / folder
     target.mkdir(parents=True, exist_ok=True)
-    for ending in ("md", "json", "png"):
-        shutil.copyfile(directory / f"{kind}.{ending}", target / f"{name}.{ending}")
+    for ending in ("md", "csv", "json", "png"):
+        source = directory / f"{kind}.{ending}"
+        if ending != "csv" or source.exists():
+            shutil.copyfile(source, target / f"{name}.{ending}")
     print(f"published as {target / name}.*", file=sys.stderr)

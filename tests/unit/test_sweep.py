@@ -14,6 +14,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.commands.studies.sweep import counts_of, limits_of
 from benchmarks.job import Status
+from benchmarks.records import store
 from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
@@ -21,7 +22,7 @@ from benchmarks.rows.candidates import fitting
 from benchmarks.rows.committed_grids import Grid
 from benchmarks.rows.row import ROWS, Assignment, Row
 from benchmarks.rows.tuning import Point
-from benchmarks.studies import sweep, sweep_figure, sweep_report
+from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import Measured
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
@@ -247,3 +248,14 @@ def test_values_of_flags() -> None:
     assert made[0].workload.device_memory_bytes is None
     limits = sweep.values(workload, "device-memory", [3 * MIB, None], [])
     assert [value.label for value in limits] == ["3MiB", "none"]
+
+
+def test_everything_of_a_study_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "published_directory", lambda: tmp_path / "published")
+    for ending in ("md", "csv", "json", "png"):
+        (tmp_path / f"sweep.{ending}").write_text(ending)
+    publish.publish(tmp_path, "sweep", "sweeps", "name")
+    names = sorted(path.name for path in (tmp_path / "published" / "sweeps").iterdir())
+    assert names == ["name.csv", "name.json", "name.md", "name.png"]
