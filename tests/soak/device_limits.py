@@ -16,19 +16,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.launch import run
+from benchmarks.launch import processes, run
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
 from benchmarks.records.record import Record
 from benchmarks.rows import assign
 from benchmarks.rows import row as row_module
 from sppo.config.sizes import MIB
+from tests.soak import forked
 
 BUSY = "import torch; a = torch.ones(700, 700)\nwhile True: a @ a"
 
@@ -92,15 +94,26 @@ def main() -> int:
     parser.add_argument("--launches", type=int, default=20)
     parser.add_argument("--load", type=int, default=0, metavar="PROCESSES")
     parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--forked", action="store_true", help="ranks forked from this process, not by torchrun"
+    )
     asked = parser.parse_args()
     limits: list[dict[str, Any]] = []
-    with load(asked.load), tempfile.TemporaryDirectory() as parent:
+    with ExitStack() as stack:
+        if asked.forked:
+            forked.prepare()
+            stack.enter_context(patch.object(processes, "launch", forked.launch))
+        stack.enter_context(load(asked.load))
+        parent = stack.enter_context(tempfile.TemporaryDirectory())
         for limit in range(asked.first, asked.last + 1, asked.step):
             folder = Path(parent) / str(limit)
             folder.mkdir()
             done = launches(asked.workload, limit * MIB, asked.launches, folder)
-            busy = {"load_average_5_minutes": round(os.getloadavg()[1], 1)}
-            limits.append({**summary(limit * MIB, done), **busy})
+            how = {
+                "ranks": "forked" if asked.forked else "torchrun",
+                "load_average_5_minutes": round(os.getloadavg()[1], 1),
+            }
+            limits.append({**summary(limit * MIB, done), **how})
             print(limits[-1], flush=True)
             if asked.output:
                 write(asked.output, asked.workload, asked.load, limits)
