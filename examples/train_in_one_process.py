@@ -25,7 +25,7 @@ for step, (loss, norm) in enumerate(zip(training.losses, training.gradient_norms
     print(f"step {step:2d}   loss {loss:.4f}   gradient norm {norm:.4f}")
 for rank in training.ranks:
     predicted = plan.stages[rank.stage].memory.kept_peak
-    messages = plan.predicted_messages[rank.stage]
+    messages = plan.predicted.messages[rank.stage]
     print(
         f"stage {rank.stage}   kept activations: predicted {predicted:,} bytes, counted "
         f"{rank.kept_peak_bytes:,}   messages: predicted {messages}, counted {rank.messages}"
