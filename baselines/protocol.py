@@ -159,7 +159,7 @@ class Adapter(Protocol):
         weights: Mapping[str, torch.Tensor],
         context: Context,
     ) -> System:
-        """Build model and optimizer from canonical weights (`sppo.config.models.weight_shapes`).
+        """Build model and optimizer from canonical weights (`sppo.plan.weights.weight_shapes`).
 
         `weights` are full-size, shared and read-only (memory-mapped): copy what this rank owns.
         Raises Unavailable, or sppo.config.errors.Infeasible.

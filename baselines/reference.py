@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.protocol import Context, Kind, StepResult, Unavailable
-from sppo.config.models import Model, weight_shapes
+from sppo.config.models import Model
 from sppo.config.workload import Workload
+from sppo.plan.weights import weight_shapes
 
 
 @dataclass(frozen=True, kw_only=True)

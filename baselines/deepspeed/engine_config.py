@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from baselines.deepspeed.settings import DeepSpeedSettings
-from sppo.config.models import Model, layer_weight_shapes
+from sppo.config.models import Model
 from sppo.config.workload import Workload
+from sppo.plan.blocks import block_of
 
 
 def bucket_elements(model: Model) -> int:
@@ -15,9 +17,7 @@ def bucket_elements(model: Model) -> int:
     Its reduction bucket would take 1.9 GiB whatever the model; and with its other thresholds
     ZeRO-3 would neither partition nor release anything of a small model.
     """
-    block = 0
-    for shape in layer_weight_shapes(model).values():
-        block += shape[0] * shape[1] if len(shape) == 2 else shape[0]
+    block = sum(math.prod(weight.shape) for weight in block_of(model).weights.values())
     return max(block, model.vocabulary * model.hidden)
 
 

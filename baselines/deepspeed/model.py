@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from baselines.reference import rotary_tables, rotate
-from sppo.config.models import Model, layer_weight_shapes
+from sppo.config.models import Model
+from sppo.plan.blocks import block_of
 
 CoreAttention = Callable[..., Tensor]
 
@@ -198,7 +199,7 @@ def load_weights(
     own: dict[str, Tensor] = {}
     for name, value in weights.items():
         own[name] = value.to(device, dtype, copy=True)
-    kinds = [n.rpartition(".")[2] for n in layer_weight_shapes(model) if "attention.query" in n]
+    kinds = [n.rpartition(".")[2] for n in block_of(model).weights if "attention.query" in n]
     for layer in range(model.layers):
         prefix = f"layers.{layer}.attention"
         for kind in kinds:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Context, Misfit, Role, System, Unavailable
-from sppo.config.sharding import shard_obstacle
 from sppo.config.workload import Workload
+from sppo.plan.weights import shard_obstacle
 
 
 class MegatronAdapter:

@@ -1,4 +1,4 @@
-"""Canonical weights (`sppo.config.models.weight_shapes`) as the shards of one Megatron rank.
+"""Canonical weights (`sppo.plan.weights.weight_shapes`) as the shards of one Megatron rank.
 
 Two of Megatron's matrices join several of ours: `linear_qkv` holds, for each KV head, its query
 heads, the key head and the value head; `linear_fc1` of a SwiGLU holds the gate, then the up rows.

@@ -35,8 +35,8 @@ from benchmarks.records import store
 from benchmarks.worker.failures import status_of
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
-from sppo.config.models import weight_shapes
 from sppo.config.sizes import KIB
+from sppo.plan.weights import weight_shapes
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_LEAN
+from sppo.config.models import Model
+from sppo.plan.blocks import Block, block_of
 
 if TYPE_CHECKING:
     from sppo.plan.plan import Plan
@@ -99,18 +100,19 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     words += ", MSP" if plan.get("lendings") else ""
     words += ", hosted KV" if plan.get("kv_block_tokens") else ""
     words += f", offload {offload:.0%}"
-    return words + _recompute_words([row for part in parts for row in part["recompute_units"]])
+    rows = [row for part in parts for row in part["recompute_units"]]
+    return words + _recompute_words(block_of(Model(**plan["model"])), rows)
 
 
-def _recompute_words(rows: Sequence[Sequence[str]]) -> str:
+def _recompute_words(block: Block, rows: Sequence[Sequence[str]]) -> str:
     """What is made again, by the level that names it, and in how many of the subsequences."""
     names = {name for row in rows for name in row}
     if not names:
         return ""
     level = "everything"
-    if names <= set(RECOMPUTE_CHEAP):
+    if names <= set(block.recompute_cheap):
         level = "norms, activation"
-    elif names <= set(RECOMPUTE_LEAN):
+    elif names <= set(block.recompute_lean):
         level = "all but attention"
     share = sum(bool(row) for row in rows) / len(rows)
     return f", recompute {level}" + ("" if share == 1 else f" in {share:.0%}")

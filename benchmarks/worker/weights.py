@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sppo.config.models import Model, weight_shapes
+from sppo.config.models import Model
+from sppo.plan.weights import weight_shapes
 
 _TORCH_DTYPES = {
     "float32": torch.float32,

@@ -2,7 +2,7 @@
 
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt, Short
 from sppo.config.hardware import Profile, Rates, known_profiles, load_profile
-from sppo.config.models import MODELS, Model, gpt, layer_weight_shapes, llama, weight_shapes
+from sppo.config.models import MODELS, Model, gpt, llama
 from sppo.config.sharding import Shard
 from sppo.config.sizes import (
     DTYPE_BYTES,
@@ -38,11 +38,9 @@ __all__ = [
     "format_bytes",
     "gpt",
     "known_profiles",
-    "layer_weight_shapes",
     "length_name",
     "llama",
     "load_profile",
     "parse_bytes",
     "parse_tokens",
-    "weight_shapes",
 ]

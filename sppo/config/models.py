@@ -1,4 +1,4 @@
-"""The models that are trained: GPT and Llama, by name, and the shapes of their weights."""
+"""The models that are trained: GPT and Llama, by name."""
 
 from __future__ import annotations
 
@@ -52,16 +52,6 @@ class Model:
     def kv_width(self) -> int:
         """Columns of K (and of V): kv_heads * head_width."""
         return self.kv_heads * self.head_width
-
-    @property
-    def parameters(self) -> int:
-        total = 0
-        for shape in weight_shapes(self).values():
-            size = 1
-            for extent in shape:
-                size *= extent
-            total += size
-        return total
 
 
 def gpt(name: str, *, layers: int, hidden: int, heads: int, vocabulary: int = 50_304) -> Model:
@@ -136,43 +126,3 @@ MODELS: dict[str, Model] = {
         ),
     )
 }
-
-
-def weight_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Canonical parameter names and shapes, [out, in] as torch's Linear has them.
-
-    Every system loads these names; matrices (two axes) carry weight decay, vectors never do.
-    """
-    shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (model.vocabulary, model.hidden)}
-    for layer in range(model.layers):
-        for name, shape in layer_weight_shapes(model).items():
-            shapes[f"layers.{layer}.{name}"] = shape
-    shapes["final_norm.weight"] = (model.hidden,)
-    if model.norm == "layernorm":
-        shapes["final_norm.bias"] = (model.hidden,)
-    shapes["head.weight"] = (model.vocabulary, model.hidden)
-    return shapes
-
-
-def layer_weight_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """The parameters of one decoder block, without the `layers.{i}.` prefix."""
-    linears = {
-        "attention.query": (model.hidden, model.hidden),
-        "attention.key": (model.kv_width, model.hidden),
-        "attention.value": (model.kv_width, model.hidden),
-        "attention.output": (model.hidden, model.hidden),
-    }
-    if model.activation == "swiglu":
-        linears["mlp.gate"] = (model.ffn, model.hidden)
-    linears["mlp.up"] = (model.ffn, model.hidden)
-    linears["mlp.down"] = (model.hidden, model.ffn)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for norm in ("norm1", "norm2"):
-        shapes[f"{norm}.weight"] = (model.hidden,)
-        if model.norm == "layernorm":
-            shapes[f"{norm}.bias"] = (model.hidden,)
-    for name, shape in linears.items():
-        shapes[f"{name}.weight"] = shape
-        if model.biases:
-            shapes[f"{name}.bias"] = shape[:1]
-    return shapes

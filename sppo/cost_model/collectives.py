@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sppo.plan.blocks import block_of
 from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import Plan, part_shape
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
@@ -17,9 +18,6 @@ FORWARD = 4
 
 BACKWARD = 6
 """The same of their gradients, and two of the inputs that the weights' gradients need again."""
-
-AGAIN = ("attention.query", "block.middle", "mlp.up", "mlp.gate")
-"""Units that are made again by a product which the ranks of a stage share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +79,11 @@ def step_collectives(plan: Plan, stage: int) -> Told:
 
 def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
     """Forward and backward of so many tokens in one part."""
-    again = sum(name in AGAIN for name in dropped)
+    units = block_of(shape.model).units_by_name
+    products = sum(units[name].recipe == "linear" for name in dropped)
     size = shape.element_bytes
     hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)
-    total = hidden * (len(shape.layers) * (FORWARD + BACKWARD + again))
+    total = hidden * (len(shape.layers) * (FORWARD + BACKWARD + products))
     if shape.first:
         total += hidden * 2
     if shape.head:

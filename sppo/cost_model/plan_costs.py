@@ -12,6 +12,7 @@ from sppo.cost_model.times import (
     stage_link,
     subsequence_cost,
 )
+from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
 from sppo.schedule.cost_table import PartCosts
@@ -104,6 +105,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
     if not plan.kv_block_tokens:
         return 0
     total = 0
+    units = block_of(plan.model).units_by_name
     for part in plan.stages[stage].parts:
         rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
         for start, tokens, dropped in rows:
@@ -113,7 +115,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
                 start=start,
                 tokens=tokens,
                 last=start + tokens == plan.sequence_tokens,
-                again="attention.output" in dropped,
+                again=any(units[name].recipe == "mixer" for name in dropped),
             )
     return plan.sequences * total // plan.sequence_parallel
 

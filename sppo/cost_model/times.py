@@ -12,8 +12,8 @@ from sppo.cost_model.flops import (
     head_flops_per_token,
     layer_dense_flops_per_token,
 )
+from sppo.plan.blocks import block_of
 from sppo.plan.parts import SubsequenceCost
-from sppo.plan.saved_tensors import layer_units
 
 
 def subsequence_cost(
@@ -119,11 +119,11 @@ def recompute_ns(
 ) -> int:
     """Time to make these units of one block again for one subsequence of one rank.
 
-    Matrix products at the dense rate, attention at its own, norms and activation functions at the
+    Matrix products at the dense rate, the mixer at its own, norms and activation functions at the
     rate of the memory: everything they read and write, once.
     """
     seconds = 0.0
-    units = {unit.name: unit for unit in layer_units(model)}
+    units = block_of(model).units_by_name
     for name in names:
         unit = units[name]
         work = tokens // shards
@@ -133,7 +133,7 @@ def recompute_ns(
             rate = profile.rate(work, "dense_forward")
             seconds += unit.dense_flops * tokens / shards / rate
             seconds += _exchange_seconds(model, profile, tokens, shards) / 2
-        elif unit.recipe == "attention":
+        elif unit.recipe == "mixer":
             flops = attention_flops(model, causal_pairs(start, tokens)) / shards
             seconds += flops / profile.rate(work, "attention_forward")
         else:

@@ -73,7 +73,7 @@ def run_in_threads(
 ) -> Training:
     """Train under the plan, one optimizer step for each batch, all ranks as threads.
 
-    weights: canonical and full-size (`sppo.config.weight_shapes`), copied, never changed. batches:
+    weights: canonical and full-size (`sppo.plan.weight_shapes`), copied, never changed. batches:
     int64 [sequences_per_step, sequence_tokens + 1] each; inputs are [:, :-1], targets [:, 1:].
 
     Raises ValueError if a batch has another shape, and what a rank raises.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from sppo.plan.blocks import block_of
 from sppo.plan.parts import PartShape
-from sppo.plan.saved_tensors import RECOMPUTE_FULL
 from sppo.schedule.order import Compute
 
 
@@ -70,7 +70,8 @@ class Loan:
         shape = self.shape
         told = shape.kv_bytes(share.earlier, self.wide) // len(shape.layers)
         coming = shape.kv_bytes((self.ranks - 1) * share.own, self.wide) // len(shape.layers)
-        kept = shape.kept_bytes(share.own, RECOMPUTE_FULL) // len(shape.layers)
+        full = block_of(shape.model).recompute_full
+        kept = shape.kept_bytes(share.own, full) // len(shape.layers)
         return told + coming + (len(shape.layers) - 1) * max(0, told - kept)
 
     def after_bytes(self, forward: bool, share: Share) -> int:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from sppo.config.hardware import Profile
+from sppo.config.models import Model
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
@@ -76,6 +77,11 @@ class StageHoldings:
     clones: bool = False
     loans: tuple[Loan, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def model(self) -> Model:
+        """All parts are of one model."""
+        return self.shapes[0].model
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
         """Bytes left by a forward under this fate, before anything travels."""
@@ -168,7 +174,7 @@ class StageHoldings:
     def occupancy(self) -> Occupancy:
         """What lies on the device at each compute, for all fates."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
-        width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
+        width = self.model.hidden * self.shapes[0].element_bytes
         shards = self.shapes[0].shards
         messages = message_bytes(
             self.computes,
@@ -239,8 +245,8 @@ class StageHoldings:
         """What lies on the device at every compute."""
         ring = 0
         if self.kv_block_tokens:
-            model, size = self.shapes[0].model, self.shapes[0].element_bytes
-            ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
+            size, shards = self.shapes[0].element_bytes, self.shapes[0].shards
+            ring = ring_bytes(self.model, size, shards, self.kv_block_tokens)
         return memory.total - memory.kept - memory.staging - memory.temporary + ring
 
     def beside_at_turn_bytes(self, fates: StageFates) -> int:

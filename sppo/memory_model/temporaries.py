@@ -12,8 +12,9 @@ from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from sppo.config.models import Model
+from sppo.plan.blocks import block_of
 from sppo.plan.parts import PartShape
-from sppo.plan.saved_tensors import head_units, layer_units
+from sppo.plan.saved_tensors import head_units
 
 INDEX_BYTES = 8
 """Of a token's id or row."""
@@ -93,7 +94,8 @@ class PartKind:
     @cached_property
     def unit_bytes(self) -> dict[str, int]:
         """Bytes of a block's units, per token of all shards."""
-        return {unit.name: unit.bytes(1, self.element_bytes) for unit in layer_units(self.model)}
+        units = block_of(self.model).units
+        return {unit.name: unit.bytes(1, self.element_bytes) for unit in units}
 
     @property
     def late_bytes(self) -> int:
@@ -271,7 +273,7 @@ def _made_again(kind: PartKind, s: _Sizes, dropped: frozenset[str]) -> Iterator[
 def first_reads(model: Model, dropped: frozenset[str]) -> dict[str, int]:
     """Step of a block's backward at which each unit is first read: maybe to make another again."""
     firsts = {name: span.first for name, span in BACKWARD_SPANS.items()}
-    for unit in reversed(layer_units(model)):
+    for unit in reversed(block_of(model).units):
         if unit.name in dropped:
             for source in unit.made_from:
                 firsts[source] = min(firsts[source], firsts[unit.name])

@@ -22,12 +22,8 @@ from sppo.memory_model.temporaries import (
     first_reads,
     forward_walk,
 )
-from sppo.plan.saved_tensors import (
-    LOSS_TILE_TOKENS,
-    PREFIX_BLOCK_TOKENS,
-    RECOMPUTE_CHEAP,
-    RECOMPUTE_LEAN,
-)
+from sppo.plan.blocks import block_of
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS, PREFIX_BLOCK_TOKENS
 
 FORWARD_SPANS = {
     "norm1.output": Span(1, 7),
@@ -68,13 +64,14 @@ def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Mo
 def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[str, int]], ...]:
     """Moments with everything kept, and what each unit adds per token where it is made again.
 
-    Any of those of RECOMPUTE_LEAN, each for itself. A norm's output that is there early, because a
+    Any of those of the lean level, each for itself. A norm's output that is there early, because a
     product of it is made again, is added by that product.
     """
     none: frozenset[str] = frozenset()
+    block = block_of(kind.model)
     cheap, lean = (
         frozenset(names).intersection(kind.unit_bytes)
-        for names in (RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
+        for names in (block.recompute_cheap, block.recompute_lean)
     )
     held = _held_forward if forward else _held_backward
     walks = (_walk(kind, forward, names) for names in (cheap, lean))

@@ -19,7 +19,7 @@ from sppo.comm.collectives import Team
 from sppo.model.weights import Weight
 
 Tag = Callable[[str, Tensor], None]
-"""Names a tensor about to be saved with its unit of `plan/saved_tensors.py`."""
+"""Names a tensor about to be saved with its unit of `plan/blocks/`."""
 
 
 def add_product(gradient: Tensor, left: Tensor, right: Tensor) -> None:

@@ -15,7 +15,7 @@ from sppo.model.layers import linear, rms_norm, row_linear
 from sppo.model.mixers.kv_cache import Cache
 from sppo.model.mixers.prefix_attention import attend_cache, rotate_into
 from sppo.model.weights import Weight, Weights
-from sppo.plan.saved_tensors import layer_units
+from sppo.plan.blocks import block_of
 
 Read = Callable[[str], Tensor]
 """A unit of the same block by name, itself made again if it was dropped."""
@@ -37,8 +37,7 @@ class Remaker:
     start: int
 
     def made_from(self, unit: str) -> tuple[str, ...]:
-        (found,) = (known for known in layer_units(self.model) if known.name == unit)
-        return found.made_from
+        return block_of(self.model).units_by_name[unit].made_from
 
     def make(self, layer: int, unit: str, read: Read) -> Tensor:
         """The unit of the part's block `layer`, contiguous, as the forward had made it."""

@@ -14,9 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sppo.config.models import Model, layer_weight_shapes, weight_shapes
-from sppo.config.sharding import WHOLE, Shard, shard_shape, sharded_axis
+from sppo.config.models import Model
+from sppo.config.sharding import WHOLE, Shard
 from sppo.offload.activation_store import storage_key
+from sppo.plan.blocks import block_of
+from sppo.plan.weights import canonical_weights
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,15 @@ def stage_weight_names(
 ) -> dict[str, tuple[str, ...]]:
     """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
 
-    Query, key and value become one matrix: one product instead of three.
+    Those of a block that are stored together become one matrix: one product instead of many.
     """
     names: dict[str, tuple[str, ...]] = {}
     if 0 in layers:
         names["embedding.weight"] = ("embedding.weight",)
     for layer in layers:
-        for name in layer_weight_shapes(model):
-            prefix = f"layers.{layer}."
-            if name.startswith("attention.query."):
-                kind = name.rsplit(".", 1)[1]
-                parts = ("query", "key", "value")
-                names[f"{prefix}attention.qkv.{kind}"] = tuple(
-                    f"{prefix}attention.{part}.{kind}" for part in parts
-                )
-            elif not name.startswith(("attention.key.", "attention.value.")):
-                names[prefix + name] = (prefix + name,)
+        prefix = f"layers.{layer}."
+        for name, parts in block_of(model).stored_weights.items():
+            names[prefix + name] = tuple(prefix + part for part in parts)
     if head:
         names["final_norm.weight"] = ("final_norm.weight",)
         if model.norm == "layernorm":
@@ -60,34 +55,36 @@ def stage_weight_shapes(
     model: Model, layers: Sequence[int], head: bool, shards: int = 1
 ) -> dict[str, tuple[int, ...]]:
     """Parameter of these layers -> the shape of one rank's shard of it."""
-    known = weight_shapes(model)
+    canonical = canonical_weights(model)
     shapes = {}
     for name, parts in stage_weight_names(model, layers, head).items():
-        pieces = [shard_shape(part, known[part], shards) for part in parts]
+        pieces = [canonical[part].shard_shape(shards) for part in parts]
         shapes[name] = (sum(piece[0] for piece in pieces), *pieces[0][1:])
     return shapes
 
 
 def pair_rows(rows: Tensor, head_width: int) -> Tensor:
-    """Rows j and j + D / 2 of every head of a query or key weight (or bias), side by side."""
+    """Rows j and j + D / 2 of every head of a weight (or bias), side by side."""
     halves: Tensor = rows.unflatten(0, (-1, 2, head_width // 2))
     return halves.transpose(1, 2).flatten(0, 2)
 
 
 def stage_value(
-    weights: Mapping[str, Tensor], parts: tuple[str, ...], head_width: int, shard: Shard = WHOLE
+    model: Model, weights: Mapping[str, Tensor], parts: tuple[str, ...], shard: Shard = WHOLE
 ) -> Tensor:
     """One rank's shard of a stage's parameter from its canonical parts.
 
-    They are concatenated; rows of query and key are paired.
+    They are concatenated; rows that turn together are paired.
     """
+    canonical = canonical_weights(model)
+    paired = block_of(model).paired_weights
     values = []
     for part in parts:
-        value, axis = weights[part], sharded_axis(part)
+        value, axis = weights[part], canonical[part].sharded_axis
         if axis is not None:
             value = value.chunk(shard.count, axis)[shard.index]
-        if ".attention.query." in part or ".attention.key." in part:
-            value = pair_rows(value, head_width)
+        if part.rpartition(".")[0].endswith(paired):
+            value = pair_rows(value, model.head_width)
         values.append(value)
     return torch.cat(values)
 
@@ -130,7 +127,10 @@ class StageWeights:
     ) -> None:
         sources = stage_weight_names(model, layers, head)
         shapes = stage_weight_shapes(model, layers, head, shard.count)
-        whole = [name for name, parts in sources.items() if sharded_axis(parts[0]) is None]
+        canonical = canonical_weights(model)
+        whole = [
+            name for name, parts in sources.items() if canonical[parts[0]].sharded_axis is None
+        ]
         self.whole_elements = sum(math.prod(shapes[name]) for name in whole)
         names = [*whole, *(name for name in sources if name not in whole)]
         sizes = {1: 0, 2: 0}
@@ -147,7 +147,7 @@ class StageWeights:
             gradients = self.matrix_gradients if axes == 2 else self.vector_gradients
             span = slice(used[axes], used[axes] + math.prod(shape))
             used[axes] = span.stop
-            value = stage_value(weights, sources[name], model.head_width, shard)
+            value = stage_value(model, weights, sources[name], shard)
             flat[span].view(shape).copy_(value)
             self._weights[name] = Weight(flat[span].view(shape), gradients[span].view(shape))
 

@@ -1,13 +1,16 @@
 """The plan as data: parts, saved tensors, lendings, and what becomes of each."""
 
+from sppo.plan.blocks import Block, block_of
 from sppo.plan.layout import Degrees, Layout
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
 from sppo.plan.prediction import Prediction
-from sppo.plan.saved_tensors import Unit, UnitKey, head_units, kv_units, layer_units
+from sppo.plan.saved_tensors import Unit, UnitKey, head_units
+from sppo.plan.weights import weight_shapes
 
 __all__ = [
+    "Block",
     "Degrees",
     "Layout",
     "Lending",
@@ -23,8 +26,8 @@ __all__ = [
     "SubsequenceCost",
     "Unit",
     "UnitKey",
+    "block_of",
     "check_plan",
     "head_units",
-    "kv_units",
-    "layer_units",
+    "weight_shapes",
 ]

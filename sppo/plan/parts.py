@@ -11,17 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-from sppo.config.models import Model, weight_shapes
-from sppo.config.sharding import shard_shape, sharded_axis
-from sppo.plan.saved_tensors import (
-    OFFLOAD_ORDER,
-    Unit,
-    UnitKey,
-    head_units,
-    kv_units,
-    layer_units,
-    offloadable,
-)
+from sppo.config.models import Model
+from sppo.plan.blocks import block_of
+from sppo.plan.blocks.attention import kv_units
+from sppo.plan.saved_tensors import HEAD_OFFLOAD_ORDER, Unit, UnitKey, head_units
+from sppo.plan.weights import canonical_weights
 
 
 class _Parameters(NamedTuple):
@@ -34,19 +28,19 @@ class _Parameters(NamedTuple):
 def _parameters(model: Model, layers: range, head: bool, shards: int) -> _Parameters:
     """One rank's elements in a part; `whole` is what every shard has all of."""
     vectors = matrices = whole = 0
-    for name, shape in weight_shapes(model).items():
+    for name, weight in canonical_weights(model).items():
         if name.startswith("layers."):
             mine = int(name.split(".")[1]) in layers
         else:
             mine = 0 in layers if name.startswith("embedding") else head
         if not mine:
             continue
-        size = math.prod(shard_shape(name, shape, shards))
-        if len(shape) == 1:
+        size = math.prod(weight.shard_shape(shards))
+        if len(weight.shape) == 1:
             vectors += size
         else:
             matrices += size
-        if sharded_axis(name) is None:
+        if weight.sharded_axis is None:
             whole += size
     return _Parameters(vectors, matrices, whole)
 
@@ -89,7 +83,7 @@ class PartShape:
     @cached_property
     def units(self) -> dict[str, Unit]:
         """The units of a block, in the order in which they are made, and the head's, if here."""
-        units = layer_units(self.model)
+        units = block_of(self.model).units
         if self.head:
             units += head_units(self.model)
         return {unit.name: unit for unit in units}
@@ -110,10 +104,8 @@ class PartShape:
     @cached_property
     def travelling(self) -> tuple[Unit, ...]:
         """The units that may travel, in the order in which they are sent."""
-        units = self.units
-        return tuple(
-            units[name] for name in OFFLOAD_ORDER if name in units and offloadable(units[name])
-        )
+        names = (*block_of(self.model).offload_order, *HEAD_OFFLOAD_ORDER)
+        return tuple(self.units[name] for name in names if name in self.units)
 
     @cached_property
     def _token_bytes(self) -> dict[str, int]:

@@ -20,8 +20,8 @@ from sppo.cost_model.flops import (
     head_flops_per_token,
     layer_dense_flops_per_token,
 )
+from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
-from sppo.plan.saved_tensors import layer_units
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
@@ -32,7 +32,7 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
     What `sppo.cost_model.plan_costs` and `sppo.cost_model.msp` turn into time, slice by slice.
     """
     model, slicing = plan.model, plan.layout.slicing
-    again = {unit.name: unit.dense_flops for unit in layer_units(model)}
+    again = {unit.name: unit.dense_flops for unit in block_of(model).units}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):
         layers = len(part.layer_range)

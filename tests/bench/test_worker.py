@@ -22,6 +22,7 @@ from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
 from sppo.config.models import llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
+from sppo.plan.weights import parameter_count
 from tests.unit.test_installed_systems import install
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,8 +101,8 @@ def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
     memory = report.memory
     assert memory.enforcement == "no limit"
     assert memory.tracked_peak_bytes is not None
-    assert memory.tracked_peak_by_kind_bytes["weights"] == 4 * MODEL.parameters
-    assert memory.tracked_peak_by_kind_bytes["gradients"] == 4 * MODEL.parameters
+    assert memory.tracked_peak_by_kind_bytes["weights"] == 4 * parameter_count(MODEL)
+    assert memory.tracked_peak_by_kind_bytes["gradients"] == 4 * parameter_count(MODEL)
     assert sum(memory.tracked_at_peak_by_kind_bytes.values()) == memory.tracked_peak_bytes
     assert memory.untracked_peak_bytes is not None
     assert 0 <= memory.untracked_peak_bytes < 2 * MIB

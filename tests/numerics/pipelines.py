@@ -12,7 +12,7 @@ from baselines.reference import ReferenceModel
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import Connections
 from sppo.config.hardware import load_profile
-from sppo.config.models import Model, weight_shapes
+from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
@@ -25,6 +25,7 @@ from sppo.memory_model.stage_memory import Fate, StageFates
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
 from sppo.plan.msp import Cut, lendings
 from sppo.plan.plan import Plan
+from sppo.plan.weights import weight_shapes
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
@@ -189,6 +190,6 @@ def stage_values(
 ) -> dict[str, Tensor]:
     """One shard of all stages' parameters, by the stage's names."""
     return {
-        name: stage_value(canonical, parts, model.head_width, shard)
+        name: stage_value(model, canonical, parts, shard)
         for name, parts in stage_weight_names(model, range(model.layers), True).items()
     }

@@ -13,12 +13,13 @@ from baselines.reference import ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import every_place, rank_of
-from sppo.config.models import Model, gpt, llama, weight_shapes
+from sppo.config.models import Model, gpt, llama
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
+from sppo.plan.blocks.attention import RECOMPUTE_LEAN
 from sppo.plan.plan import Plan, StepPlans
-from sppo.plan.saved_tensors import RECOMPUTE_LEAN
+from sppo.plan.weights import weight_shapes
 from tests.numerics.pipelines import CPU, make_plan, stage_values
 
 MODELS = (

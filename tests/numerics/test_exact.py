@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from benchmarks.worker.weights import initial_weights
 from sppo.config.models import Model, gpt, llama
 from sppo.config.sharding import Shard
-from sppo.plan.saved_tensors import RECOMPUTE_FULL, RECOMPUTE_LEVELS, layer_units
+from sppo.plan.blocks import block_of
+from sppo.plan.blocks.attention import RECOMPUTE_FULL
 from tests.numerics.pipelines import make_plan, run_pipeline, run_reference, stage_values
 
 MODELS = (
@@ -81,7 +82,7 @@ def assert_equal_work(
     degrees=st.sampled_from(((1, 1), (2, 1), (3, 1), (4, 1), (2, 2))),
     group=st.sampled_from((None, 2, 3)),
     share=st.sampled_from((0.0, 0.3, 0.7, 1.0)),
-    recompute=st.sampled_from(RECOMPUTE_LEVELS),
+    recompute=st.sampled_from(block_of(MODELS[0]).recompute_levels),
     kv_block_tokens=st.sampled_from((0, 0, 8, 64)),
     sequences=st.integers(1, 3),
     fetch_ahead=st.integers(0, 1),
@@ -117,7 +118,7 @@ def test_any_pipeline_equals_plain_torch(
     lengths=LENGTHS,
     degrees=st.sampled_from(((2, 1), (3, 1), (4, 1), (2, 2))),
     share=st.sampled_from((0.0, 0.3, 1.0)),
-    recompute=st.sampled_from(RECOMPUTE_LEVELS),
+    recompute=st.sampled_from(block_of(MODELS[0]).recompute_levels),
     sequences=st.integers(1, 3),
 )
 def test_slices_on_lent_weights_equal_plain_torch(
@@ -160,8 +161,8 @@ def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_recomputation_gives_the_same_gradients(model: Model, share: float) -> None:
     """Every level, and each unit alone, kept or with the others on the host."""
-    lean = [name for name in RECOMPUTE_FULL if name in {unit.name for unit in layer_units(model)}]
-    for recompute in (*RECOMPUTE_LEVELS, *((name,) for name in lean)):
+    lean = [name for name in RECOMPUTE_FULL if name in block_of(model).units_by_name]
+    for recompute in (*block_of(model).recompute_levels, *((name,) for name in lean)):
         assert_equal_work(
             model,
             (23, 16, 9),
@@ -199,7 +200,7 @@ def test_offload_changes_no_bit() -> None:
     lengths=LENGTHS,
     degrees=st.sampled_from(((2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 2, 2), (4, 4, 1), (2, 3, 1))),
     share=st.sampled_from((0.0, 0.3, 1.0)),
-    recompute=st.sampled_from(RECOMPUTE_LEVELS),
+    recompute=st.sampled_from(block_of(MODELS[0]).recompute_levels),
     kv_block_tokens=st.sampled_from((0, 0, 8)),
     sequences=st.integers(1, 3),
     msp=st.booleans(),

@@ -9,7 +9,8 @@ from benchmarks import workloads
 from benchmarks.job import Accounted
 from benchmarks.records import metrics
 from benchmarks.records.record import Peak
-from sppo.config.models import MODELS, weight_shapes
+from sppo.config.models import MODELS
+from sppo.plan.weights import weight_shapes
 from tests.unit.records_factory import record, slower, step
 
 

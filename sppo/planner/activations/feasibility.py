@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sppo.config.errors import Short
-from sppo.memory_model.stage_memory import StageFates
-from sppo.planner.activations.policies import LEVELS, RECOMPUTED, remade, uniform
+from sppo.memory_model.stage_memory import Fate, StageFates
+from sppo.planner.activations.policies import LEVELS, recompute_fates, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 
 
@@ -19,7 +17,7 @@ def require_host_room(problem: StageProblem) -> None:
     host, device = problem.host_limit_bytes, problem.device_limit_bytes
     if host is None or device is None:
         return
-    states = [_sent(problem, names, 0.0) for names in RECOMPUTED]
+    states = [_sent(problem, fate, 0.0) for fate in recompute_fates(problem)]
     kept = sum(
         problem.kept_bytes(part, index, fate)
         for part, row in enumerate(states[-1])
@@ -43,9 +41,9 @@ def require_some_fates(problem: StageProblem) -> None:
     """
     require_host_room(problem)
     short: Short | None = None
-    for names in reversed(RECOMPUTED):
+    for fate in reversed(recompute_fates(problem)):
         try:
-            _require_share(problem, names)
+            _require_share(problem, fate)
         except Short as error:
             if short is None or error.bytes < short.bytes:
                 short = error
@@ -55,20 +53,20 @@ def require_some_fates(problem: StageProblem) -> None:
     raise short
 
 
-def _require_share(problem: StageProblem, names: Sequence[str]) -> None:
+def _require_share(problem: StageProblem, fate: Fate) -> None:
     """Raise Short unless the largest share that fits the host tier fits the device too."""
-    everything = problem.memory(_sent(problem, names, 1.0))
+    everything = problem.memory(_sent(problem, fate, 1.0))
     host = problem.host_limit_bytes
     if host is None or everything.host + everything.kv_host <= host:
         problem.require_fit(everything)
         return
     step = int(LEVELS * max(0, host - everything.kv_host) / everything.host)
-    memory = problem.memory(_sent(problem, names, step / LEVELS))
+    memory = problem.memory(_sent(problem, fate, step / LEVELS))
     while step > 0 and memory.host + memory.kv_host > host:  # shares are rounded up to tensors
         step -= 1
-        memory = problem.memory(_sent(problem, names, step / LEVELS))
+        memory = problem.memory(_sent(problem, fate, step / LEVELS))
     problem.require_fit(memory)
 
 
-def _sent(problem: StageProblem, names: Sequence[str], share: float) -> StageFates:
-    return uniform(problem, remade(problem, names), lambda part, index: share)
+def _sent(problem: StageProblem, fate: Fate, share: float) -> StageFates:
+    return uniform(problem, fate, lambda part, index: share)

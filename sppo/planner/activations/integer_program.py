@@ -20,8 +20,9 @@ from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
 from sppo.memory_model.temporary_peaks import linear_moments
-from sppo.plan.saved_tensors import RECOMPUTE_LEAN, Unit
-from sppo.planner.activations.policies import RECOMPUTED, remade, uniform
+from sppo.plan.blocks import block_of
+from sppo.plan.saved_tensors import Unit
+from sppo.planner.activations.policies import recompute_fates, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.schedule.order import residency
 
@@ -108,9 +109,7 @@ def _keep(problem: StageProblem) -> StageFates:
 
 def _require_leanest_fits(problem: StageProblem) -> None:
     """Raise Short where sending everything, after any recomputation, still leaves too much."""
-    sent = [
-        uniform(problem, remade(problem, names), lambda part, index: 1.0) for names in RECOMPUTED
-    ]
+    sent = [uniform(problem, fate, lambda part, index: 1.0) for fate in recompute_fates(problem)]
     excess = min(problem.excess_bytes(problem.memory(fates)) for fates in sent)
     if excess > 0:
         first = problem.shapes[0].layers[0]
@@ -119,6 +118,7 @@ def _require_leanest_fits(problem: StageProblem) -> None:
 
 def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
     profile, last = problem.profile, len(problem.lengths) - 1
+    lean = block_of(problem.model).recompute_lean
     per_byte = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for part, shape in enumerate(problem.shapes):
         layers = len(shape.layers)
@@ -132,7 +132,7 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
                 if unit in shape.travelling and index < last:
                     cost = 0.0 if profile.overlapped_copies else size * per_byte * 1e3
                     travels = program.column(cost, copies, integer=True)
-                if unit.name in RECOMPUTE_LEAN:
+                if unit.name in lean:
                     spent = layers * recompute_ns(
                         shape.model,
                         profile,

@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.errors import Short
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
-from sppo.plan.saved_tensors import RECOMPUTE_CHEAP, RECOMPUTE_FULL, RECOMPUTE_LEAN
+from sppo.plan.blocks import block_of
 from sppo.planner.activations.stage_problem import StageProblem
-
-RECOMPUTED = ((), RECOMPUTE_CHEAP, RECOMPUTE_LEAN)
-"""What our own policy may make again, from nothing to all but attention."""
 
 LEVELS = 32
 """Steps of an offload share from nothing to everything."""
@@ -24,6 +21,7 @@ input and the attention's output, recompute the rest. full-recompute: keep the b
 
 def choose(problem: StageProblem, policy: str) -> StageFates:
     """The fates of a named policy. Raises Short if none of its choices fits."""
+    block = block_of(problem.model)
     match policy:
         case "no-offload":
             return uniform(problem, KEEP, lambda part, index: 0.0)
@@ -32,10 +30,16 @@ def choose(problem: StageProblem, policy: str) -> StageFates:
         case "paper":
             return uniform(problem, KEEP, problem.hidden_share)
         case "lean":
-            return uniform(problem, remade(problem, RECOMPUTE_LEAN), lambda part, index: 0.0)
+            return uniform(problem, remade(problem, block.recompute_lean), lambda part, index: 0.0)
         case "full-recompute":
-            return uniform(problem, remade(problem, RECOMPUTE_FULL), lambda part, index: 0.0)
+            return uniform(problem, remade(problem, block.recompute_full), lambda part, index: 0.0)
     return _cheapest(problem)
+
+
+def recompute_fates(problem: StageProblem) -> list[Fate]:
+    """What our own policy may make again: from nothing to all but what the mixer makes."""
+    block = block_of(problem.model)
+    return [remade(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
 
 
 def remade(problem: StageProblem, names: Sequence[str]) -> Fate:
@@ -108,7 +112,7 @@ def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
     """
     subsequences = len(problem.lengths)
     last = LEVELS * max(0, subsequences - 1)
-    levels = [remade(problem, names) for names in RECOMPUTED]
+    levels = recompute_fates(problem)
     for level in levels:
         for capped in (True, False) if problem.profile.overlapped_copies else (False,):
             yield last, _offload_rung(problem, level, capped)

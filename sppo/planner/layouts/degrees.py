@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from sppo.config.sharding import shard_obstacle
 from sppo.config.workload import Workload
 from sppo.plan.layout import Degrees
+from sppo.plan.weights import shard_obstacle
 
 
 def obstacle(workload: Workload, found: Degrees) -> str | None:

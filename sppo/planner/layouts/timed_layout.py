@@ -14,10 +14,10 @@ from sppo.config.hardware import Profile
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
+from sppo.plan.blocks import block_of
 from sppo.plan.layout import Layout, split_layers
 from sppo.plan.msp import lendings
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
-from sppo.plan.saved_tensors import RECOMPUTE_CHEAP
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
 from sppo.schedule.order import Compute, stage_computes
 
@@ -56,7 +56,8 @@ class TimedLayout(Layout):
             drains=ends == "both",
         )
         if self.workload.device_memory_bytes is not None:
-            lent = tuple(replace(lending, recompute_units=RECOMPUTE_CHEAP) for lending in lent)
+            cheap = block_of(self.workload.model).recompute_cheap
+            lent = tuple(replace(lending, recompute_units=cheap) for lending in lent)
         return replace(self, lendings=lent)
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:

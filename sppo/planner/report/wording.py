@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from sppo.config.models import Model
-from sppo.plan.saved_tensors import layer_units
+from sppo.plan.blocks import block_of
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -28,4 +28,4 @@ def ranges(numbers: Iterable[int]) -> str:
 def in_order(model: Model, names: Iterable[str]) -> str:
     """Units of a block by name, in the order in which it makes them."""
     wanted = set(names)
-    return ", ".join(unit.name for unit in layer_units(model) if unit.name in wanted)
+    return ", ".join(unit.name for unit in block_of(model).units if unit.name in wanted)

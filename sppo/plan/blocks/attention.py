@@ -1,0 +1,113 @@
+"""The block with attention: norm, attention over the prefix, norm, MLP (GPT of the paper; Llama).
+
+Per subsequence of `l` tokens: h hidden, f MLP width, a query heads, all on one rank. No torch.
+"""
+
+from __future__ import annotations
+
+from sppo.config.models import Model
+from sppo.plan.blocks.block import Block, CanonicalWeight
+from sppo.plan.saved_tensors import Unit, kept, norm_statistics, product, remade
+
+OFFLOAD_ORDER = (
+    "mlp.activation",
+    "mlp.up",
+    "mlp.gate",
+    "block.input",
+    "block.middle",
+    "norm1.output",
+    "norm2.output",
+    "attention.query",
+    "attention.output",
+)
+"""Which tensors of a block travel first: the largest, then those whose bytes are needed latest in
+the backward. Statistics are too small to be worth a copy and stay."""
+
+RECOMPUTE_CHEAP = ("norm1.output", "norm2.output", "mlp.activation")
+"""Made again by reading and writing memory once: nearly free."""
+
+RECOMPUTE_LEAN = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate", "block.middle", "attention.query")
+"""All but the block's input and the attention's output with its log-sum-exp: 4 h bytes a token
+and layer in bfloat16 stay. Only linear layers are computed again, never attention."""
+
+RECOMPUTE_FULL = (*RECOMPUTE_LEAN, "attention.output")
+"""What Megatron's and DeepSpeed's block checkpointing drops, attention with it (its log-sum-exp is
+as small as a statistic and stays). For comparison, never for speed."""
+
+
+def attention_block(model: Model) -> Block:
+    """The description of this model's block."""
+    return Block(
+        weights=_weights(model),
+        joint_weights={"attention.qkv": ("attention.query", "attention.key", "attention.value")},
+        paired_weights=("attention.query", "attention.key"),
+        shard_counts=(
+            ("query heads", model.heads),
+            ("KV heads", model.kv_heads),
+            ("MLP columns", model.ffn),
+        ),
+        units=_units(model),
+        offload_order=OFFLOAD_ORDER,
+        recompute_cheap=RECOMPUTE_CHEAP,
+        recompute_lean=RECOMPUTE_LEAN,
+        recompute_full=RECOMPUTE_FULL,
+    )
+
+
+def _weights(model: Model) -> dict[str, CanonicalWeight]:
+    """Heads and MLP columns are divided over the ranks of a stage, and so are the tokens between.
+
+    As Megatron's tensor parallelism with sequence parallelism does it: norms, and the biases that
+    are added to divided tokens, are whole on every rank; their gradients are summed once a step.
+    """
+    hidden = model.hidden
+    linears = {
+        "attention.query": (model.hidden, hidden, 0),
+        "attention.key": (model.kv_width, hidden, 0),
+        "attention.value": (model.kv_width, hidden, 0),
+        "attention.output": (hidden, hidden, 1),
+    }
+    if model.activation == "swiglu":
+        linears["mlp.gate"] = (model.ffn, hidden, 0)
+    linears["mlp.up"] = (model.ffn, hidden, 0)
+    linears["mlp.down"] = (hidden, model.ffn, 1)
+    weights: dict[str, CanonicalWeight] = {}
+    for norm in ("norm1", "norm2"):
+        weights[f"{norm}.weight"] = CanonicalWeight((hidden,), None)
+        if model.norm == "layernorm":
+            weights[f"{norm}.bias"] = CanonicalWeight((hidden,), None)
+    for name, (width, inner, axis) in linears.items():
+        weights[f"{name}.weight"] = CanonicalWeight((width, inner), axis)
+        if model.biases:
+            weights[f"{name}.bias"] = CanonicalWeight((width,), 0 if axis == 0 else None)
+    return weights
+
+
+def _units(model: Model) -> tuple[Unit, ...]:
+    """What the block keeps for its backward, in the order in which it is made."""
+    hidden, ffn = model.hidden, model.ffn
+    statistics = norm_statistics(model)
+    wide = [product("mlp.up", ffn, hidden, "norm2.output")]
+    if model.activation == "swiglu":
+        wide.insert(0, product("mlp.gate", ffn, hidden, "norm2.output"))
+    return (
+        kept("block.input", elements=hidden),
+        kept("norm1.statistics", statistics=statistics),
+        remade("norm1.output", hidden, "norm", "block.input"),
+        product("attention.query", hidden, hidden, "norm1.output"),
+        remade("attention.output", hidden, "mixer", "attention.query"),
+        kept("attention.logsumexp", statistics=model.heads),
+        product("block.middle", hidden, hidden, "attention.output", "block.input"),
+        kept("norm2.statistics", statistics=statistics),
+        remade("norm2.output", hidden, "norm", "block.middle"),
+        *wide,
+        remade("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
+    )
+
+
+def kv_units(model: Model) -> tuple[Unit, ...]:
+    """K and V of one block: they live from their forward to the end of the backward."""
+    return (
+        Unit(name="attention.key", lifetime="prefix", elements=model.kv_width),
+        Unit(name="attention.value", lifetime="prefix", elements=model.kv_width),
+    )

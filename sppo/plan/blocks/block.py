@@ -1,0 +1,86 @@
+"""What everything generic knows of a decoder block, whatever mixes its tokens. No torch.
+
+A description is of one model's block, whole: degrees of parallelism are not in it. Names of weights
+have no `layers.{i}.` in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from sppo.plan.saved_tensors import Unit
+
+
+class CanonicalWeight(NamedTuple):
+    """A parameter as every system loads it: [out, in] as torch's Linear has it, or a vector.
+
+    Ranks of a stage divide it along `sharded_axis`; None where each has all of it. Along 0 a rank
+    has some of the outputs, along 1 some of the inputs, and products are summed over the ranks.
+    """
+
+    shape: tuple[int, ...]
+    sharded_axis: int | None
+
+    def shard_shape(self, shards: int) -> tuple[int, ...]:
+        """The shape of one rank's shard."""
+        axis = self.sharded_axis
+        if axis is None:
+            return self.shape
+        assert self.shape[axis] % shards == 0, f"{self.shape} does not divide over {shards} ranks"
+        return tuple(
+            extent // shards if number == axis else extent
+            for number, extent in enumerate(self.shape)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Block:
+    """The description of a decoder block.
+
+    Weights. `weights`: by name, in the order in which every system makes them. `joint_weights`:
+    name of a matrix that is stored as the row-wise concatenation of these. `paired_weights`: their
+    rows are stored in pairs that turn together. `shard_counts`: what the ranks of a stage divide,
+    in words and how many there are.
+
+    Saved tensors. `units`: what a block keeps for its backward, in the order in which it is made.
+    `offload_order`: which travel first. `recompute_cheap`: those that are made again by reading and
+    writing memory once; `recompute_lean`: those, and what takes products but not the mixer;
+    `recompute_full`: everything that can be made again. Names the block does not have are ignored.
+    """
+
+    weights: Mapping[str, CanonicalWeight]
+    joint_weights: Mapping[str, tuple[str, ...]]
+    paired_weights: tuple[str, ...]
+    shard_counts: tuple[tuple[str, int], ...]
+    units: tuple[Unit, ...]
+    offload_order: tuple[str, ...]
+    recompute_cheap: tuple[str, ...]
+    recompute_lean: tuple[str, ...]
+    recompute_full: tuple[str, ...]
+
+    @cached_property
+    def units_by_name(self) -> Mapping[str, Unit]:
+        return {unit.name: unit for unit in self.units}
+
+    @property
+    def recompute_levels(self) -> tuple[tuple[str, ...], ...]:
+        """From nothing to everything that can be made again."""
+        return (), self.recompute_cheap, self.recompute_lean, self.recompute_full
+
+    @cached_property
+    def stored_weights(self) -> Mapping[str, tuple[str, ...]]:
+        """Parameter as a rank stores it -> the weights it is the row-wise concatenation of."""
+        joint_names = {
+            source: (joint, sources)
+            for joint, sources in self.joint_weights.items()
+            for source in sources
+        }
+        stored: dict[str, tuple[str, ...]] = {}
+        for name in self.weights:
+            linear, kind = name.rsplit(".", 1)
+            joint, sources = joint_names.get(linear, (linear, (linear,)))
+            stored.setdefault(f"{joint}.{kind}", tuple(f"{source}.{kind}" for source in sources))
+        return stored

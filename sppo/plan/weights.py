@@ -1,0 +1,47 @@
+"""The weights of a whole model: canonical names, shapes, and how a stage's ranks divide them (SP).
+
+Every system loads these names; matrices (two axes) carry weight decay, vectors never do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+from sppo.config.models import Model
+from sppo.plan.blocks import CanonicalWeight, block_of
+
+
+@lru_cache(maxsize=256)
+def canonical_weights(model: Model) -> Mapping[str, CanonicalWeight]:
+    """By name: the embedding, every block, the final norm and the head, divided by vocabulary."""
+    vocabulary = CanonicalWeight((model.vocabulary, model.hidden), 0)
+    weights = {"embedding.weight": vocabulary}
+    for layer in range(model.layers):
+        for name, weight in block_of(model).weights.items():
+            weights[f"layers.{layer}.{name}"] = weight
+    weights["final_norm.weight"] = CanonicalWeight((model.hidden,), None)
+    if model.norm == "layernorm":
+        weights["final_norm.bias"] = CanonicalWeight((model.hidden,), None)
+    weights["head.weight"] = vocabulary
+    return weights
+
+
+def weight_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Canonical parameter names and shapes, [out, in] as torch's Linear has them."""
+    return {name: weight.shape for name, weight in canonical_weights(model).items()}
+
+
+def parameter_count(model: Model) -> int:
+    """Elements of all weights of the model."""
+    return sum(math.prod(shape) for shape in weight_shapes(model).values())
+
+
+def shard_obstacle(model: Model, shards: int, degree: str = "SP") -> str | None:
+    """Why a stage of this model cannot be divided over so many ranks, or None."""
+    counts = (*block_of(model).shard_counts, ("vocabulary entries", model.vocabulary))
+    for what, count in counts:
+        if count % shards:
+            return f"{count:,} {what} do not divide over {degree} {shards}"
+    return None
