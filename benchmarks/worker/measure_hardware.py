@@ -33,12 +33,12 @@ from sppo.config.hardware import Profile, Rates, load_profile
 from sppo.config.models import MODELS
 from sppo.config.sizes import KIB, MIB
 from sppo.config.workload import Cluster, Workload
-from sppo.cost_model.flops import attention_flops, causal_pairs, layer_dense_flops_per_token
 from sppo.engine.context import Runtime
 from sppo.engine.part import Part
 from sppo.engine.stage import Stage
 from sppo.model.weights import StageWeights
 from sppo.offload.host_memory import HostArena
+from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -129,9 +129,10 @@ def _every_rate(ranks: int) -> list[Rates]:
 def _rates(length: int, alone: tuple[float, float], behind: tuple[float, float]) -> Rates:
     """From (forward, backward) seconds without and with PREFIX_TOKENS earlier tokens."""
     model = MODELS["gpt-tiny"]
-    dense = layer_dense_flops_per_token(model) * length
-    own = attention_flops(model, causal_pairs(0, length))
-    prefix = attention_flops(model, length * PREFIX_TOKENS)
+    block = block_of(model)
+    dense = block.dense_flops_per_token * length
+    own = block.mixer_flops(0, length)
+    prefix = block.mixer_flops_per_pair * length * PREFIX_TOKENS
     rates = []
     for factor, short, long in zip((1, 2), alone, behind, strict=True):
         attention_rate = factor * prefix / max(long - short, 1e-6)

@@ -13,12 +13,6 @@ from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import Plan, part_shape
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
-FORWARD = 4
-"""Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
-
-BACKWARD = 6
-"""The same of their gradients, and two of the inputs that the weights' gradients need again."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
@@ -79,11 +73,12 @@ def step_collectives(plan: Plan, stage: int) -> Told:
 
 def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
     """Forward and backward of so many tokens in one part."""
-    units = block_of(shape.model).units_by_name
-    products = sum(units[name].recipe == "linear" for name in dropped)
+    block = block_of(shape.model)
+    products = sum(block.units_by_name[name].recipe == "linear" for name in dropped)
+    exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
     hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)
-    total = hidden * (len(shape.layers) * (FORWARD + BACKWARD + products))
+    total = hidden * (len(shape.layers) * exchanges)
     if shape.first:
         total += hidden * 2
     if shape.head:

@@ -6,12 +6,7 @@ from dataclasses import dataclass
 
 from sppo.config.hardware import Profile
 from sppo.config.models import Model
-from sppo.cost_model.flops import (
-    attention_flops,
-    causal_pairs,
-    head_flops_per_token,
-    layer_dense_flops_per_token,
-)
+from sppo.cost_model.flops import head_flops_per_token
 from sppo.plan.blocks import block_of
 from sppo.plan.parts import SubsequenceCost
 
@@ -56,35 +51,32 @@ def block_seconds(
     model: Model, profile: Profile, *, start: int, tokens: int, shards: int
 ) -> BlockSeconds:
     """See `subsequence_cost`."""
+    block = block_of(model)
     work = tokens // shards
-    dense = layer_dense_flops_per_token(model) * tokens / shards
-    attention = attention_flops(model, causal_pairs(start, tokens)) / shards
+    dense = block.dense_flops_per_token * tokens / shards
+    mixer = block.mixer_flops(start, tokens) / shards
     exchange = _exchange_seconds(model, profile, tokens, shards)
     dense_forward = profile.rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
-        + 2 * exchange
+        + block.forward_exchanges * exchange
         + dense / dense_forward
-        + attention / profile.rate(work, "attention_forward"),
+        + mixer / profile.rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
-        + 3 * exchange
+        + block.backward_exchanges * exchange
         + 2 * dense / profile.rate(work, "dense_backward")
-        + 2 * attention / profile.rate(work, "attention_backward"),
-        head=exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
+        + 2 * mixer / profile.rate(work, "attention_backward"),
+        head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
 
 
 def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) -> float:
-    """One all-gather and one reduce-scatter of hidden states between a stage's ranks.
-
-    A forward has two pairs (attention and MLP); a backward two, and two more gathers of the
-    inputs for the weight gradients.
-    """
+    """One all-gather, or one reduce-scatter, of hidden states between a stage's ranks."""
     if shards == 1:
         return 0.0
     rate = _collective_rate(profile, shards)
     moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
-    return 2 * moved / rate
+    return moved / rate
 
 
 def _collective_rate(profile: Profile, ranks: int) -> float:
@@ -123,7 +115,8 @@ def recompute_ns(
     rate of the memory: everything they read and write, once.
     """
     seconds = 0.0
-    units = block_of(model).units_by_name
+    block = block_of(model)
+    units = block.units_by_name
     for name in names:
         unit = units[name]
         work = tokens // shards
@@ -132,9 +125,9 @@ def recompute_ns(
         if unit.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += unit.dense_flops * tokens / shards / rate
-            seconds += _exchange_seconds(model, profile, tokens, shards) / 2
+            seconds += _exchange_seconds(model, profile, tokens, shards)
         elif unit.recipe == "mixer":
-            flops = attention_flops(model, causal_pairs(start, tokens)) / shards
+            flops = block.mixer_flops(start, tokens) / shards
             seconds += flops / profile.rate(work, "attention_forward")
         else:
             seconds += size / profile.memory_bytes_per_second
@@ -160,7 +153,7 @@ def kv_copy_seconds(
     if not profile.overlapped_copies:
         return sum(forward), sum(backward)
     work = tokens // shards
-    flops = attention_flops(model, causal_pairs(start, tokens)) / shards
+    flops = block_of(model).mixer_flops(start, tokens) / shards
     hidden_forward = flops / profile.rate(work, "attention_forward")
     hidden_backward = 2 * flops / profile.rate(work, "attention_backward")
     return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)

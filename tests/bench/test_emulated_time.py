@@ -14,12 +14,7 @@ from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.workloads import find
 from sppo.config.hardware import load_profile
-from sppo.cost_model.flops import (
-    attention_flops,
-    causal_pairs,
-    head_flops_per_token,
-    layer_dense_flops_per_token,
-)
+from sppo.cost_model.flops import head_flops_per_token
 from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
@@ -32,13 +27,12 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
     What `sppo.cost_model.plan_costs` and `sppo.cost_model.msp` turn into time, slice by slice.
     """
     model, slicing = plan.model, plan.layout.slicing
-    again = {unit.name: unit.dense_flops for unit in block_of(model).units}
+    block = block_of(model)
+    again = {unit.name: unit.dense_flops for unit in block.units}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):
         layers = len(part.layer_range)
-        each = 3 * (
-            layers * layer_dense_flops_per_token(model) + part.head * head_flops_per_token(model)
-        )
+        each = 3 * (layers * block.dense_flops_per_token + part.head * head_flops_per_token(model))
         for index, start in enumerate(plan.starts_tokens):
             for one in slicing.slices(number, index):
                 dropped = part.recompute_units[index]
@@ -47,8 +41,8 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
                 made_again = layers * sum(again[name] for name in dropped)
                 products += one.tokens * (each + made_again)
                 forwards = 4 if "attention.output" in dropped else 3
-                pairs = causal_pairs(start + one.start, one.tokens)
-                attention += forwards * layers * attention_flops(model, pairs)
+                flops = block.mixer_flops(start + one.start, one.tokens)
+                attention += forwards * layers * flops
     return plan.sequences_per_step * products, plan.sequences_per_step * attention
 
 

@@ -34,6 +34,12 @@ RECOMPUTE_FULL = (*RECOMPUTE_LEAN, "attention.output")
 """What Megatron's and DeepSpeed's block checkpointing drops, attention with it (its log-sum-exp is
 as small as a statistic and stays). For comparison, never for speed."""
 
+FORWARD_EXCHANGES = 4
+"""Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
+
+BACKWARD_EXCHANGES = 6
+"""The same of their gradients, and two of the inputs that the weights' gradients need again."""
+
 
 def attention_block(model: Model) -> Block:
     """The description of this model's block."""
@@ -51,6 +57,10 @@ def attention_block(model: Model) -> Block:
         recompute_cheap=RECOMPUTE_CHEAP,
         recompute_lean=RECOMPUTE_LEAN,
         recompute_full=RECOMPUTE_FULL,
+        dense_flops_per_token=_dense_flops_per_token(model),
+        mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
+        forward_exchanges=FORWARD_EXCHANGES,
+        backward_exchanges=BACKWARD_EXCHANGES,
     )
 
 
@@ -103,6 +113,13 @@ def _units(model: Model) -> tuple[Unit, ...]:
         *wide,
         remade("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
     )
+
+
+def _dense_flops_per_token(model: Model) -> int:
+    """A multiply-add is two."""
+    attention = 2 * model.hidden * model.hidden + 2 * model.hidden * model.kv_width
+    matrices = 3 if model.activation == "swiglu" else 2
+    return 2 * (attention + matrices * model.hidden * model.ffn)
 
 
 def kv_units(model: Model) -> tuple[Unit, ...]:

@@ -14,6 +14,11 @@ from typing import NamedTuple
 from sppo.plan.saved_tensors import Unit
 
 
+def causal_pairs(start: int, tokens: int) -> int:
+    """(query, key) pairs of a subsequence of `tokens` that begins at position `start`."""
+    return tokens * start + tokens * (tokens + 1) // 2
+
+
 class CanonicalWeight(NamedTuple):
     """A parameter as every system loads it: [out, in] as torch's Linear has it, or a vector.
 
@@ -49,6 +54,11 @@ class Block:
     `offload_order`: which travel first. `recompute_cheap`: those that are made again by reading and
     writing memory once; `recompute_lean`: those, and what takes products but not the mixer;
     `recompute_full`: everything that can be made again. Names the block does not have are ignored.
+
+    FLOPs of a forward. `dense_flops_per_token`: of its products with weights.
+    `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where it reads a state that
+    does not grow. `forward_exchanges`, `backward_exchanges`: gathers and sums of a subsequence's
+    hidden states over the ranks of a stage.
     """
 
     weights: Mapping[str, CanonicalWeight]
@@ -60,6 +70,14 @@ class Block:
     recompute_cheap: tuple[str, ...]
     recompute_lean: tuple[str, ...]
     recompute_full: tuple[str, ...]
+    dense_flops_per_token: int
+    mixer_flops_per_pair: int
+    forward_exchanges: int
+    backward_exchanges: int
+
+    def mixer_flops(self, start: int, tokens: int) -> int:
+        """Forward FLOPs of the mixer for `tokens` tokens from position `start` on, causal."""
+        return self.mixer_flops_per_pair * causal_pairs(start, tokens)
 
     @cached_property
     def units_by_name(self) -> Mapping[str, Unit]:

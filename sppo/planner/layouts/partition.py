@@ -9,13 +9,9 @@ from functools import lru_cache, partial
 
 from sppo.config.hardware import Profile
 from sppo.config.models import Model
-from sppo.cost_model.flops import (
-    attention_flops,
-    causal_pairs,
-    head_flops_per_token,
-    layer_dense_flops_per_token,
-)
+from sppo.cost_model.flops import head_flops_per_token
 from sppo.cost_model.times import subsequence_cost
+from sppo.plan.blocks import block_of
 
 
 def _aligned(boundaries: list[int], tokens: int, alignment: int) -> tuple[int, ...]:
@@ -50,10 +46,10 @@ def equal_cut(tokens: int, subsequences: int, *, alignment: int = 1) -> tuple[in
 
 
 def prefix_flops(model: Model, tokens: int) -> int:
-    """Forward FLOPs of the first `tokens` tokens through the whole model (causal attention)."""
-    dense = model.layers * layer_dense_flops_per_token(model) + head_flops_per_token(model)
-    attention = model.layers * attention_flops(model, causal_pairs(0, tokens))
-    return dense * tokens + attention
+    """Forward FLOPs of the first `tokens` tokens through the whole model (causal)."""
+    block = block_of(model)
+    dense = model.layers * block.dense_flops_per_token + head_flops_per_token(model)
+    return dense * tokens + model.layers * block.mixer_flops(0, tokens)
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +97,7 @@ def slice_cut(
 
 def _position_of(model: Model, flops: int) -> int:
     """The least position whose prefix costs at least `flops`: the root of a quadratic."""
-    square = model.layers * attention_flops(model, 1) // 2
+    square = model.layers * block_of(model).mixer_flops_per_pair // 2
     linear = prefix_flops(model, 1) - square
     root = math.isqrt(linear * linear + 4 * square * flops)
     position = max(0, (root - linear) // (2 * square))
