@@ -3,6 +3,6 @@
 from sppo.memory_model.live_bytes import Occupancy
 from sppo.memory_model.msp import Loan
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates, StageHoldings
-from sppo.memory_model.temporaries import Moment, PartKind
+from sppo.memory_model.temporaries import PartKind
 
-__all__ = ["KEEP", "Fate", "Loan", "Moment", "Occupancy", "PartKind", "StageFates", "StageHoldings"]
+__all__ = ["KEEP", "Fate", "Loan", "Occupancy", "PartKind", "StageFates", "StageHoldings"]

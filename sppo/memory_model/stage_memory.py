@@ -13,9 +13,10 @@ from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
 from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
-from sppo.memory_model.temporaries import Moment, PartKind
+from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, moments
 from sppo.memory_model.untracked import untracked
+from sppo.plan.blocks.temporaries import Moment
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import StageMemory, Untracked
 from sppo.plan.saved_tensors import PREFIX_BLOCK_TOKENS

@@ -12,35 +12,15 @@ from itertools import chain
 
 from sppo.memory_model.temporaries import (
     AFTER,
-    BACKWARD_SPANS,
     BEFORE,
-    At,
-    Moment,
     PartKind,
-    Span,
     backward_walk,
     first_reads,
     forward_walk,
 )
 from sppo.plan.blocks import block_of
+from sppo.plan.blocks.temporaries import At, Moment
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS, PREFIX_BLOCK_TOKENS
-
-FORWARD_SPANS = {
-    "norm1.output": Span(1, 7),
-    "attention.query": Span(3, 5),
-    "attention.logsumexp": Span(4, 5),
-    "attention.output": Span(5, 10),
-    "block.middle": Span(6, 10),
-    "norm2.statistics": Span(7, 10),
-    "norm2.output": Span(7, 10),
-    "mlp.gate": Span(8, 9),
-    "mlp.up": Span(8, 9),
-    "mlp.activation": Span(9, 10),
-}
-"""1 norm, 2 its product, 3 RoPE, 4 attention, 5 its order, 6 its product, 7 norm, 8 to 10 MLP."""
-
-READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
-"""What a norm's output is read for early in a backward, to make it again."""
 
 
 @lru_cache(maxsize=4096)
@@ -51,10 +31,11 @@ def moments(kind: PartKind, forward: bool, dropped: tuple[str, ...]) -> tuple[Mo
     """
     names = frozenset(dropped)
     held = _held_forward if forward else _held_backward
+    told_from = block_of(kind.model).mixer_backward_step
     whole = []
     for at in _walk(kind, forward, names):
         more = held(kind, names, at)
-        told = not forward and at.step >= 6
+        told = not forward and at.step >= told_from
         whole.append(at.moment._replace(per_token=at.moment.per_token + more, told=told))
     whole = list(dict.fromkeys(whole))
     return tuple(one for one in whole if not any(_covers(other, one) for other in whole))
@@ -86,8 +67,8 @@ def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[st
                 for reads in (lean, cheap)
             )
             remade[name] += early if name in cheap else all_early
-            if name in READERS:
-                remade[READERS[name]] += all_early - early
+            if name in block.early_readers:
+                remade[block.early_readers[name]] += all_early - early
         if at.making:
             remade[at.making] += at.making_bytes
         found.append((whole, remade))
@@ -139,7 +120,7 @@ def _held_forward(
     if at.step == AFTER:
         return 0
     held = -kind.head_bytes
-    for name, (first, last) in FORWARD_SPANS.items():
+    for name, (first, last) in block_of(kind.model).forward_spans.items():
         size = kind.unit_bytes.get(name, 0)
         if name not in dropped and at.step < first:
             held -= size
@@ -162,9 +143,10 @@ def _held_backward(
     held = -kind.head_bytes
     reads = first_reads(kind.model, dropped if firsts is None else firsts)
     order = tuple(kind.unit_bytes)
+    spans = block_of(kind.model).backward_spans
     made = order[: order.index(at.making) + 1] if at.making else order
     for name, size in kind.unit_bytes.items():
-        last = BACKWARD_SPANS[name].last
+        last = spans[name].last
         first = reads[name]
         if name not in dropped:
             held -= size if at.step > last else 0

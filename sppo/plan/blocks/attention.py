@@ -5,7 +5,19 @@ Per subsequence of `l` tokens: h hidden, f MLP width, a query heads, all on one 
 
 from __future__ import annotations
 
+from functools import partial
+
 from sppo.config.models import Model
+from sppo.plan.blocks.attention_temporaries import (
+    ATTENTION_BACKWARD_STEP,
+    BACKWARD_SPANS,
+    EARLY_READERS,
+    FORWARD_SPANS,
+    backward_walk,
+    forward_walk,
+    kernel_scratch_bytes,
+    remaking,
+)
 from sppo.plan.blocks.block import Block, CanonicalWeight
 from sppo.plan.saved_tensors import Unit, kept, norm_statistics, product, remade
 
@@ -61,6 +73,14 @@ def attention_block(model: Model) -> Block:
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
+        forward_spans=FORWARD_SPANS,
+        backward_spans=BACKWARD_SPANS,
+        forward_walk=forward_walk,
+        backward_walk=backward_walk,
+        remaking=remaking,
+        early_readers=EARLY_READERS,
+        mixer_backward_step=ATTENTION_BACKWARD_STEP,
+        kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
     )
 
 

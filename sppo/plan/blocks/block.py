@@ -6,11 +6,12 @@ have no `layers.{i}.` in front.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from sppo.plan.blocks.temporaries import At, Placement, Remaking, Span
 from sppo.plan.saved_tensors import Unit
 
 
@@ -41,6 +42,14 @@ class CanonicalWeight(NamedTuple):
         )
 
 
+class KernelScratch(Protocol):
+    """Bytes that kernels take untracked: `queries` tokens of a subsequence against `keys`."""
+
+    def __call__(
+        self, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
+    ) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Block:
     """The description of a decoder block.
@@ -59,6 +68,12 @@ class Block:
     `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where it reads a state that
     does not grow. `forward_exchanges`, `backward_exchanges`: gathers and sums of a subsequence's
     hidden states over the ranks of a stage.
+
+    Temporaries. A block's forward and backward are steps, counted from 1. `forward_spans`,
+    `backward_spans`: the steps at which a unit is held. `forward_walk`, `backward_walk`: what every
+    step makes. `remaking`: what it takes to make units again. `early_readers`: unit whose being
+    made again reads a unit early in a backward. `mixer_backward_step`: that of the mixer's own
+    gradient. `kernel_scratch_bytes`: what kernels take that no tensor shows.
     """
 
     weights: Mapping[str, CanonicalWeight]
@@ -74,6 +89,14 @@ class Block:
     mixer_flops_per_pair: int
     forward_exchanges: int
     backward_exchanges: int
+    forward_spans: Mapping[str, Span]
+    backward_spans: Mapping[str, Span]
+    forward_walk: Callable[[Placement], Iterator[At]]
+    backward_walk: Callable[[Placement], Iterator[At]]
+    remaking: Callable[[Placement], Remaking]
+    early_readers: Mapping[str, str]
+    mixer_backward_step: int
+    kernel_scratch_bytes: KernelScratch
 
     def mixer_flops(self, start: int, tokens: int) -> int:
         """Forward FLOPs of the mixer for `tokens` tokens from position `start` on, causal."""

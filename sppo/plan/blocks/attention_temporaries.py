@@ -1,0 +1,165 @@
+"""What the block with attention makes beside what is kept, operation by operation. No torch.
+
+And what its kernels take untracked: their sizes follow from their blocks in torch's own source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sppo.config.models import Model
+from sppo.plan.blocks.temporaries import At, Moment, Placement, Remaking, Sizes, Span
+
+FORWARD_SPANS = {
+    "norm1.output": Span(1, 7),
+    "attention.query": Span(3, 5),
+    "attention.logsumexp": Span(4, 5),
+    "attention.output": Span(5, 10),
+    "block.middle": Span(6, 10),
+    "norm2.statistics": Span(7, 10),
+    "norm2.output": Span(7, 10),
+    "mlp.gate": Span(8, 9),
+    "mlp.up": Span(8, 9),
+    "mlp.activation": Span(9, 10),
+}
+"""1 norm, 2 its product, 3 RoPE, 4 attention, 5 its order, 6 its product, 7 norm, 8 to 10 MLP."""
+
+BACKWARD_SPANS = {
+    "mlp.activation": Span(1, 1),
+    "mlp.up": Span(2, 2),
+    "mlp.gate": Span(2, 2),
+    "norm2.output": Span(3, 3),
+    "norm2.statistics": Span(4, 4),
+    "block.middle": Span(4, 4),
+    "attention.output": Span(5, 6),
+    "attention.query": Span(6, 6),
+    "attention.logsumexp": Span(6, 6),
+    "norm1.output": Span(7, 7),
+    "norm1.statistics": Span(8, 8),
+    "block.input": Span(8, 8),
+}
+"""1 to 3 MLP, 4 norm, 5 product of attention, 6 attention, 7 the product before it, 8 norm."""
+
+ATTENTION_BACKWARD_STEP = 6
+
+EARLY_READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
+"""What a norm's output is read for early in a backward, to make it again."""
+
+KEYS_PER_BLOCK = 512
+"""Keys of a block of torch's attention on a CPU, forward and backward."""
+
+QUERIES_PER_BLOCK = ((768, 256), (192, 64), (0, 32))
+"""Least queries of a call, and how many it takes at a time: torch's attention on a CPU."""
+
+ROUNDED_QUERIES = 128
+"""A flash backward on CUDA rounds its queries up to a multiple."""
+
+
+class _Sizes(Sizes):
+    """Those of attention besides."""
+
+    def __init__(self, placement: Placement) -> None:
+        super().__init__(placement)
+        model = placement.model
+        self.kv_width = model.kv_width
+        self.key = model.kv_width * self.element
+        self.qkv = self.thin + 2 * self.key
+        self.hosted_key = self.key if placement.hosted else 0
+        self.hosted_gradient = model.kv_width * self.precise if placement.hosted else 0
+        self.turns = model.head_width * self.precise * self.shards
+        self.merged = (
+            self.thin + self.if_narrow(3 * self.thin_precise) + 5 * model.heads * self.precise
+        )
+
+    @property
+    def rotation(self) -> int:
+        """RoPE of the queries by way of float32."""
+        return self.if_narrow(2 * self.thin_precise)
+
+
+def forward_walk(placement: Placement) -> Iterator[At]:
+    """A block's forward."""
+    s = _Sizes(placement)
+    both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
+    yield At(1, Moment(s.norm_forward))
+    yield At(2, Moment(s.gathered + s.qkv))
+    yield At(3, Moment(both + s.rotation))
+    yield At(4, Moment(both + s.thin + s.merged, later=True))
+    yield At(5, Moment(both + s.thin))
+    yield At(6, Moment(s.gathered + s.cloned))
+    yield At(7, Moment(s.norm_forward))
+    yield At(8, Moment(s.gathered))
+    yield At(9, Moment(0))
+    yield At(10, Moment(s.gathered + s.cloned + s.thin))
+
+
+def backward_walk(placement: Placement) -> Iterator[At]:
+    """A block's backward, from its end."""
+    s = _Sizes(placement)
+    gradients = s.wides * s.wide
+    into = s.thin + s.gathered + s.whole + s.cloned + s.summed
+    yield At(1, Moment(s.thin + s.gathered + s.wide))
+    yield At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
+    yield At(2, Moment(s.thin + s.wide + gradients))
+    yield At(3, Moment(into + gradients, fixed=s.product(s.ffn)))
+    yield At(4, Moment(s.thin + s.norm_backward))
+    into += s.received
+    yield At(5, Moment(s.received + s.thin + s.gathered + s.thin))
+    yield At(5, Moment(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
+    yield from _attention_backward(s)
+    yield At(7, Moment(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
+    yield At(8, Moment(s.received + s.thin + s.norm_backward))
+
+
+def _attention_backward(s: _Sizes) -> Iterator[At]:
+    """Blocks of the prefix, then RoPE's gradient: beside the residual's and the output's."""
+    outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
+    calls = outer + s.if_divided(2 * s.thin)
+    step = ATTENTION_BACKWARD_STEP
+    yield At(step, Moment(calls + s.thin + 2 * s.key))
+    yield At(step, Moment(calls + s.thin + s.if_narrow(s.thin_precise)))
+    yield At(step, Moment(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True))
+    outer += s.thin_precise + s.qkv + s.turns
+    yield At(step, Moment(outer + s.if_narrow(s.thin) + s.rotation))
+    yield At(step, Moment(outer + s.if_divided(s.qkv)))
+
+
+def remaking(placement: Placement) -> Remaking:
+    """Gradients that wait, and what it takes to make units again."""
+    s = _Sizes(placement)
+    wide = s.wides * s.wide
+    late = s.received + s.thin
+    waiting = {1: s.thin, 2: s.thin + s.wide, 3: s.thin + wide, 4: 2 * s.thin}
+    waiting |= {5: late, 6: late + s.thin, 7: late + s.qkv, 8: late + s.thin}
+    making = {
+        "norm1.output": s.norm_forward,
+        "attention.query": s.gathered + s.thin + s.if_divided(s.thin) + s.rotation,
+        "attention.output": 2 * s.hosted_key + s.thin + s.merged,
+        "block.middle": s.gathered + s.cloned,
+        "norm2.output": s.norm_forward,
+        "mlp.gate": s.gathered,
+        "mlp.up": s.gathered,
+    }
+    return Remaking(waiting, making)
+
+
+def kernel_scratch_bytes(
+    model: Model, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
+) -> int:
+    """The larger of what torch's attention takes inside a forward and inside a backward.
+
+    On a CPU: the scores of a block and, in a backward, their gradient; a forward has a block's
+    output besides. On CUDA: the queries' gradient in float32 and two rows of it, and with shared
+    keys dK and dV of every head.
+    """
+    precise = max(4, element_bytes)
+    if device == "cpu":
+        rows = next(block for least, block in QUERIES_PER_BLOCK if queries >= least)
+        forward = rows * (KEYS_PER_BLOCK + 2 + model.head_width)
+        return max(forward, 2 * rows * KEYS_PER_BLOCK) * precise
+    rounded = -(-queries // ROUNDED_QUERIES) * ROUNDED_QUERIES
+    width = model.heads * (model.head_width + 2) * precise
+    expanded = 0
+    if model.kv_heads != model.heads:
+        expanded = 2 * keys * model.hidden * element_bytes
+    return -(-(rounded * width + expanded) // shards)
