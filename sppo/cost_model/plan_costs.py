@@ -12,7 +12,7 @@ from sppo.cost_model.times import (
     stage_link,
     subsequence_cost,
 )
-from sppo.plan.blocks import block_of
+from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
 from sppo.schedule.cost_table import PartCosts
@@ -64,7 +64,7 @@ def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
     messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
     zeroed = 0  # in the host tier dK and dV begin with what the first backward sends
     if not plan.kv_block_tokens:
-        zeroed = shape.kv_bytes(plan.sequence_tokens, max(4, plan.element_bytes))
+        zeroed = shape.kv_bytes(plan.sequence_tokens, gradient_element_bytes(plan.element_bytes))
     link, latency = stage_link(profile, shards * plan.pipeline_parallel)
     return PartCosts(
         forward=forward,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sppo.config.hardware import Profile
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
-from sppo.plan.blocks import block_of
+from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import SubsequenceCost
 
 
@@ -141,11 +141,12 @@ def kv_copy_seconds(
 
     Forward: the prefix comes in, the own K and V go out. Backward: all four come in (for the last
     subsequence, the first to add, K and V only), dK and dV of the prefix go out. Where copies
-    overlap, only what is longer than the attention they hide under.
+    overlap, only what is longer than the mixer they hide under.
     """
-    width = 2 * model.kv_width / shards
+    block = block_of(model)
+    width = block.state_elements / shards
     size = element_bytes(profile)
-    wide = max(4, size)
+    wide = gradient_element_bytes(size)
     h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
     forward = (start * width * size / h2d, tokens * width * size / d2h)
     brought = size if last else size + wide
@@ -153,7 +154,7 @@ def kv_copy_seconds(
     if not profile.overlapped_copies:
         return sum(forward), sum(backward)
     work = tokens // shards
-    flops = block_of(model).mixer_flops(start, tokens) / shards
+    flops = block.mixer_flops(start, tokens) / shards
     hidden_forward = flops / profile.rate(work, "attention_forward")
     hidden_backward = 2 * flops / profile.rate(work, "attention_backward")
     return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
@@ -167,12 +168,12 @@ def kv_moved_bytes(
     `last`: it is the first to add to dK and dV, which begin as zeros on the device. `again`:
     attention is computed once more in the backward, from K and V brought once more.
     """
-    wide = max(4, element_size)
+    wide = gradient_element_bytes(element_size)
     brought = 0 if last else wide
     own = tokens * (2 * element_size + brought)
     prefix = start * (2 * element_size + brought + wide)
     more = (start + tokens) * element_size if again else 0
-    return 2 * model.kv_width * (own + prefix + more)
+    return block_of(model).state_elements * (own + prefix + more)
 
 
 def element_bytes(profile: Profile) -> int:

@@ -12,6 +12,7 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.memory_model.live_bytes import Fullest
 from sppo.memory_model.msp import Loan, borrowed_bytes
+from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import StageMemory, Untracked
 
@@ -27,8 +28,7 @@ SCALARS_BYTES = 8 * 1024
 
 def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
     """Two blocks of K, V, dK and dV on one rank."""
-    per_token = 2 * model.kv_width * (element_bytes + max(4, element_bytes))
-    return -(-2 * block_tokens * per_token // shards)
+    return -(-2 * block_tokens * block_of(model).state_bytes(element_bytes) // shards)
 
 
 def block_tokens(workload: Workload, shards: int) -> int:
@@ -66,7 +66,8 @@ def fixed_bytes(
     if kv_block_tokens:
         return state + ring_bytes(shapes[0].model, size, shapes[0].shards, kv_block_tokens)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
-    return state + kv + sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
+    dkv = sum(shape.kv_bytes(tokens, gradient_element_bytes(size)) for shape in shapes)
+    return state + kv + dkv
 
 
 def stage_memory(
@@ -92,7 +93,7 @@ def stage_memory(
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
     weights, gradients, optimizer = state_bytes(shapes)
     kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
-    dkv = sum(shape.kv_bytes(tokens, max(4, size)) for shape in shapes)
+    dkv = sum(shape.kv_bytes(tokens, gradient_element_bytes(size)) for shape in shapes)
     staging = fullest.messages
     if kv_block_tokens:
         staging += ring_bytes(model, size, shards, kv_block_tokens)
@@ -103,7 +104,7 @@ def stage_memory(
         kv + lent[2],
         dkv + lent[3],
     )
-    rotary = tokens * model.head_width * max(4, size)
+    positions = tokens * block_of(model).position_numbers * max(4, size)
     return StageMemory(
         weights=weights,
         gradients=gradients,
@@ -113,7 +114,7 @@ def stage_memory(
         kept=fullest.kept,
         kept_peak=kept_peak_bytes,
         staging=staging,
-        constants=rotary + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
+        constants=positions + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
         temporary=fullest.temporary,
         host=host_bytes,
         kv_host=kv + dkv if kv_block_tokens else 0,

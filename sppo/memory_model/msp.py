@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from sppo.plan.blocks import block_of
+from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape
 from sppo.schedule.order import Compute
 
@@ -46,7 +46,7 @@ class Loan:
     @cached_property
     def wide(self) -> int:
         """Bytes of an element of gradients."""
-        return max(4, self.shape.element_bytes)
+        return gradient_element_bytes(self.shape.element_bytes)
 
     def share(self, virtual: int, subsequence: int) -> Share | None:
         """What the rank computes of a subsequence in a part, if it is lent."""

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from sppo.config.hardware import Profile
-from sppo.config.models import Model
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
@@ -16,10 +15,10 @@ from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
 from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, moments
 from sppo.memory_model.untracked import untracked
+from sppo.plan.blocks import Block, block_of
 from sppo.plan.blocks.temporaries import Moment
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import StageMemory, Untracked
-from sppo.plan.saved_tensors import PREFIX_BLOCK_TOKENS
 from sppo.schedule.order import Compute
 
 T = TypeVar("T")
@@ -79,10 +78,10 @@ class StageHoldings:
     loans: tuple[Loan, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def model(self) -> Model:
+    @cached_property
+    def block(self) -> Block:
         """All parts are of one model."""
-        return self.shapes[0].model
+        return block_of(self.shapes[0].model)
 
     def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
         """Bytes left by a forward under this fate, before anything travels."""
@@ -175,7 +174,7 @@ class StageHoldings:
     def occupancy(self) -> Occupancy:
         """What lies on the device at each compute, for all fates."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
-        width = self.model.hidden * self.shapes[0].element_bytes
+        width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
         shards = self.shapes[0].shards
         messages = message_bytes(
             self.computes,
@@ -208,12 +207,14 @@ class StageHoldings:
 
     def largest_bytes(self, part: int, index: int, of: Sequence[Moment]) -> int | None:
         """Of these moments of a compute; None if all need a prefix that is not there."""
+        start, tokens = self.starts[index], self.tokens[part][index]
+        block_tokens = self.kv_block_tokens or max(self.block.prefix_block_tokens, tokens)
         return largest_bytes(
             of,
             self.shapes[0].shards,
-            start=self.starts[index],
-            tokens=self.tokens[part][index],
-            kv_block_tokens=self.kv_block_tokens,
+            start=start,
+            tokens=tokens,
+            keys=min(start, block_tokens),
             told_bytes=told_bytes(self.loans, part, index),
         )
 
@@ -246,8 +247,8 @@ class StageHoldings:
         """What lies on the device at every compute."""
         ring = 0
         if self.kv_block_tokens:
-            size, shards = self.shapes[0].element_bytes, self.shapes[0].shards
-            ring = ring_bytes(self.model, size, shards, self.kv_block_tokens)
+            model, size = self.shapes[0].model, self.shapes[0].element_bytes
+            ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
         return memory.total - memory.kept - memory.staging - memory.temporary + ring
 
     def beside_at_turn_bytes(self, fates: StageFates) -> int:
@@ -266,7 +267,7 @@ class StageHoldings:
             self.shapes[0],
             self.profile,
             tokens={tokens for row in rows for tokens in row if tokens},
-            keys=max(PREFIX_BLOCK_TOKENS, *self.lengths),
+            keys=max(self.block.prefix_block_tokens, *self.lengths),
             connections=self.connections,
         )
 

@@ -20,7 +20,7 @@ from sppo.memory_model.temporaries import (
 )
 from sppo.plan.blocks import block_of
 from sppo.plan.blocks.temporaries import At, Moment
-from sppo.plan.saved_tensors import LOSS_TILE_TOKENS, PREFIX_BLOCK_TOKENS
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 @lru_cache(maxsize=4096)
@@ -95,11 +95,13 @@ def largest_bytes(
     *,
     start: int,
     tokens: int,
-    kv_block_tokens: int,
+    keys: int,
     told_bytes: int = 0,
 ) -> int | None:
-    """Of moments, for `tokens` tokens from position `start` on; None if all come later."""
-    keys = min(start, kv_block_tokens or max(PREFIX_BLOCK_TOKENS, tokens))
+    """Of moments, for `tokens` tokens from position `start` on; None if all come later.
+
+    keys: of the prefix, in one call of attention.
+    """
     tile = min(tokens, LOSS_TILE_TOKENS)
     sizes = [
         -(-(one.per_token * tokens + one.per_key * keys + one.per_tile * tile) // shards)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.blocks.attention import kv_units
 from sppo.plan.saved_tensors import HEAD_OFFLOAD_ORDER, Unit, UnitKey, head_units
 from sppo.plan.weights import canonical_weights
 
@@ -135,7 +134,8 @@ class PartShape:
         )
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
-        per_layer = sum(unit.bytes(tokens, element_bytes) for unit in kv_units(self.model))
+        """Bytes of the state of all blocks, or of its gradients, by the width of an element."""
+        per_layer = tokens * block_of(self.model).state_elements * element_bytes
         return -(-len(self.layers) * per_layer // self.shards)
 
 

@@ -1,4 +1,4 @@
-"""What a saved tensor is: its bytes, its lifetime, what it is made again of. No torch.
+"""What a saved tensor is: its bytes, and what it is made again of. No torch.
 
 Those of a block are in its description (`blocks/`), those of the head are here. `model/decoder.py`
 tags the tensors it saves with their names, `offload/activation_store.py` decides their fate by
@@ -20,15 +20,8 @@ from sppo.config.models import Model
 LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
-PREFIX_BLOCK_TOKENS = 1024
-"""Keys per call of an attention backward over the prefix, at least: else as many as queries."""
-
 UnitKey = tuple[int, str]
 """(index of the layer inside its part, unit name); the head's units use the count of layers."""
-
-Lifetime = Literal["prefix", "once"]
-"""The paper's two types (sec. 5.1): "prefix" (type 0) is read by every later subsequence and stays
-on the device; "once" (type 1) is read by one forward and one backward and may travel."""
 
 Recipe = Literal["norm", "linear", "activation", "mixer"]
 """How a unit is made again: its cost is that of this operation's forward."""
@@ -41,12 +34,13 @@ STATISTIC_BYTES = 4
 class Unit:
     """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token.
 
-    `made_from` names the units it can be made of again, by `recipe`; `dense_flops` counts the
-    matrix product in that, per token. Without a recipe it must be kept or travel.
+    One forward makes it and one backward reads it (the paper's type 1, sec. 5.1); what all later
+    subsequences read is the state of the block. `made_from` names the units it can be made of
+    again, by `recipe`; `dense_flops` counts the matrix product in that, per token. Without a recipe
+    it must be kept or travel.
     """
 
     name: str
-    lifetime: Lifetime
     elements: int
     statistics: int = 0
     recipe: Recipe | None = None
@@ -60,19 +54,18 @@ class Unit:
 
 def kept(name: str, *, elements: int = 0, statistics: int = 0) -> Unit:
     """A unit that cannot be made again."""
-    return Unit(name=name, lifetime="once", elements=elements, statistics=statistics)
+    return Unit(name=name, elements=elements, statistics=statistics)
 
 
 def remade(name: str, elements: int, recipe: Recipe, *made_from: str) -> Unit:
     """A unit that can be made again without a matrix product."""
-    return Unit(name=name, lifetime="once", elements=elements, recipe=recipe, made_from=made_from)
+    return Unit(name=name, elements=elements, recipe=recipe, made_from=made_from)
 
 
 def product(name: str, width: int, inner: int, *made_from: str) -> Unit:
     """The output of a product with a matrix [width, inner]."""
     return Unit(
         name=name,
-        lifetime="once",
         elements=width,
         recipe="linear",
         made_from=made_from,

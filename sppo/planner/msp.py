@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sppo.config.errors import Infeasible, Short
 from sppo.memory_model.model_state import fixed_bytes
+from sppo.plan.blocks import gradient_element_bytes
 from sppo.plan.plan import Plan
 from sppo.planner.evaluate import Choose, plan_of
 from sppo.planner.layouts.timed_layout import Ends, TimedLayout
@@ -94,7 +95,7 @@ def _require_room(layout: TimedLayout, lent: Ends) -> None:
     for rank, parts in borrowed:
         total = fixed_bytes(layout.shapes[rank::stages], ends[-1])
         for shape, end in parts:
-            total += shape.kv_bytes(end, size) + shape.kv_bytes(end, max(4, size))
+            total += shape.kv_bytes(end, size) + shape.kv_bytes(end, gradient_element_bytes(size))
         if total > limit:
             raise Short(total - limit, "device memory for model state, KV and dKV alone")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sppo.config.models import Model
 from sppo.offload.host_memory import Courier, TakeHost, host_memory
-from sppo.plan.saved_tensors import PREFIX_BLOCK_TOKENS
+from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS
 
 
 class Block(NamedTuple):

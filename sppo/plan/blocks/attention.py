@@ -18,7 +18,7 @@ from sppo.plan.blocks.attention_temporaries import (
     kernel_scratch_bytes,
     remaking,
 )
-from sppo.plan.blocks.block import Block, CanonicalWeight
+from sppo.plan.blocks.block import Block, CanonicalWeight, StateTensor
 from sppo.plan.saved_tensors import Unit, kept, norm_statistics, product, remade
 
 OFFLOAD_ORDER = (
@@ -52,6 +52,9 @@ FORWARD_EXCHANGES = 4
 BACKWARD_EXCHANGES = 6
 """The same of their gradients, and two of the inputs that the weights' gradients need again."""
 
+PREFIX_BLOCK_TOKENS = 1024
+"""Keys per call of an attention backward over the prefix, at least: else as many as queries."""
+
 
 def attention_block(model: Model) -> Block:
     """The description of this model's block."""
@@ -81,6 +84,12 @@ def attention_block(model: Model) -> Block:
         early_readers=EARLY_READERS,
         mixer_backward_step=ATTENTION_BACKWARD_STEP,
         kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
+        state=(
+            StateTensor("attention.key", model.kv_width),
+            StateTensor("attention.value", model.kv_width),
+        ),
+        prefix_block_tokens=PREFIX_BLOCK_TOKENS,
+        position_numbers=model.head_width,  # RoPE's turns
     )
 
 
@@ -140,11 +149,3 @@ def _dense_flops_per_token(model: Model) -> int:
     attention = 2 * model.hidden * model.hidden + 2 * model.hidden * model.kv_width
     matrices = 3 if model.activation == "swiglu" else 2
     return 2 * (attention + matrices * model.hidden * model.ffn)
-
-
-def kv_units(model: Model) -> tuple[Unit, ...]:
-    """K and V of one block: they live from their forward to the end of the backward."""
-    return (
-        Unit(name="attention.key", lifetime="prefix", elements=model.kv_width),
-        Unit(name="attention.value", lifetime="prefix", elements=model.kv_width),
-    )

@@ -42,6 +42,22 @@ class CanonicalWeight(NamedTuple):
         )
 
 
+class StateTensor(NamedTuple):
+    """What every later subsequence reads of one (the paper's type 0): `elements` a token.
+
+    It has the model's dtype. They add to a gradient of it, which is float32 or wider. It lives from
+    its forward to the end of the backward.
+    """
+
+    name: str
+    elements: int
+
+
+def gradient_element_bytes(element_bytes: int) -> int:
+    """Gradients are summed in float32, except in a float64 model."""
+    return max(4, element_bytes)
+
+
 class KernelScratch(Protocol):
     """Bytes that kernels take untracked: `queries` tokens of a subsequence against `keys`."""
 
@@ -74,6 +90,10 @@ class Block:
     step makes. `remaking`: what it takes to make units again. `early_readers`: unit whose being
     made again reads a unit early in a backward. `mixer_backward_step`: that of the mixer's own
     gradient. `kernel_scratch_bytes`: what kernels take that no tensor shows.
+
+    State. `state`: what later subsequences read. `prefix_block_tokens`: a backward reads it in
+    blocks of so many tokens, at least: else of as many as it has itself. `position_numbers`: those
+    of float32 for each position that all blocks of a stage read, made once.
     """
 
     weights: Mapping[str, CanonicalWeight]
@@ -97,10 +117,22 @@ class Block:
     early_readers: Mapping[str, str]
     mixer_backward_step: int
     kernel_scratch_bytes: KernelScratch
+    state: tuple[StateTensor, ...]
+    prefix_block_tokens: int
+    position_numbers: int
 
     def mixer_flops(self, start: int, tokens: int) -> int:
         """Forward FLOPs of the mixer for `tokens` tokens from position `start` on, causal."""
         return self.mixer_flops_per_pair * causal_pairs(start, tokens)
+
+    @cached_property
+    def state_elements(self) -> int:
+        """Elements of the state per token; its gradients have as many."""
+        return sum(tensor.elements for tensor in self.state)
+
+    def state_bytes(self, element_bytes: int) -> int:
+        """Bytes of the state and of its gradients, per token."""
+        return self.state_elements * (element_bytes + gradient_element_bytes(element_bytes))
 
     @cached_property
     def units_by_name(self) -> Mapping[str, Unit]:

@@ -20,7 +20,6 @@ from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
 from sppo.memory_model.temporary_peaks import linear_moments
-from sppo.plan.blocks import block_of
 from sppo.plan.saved_tensors import Unit
 from sppo.planner.activations.policies import recompute_fates, uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -118,7 +117,7 @@ def _require_leanest_fits(problem: StageProblem) -> None:
 
 def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
     profile, last = problem.profile, len(problem.lengths) - 1
-    lean = block_of(problem.model).recompute_lean
+    lean = problem.block.recompute_lean
     per_byte = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for part, shape in enumerate(problem.shapes):
         layers = len(shape.layers)

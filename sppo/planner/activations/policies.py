@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.errors import Short
 from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
-from sppo.plan.blocks import block_of
 from sppo.planner.activations.stage_problem import StageProblem
 
 LEVELS = 32
@@ -21,7 +20,7 @@ input and the attention's output, recompute the rest. full-recompute: keep the b
 
 def choose(problem: StageProblem, policy: str) -> StageFates:
     """The fates of a named policy. Raises Short if none of its choices fits."""
-    block = block_of(problem.model)
+    block = problem.block
     match policy:
         case "no-offload":
             return uniform(problem, KEEP, lambda part, index: 0.0)
@@ -38,7 +37,7 @@ def choose(problem: StageProblem, policy: str) -> StageFates:
 
 def recompute_fates(problem: StageProblem) -> list[Fate]:
     """What our own policy may make again: from nothing to all but what the mixer makes."""
-    block = block_of(problem.model)
+    block = problem.block
     return [remade(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
 
 
