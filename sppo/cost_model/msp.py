@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from sppo.config.hardware import Profile
 from sppo.cost_model.times import copy_ns, recompute_ns, stage_link, subsequence_cost
+from sppo.plan.blocks import block_of
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Plan, part_shape
@@ -119,7 +120,9 @@ def _loans(
     first, last = lending.subsequences[0], lending.subsequences[-1]
     size, wide = shape.element_bytes, max(4, shape.element_bytes)
     prefix = plan.starts_tokens[first]
-    heads = 2 * len(shape.layers) * plan.model.kv_heads // plan.sequence_parallel if prefix else 0
+    block = block_of(plan.model)
+    heads = len(block.state) * len(shape.layers) * block.state_heads // plan.sequence_parallel
+    heads = heads if prefix else 0
 
     def sent(elements: int, cached: int, messages: int) -> Sent:
         total = elements + cached

@@ -86,7 +86,7 @@ class Loan:
         if self.borrowed:
             return 0
         shape = self.shape
-        heads = len(shape.layers) * (shape.model.kv_heads // shape.shards)
+        heads = len(shape.layers) * (block_of(shape.model).state_heads // shape.shards)
         rooms = shape.kv_bytes(self.start, self.wide) // heads
         return (self.ranks - 1) * shape.parameters * self.wide + rooms
 

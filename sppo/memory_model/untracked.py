@@ -13,9 +13,6 @@ from sppo.plan.blocks import block_of
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Untracked
 
-CODED_ACTIVATIONS = ("gelu",)
-"""Activation functions that oneDNN compiles for each shape, a forward and a backward."""
-
 
 def untracked(
     shape: PartShape,
@@ -32,13 +29,12 @@ def untracked(
     """
     groups = 1 + (shape.shards > 1) + (shape.replicas > 1)
     communicators = groups * profile.communicator_bytes + connections * profile.connection_bytes
-    kernels = 2 * len(tokens) if shape.model.activation in CODED_ACTIVATIONS else 0
-    scratch = block_of(shape.model).kernel_scratch_bytes
+    block = block_of(shape.model)
     sizes = {
-        "code": kernels * profile.kernel_code_bytes,
+        "code": len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
         "scratch": max(
             (
-                scratch(
+                block.kernel_scratch_bytes(
                     device=profile.device,
                     element_bytes=shape.element_bytes,
                     shards=shape.shards,

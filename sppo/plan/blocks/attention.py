@@ -11,6 +11,7 @@ from sppo.config.models import Model
 from sppo.plan.blocks.attention_temporaries import (
     ATTENTION_BACKWARD_STEP,
     BACKWARD_SPANS,
+    CODED_ACTIVATIONS,
     EARLY_READERS,
     FORWARD_SPANS,
     backward_walk,
@@ -84,10 +85,12 @@ def attention_block(model: Model) -> Block:
         early_readers=EARLY_READERS,
         mixer_backward_step=ATTENTION_BACKWARD_STEP,
         kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
+        compiled_kernels=2 if model.activation in CODED_ACTIVATIONS else 0,
         state=(
             StateTensor("attention.key", model.kv_width),
             StateTensor("attention.value", model.kv_width),
         ),
+        state_heads=model.kv_heads,
         prefix_block_tokens=PREFIX_BLOCK_TOKENS,
         position_numbers=model.head_width,  # RoPE's turns
     )

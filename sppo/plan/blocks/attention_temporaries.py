@@ -45,6 +45,9 @@ ATTENTION_BACKWARD_STEP = 6
 EARLY_READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
 """What a norm's output is read for early in a backward, to make it again."""
 
+CODED_ACTIVATIONS = ("gelu",)
+"""Activation functions that oneDNN compiles for each shape, a forward and a backward."""
+
 KEYS_PER_BLOCK = 512
 """Keys of a block of torch's attention on a CPU, forward and backward."""
 

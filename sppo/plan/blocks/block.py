@@ -89,11 +89,13 @@ class Block:
     `backward_spans`: the steps at which a unit is held. `forward_walk`, `backward_walk`: what every
     step makes. `remaking`: what it takes to make units again. `early_readers`: unit whose being
     made again reads a unit early in a backward. `mixer_backward_step`: that of the mixer's own
-    gradient. `kernel_scratch_bytes`: what kernels take that no tensor shows.
+    gradient. `kernel_scratch_bytes`: what kernels take that no tensor shows. `compiled_kernels`:
+    how many oneDNN compiles for each shape.
 
-    State. `state`: what later subsequences read. `prefix_block_tokens`: a backward reads it in
-    blocks of so many tokens, at least: else of as many as it has itself. `position_numbers`: those
-    of float32 for each position that all blocks of a stage read, made once.
+    State. `state`: what later subsequences read, in `state_heads` heads. `prefix_block_tokens`: a
+    backward reads it in blocks of so many tokens, at least: else of as many as it has itself.
+    `position_numbers`: those of float32 for each position that all blocks of a stage read, made
+    once.
     """
 
     weights: Mapping[str, CanonicalWeight]
@@ -117,7 +119,9 @@ class Block:
     early_readers: Mapping[str, str]
     mixer_backward_step: int
     kernel_scratch_bytes: KernelScratch
+    compiled_kernels: int
     state: tuple[StateTensor, ...]
+    state_heads: int
     prefix_block_tokens: int
     position_numbers: int
 
