@@ -60,3 +60,14 @@ def test_named_files_exist() -> None:
             continue
         for name in re.findall(r"\b(?:sppo|baselines|benchmarks)/[\w/]+\.py", document.read_text()):
             assert (CHECKOUT / name).is_file(), f"{document.name}: {name}"
+
+
+def test_the_walk_visits_every_file_once() -> None:
+    """ARCHITECTURE.md follows tiny-cpu through the code by links."""
+    text = (CHECKOUT / "ARCHITECTURE.md").read_text()
+    walk = text[text.index("## A walk of") : text.index("**Emulate**")]
+    steps = re.findall(r"^\| \d+ \|.*\]\((\S+\.py)\) \|$", walk, re.MULTILINE)
+    assert len(steps) > 10
+    assert len(steps) == len(set(steps))
+    for name in steps:
+        assert (CHECKOUT / name).is_file(), name
