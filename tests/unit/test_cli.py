@@ -115,6 +115,7 @@ def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
         (["ablation", "--simulate", "--model", "gpt-7b"], "--seq, --gpus, --hardware missing"),
         (["ablation", "--simulate", "--host-link", "0"], "--host-link 0: it must be more than 0"),
         (["ablation", "--simulate", "--node-link", "nan"], "--node-link nan: it must be more"),
+        (["emulate", "sppo", "mini-cpu", "--pp", "0"], "--pipeline-parallel 0: it must be at"),
         (["ablation", "--simulate", "--n", "0"], "--subsequences 0: it must be at least 1"),
         (["ablation", "--simulate", "--pp", "3"], "PP 3 does not fill 64 ranks"),
     ],

@@ -30,6 +30,19 @@ if TYPE_CHECKING:
     from benchmarks.emulation.emulator import Emulator
     from benchmarks.emulation.result import Emulation
 
+COUNTS = (
+    "sequences_per_step",
+    "tensor_parallel",
+    "pipeline_parallel",
+    "context_parallel",
+    "sequence_parallel",
+    "data_parallel",
+    "tiled_mlp",
+    "subsequences",
+    "virtual_stages",
+)
+"""Flags that count something: at least one."""
+
 HARDWARE = "a100-80g"
 """The paper's card, where a workload by flags names no other."""
 
@@ -122,7 +135,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
                 "emulate needs a WORKLOAD of `sppo-bench list`, or --model NAME --seq TOKENS "
                 "--gpus COUNT"
             )
-        check_positive(self, ("sequences_per_step",))
+        check_positive(self, COUNTS)
         hardware = self.hardware or (HARDWARE if by_flags else None)
         workload = find_described(replace(self, hardware=hardware))
         assert workload is not None, "a name or a flag was given"
