@@ -69,11 +69,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, symlinks=True, with_pip=False)
-    libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    (_site_packages(folder) / "libraries.pth").write_text("\n".join(libraries))
     python = str(folder / "bin" / "python")
     options = ["--no-deps", "--no-index", "--disable-pip-version-check"]
     _run([sys.executable, "-m", "pip", "--python", python, "install", *options, str(wheel)], folder)
+    # Only now: pip would find an editable install there, and leave the wheel out.
+    libraries = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    (_site_packages(folder) / "libraries.pth").write_text("\n".join(libraries))
     return folder
 
 
