@@ -110,6 +110,7 @@ def main() -> int:
             folder.mkdir()
             done = launches(asked.workload, limit * MIB, asked.launches, folder)
             how = {
+                "commit": (describe_environment()["commit"] or "unknown")[:7],
                 "ranks": "forked" if asked.forked else "torchrun",
                 "load_average_5_minutes": round(os.getloadavg()[1], 1),
             }
