@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from sppo.schedule.cost_table import unit_costs
     from sppo.schedule.dependencies import Schedule
     from sppo.schedule.instructions import Instruction, Op
-    from sppo.schedule.simulate import Simulation, simulate
+    from sppo.schedule.simulate import simulate
+    from sppo.schedule.simulation import Simulation
 
 _DEFINED_IN = {
     # what is trained, on what
@@ -53,7 +54,7 @@ _DEFINED_IN = {
     "Instruction": "sppo.schedule.instructions:Instruction",
     "Op": "sppo.schedule.instructions:Op",
     "Schedule": "sppo.schedule.dependencies:Schedule",
-    "Simulation": "sppo.schedule.simulate:Simulation",
+    "Simulation": "sppo.schedule.simulation:Simulation",
     "build_schedule": "sppo.schedule.build:build_schedule",
     "check_schedule": "sppo.schedule.check:check_schedule",
     "simulate": "sppo.schedule.simulate:simulate",

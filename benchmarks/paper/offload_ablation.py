@@ -28,8 +28,6 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.copy_waits import simulate_waiting
-from sppo.schedule.replay import replay
 from sppo.schedule.simulate import simulate
 
 SCHEMA = "sppo-simulated-ablation/1"
@@ -74,10 +72,10 @@ FREE = "further: auto, the solver's own layout"
 class Row:
     """One variant, simulated. Seconds, bytes; None where there is no plan.
 
-    planned_seconds is the planner's own step, in which no compute waits for a copy to the host;
-    compute_seconds the mean of the stages. bubble_share is idle rank-time of any kind. Exposed:
-    waits for copies, both directions, on the stage with most of them. Peaks are of the fullest
-    rank; the host's has K and V where they lie there.
+    planned_seconds is what the plan says of the same step. compute_seconds is the mean of the
+    stages, bubble_share idle rank-time of any kind. exposed_copy_seconds: compute waits for
+    copies, both directions, on the stage with most such time. Peaks are of the fullest rank; the
+    host's has K and V where they lie there.
     """
 
     label: Literal["simulated"] = "simulated"
@@ -243,15 +241,11 @@ def free_row(workload: Workload, profile: Profile) -> Row:
 
 
 def simulated_row(plan: Plan, profile: Profile, name: str, policy: str) -> Row:
-    """The simulated step of a plan in which computes wait for their copies."""
+    """The simulated step of a plan."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
     costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    plain = simulate(schedule, costs, lent)
-    waiting = simulate_waiting(schedule, costs, lent, plain)
-    step = waiting.simulation
-    fetches = replay(schedule, waiting.costs, step, waiting.lent).exposed
-    compute, stages = sum(waiting.busy), len(waiting.busy)
+    step = simulate(schedule, costs, lent)
     return Row(
         variant=name,
         policy=policy,
@@ -259,9 +253,9 @@ def simulated_row(plan: Plan, profile: Profile, name: str, policy: str) -> Row:
         status="ok",
         step_seconds=step.makespan / 1e9 + plan.reduction_seconds,
         planned_seconds=plan.makespan_seconds,
-        compute_seconds=compute / stages / 1e9,
-        bubble_share=1 - compute / (stages * step.makespan),
-        exposed_copy_seconds=max(map(sum, zip(fetches, waiting.waits, strict=True))) / 1e9,
+        compute_seconds=sum(step.busy) / len(step.busy) / 1e9,
+        bubble_share=step.bubble_share,
+        exposed_copy_seconds=max(step.exposed_copies) / 1e9,
         peak_device_bytes=max(stage.memory.total for stage in plan.stages),
         host_peak_bytes=max(stage.memory.host + stage.memory.kv_host for stage in plan.stages),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,13 +13,29 @@ from benchmarks.records import record as records
 from benchmarks.records.plan_record import read_plan
 from benchmarks.records.record import Record
 from benchmarks.records.store import RecordError
+from sppo.schedule.instructions import Instruction, Op, parse_instruction
 
 if TYPE_CHECKING:
     from sppo.config.hardware import Profile
     from sppo.plan.plan import Plan
 
-Event = dict[str, Any]
-"""{name, lane, start_ns, end_ns}; lanes are compute, d2h, h2d and p2p."""
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rank did from `start_ns` to `end_ns`; `lane` is one of LANES.
+
+    `name` is an instruction of a schedule as text, such as F0.3@1.
+    """
+
+    name: str
+    lane: str
+    start_ns: int
+    end_ns: int
+
+    @property
+    def instruction(self) -> Instruction:
+        """Raises ValueError if the system that wrote the event follows no schedule."""
+        return parse_instruction(self.name)
+
 
 LANES = ("compute", "d2h", "h2d", "p2p")
 
@@ -48,10 +64,10 @@ def bubble_share(
     start, end = span_ns(timelines)
     lanes = ("compute",) if overlapped_copies else BUSY_LANES
     busy: int = sum(
-        event["end_ns"] - event["start_ns"]
+        event.end_ns - event.start_ns
         for timeline in timelines
         for event in timeline
-        if event["lane"] in lanes
+        if event.lane in lanes
     )
     return 1 - busy / (len(timelines) * (end - start))
 
@@ -59,7 +75,7 @@ def bubble_share(
 def span_ns(timelines: Sequence[Sequence[Event]]) -> tuple[int, int]:
     """First start and last end over all ranks, in nanoseconds of their one clock."""
     events = [event for timeline in timelines for event in timeline]
-    return min(e["start_ns"] for e in events), max(e["end_ns"] for e in events)
+    return min(e.start_ns for e in events), max(e.end_ns for e in events)
 
 
 def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
@@ -71,22 +87,21 @@ def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
     from sppo.cost_model.msp import plan_slice_costs
     from sppo.cost_model.plan_costs import plan_costs
     from sppo.schedule.build import build_schedule
-    from sppo.schedule.replay import replay
     from sppo.schedule.simulate import simulate
 
     schedule, costs = build_schedule(plan), plan_costs(plan, profile)
     lent = plan_slice_costs(plan, profile)
     simulation = simulate(schedule, costs, lent)
-    lanes = {"O": "d2h", "T": "h2d"}
+    copy_lanes = {Op.OFFLOAD: "d2h", Op.FETCH: "h2d"}
     timelines: list[list[Event]] = [[] for _ in schedule.stages]
-    for event in (*simulation.events, *replay(schedule, costs, simulation, lent).messages):
+    for event in (*simulation.events, *simulation.transfers):
         timelines[event.stage].append(
-            {
-                "name": event.name,
-                "lane": lanes.get(event.name[0], event.lane),
-                "start_ns": event.start,
-                "end_ns": event.end,
-            }
+            Event(
+                name=str(event.instruction),
+                lane=copy_lanes.get(event.instruction.op, event.lane),
+                start_ns=event.start,
+                end_ns=event.end,
+            )
         )
     return timelines
 

@@ -26,12 +26,11 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
-from sppo.schedule.copy_waits import simulate_waiting
 from sppo.schedule.cost_table import PartCosts, SliceCosts
 from sppo.schedule.dependencies import Schedule, peer_of
 from sppo.schedule.instructions import SENDS
-from sppo.schedule.replay import replay
-from sppo.schedule.simulate import Event, message_cost, simulate
+from sppo.schedule.simulate import message_cost, simulate
+from sppo.schedule.simulation import Cause, Event
 
 MEMORY_TERMS = (
     "weights",
@@ -183,8 +182,7 @@ def _simulation(plan: Plan, profile: Profile) -> Values:
     check_schedule(schedule)
     costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
     step = simulate(schedule, costs, lent)
-    between = replay(schedule, costs, step, lent)
-    values: Values = {
+    return {
         "makespan_ns": step.makespan,
         "forward_makespan_ns": step.forward_makespan,
         "bubble_share": step.bubble_share,
@@ -194,15 +192,11 @@ def _simulation(plan: Plan, profile: Profile) -> Values:
         "messages": list(step.messages),
         "message_bytes": list(step.message_bytes),
         "link_bytes": _link_bytes(schedule, costs, lent),
-        "exposed_copies_ns": list(between.exposed),
+        "exposed_copies_ns": list(step.exposed_copies),
         "instructions": [len(instructions) for instructions in schedule.stages],
-        "timeline_digest": _timeline_digest([*step.events, *between.messages]),
+        "late_offload_waits_ns": list(step.waited(Cause.OFFLOAD)),
+        "timeline_digest": _timeline_digest([*step.events, *step.transfers]),
     }
-    if plan.sequences == 1:
-        waiting = simulate_waiting(schedule, costs, lent, step)
-        values["with_waits_makespan_ns"] = waiting.simulation.makespan
-        values["waits_ns"] = list(waiting.waits)
-    return values
 
 
 def _link_bytes(schedule: Schedule, costs: list[PartCosts], lent: SliceCosts) -> Values:

@@ -46,12 +46,12 @@ def chrome_trace(
             *(
                 {
                     "ph": "X",
-                    "name": event["name"],
-                    "cat": category(event["name"]),
+                    "name": event.name,
+                    "cat": category(event.name),
                     "pid": rank,
                     "tid": number,
-                    "ts": (event["start_ns"] - origin_ns) / 1e3,
-                    "dur": (event["end_ns"] - event["start_ns"]) / 1e3,
+                    "ts": (event.start_ns - origin_ns) / 1e3,
+                    "dur": (event.end_ns - event.start_ns) / 1e3,
                     "args": _arguments(event, label, number),
                 }
                 for number, (_, lane_events) in enumerate(threads)
@@ -64,7 +64,7 @@ def chrome_trace(
 def _arguments(event: Event, label: str, thread: int) -> dict[str, Any]:
     """`stream` tells analysers of GPU traces that compute runs on the device."""
     arguments: dict[str, Any] = {"label": label}
-    if event["lane"] == "compute":
+    if event.lane == "compute":
         arguments["stream"] = thread
     return arguments
 
@@ -73,7 +73,7 @@ def _threads(events: Sequence[Event]) -> list[tuple[str, list[Event]]]:
     """(name, events without overlaps): a thread for every lane, then those for what overlaps."""
     first, further = [], []
     for lane in LANES:
-        mine = [event for event in events if event["lane"] == lane]
+        mine = [event for event in events if event.lane == lane]
         rows = without_overlap(mine)
         first.append((LANE_NAMES[lane], rows[0] if rows else []))
         further += [(f"{LANE_NAMES[lane]} {n}", row) for n, row in enumerate(rows[1:], start=2)]
@@ -83,9 +83,9 @@ def _threads(events: Sequence[Event]) -> list[tuple[str, list[Event]]]:
 def without_overlap(events: Sequence[Event]) -> list[list[Event]]:
     """The events in as few rows as their overlaps allow, each row in the order of time."""
     rows: list[list[Event]] = []
-    for event in sorted(events, key=lambda e: (e["start_ns"], e["end_ns"])):
+    for event in sorted(events, key=lambda e: (e.start_ns, e.end_ns)):
         for row in rows:
-            if row[-1]["end_ns"] <= event["start_ns"]:
+            if row[-1].end_ns <= event.start_ns:
                 row.append(event)
                 break
         else:

@@ -22,7 +22,6 @@ from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.cost_table import PartCosts, SliceCosts, unit_costs, unit_slice_costs
 from sppo.schedule.dependencies import Schedule
-from sppo.schedule.replay import replay
 from sppo.schedule.simulate import simulate
 
 UNIT_COSTS = "unit costs"
@@ -205,7 +204,7 @@ def _simulated(
         peak_bytes_per_stage=peaks or kept,
         kept_peak_bytes_per_stage=kept,
         host_peak_bytes_per_stage=sizes(simulation.host_peak_bytes),
-        exposed_transfer_seconds=times(replay(schedule, costs, simulation, lent).exposed),
+        exposed_transfer_seconds=times(simulation.exposed_copies),
         messages=simulation.messages,
         message_bytes=simulation.message_bytes,
     )

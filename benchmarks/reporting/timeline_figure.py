@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.records.timeline import LANES, Event, span_ns
 from benchmarks.reporting.chrome_trace import LANE_NAMES, category
-from sppo.schedule.instructions import parse_instruction
 
 _COLOURS = {
     "forward": ("#0b6e4f", "#4fa386"),
@@ -76,7 +75,7 @@ def draw(panels: Sequence[Panel], path: Path, *, title: str) -> None:
 def _axis_words(unit: str, panels: Sequence[Panel]) -> str:
     words = f"{unit} since the step's first instruction; numbers are subsequences"
     parts = {
-        parse_instruction(event["name"]).part // panel.stages
+        event.instruction.part // panel.stages
         for panel in panels
         for timeline in panel.timelines
         for event in timeline
@@ -85,7 +84,7 @@ def _axis_words(unit: str, panels: Sequence[Panel]) -> str:
 
 
 def _used_lanes(panels: Sequence[Panel]) -> list[str]:
-    used = {event["lane"] for panel in panels for timeline in panel.timelines for event in timeline}
+    used = {event.lane for panel in panels for timeline in panel.timelines for event in timeline}
     return [lane for lane in LANES if lane in used or lane == "compute"]
 
 
@@ -104,7 +103,7 @@ def _draw_panel(
         top = position
         for lane in lanes:
             height = _COMPUTE_HEIGHT if lane == "compute" else _LANE_HEIGHT
-            events = [event for event in timeline if event["lane"] == lane]
+            events = [event for event in timeline if event.lane == lane]
             _draw_lane(axes, panel, events, (position, height), (start_ns, unit_ns, width))
             if few:
                 ticks.append(position + height / 2)
@@ -154,14 +153,14 @@ def _draw_lane(
     few = len(panel.timelines) <= _FEW_RANKS
     boxes: dict[str, list[tuple[float, float]]] = {}
     for event in events:
-        start = (event["start_ns"] - start_ns) / unit_ns
-        length = (event["end_ns"] - event["start_ns"]) / unit_ns
-        instruction = parse_instruction(event["name"])
-        shades = _COLOURS[category(event["name"])]
+        start = (event.start_ns - start_ns) / unit_ns
+        length = (event.end_ns - event.start_ns) / unit_ns
+        instruction = event.instruction
+        shades = _COLOURS[category(event.name)]
         shade = shades[instruction.part // panel.stages % 2]
         boxes.setdefault(shade, []).append((start, length))
         number = str(instruction.subsequence)
-        if event["lane"] == "compute" and few and length > _DIGIT_SHARE * len(number) * width:
+        if event.lane == "compute" and few and length > _DIGIT_SHARE * len(number) * width:
             axes.text(
                 start + length / 2,
                 top + height / 2,
@@ -195,7 +194,7 @@ def _legend(figure: Any, panels: Sequence[Panel]) -> None:
     from matplotlib.patches import Patch
 
     drawn = {
-        category(event["name"])
+        category(event.name)
         for panel in panels
         for timeline in panel.timelines
         for event in timeline

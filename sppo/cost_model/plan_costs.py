@@ -16,7 +16,8 @@ from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
 from sppo.schedule.cost_table import PartCosts
-from sppo.schedule.simulate import Simulation, simulate
+from sppo.schedule.simulate import simulate
+from sppo.schedule.simulation import Simulation
 
 
 def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:

@@ -5,9 +5,11 @@ from sppo.schedule.check import check_schedule
 from sppo.schedule.cost_table import PartCosts, SliceCosts, unit_costs, unit_slice_costs
 from sppo.schedule.dependencies import Schedule, ScheduleError
 from sppo.schedule.instructions import Instruction, Op, parse_instruction
-from sppo.schedule.simulate import Event, Simulation, simulate
+from sppo.schedule.simulate import simulate
+from sppo.schedule.simulation import Cause, Event, Simulation, Wait
 
 __all__ = [
+    "Cause",
     "Event",
     "Instruction",
     "Op",
@@ -16,6 +18,7 @@ __all__ = [
     "ScheduleError",
     "Simulation",
     "SliceCosts",
+    "Wait",
     "build_schedule",
     "check_schedule",
     "parse_instruction",

@@ -3,47 +3,19 @@
 Every stage has three lanes: compute, D2H and H2D. Where copies do not overlap (a CPU) they take
 the compute lane. A message leaves when its sender reaches the SEND and its receiver has posted
 the receive; it then takes the link's latency and bytes over bandwidth.
+
+The memory model has room for one subsequence on its way to the host, and the engine keeps to that
+(`offload/host_memory.py`, `let_go`): a compute does not end before the copy issued ahead of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sppo.schedule.cost_table import PartCosts, Place, Sent, SliceCosts
 from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
 from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One stretch of one lane of one stage."""
-
-    stage: int
-    lane: str
-    name: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """What a schedule would take. Bytes are exact; times are as good as the costs."""
-
-    events: tuple[Event, ...]
-    makespan: int
-    forward_makespan: int
-    busy: tuple[int, ...]
-    kept_peak_bytes: tuple[int, ...]
-    host_peak_bytes: tuple[int, ...]
-    messages: tuple[int, ...]
-    message_bytes: tuple[int, ...]
-
-    @property
-    def bubble_share(self) -> float:
-        """Idle rank-time over ranks x makespan."""
-        total = len(self.busy) * self.makespan
-        return 1 - sum(self.busy) / total if total else 0.0
+from sppo.schedule.simulation import Cause, Event, Simulation, Wait
 
 
 class _Stage:
@@ -56,20 +28,43 @@ class _Stage:
         self.busy = 0
         self.forward_end = 0
         self.events: list[Event] = []
+        self.transfers: list[Event] = []
+        self.waits: list[Wait] = []
+        self.offloaded = 0
         self.fetched: dict[Instruction, int] = {}
         self.memory: list[tuple[int, int]] = []
         self.host: list[tuple[int, int]] = []
         self.messages = 0
         self.message_bytes = 0
 
-    def occupy(self, lane: str, name: str, ready: int, duration: int) -> int:
+    def occupy(self, lane: str, instruction: Instruction, ready: int, duration: int) -> int:
         """Take a lane for `duration` once it and `ready` allow; returns the end."""
         start = max(ready, self.lanes[lane])
         end = start + duration
         self.lanes[lane] = end
         if lane == "compute":
             self.busy += duration
-        self.events.append(Event(stage=self.index, lane=lane, name=name, start=start, end=end))
+        self.events.append(
+            Event(stage=self.index, lane=lane, instruction=instruction, start=start, end=end)
+        )
+        return end
+
+    def wait(self, instruction: Instruction, cause: Cause, start: int, end: int) -> int:
+        """Compute stands still from `start` to `end`, if that is later; returns the later one."""
+        if end <= start:
+            return start
+        self.waits.append(
+            Wait(stage=self.index, instruction=instruction, cause=cause, start=start, end=end)
+        )
+        return end
+
+    def transfer(self, instruction: Instruction, start: int, sent: Sent) -> int:
+        """A message leaves at `start`; returns when it has arrived."""
+        end = start + sent.time
+        self.transfers.append(
+            Event(stage=self.index, lane="p2p", instruction=instruction, start=start, end=end)
+        )
+        self.count(sent)
         return end
 
     def count(self, sent: Sent) -> None:
@@ -98,8 +93,8 @@ class _Clock:
             if receive not in self.posted:
                 return False
             sent = message_cost(instruction, self.costs, self.lent)
-            self.arrived[receive] = max(now, self.posted[receive]) + sent.time
-            stage.count(sent)
+            start = max(now, self.posted[receive])
+            self.arrived[receive] = stage.transfer(instruction, start, sent)
         elif op in (Op.OFFLOAD, Op.FETCH):
             _copy(stage, instruction, self.costs[instruction.part])
         else:
@@ -107,20 +102,35 @@ class _Clock:
         return True
 
     def _compute(self, stage: _Stage, instruction: Instruction) -> bool:
-        op = instruction.op
-        ready = stage.lanes["compute"]
-        for needed in needed_receives(self.schedule, instruction):
-            if needed not in self.arrived:
+        needed = needed_receives(self.schedule, instruction)
+        if not all(receive in self.arrived for receive in needed):
+            return False
+        now = stage.lanes["compute"]
+        received = max((self.arrived[receive] for receive in needed), default=now)
+        fetched = stage.fetched.get(instruction._replace(op=Op.FETCH), 0)
+        begin = max(now, received, fetched)
+        if instruction.op in (Op.FORWARD, Op.BACKWARD):
+            self.gathered[instruction] = begin
+            slices = self.schedule.together(instruction)
+            if not all(each in self.gathered for each in slices):
                 return False
-            ready = max(ready, self.arrived[needed])
-        ready = max(ready, stage.fetched.get(instruction._replace(op=Op.FETCH), 0))
+            begin = max(self.gathered[each] for each in slices)
+        for cause, there in (
+            (Cause.MESSAGE, received),
+            (Cause.FETCH, fetched),
+            (Cause.SLICES, begin),
+        ):
+            now = stage.wait(instruction, cause, now, there)
+        stage.occupy("compute", instruction, begin, self._duration(instruction))
+        self._finish(stage, instruction)
+        return True
+
+    def _finish(self, stage: _Stage, instruction: Instruction) -> None:
+        """What a compute has done at its end, which is not before the end of the copy ahead."""
+        op, end = instruction.op, stage.lanes["compute"]
         if op in (Op.FORWARD, Op.BACKWARD):
-            self.gathered[instruction] = ready
-            together = self.schedule.together(instruction)
-            if not all(one in self.gathered for one in together):
-                return False
-            ready = max(self.gathered[one] for one in together)
-        end = stage.occupy("compute", str(instruction), ready, self._duration(instruction))
+            end = stage.wait(instruction, Cause.OFFLOAD, end, stage.offloaded)
+            stage.lanes["compute"] = end
         kept = self._kept_bytes(instruction)
         stage.memory.append((end, kept if op is Op.FORWARD else -kept))
         if op is Op.FORWARD:
@@ -128,7 +138,6 @@ class _Clock:
         exchanged = self.lent.exchanged.get(_place(instruction))
         if exchanged is not None:
             stage.count(exchanged)
-        return True
 
     def _kept_bytes(self, instruction: Instruction) -> int:
         if instruction.op not in (Op.FORWARD, Op.BACKWARD):
@@ -177,6 +186,8 @@ def simulate(
     assert all(stage.position == len(schedule.stages[stage.index]) for stage in stages), "deadlock"
     return Simulation(
         events=tuple(event for stage in stages for event in stage.events),
+        transfers=tuple(event for stage in stages for event in stage.transfers),
+        waits=tuple(wait for stage in stages for wait in stage.waits),
         makespan=max(max(stage.lanes.values()) for stage in stages),
         forward_makespan=max(stage.forward_end for stage in stages),
         busy=tuple(stage.busy for stage in stages),
@@ -205,8 +216,9 @@ def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
     out = instruction.op is Op.OFFLOAD
     lane = ("d2h" if out else "h2d") if costs.overlapped_copies else "compute"
     duration = costs.d2h[index] if out else costs.h2d[index]
-    end = stage.occupy(lane, str(instruction), now, duration)
+    end = stage.occupy(lane, instruction, now, duration)
     if out:
+        stage.offloaded = end
         stage.host.append((now, size))
         stage.memory.append((end, -size))
     else:

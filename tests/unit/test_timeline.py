@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import msgspec
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from benchmarks.records import timeline
 
 
 def event(lane: str, start: int, end: int) -> timeline.Event:
-    return {"name": "F0.0@0", "lane": lane, "start_ns": start, "end_ns": end}
+    return timeline.Event(name="F0.0@0", lane=lane, start_ns=start, end_ns=end)
 
 
 def test_idle_is_what_neither_computes_nor_copies() -> None:
@@ -28,6 +28,6 @@ def test_a_copy_beside_a_compute_is_no_further_work() -> None:
 
 def test_nothing_told_is_unknown(tmp_path: Path) -> None:
     assert timeline.bubble_share([]) is None
-    (tmp_path / "timeline-0.json").write_text(json.dumps([event("compute", 0, 1)]))
+    (tmp_path / "timeline-0.json").write_text(msgspec.json.encode([event("compute", 0, 1)]).decode())
     assert timeline.read(tmp_path, 2) == []
     assert len(timeline.read(tmp_path, 1)) == 1

@@ -43,14 +43,14 @@ def make_run(folder: Path, **changes: object) -> Path:
     records.write(record(**{"plan": told, **changes}), launch / "record.json")
     for rank, events in enumerate(timeline.simulated(plan, load_profile(plan.hardware))):
         measured = [
-            {
-                **event,
-                "start_ns": 7_000_000 + 2 * event["start_ns"],
-                "end_ns": 7_000_000 + 2 * event["end_ns"],
-            }
+            msgspec.structs.replace(
+                event,
+                start_ns=7_000_000 + 2 * event.start_ns,
+                end_ns=7_000_000 + 2 * event.end_ns,
+            )
             for event in events
         ]
-        (launch / f"timeline-{rank}.json").write_text(json.dumps(measured))
+        (launch / f"timeline-{rank}.json").write_bytes(msgspec.json.encode(measured))
     return folder / "run"
 
 
@@ -64,9 +64,9 @@ def test_the_simulated_step_has_every_instruction_in_its_lane() -> None:
     steps = timeline.simulated(plan, load_profile(plan.hardware))
     assert len(steps) == 2
     for rank, events in enumerate(steps):
-        names = [event["name"] for event in events]
+        names = [event.name for event in events]
         assert len(set(names)) == len(names)
-        lanes = {event["name"]: event["lane"] for event in events}
+        lanes = {event.name: event.lane for event in events}
         assert all(lanes[f"{op}0.{index}@{rank}"] == "compute" for op in "FB" for index in range(4))
         sends = {name for name, lane in lanes.items() if lane == "p2p"}
         assert sends == {f"S{'AG'[rank]}0.{index}@{rank}" for index in range(4)}

@@ -17,7 +17,7 @@ from sppo.schedule.instructions import Instruction, Op
 
 
 def event(name: str, lane: str, start: int, end: int) -> Event:
-    return {"name": name, "lane": lane, "start_ns": start, "end_ns": end}
+    return Event(name=name, lane=lane, start_ns=start, end_ns=end)
 
 
 EVENTS = [
@@ -47,9 +47,9 @@ def test_lanes_are_named_threads_and_times_are_microseconds() -> None:
 
 def test_rows_hold_no_overlap_and_lose_nothing() -> None:
     rows = chrome_trace.without_overlap(EVENTS)
-    assert sorted(e["name"] for row in rows for e in row) == sorted(e["name"] for e in EVENTS)
+    assert sorted(e.name for row in rows for e in row) == sorted(e.name for e in EVENTS)
     for row in rows:
-        assert all(a["end_ns"] <= b["start_ns"] for a, b in itertools.pairwise(row))
+        assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(row))
 
 
 def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""The simulator's messages, waits and exposed copies: by hand, and against its own times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sppo.config.models import gpt
+from sppo.schedule.build import build_schedule
+from sppo.schedule.cost_table import PartCosts, unit_costs
+from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
+from sppo.schedule.instructions import Op
+from sppo.schedule.simulate import simulate
+from sppo.schedule.simulation import Cause, Simulation
+from tests.numerics.pipelines import make_plan
+
+MODEL = gpt("gpt-test", layers=8, hidden=32, heads=4, vocabulary=61)
+
+
+def costs_of(count: int, **changes: object) -> PartCosts:
+    last_stays = [60] * (count - 1) + [0]
+    base = replace(
+        unit_costs(count),
+        forward=[10] * count,
+        backward=[20] * count,
+        kept_bytes=[100] * count,
+        offloaded_bytes=last_stays,
+    )
+    return replace(base, **changes)
+
+
+def test_synchronous_copies_are_exposed_whole() -> None:
+    schedule = build_schedule(make_plan(MODEL, (8,) * 4, stages=2, share=1.0))
+    copies = [3, 3, 3, 0]
+    costs = [costs_of(4, d2h=copies, h2d=copies, overlapped_copies=False)] * 2
+    assert simulate(schedule, costs).exposed_copies == (18, 18)
+
+
+def test_a_fetch_issued_late_is_exposed_and_one_issued_early_hides() -> None:
+    costs = [costs_of(2, d2h=[3, 0], h2d=[15, 0])]
+    late = build_schedule(make_plan(MODEL, (8,) * 2, stages=1, share=1.0, fetch_ahead=0))
+    assert simulate(late, costs).exposed_copies == (15,)
+    early = build_schedule(make_plan(MODEL, (8,) * 2, stages=1, share=1.0, fetch_ahead=1))
+    assert simulate(early, costs).exposed_copies == (0,)
+
+
+def test_waiting_for_a_message_is_not_waiting_for_a_copy() -> None:
+    """The first stage's fetch ends with the message; on the last stage nothing else is missing."""
+    schedule = build_schedule(make_plan(MODEL, (8,) * 2, stages=2, share=1.0, fetch_ahead=0))
+    costs = [costs_of(2, h2d=[15, 0])] * 2
+    assert simulate(schedule, costs).exposed_copies == (0, 15)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    message=st.lists(st.integers(0, 40), min_size=6, max_size=6),
+    d2h=st.lists(st.integers(0, 40), min_size=6, max_size=6),
+    h2d=st.lists(st.integers(0, 40), min_size=6, max_size=6),
+    stages=st.integers(1, 4),
+    virtual_stages=st.integers(1, 2),
+    fetch_ahead=st.integers(0, 1),
+    overlapped=st.booleans(),
+)
+def test_the_waits_explain_every_idle_moment(
+    message: list[int],
+    d2h: list[int],
+    h2d: list[int],
+    stages: int,
+    virtual_stages: int,
+    fetch_ahead: int,
+    overlapped: bool,
+) -> None:
+    """A compute starts when the last thing it needs is there, and each wait ends at its cause."""
+    plan = make_plan(
+        MODEL,
+        (8,) * 6,
+        stages=stages,
+        virtual_stages=virtual_stages,
+        share=1.0,
+        fetch_ahead=fetch_ahead,
+    )
+    schedule = build_schedule(plan)
+    costs = [
+        costs_of(
+            6,
+            message=message,
+            d2h=[*d2h[:5], 0],
+            h2d=[*h2d[:5], 0],
+            overlapped_copies=overlapped,
+        )
+    ]
+    costs *= stages * virtual_stages
+    simulation = simulate(schedule, costs)
+    assert len(simulation.transfers) == sum(simulation.messages)
+    for stage in range(stages):
+        check_stage(schedule, simulation, stage)
+
+
+def check_stage(schedule: Schedule, simulation: Simulation, stage: int) -> None:
+    """The compute lane is its computes and its waits, end to end, in the order of the schedule."""
+    arrived = {matching_receive(e.instruction): e.end for e in simulation.transfers}
+    events = {e.instruction: e for e in simulation.events if e.stage == stage}
+    waits = {(w.instruction, w.cause): w for w in simulation.waits if w.stage == stage}
+    clock = copied = 0
+    for instruction in schedule.stages[stage]:
+        event = events.get(instruction)
+        if event is None:
+            continue
+        if instruction.op is Op.OFFLOAD:
+            copied = event.end
+        if event.lane != "compute":
+            continue
+        causes = {Cause.MESSAGE: clock, Cause.FETCH: clock}
+        if instruction.op in (Op.FORWARD, Op.BACKWARD):
+            needed = needed_receives(schedule, instruction)
+            causes[Cause.MESSAGE] = max([clock, *(arrived[receive] for receive in needed)])
+        fetch = events.get(instruction._replace(op=Op.FETCH))
+        if instruction.op is Op.BACKWARD and fetch is not None:
+            causes[Cause.FETCH] = fetch.end
+        for cause, there in causes.items():
+            wait = waits.pop((instruction, cause), None)
+            assert (wait is not None) == (there > clock)
+            if wait is not None:
+                assert (wait.start, wait.end) == (clock, there)
+                clock = there
+        assert event.start == clock
+        clock = event.end
+        late = waits.pop((instruction, Cause.OFFLOAD), None)
+        if instruction.op in (Op.FORWARD, Op.BACKWARD):
+            assert (late is not None) == (copied > clock)
+            clock = max(clock, copied)
+    assert not waits
+
+
+def test_a_compute_ends_no_earlier_than_the_copy_issued_before_it() -> None:
+    """Forwards of 10, copies of 25: the second forward ends at 35, and its copy begins there."""
+    schedule = build_schedule(make_plan(MODEL, (8,) * 3, stages=1, share=1.0))
+    simulation = simulate(schedule, [costs_of(3, d2h=[25, 25, 0])])
+    late = [wait for wait in simulation.waits if wait.cause is Cause.OFFLOAD]
+    assert [(str(w.instruction), w.start, w.end) for w in late] == [
+        ("F0.1@0", 20, 35),
+        ("F0.2@0", 45, 60),
+    ]
+    assert simulation.waited(Cause.OFFLOAD) == (30,)
+    assert simulation.exposed_copies == (30,)
+    assert simulation.forward_makespan == 60
+    assert simulation.busy == (90,)
+    assert simulation.kept_peak_bytes == (200,)
+
+
+def test_a_message_lies_with_its_sender_after_both_are_ready() -> None:
+    schedule = build_schedule(make_plan(MODEL, (8,) * 2, stages=2))
+    costs = [costs_of(2, message=[7, 7], offloaded_bytes=[0, 0])] * 2
+    first = simulate(schedule, costs).transfers[0]
+    assert (first.stage, str(first.instruction), first.lane) == (0, "SA0.0@0", "p2p")
+    assert (first.start, first.end) == (10, 17)
