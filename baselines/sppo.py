@@ -104,12 +104,10 @@ class SppoSystem:
 
     def timeline(self) -> list[dict[str, Any]]:
         """The last step's instructions in the simulator's lanes; times from one host's clock."""
-        compute = dict.fromkeys(("F", "B", "Z", "AW"), "compute")
-        lanes = {"O": "d2h", "T": "h2d", **compute}
         return [
             {
                 "name": str(timed.instruction),
-                "lane": lanes.get(timed.instruction.op.value, "p2p"),
+                "lane": timed.instruction.op.lane,
                 "start_ns": timed.start_ns,
                 "end_ns": timed.end_ns,
             }

@@ -13,7 +13,7 @@ from benchmarks.records import record as records
 from benchmarks.records.plan_record import read_plan
 from benchmarks.records.record import Record
 from benchmarks.records.store import RecordError
-from sppo.schedule.instructions import Instruction, Op, parse_instruction
+from sppo.schedule.instructions import Instruction, parse_instruction
 
 if TYPE_CHECKING:
     from sppo.config.hardware import Profile
@@ -92,13 +92,12 @@ def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
     schedule, costs = build_schedule(plan), plan_costs(plan, profile)
     lent = plan_slice_costs(plan, profile)
     simulation = simulate(schedule, costs, lent)
-    copy_lanes = {Op.OFFLOAD: "d2h", Op.FETCH: "h2d"}
     timelines: list[list[Event]] = [[] for _ in schedule.stages]
     for event in (*simulation.events, *simulation.transfers):
         timelines[event.stage].append(
             Event(
                 name=str(event.instruction),
-                lane=copy_lanes.get(event.instruction.op, event.lane),
+                lane=event.instruction.op.lane,
                 start_ns=event.start,
                 end_ns=event.end,
             )

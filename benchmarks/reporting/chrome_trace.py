@@ -8,24 +8,27 @@ from typing import Any
 
 from benchmarks.records import store
 from benchmarks.records.timeline import LANES, Event, span_ns
+from sppo.schedule.instructions import Op
 
 LANE_NAMES = {"compute": "compute", "d2h": "D2H", "h2d": "H2D", "p2p": "P2P"}
 
 CATEGORIES = {
-    "F": "forward",
-    "B": "backward",
-    "Z": "clear dKV",
-    "O": "offload",
-    "T": "fetch",
-    "S": "send",
-    "R": "receive",
+    Op.FORWARD: "forward",
+    Op.BACKWARD: "backward",
+    Op.ZERO_DKV: "zero dKV",
+    Op.OFFLOAD: "offload",
+    Op.RELOAD: "reload",
+    Op.SEND_F: "send",
+    Op.SEND_B: "send",
+    Op.RECV_F: "receive",
+    Op.RECV_B: "receive",
 }
-"""By the first letter of an instruction (`sppo.schedule.instructions`)."""
+"""What is not here moves or adds weights of MSP."""
 
 
-def category(name: str) -> str:
-    """ "F0.3@1" -> "forward"."""
-    return "lending" if name[1:2] == "W" else CATEGORIES.get(name[:1], "other")
+def category(event: Event) -> str:
+    """F0.3@1 -> "forward"."""
+    return CATEGORIES.get(event.instruction.op, "MSP weights")
 
 
 def chrome_trace(
@@ -47,7 +50,7 @@ def chrome_trace(
                 {
                     "ph": "X",
                     "name": event.name,
-                    "cat": category(event.name),
+                    "cat": category(event),
                     "pid": rank,
                     "tid": number,
                     "ts": (event.start_ns - origin_ns) / 1e3,

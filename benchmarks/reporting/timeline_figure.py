@@ -13,12 +13,12 @@ from benchmarks.reporting.chrome_trace import LANE_NAMES, category
 _COLOURS = {
     "forward": ("#0b6e4f", "#4fa386"),
     "backward": ("#345f8f", "#83a6cc"),
-    "clear dKV": ("#9aa1ab", "#9aa1ab"),
+    "zero dKV": ("#9aa1ab", "#9aa1ab"),
     "offload": ("#c8862a", "#c8862a"),
-    "fetch": ("#e0b268", "#e0b268"),
+    "reload": ("#e0b268", "#e0b268"),
     "send": ("#8e5a9e", "#8e5a9e"),
     "receive": ("#c4a5cd", "#c4a5cd"),
-    "lending": ("#b5476b", "#b5476b"),
+    "MSP weights": ("#b5476b", "#b5476b"),
 }
 """Per category: parts 0, 2, ... of a stage, and parts 1, 3, ..."""
 
@@ -156,7 +156,7 @@ def _draw_lane(
         start = (event.start_ns - start_ns) / unit_ns
         length = (event.end_ns - event.start_ns) / unit_ns
         instruction = event.instruction
-        shades = _COLOURS[category(event.name)]
+        shades = _COLOURS[category(event)]
         shade = shades[instruction.part // panel.stages % 2]
         boxes.setdefault(shade, []).append((start, length))
         number = str(instruction.subsequence)
@@ -194,7 +194,7 @@ def _legend(figure: Any, panels: Sequence[Panel]) -> None:
     from matplotlib.patches import Patch
 
     drawn = {
-        category(event.name)
+        category(event)
         for panel in panels
         for timeline in panel.timelines
         for event in timeline

@@ -133,6 +133,6 @@ def _where(note: Note | None) -> str:
 
 
 def _wait_of(note: Note | None) -> str:
-    """ "stage 0, waits for RG0.2@0" -> "waits for RG0.2@0"."""
+    """ "stage 0, waits for RECV_B0.2@0" -> "waits for RECV_B0.2@0"."""
     assert note is not None
     return note.doing[note.doing.index(WAITS) :]

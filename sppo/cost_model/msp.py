@@ -41,9 +41,9 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
                     exchanged[op, *place] = more
         sent.update(_loans(plan, lending, shape, profile, link))
     for (op, _, index, part, number, _), message in sent.items():
-        if op is Op.GIVE_BACK:
+        if op is Op.SEND_DW:
             added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
-            compute[Op.ADD, part, index, number] = added
+            compute[Op.ADD_DW, part, index, number] = added
     sent.update(_pieces(plan, slicing, link))
     return SliceCosts(compute=compute, kept_bytes=kept, exchanged=exchanged, sent=sent)
 
@@ -132,11 +132,11 @@ def _loans(
     for number, rank in enumerate(lending.ranks):
         if rank == owner:
             continue
-        lend = Instruction(Op.LEND, 0, first, lending.part, number)
+        lend = Instruction(Op.SEND_W, 0, first, lending.part, number)
         weights = shape.parameters * size
         found[lend] = sent(weights, shape.kv_bytes(prefix, size), heads)
         found[lend._replace(subsequence=last, other=1)] = sent(weights, 0, 0)
-        found[lend._replace(op=Op.GIVE_BACK)] = sent(
+        found[lend._replace(op=Op.SEND_DW)] = sent(
             shape.parameters * wide, shape.kv_bytes(prefix, wide), heads
         )
     return found
@@ -155,7 +155,7 @@ def _pieces(
         for piece in slicing.pieces(part, index):
             size = -(-piece.tokens * width // plan.sequence_parallel)
             sent = Sent(messages=1, bytes=size, time=copy_ns(size, *link))
-            down = Instruction(Op.SEND_ACTIVATION, 0, index, part, piece.source, piece.target)
+            down = Instruction(Op.SEND_F, 0, index, part, piece.source, piece.target)
             yield down, sent
-            up = Instruction(Op.SEND_GRADIENT, 0, index, part + 1, piece.target, piece.source)
+            up = Instruction(Op.SEND_B, 0, index, part + 1, piece.target, piece.source)
             yield up, sent

@@ -59,20 +59,20 @@ class Engine:
         self.stage = stage
         self.transport = transport
         self._handlers: dict[Op, Callable[[Instruction], None]] = {
-            Op.RECEIVE_ACTIVATION: self._post,
-            Op.RECEIVE_GRADIENT: self._post,
+            Op.RECV_F: self._post,
+            Op.RECV_B: self._post,
             Op.FORWARD: self._forward,
             Op.BACKWARD: self._backward,
-            Op.SEND_ACTIVATION: self._send,
-            Op.SEND_GRADIENT: self._send,
+            Op.SEND_F: self._send,
+            Op.SEND_B: self._send,
             Op.OFFLOAD: self._offload,
-            Op.FETCH: self._fetch,
-            Op.CLEAR: self._clear,
-            Op.LEND: self._lend,
-            Op.BORROW: self._borrow,
-            Op.GIVE_BACK: self._give_back,
-            Op.COLLECT: self._collect,
-            Op.ADD: self._add,
+            Op.RELOAD: self._fetch,
+            Op.ZERO_DKV: self._clear,
+            Op.SEND_W: self._lend,
+            Op.RECV_W: self._borrow,
+            Op.SEND_DW: self._give_back,
+            Op.RECV_DW: self._collect,
+            Op.ADD_DW: self._add,
         }
         mine = schedule.stages[stage.index]
         computes = [one for one in mine if one.op in (Op.FORWARD, Op.BACKWARD)]
@@ -168,7 +168,7 @@ class Engine:
         if number == 0:
             x = self._tokens[sequence, span]
         else:
-            x = self._join(instruction, Op.RECEIVE_ACTIVATION)
+            x = self._join(instruction, Op.RECV_F)
         last = number + 1 == self.schedule.parts
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
@@ -176,19 +176,19 @@ class Engine:
         if last:
             self._losses.append(output)
         else:
-            self._hand_on(instruction, Op.SEND_ACTIVATION, output)
+            self._hand_on(instruction, Op.SEND_F, output)
 
     def _backward(self, instruction: Instruction) -> None:
         _, sequence, index, number, _, _ = instruction
         part = self.stage.part(number, index)
         grad = None
         if number + 1 < self.schedule.parts:
-            grad = self._join(instruction, Op.RECEIVE_GRADIENT)
+            grad = self._join(instruction, Op.RECV_B)
         tokens = self._tokens[sequence, part.span(index)] if number == 0 else None
         self.stage.let_go()
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
-            self._hand_on(instruction, Op.SEND_GRADIENT, input_gradient)
+            self._hand_on(instruction, Op.SEND_B, input_gradient)
 
     def _clear(self, instruction: Instruction) -> None:
         self.stage.clear_gradients(instruction.part)
@@ -228,7 +228,7 @@ class Engine:
 
     def _add(self, instruction: Instruction) -> None:
         """The receipt adds what has come when it is waited for."""
-        del self._posted[instruction._replace(op=Op.COLLECT)]
+        del self._posted[instruction._replace(op=Op.RECV_DW)]
 
 
 def _words(instruction: Instruction) -> str:

@@ -81,7 +81,7 @@ def _clears(
     waits = Op.FORWARD if stage and (sequence == 0 or plan.kv_sets == 1) else Op.BACKWARD
     if op is not waits or position != first[op, sequence]:
         return []
-    return [Instruction(Op.CLEAR, sequence, 0, part) for part in plan.layout.parts_of(stage)]
+    return [Instruction(Op.ZERO_DKV, sequence, 0, part) for part in plan.layout.parts_of(stage)]
 
 
 def _fetches(
@@ -99,7 +99,7 @@ def _fetches(
             made = position_of[early._replace(op=Op.FORWARD)] < position
             if away and made and early not in issued:
                 issued.add(early)
-                fetches.setdefault(position, []).append(early._replace(op=Op.FETCH))
+                fetches.setdefault(position, []).append(early._replace(op=Op.RELOAD))
     return fetches
 
 
@@ -138,7 +138,7 @@ def loan_instructions(slicing: Slicing, stage: int, computes: Sequence[Instructi
                 first, last = (computes[position] for position in (slices[0], slices[-1]))
                 backward = first.op is Op.BACKWARD
                 if not backward or slicing.borrowed(rank)[-1] != lending:
-                    op = Op.LEND if stage == owner else Op.BORROW
+                    op = Op.SEND_W if stage == owner else Op.RECV_W
                     one = first._replace(op=op, slice=helper, other=int(backward))
                     found.setdefault((slices[0], False), []).append(one)
                 if backward:
@@ -148,10 +148,10 @@ def loan_instructions(slicing: Slicing, stage: int, computes: Sequence[Instructi
 
 def _return(found: Around, last: Instruction, position: int, *, owns: bool) -> None:
     """The gradients' way back; their receive is posted before the last slice is computed."""
-    after = Op.ADD if owns else Op.GIVE_BACK
+    after = Op.ADD_DW if owns else Op.SEND_DW
     found.setdefault((position, True), []).append(last._replace(op=after))
     if owns:
-        found.setdefault((position, False), []).append(last._replace(op=Op.COLLECT))
+        found.setdefault((position, False), []).append(last._replace(op=Op.RECV_DW))
 
 
 def _runs(lending: Lending, computes: Sequence[Instruction]) -> Iterator[list[int]]:

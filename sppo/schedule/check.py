@@ -46,7 +46,7 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
             if needed not in done:
                 fail(position, f"{why} ({needed} has not run)")
         away = op is Op.BACKWARD and instruction._replace(op=Op.OFFLOAD) in done
-        if away and instruction._replace(op=Op.FETCH) not in done:
+        if away and instruction._replace(op=Op.RELOAD) not in done:
             fail(position, "reads what lies in the host tier: no fetch before it")
         done.add(instruction)
     expected = _expected(schedule, stage)
@@ -54,9 +54,9 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
     if missing:
         raise ScheduleError(f"stage {stage}: missing {', '.join(sorted(map(str, missing)))}")
     for instruction in done - expected:
-        if instruction.op not in (Op.OFFLOAD, Op.FETCH):
+        if instruction.op not in (Op.OFFLOAD, Op.RELOAD):
             raise ScheduleError(f"stage {stage}: {instruction} has no partner stage")
-        if instruction.op is Op.OFFLOAD and instruction._replace(op=Op.FETCH) not in done:
+        if instruction.op is Op.OFFLOAD and instruction._replace(op=Op.RELOAD) not in done:
             raise ScheduleError(f"stage {stage}: {instruction} is never fetched, it leaks")
 
 
@@ -72,19 +72,19 @@ def _needs(
             return _needs_of_forward(schedule, instruction)
         case Op.BACKWARD:
             return _needs_of_backward(schedule, instruction)
-        case Op.CLEAR if sequence > 0:
+        case Op.ZERO_DKV if sequence > 0:
             number = schedule.slicing.slice_of(part, 0, stage)
             if number is None:
                 return []
             before = Instruction(Op.BACKWARD, sequence - 1, 0, part, number)
             return [(before, "would lose gradients still to be read")]
-        case Op.SEND_ACTIVATION | Op.OFFLOAD:
+        case Op.SEND_F | Op.OFFLOAD:
             return [(compute, "nothing was made yet")]
-        case Op.SEND_GRADIENT | Op.GIVE_BACK:
+        case Op.SEND_B | Op.SEND_DW:
             return [(backward, "nothing was made yet")]
-        case Op.ADD:
-            return [(instruction._replace(op=Op.COLLECT), "nothing was collected yet")]
-        case Op.FETCH:
+        case Op.ADD_DW:
+            return [(instruction._replace(op=Op.RECV_DW), "nothing was collected yet")]
+        case Op.RELOAD:
             return [(instruction._replace(op=Op.OFFLOAD), "nothing lies in the host tier")]
     return []
 
@@ -92,9 +92,9 @@ def _needs(
 def _reads(schedule: Schedule, instruction: Instruction) -> list[tuple[Instruction, str]]:
     """The messages of a forward or backward, and the same op of the subsequence before it."""
     why = {
-        Op.RECEIVE_ACTIVATION: "reads its input",
-        Op.RECEIVE_GRADIENT: "reads its gradient",
-        Op.BORROW: "reads the weights",
+        Op.RECV_F: "reads its input",
+        Op.RECV_B: "reads its gradient",
+        Op.RECV_W: "reads the weights",
     }
     return [(one, why[one.op]) for one in needed_receives(schedule, instruction)]
 
@@ -129,7 +129,7 @@ def _needs_of_backward(
     _, sequence, index, part, _, _ = instruction
     needs = _reads(schedule, instruction)
     needs.append((instruction._replace(op=Op.FORWARD), "needs its forward"))
-    needs.append((Instruction(Op.CLEAR, sequence, 0, part), "adds to dK and dV"))
+    needs.append((Instruction(Op.ZERO_DKV, sequence, 0, part), "adds to dK and dV"))
     if index + 1 < schedule.subsequences:
         later = _mine(schedule, instruction, index + 1)
         if later is not None:
@@ -145,7 +145,7 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
         own = range(stage, schedule.parts, len(schedule.stages))
         borrowed = [lending.part for lending in slicing.borrowed(stage)]
         for part in (*own, *borrowed):
-            expected.add(Instruction(Op.CLEAR, sequence, 0, part))
+            expected.add(Instruction(Op.ZERO_DKV, sequence, 0, part))
             for index in range(schedule.subsequences):
                 number = slicing.slice_of(part, index, stage)
                 for op in (Op.FORWARD, Op.BACKWARD) if number is not None else ():
@@ -167,7 +167,7 @@ def _expected_loans(schedule: Schedule, stage: int, sequence: int) -> set[Instru
                 continue
             ids, part = lending.subsequences, lending.part
             lend, *after = (
-                (Op.LEND, Op.COLLECT, Op.ADD) if stage == owner else (Op.BORROW, Op.GIVE_BACK)
+                (Op.SEND_W, Op.RECV_DW, Op.ADD_DW) if stage == owner else (Op.RECV_W, Op.SEND_DW)
             )
             expected.add(Instruction(lend, sequence, ids[0], part, number, 0))
             if slicing.borrowed(rank)[-1] != lending:

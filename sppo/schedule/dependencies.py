@@ -79,7 +79,7 @@ def outputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
 def message_receives(slicing: Slicing, parts: int, compute: Instruction) -> list[Instruction]:
     """Hidden states or gradients that a forward or backward gets from other ranks."""
     rank = slicing.slices(compute.part, compute.subsequence)[compute.slice].rank
-    op = Op.RECEIVE_ACTIVATION if compute.op is Op.FORWARD else Op.RECEIVE_GRADIENT
+    op = Op.RECV_F if compute.op is Op.FORWARD else Op.RECV_B
     sides = _sides(slicing, parts, compute, reads=True)
     return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
 
@@ -87,15 +87,15 @@ def message_receives(slicing: Slicing, parts: int, compute: Instruction) -> list
 def message_sends(slicing: Slicing, parts: int, compute: Instruction) -> list[Instruction]:
     """What a forward or backward hands to other ranks."""
     rank = slicing.slices(compute.part, compute.subsequence)[compute.slice].rank
-    op = Op.SEND_ACTIVATION if compute.op is Op.FORWARD else Op.SEND_GRADIENT
+    op = Op.SEND_F if compute.op is Op.FORWARD else Op.SEND_B
     sides = _sides(slicing, parts, compute, reads=False)
     return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
 
 
 def message_tokens(schedule: Schedule, message: Instruction) -> int:
     """Tokens of hidden states, or of their gradient, in a send or receive."""
-    forward = message.op in (Op.SEND_ACTIVATION, Op.RECEIVE_ACTIVATION)
-    reads = message.op in (Op.RECEIVE_ACTIVATION, Op.RECEIVE_GRADIENT)
+    forward = message.op in (Op.SEND_F, Op.RECV_F)
+    reads = message.op in (Op.RECV_F, Op.RECV_B)
     compute = message._replace(op=Op.FORWARD if forward else Op.BACKWARD, other=0)
     sides = _sides(schedule.slicing, schedule.parts, compute, reads=reads)
     (tokens,) = (side.tokens for side in sides if side.other == message.other)
@@ -105,34 +105,34 @@ def message_tokens(schedule: Schedule, message: Instruction) -> int:
 def matching_receive(instruction: Instruction) -> Instruction:
     """The receive that a send meets, on the rank at its other end."""
     op, sequence, index, part, mine, other = instruction
-    if op is Op.SEND_ACTIVATION:
-        return Instruction(Op.RECEIVE_ACTIVATION, sequence, index, part + 1, other, mine)
-    if op is Op.SEND_GRADIENT:
-        return Instruction(Op.RECEIVE_GRADIENT, sequence, index, part - 1, other, mine)
-    assert op in (Op.LEND, Op.GIVE_BACK)
-    return instruction._replace(op=Op.BORROW if op is Op.LEND else Op.COLLECT)
+    if op is Op.SEND_F:
+        return Instruction(Op.RECV_F, sequence, index, part + 1, other, mine)
+    if op is Op.SEND_B:
+        return Instruction(Op.RECV_B, sequence, index, part - 1, other, mine)
+    assert op in (Op.SEND_W, Op.SEND_DW)
+    return instruction._replace(op=Op.RECV_W if op is Op.SEND_W else Op.RECV_DW)
 
 
 def is_loan(instruction: Instruction) -> bool:
     """Whether a message carries what belongs to a lending; those have an order of their own."""
-    return instruction.op in (Op.LEND, Op.BORROW, Op.GIVE_BACK, Op.COLLECT)
+    return instruction.op in (Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW)
 
 
 def peer_of(schedule: Schedule, instruction: Instruction) -> int:
     """The rank at the other end of a send or receive."""
     op, _, index, part, mine, other = instruction
-    if op in (Op.BORROW, Op.GIVE_BACK):
+    if op in (Op.RECV_W, Op.SEND_DW):
         return schedule.stage_of(part)
-    if op in (Op.LEND, Op.COLLECT):
+    if op in (Op.SEND_W, Op.RECV_DW):
         return schedule.slicing.slices(part, index)[mine].rank
-    behind = op in (Op.SEND_ACTIVATION, Op.RECEIVE_GRADIENT)
+    behind = op in (Op.SEND_F, Op.RECV_B)
     return schedule.slicing.slices(part + (1 if behind else -1), index)[other].rank
 
 
 def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instruction]:
     """The receives whose messages a compute waits for."""
-    if instruction.op is Op.ADD:
-        return [instruction._replace(op=Op.COLLECT)]
+    if instruction.op is Op.ADD_DW:
+        return [instruction._replace(op=Op.RECV_DW)]
     if instruction.op not in (Op.FORWARD, Op.BACKWARD):
         return []
     needed = message_receives(schedule.slicing, schedule.parts, instruction)
@@ -145,5 +145,5 @@ def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instru
         borrows = rank != schedule.stage_of(part)
         if borrows and (not backward or slicing.borrowed(rank)[-1] != lending):
             first = ids[-1] if backward else ids[0]
-            needed.append(Instruction(Op.BORROW, sequence, first, part, mine, int(backward)))
+            needed.append(Instruction(Op.RECV_W, sequence, first, part, mine, int(backward)))
     return needed

@@ -1,27 +1,30 @@
 """A schedule is data: per stage, the list of typed instructions it will run.
 
-    RA0.3@1  post the receive of the hidden states of subsequence 3 (sequence 0) for part 1
-    F0.3@1   forward through part 1; needs RA0.3@1 complete, but on the first part
-    SA0.3@1  hand the hidden states to the stage of part 2
-    O0.3@1   offload: what the plan sends of subsequence 3 in part 1 leaves for the host tier
-    RG0.3@1  post the receive of the gradient of part 1's output
-    T0.3@1   fetch: what was offloaded comes back
-    Z0.0@1   clear the dK and dV of part 1, before the backward of sequence 0
-    B0.3@1   backward; needs RG0.3@1, but on the last part, and T0.3@1 if there was O0.3@1
-    SG0.3@1  hand the gradient to the stage of part 0
+    RECV_F0.3@1    post the receive of the hidden states of subsequence 3 (sequence 0) for chunk 1
+    F0.3@1         forward through chunk 1; needs RECV_F0.3@1 complete, but on the first chunk
+    SEND_F0.3@1    send the hidden states to the stage of chunk 2
+    OFFLOAD0.3@1   the offloaded saved tensors of subsequence 3 in chunk 1 leave for the host tier
+    RECV_B0.3@1    post the receive of the gradient of chunk 1's output
+    RELOAD0.3@1    what was offloaded comes back
+    ZERO_DKV0.0@1  zero dK and dV of chunk 1, before the backward of sequence 0
+    B0.3@1         backward; needs RECV_B0.3@1, but on the last chunk, and RELOAD0.3@1 if there was
+                   OFFLOAD0.3@1
+    SEND_B0.3@1    send the gradient to the stage of chunk 0
 
-A part is a run of consecutive layers; part k belongs to stage k mod PP. Receives are posted
+Names are those of torch.distributed.pipelining, where there are any. A model chunk (`part` in code
+and JSON) is a run of consecutive layers; chunk k belongs to stage k mod PP. Receives are posted
 `receive_ahead` computes ahead and complete later; a send is taken as a rendezvous (NCCL), in order
 per pair, even where a transport would buffer it.
 
-Where a part is lent (`plan/msp.py`), a subsequence has slices, each on a rank of its own:
+Where MSP splits a subsequence (`plan/msp.py`), it has slices, each on a rank of its own:
 
-    BW0.0/1@0  post the receive of part 0's weights, on the rank of slice 1
-    LW0.0/1@0  lend them to it
-    F0.0/1@0   forward of slice 1, together with the other slices: K and V go to all of them
-    SA0.0/1>0@0  the tokens that slice 1 of part 0 and slice 0 of part 1 have in common
-    B0.0/1@0   backward of slice 1, together with the others: dK and dV go to whose they are
-    GW0.0/1@0  give the weights' gradients back; CW posts their receive, AW adds them
+    RECV_W0.0/1@0   post the receive of chunk 0's weights, on the rank of slice 1 (a helper)
+    SEND_W0.0/1@0   the owner sends them
+    F0.0/1@0        forward of slice 1, together with the other slices: K and V go to all of them
+    SEND_F0.0/1>0@0 the tokens that slice 1 of chunk 0 and slice 0 of chunk 1 have in common
+    B0.0/1@0        backward of slice 1, together with the others: dK and dV go to whose they are
+    SEND_DW0.0/1@0  the helper sends the gradients of the weights
+    RECV_DW0.0/1@0  the owner posts their receive; ADD_DW0.0/1@0 adds them to its own
 """
 
 from __future__ import annotations
@@ -32,31 +35,38 @@ from typing import NamedTuple
 
 
 class Op(Enum):
-    RECEIVE_ACTIVATION = "RA"
+    RECV_F = "RECV_F"
     FORWARD = "F"
-    SEND_ACTIVATION = "SA"
-    OFFLOAD = "O"
-    RECEIVE_GRADIENT = "RG"
-    FETCH = "T"
-    CLEAR = "Z"
+    SEND_F = "SEND_F"
+    OFFLOAD = "OFFLOAD"
+    RECV_B = "RECV_B"
+    RELOAD = "RELOAD"
+    ZERO_DKV = "ZERO_DKV"
     BACKWARD = "B"
-    SEND_GRADIENT = "SG"
-    LEND = "LW"
-    BORROW = "BW"
-    GIVE_BACK = "GW"
-    COLLECT = "CW"
-    ADD = "AW"
+    SEND_B = "SEND_B"
+    SEND_W = "SEND_W"
+    RECV_W = "RECV_W"
+    SEND_DW = "SEND_DW"
+    RECV_DW = "RECV_DW"
+    ADD_DW = "ADD_DW"
+
+    @property
+    def lane(self) -> str:
+        """What it occupies: "compute", "d2h", "h2d" or "p2p"."""
+        if self in (Op.FORWARD, Op.BACKWARD, Op.ZERO_DKV, Op.ADD_DW):
+            return "compute"
+        return {Op.OFFLOAD: "d2h", Op.RELOAD: "h2d"}.get(self, "p2p")
 
 
-RECEIVES = (Op.RECEIVE_ACTIVATION, Op.RECEIVE_GRADIENT, Op.BORROW, Op.COLLECT)
-SENDS = (Op.SEND_ACTIVATION, Op.SEND_GRADIENT, Op.LEND, Op.GIVE_BACK)
+RECEIVES = (Op.RECV_F, Op.RECV_B, Op.RECV_W, Op.RECV_DW)
+SENDS = (Op.SEND_F, Op.SEND_B, Op.SEND_W, Op.SEND_DW)
 
 
 class Instruction(NamedTuple):
-    """One thing a stage does, to one subsequence of one sequence, in one part of the model.
+    """One thing a stage does, to one subsequence of one sequence, in one model chunk.
 
-    slice: which slice of the subsequence, where the part is lent. other: of a message, the slice at
-    its other end; of a lending, 1 in the backward.
+    slice: which slice of the subsequence, where MSP splits it. other: of a message, the slice at
+    its other end; of weights, 1 in the backward.
     """
 
     op: Op
@@ -72,7 +82,24 @@ class Instruction(NamedTuple):
         return f"{self.op.value}{self.sequence}.{self.subsequence}{slices}@{self.part}"
 
 
-_TEXT = re.compile(rf"({'|'.join(op.value for op in Op)})(\d+)\.(\d+)(?:/(\d+)(?:>(\d+))?)?@(\d+)")
+_OLDER = {
+    "RA": Op.RECV_F,
+    "SA": Op.SEND_F,
+    "O": Op.OFFLOAD,
+    "RG": Op.RECV_B,
+    "T": Op.RELOAD,
+    "Z": Op.ZERO_DKV,
+    "SG": Op.SEND_B,
+    "LW": Op.SEND_W,
+    "BW": Op.RECV_W,
+    "GW": Op.SEND_DW,
+    "CW": Op.RECV_DW,
+    "AW": Op.ADD_DW,
+}
+"""Names in timelines that were written before 2026-11-28."""
+
+_OPS = {**{op.value: op for op in Op}, **_OLDER}
+_TEXT = re.compile(rf"({'|'.join(_OPS)})(\d+)\.(\d+)(?:/(\d+)(?:>(\d+))?)?@(\d+)")
 
 
 def parse_instruction(text: str) -> Instruction:
@@ -81,4 +108,4 @@ def parse_instruction(text: str) -> Instruction:
     if match is None:
         raise ValueError(f"not an instruction: {text!r}; write for example F0.3@1")
     sequence, subsequence, mine, other, part = (int(number or 0) for number in match.groups()[1:])
-    return Instruction(Op(match[1]), sequence, subsequence, part, mine, other)
+    return Instruction(_OPS[match[1]], sequence, subsequence, part, mine, other)

@@ -95,7 +95,7 @@ class _Clock:
             sent = message_cost(instruction, self.costs, self.lent)
             start = max(now, self.posted[receive])
             self.arrived[receive] = stage.transfer(instruction, start, sent)
-        elif op in (Op.OFFLOAD, Op.FETCH):
+        elif op in (Op.OFFLOAD, Op.RELOAD):
             _copy(stage, instruction, self.costs[instruction.part])
         else:
             return self._compute(stage, instruction)
@@ -107,7 +107,7 @@ class _Clock:
             return False
         now = stage.lanes["compute"]
         received = max((self.arrived[receive] for receive in needed), default=now)
-        fetched = stage.fetched.get(instruction._replace(op=Op.FETCH), 0)
+        fetched = stage.fetched.get(instruction._replace(op=Op.RELOAD), 0)
         begin = max(now, received, fetched)
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
             self.gathered[instruction] = begin
@@ -117,7 +117,7 @@ class _Clock:
             begin = max(self.gathered[each] for each in slices)
         for cause, there in (
             (Cause.MESSAGE, received),
-            (Cause.FETCH, fetched),
+            (Cause.RELOAD, fetched),
             (Cause.SLICES, begin),
         ):
             now = stage.wait(instruction, cause, now, there)
@@ -204,7 +204,7 @@ def _duration(costs: PartCosts, instruction: Instruction) -> int:
             return costs.forward[instruction.subsequence]
         case Op.BACKWARD:
             return costs.backward[instruction.subsequence]
-        case Op.CLEAR:
+        case Op.ZERO_DKV:
             return costs.clear
     return 0
 

@@ -26,7 +26,7 @@ class Cause(Enum):
     """What a stage's compute waits for."""
 
     MESSAGE = "message"
-    FETCH = "copy to the device"
+    RELOAD = "copy to the device"
     SLICES = "the other slices"
     OFFLOAD = "copy to the host"
 
@@ -35,7 +35,7 @@ class Cause(Enum):
 class Wait:
     """A stretch in which the compute lane of a stage stands still, and what `instruction` lacks.
 
-    What is waited for at the same time is counted once, in the order of `Cause`: a fetch from the
+    What is waited for at the same time is counted once, in the order of `Cause`: a reload from the
     moment on at which all messages are there.
     """
 
@@ -77,9 +77,9 @@ class Simulation:
         """Per stage: compute waits for nothing but a copy, or the copy takes compute's own time."""
         exposed = [0] * len(self.busy)
         for event in self.events:
-            if event.lane == "compute" and event.instruction.op in (Op.OFFLOAD, Op.FETCH):
+            if event.lane == "compute" and event.instruction.op in (Op.OFFLOAD, Op.RELOAD):
                 exposed[event.stage] += event.end - event.start
-        for stage, time in enumerate(self.waited(Cause.FETCH, Cause.OFFLOAD)):
+        for stage, time in enumerate(self.waited(Cause.RELOAD, Cause.OFFLOAD)):
             exposed[stage] += time
         return tuple(exposed)
 

@@ -81,7 +81,7 @@ def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
     limit_seconds = 20.0
     ended = launch(tmp_path, "1 SIGSTOP F0.2@1 2", limit_seconds, monkeypatch)
     assert ended.record.status == "timeout"
-    who = "rank 1 hung in the measured step: stage 1, F0.2@1 (rank 0 waits for RG0.3@0; "
+    who = "rank 1 hung in the measured step: stage 1, F0.2@1 (rank 0 waits for RECV_B0.3@0; "
     assert ended.record.reason.startswith(f"no end after 20 s, 2 steps done; stopped; {who}")
     assert ended.left == []
     most_seconds = limit_seconds + processes.GRACE_SECONDS + processes.GONE_SECONDS

@@ -127,12 +127,12 @@ def edited(schedule: Schedule, stage: int, text: str) -> Schedule:
 @pytest.mark.parametrize(
     ("stage", "text", "why"),
     [
-        (0, "LW0.0/1@0", "missing LW0.0/1@0"),
-        (1, "BW0.0/1@0", r"F0.0/1@0: reads the weights"),
+        (0, "SEND_W0.0/1@0", "missing SEND_W0.0/1@0"),
+        (1, "RECV_W0.0/1@0", r"F0.0/1@0: reads the weights"),
         (1, "F0.0/1@0", r"needs its forward|nothing was made"),
-        (1, "GW0.0/1@0", "missing GW0.0/1@0"),
-        (0, "CW0.0/1@0", "AW0.0/1@0: nothing was collected"),
-        (1, "Z0.0@0", "adds to dK and dV"),
+        (1, "SEND_DW0.0/1@0", "missing SEND_DW0.0/1@0"),
+        (0, "RECV_DW0.0/1@0", "ADD_DW0.0/1@0: nothing was collected"),
+        (1, "ZERO_DKV0.0@0", "adds to dK and dV"),
     ],
 )
 def test_planted_faults_are_found(stage: int, text: str, why: str) -> None:
@@ -201,9 +201,9 @@ def test_lending_that_cannot_be_is_refused(
 def test_helpers_make_no_messages_of_their_own_part() -> None:
     """What stays on a rank is handed on without a message."""
     schedule = build_schedule(plan_with_msp(2, 4))
-    sent = [str(one) for one in schedule.stages[1] if one.op is Op.SEND_ACTIVATION]
+    sent = [str(one) for one in schedule.stages[1] if one.op is Op.SEND_F]
     assert sent == []
-    assert "SA0.0@0" in [str(one) for one in schedule.stages[0]]
+    assert "SEND_F0.0@0" in [str(one) for one in schedule.stages[0]]
 
 
 def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None:

@@ -96,24 +96,24 @@ def swap(first: str, second: str) -> Callable[[list[Instruction]], object]:
 
 
 def late_fetch(instructions: list[Instruction]) -> None:
-    fetch = parse_instruction("T0.1@0")
+    fetch = parse_instruction("RELOAD0.1@0")
     instructions.remove(fetch)
     instructions.insert(instructions.index(parse_instruction("B0.1@0")) + 1, fetch)
 
 
 FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
-    ("dropped receive", 1, remove("RA0.2@1"), "reads its input"),
-    ("dropped send", 0, remove("SA0.2@0"), "missing SA0.2@0"),
+    ("dropped receive", 1, remove("RECV_F0.2@1"), "reads its input"),
+    ("dropped send", 0, remove("SEND_F0.2@0"), "missing SEND_F0.2@0"),
     ("dropped backward", 0, remove("B0.0@0"), "missing B0.0@0"),
     ("read before fetch", 0, late_fetch, "no fetch before it"),
-    ("leak", 0, remove("T0.1@0", "B0.1@0", "B0.0@0"), "missing"),
-    ("fetched too early", 0, swap("O0.1@0", "T0.1@0"), "nothing lies in the host tier"),
-    ("no clear", 0, remove("Z0.0@0"), "adds to dK and dV"),
+    ("leak", 0, remove("RELOAD0.1@0", "B0.1@0", "B0.0@0"), "missing"),
+    ("fetched too early", 0, swap("OFFLOAD0.1@0", "RELOAD0.1@0"), "nothing lies in the host tier"),
+    ("no clear", 0, remove("ZERO_DKV0.0@0"), "adds to dK and dV"),
     ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0@0")), "repeated"),
     ("backward out of order", 0, swap("B0.3@0", "B0.2@0"), "reads its gradient|every later"),
     ("forward out of order", 0, swap("F0.1@0", "F0.2@0"), "reads its keys and values"),
-    ("send before forward", 0, swap("SA0.1@0", "F0.1@0"), "nothing was made yet"),
-    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("O0.9@0")), "no such"),
+    ("send before forward", 0, swap("SEND_F0.1@0", "F0.1@0"), "nothing was made yet"),
+    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("OFFLOAD0.9@0")), "no such"),
 ]
 
 
@@ -129,14 +129,14 @@ def test_a_planted_fault_is_found(
 
 
 def test_an_offload_that_is_never_fetched_leaks() -> None:
-    extra = parse_instruction("O0.3@0")
+    extra = parse_instruction("OFFLOAD0.3@0")
     broken = edit(schedule_of(), 0, lambda stage: stage.append(extra))
     with pytest.raises(ScheduleError, match=r"O0\.3@0 is never fetched, it leaks"):
         check_schedule(broken)
 
 
 def test_messages_of_a_pair_must_meet_in_order() -> None:
-    crossed = edit(schedule_of(), 1, swap("RA0.1@1", "RA0.2@1"))
+    crossed = edit(schedule_of(), 1, swap("RECV_F0.1@1", "RECV_F0.2@1"))
     with pytest.raises(ScheduleError, match=r"expects|reads its input"):
         check_schedule(crossed)
 
@@ -144,7 +144,7 @@ def test_messages_of_a_pair_must_meet_in_order() -> None:
 def test_a_deadlock_names_who_waits_where() -> None:
     def early_wait(stage: list[Instruction]) -> None:
         """Stage 0 runs its first backward before it sends its last hidden states."""
-        send = parse_instruction("SA0.3@0")
+        send = parse_instruction("SEND_F0.3@0")
         stage.remove(send)
         stage.insert(stage.index(parse_instruction("B0.3@0")) + 1, send)
 

@@ -112,13 +112,13 @@ def check_stage(schedule: Schedule, simulation: Simulation, stage: int) -> None:
             copied = event.end
         if event.lane != "compute":
             continue
-        causes = {Cause.MESSAGE: clock, Cause.FETCH: clock}
+        causes = {Cause.MESSAGE: clock, Cause.RELOAD: clock}
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
             needed = needed_receives(schedule, instruction)
             causes[Cause.MESSAGE] = max([clock, *(arrived[receive] for receive in needed)])
-        fetch = events.get(instruction._replace(op=Op.FETCH))
+        fetch = events.get(instruction._replace(op=Op.RELOAD))
         if instruction.op is Op.BACKWARD and fetch is not None:
-            causes[Cause.FETCH] = fetch.end
+            causes[Cause.RELOAD] = fetch.end
         for cause, there in causes.items():
             wait = waits.pop((instruction, cause), None)
             assert (wait is not None) == (there > clock)
@@ -154,5 +154,5 @@ def test_a_message_lies_with_its_sender_after_both_are_ready() -> None:
     schedule = build_schedule(make_plan(MODEL, (8,) * 2, stages=2))
     costs = [costs_of(2, message=[7, 7], offloaded_bytes=[0, 0])] * 2
     first = simulate(schedule, costs).transfers[0]
-    assert (first.stage, str(first.instruction), first.lane) == (0, "SA0.0@0", "p2p")
+    assert (first.stage, str(first.instruction), first.lane) == (0, "SEND_F0.0@0", "p2p")
     assert (first.start, first.end) == (10, 17)

@@ -69,10 +69,10 @@ def test_the_simulated_step_has_every_instruction_in_its_lane() -> None:
         lanes = {event.name: event.lane for event in events}
         assert all(lanes[f"{op}0.{index}@{rank}"] == "compute" for op in "FB" for index in range(4))
         sends = {name for name, lane in lanes.items() if lane == "p2p"}
-        assert sends == {f"S{'AG'[rank]}0.{index}@{rank}" for index in range(4)}
+        assert sends == {f"SEND_{'FB'[rank]}0.{index}@{rank}" for index in range(4)}
         for name, lane in lanes.items():
-            assert (lane == "d2h") == name.startswith("O")
-            assert (lane == "h2d") == name.startswith("T")
+            assert (lane == "d2h") == name.startswith("OFFLOAD")
+            assert (lane == "h2d") == name.startswith("RELOAD")
     assert timeline.bubble_share(steps) == pytest.approx(plan.bubble_share)
 
 

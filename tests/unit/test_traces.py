@@ -22,10 +22,10 @@ def event(name: str, lane: str, start: int, end: int) -> Event:
 
 EVENTS = [
     event("F0.0@0", "compute", 5_000, 9_000),
-    event("SA0.0@0", "p2p", 9_000, 15_000),
-    event("O0.0@0", "d2h", 9_000, 11_000),
+    event("SEND_F0.0@0", "p2p", 9_000, 15_000),
+    event("OFFLOAD0.0@0", "d2h", 9_000, 11_000),
     event("F0.1@0", "compute", 9_000, 12_000),
-    event("SA0.1@0", "p2p", 12_000, 16_000),
+    event("SEND_F0.1@0", "p2p", 12_000, 16_000),
 ]
 
 
@@ -39,10 +39,10 @@ def test_lanes_are_named_threads_and_times_are_microseconds() -> None:
     done = {e["name"]: e for e in trace["traceEvents"] if e["ph"] == "X"}
     assert {e["pid"] for e in trace["traceEvents"]} == {3}
     assert (done["F0.0@0"]["ts"], done["F0.0@0"]["dur"]) == (0.0, 4.0)
-    assert (done["O0.0@0"]["ts"], done["O0.0@0"]["dur"]) == (4.0, 2.0)
-    assert names[done["O0.0@0"]["tid"]] == "D2H"
+    assert (done["OFFLOAD0.0@0"]["ts"], done["OFFLOAD0.0@0"]["dur"]) == (4.0, 2.0)
+    assert names[done["OFFLOAD0.0@0"]["tid"]] == "D2H"
     assert done["F0.0@0"]["cat"] == "forward"
-    assert {names[done[name]["tid"]] for name in ("SA0.0@0", "SA0.1@0")} == {"P2P", "P2P 2"}
+    assert {names[done[name]["tid"]] for name in ("SEND_F0.0@0", "SEND_F0.1@0")} == {"P2P", "P2P 2"}
 
 
 def test_rows_hold_no_overlap_and_lose_nothing() -> None:
@@ -72,5 +72,6 @@ def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> No
 
 def test_every_instruction_has_a_category_and_a_colour() -> None:
     for op in Op:
-        assert category(str(Instruction(op, 0, 3, 1, 1, 0))) in _COLOURS
-    assert category("LW0.0/1@0") == category("AW0.0/1@0") == "lending"
+        assert category(event(str(Instruction(op, 0, 3, 1, 1, 0)), op.lane, 0, 1)) in _COLOURS
+    for name in ("SEND_W0.0/1@0", "ADD_DW0.0/1@0", "AW0.0/1@0"):
+        assert category(event(name, "p2p", 0, 1)) == "MSP weights"

@@ -62,7 +62,7 @@ def test_the_last_note_is_read_and_a_shorter_one_leaves_nothing_of_a_longer(tmp_
     assert str(note) == "during set-up"
     before_ns = time.time_ns()
     where.enter("accounted")
-    where.note("stage 1, waits for RA0.3@1")
+    where.note("stage 1, waits for RECV_F0.3@1")
     where.note("stage 1, F0.3@1")
     note = read_note(path)
     assert note is not None
@@ -97,8 +97,8 @@ def note(doing: str, age_seconds: float = 14) -> Note:
     ("notes", "words"),
     [
         (
-            [note("stage 0, waits for RG0.2@0"), note("stage 1, F0.3@1")],
-            "rank 1 hung in the measured step: stage 1, F0.3@1 (rank 0 waits for RG0.2@0; "
+            [note("stage 0, waits for RECV_B0.2@0"), note("stage 1, F0.3@1")],
+            "rank 1 hung in the measured step: stage 1, F0.3@1 (rank 0 waits for RECV_B0.2@0; "
             "nobody moved for 14 s)",
         ),
         (
@@ -106,16 +106,16 @@ def note(doing: str, age_seconds: float = 14) -> Note:
             "rank 1 hung before its first note (rank 0 waits for all ranks; nobody moved for 14 s)",
         ),
         (
-            [note("stage 0, waits for RG0.2@0"), note("stage 1, waits for RA0.3@1", 15)],
-            "nobody moved for 14 s: rank 0 in the measured step: stage 0, waits for RG0.2@0; "
-            "rank 1 in the measured step: stage 1, waits for RA0.3@1",
+            [note("stage 0, waits for RECV_B0.2@0"), note("stage 1, waits for RECV_F0.3@1", 15)],
+            "nobody moved for 14 s: rank 0 in the measured step: stage 0, waits for RECV_B0.2@0; "
+            "rank 1 in the measured step: stage 1, waits for RECV_F0.3@1",
         ),
         (
             [note(""), note("")],
             "nobody moved for 14 s: rank 0 in the measured step; rank 1 in the measured step",
         ),
         (
-            [note("stage 0, waits for RG0.2@0", 2), note("stage 1, F0.3@1", 1)],
+            [note("stage 0, waits for RECV_B0.2@0", 2), note("stage 1, F0.3@1", 1)],
             "still moving: rank 1 in the measured step: stage 1, F0.3@1",
         ),
         ([None, None], ""),
@@ -127,10 +127,10 @@ def test_who_hangs(notes: list[Note | None], words: str) -> None:
 
 
 def test_many_ranks_are_counted() -> None:
-    notes = [note("stage 1, F0.3@1"), *(note(f"waits for RA0.{rank}@0") for rank in range(9))]
+    notes = [note("stage 1, F0.3@1"), *(note(f"waits for RECV_F0.{rank}@0") for rank in range(9))]
     words = who_hangs(notes, MEASURED_NS, limit_seconds=20)
     assert words.startswith("rank 0 hung in the measured step: stage 1, F0.3@1 (rank 1 waits")
-    assert "rank 4 waits for RA0.3@0, 5 more" in words
+    assert "rank 4 waits for RECV_F0.3@0, 5 more" in words
     assert "rank 5" not in words
 
 
@@ -138,7 +138,7 @@ def test_at_the_time_limit_the_reason_ends_with_who_hangs(tmp_path: Path) -> Non
     outcome = verdict.out_of_time(tmp_path, 2, 20.0, 3)
     assert outcome.status == "timeout"
     assert outcome.reason == "no end after 20 s, 3 steps done; stopped"
-    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1")
+    ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1")
     reason = verdict.out_of_time(tmp_path, 2, 0.0, 3).reason
     assert reason.startswith("no end after 0 s, 3 steps done; stopped; rank 1 hung in the measured")
 
@@ -147,7 +147,7 @@ def test_at_the_time_limit_the_reason_ends_with_who_hangs(tmp_path: Path) -> Non
 def test_a_death_is_the_cause_and_its_peers_error_is_not(
     tmp_path: Path, code: int, how: str
 ) -> None:
-    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1", phase="accounted")
+    ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1", phase="accounted")
     error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
     exits(tmp_path, {0: 1, 1: code})
     assert reason(tmp_path) == f"rank 1 died ({how}) in the accounted step: stage 1, F0.3@1"
@@ -162,7 +162,7 @@ def test_a_death_that_torchrun_saw_alone(tmp_path: Path) -> None:
 
 def test_a_rank_that_ends_with_exit_code_0_and_no_word(tmp_path: Path) -> None:
     """torchrun lists no such rank."""
-    doings = ("stage 0, waits for RG0.2@0", "stage 1, F0.3@1", "stage 2, waits for RA0.3@2")
+    doings = ("stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1", "stage 2, waits for RECV_F0.3@2")
     ranks_at(tmp_path, *doings)
     error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
     exits(tmp_path, {0: 1})
@@ -171,7 +171,7 @@ def test_a_rank_that_ends_with_exit_code_0_and_no_word(tmp_path: Path) -> None:
 
 
 def test_an_error_of_a_ranks_own_comes_before_a_lost_peer(tmp_path: Path) -> None:
-    ranks_at(tmp_path, "stage 0, waits for RG0.2@0", "stage 1, F0.3@1")
+    ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1")
     error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
     error(tmp_path, 1, "a wrong shape", time_ns=2_000)
     exits(tmp_path, {0: 1, 1: 1})
