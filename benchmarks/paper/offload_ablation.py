@@ -1,6 +1,6 @@
 """The paper's ablation (fig. 11) in simulation: full offload, adaptive offload, + MSP, one layout.
 
-Nothing is launched and nothing measured. The three variants differ in their fates and in lending
+Nothing is launched and nothing measured. The three variants differ in their decisions and in lending
 alone; further rows show what they do not, each named for it.
 """
 
@@ -17,7 +17,7 @@ from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
-from sppo.memory_model.stage_memory import StageFates
+from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.stage_problem import StageProblem
@@ -193,7 +193,7 @@ def variant_row(variant: Variant, layout: TimedLayout) -> Row:
     """A variant in the common layout, or why it is not there."""
     changed = _changed(variant, layout)
 
-    def choose(problem: StageProblem) -> StageFates:
+    def choose(problem: StageProblem) -> StageDecisions:
         return policies.choose(problem, variant.policy)
 
     try:

@@ -1,7 +1,7 @@
 """SPPO under each of its policies, in one layout: what two-level offloading and recomputation buy.
 
 The layout (stages, parts, N, the cut) is that of `auto`'s plan, or where it has none that of the
-first policy with one; every policy then decides the fates of the same tensors. A policy that does
+first policy with one; every policy then decides the decisions of the same tensors. A policy that does
 not fit is a row with the planner's reason.
 """
 

@@ -2,7 +2,7 @@
 
 from sppo.memory_model.live_bytes import Occupancy
 from sppo.memory_model.msp import Loan
-from sppo.memory_model.stage_memory import KEEP, Fate, StageFates, StageHoldings
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageHoldings
 from sppo.memory_model.temporaries import PartKind
 
-__all__ = ["KEEP", "Fate", "Loan", "Occupancy", "PartKind", "StageFates", "StageHoldings"]
+__all__ = ["KEEP", "Decision", "Loan", "Occupancy", "PartKind", "StageDecisions", "StageHoldings"]

@@ -1,4 +1,4 @@
-"""What one stage holds under given fates of its saved tensors, compute by compute. No torch."""
+"""What one stage holds under given decisions of its saved tensors, compute by compute. No torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fate:
+class Decision:
     """One subsequence in one part: (unit, layers whose tensor travels), and names to make again.
 
     Of a unit that travels in `n` layers, it is those of the first n layers.
@@ -35,7 +35,7 @@ class Fate:
     recompute: tuple[str, ...] = ()
 
 
-KEEP = Fate()
+KEEP = Decision()
 
 
 class _Sizes(NamedTuple):
@@ -47,7 +47,7 @@ class _Sizes(NamedTuple):
     beside: tuple[int, int]
 
 
-StageFates = Sequence[Sequence[Fate]]
+StageDecisions = Sequence[Sequence[Decision]]
 """By [part][subsequence]."""
 
 
@@ -56,7 +56,7 @@ class StageHoldings:
     """One stage of one layout. `costs` are its compute times by [part][subsequence].
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
-    than `lengths` where a subsequence is cut into slices. Borrowed parts have no fates: what a
+    than `lengths` where a subsequence is cut into slices. Borrowed parts have no decisions: what a
     helper keeps stays. `memo` is for what stages of one layout share. `clones`: see `PartKind`,
     `connections`: `untracked`. Of the step's `sequences` through the replica `computes` are those
     that differ.
@@ -83,37 +83,37 @@ class StageHoldings:
         """All parts are of one model."""
         return block_of(self.shapes[0].model)
 
-    def kept_bytes(self, part: int, index: int, fate: Fate) -> int:
-        """Bytes left by a forward under this fate, before anything travels."""
-        return self.shapes[part].kept_bytes(self.tokens[part][index], fate.recompute)
+    def kept_bytes(self, part: int, index: int, decision: Decision) -> int:
+        """Bytes left by a forward under this decision, before anything travels."""
+        return self.shapes[part].kept_bytes(self.tokens[part][index], decision.recompute)
 
-    def moved_bytes(self, part: int, index: int, fate: Fate) -> int:
+    def moved_bytes(self, part: int, index: int, decision: Decision) -> int:
         shape, tokens = self.shapes[part], self.tokens[part][index]
-        return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in fate.offload)
+        return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in decision.offload)
 
-    def host_bytes(self, fates: StageFates) -> int:
+    def host_bytes(self, decisions: StageDecisions) -> int:
         """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
 
-        def of(part: int, row: Sequence[Fate]) -> int:
-            return sum(self._sizes(part, index, fate).host for index, fate in enumerate(row))
+        def of(part: int, row: Sequence[Decision]) -> int:
+            return sum(self._sizes(part, index, decision).host for index, decision in enumerate(row))
 
-        return self.kv_sets * sum(self._by_row(fates, of))
+        return self.kv_sets * sum(self._by_row(decisions, of))
 
-    def _sizes(self, part: int, index: int, fate: Fate) -> _Sizes:
-        """Everything of one fate, found once for all stages of a layout."""
+    def _sizes(self, part: int, index: int, decision: Decision) -> _Sizes:
+        """Everything of one decision, found once for all stages of a layout."""
         known = self._known(part)
-        key = index, fate
+        key = index, decision
         found = known.get(key)
         if found is None:
             shape, tokens = self.shapes[part], self.tokens[part][index]
             found = known[key] = _Sizes(
-                kept=self.kept_bytes(part, index, fate),
-                moved=self.moved_bytes(part, index, fate),
+                kept=self.kept_bytes(part, index, decision),
+                moved=self.moved_bytes(part, index, decision),
                 host=sum(
                     n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
-                    for name, n in fate.offload
+                    for name, n in decision.offload
                 ),
-                beside=self.beside_bytes(part, index, fate.recompute),
+                beside=self.beside_bytes(part, index, decision.recompute),
             )
         return found
 
@@ -159,11 +159,11 @@ class StageHoldings:
                 found[part] = of(part)
         return [found[part] for part in self._alike]
 
-    def _by_row(self, fates: StageFates, of: Callable[[int, Sequence[Fate]], T]) -> list[T]:
-        """Something of every own part under its fates; see `by_kind`."""
+    def _by_row(self, decisions: StageDecisions, of: Callable[[int, Sequence[Decision]], T]) -> list[T]:
+        """Something of every own part under its decisions; see `by_kind`."""
         found: dict[tuple[int, int], T] = {}
         rows = []
-        for part, row in zip(self._alike, fates, strict=True):
+        for part, row in zip(self._alike, decisions, strict=True):
             key = part, id(row)
             if key not in found:
                 found[key] = of(part, row)
@@ -172,7 +172,7 @@ class StageHoldings:
 
     @cached_property
     def occupancy(self) -> Occupancy:
-        """What lies on the device at each compute, for all fates."""
+        """What lies on the device at each compute, for all decisions."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
         width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
         shards = self.shapes[0].shards
@@ -222,14 +222,14 @@ class StageHoldings:
     def _beside(self) -> dict[tuple[object, ...], tuple[int, int]]:
         return {}
 
-    def held(self, fates: StageFates) -> tuple[list[int], list[int]]:
+    def held(self, decisions: StageDecisions) -> tuple[list[int], list[int]]:
         """Kept activations, and what is there beside them but messages, at every compute."""
         indices = range(len(self.lengths))
 
-        def of(part: int, row: Sequence[Fate]) -> list[_Sizes]:
-            return [self._sizes(part, index, fate) for index, fate in enumerate(row)]
+        def of(part: int, row: Sequence[Decision]) -> list[_Sizes]:
+            return [self._sizes(part, index, decision) for index, decision in enumerate(row)]
 
-        mine = [one for row in self._by_row(fates, of) for one in row]
+        mine = [one for row in self._by_row(decisions, of) for one in row]
         kept = [one.kept for one in mine]
         moved = [one.moved for one in mine]
         beside = [one.beside for one in mine]
@@ -251,15 +251,15 @@ class StageHoldings:
             ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
         return memory.total - memory.kept - memory.staging - memory.temporary + ring
 
-    def beside_at_turn_bytes(self, fates: StageFates) -> int:
+    def beside_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but kept activations at the last forward, when nothing is used up yet."""
         turn = self.occupancy.turn
-        beside = self.held(fates)[1][turn] + self.occupancy.messages[turn]
-        return self.fixed_bytes(self.memory(fates)) + beside
+        beside = self.held(decisions)[1][turn] + self.occupancy.messages[turn]
+        return self.fixed_bytes(self.memory(decisions)) + beside
 
     @cached_property
     def untracked(self) -> Untracked:
-        """What the device holds beside tracked tensors, whatever the fates."""
+        """What the device holds beside tracked tensors, whatever the decisions."""
         layers = [shape.layers for shape in self.shapes]
         layers += [loan.shape.layers for loan in self._borrowed]
         rows = [row for row, own in zip(self.tokens, layers, strict=True) if own]
@@ -271,16 +271,16 @@ class StageHoldings:
             connections=self.connections,
         )
 
-    def memory(self, fates: StageFates) -> StageMemory:
-        """The whole memory model under these fates."""
-        kept, beside = self.held(fates)
+    def memory(self, decisions: StageDecisions) -> StageMemory:
+        """The whole memory model under these decisions."""
+        kept, beside = self.held(decisions)
         return stage_memory(
             self.shapes,
             sum(self.lengths),
             fullest=self.occupancy.fullest(kept, beside),
             untracked=self.untracked,
             kept_peak_bytes=max(kept),
-            host_bytes=self.host_bytes(fates),
+            host_bytes=self.host_bytes(decisions),
             kv_block_tokens=self.kv_block_tokens,
             kv_sets=self.kv_sets,
             sequences=self.shapes[0].replicas * self.sequences,

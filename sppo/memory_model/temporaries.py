@@ -25,7 +25,7 @@ BEFORE, AFTER = 0, 99
 
 @dataclass(frozen=True, kw_only=True)
 class PartKind(Placement):
-    """What the moments of a part depend on but the fates: parts of a kind share them.
+    """What the moments of a part depend on but the decisions: parts of a kind share them.
 
     Where it `clones`, its thread lets go of a sum and what it summed a little late.
     """

@@ -1,12 +1,12 @@
 """What a saved tensor is: its bytes, and what it is made again of. No torch.
 
 Those of a block are in its description (`blocks/`), those of the head are here. `model/decoder.py`
-tags the tensors it saves with their names, `offload/activation_store.py` decides their fate by
+tags the tensors it saves with their names, `offload/activation_store.py` decides their decision by
 name, and the planner counts their bytes. A test compares them with what autograd really saves.
 
 Source: paper fig. 9 for the list; the bytes are counted, not the paper's (it rounds to 36 h).
 
-A unit has one of three fates: it is kept, it travels to the host tier and back, or it is dropped
+A unit has one of three decisions: it is kept, it travels to the host tier and back, or it is dropped
 and made again in the backward from other units (`Unit.made_from`).
 """
 

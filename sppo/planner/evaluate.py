@@ -1,4 +1,4 @@
-"""A layout and the fates of its tensors make a plan, with its simulated times."""
+"""A layout and the decisions of its tensors make a plan, with its simulated times."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import replace
 from sppo.config.hardware import Profile
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import Loan, Share
-from sppo.memory_model.stage_memory import StageFates
+from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan, StagePlan
 from sppo.plan.prediction import Prediction
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.timed_layout import TimedLayout
 
-Choose = Callable[[StageProblem], StageFates]
+Choose = Callable[[StageProblem], StageDecisions]
 
 
 def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
@@ -78,8 +78,8 @@ def stage_loans(layout: TimedLayout, stage: int) -> Iterator[Loan]:
 
 
 def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
-    """Fates for every stage, then the simulation. Raises Short."""
-    chosen: dict[tuple[object, ...], StageFates] = {}
+    """Decisions for every stage, then the simulation. Raises Short."""
+    chosen: dict[tuple[object, ...], StageDecisions] = {}
     stages: list[StagePlan] = []
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)

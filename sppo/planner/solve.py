@@ -1,8 +1,8 @@
-"""(workload, ranks, profile) -> Plan: SP, PP, N, the cut and every tensor's fate, with reasons.
+"""(workload, ranks, profile) -> Plan: SP, PP, N, the cut and every tensor's decision, with reasons.
 
 Three solvers on one cost model. "heuristic" (default) tries layouts in the order of their compute
-time, gives each stage the cheapest fates that fit (`planner/activations/policies.py`) and simulates
-the very schedule that would run; the least makespan wins. "exact" replaces the fates by an integer
+time, gives each stage the cheapest decisions that fit (`planner/activations/policies.py`) and simulates
+the very schedule that would run; the least makespan wins. "exact" replaces the decisions by an integer
 program (`planner/activations/integer_program.py`). "paper" is the paper's own heuristic
 (`paper_heuristic.py`). Memory is the whole model of `memory_model/model_state.py`, KV and dKV
 accumulators included.
@@ -18,7 +18,7 @@ from functools import cached_property
 from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import Profile
 from sppo.config.workload import Workload
-from sppo.memory_model.stage_memory import StageFates
+from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_fates
@@ -165,7 +165,7 @@ def _explained(found: _Found, before: tuple[Plan, TimedLayout] | None = None) ->
 
 
 def _policy(name: str) -> Choose:
-    def choose(problem: StageProblem) -> StageFates:
+    def choose(problem: StageProblem) -> StageDecisions:
         return policies.choose(problem, name)
 
     return _Bounded(choose) if name == "auto" else choose
@@ -173,11 +173,11 @@ def _policy(name: str) -> Choose:
 
 @dataclass(frozen=True)
 class _Bounded:
-    """The same, but quick to say that the host tier is too small. Free to take any fates."""
+    """The same, but quick to say that the host tier is too small. Free to take any decisions."""
 
     choose: Choose
 
-    def __call__(self, problem: StageProblem) -> StageFates:
+    def __call__(self, problem: StageProblem) -> StageDecisions:
         require_host_room(problem)
         return self.choose(problem)
 
@@ -249,7 +249,7 @@ def _is_hopeless(layout: TimedLayout, search: Search, choose: Choose) -> bool:
 
 
 def _surely_fits(problem: StageProblem, choose: Choose) -> bool:
-    """A quick look, before the best fates are sought only to know whether there are any."""
+    """A quick look, before the best decisions are sought only to know whether there are any."""
     if not isinstance(choose, _Bounded):
         return False
     try:

@@ -301,8 +301,8 @@ def test_predicted_equals_counted() -> None:
     ]
     _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
     limited = ADAPTER.plan(*jobs[3])
-    fates = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
-    assert any(any(row) for row in fates), "the limited case must offload or recompute something"
+    decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
+    assert any(any(row) for row in decisions), "the limited case must offload or recompute something"
 
 
 def test_four_ranks_lend_what_the_simulator_says() -> None:

@@ -21,7 +21,7 @@ from sppo.engine.context import Runtime
 from sppo.engine.engine import Engine, StepCounters
 from sppo.engine.optimizer import FlatAdamW
 from sppo.engine.stage import Stage
-from sppo.memory_model.stage_memory import Fate, StageFates
+from sppo.memory_model.stage_memory import Decision, StageDecisions
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
 from sppo.plan.msp import Cut, lendings
 from sppo.plan.plan import Plan
@@ -55,7 +55,7 @@ def make_plan(
     fetch_ahead: int = 0,
     msp: bool = False,
 ) -> Plan:
-    """A plan by hand: the given cut, the same fates everywhere, the last subsequence stays.
+    """A plan by hand: the given cut, the same decisions everywhere, the last subsequence stays.
 
     With `msp` slices are as equal as they can be.
     """
@@ -83,10 +83,10 @@ def make_plan(
         head_alone=head_alone,
     )
 
-    def choose(problem: StageProblem) -> StageFates:
+    def choose(problem: StageProblem) -> StageDecisions:
         known = problem.shapes[0].units
         names = tuple(name for name in recompute if name in known)
-        return uniform(problem, Fate(recompute=names), lambda part, index: share)
+        return uniform(problem, Decision(recompute=names), lambda part, index: share)
 
     plan = replace(plan_of(layout, choose), fetch_ahead=fetch_ahead)
     if not msp:

@@ -88,14 +88,14 @@ def test_fates_in_words() -> None:
     plan, text = planned(
         TINY, policy="full-offload", subsequences=4, virtual_stages=1, pipeline_parallel=2
     )
-    fates = text[text.index("Fates") : text.index("Why")]
+    decisions = text[text.index("Decisions") : text.index("Why")]
     travels = "mlp.activation, mlp.up, block.input, block.middle, norm1.output"
-    assert re.search(rf"subsequences 0 .. 2: {travels}", fates)
-    assert fates.count("subsequence 3: all stay") == len(plan.stages)
+    assert re.search(rf"subsequences 0 .. 2: {travels}", decisions)
+    assert decisions.count("subsequence 3: all stay") == len(plan.stages)
     _, lean = planned(TINY, policy="lean", subsequences=8, virtual_stages=1, pipeline_parallel=2)
-    fates = " ".join(lean[lean.index("Fates") : lean.index("Why")].split())
+    decisions = " ".join(lean[lean.index("Decisions") : lean.index("Why")].split())
     again = "norm1.output, attention.query, block.middle, norm2.output, mlp.up, mlp.activation"
-    assert f"stages 0 .. 1 subsequences 0 .. 7: {again} recomputed" in fates
+    assert f"stages 0 .. 1 subsequences 0 .. 7: {again} recomputed" in decisions
 
 
 def test_a_share_of_the_layers_is_told() -> None:

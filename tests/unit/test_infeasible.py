@@ -137,7 +137,7 @@ def test_lengths_in_words_are_rounded_down(tokens: int, text: str) -> None:
 @pytest.mark.parametrize("host", [1, 4, 10, 40])
 @pytest.mark.parametrize("overlapped", [False, True])
 def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bool) -> None:
-    """No host room: no fates. Some fates by the coarse test: fates by the policy."""
+    """No host room: no decisions. Some decisions by the coarse test: decisions by the policy."""
     workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=host * MIB)
     layout = TimedLayout(
         workload=workload,

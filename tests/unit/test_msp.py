@@ -15,7 +15,7 @@ from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_profile
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
-from sppo.memory_model.stage_memory import KEEP, StageFates
+from sppo.memory_model.stage_memory import KEEP, StageDecisions
 from sppo.plan.msp import Slicing, lendings, table
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
@@ -230,5 +230,5 @@ def test_lending_is_weighed_for_other_degrees_than_the_best_without_it() -> None
     assert lent.plan.lendings
 
 
-def _keep(problem: StageProblem) -> StageFates:
+def _keep(problem: StageProblem) -> StageDecisions:
     return uniform(problem, KEEP, lambda part, index: 0.0)

@@ -1,4 +1,4 @@
-"""Fates: what the policies and the exact program give a stage."""
+"""Decisions: what the policies and the exact program give a stage."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped:
     )
     problem = stage_problem(layout, 1)
     rough, best = choose(problem, "auto"), cheapest_fates(problem)
-    for fates in (rough, best):
-        problem.require_fit(problem.memory(fates))
+    for decisions in (rough, best):
+        problem.require_fit(problem.memory(decisions))
     assert problem.added_ns(best) <= 1.001 * problem.added_ns(rough)
 
 

@@ -56,7 +56,7 @@ class Remaking(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What the temporaries of a block depend on but the fates.
+    """What the temporaries of a block depend on but the decisions.
 
     `head`: its part has the head, and so receives no gradient. `hosted`: K and V lie in the host
     tier; `clones`: as gloo does, of what it sums over shards.

@@ -1,4 +1,4 @@
-"""The fates of one stage as an integer program: the least added time that memory allows.
+"""The decisions of one stage as an integer program: the least added time that memory allows.
 
 Variables, by part, subsequence and unit: layers whose tensor travels (integer), and whether the
 unit is made again in all of them (binary). At every compute of the stage what is kept, less what
@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from sppo.config.errors import Short
 from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
-from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
 from sppo.memory_model.temporary_peaks import linear_moments
 from sppo.plan.saved_tensors import Unit
 from sppo.planner.activations.policies import recompute_fates, uniform
@@ -83,8 +83,8 @@ class _Program:
         return found
 
 
-def cheapest_fates(problem: StageProblem) -> StageFates:
-    """The fates of least added time. Raises Short if none fits."""
+def cheapest_fates(problem: StageProblem) -> StageDecisions:
+    """The decisions of least added time. Raises Short if none fits."""
     keep = _keep(problem)
     if problem.excess_bytes(problem.memory(keep)) <= 0:
         return keep
@@ -102,14 +102,14 @@ def cheapest_fates(problem: StageProblem) -> StageFates:
     return _fates(problem, choices, values)
 
 
-def _keep(problem: StageProblem) -> StageFates:
+def _keep(problem: StageProblem) -> StageDecisions:
     return uniform(problem, KEEP, lambda part, index: 0.0)
 
 
 def _require_leanest_fits(problem: StageProblem) -> None:
     """Raise Short where sending everything, after any recomputation, still leaves too much."""
-    sent = [uniform(problem, fate, lambda part, index: 1.0) for fate in recompute_fates(problem)]
-    excess = min(problem.excess_bytes(problem.memory(fates)) for fates in sent)
+    sent = [uniform(problem, decision, lambda part, index: 1.0) for decision in recompute_fates(problem)]
+    excess = min(problem.excess_bytes(problem.memory(decisions)) for decisions in sent)
     if excess > 0:
         first = problem.shapes[0].layers[0]
         raise Short(excess, f"device memory on the stage that begins with layer {first}")
@@ -248,14 +248,14 @@ def _excess_rows(problem: StageProblem, program: _Program, choices: list[_Choice
             program.row({**times, excess: -1.0}, hidden / MILLISECOND)
 
 
-def _fates(problem: StageProblem, choices: list[_Choice], values: np.ndarray) -> StageFates:
+def _fates(problem: StageProblem, choices: list[_Choice], values: np.ndarray) -> StageDecisions:
     rows = [[KEEP] * len(problem.lengths) for _ in problem.shapes]
     for choice in choices:
-        fate = rows[choice.part][choice.index]
-        offload, recompute = fate.offload, fate.recompute
+        decision = rows[choice.part][choice.index]
+        offload, recompute = decision.offload, decision.recompute
         if choice.travels is not None and (n := round(values[choice.travels])) > 0:
             offload = (*offload, (choice.unit.name, n))
         if choice.again is not None and round(values[choice.again]):
             recompute = (*recompute, choice.unit.name)
-        rows[choice.part][choice.index] = Fate(offload=offload, recompute=recompute)
+        rows[choice.part][choice.index] = Decision(offload=offload, recompute=recompute)
     return rows

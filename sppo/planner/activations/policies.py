@@ -1,4 +1,4 @@
-"""Named policies: which fates a stage's tensors get, from the ablation's plain ones to ours."""
+"""Named policies: which decisions a stage's tensors get, from the ablation's plain ones to ours."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.errors import Short
-from sppo.memory_model.stage_memory import KEEP, Fate, StageFates
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
 from sppo.planner.activations.stage_problem import StageProblem
 
 LEVELS = 32
 """Steps of an offload share from nothing to everything."""
 
 POLICIES = ("auto", "paper", "no-offload", "full-offload", "lean", "full-recompute")
-"""auto: the cheapest fates that fit. paper: keep or offload, by the share that hides under the next
+"""auto: the cheapest decisions that fit. paper: keep or offload, by the share that hides under the next
 subsequence. full-offload: everything but K, V and the last subsequence. lean: keep the block's
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
 
-def choose(problem: StageProblem, policy: str) -> StageFates:
-    """The fates of a named policy. Raises Short if none of its choices fits."""
+def choose(problem: StageProblem, policy: str) -> StageDecisions:
+    """The decisions of a named policy. Raises Short if none of its choices fits."""
     block = problem.block
     match policy:
         case "no-offload":
@@ -35,50 +35,50 @@ def choose(problem: StageProblem, policy: str) -> StageFates:
     return _cheapest(problem)
 
 
-def recompute_fates(problem: StageProblem) -> list[Fate]:
+def recompute_fates(problem: StageProblem) -> list[Decision]:
     """What our own policy may make again: from nothing to all but what the mixer makes."""
     block = problem.block
     return [remade(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
 
 
-def remade(problem: StageProblem, names: Sequence[str]) -> Fate:
+def remade(problem: StageProblem, names: Sequence[str]) -> Decision:
     """Keep all but these units of every block; those that the model does not have are ignored."""
     known = problem.shapes[0].units
-    return Fate(recompute=tuple(name for name in names if name in known))
+    return Decision(recompute=tuple(name for name in names if name in known))
 
 
 def uniform(
-    problem: StageProblem, fate: Fate, share: Callable[[int, int], float]
-) -> list[list[Fate]]:
+    problem: StageProblem, decision: Decision, share: Callable[[int, int], float]
+) -> list[list[Decision]]:
     """The same recomputation everywhere; all subsequences but the last send their share.
 
     `share` is the same for parts alike.
     """
     last = len(problem.lengths) - 1
 
-    def row(part: int) -> list[Fate]:
+    def row(part: int) -> list[Decision]:
         return [
-            problem.offload(part, index, share(part, index), fate) if index < last else fate
+            problem.offload(part, index, share(part, index), decision) if index < last else decision
             for index in range(last + 1)
         ]
 
     return problem.by_kind(row)
 
 
-def _cheapest(problem: StageProblem) -> StageFates:
+def _cheapest(problem: StageProblem) -> StageDecisions:
     """Ours: the ladders of `_ladders`, each up to its first rung that fits; the cheapest wins."""
     if problem.device_limit_bytes is None:
         return uniform(problem, KEEP, lambda part, index: 0.0)
-    found: list[tuple[int, StageFates]] = []
+    found: list[tuple[int, StageDecisions]] = []
     short: Short | None = None
     for rungs, rung in _ladders(problem):
         try:
-            fates = _first_that_fits(problem, rungs, rung)
+            decisions = _first_that_fits(problem, rungs, rung)
         except Short as error:
             if short is None or error.bytes < short.bytes:
                 short = error
             continue
-        found.append((problem.added_ns(fates), fates))
+        found.append((problem.added_ns(decisions), decisions))
         if found[-1][0] == 0:
             break
     if not found:
@@ -87,10 +87,10 @@ def _cheapest(problem: StageProblem) -> StageFates:
     return min(found, key=lambda entry: entry[0])[1]
 
 
-Rung = Callable[[int], StageFates]
+Rung = Callable[[int], StageDecisions]
 
 
-def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageFates:
+def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecisions:
     """The lowest rung that fits the device. Raises Short if the last does not, or the host is."""
     top = problem.memory(rung(last))
     if problem.excess_bytes(top) > 0:
@@ -98,13 +98,13 @@ def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageFates
     least = bisect_left(
         range(last), 0, key=lambda number: -problem.excess_bytes(problem.memory(rung(number)))
     )
-    fates = rung(least)
-    problem.require_fit(problem.memory(fates))
-    return fates
+    decisions = rung(least)
+    problem.require_fit(problem.memory(decisions))
+    return decisions
 
 
 def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
-    """(last rung, rung -> fates): each rung needs less device memory than the one below.
+    """(last rung, rung -> decisions): each rung needs less device memory than the one below.
 
     Offload more and more of what the recomputation level leaves, up to what hides or beyond; or
     send what hides and recompute in more and more subsequences, the earliest first.
@@ -119,8 +119,8 @@ def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
         yield 2 * subsequences, _recompute_rung(problem, levels, hidden)
 
 
-def _offload_rung(problem: StageProblem, level: Fate, capped: bool) -> Rung:
-    def rung(number: int) -> StageFates:
+def _offload_rung(problem: StageProblem, level: Decision, capped: bool) -> Rung:
+    def rung(number: int) -> StageDecisions:
         shares = _shares(number, len(problem.lengths) - 1)
 
         def share(part: int, index: int) -> float:
@@ -132,18 +132,18 @@ def _offload_rung(problem: StageProblem, level: Fate, capped: bool) -> Rung:
     return rung
 
 
-def _recompute_rung(problem: StageProblem, levels: Sequence[Fate], hidden: bool) -> Rung:
+def _recompute_rung(problem: StageProblem, levels: Sequence[Decision], hidden: bool) -> Rung:
     subsequences = len(problem.lengths)
 
-    def rung(number: int) -> StageFates:
+    def rung(number: int) -> StageDecisions:
         step, ahead = divmod(number, subsequences)
 
-        def row(part: int) -> list[Fate]:
+        def row(part: int) -> list[Decision]:
             found = []
             for index in range(subsequences):
-                fate = levels[min(2, step + (index < ahead))]
-                share = problem.hidden_share(part, index, fate) if hidden else 0.0
-                found.append(problem.offload(part, index, share, fate))
+                decision = levels[min(2, step + (index < ahead))]
+                share = problem.hidden_share(part, index, decision) if hidden else 0.0
+                found.append(problem.offload(part, index, share, decision))
             return found
 
         return problem.by_kind(row)

@@ -1,7 +1,7 @@
-"""The fates of a stage's saved tensors: kept, sent to the host, or made again. No torch.
+"""The decisions of a stage's saved tensors: kept, sent to the host, or made again. No torch.
 
 A `StageProblem` is one stage of one layout: what its parts keep, in which order, under which
-limits, and what every fate costs. `policies.py` and the exact solver (`integer_program.py`) decide
+limits, and what every decision costs. `policies.py` and the exact solver (`integer_program.py`) decide
 it.
 """
 
@@ -15,7 +15,7 @@ from sppo.config.errors import Short
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import borrowed_bytes
-from sppo.memory_model.stage_memory import KEEP, Fate, StageFates, StageHoldings
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageHoldings
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 
 
@@ -33,7 +33,7 @@ class StageProblem(StageHoldings):
         return memory.device_peak - self.device_limit_bytes
 
     def require_room(self) -> None:
-        """Raise Short if model state, KV and dKV alone are too much: then no fate helps."""
+        """Raise Short if model state, KV and dKV alone are too much: then no decision helps."""
         if self.device_limit_bytes is None:
             return
         fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
@@ -52,28 +52,28 @@ class StageProblem(StageHoldings):
         if limit is not None and memory.host + memory.kv_host > limit:
             raise Short(memory.host + memory.kv_host - limit, "host memory")
 
-    def added_ns(self, fates: StageFates) -> int:
-        """Compute time that these fates add to a step of this stage.
+    def added_ns(self, decisions: StageDecisions) -> int:
+        """Compute time that these decisions add to a step of this stage.
 
         Where copies overlap, only what is longer than the compute it hides under.
         """
 
-        def of(part: int, row: Sequence[Fate]) -> int:
-            return sum(self._fate_ns(part, index, fate) for index, fate in enumerate(row))
+        def of(part: int, row: Sequence[Decision]) -> int:
+            return sum(self._fate_ns(part, index, decision) for index, decision in enumerate(row))
 
-        return sum(self._by_row(fates, of))
+        return sum(self._by_row(decisions, of))
 
-    def _fate_ns(self, part: int, index: int, fate: Fate) -> int:
+    def _fate_ns(self, part: int, index: int, decision: Decision) -> int:
         shape, profile = self.shapes[part], self.profile
         again = len(shape.layers) * recompute_ns(
             shape.model,
             profile,
-            fate.recompute,
+            decision.recompute,
             start=self.starts[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
-        moved = self.moved_bytes(part, index, fate)
+        moved = self.moved_bytes(part, index, decision)
         out = copy_ns(moved, profile.d2h_bytes_per_second)
         back = copy_ns(moved, profile.h2d_bytes_per_second)
         if profile.overlapped_copies:
@@ -95,65 +95,65 @@ class StageProblem(StageHoldings):
             tuple(int(rate * cost.forward_ns / 1e9) for cost in row[1:]) for row in self.costs
         )
 
-    def offload(self, part: int, index: int, share: float, fate: Fate = KEEP) -> Fate:
+    def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
         known = self._known(part)
-        key = index, share, fate.recompute
+        key = index, share, decision.recompute
         found = known.get(key)
         if found is None:
-            found = known[key] = self._offload(part, index, share, fate)
+            found = known[key] = self._offload(part, index, share, decision)
         return found
 
-    def _offload(self, part: int, index: int, share: float, fate: Fate) -> Fate:
+    def _offload(self, part: int, index: int, share: float, decision: Decision) -> Decision:
         shape, tokens = self.shapes[part], self.tokens[part][index]
-        wanted = share * shape.candidate_bytes(tokens, fate.recompute)
+        wanted = share * shape.candidate_bytes(tokens, decision.recompute)
         chosen = []
         for unit in shape.travelling:
             if wanted <= 0:
                 break
-            if unit.name not in fate.recompute:
+            if unit.name not in decision.recompute:
                 size = shape.unit_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
                 wanted -= n * size
                 if n:
                     chosen.append((unit.name, n))
-        return replace(fate, offload=tuple(chosen))
+        return replace(decision, offload=tuple(chosen))
 
-    def hidden_share(self, part: int, index: int, fate: Fate = KEEP) -> float:
+    def hidden_share(self, part: int, index: int, decision: Decision = KEEP) -> float:
         """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
         if index + 1 >= len(self.lengths):
             return 0.0
         known = self._known(part)
-        key = index, "hidden", fate.recompute
+        key = index, "hidden", decision.recompute
         if key not in known:
-            known[key] = self._hidden_share(part, index, fate)
+            known[key] = self._hidden_share(part, index, decision)
         found: float = known[key]
         return found
 
-    def _hidden_share(self, part: int, index: int, fate: Fate) -> float:
+    def _hidden_share(self, part: int, index: int, decision: Decision) -> float:
         shape = self.shapes[part]
-        candidates = shape.candidate_bytes(self.tokens[part][index], fate.recompute)
+        candidates = shape.candidate_bytes(self.tokens[part][index], decision.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
 
-    def stage_plan(self, fates: StageFates) -> StagePlan:
-        """These fates as a part of a Plan. Raises Short if they do not fit."""
-        memory = self.memory(fates)
+    def stage_plan(self, decisions: StageDecisions) -> StagePlan:
+        """These decisions as a part of a Plan. Raises Short if they do not fit."""
+        memory = self.memory(decisions)
         self.require_fit(memory)
-        parts = tuple(self._part_plan(part, row) for part, row in enumerate(fates))
+        parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))
         return StagePlan(parts=parts, memory=memory)
 
-    def _part_plan(self, part: int, row: Sequence[Fate]) -> PartPlan:
+    def _part_plan(self, part: int, row: Sequence[Decision]) -> PartPlan:
         shape = self.shapes[part]
         return PartPlan(
             layers=(shape.layers.start, shape.layers.stop),
             head=shape.head,
             offload_share=tuple(
-                self.moved_bytes(part, index, fate) / self.kept_bytes(part, index, fate)
-                for index, fate in enumerate(row)
+                self.moved_bytes(part, index, decision) / self.kept_bytes(part, index, decision)
+                for index, decision in enumerate(row)
             ),
             offload_units=tuple(
-                tuple(shape.key(name, number) for name, n in fate.offload for number in range(n))
-                for fate in row
+                tuple(shape.key(name, number) for name, n in decision.offload for number in range(n))
+                for decision in row
             ),
-            recompute_units=tuple(fate.recompute for fate in row),
+            recompute_units=tuple(decision.recompute for decision in row),
         )

@@ -31,7 +31,7 @@ def _decisions(layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayout(Layout):
-    """A layout of a workload on some hardware, with its compute times; no fate is decided yet."""
+    """A layout of a workload on some hardware, with its compute times; no decision is decided yet."""
 
     workload: Workload
     profile: Profile
@@ -124,7 +124,7 @@ class TimedLayout(Layout):
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """What was found for one stage and is true of others: see `fates.StageProblem`."""
+        """What was found for one stage and is true of others: see `decisions.StageProblem`."""
         return {}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The plan for people: layout, simulated times, memory bars, fates in words, reasons. No torch.
+"""The plan for people: layout, simulated times, memory bars, decisions in words, reasons. No torch.
 
 Plain ASCII, at most WIDTH columns, so that it reads alike in a terminal and in a file.
 """
@@ -22,7 +22,7 @@ FREE = "."
 INDENT = " " * 12
 NO_BREAK = "\N{NO-BREAK SPACE}"
 FATE_LINES = 12
-"""Lines of fates that a part may take; the rest is in the plan's JSON."""
+"""Lines of decisions that a part may take; the rest is in the plan's JSON."""
 
 REJECTED_LINES = 4
 
@@ -49,7 +49,7 @@ def card(plan: Plan, profile: Profile, workload: Workload) -> str:
         "",
         *_memory(plan, workload),
         "",
-        "Fates of the saved activations (all others are kept)",
+        "Decisions of the saved activations (all others are kept)",
         *_fates(plan),
         "",
         "Why",
@@ -217,7 +217,7 @@ def bar(sizes: dict[str, int], full: int) -> str:
 
 
 def _groups(plan: Plan) -> Iterator[tuple[int, int]]:
-    """First and last of consecutive stages with the same memory and the same fates."""
+    """First and last of consecutive stages with the same memory and the same decisions."""
     numbered = enumerate(plan.stages)
     for _, alike in itertools.groupby(numbered, key=lambda pair: _likeness(pair[1])):
         stages = [index for index, _ in alike]
@@ -256,7 +256,7 @@ def _fates(plan: Plan) -> Iterator[str]:
 
 
 def _fate_lines(plan: Plan, part: PartPlan) -> Iterator[str]:
-    """Consecutive subsequences of one fate are one line."""
+    """Consecutive subsequences of one decision are one line."""
     layers = len(part.layer_range)
     words = [
         _fate(plan, layers, part.offload_units[index], part.recompute_units[index])
