@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baselines.protocol import Context, Kind, Role, StepResult
 from sppo.comm.mesh import Place, join_groups, rank_of
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import Runtime
 from sppo.engine.trainer import Trainer
@@ -48,7 +48,7 @@ def of_flags(given: Mapping[str, Any], workload: Workload) -> SppoSettings:
 @lru_cache(maxsize=16)
 def _solved(workload: Workload, settings: SppoSettings) -> Plan:
     """Roles, ranks and reports of one layout ask for the same plan."""
-    return solve(workload, load_profile(workload.cluster.hardware), settings)
+    return solve(workload, load_hardware(workload.cluster.hardware), settings)
 
 
 @lru_cache(maxsize=16)
@@ -56,7 +56,7 @@ def _shortened(workload: Workload, settings: SppoSettings, tokens: int) -> Plan:
     plan = _solved(workload, settings)
     if tokens == plan.sequence_tokens:
         return plan
-    return short_plan(workload, plan, load_profile(workload.cluster.hardware), tokens)
+    return short_plan(workload, plan, load_hardware(workload.cluster.hardware), tokens)
 
 
 def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:

@@ -99,14 +99,14 @@ def of_flags(
     Nodes, device and host memory are the profile's (on a CPU one node, without a device limit).
     Raises ValueError naming the cure, NotBuilt listing the profiles.
     """
-    from sppo.config.hardware import load_profile
+    from sppo.config.hardware import load_hardware
 
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
     tokens = parse_tokens(seq)
     if gpus < 1:
         raise ValueError(f"{gpus} GPUs: a workload needs at least 1")
-    profile = load_profile(hardware)
+    profile = load_hardware(hardware)
     on_cpu = profile.device == "cpu"
     node = gpus if on_cpu else min(gpus, profile.ranks_per_node)
     if gpus % node:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sppo.comm.mesh import join_groups
     from sppo.config.errors import Infeasible
-    from sppo.config.hardware import Profile as Hardware
-    from sppo.config.hardware import load_profile as load_hardware
+    from sppo.config.hardware import Hardware as Hardware
+    from sppo.config.hardware import load_hardware as load_hardware
     from sppo.config.models import MODELS, Model
     from sppo.config.workload import Cluster, Workload
     from sppo.cost_model.plan_costs import simulate_plan
@@ -38,10 +38,10 @@ _DEFINED_IN = {
     # what is trained, on what
     "MODELS": "sppo.config.models:MODELS",
     "Cluster": "sppo.config.workload:Cluster",
-    "Hardware": "sppo.config.hardware:Profile",
+    "Hardware": "sppo.config.hardware:Hardware",
     "Model": "sppo.config.models:Model",
     "Workload": "sppo.config.workload:Workload",
-    "load_hardware": "sppo.config.hardware:load_profile",
+    "load_hardware": "sppo.config.hardware:load_hardware",
     # planning
     "Infeasible": "sppo.config.errors:Infeasible",
     "Layout": "sppo.plan.layout:Layout",

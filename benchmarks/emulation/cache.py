@@ -21,7 +21,7 @@ from baselines.protocol import Adapter, Role
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.environment import CHECKOUT
 from benchmarks.records import store
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 
 SHARED_CODE = (
     "baselines/protocol.py",
@@ -97,7 +97,7 @@ def key(job: EmulationJob, role: Role, adapter: Adapter, code: str) -> str:
     """A digest of all that decides the counts; `code` is the system's `code_digest`."""
     asked = (
         replace(job.workload, name=""),
-        msgspec.to_builtins(load_profile(job.workload.cluster.hardware)),
+        msgspec.to_builtins(load_hardware(job.workload.cluster.hardware)),
         job.system,
         job.settings,
         job.plans,

@@ -19,7 +19,7 @@ from benchmarks.environment import describe_environment
 from benchmarks.job import Status
 from benchmarks.launch.progress import Lines
 from sppo.config.errors import Infeasible
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 
 Choose = Callable[[tuple[Role, ...]], Sequence[Role]]
@@ -104,7 +104,7 @@ def conclude(
 ) -> Emulation:
     """Verdict, roles and the time that their counts would take, in one record."""
     plain = msgspec.to_builtins(settings)
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     return Emulation(
         workload=workload,
         system=adapter.name,

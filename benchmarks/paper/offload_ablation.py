@@ -12,7 +12,7 @@ from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
 from sppo.config.errors import Infeasible, Short
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
@@ -141,7 +141,7 @@ def fixed_options(
 
 
 def point(
-    workload: Workload, profile: Profile, asked: SolverOptions, reported: ReportedPoint | None
+    workload: Workload, profile: Hardware, asked: SolverOptions, reported: ReportedPoint | None
 ) -> Point:
     """All rows of one workload. Raises ValueError if no layout can be what was asked."""
     options, source = fixed_options(asked, reported)
@@ -173,7 +173,7 @@ def point(
     return replace(found, layout=str(layout), rows=tuple(_with_paper(rows, reported)))
 
 
-def common_layout(workload: Workload, profile: Profile, options: SolverOptions) -> TimedLayout:
+def common_layout(workload: Workload, profile: Hardware, options: SolverOptions) -> TimedLayout:
     """The fastest layout for adaptive offload without MSP; where none fits, for full offload.
 
     K and V stay on the device, as the paper's do, unless neither policy fits so; then auto decides.
@@ -230,7 +230,7 @@ def _infeasible(variant: Variant, layout: str, reason: str) -> Row:
     )
 
 
-def free_row(workload: Workload, profile: Profile) -> Row:
+def free_row(workload: Workload, profile: Hardware) -> Row:
     """What our solver does when nothing is fixed: every layout, policy auto, MSP if it pays."""
     try:
         plan = solve(workload, profile)
@@ -240,7 +240,7 @@ def free_row(workload: Workload, profile: Profile) -> Row:
     return simulated_row(plan, profile, FREE, RECOMPUTE.policy)
 
 
-def simulated_row(plan: Plan, profile: Profile, name: str, policy: str) -> Row:
+def simulated_row(plan: Plan, profile: Hardware, name: str, policy: str) -> Row:
     """The simulated step of a plan."""
     schedule = build_schedule(plan)
     check_schedule(schedule)

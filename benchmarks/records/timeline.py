@@ -16,7 +16,7 @@ from benchmarks.records.store import RecordError
 from sppo.schedule.instructions import Instruction, parse_instruction
 
 if TYPE_CHECKING:
-    from sppo.config.hardware import Profile
+    from sppo.config.hardware import Hardware
     from sppo.plan.plan import Plan
 
 
@@ -78,7 +78,7 @@ def span_ns(timelines: Sequence[Sequence[Event]]) -> tuple[int, int]:
     return min(e.start_ns for e in events), max(e.end_ns for e in events)
 
 
-def simulated(plan: Plan, profile: Profile) -> list[list[Event]]:
+def simulated(plan: Plan, profile: Hardware) -> list[list[Event]]:
     """The simulated step, one timeline per pipeline stage, from 0 ns on.
 
     Copies lie in their own lanes also where they take compute's time; a message lies in the lane of

@@ -14,7 +14,7 @@ from benchmarks.regression.cases import PlanCase, UnitCase
 from benchmarks.regression.differences import Tree, Values
 from benchmarks.reporting.simulated_step import of_unit_costs
 from sppo.config.errors import Infeasible
-from sppo.config.hardware import Profile, load_profile
+from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
@@ -59,7 +59,7 @@ def plan_values(case: PlanCase) -> Values:
 
 @cache
 def _plan_values(workload: Workload, options: SolverOptions) -> Values:
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     needed = step_flops(workload)
     values: Values = {"flops": {"dense": needed.dense, "attention_causal": needed.attention_causal}}
     try:
@@ -176,7 +176,7 @@ def _prediction(plan: Plan) -> Values:
     }
 
 
-def _simulation(plan: Plan, profile: Profile) -> Values:
+def _simulation(plan: Plan, profile: Hardware) -> Values:
     """The step of the very schedule that would run; lists are by stage, times in nanoseconds."""
     schedule = build_schedule(plan)
     check_schedule(schedule)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sppo.config.hardware import Profile, load_profile
+from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Cluster, Workload
@@ -69,7 +69,7 @@ class Simulated:
     message_bytes: tuple[int, ...]
 
 
-def of_plan(plan: Plan, profile: Profile) -> Simulated:
+def of_plan(plan: Plan, profile: Hardware) -> Simulated:
     """The planned step on that hardware; peaks are the plan's memory model, in bytes."""
     return _simulated(
         plan,
@@ -144,7 +144,7 @@ def uniform_plan(
         policy="no-offload",
         cut="equal",
     )
-    plan = solve(workload, load_profile("cpu-2core"), options)
+    plan = solve(workload, load_hardware("cpu-2core"), options)
     if not msp:
         return plan
     if plan.kv_sets > 1:

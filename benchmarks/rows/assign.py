@@ -117,7 +117,7 @@ def _choose(
         return settings, f"{whose} PP{pipeline_parallel} TP{tensor_parallel}, full recompute", None
     settings = adapter.grid(workload)[0]
     if row.choosing == "planned":
-        from sppo.config.hardware import load_profile
+        from sppo.config.hardware import load_hardware
 
         if not isinstance(adapter, Planner):
             raise ValueError(f"{row.label}: {row.system} makes no plans")
@@ -126,7 +126,7 @@ def _choose(
         recorded = plan_data(
             adapter.plan(workload, settings),
             solver=adapter.solver(settings),
-            profile_kind=load_profile(workload.cluster.hardware).kind,
+            profile_kind=load_hardware(workload.cluster.hardware).kind,
         )
         return settings, f"planned by the solver, device memory: {memory}", recorded
     return settings, "nothing to choose", None
@@ -149,10 +149,10 @@ def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
 
     Raises Infeasible, NotBuilt (no profile) or ValueError.
     """
-    from sppo.config.hardware import load_profile
+    from sppo.config.hardware import load_hardware
     from sppo.planner.solve import solve
 
-    return solve(workload, load_profile(workload.cluster.hardware), options)
+    return solve(workload, load_hardware(workload.cluster.hardware), options)
 
 
 def sppo_layout(workload: Workload) -> tuple[int, int, str]:

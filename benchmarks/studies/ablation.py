@@ -103,10 +103,10 @@ def cut_of(workload: Workload, plan: Plan, kind: str) -> tuple[int, int | None]:
 
     Raises ValueError if nothing does.
     """
-    from sppo.config.hardware import load_profile
+    from sppo.config.hardware import load_hardware
     from sppo.planner.layouts.candidates import cuts
 
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     for count in range(plan.subsequences, 0, -1):
         for cap in (None, 2 * -(-workload.sequence_tokens // count)):
             try:

@@ -29,7 +29,7 @@ from benchmarks.worker import device as devices
 from benchmarks.worker.matmul_peak import best_matmul
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.messages import GroupTransport
-from sppo.config.hardware import Profile, Rates, load_profile
+from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
 from sppo.config.sizes import KIB, MIB
 from sppo.config.workload import Cluster, Workload
@@ -78,7 +78,7 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     options = SolverOptions(
         subsequences=2 if prefix else 1, virtual_stages=1, policy="no-offload", cut="equal"
     )
-    plan: Plan = solve(workload, load_profile("cpu-2core"), options)
+    plan: Plan = solve(workload, load_hardware("cpu-2core"), options)
     lengths = (prefix, length) if prefix else (length,)
     plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
     device = torch.device("cpu")
@@ -236,7 +236,7 @@ def _mean_over_ranks(numbers: list[float]) -> list[float]:
     return means
 
 
-def measure(name: str) -> Profile:
+def measure(name: str) -> Hardware:
     """Measure on every rank at once; the mean over ranks, the same on all."""
     ranks = dist.get_world_size()
     code = _kernel_code_bytes()
@@ -256,7 +256,7 @@ def measure(name: str) -> Profile:
         f"{ranks} ranks at once, one thread each, on {cpu_model()}, {os.cpu_count()} cores, torch "
         f"{torch.__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     )
-    return Profile(
+    return Hardware(
         name=name,
         kind="measured",
         source=f"measured with gpt-tiny, float32, {where} "

@@ -1,7 +1,7 @@
 """What is trained on what: model, workload, cluster, hardware and their sizes."""
 
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt, Short
-from sppo.config.hardware import Profile, Rates, known_profiles, load_profile
+from sppo.config.hardware import Hardware, Rates, known_profiles, load_hardware
 from sppo.config.models import MODELS, Model, gpt, llama
 from sppo.config.sharding import Shard
 from sppo.config.sizes import (
@@ -40,7 +40,7 @@ __all__ = [
     "known_profiles",
     "length_name",
     "llama",
-    "load_profile",
+    "load_hardware",
     "parse_bytes",
     "parse_tokens",
 ]

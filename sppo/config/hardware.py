@@ -58,7 +58,7 @@ NUMBERS = (*POSITIVE, *NOT_NEGATIVE, *WHOLE)
 """Every number of a profile outside its rates."""
 
 
-class UnknownProfile(NotBuilt, ValueError):
+class UnknownHardware(NotBuilt, ValueError):
     """No profile has that name: wrong input, and for a workload a part not there."""
 
 
@@ -78,7 +78,7 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Hardware:
     """One rank's hardware: achieved rates by subsequence length, links, memories, and sources.
 
     - `kind`: "measured" by this project on such a machine, or "assumed" from datasheets and
@@ -208,7 +208,7 @@ def own_profiles() -> Path:
     return PROFILES if in_checkout() else user_folder() / "hardware_profiles"
 
 
-def load_profile(name: str) -> Profile:
+def load_hardware(name: str) -> Hardware:
     """A known profile by its name, or the profile of a file by a path that ends in `.json`.
 
     The user's own come before the committed ones. Raises UnknownProfile (a ValueError) listing the
@@ -220,7 +220,7 @@ def load_profile(name: str) -> Profile:
         if not path.is_file():
             path = PROFILES / path.name
         if not path.is_file():
-            raise UnknownProfile(
+            raise UnknownHardware(
                 f"no hardware profile {name!r}; there are: {', '.join(known_profiles())}, "
                 f"or a path to a .json file; {CURE}"
             )
@@ -232,14 +232,14 @@ def load_profile(name: str) -> Profile:
         raise ValueError(f"profile {name}: cannot read it: {error.strerror}; {CURE}") from None
     except ValueError as error:
         raise ValueError(f"profile {name}: not JSON: {error}; {CURE}") from None
-    values = _check_keys(name, "", loaded, Profile)
+    values = _check_keys(name, "", loaded, Hardware)
     if not isinstance(values["rates"], list) or not isinstance(values["sources"], dict):
         raise ValueError(f"profile {name}: rates must be a list, sources an object; {CURE}")
     rows = (
         _check_keys(name, f"rates[{index}].", row, Rates)
         for index, row in enumerate(values["rates"])
     )
-    return Profile(**{**values, "rates": tuple(Rates(**row) for row in rows)})
+    return Hardware(**{**values, "rates": tuple(Rates(**row) for row in rows)})
 
 
 def known_profiles() -> list[str]:
@@ -249,7 +249,7 @@ def known_profiles() -> list[str]:
 
 
 def _check_keys(
-    name: str, where: str, loaded: object, kind: type[Profile | Rates]
+    name: str, where: str, loaded: object, kind: type[Hardware | Rates]
 ) -> dict[str, Any]:
     """The object's values by field, exactly those of `kind`. Raises ValueError naming the key."""
     if not isinstance(loaded, dict):

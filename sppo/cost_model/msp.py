@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns, stage_link, subsequence_cost
 from sppo.plan.blocks import block_of
 from sppo.plan.msp import Lending, Slice, Slicing
@@ -14,7 +14,7 @@ from sppo.schedule.cost_table import Place, Sent, SliceCosts
 from sppo.schedule.instructions import Instruction, Op
 
 
-def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
+def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     """The simulator's costs of what a plan lends on a profile; times in nanoseconds."""
     if not plan.lendings:
         return SliceCosts()
@@ -48,7 +48,7 @@ def plan_slice_costs(plan: Plan, profile: Profile) -> SliceCosts:
     return SliceCosts(compute=compute, kept_bytes=kept, exchanged=exchanged, sent=sent)
 
 
-def _packed_link(plan: Plan, profile: Profile) -> tuple[float, float]:
+def _packed_link(plan: Plan, profile: Hardware) -> tuple[float, float]:
     """Bytes/s and latency of a message that is packed before and taken apart behind its way."""
     rate, latency = stage_link(profile, plan.sequence_parallel * plan.pipeline_parallel)
     return 1 / (1 / rate + 4 / profile.memory_bytes_per_second), latency
@@ -63,7 +63,7 @@ def _dropped(plan: Plan, lending: Lending, index: int, rank: int) -> tuple[str, 
 
 def _compute(
     plan: Plan,
-    profile: Profile,
+    profile: Hardware,
     shape: PartShape,
     index: int,
     one: Slice,
@@ -112,7 +112,7 @@ def _loans(
     plan: Plan,
     lending: Lending,
     shape: PartShape,
-    profile: Profile,
+    profile: Hardware,
     link: tuple[float, float],
 ) -> dict[Instruction, Sent]:
     """Weights, with K and V of all earlier positions; gradients, with dK and dV of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.times import (
     copy_ns,
@@ -20,12 +20,12 @@ from sppo.schedule.simulate import simulate
 from sppo.schedule.simulation import Simulation
 
 
-def plan_costs(plan: Plan, profile: Profile) -> list[PartCosts]:
+def plan_costs(plan: Plan, profile: Hardware) -> list[PartCosts]:
     """The simulator's costs of a plan on a profile, one entry per part; times in nanoseconds."""
     return [_part_costs(plan, number, profile) for number in range(len(plan.parts))]
 
 
-def _part_costs(plan: Plan, number: int, profile: Profile) -> PartCosts:
+def _part_costs(plan: Plan, number: int, profile: Hardware) -> PartCosts:
     shards, part = plan.sequence_parallel, plan.parts[number]
     shape = part_shape(plan, number)
     slicing = plan.layout.slicing
@@ -121,7 +121,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
     return plan.sequences * total // plan.sequence_parallel
 
 
-def simulate_plan(plan: Plan, profile: Profile) -> Simulation:
+def simulate_plan(plan: Plan, profile: Hardware) -> Simulation:
     """The simulated step (forward and backward) of a plan; its schedule need not be checked."""
     costs = plan_costs(plan, profile)
     return simulate(build_schedule(plan), costs, plan_slice_costs(plan, profile))

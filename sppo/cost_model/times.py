@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
 from sppo.plan.blocks import block_of, gradient_element_bytes
@@ -13,7 +13,7 @@ from sppo.plan.parts import SubsequenceCost
 
 def subsequence_cost(
     model: Model,
-    profile: Profile,
+    profile: Hardware,
     *,
     layers: int,
     head: bool,
@@ -48,7 +48,7 @@ class BlockSeconds:
 
 
 def block_seconds(
-    model: Model, profile: Profile, *, start: int, tokens: int, shards: int
+    model: Model, profile: Hardware, *, start: int, tokens: int, shards: int
 ) -> BlockSeconds:
     """See `subsequence_cost`."""
     block = block_of(model)
@@ -70,7 +70,7 @@ def block_seconds(
     )
 
 
-def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) -> float:
+def _exchange_seconds(model: Model, profile: Hardware, tokens: int, shards: int) -> float:
     """One all-gather, or one reduce-scatter, of hidden states between a stage's ranks."""
     if shards == 1:
         return 0.0
@@ -79,7 +79,7 @@ def _exchange_seconds(model: Model, profile: Profile, tokens: int, shards: int) 
     return moved / rate
 
 
-def _collective_rate(profile: Profile, ranks: int) -> float:
+def _collective_rate(profile: Hardware, ranks: int) -> float:
     """Bytes/s of a collective over so many neighbours; a machine without nodes is all one."""
     between = profile.internode_bytes_per_second
     if ranks <= profile.ranks_per_node or between is None:
@@ -87,7 +87,7 @@ def _collective_rate(profile: Profile, ranks: int) -> float:
     return between
 
 
-def reduction_seconds(profile: Profile, *, elements: int, inner_ranks: int, replicas: int) -> float:
+def reduction_seconds(profile: Hardware, *, elements: int, inner_ranks: int, replicas: int) -> float:
     """A reduce-scatter of gradients and an all-gather of weights, of `elements` on each replica.
 
     `inner_ranks` of a replica are neighbours; replicas lie in one node if all ranks do.
@@ -102,7 +102,7 @@ def reduction_seconds(profile: Profile, *, elements: int, inner_ranks: int, repl
 
 def recompute_ns(
     model: Model,
-    profile: Profile,
+    profile: Hardware,
     names: tuple[str, ...],
     *,
     start: int,
@@ -135,7 +135,7 @@ def recompute_ns(
 
 
 def kv_copy_seconds(
-    model: Model, profile: Profile, *, start: int, tokens: int, last: bool, shards: int = 1
+    model: Model, profile: Hardware, *, start: int, tokens: int, last: bool, shards: int = 1
 ) -> tuple[float, float]:
     """What copies of hosted K, V, dK and dV add to a block's forward and backward.
 
@@ -176,12 +176,12 @@ def kv_moved_bytes(
     return block_of(model).state_elements * (own + prefix + more)
 
 
-def element_bytes(profile: Profile) -> int:
+def element_bytes(profile: Hardware) -> int:
     """Bytes of one element of the dtype that the profile's rates are for."""
     return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[profile.dtype]
 
 
-def stage_link(profile: Profile, ranks: int) -> tuple[float, float]:
+def stage_link(profile: Hardware, ranks: int) -> tuple[float, float]:
     """Bytes/s and latency (s) of messages between stages of a pipeline of `ranks` ranks.
 
     Beyond one node every message is charged as one between nodes.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
@@ -69,7 +69,7 @@ class StageHoldings:
     lengths: tuple[int, ...]
     messages_ahead: int
     connections: int
-    profile: Profile
+    profile: Hardware
     costs: tuple[tuple[SubsequenceCost, ...], ...]
     kv_block_tokens: int = 0
     kv_sets: int = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.plan.blocks import block_of
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Untracked
@@ -16,7 +16,7 @@ from sppo.plan.plan import Untracked
 
 def untracked(
     shape: PartShape,
-    profile: Profile,
+    profile: Hardware,
     *,
     tokens: Collection[int],
     keys: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import Loan, Share
 from sppo.memory_model.stage_memory import StageDecisions
@@ -105,7 +105,7 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     return replace(plan, prediction=predict(plan, profile, layout.reduction_seconds))
 
 
-def predict(plan: Plan, profile: Profile, reduction_seconds: float) -> Prediction:
+def predict(plan: Plan, profile: Hardware, reduction_seconds: float) -> Prediction:
     """What the plan's step takes by its simulation, and the sums over replicas behind it."""
     simulation = simulate_plan(plan, profile)
     return Prediction(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sppo.config.errors import Short
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.sizes import parse_tokens
 from sppo.config.workload import Workload
 from sppo.planner.activations import policies
@@ -37,7 +37,7 @@ class _Family:
     """All layouts of one SP, PP, parts a stage and place of K and V, whatever the length."""
 
     workload: Workload
-    profile: Profile
+    profile: Hardware
     options: SolverOptions
 
     def fits(self, tokens: int) -> bool:
@@ -80,7 +80,7 @@ class _Family:
         return layout
 
 
-def longest_tokens(workload: Workload, profile: Profile, options: SolverOptions) -> int:
+def longest_tokens(workload: Workload, profile: Hardware, options: SolverOptions) -> int:
     """The longest sequence that fits, at most the workload's, rounded down to a readable one.
 
     Within a few per cent of the true one (`PRECISION` and the rounding); 0 if none fits. With the
@@ -98,7 +98,7 @@ def longest_tokens(workload: Workload, profile: Profile, options: SolverOptions)
     return readable if readable >= LEAST_TOKENS else 0
 
 
-def _families(workload: Workload, profile: Profile, options: SolverOptions) -> Iterator[_Family]:
+def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> Iterator[_Family]:
     """Those with the most room first, so that what is found there rules the others out.
 
     K and V in the host tier, and the most ranks a stage: fewer messages and smaller subsequences.
@@ -128,7 +128,7 @@ def _families(workload: Workload, profile: Profile, options: SolverOptions) -> I
                 yield _Family(workload=workload, profile=profile, options=chosen)
 
 
-def longest_words(workload: Workload, profile: Profile, options: SolverOptions) -> str:
+def longest_words(workload: Workload, profile: Hardware, options: SolverOptions) -> str:
     """The end of an infeasible plan's message."""
     tokens = longest_tokens(workload, profile, options)
     if tokens == 0:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
 
-def short_plan(workload: Workload, plan: Plan, profile: Profile, tokens: int) -> Plan:
+def short_plan(workload: Workload, plan: Plan, profile: Hardware, tokens: int) -> Plan:
     """A small plan of the same degrees, without limits and offload."""
     short = replace(
         workload,

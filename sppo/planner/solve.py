@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sppo.config.errors import Infeasible, Short
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
@@ -40,7 +40,7 @@ REJECTED = 12
 """Layouts that did not fit and are named in a plan."""
 
 
-def solve(workload: Workload, profile: Profile, options: SolverOptions | None = None) -> Plan:
+def solve(workload: Workload, profile: Hardware, options: SolverOptions | None = None) -> Plan:
     """The fastest plan that fits, by simulation.
 
     Raises Infeasible (which resource is short, by how much), or ValueError.
@@ -79,7 +79,7 @@ Rival = Callable[[float], float]
 class _Hosted:
     """The plan with K and V in the host tier, made when it is first asked for."""
 
-    def __init__(self, workload: Workload, profile: Profile, options: SolverOptions) -> None:
+    def __init__(self, workload: Workload, profile: Hardware, options: SolverOptions) -> None:
         self.workload = workload
         self.profile = profile
         self.options = options
@@ -116,7 +116,7 @@ class _Hosted:
 
 
 def _solve(
-    workload: Workload, profile: Profile, options: SolverOptions, rival: Rival | None = None
+    workload: Workload, profile: Hardware, options: SolverOptions, rival: Rival | None = None
 ) -> Plan:
     layouts = sorted(every_layout(workload, profile, options), key=lambda one: one.least_seconds)
     if options.solver == "paper":

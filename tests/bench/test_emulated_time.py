@@ -13,7 +13,7 @@ from benchmarks.emulation import processes
 from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.workloads import find
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.cost_model.flops import head_flops_per_token
 from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
@@ -67,7 +67,7 @@ def counted_flops(reports: Sequence[RoleReport]) -> tuple[int, int]:
 def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_path: Path) -> None:
     workload, adapter = find("mini-cpu"), load("sppo")
     options = SolverOptions(policy=policy, subsequences=2)
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     plan = solve(workload, profile, options)
     job = processes.make_job(workload, adapter, options, tmp_path)
     roles = roles_of(adapter, workload, options)

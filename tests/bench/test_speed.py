@@ -10,7 +10,7 @@ import torch
 from benchmarks import workloads
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.planner.layouts.partition import equal_cut
@@ -21,7 +21,7 @@ from sppo.schedule.simulate import simulate
 from tests.numerics.pipelines import build_engine, make_plan, run_pipeline
 
 TINY = workloads.find("tiny-cpu")
-PROFILE = load_profile("cpu-2core")
+PROFILE = load_hardware("cpu-2core")
 
 
 def test_solver(benchmark: Any) -> None:

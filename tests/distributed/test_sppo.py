@@ -18,7 +18,7 @@ from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.mesh import Connections, join_groups, place_of
 from sppo.comm.messages import Channel, GroupTransport
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt, llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
@@ -188,7 +188,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
     """What every rank has counted is what the plan and the simulator say."""
     for index, (workload, settings) in enumerate(jobs):
         plan = ADAPTER.plan(workload, settings)
-        simulation = simulate_plan(plan, load_profile("cpu-2core"))
+        simulation = simulate_plan(plan, load_hardware("cpu-2core"))
         for rank, results in enumerate(by_rank):
             counted = results[index]
             stage = place_of(plan, rank).stage

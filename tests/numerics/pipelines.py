@@ -11,7 +11,7 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import Connections
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
@@ -71,7 +71,7 @@ def make_plan(
     )
     layout = TimedLayout(
         workload=workload,
-        profile=load_profile("cpu-2core"),
+        profile=load_hardware("cpu-2core"),
         sequence_parallel=shards,
         pipeline_parallel=stages,
         data_parallel=replicas,

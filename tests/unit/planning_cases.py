@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload
 from sppo.planner.options import SolverOptions
 
-PROFILE = load_profile("cpu-2core")
+PROFILE = load_hardware("cpu-2core")
 
 TINY = Workload(
     name="tiny",

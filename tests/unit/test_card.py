@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.workloads import find
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB, format_bytes
 from sppo.config.workload import Workload
 from sppo.cost_model.flops import step_flops
@@ -27,7 +27,7 @@ KINDS = "MKDASTCU"
 
 
 def planned(workload: Workload, **options: object) -> tuple[Plan, str]:
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     plan = solve(workload, profile, SolverOptions(**options))  # type: ignore[arg-type]
     return plan, card(plan, profile, workload)
 
@@ -74,7 +74,7 @@ def test_a_bar(sizes: dict[str, int], full: int, expected: str) -> None:
 
 def test_times_are_labelled_and_follow_from_the_plan() -> None:
     plan, text = planned(SEVEN_B)
-    profile = load_profile("a100-80g")
+    profile = load_hardware("a100-80g")
     seconds = plan.makespan_seconds
     assert f"simulated  forward + backward {seconds:.3f} s" in text
     assert f"{SEVEN_B.sequence_tokens / seconds / 128:.1f} tokens per second per rank" in text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.flops import step_flops
@@ -18,7 +18,7 @@ from sppo.planner.layouts.partition import (
     time_balanced_cut,
 )
 
-PROFILE = load_profile("cpu-2core")
+PROFILE = load_hardware("cpu-2core")
 MODEL = MODELS["gpt-tiny"]
 
 

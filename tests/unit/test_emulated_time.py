@@ -26,7 +26,7 @@ from benchmarks.emulation.time.one_f_one_b import StageSeconds, order, stage_end
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.emulation.time.systems import without_messages
 from benchmarks.workloads import find, of_flags
-from sppo.config.hardware import Profile, Rates, load_profile
+from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.plan_costs import simulate_plan
@@ -37,7 +37,7 @@ SECONDS = 1e-9
 """Of one nanosecond."""
 
 BY_HAND = replace(
-    load_profile("a100-80g"),
+    load_hardware("a100-80g"),
     name="by-hand",
     rates=(
         Rates(
@@ -237,7 +237,7 @@ def test_deepspeed_is_the_sum_of_its_parts() -> None:
 
 def test_sppo_is_the_simulation_of_its_plan() -> None:
     """On a profile that has no nodes."""
-    workload, profile = find("mini-cpu"), load_profile("cpu-2core")
+    workload, profile = find("mini-cpu"), load_hardware("cpu-2core")
     plan = solve(workload, profile, SolverOptions())
     alike = plan.sequence_parallel * plan.data_parallel
     silent = msgspec.structs.replace(FIRST, communication=[traffic("send", "0 > 1", 1, 8)])
@@ -291,7 +291,7 @@ def test_a_group_is_read_as_it_is_written(group: str, ranks: list[int]) -> None:
 
 
 def test_a_profile_without_nodes_has_one_link() -> None:
-    alone: Profile = replace(
+    alone: Hardware = replace(
         BY_HAND, device="cpu", internode_bytes_per_second=None, internode_latency_seconds=None
     )
     found = by_link([traffic("all_reduce", "0-3", 1, 100)], alone, WORKLOAD.cluster)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.workloads import of_flags
 from sppo.config.errors import Infeasible, Short
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import GIB, MIB, parse_tokens
 from sppo.config.workload import Workload
 from sppo.planner.activations.feasibility import require_host_room, require_some_fates
@@ -23,7 +23,7 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, RESIDENT, TINY
 
-A100 = load_profile("a100-80g")
+A100 = load_hardware("a100-80g")
 LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
 
 
@@ -34,7 +34,7 @@ def named_length(error: Infeasible) -> int:
 
 
 def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     try:
         solve(replace(workload, sequence_tokens=tokens), profile, options)
     except Infeasible:
@@ -58,7 +58,7 @@ def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
 def test_the_longest_that_fits_fits_and_15_percent_more_does_not(
     workload: Workload, options: SolverOptions
 ) -> None:
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     with pytest.raises(Infeasible) as refused:
         solve(workload, profile, options)
     longest = named_length(refused.value)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.reporting.simulated_step import of_unit_costs
 from benchmarks.workloads import of_flags
 from sppo.config.errors import Infeasible
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.memory_model.stage_memory import KEEP, StageDecisions
@@ -209,11 +209,11 @@ def test_helpers_make_no_messages_of_their_own_part() -> None:
 def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None:
     """Who drains needs K and V of whole sequences; who fills only those of the first positions."""
     workload = of_flags(model="gpt-13b", seq="512K", gpus=64, hardware="a100-80g")
-    plan = solve(workload, load_profile("a100-80g"))
+    plan = solve(workload, load_hardware("a100-80g"))
     assert plan.lendings
     assert all(lending.fills for lending in plan.lendings)
     assert plan.reasons[-1].startswith("MSP at the first end: simulated +")
-    without = solve(workload, load_profile("a100-80g"), SolverOptions(msp=False))
+    without = solve(workload, load_hardware("a100-80g"), SolverOptions(msp=False))
     assert plan.makespan_seconds < without.makespan_seconds
 
 

@@ -20,19 +20,19 @@ from sppo.config.hardware import (
     POSITIVE,
     PROFILES,
     RATE_KINDS,
-    Profile,
+    Hardware,
     known_profiles,
-    load_profile,
+    load_hardware,
 )
 from sppo.config.sizes import GIB
 
-CPU, A100 = load_profile("cpu-2core"), load_profile("a100-80g")
+CPU, A100 = load_hardware("cpu-2core"), load_hardware("a100-80g")
 GPUS = ("a100-80g", "h100-80g", "h200-141g")
 
 
 @pytest.mark.parametrize("name", known_profiles())
 def test_committed_profiles_are_complete(name: str) -> None:
-    profile = load_profile(name)
+    profile = load_hardware(name)
     assert profile.name == name
     assert profile.kind == ("measured" if profile.device == "cpu" else "assumed")
     missing = {field for field in NUMBERS if getattr(profile, field) is None}
@@ -46,7 +46,7 @@ def test_committed_profiles_are_complete(name: str) -> None:
 @pytest.mark.parametrize("name", known_profiles())
 @pytest.mark.parametrize("kind", RATE_KINDS)
 def test_rates_rise_with_tokens_and_stay_below_the_peak(name: str, kind: str) -> None:
-    profile = load_profile(name)
+    profile = load_hardware(name)
     values = [getattr(row, kind) for row in profile.rates]
     for low, high in pairwise(values):
         assert high >= 0.75 * low
@@ -58,7 +58,7 @@ def test_rates_rise_with_tokens_and_stay_below_the_peak(name: str, kind: str) ->
 
 @pytest.mark.parametrize("name", GPUS)
 def test_short_subsequences_starve_a_gpu(name: str) -> None:
-    rates = {row.tokens: row for row in load_profile(name).rates}
+    rates = {row.tokens: row for row in load_hardware(name).rates}
     for kind in RATE_KINDS:
         assert getattr(rates[128], kind) < 0.6 * getattr(rates[8192], kind)
         assert getattr(rates[2048], kind) > 0.75 * getattr(rates[8192], kind)
@@ -67,7 +67,7 @@ def test_short_subsequences_starve_a_gpu(name: str) -> None:
 @pytest.mark.parametrize("name", GPUS)
 def test_rates_follow_from_the_stated_plateaus(name: str) -> None:
     """The arithmetic of docs/hardware.md, for GPT layers of hidden 4,096."""
-    profile, hidden = load_profile(name), 4096
+    profile, hidden = load_hardware(name), 4096
     products, forward, backward, processors = {
         "a100-80g": (240e12, 195e12, 136e12, 108),
         "h100-80g": (620e12, 335e12, 240e12, 132),
@@ -93,9 +93,9 @@ def test_profiles_agree_with_the_peaks_and_workloads_of_the_suite() -> None:
     for name in GPUS:
         peak = metrics.datasheet_peak(f"NVIDIA {name.split('-')[0]} SXM")
         assert peak is not None
-        assert load_profile(name).peak_flops_per_second == peak.flops_per_second
+        assert load_hardware(name).peak_flops_per_second == peak.flops_per_second
     for workload in workloads.WORKLOADS.values():
-        profile = load_profile(workload.cluster.hardware)
+        profile = load_hardware(workload.cluster.hardware)
         assert workload.cluster.device == profile.device
         assert workload.device_memory_bytes is None or (
             workload.device_memory_bytes <= profile.usable_device_bytes
@@ -163,21 +163,21 @@ def test_an_assumed_number_names_its_origin() -> None:
         replace(A100, sources={**A100.sources, "colour": "green"})
 
 
-def _written(path: Path, profile: Profile = A100, **changes: Any) -> str:
+def _written(path: Path, profile: Hardware = A100, **changes: Any) -> str:
     path.write_text(json.dumps({**asdict(profile), **changes}))
     return str(path)
 
 
 def test_a_file_is_as_good_as_a_committed_profile(tmp_path: Path) -> None:
     for profile in (CPU, A100):
-        assert load_profile(_written(tmp_path / "mine.json", profile)) == profile
+        assert load_hardware(_written(tmp_path / "mine.json", profile)) == profile
     for name in known_profiles():
-        assert load_profile(str(PROFILES / f"{name}.json")) == load_profile(name)
+        assert load_hardware(str(PROFILES / f"{name}.json")) == load_hardware(name)
 
 
 def _refusal(path: str) -> str:
     with pytest.raises(ValueError, match="sppo-bench profile") as caught:
-        load_profile(path)
+        load_hardware(path)
     words = str(caught.value)
     assert path in words
     assert "\n" not in words
@@ -213,11 +213,11 @@ def _directory(path: Path) -> str:
 def test_a_number_in_a_file_is_refused_by_its_field(tmp_path: Path) -> None:
     path = _written(tmp_path / "mine.json", p2p_latency_seconds=math.nan)
     with pytest.raises(ValueError, match="p2p_latency_seconds is nan, not a finite number"):
-        load_profile(path)
+        load_hardware(path)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'abacus'; there are: a100-80g, .*cpu-2core"):
-        load_profile("abacus")
+        load_hardware("abacus")
     with pytest.raises(NotBuilt):
-        load_profile("abacus")
+        load_hardware("abacus")

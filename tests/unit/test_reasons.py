@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import find
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
 from sppo.plan.plan import Plan
@@ -17,7 +17,7 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
 TINY = find("tiny-cpu")
-PROFILE = load_profile("cpu-2core")
+PROFILE = load_hardware("cpu-2core")
 RESIDENT = SolverOptions(kv_offload=False)
 
 
@@ -27,13 +27,13 @@ def reason(plan: Plan, start: str) -> str:
 
 
 def seconds_of(workload: Workload, options: SolverOptions) -> float:
-    profile = load_profile(workload.cluster.hardware)
+    profile = load_hardware(workload.cluster.hardware)
     return min(one.least_seconds for one in every_layout(workload, profile, options))
 
 
 def test_the_next_best_degrees_and_how_much_slower() -> None:
     workload = find("gpt-7b-4m-128xa100")
-    plan = solve(workload, load_profile("a100-80g"), RESIDENT)
+    plan = solve(workload, load_hardware("a100-80g"), RESIDENT)
     degrees = f"SP {plan.sequence_parallel} x PP {plan.pipeline_parallel}"
     text = reason(plan, f"{degrees}: ")
     found = re.search(r"next best degrees, SP (\d+) x PP (\d+), take ([\d.]+) s in compute", text)
@@ -76,7 +76,7 @@ def test_the_neighbours_of_n_are_told_with_their_simulated_time() -> None:
 
 def test_a_cap_is_told_both_ways() -> None:
     workload = find("gpt-7b-4m-128xa100")
-    profile = load_profile("a100-80g")
+    profile = load_hardware("a100-80g")
     plan = solve(workload, profile, RESIDENT)
     capped = any(one.startswith("lengths are capped at") for one in plan.reasons)
     plain = any(one.startswith("no cap on the early lengths") for one in plan.reasons)
@@ -136,7 +136,7 @@ def test_layouts_that_do_not_fit_are_named() -> None:
 def test_the_estimate_is_near_the_simulated_step(name: str) -> None:
     workload = find(name).with_device_memory(None)
     options = replace(RESIDENT, msp=False)
-    plan = solve(workload, load_profile(workload.cluster.hardware), options)
+    plan = solve(workload, load_hardware(workload.cluster.hardware), options)
     fixed = replace(
         RESIDENT,
         sequence_parallel=plan.sequence_parallel,

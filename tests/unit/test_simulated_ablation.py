@@ -16,7 +16,7 @@ from benchmarks.paper import offload_ablation as ablation
 from benchmarks.paper import offload_ablation_order, reported
 from benchmarks.paper.offload_ablation import ADAPTIVE, FULL, HOSTED, MSP, SPACIOUS_MSP, Point, Row
 from benchmarks.paper.offload_ablation_order import Comparison, comparisons
-from sppo.config.hardware import Profile, Rates, load_profile
+from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
@@ -29,7 +29,7 @@ from sppo.schedule.simulate import simulate
 from sppo.schedule.simulation import Cause
 
 SOURCES = {source.model: source for source in reported.ablation_points()}
-A100 = load_profile("a100-80g")
+A100 = load_hardware("a100-80g")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -41,7 +41,7 @@ def workload_of(model: str) -> Workload:
 
 
 @cache
-def papers_point(model: str, profile: Profile = A100) -> Point:
+def papers_point(model: str, profile: Hardware = A100) -> Point:
     return ablation.point(workload_of(model), profile, SolverOptions(), SOURCES[model])
 
 
@@ -49,7 +49,7 @@ def rows_of(point: Point) -> dict[str, Row]:
     return {row.variant: row for row in point.rows}
 
 
-def with_links(*, host: float | None = None, node: float | None = None) -> Profile:
+def with_links(*, host: float | None = None, node: float | None = None) -> Hardware:
     profile = A100
     if host is not None:
         rate = host * 1e9
@@ -59,7 +59,7 @@ def with_links(*, host: float | None = None, node: float | None = None) -> Profi
     return profile
 
 
-def flat_rates(profile: Profile) -> Profile:
+def flat_rates(profile: Hardware) -> Hardware:
     """Kernels as fast on 128 tokens as on 8K."""
     long = next(rate for rate in profile.rates if rate.tokens == 8192)
 
@@ -129,7 +129,7 @@ def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
 
 
 def test_links_and_short_slices_are_what_msp_loses_by() -> None:
-    def speed(profile: Profile) -> float:
+    def speed(profile: Hardware) -> float:
         found = comparisons(papers_point("gpt-13b", profile))[1].what_if_speed
         assert found is not None
         return found

@@ -12,7 +12,7 @@ from benchmarks.cli import main
 from benchmarks.reporting import simulated_step
 from benchmarks.rows.assign import sppo_plan
 from benchmarks.workloads import find
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_copies_that_take_compute_are_exposed() -> None:
         subsequences=4, pipeline_parallel=2, virtual_stages=1, policy="full-offload"
     )
     plan = sppo_plan(workload, options)
-    profile = load_profile("cpu-2core")
+    profile = load_hardware("cpu-2core")
     step = simulated_step.of_plan(plan, profile)
     both_ways = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for moved, seconds in zip(

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.workloads import of_flags
 from sppo.config.errors import NotBuilt
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB, format_bytes
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -104,7 +104,7 @@ def test_unknown_options_are_refused(options: dict[str, str], word: str) -> None
 
 def test_profiles_are_checked() -> None:
     with pytest.raises(NotBuilt, match=r"there are: .*cpu-2core"):
-        load_profile("abacus")
+        load_hardware("abacus")
     with pytest.raises(ValueError, match="not positive"):
         replace(PROFILE, d2h_bytes_per_second=0.0)
     with pytest.raises(ValueError, match="not positive"):
@@ -114,9 +114,9 @@ def test_profiles_are_checked() -> None:
 def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
     start = time.process_time()
     large = of_flags(model="gpt-65b", seq="4M", gpus=4096, hardware="a100-80g")
-    plan = solve(large, load_profile("a100-80g"))
+    plan = solve(large, load_hardware("a100-80g"))
     assert plan.sequence_parallel * plan.pipeline_parallel == 4096
     large = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
     with pytest.raises(ValueError, match=r"gpt-7b fills 1,024 of them at most, as SP 32 x PP 32"):
-        solve(large, load_profile("a100-80g"))
+        solve(large, load_hardware("a100-80g"))
     assert time.process_time() - start < 10

@@ -14,7 +14,7 @@ from benchmarks.records import timeline
 from benchmarks.records.plan_record import plan_data
 from benchmarks.rows.assign import sppo_plan
 from benchmarks.workloads import find
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from tests.unit.records_factory import record
@@ -41,7 +41,7 @@ def make_run(folder: Path, **changes: object) -> Path:
     launch = folder / "run" / "sppo-1"
     told = msgspec.json.decode(msgspec.json.encode(plan_data(plan)))
     records.write(record(**{"plan": told, **changes}), launch / "record.json")
-    for rank, events in enumerate(timeline.simulated(plan, load_profile(plan.hardware))):
+    for rank, events in enumerate(timeline.simulated(plan, load_hardware(plan.hardware))):
         measured = [
             msgspec.structs.replace(
                 event,
@@ -61,7 +61,7 @@ def step_end(path: Path) -> float:
 
 def test_the_simulated_step_has_every_instruction_in_its_lane() -> None:
     plan = make_plan()
-    steps = timeline.simulated(plan, load_profile(plan.hardware))
+    steps = timeline.simulated(plan, load_hardware(plan.hardware))
     assert len(steps) == 2
     for rank, events in enumerate(steps):
         names = [event.name for event in events]
@@ -79,7 +79,7 @@ def test_the_simulated_step_has_every_instruction_in_its_lane() -> None:
 def test_overlapped_copies_leave_the_plans_bubble_share() -> None:
     options = SolverOptions(pipeline_parallel=8, subsequences=12)
     plan = sppo_plan(find("gpt-7b-128k-8xh100"), options)
-    profile = load_profile("h100-80g")
+    profile = load_hardware("h100-80g")
     steps = timeline.simulated(plan, profile)
     share = timeline.bubble_share(steps, overlapped_copies=profile.overlapped_copies)
     assert share == pytest.approx(plan.bubble_share, abs=1e-6)

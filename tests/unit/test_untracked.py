@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import workloads
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.config.sizes import GIB, KIB, MIB
 from sppo.memory_model.untracked import untracked
@@ -17,8 +17,8 @@ from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
-CPU = load_profile("cpu-2core")
-A100 = load_profile("a100-80g")
+CPU = load_hardware("cpu-2core")
+A100 = load_hardware("a100-80g")
 TINY = workloads.find("tiny-cpu")
 SHAPE = PartShape(model=MODELS["gpt-tiny"], layers=range(2), head=False, element_bytes=4)
 
@@ -82,7 +82,7 @@ def test_the_papers_largest_plan_leaves_the_allocator_room_for_its_kernels() -> 
         workloads.find("gpt-7b-128k-8xh100"), sequence_tokens=2**20, name="long"
     ).with_device_memory(None)
     layout = min(
-        every_layout(workload, load_profile("h100-80g"), SolverOptions(subsequences=8)),
+        every_layout(workload, load_hardware("h100-80g"), SolverOptions(subsequences=8)),
         key=lambda candidate: candidate.least_seconds,
     )
     sizes = stage_problem(layout, 0).untracked

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.job import throw_away_tokens
 from benchmarks.workloads import WORKLOADS
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import length_name, limit_label, parse_bytes
 from sppo.plan.plan import check_plan
 from sppo.planner.solve import solve
@@ -60,7 +60,7 @@ def test_the_first_step_divides_over_any_degree(ranks: int, tokens: int) -> None
 
 def test_a_plan_is_for_its_workload() -> None:
     workload = workloads.find("tiny-cpu")
-    plan = solve(workload, load_profile("cpu-2core"))
+    plan = solve(workload, load_hardware("cpu-2core"))
     check_plan(plan, workload)
     with pytest.raises(ValueError, match="1 sequences a step, the workload has 2"):
         check_plan(plan, replace(workload, sequences_per_step=2))

@@ -51,7 +51,7 @@ class Profile:
             print(f"failed with exit code {returncode}:\n{output[-2000:]}", file=sys.stderr)
             return 1
         try:
-            measured = msgspec.json.decode(path.read_bytes(), type=hardware.Profile)
+            measured = msgspec.json.decode(path.read_bytes(), type=hardware.Hardware)
         except (OSError, msgspec.DecodeError, ValueError) as error:
             print(f"failed: {path}: {error}", file=sys.stderr)
             return 1
@@ -124,7 +124,7 @@ def launch(arguments: Sequence[str]) -> tuple[int, str]:
             process.kill()
 
 
-def text(found: hardware.Profile) -> str:
+def text(found: hardware.Hardware) -> str:
     """The rates as a table, then the other numbers."""
     from tabulate import tabulate
 

@@ -22,7 +22,7 @@ class Plan(Selection):
 
     def run(self) -> int:
         """Show the plan's card or JSON; the exit code. Raises UsageError."""
-        from sppo.config.hardware import load_profile
+        from sppo.config.hardware import load_hardware
         from sppo.planner.report.card import card
 
         try:
@@ -30,7 +30,7 @@ class Plan(Selection):
         except Infeasible as error:
             return tell_infeasible(self, error)
         workload = find_selected(self)
-        profile = load_profile(workload.cluster.hardware)
+        profile = load_hardware(workload.cluster.hardware)
         if self.json:
             solver = solver_options(self).solver
             show_json(plan_data(plan, solver=solver, profile_kind=profile.kind))

@@ -18,7 +18,7 @@ from benchmarks.commands.output import show_json
 from benchmarks.reporting import simulated_step
 from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.errors import Infeasible
-from sppo.config.hardware import load_profile
+from sppo.config.hardware import load_hardware
 
 UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_per_step", "msp")
 """What a pipeline without a model has."""
@@ -45,7 +45,7 @@ class Simulate(Selection):
                 plan = planned(self)
             except Infeasible as error:
                 return tell_infeasible(self, error)
-            step = simulated_step.of_plan(plan, load_profile(plan.hardware))
+            step = simulated_step.of_plan(plan, load_hardware(plan.hardware))
         if self.json:
             show_json(asdict(step))
         else:

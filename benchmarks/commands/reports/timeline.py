@@ -28,7 +28,7 @@ from benchmarks.reporting import timeline_figure
 from benchmarks.reporting.chrome_trace import write_traces
 from benchmarks.reporting.timeline_figure import Panel
 from sppo.config.errors import Infeasible, NotBuilt
-from sppo.config.hardware import Profile, load_profile
+from sppo.config.hardware import Hardware, load_hardware
 from sppo.plan.plan import Plan
 
 FIGURE = "timeline.png"
@@ -53,7 +53,7 @@ class Timeline(Selection):
         measured = None if self.run_directory is None else self._measured(self.run_directory)
         try:
             plan = planned(self) if measured is None else measured.plan
-            profile = load_profile(plan.hardware)
+            profile = load_hardware(plan.hardware)
         except Infeasible as error:
             return tell_infeasible(self, error)
         except NotBuilt as error:
@@ -96,7 +96,7 @@ class Timeline(Selection):
         return measured
 
 
-def write(plan: Plan, profile: Profile, measured: Measured | None, directory: Path) -> list[Path]:
+def write(plan: Plan, profile: Hardware, measured: Measured | None, directory: Path) -> list[Path]:
     """All files of one timeline; with SP inside a stage, its ranks do the same at one time."""
     simulated = timelines.simulated(plan, profile)
     width = plan.sequence_parallel

@@ -24,7 +24,7 @@ from benchmarks.paper.offload_ablation_report import text, told
 from benchmarks.paper.reported import ReportedPoint
 from benchmarks.workloads import of_flags
 from sppo.config.errors import NotBuilt
-from sppo.config.hardware import Profile, load_profile
+from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
 from sppo.planner.options import SolverOptions
 
@@ -72,9 +72,9 @@ class SimulatedAblation(Degrees, Described):
             )
             yield workload, source
 
-    def _profile(self, workload: Workload) -> Profile:
+    def _profile(self, workload: Workload) -> Hardware:
         """The workload's profile, with the asked links and a name that says so."""
-        profile = load_profile(workload.cluster.hardware)
+        profile = load_hardware(workload.cluster.hardware)
         for name, fields, words in (
             ("host_link", ("d2h_bytes_per_second", "h2d_bytes_per_second"), "host link"),
             ("node_link", ("internode_bytes_per_second",), "node link"),

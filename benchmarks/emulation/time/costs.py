@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Cluster
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class _Split:
 
 
 def compute_seconds(
-    counts: Counts, profile: Profile, *, tokens: int, layer_passes: int
+    counts: Counts, profile: Hardware, *, tokens: int, layer_passes: int
 ) -> ComputeSeconds:
     """Counted FLOPs through the rates that one device reaches at `tokens` tokens.
 
@@ -96,7 +96,7 @@ def _split(counts: Counts) -> _Split:
     )
 
 
-def message_seconds(traffic: Traffic, profile: Profile, cluster: Cluster) -> float:
+def message_seconds(traffic: Traffic, profile: Hardware, cluster: Cluster) -> float:
     """All calls of one kind of message, one after the other; a receive is charged to its sender.
 
     Between nodes a rank has its share of its node's network. A gather or a sum crosses from node to
@@ -135,7 +135,7 @@ def ranks_of(group: str) -> list[int]:
     return list(range(int(first), int(last) + 1, int(step or 1)))
 
 
-def by_link(traffic: Iterable[Traffic], profile: Profile, cluster: Cluster) -> dict[str, float]:
+def by_link(traffic: Iterable[Traffic], profile: Hardware, cluster: Cluster) -> dict[str, float]:
     """Seconds of a rank's messages by the link that carries them."""
     found = {"in node": 0.0, "between nodes": 0.0}
     for item in traffic:
@@ -143,7 +143,7 @@ def by_link(traffic: Iterable[Traffic], profile: Profile, cluster: Cluster) -> d
     return found
 
 
-def optimizer_seconds(counts: Counts, profile: Profile) -> float:
+def optimizer_seconds(counts: Counts, profile: Hardware) -> float:
     """Weights, gradients and optimizer state of the rank, read and written once."""
     state_bytes = sum(counts.peak_by_kind_bytes.get(kind, 0) for kind in STATE)
     return 2 * state_bytes / profile.memory_bytes_per_second

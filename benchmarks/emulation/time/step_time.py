@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.emulation.result import RoleReport, SimulatedTime
 from benchmarks.emulation.time.costs import by_link, optimizer_seconds
 from benchmarks.emulation.time.systems import SYSTEMS, Emulated, Step
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model import flops
 
@@ -27,7 +27,7 @@ def simulated_time(
     system: str,
     settings: Mapping[str, Any],
     workload: Workload,
-    profile: Profile,
+    profile: Hardware,
     reports: Sequence[RoleReport],
 ) -> SimulatedTime | None:
     """The time of an emulated step, None where a rank was not counted or nobody knows the system.

@@ -21,7 +21,7 @@ from benchmarks.emulation.time.costs import (
     ranks_of,
 )
 from benchmarks.emulation.time.one_f_one_b import StageSeconds, stage_ends
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.plan.plan import Plan
@@ -77,7 +77,7 @@ class Emulated:
     """What was emulated, every rank of it counted."""
 
     workload: Workload
-    profile: Profile
+    profile: Hardware
     settings: Mapping[str, Any]
     counted: Sequence[tuple[RoleReport, Counts]]
 
@@ -245,7 +245,7 @@ def _by_stage(plan: Plan, emulated: Emulated) -> list[tuple[RoleReport, Counts]]
     ]
 
 
-def without_messages(profile: Profile) -> Profile:
+def without_messages(profile: Hardware) -> Hardware:
     """The same hardware with links that take no time, copies to the host too where they overlap."""
     links = ["p2p_bytes_per_second", "collective_bytes_per_second"]
     if profile.overlapped_copies:

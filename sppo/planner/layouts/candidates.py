@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
 from sppo.planner.layouts.degrees import every_degree
@@ -43,7 +43,7 @@ def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ..
 
 def cuts(
     workload: Workload,
-    profile: Profile,
+    profile: Hardware,
     shards: int,
     subsequences: int | None,
     kind: str,
@@ -71,7 +71,7 @@ def cuts(
 
 def _cut(
     workload: Workload,
-    profile: Profile,
+    profile: Hardware,
     shards: int,
     count: int,
     kind: str,
@@ -89,7 +89,7 @@ def _cut(
 
 
 def every_layout(
-    workload: Workload, profile: Profile, options: SolverOptions
+    workload: Workload, profile: Hardware, options: SolverOptions
 ) -> Iterator[TimedLayout]:
     """The layouts that the options leave, each with every cut worth a try."""
     allowed = every_degree(

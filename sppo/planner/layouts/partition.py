@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from functools import lru_cache, partial
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
 from sppo.cost_model.times import subsequence_cost
@@ -108,7 +108,7 @@ def _position_of(model: Model, flops: int) -> int:
 
 def time_balanced_cut(
     model: Model,
-    profile: Profile,
+    profile: Hardware,
     tokens: int,
     subsequences: int,
     *,

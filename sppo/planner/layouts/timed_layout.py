@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
@@ -34,10 +34,10 @@ class TimedLayout(Layout):
     """A layout of a workload on some hardware, with its compute times; no decision is decided yet."""
 
     workload: Workload
-    profile: Profile
+    profile: Hardware
 
     @classmethod
-    def of(cls, layout: Layout, workload: Workload, profile: Profile) -> TimedLayout:
+    def of(cls, layout: Layout, workload: Workload, profile: Hardware) -> TimedLayout:
         return cls(workload=workload, profile=profile, **_decisions(layout))
 
     @property
@@ -194,7 +194,7 @@ class TimedLayout(Layout):
 
 @lru_cache(maxsize=1024)
 def _blocks(
-    model: Model, profile: Profile, lengths: tuple[int, ...], shards: int
+    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int
 ) -> tuple[BlockSeconds, ...]:
     starts = itertools.accumulate(lengths[:-1], initial=0)
     return tuple(

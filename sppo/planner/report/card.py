@@ -9,7 +9,7 @@ import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from sppo.config.hardware import Profile
+from sppo.config.hardware import Hardware
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 from sppo.cost_model.flops import step_flops
@@ -40,7 +40,7 @@ KINDS = {
 """Letters of the bars. K in the host tier is KV and dKV together."""
 
 
-def card(plan: Plan, profile: Profile, workload: Workload) -> str:
+def card(plan: Plan, profile: Hardware, workload: Workload) -> str:
     """The plan as text. `workload` is what it was made for: limits and FLOPs are its."""
     lines = [
         f"Plan of {plan.workload}: {plan.model.name}, {plan.sequences_per_step} x "
@@ -63,7 +63,7 @@ def card(plan: Plan, profile: Profile, workload: Workload) -> str:
     return "\n".join(lines)
 
 
-def _head(plan: Plan, profile: Profile, workload: Workload) -> Iterator[tuple[str, str]]:
+def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[str, str]]:
     ranks = plan.ranks
     seconds = plan.makespan_seconds
     rate = workload.tokens_per_step / seconds / ranks
