@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from baselines.protocol import Context, Kind, Role, StepResult
-from sppo.comm.mesh import Place, join_groups, rank_of
+from sppo.comm.mesh import MeshCoordinate, join_groups, rank_of
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import Runtime
@@ -73,7 +73,7 @@ def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tupl
 
 
 def _first_rank(plan: Plan, stage: int) -> int:
-    return rank_of(plan, Place(replica=0, stage=stage, shard=0))
+    return rank_of(plan, MeshCoordinate(replica=0, stage=stage, shard=0))
 
 
 def _role(plan: Plan, stages: Sequence[int]) -> Role:
@@ -186,8 +186,8 @@ class SppoAdapter:
             note=context.note,
             take_host=context.take_host or host_memory,
         )
-        connections = join_groups(plans.whole, context.message_timeout)
-        return SppoSystem(Trainer(workload, plans, weights, runtime, connections))
+        groups = join_groups(plans.whole, context.message_timeout)
+        return SppoSystem(Trainer(workload, plans, weights, runtime, groups))
 
 
 ADAPTER = SppoAdapter()

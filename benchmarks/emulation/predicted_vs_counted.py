@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.emulation.result import Counts, Planned, RoleReport
-from sppo.comm.mesh import place_of
+from sppo.comm.mesh import coordinate_of
 from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.plan_costs import stage_kv_moved_bytes, stage_moved_bytes
 from sppo.plan.plan import Plan
@@ -16,7 +16,7 @@ def planned_beside_counted(plan: Plan, reports: Sequence[RoleReport]) -> list[Pl
     counted = [(report, report.counts) for report in reports if report.counts is not None]
     rows = []
     for report, counts in counted:
-        predicted = _predicted(plan, place_of(plan, report.rank).stage)
+        predicted = _predicted(plan, coordinate_of(plan, report.rank).stage)
         seen = _seen(counts)
         rows += [
             Planned(

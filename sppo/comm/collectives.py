@@ -1,7 +1,7 @@
 """Ranks that do the same thing on their shares of it: shards of a stage, replicas of a pipeline.
 
     Alone           one rank: nothing moves
-    GroupTeam       a process group (gloo, NCCL, torch's fake one)
+    ProcessGroupTeam       a process group (gloo, NCCL, torch's fake one)
     InProcessTeam   threads of one process, for tests with more ranks than cores (`in_process.py`)
 
 Tokens are dealt out like cards: of a subsequence, rank j has the tokens j, j + size, j + 2 size and
@@ -24,7 +24,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 """torch 2.13 has new names for them, and warns of the old ones."""
 
 
-class Pending(Protocol):
+class CollectiveWork(Protocol):
     """A collective on its way; `wait` once."""
 
     def wait(self) -> Tensor: ...
@@ -40,18 +40,18 @@ class Team(Protocol):
     index: int
     traffic: Traffic
 
-    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         """[n, ...] of every member -> [size n, ...], in the order of the members."""
         ...
 
-    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         """Sum over the members of [size n, ...]; each gets its own [n, ...] of it.
 
         What is gathered may lie where `into` wants it, and the sum go where its own rows lie.
         """
         ...
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """Sum over the members, in place, on all of them."""
         ...
 
@@ -79,13 +79,13 @@ class Alone:
     def __init__(self) -> None:
         self.traffic = Traffic()
 
-    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         return _Here(rows)
 
-    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         return _Here(rows)
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         """The sum of one."""
 
     def abandon(self) -> None:
@@ -105,7 +105,7 @@ class _Working:
         return self.result
 
 
-class GroupTeam:
+class ProcessGroupTeam:
     """The ranks of a process group, in the order of their numbers in it."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -114,7 +114,7 @@ class GroupTeam:
         self.index = dist.get_rank(group)
         self.traffic = Traffic()
 
-    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         result = into
         if result is None:
             result = rows.new_empty((self.size * rows.shape[0], *rows.shape[1:]))
@@ -124,7 +124,7 @@ class GroupTeam:
         assert work is not None
         return _Working(work, source, result)
 
-    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         self.traffic.count(rows)
         source = rows.contiguous()
         result = into
@@ -134,7 +134,7 @@ class GroupTeam:
         assert work is not None
         return _Working(work, source, result)
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         self.traffic.count(tensor)
         dist.all_reduce(tensor, group=self.group)
 

@@ -15,13 +15,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sppo.comm.collectives import Alone, Pending, Team
-from sppo.comm.mesh import Connections, every_place
-from sppo.comm.messages import Channel, Meeting, Receipt, Traffic
+from sppo.comm.collectives import Alone, CollectiveWork, Team
+from sppo.comm.mesh import RankGroups, mesh_coordinates
+from sppo.comm.messages import Channel, Connection, ReceiveWork, Traffic
 from sppo.plan.plan import Plan
 
 
-class LeftAlone(RuntimeError):
+class PeerFailed(RuntimeError):
     """The rank that a message is awaited of has failed."""
 
 
@@ -50,21 +50,21 @@ class InProcessTransport:
         self.traffic = Traffic()
         self.network = network
         self._rank = rank
-        self._connected: set[Meeting] | None = None
+        self._connected: set[Connection] | None = None
 
-    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
-        self._connected = {*meetings, *(self._connected or ())}
+    def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
+        self._connected = {*connections, *(self._connected or ())}
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
-        meeting = Meeting(self._rank, peer, channel)
-        assert self._connected is None or meeting in self._connected, f"not connected: {meeting}"
+        connection = Connection(self._rank, peer, channel)
+        assert self._connected is None or connection in self._connected, f"not connected: {connection}"
         self.traffic.count(tensor)
         self.network.boxes[self._rank, peer, channel].sent.put(tensor.detach().clone())
 
-    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
-        receipt = _BoxReceipt(self.network.boxes[peer, self._rank, channel], into)
-        receipt.box.posted.append(receipt)
-        return receipt
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
+        work = _BoxWork(self.network.boxes[peer, self._rank, channel], into)
+        work.box.posted.append(work)
+        return work
 
     def flush(self, *channels: Channel) -> None:
         """A mailbox never fills up."""
@@ -78,23 +78,23 @@ class _Box:
 
     def __init__(self, broken: threading.Event) -> None:
         self.sent: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-        self.posted: deque[_BoxReceipt] = deque()
+        self.posted: deque[_BoxWork] = deque()
         self.broken = broken
 
     def next(self) -> Tensor:
-        """The next message. Raises LeftAlone if another rank has failed."""
+        """The next message. Raises PeerFailed if another rank has failed."""
         while True:
             try:
                 return self.sent.get(timeout=_PATIENCE_SECONDS)
             except queue.Empty:
                 if self.broken.is_set():
-                    raise LeftAlone("another rank of this process has failed") from None
+                    raise PeerFailed("another rank of this process has failed") from None
 
 
 _PATIENCE_SECONDS = 0.2
 
 
-class _BoxReceipt:
+class _BoxWork:
     def __init__(self, box: _Box, into: Tensor) -> None:
         self.box = box
         self.into = into
@@ -146,12 +146,12 @@ class InProcessTeam:
         self.table.barrier.wait()
         return result if into is None else into.copy_(result)
 
-    def gather(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         self.traffic.messages += 1
         self.traffic.bytes += self.size * rows.numel() * rows.element_size()
         return _Later(lambda: self._exchange(rows, _joined, into))
 
-    def scatter(self, rows: Tensor, into: Tensor | None = None) -> Pending:
+    def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         self.traffic.count(rows)
         share = rows.shape[0] // self.size
         mine = slice(self.index * share, (self.index + 1) * share)
@@ -161,7 +161,7 @@ class InProcessTeam:
 
         return _Later(lambda: self._exchange(rows, take, into))
 
-    def add(self, tensor: Tensor) -> None:
+    def all_reduce(self, tensor: Tensor) -> None:
         self.traffic.count(tensor)
         total = self._exchange(tensor, _total)
         tensor.copy_(total)
@@ -189,7 +189,7 @@ def in_process_teams(size: int) -> list[Team]:
 _Result = TypeVar("_Result")
 
 
-def connect_threads(plan: Plan) -> list[Connections]:
+def connect_threads(plan: Plan) -> list[RankGroups]:
     """Connect all ranks of a plan inside this process, each a thread; by rank. CPU only.
 
     Autograd has one thread a CUDA device, which a collective inside a backward would block.
@@ -199,7 +199,7 @@ def connect_threads(plan: Plan) -> list[Connections]:
         (replica, shard): InProcessNetwork(plan.pipeline_parallel)
         for replica, shard in product(range(replicas), range(shards))
     }
-    places = every_place(plan)
+    places = mesh_coordinates(plan)
     everyone = in_process_teams(plan.ranks)
     of_stage = {
         (one.replica, one.stage): in_process_teams(shards) for one in places if not one.shard
@@ -208,7 +208,7 @@ def connect_threads(plan: Plan) -> list[Connections]:
         (one.stage, one.shard): in_process_teams(replicas) for one in places if not one.replica
     }
     return [
-        Connections(
+        RankGroups(
             place=one,
             transport=networks[one.replica, one.shard].transport(one.stage),
             shards=of_stage[one.replica, one.stage][one.shard],
@@ -220,7 +220,7 @@ def connect_threads(plan: Plan) -> list[Connections]:
 
 
 def run_together(
-    connections: Sequence[Connections], task: Callable[[int], _Result]
+    connections: Sequence[RankGroups], task: Callable[[int], _Result]
 ) -> list[_Result]:
     """`task(rank)` of all ranks of one process, each in a thread; by rank.
 
@@ -242,5 +242,5 @@ def run_together(
         errors = [one.exception() for one in as_completed(running)]
     causes = [error for error in errors if error is not None]
     if causes:
-        raise min(causes, key=lambda error: isinstance(error, (BrokenBarrierError, LeftAlone)))
+        raise min(causes, key=lambda error: isinstance(error, (BrokenBarrierError, PeerFailed)))
     return [one.result() for one in running]

@@ -12,14 +12,14 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from sppo.comm.collectives import Alone, GroupTeam, Team
+from sppo.comm.collectives import Alone, ProcessGroupTeam, Team
 from sppo.comm.messages import GroupTransport, Transport
 from sppo.config.sharding import Shard
 from sppo.plan.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class MeshCoordinate:
     """One rank's place in a plan's degrees."""
 
     replica: int
@@ -27,47 +27,47 @@ class Place:
     shard: int
 
 
-def place_of(plan: Plan, rank: int) -> Place:
+def coordinate_of(plan: Plan, rank: int) -> MeshCoordinate:
     replica, inside = divmod(rank, plan.pipeline_parallel * plan.sequence_parallel)
     stage, shard = divmod(inside, plan.sequence_parallel)
-    return Place(replica=replica, stage=stage, shard=shard)
+    return MeshCoordinate(replica=replica, stage=stage, shard=shard)
 
 
-def rank_of(plan: Plan, place: Place) -> int:
+def rank_of(plan: Plan, place: MeshCoordinate) -> int:
     """The inverse of `place_of`."""
     stage = place.replica * plan.pipeline_parallel + place.stage
     return stage * plan.sequence_parallel + place.shard
 
 
-def shard_team(plan: Plan, place: Place) -> list[int]:
+def shard_ranks(plan: Plan, place: MeshCoordinate) -> list[int]:
     """The ranks that share a stage's weights, heads and tokens."""
     return [_at(plan, place.replica, place.stage, j) for j in range(plan.sequence_parallel)]
 
 
-def replica_team(plan: Plan, place: Place) -> list[int]:
+def replica_ranks(plan: Plan, place: MeshCoordinate) -> list[int]:
     """The ranks that have the same weights and other sequences."""
     return [_at(plan, i, place.stage, place.shard) for i in range(plan.data_parallel)]
 
 
-def pipeline(plan: Plan, place: Place) -> list[int]:
+def pipeline(plan: Plan, place: MeshCoordinate) -> list[int]:
     """The ranks that hand subsequences on, by stage."""
     return [_at(plan, place.replica, p, place.shard) for p in range(plan.pipeline_parallel)]
 
 
 def _at(plan: Plan, replica: int, stage: int, shard: int) -> int:
-    return rank_of(plan, Place(replica=replica, stage=stage, shard=shard))
+    return rank_of(plan, MeshCoordinate(replica=replica, stage=stage, shard=shard))
 
 
-def every_place(plan: Plan) -> list[Place]:
+def mesh_coordinates(plan: Plan) -> list[MeshCoordinate]:
     """All places, by rank."""
-    return [place_of(plan, rank) for rank in range(plan.ranks)]
+    return [coordinate_of(plan, rank) for rank in range(plan.ranks)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connections:
+class RankGroups:
     """What one rank speaks through."""
 
-    place: Place
+    place: MeshCoordinate
     transport: Transport
     shards: Team
     replicas: Team
@@ -84,7 +84,7 @@ class Connections:
             team.abandon()
 
 
-def join_groups(plan: Plan, timeout: timedelta | None = None) -> Connections:
+def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
     """Connect this process by the default process group and groups of its own.
 
     Collective: every rank of the default group calls it at the same time. Raises ValueError if
@@ -97,16 +97,16 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> Connections:
         )
     world, mine = dist.group.WORLD, dist.get_rank()
     assert world is not None
-    place = place_of(plan, mine)
-    places = every_place(plan)
-    shards = [shard_team(plan, one) for one in places if one.shard == 0]
-    replicas = [replica_team(plan, one) for one in places if one.replica == 0]
-    return Connections(
+    place = coordinate_of(plan, mine)
+    places = mesh_coordinates(plan)
+    shards = [shard_ranks(plan, one) for one in places if one.shard == 0]
+    replicas = [replica_ranks(plan, one) for one in places if one.replica == 0]
+    return RankGroups(
         place=place,
         transport=GroupTransport(pipeline(plan, place), timeout),
         shards=_group_team(shards, timeout),
         replicas=_group_team(replicas, timeout),
-        everyone=GroupTeam(world),
+        everyone=ProcessGroupTeam(world),
     )
 
 
@@ -114,4 +114,4 @@ def _group_team(teams: Sequence[list[int]], timeout: timedelta | None) -> Team:
     if len(teams[0]) == 1:
         return Alone()
     group, _ = dist.new_subgroups_by_enumeration(teams, timeout=timeout)
-    return GroupTeam(group)
+    return ProcessGroupTeam(group)

@@ -29,7 +29,7 @@ class Channel(IntEnum):
     SLICES = 2
 
 
-class Meeting(NamedTuple):
+class Connection(NamedTuple):
     """That one rank of a pipeline sends to another through a channel; in the order of the ranks."""
 
     source: int
@@ -49,7 +49,7 @@ class Traffic:
         self.bytes += tensor.numel() * tensor.element_size()
 
 
-class Receipt(Protocol):
+class ReceiveWork(Protocol):
     """A posted receive."""
 
     def wait(self) -> None:
@@ -60,7 +60,7 @@ class Receipt(Protocol):
 class Transport(Protocol):
     traffic: Traffic
 
-    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+    def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
         """Before the first message: every rank of the pipeline calls it with the same meetings."""
         ...
 
@@ -68,7 +68,7 @@ class Transport(Protocol):
         """Hand over a contiguous tensor; the transport keeps it until it has left."""
         ...
 
-    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
         """Post a receive into a contiguous tensor."""
         ...
 
@@ -81,7 +81,7 @@ class Transport(Protocol):
         ...
 
 
-class _GroupReceipt:
+class _GroupWork:
     def __init__(self, work: dist.Work) -> None:
         self._work = work
 
@@ -108,34 +108,34 @@ class GroupTransport:
         }
         self._rank = dist.get_rank()
         self._nccl = dist.get_backend() == "nccl"
-        self._connected: set[Meeting] = set()
+        self._connected: set[Connection] = set()
         self._groups = {
             (channel, upward): _nccl_group(timeout) if self._nccl else None
             for channel in Channel
             for upward in (True, False)
         }
 
-    def connect(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+    def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
         """NCCL connects a pair at its first message, and both ranks wait inside that call.
 
         A receive posted ahead would wait for a send that its own rank has not come to. So a token
         goes through every connection first, in one order on all ranks.
         """
         if self._nccl:
-            self.exchange_tokens(meetings, device)
+            self.exchange_tokens(connections, device)
             torch.cuda.synchronize(device)
 
-    def exchange_tokens(self, meetings: Sequence[Meeting], device: torch.device) -> None:
+    def exchange_tokens(self, connections: Sequence[Connection], device: torch.device) -> None:
         """One element through every connection that has had none, uncounted."""
         token = torch.zeros(1, device=device)
-        for meeting in sorted(set(meetings) - self._connected):
-            source, target = self._ranks[meeting.source], self._ranks[meeting.target]
-            group = self._groups[meeting.channel, source < target]
+        for connection in sorted(set(connections) - self._connected):
+            source, target = self._ranks[connection.source], self._ranks[connection.target]
+            group = self._groups[connection.channel, source < target]
             if self._rank == source:
-                dist.send(token, target, group=group, tag=meeting.channel)
+                dist.send(token, target, group=group, tag=connection.channel)
             elif self._rank == target:
-                dist.recv(token, source, group=group, tag=meeting.channel)
-        self._connected |= set(meetings)
+                dist.recv(token, source, group=group, tag=connection.channel)
+        self._connected |= set(connections)
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         leaving = self._leaving[channel]
@@ -148,12 +148,12 @@ class GroupTransport:
         assert work is not None
         leaving.append((work, tensor))
 
-    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> Receipt:
+    def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
         source = self._ranks[peer]
         group = self._groups[channel, source < self._rank]
         work = dist.irecv(into, source, group=group, tag=channel)
         assert work is not None
-        return _GroupReceipt(work)
+        return _GroupWork(work)
 
     def flush(self, *channels: Channel) -> None:
         for channel in channels or Channel:

@@ -10,7 +10,7 @@ from sppo.plan.blocks import block_of
 from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Plan, part_shape
-from sppo.schedule.cost_table import Place, Sent, SliceCosts
+from sppo.schedule.cost_table import ComputeKey, Sent, SliceCosts
 from sppo.schedule.instructions import Instruction, Op
 
 
@@ -18,9 +18,9 @@ def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     """The simulator's costs of what a plan lends on a profile; times in nanoseconds."""
     if not plan.lendings:
         return SliceCosts()
-    compute: dict[Place, int] = {}
-    kept: dict[Place, int] = {}
-    exchanged: dict[Place, Sent] = {}
+    compute: dict[ComputeKey, int] = {}
+    kept: dict[ComputeKey, int] = {}
+    exchanged: dict[ComputeKey, Sent] = {}
     sent: dict[Instruction, Sent] = {}
     slicing = plan.layout.slicing
     link = _packed_link(plan, profile)

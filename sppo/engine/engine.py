@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sppo.comm.messages import Receipt, Transport
+from sppo.comm.messages import ReceiveWork, Transport
 from sppo.engine.stage import Stage
 from sppo.schedule.dependencies import (
     Schedule,
@@ -47,7 +47,7 @@ class StepCounters:
 class _Posted:
     """A receive on its way; a lending has no buffer of the engine's."""
 
-    receipt: Receipt
+    work: ReceiveWork
     buffer: Tensor | None = None
 
 
@@ -104,7 +104,7 @@ class Engine:
             for instruction in self.schedule.stages[self.stage.index]:
                 for receive in self._needed[instruction]:
                     note(self._waiting[receive])
-                    self._posted[receive].receipt.wait()
+                    self._posted[receive].work.wait()
                 note(self._doing[instruction])
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
@@ -132,8 +132,8 @@ class Engine:
         shape = (tokens, self.stage.plan.model.hidden)
         buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
         runtime.label("staging", buffer)
-        receipt = self.transport.receive(buffer, self._peer(instruction))
-        self._posted[instruction] = _Posted(buffer=buffer, receipt=receipt)
+        work = self.transport.receive(buffer, self._peer(instruction))
+        self._posted[instruction] = _Posted(buffer=buffer, work=work)
 
     def _join(self, instruction: Instruction, receive: Op) -> Tensor:
         """What a compute reads: the pieces that came from other ranks and from this one."""
@@ -214,8 +214,8 @@ class Engine:
 
     def _borrow(self, instruction: Instruction) -> None:
         lent = self.stage.lent(instruction.part, instruction.subsequence)
-        receipt = lent.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
-        self._posted[instruction] = _Posted(receipt=receipt)
+        work = lent.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
+        self._posted[instruction] = _Posted(work=work)
 
     def _give_back(self, instruction: Instruction) -> None:
         lent = self.stage.lent(instruction.part, instruction.subsequence)
@@ -223,8 +223,8 @@ class Engine:
 
     def _collect(self, instruction: Instruction) -> None:
         lent = self.stage.lent(instruction.part, instruction.subsequence)
-        receipt = lent.collect(self._peer(instruction))
-        self._posted[instruction] = _Posted(receipt=receipt)
+        work = lent.collect(self._peer(instruction))
+        self._posted[instruction] = _Posted(work=work)
 
     def _add(self, instruction: Instruction) -> None:
         """The receipt adds what has come when it is waited for."""

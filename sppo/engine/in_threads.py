@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import Connections
+from sppo.comm.mesh import RankGroups
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import Runtime
@@ -84,14 +84,14 @@ def run_in_threads(
         if tuple(batch.shape) != shape:
             raise ValueError(f"the plan is for batches of {shape}, not {tuple(batch.shape)}")
     workload = _workload_of(plan, optimizer or Optimizer())
-    connections = connect_threads(plan)
-    ranks = [_Rank(workload, plan, weights, connection) for connection in connections]
+    groups = connect_threads(plan)
+    ranks = [_Rank(workload, plan, weights, connection) for connection in groups]
 
     def train(rank: int) -> list[tuple[float, float]]:
         return [ranks[rank].step(batch) for batch in steps]
 
     # Loss and norm are sums over all ranks: every rank reports the same.
-    results = run_together(connections, train)[0]
+    results = run_together(groups, train)[0]
     return Training(
         losses=tuple(loss for loss, _ in results),
         gradient_norms=tuple(norm for _, norm in results),
@@ -121,9 +121,9 @@ class _Rank:
         workload: Workload,
         plan: Plan,
         weights: Mapping[str, Tensor],
-        connections: Connections,
+        groups: RankGroups,
     ) -> None:
-        self.connections = connections
+        self.groups = groups
         self.kept = _KeptBytes()
         runtime = Runtime(
             device=torch.device("cpu"),
@@ -131,11 +131,11 @@ class _Rank:
             label=self.kept.label,
         )
         plans = StepPlans(whole=plan, short=plan)
-        self.trainer = Trainer(workload, plans, weights, runtime, connections)
+        self.trainer = Trainer(workload, plans, weights, runtime, groups)
         self._sent_before = self._sent()
 
     def _sent(self) -> tuple[int, int]:
-        traffic = self.connections.transport.traffic
+        traffic = self.groups.transport.traffic
         return traffic.messages, traffic.bytes
 
     def step(self, batch: Tensor) -> tuple[float, float]:
@@ -145,7 +145,7 @@ class _Rank:
         return self.trainer.step(batch)
 
     def counts(self) -> RankCounts:
-        place, counters = self.connections.place, self.trainer.counters
+        place, counters = self.groups.coordinate, self.trainer.counters
         before_messages, before_bytes = self._sent_before
         messages, sent_bytes = self._sent()
         arenas = self.trainer.engine.stage.buffers.arenas

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sppo.comm.messages import Channel, Receipt, Transport
+from sppo.comm.messages import Channel, ReceiveWork, Transport
 from sppo.engine.borrowed_weights import BorrowedWeights, part_shapes
 from sppo.engine.context import Runtime
 from sppo.engine.part import Part, StageBuffers
@@ -70,7 +70,7 @@ class Group:
 class _Arriving:
     """Keys over values, or their gradients, of some positions."""
 
-    receipt: Receipt
+    work: ReceiveWork
     packed: Tensor
     span: slice
 
@@ -122,7 +122,7 @@ class SlicedLayer:
             if before is not None and one.span.start >= before:
                 waiting.append(one)
                 continue
-            one.receipt.wait()
+            one.work.wait()
             buffers.keys[:, one.span].copy_(one.packed[0])
             buffers.values[:, one.span].copy_(one.packed[1])
         self._arriving = waiting
@@ -151,7 +151,7 @@ class SlicedLayer:
             if peer.span.start < start:
                 self._tell(peer)
         for one in arriving:
-            one.receipt.wait()
+            one.work.wait()
             for own, more in zip(gradients, one.packed, strict=True):
                 own[:, mine].add_(more)
 
@@ -171,16 +171,16 @@ _KV, _GRADIENTS = slice(0, 2), slice(2, 4)
 """Which buffers of a cache."""
 
 
-class _Receipts:
+class _Works:
     """Several receives as one, waited for once (gloo hangs the second time), then `then`."""
 
-    def __init__(self, receipts: list[Receipt], then: Callable[[], None] | None = None) -> None:
-        self._receipts = receipts
+    def __init__(self, works: list[ReceiveWork], then: Callable[[], None] | None = None) -> None:
+        self._works = works
         self._then = then
 
     def wait(self) -> None:
-        while self._receipts:
-            self._receipts.pop(0).wait()
+        while self._works:
+            self._works.pop(0).wait()
         if self._then is not None:
             self._then()
             self._then = None
@@ -246,7 +246,7 @@ class LentPart(Part):
     def _send(self, tensor: Tensor, rank: int) -> None:
         self.group.transport.send(tensor, rank, Channel.LOANS)
 
-    def _receive(self, into: Tensor, rank: int) -> Receipt:
+    def _receive(self, into: Tensor, rank: int) -> ReceiveWork:
         return self.group.transport.receive(into, rank, Channel.LOANS)
 
     def lend(self, helper: int, *, with_prefix: bool) -> None:
@@ -260,12 +260,12 @@ class LentPart(Part):
         for head in self._heads(_KV) if with_prefix else ():
             self._send(head, helper)
 
-    def borrow(self, owner: int, *, with_prefix: bool) -> Receipt:
+    def borrow(self, owner: int, *, with_prefix: bool) -> ReceiveWork:
         """Helper: they come."""
         assert isinstance(self._weights, BorrowedWeights)
-        receipts = [self._receive(self._weights.values, owner)]
-        receipts += [self._receive(head, owner) for head in self._heads(_KV) if with_prefix]
-        return _Receipts(receipts)
+        works = [self._receive(self._weights.values, owner)]
+        works += [self._receive(head, owner) for head in self._heads(_KV) if with_prefix]
+        return _Works(works)
 
     def give_back(self, owner: int) -> None:
         """Helper: gradients of the weights, and dK and dV of all earlier positions, go home."""
@@ -276,11 +276,11 @@ class LentPart(Part):
         self.group.transport.flush(Channel.LOANS)
         self._weights.gradients.zero_()
 
-    def collect(self, helper: int) -> Receipt:
+    def collect(self, helper: int) -> ReceiveWork:
         """Owner: they come, and are added when the receipt is waited for."""
         gradients = [self._weights[name].gradient for name in self._names]
         flat = gradients[0].new_empty(sum(gradient.numel() for gradient in gradients))
-        receipt = self._receive(flat, helper)
+        work = self._receive(flat, helper)
 
         def add() -> None:
             at = 0
@@ -290,15 +290,15 @@ class LentPart(Part):
             self._add_prefix(helper)
             self.group.transport.flush(Channel.LOANS)  # who gives back has got all
 
-        return _Receipts([receipt], add)
+        return _Works([work], add)
 
     def _add_prefix(self, helper: int) -> None:
         """dK and dV of all earlier positions, one head on its way while another is added."""
         heads = self._heads(_GRADIENTS)
         rooms = [torch.empty_like(head) for head in heads[:2]]
-        receipts = [self._receive(room, helper) for room in rooms]
+        works = [self._receive(room, helper) for room in rooms]
         for number, head in enumerate(heads):
-            receipts[number].wait()
+            works[number].wait()
             head.add_(rooms[number % 2])
             if number + 2 < len(heads):
-                receipts.append(self._receive(rooms[number % 2], helper))
+                works.append(self._receive(rooms[number % 2], helper))

@@ -74,10 +74,10 @@ class FlatAdamW:
         Afterwards this replica's pieces are those of the whole step.
         """
         if shards.size > 1:
-            shards.add(self.weights.vector_gradients[: self.weights.whole_elements])
+            shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
         if self.replicas.size > 1:
             for gradient in self._gradients:
-                self.replicas.scatter(gradient, into=self._piece(gradient)).wait()
+                self.replicas.reduce_scatter(gradient, into=self._piece(gradient)).wait()
 
     def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
@@ -104,7 +104,7 @@ class FlatAdamW:
                 working.copy_(master.detach())
         if self.replicas.size > 1:
             for flat, working in zip(self._flat, self._working, strict=True):
-                self.replicas.gather(working, into=flat).wait()
+                self.replicas.all_gather(working, into=flat).wait()
 
     def tensors(self) -> list[Tensor]:
         states = [

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppo.comm.mesh import Connections
+from sppo.comm.mesh import RankGroups
 from sppo.config.workload import Workload
-from sppo.engine.connections import meetings_of
+from sppo.engine.connections import connections_of
 from sppo.engine.context import Runtime
 from sppo.engine.engine import Engine, StepCounters
 from sppo.engine.optimizer import FlatAdamW
@@ -37,7 +37,7 @@ class Trainer:
         plans: StepPlans,
         weights: Mapping[str, Tensor],
         runtime: Runtime,
-        connections: Connections,
+        groups: RankGroups,
     ) -> None:
         plan = plans.whole
         check_plan(plan, workload)
@@ -45,9 +45,9 @@ class Trainer:
         self.workload = workload
         self.plan = plan
         self.short_plan = plans.short
-        self.runtime = replace(runtime, team=connections.shards)
-        self.connections = connections
-        stage = plan.stages[connections.place.stage]
+        self.runtime = replace(runtime, team=groups.shards)
+        self.groups = groups
+        stage = plan.stages[groups.coordinate.stage]
         self.weights = StageWeights(
             plan.model,
             stage.layers,
@@ -55,22 +55,22 @@ class Trainer:
             runtime.device,
             runtime.dtype,
             head=stage.head,
-            shard=connections.shard,
+            shard=groups.shard,
             replicas=plan.data_parallel,
         )
-        self.optimizer = FlatAdamW(self.weights, workload.optimizer, connections.replicas)
+        self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.replicas)
         self.engine = self._engine(plan)
         self.counters = StepCounters()
 
     def _engine(self, plan: Plan) -> Engine:
         schedule: Schedule = build_schedule(plan)
         check_schedule(schedule)
-        connections = self.connections
-        connections.transport.connect(meetings_of(schedule), self.runtime.device)
+        groups = self.groups
+        groups.transport.connect(connections_of(schedule), self.runtime.device)
         stage = Stage(
-            plan, connections.place.stage, self.weights, self.runtime, connections.transport
+            plan, groups.coordinate.stage, self.weights, self.runtime, groups.transport
         )
-        return Engine(schedule, stage, connections.transport)
+        return Engine(schedule, stage, groups.transport)
 
     def _engine_of(self, tokens: int) -> Engine:
         """The engine of a step's length; that of the short step is made anew and not kept."""
@@ -85,7 +85,7 @@ class Trainer:
 
     def _mine(self, tokens: Tensor) -> Tensor:
         """The sequences of a step that pass this replica."""
-        replica, each = self.connections.place.replica, self.plan.sequences
+        replica, each = self.groups.coordinate.replica, self.plan.sequences
         return tokens[replica * each : (replica + 1) * each]
 
     def step(self, tokens: Tensor) -> tuple[float, float]:
@@ -95,17 +95,17 @@ class Trainer:
         self.weights.zero_gradients()
         scale = 1.0 / (tokens.shape[0] * length)
         self.counters = engine.run(self._mine(tokens).to(self.runtime.device), scale)
-        stage = self.connections.place.stage
+        stage = self.groups.coordinate.stage
         self.runtime.note(f"stage {stage}, waits for its other ranks: sums of gradients")
-        self.optimizer.reduce(self.connections.shards)
+        self.optimizer.reduce(self.groups.shards)
         totals = torch.stack(
             (
                 torch.tensor(self.counters.loss, dtype=torch.float64, device=self.runtime.device),
-                self.optimizer.squared_norm(self.connections.shard),
+                self.optimizer.squared_norm(self.groups.shard),
             )
         )
         self.runtime.note(f"stage {stage}, waits for all ranks: loss and norm")
-        self.connections.everyone.add(totals)
+        self.groups.everyone.all_reduce(totals)
         loss, squared_norm = totals.tolist()
         norm = squared_norm**0.5
         clip = self.workload.optimizer.clip_norm

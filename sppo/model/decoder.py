@@ -140,7 +140,7 @@ class PartModel:
             if self.team.size == 1:
                 return F.embedding(tokens, table)
             rows, mine = self._rows(tokens, table)
-            return self.team.scatter(F.embedding(rows, table).mul_(mine)).wait()
+            return self.team.reduce_scatter(F.embedding(rows, table).mul_(mine)).wait()
 
     def _rows(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Row of every token [l], as gathered, in this rank's table, and 1 [l, 1] where it is."""
@@ -152,7 +152,7 @@ class PartModel:
         weight = self.weights["embedding.weight"]
         if self.team.size > 1:
             tokens, mine = self._rows(tokens, weight.value)
-            grad = self.team.gather(grad).wait().mul_(mine)
+            grad = self.team.all_gather(grad).wait().mul_(mine)
         weight.gradient.index_add_(0, tokens, grad.to(weight.gradient.dtype))
 
     def loss(self, x: Tensor, targets: Tensor, scale: float, trace: Trace) -> Tensor:

@@ -39,7 +39,7 @@ def row_linear(x: Tensor, team: Team, weight: Weight, bias: Weight | None) -> Te
     """The forward of `RowLinear`."""
     if team.size == 1:
         return linear(x, weight, bias)
-    out = team.scatter(x @ weight.value.t()).wait()
+    out = team.reduce_scatter(x @ weight.value.t()).wait()
     return out if bias is None else out.add_(bias.value)
 
 
@@ -76,7 +76,7 @@ class ColumnLinear(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.team = team
         ctx.weights = weights
-        gathered = team.gather(x).wait()
+        gathered = team.all_gather(x).wait()
         outputs = tuple(linear(gathered, weight, bias) for weight, bias in weights)
         return outputs if len(outputs) > 1 else outputs[0]
 
@@ -84,12 +84,12 @@ class ColumnLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        gathering = ctx.team.gather(x)
+        gathering = ctx.team.all_gather(x)
         x_gradient = grads[0] @ ctx.weights[0][0].value
         for grad, (weight, _) in zip(grads[1:], ctx.weights[1:], strict=True):
             x_gradient.addmm_(grad, weight.value)
         gathered = gathering.wait()
-        scattering = ctx.team.scatter(x_gradient)
+        scattering = ctx.team.reduce_scatter(x_gradient)
         for grad, (weight, bias) in zip(grads, ctx.weights, strict=True):
             add_product(weight.gradient, grad.t(), gathered)
             if bias is not None:
@@ -115,7 +115,7 @@ class RowLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        gathering = ctx.team.gather(grad)
+        gathering = ctx.team.all_gather(grad)
         if ctx.bias is not None:
             ctx.bias.gradient.add_(grad.sum(0))
         gathered = gathering.wait()

@@ -41,7 +41,7 @@ class TiledLoss(torch.autograd.Function):
         step = max(1, tile // team.size)
         for start in range(0, x.shape[0], step):
             rows = slice(start, min(start + step, x.shape[0]))
-            gathered = team.gather(x[rows]).wait()
+            gathered = team.all_gather(x[rows]).wait()
             logits = F.linear(gathered, weight.value).to(precision)
             wanted, mine = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
             wanted, mine = wanted.unsqueeze(-1), mine.unsqueeze(-1).to(precision)
@@ -53,7 +53,7 @@ class TiledLoss(torch.autograd.Function):
             if team.size == 1:
                 torch.mm(scaled, weight.value, out=gradient[rows])
             else:
-                gradient[rows] = team.scatter(scaled @ weight.value).wait()
+                gradient[rows] = team.reduce_scatter(scaled @ weight.value).wait()
             add_product(weight.gradient, scaled.t(), gathered)
             del gathered, logits, probabilities, scaled  # before the next tile's are made
         tag("head.gradient", gradient)
@@ -77,7 +77,7 @@ def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:
     own = powers.sum(-1, keepdim=True).log_().add_(highest)
     whole = own
     if team.size > 1:
-        whole = team.gather(own).wait().view(team.size, -1, 1).logsumexp(0)
+        whole = team.all_gather(own).wait().view(team.size, -1, 1).logsumexp(0)
     return whole, powers.mul_((highest - whole).exp_())
 
 

@@ -57,7 +57,7 @@ class Remaker:
                 attended = row_linear(read("attention.output"), self.team, *parameters)
                 return attended.add_(read("block.input"))
             case "mlp.up" | "mlp.gate":
-                gathered = self.team.gather(read("norm2.output")).wait()
+                gathered = self.team.all_gather(read("norm2.output")).wait()
                 return linear(gathered, *self._parameters(f"{name}.{unit}"))
             case "mlp.activation" if self.model.activation == "swiglu":
                 return F.silu(read("mlp.gate")).mul_(read("mlp.up"))
@@ -81,7 +81,7 @@ class Remaker:
         """Only the query rows of the joint matrix: K and V are still in their buffers."""
         weight, bias = self._parameters(f"{layer}.attention.qkv")
         rows = slice(0, self.model.hidden // self.team.size)
-        gathered = self.team.gather(normed).wait()
+        gathered = self.team.all_gather(normed).wait()
         flat = F.linear(gathered, weight.value[rows], None if bias is None else bias.value[rows])
         by_token = in_order(flat, self.team.size).view(flat.shape[0], -1, self.model.head_width)
         query = by_token.transpose(0, 1)

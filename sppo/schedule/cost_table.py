@@ -28,7 +28,7 @@ class PartCosts:
     overlapped_copies: bool
 
 
-Place = tuple[Op, int, int, int]
+ComputeKey = tuple[Op, int, int, int]
 """(op, part, subsequence, slice)"""
 
 
@@ -50,9 +50,9 @@ class SliceCosts:
     sequence 0.
     """
 
-    compute: Mapping[Place, int] = field(default_factory=dict)
-    kept_bytes: Mapping[Place, int] = field(default_factory=dict)
-    exchanged: Mapping[Place, Sent] = field(default_factory=dict)
+    compute: Mapping[ComputeKey, int] = field(default_factory=dict)
+    kept_bytes: Mapping[ComputeKey, int] = field(default_factory=dict)
+    exchanged: Mapping[ComputeKey, Sent] = field(default_factory=dict)
     sent: Mapping[Instruction, Sent] = field(default_factory=dict)
 
 
@@ -75,8 +75,8 @@ def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
 
 def unit_slice_costs(lendings: Sequence[Lending], unit: int) -> SliceCosts:
     """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
-    compute: dict[Place, int] = {}
-    kept: dict[Place, int] = {}
+    compute: dict[ComputeKey, int] = {}
+    kept: dict[ComputeKey, int] = {}
     for lending in lendings:
         for index in lending.subsequences:
             for number in range(len(lending.ranks)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sppo.schedule.cost_table import PartCosts, Place, Sent, SliceCosts
+from sppo.schedule.cost_table import PartCosts, ComputeKey, Sent, SliceCosts
 from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
 from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
 from sppo.schedule.simulation import Cause, Event, Simulation, Wait
@@ -135,19 +135,19 @@ class _Clock:
         stage.memory.append((end, kept if op is Op.FORWARD else -kept))
         if op is Op.FORWARD:
             stage.forward_end = end
-        exchanged = self.lent.exchanged.get(_place(instruction))
+        exchanged = self.lent.exchanged.get(_compute_key(instruction))
         if exchanged is not None:
             stage.count(exchanged)
 
     def _kept_bytes(self, instruction: Instruction) -> int:
         if instruction.op not in (Op.FORWARD, Op.BACKWARD):
             return 0
-        place = _place(instruction._replace(op=Op.FORWARD))
+        place = _compute_key(instruction._replace(op=Op.FORWARD))
         own = self.costs[instruction.part].kept_bytes[instruction.subsequence]
         return self.lent.kept_bytes.get(place, own)
 
     def _duration(self, instruction: Instruction) -> int:
-        known = self.lent.compute.get(_place(instruction))
+        known = self.lent.compute.get(_compute_key(instruction))
         if known is not None:
             return known
         return _duration(self.costs[instruction.part], instruction)
@@ -162,7 +162,7 @@ def message_cost(instruction: Instruction, costs: Sequence[PartCosts], lent: Sli
     return Sent(messages=1, bytes=cost.message_bytes[index], time=cost.message[index])
 
 
-def _place(instruction: Instruction) -> Place:
+def _compute_key(instruction: Instruction) -> ComputeKey:
     return instruction.op, instruction.part, instruction.subsequence, instruction.slice
 
 

@@ -11,7 +11,7 @@ from baselines.protocol import Role
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.emulation import processes
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
-from sppo.comm.mesh import Place, rank_of
+from sppo.comm.mesh import MeshCoordinate, rank_of
 from sppo.config.models import gpt
 from sppo.config.sizes import GIB
 from sppo.config.workload import Cluster, Workload
@@ -61,7 +61,7 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     assert bool(plan.lendings) or not settings.msp
     assert bool(plan.kv_block_tokens) == bool(settings.kv_offload)
     assert (plan.kv_sets == 2) == ("mixed" in name)
-    rank = rank_of(plan, Place(replica=0, stage=stage, shard=0))
+    rank = rank_of(plan, MeshCoordinate(replica=0, stage=stage, shard=0))
     job = processes.make_job(workload, ADAPTER, settings, tmp_path)
     roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
     (report,) = processes.run(job, roles, ADAPTER, time_limit_seconds=250.0)

@@ -59,7 +59,7 @@ def test_chunking_in_one_process(benchmark: Any, subsequences: int) -> None:
     tokens = torch.randint(0, 256, (1, tokens_count + 1))
     cut = equal_cut(tokens_count, subsequences)
     plan = make_plan(TINY.model, cut, stages=1, element_bytes=4)
-    (connections,) = connect_threads(plan)
-    engine = build_engine(plan, weights, torch.float32, connections)
+    (groups,) = connect_threads(plan)
+    engine = build_engine(plan, weights, torch.float32, groups)
     counters = benchmark(engine.run, tokens, 1.0 / tokens_count)
     assert 5.0 < counters.loss < 6.5

@@ -16,7 +16,7 @@ from benchmarks.records.equal_work import TOLERANCE, equal_work
 from benchmarks.records.record import Step
 from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.mesh import Connections, join_groups, place_of
+from sppo.comm.mesh import RankGroups, join_groups, coordinate_of
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt, llama
@@ -24,7 +24,7 @@ from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import replica_collectives, shard_collectives
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_moved_bytes
-from sppo.engine.connections import meetings_of
+from sppo.engine.connections import connections_of
 from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
 
@@ -116,15 +116,15 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
     _assert_equal_work(cases, run_ranks(_train, 2, cases))
 
 
-def _traffic(connections: Connections) -> dict[str, int]:
+def _traffic(groups: RankGroups) -> dict[str, int]:
     """What one rank has sent and shared so far."""
     return {
-        "messages": connections.transport.traffic.messages,
-        "message_bytes": connections.transport.traffic.bytes,
-        "shard_calls": connections.shards.traffic.messages,
-        "shard_bytes": connections.shards.traffic.bytes,
-        "replica_calls": connections.replicas.traffic.messages,
-        "replica_bytes": connections.replicas.traffic.bytes,
+        "messages": groups.transport.traffic.messages,
+        "message_bytes": groups.transport.traffic.bytes,
+        "shard_calls": groups.shards.traffic.messages,
+        "shard_bytes": groups.shards.traffic.bytes,
+        "replica_calls": groups.replicas.traffic.messages,
+        "replica_bytes": groups.replicas.traffic.bytes,
     }
 
 
@@ -134,10 +134,10 @@ def _meet(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> N
         plan = ADAPTER.plan(*job)
         transport = join_groups(plan).transport
         assert isinstance(transport, GroupTransport)
-        meetings = meetings_of(build_schedule(plan))
-        assert {meeting.channel for meeting in meetings} == set(Channel)
-        transport.exchange_tokens(meetings, torch.device("cpu"))
-        transport.exchange_tokens(meetings, torch.device("cpu"))  # again: nothing left to do
+        connections = connections_of(build_schedule(plan))
+        assert {connection.channel for connection in connections} == set(Channel)
+        transport.exchange_tokens(connections, torch.device("cpu"))
+        transport.exchange_tokens(connections, torch.device("cpu"))  # again: nothing left to do
 
 
 def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> list[Any]:
@@ -158,14 +158,14 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
         system = ADAPTER.prepare(workload, settings, weights, context)
         tokens = torch.randint(0, 256, (workload.sequences_per_step, workload.sequence_tokens + 1))
         system.step(tokens)  # optimizer state appears in the first step
-        connections = system.trainer.connections
-        before = _traffic(connections)
+        groups = system.trainer.groups
+        before = _traffic(groups)
         for kind, tensors in system.tensors().items():
             accounting.adopt(kind, tensors)
         with accounting:
             system.step(tokens)
         accounting.close()
-        moved = {name: count - before[name] for name, count in _traffic(connections).items()}
+        moved = {name: count - before[name] for name, count in _traffic(groups).items()}
         results.append(
             {
                 "activations": accounting.activation_peak_bytes,
@@ -191,7 +191,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
         simulation = simulate_plan(plan, load_hardware("cpu-2core"))
         for rank, results in enumerate(by_rank):
             counted = results[index]
-            stage = place_of(plan, rank).stage
+            stage = coordinate_of(plan, rank).stage
             memory = plan.stages[stage].memory
             shared, reduced = shard_collectives(plan, stage), replica_collectives(plan, stage)
             where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"

@@ -63,9 +63,9 @@ def trainer_of(
     runtime = Runtime(device=device, dtype=dtype)
     if accounting is not None:
         runtime = replace(runtime, label=accounting.label)
-    (connections,) = connect_threads(plan)
+    (groups,) = connect_threads(plan)
     plans = StepPlans(whole=plan, short=plan)
-    return Trainer(workload, plans, weights, runtime, connections)
+    return Trainer(workload, plans, weights, runtime, groups)
 
 
 def tokens_of(workload: Workload) -> torch.Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import Connections
+from sppo.comm.mesh import RankGroups
 from sppo.config.hardware import load_hardware
 from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
-from sppo.engine.connections import meetings_of
+from sppo.engine.connections import connections_of
 from sppo.engine.context import Runtime
 from sppo.engine.engine import Engine, StepCounters
 from sppo.engine.optimizer import FlatAdamW
@@ -125,11 +125,11 @@ class Outcome:
 
 
 def build_engine(
-    plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype, connections: Connections
+    plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype, groups: RankGroups
 ) -> Engine:
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    rank = connections.place.stage
+    rank = groups.coordinate.stage
     stage_plan = plan.stages[rank]
     mine = StageWeights(
         plan.model,
@@ -138,32 +138,32 @@ def build_engine(
         CPU,
         dtype,
         head=stage_plan.head,
-        shard=connections.shard,
+        shard=groups.shard,
     )
-    runtime = Runtime(device=CPU, dtype=dtype, team=connections.shards)
-    connections.transport.connect(meetings_of(schedule), CPU)
-    stage = Stage(plan, rank, mine, runtime, connections.transport)
-    return Engine(schedule, stage, connections.transport)
+    runtime = Runtime(device=CPU, dtype=dtype, team=groups.shards)
+    groups.transport.connect(connections_of(schedule), CPU)
+    stage = Stage(plan, rank, mine, runtime, groups.transport)
+    return Engine(schedule, stage, groups.transport)
 
 
 def run_pipeline(
     plan: Plan, weights: dict[str, Tensor], tokens: Tensor, dtype: torch.dtype = torch.float64
 ) -> Outcome:
     """All ranks of one replica in this process; every rank a thread."""
-    connections = connect_threads(plan)
+    groups = connect_threads(plan)
     scale = 1.0 / tokens[:, 1:].numel()
-    engines = [build_engine(plan, weights, dtype, one) for one in connections]
+    engines = [build_engine(plan, weights, dtype, one) for one in groups]
 
     def run(rank: int) -> StepCounters:
         counters = engines[rank].run(tokens, scale)
-        FlatAdamW(engines[rank].stage.weights, Optimizer()).reduce(connections[rank].shards)
+        FlatAdamW(engines[rank].stage.weights, Optimizer()).reduce(groups[rank].shards)
         return counters
 
-    counters = run_together(connections, run)
+    counters = run_together(groups, run)
     shards: list[dict[str, Tensor]] = [{} for _ in range(plan.sequence_parallel)]
-    for one, engine in zip(connections, engines, strict=True):
+    for one, engine in zip(groups, engines, strict=True):
         mine = engine.stage.weights
-        shards[one.place.shard].update({name: mine[name].gradient for name in mine.names()})
+        shards[one.coordinate.shard].update({name: mine[name].gradient for name in mine.names()})
     loss = sum(counter.loss for counter in counters)
     return Outcome(loss=loss, shards=shards, counters=counters, engines=engines)
 

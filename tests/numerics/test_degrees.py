@@ -12,7 +12,7 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import every_place, rank_of
+from sppo.comm.mesh import mesh_coordinates, rank_of
 from sppo.config.models import Model, gpt, llama
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import Runtime
@@ -47,15 +47,15 @@ def _workload(plan: Plan) -> Workload:
 
 def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list[Trainer]:
     """All ranks after the steps; losses and norms must be the same on all of them."""
-    connections = connect_threads(plan)
+    groups = connect_threads(plan)
     workload, plans = _workload(plan), StepPlans(whole=plan, short=plan)
     runtime = Runtime(device=CPU, dtype=torch.float64)
-    trainers = [Trainer(workload, plans, weights, runtime, one) for one in connections]
+    trainers = [Trainer(workload, plans, weights, runtime, one) for one in groups]
 
     def run(rank: int) -> list[tuple[float, float]]:
         return [trainers[rank].step(batch) for batch in batches]
 
-    results = run_together(connections, run)
+    results = run_together(groups, run)
     assert all(one == results[0] for one in results)
     reference = ReferenceSystem(
         workload, weights, Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
@@ -69,10 +69,10 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
         for name in weight_shapes(plan.model)
     }
     for trainer in trainers:
-        expected = stage_values(plan.model, updated, trainer.connections.shard)
+        expected = stage_values(plan.model, updated, trainer.groups.shard)
         for name in trainer.weights.names():
             difference = (trainer.weights[name].value - expected[name]).abs().max().item()
-            assert difference < 1e-9, f"{trainer.connections.place}, {name}: {difference}"
+            assert difference < 1e-9, f"{trainer.groups.coordinate}, {name}: {difference}"
     return trainers
 
 
@@ -111,7 +111,7 @@ def test_every_combination_of_degrees(stages: int, shards: int, replicas: int) -
 
 def test_a_rank_has_one_place() -> None:
     plan = make_plan(MODELS[0], (8, 8), stages=2, shards=2, replicas=2, sequences=2)
-    places = every_place(plan)
+    places = mesh_coordinates(plan)
     assert len(set(places)) == plan.ranks == 8
     assert [rank_of(plan, place) for place in places] == list(range(8))
     assert [place.shard for place in places[:4]] == [0, 1, 0, 1], "shards are neighbours"
