@@ -15,7 +15,7 @@ from baselines.protocol import Context, Kind, Role, StepResult
 from sppo.comm.mesh import MeshCoordinate, join_groups, rank_of
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import host_memory
 from sppo.plan.plan import Plan, StepPlans
@@ -179,7 +179,7 @@ class SppoAdapter:
         plans = context.plans
         if plans is None:
             raise ValueError("SPPO's ranks follow plans and make none: give Context its `plans`")
-        runtime = Runtime(
+        engine_context = EngineContext(
             device=context.device,
             dtype=context.dtype,
             label=context.label,
@@ -187,7 +187,7 @@ class SppoAdapter:
             take_host=context.take_host or host_memory,
         )
         groups = join_groups(plans.whole, context.message_timeout)
-        return SppoSystem(Trainer(workload, plans, weights, runtime, groups))
+        return SppoSystem(Trainer(workload, plans, weights, engine_context, groups))
 
 
 ADAPTER = SppoAdapter()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.model.weights import Weight, stage_weight_shapes
 from sppo.offload.activation_store import storage_key
 from sppo.plan.msp import Lending
@@ -48,14 +48,14 @@ class BorrowedWeights:
 class Borrowed:
     """Room for one borrowed part's weights and gradients; a rank borrows one part at a time."""
 
-    def __init__(self, plan: Plan, lendings: Sequence[Lending], runtime: Runtime) -> None:
+    def __init__(self, plan: Plan, lendings: Sequence[Lending], context: EngineContext) -> None:
         self._shapes = {lending.part: part_shapes(plan, lending.part) for lending in lendings}
         size = max((_elements(shapes) for shapes in self._shapes.values()), default=0)
-        precision = torch.float64 if runtime.dtype == torch.float64 else torch.float32
-        self.values = torch.empty(size, device=runtime.device, dtype=runtime.dtype)
-        self.gradients = torch.zeros(size, device=runtime.device, dtype=precision)
+        precision = torch.float64 if context.dtype == torch.float64 else torch.float32
+        self.values = torch.empty(size, device=context.device, dtype=context.dtype)
+        self.gradients = torch.zeros(size, device=context.device, dtype=precision)
         for kind, tensor in self.tensors().items():
-            runtime.label(kind, tensor)
+            context.label(kind, tensor)
 
     def of(self, lending: Lending) -> BorrowedWeights:
         return BorrowedWeights(self._shapes[lending.part], self.values, self.gradients)

@@ -21,7 +21,7 @@ def _unnoted(doing: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runtime:
+class EngineContext:
     """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
 
     `take_host` takes the host tier's memory. `team`: the ranks that share a stage's weights, heads

@@ -99,7 +99,7 @@ class Engine:
         """
         self._reset(tokens, scale)
         kv_moved_before = self.stage.kv_moved_bytes
-        note = self.stage.runtime.note
+        note = self.stage.context.note
         try:
             for instruction in self.schedule.stages[self.stage.index]:
                 for receive in self._needed[instruction]:
@@ -127,11 +127,11 @@ class Engine:
         return peer_of(self.schedule, instruction)
 
     def _post(self, instruction: Instruction) -> None:
-        runtime = self.stage.runtime
-        tokens = message_tokens(self.schedule, instruction) // runtime.team.size
+        context = self.stage.context
+        tokens = message_tokens(self.schedule, instruction) // context.team.size
         shape = (tokens, self.stage.plan.model.hidden)
-        buffer = torch.empty(shape, device=runtime.device, dtype=runtime.dtype)
-        runtime.label("staging", buffer)
+        buffer = torch.empty(shape, device=context.device, dtype=context.dtype)
+        context.label("staging", buffer)
         work = self.transport.receive(buffer, self._peer(instruction))
         self._posted[instruction] = _Posted(buffer=buffer, work=work)
 
@@ -150,7 +150,7 @@ class Engine:
 
     def _hand_on(self, instruction: Instruction, send: Op, output: Tensor) -> None:
         """What a compute made, by who reads it. A part of it must not keep all of it."""
-        size = self.stage.runtime.team.size
+        size = self.stage.context.team.size
         for side in self._outputs[instruction]:
             piece = output
             start, tokens = side.start // size, side.tokens // size

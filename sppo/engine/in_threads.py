@@ -23,7 +23,7 @@ from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import RankGroups
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.plan.plan import Plan, StepPlans
 
@@ -125,13 +125,13 @@ class _Rank:
     ) -> None:
         self.groups = groups
         self.kept = _KeptBytes()
-        runtime = Runtime(
+        context = EngineContext(
             device=torch.device("cpu"),
             dtype=_DTYPES[plan.element_bytes][1],
             label=self.kept.label,
         )
         plans = StepPlans(whole=plan, short=plan)
-        self.trainer = Trainer(workload, plans, weights, runtime, groups)
+        self.trainer = Trainer(workload, plans, weights, context, groups)
         self._sent_before = self._sent()
 
     def _sent(self) -> tuple[int, int]:

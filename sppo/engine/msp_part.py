@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sppo.comm.messages import Channel, ReceiveWork, Transport
 from sppo.engine.borrowed_weights import BorrowedWeights, part_shapes
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.part import Part, StageBuffers
 from sppo.model.mixers.kv_cache import Block, KvCache, LayerCache, ResidentLayer
 from sppo.model.weights import Weights
@@ -78,10 +78,10 @@ class _Arriving:
 class SlicedLayer:
     """One layer's K and V on one rank of a group; `resident` holds them and their gradients."""
 
-    def __init__(self, resident: ResidentLayer, group: Group, runtime: Runtime) -> None:
+    def __init__(self, resident: ResidentLayer, group: Group, context: EngineContext) -> None:
         self.resident = resident
         self.group = group
-        self.runtime = runtime
+        self.context = context
         self.kv_heads = resident.kv_heads
         self._arriving: list[_Arriving] = []
 
@@ -100,7 +100,7 @@ class SlicedLayer:
         """Post the receive of two tensors [kv_heads, n, D] of the positions `span`."""
         heads, _, width = like.shape
         into = like.new_empty((2, heads, span.stop - span.start, width))
-        self.runtime.label("staging", into)
+        self.context.label("staging", into)
         return _Arriving(self.group.transport.receive(into, peer.rank, Channel.SLICES), into, span)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
@@ -159,11 +159,11 @@ class SlicedLayer:
 class SlicedCache:
     """The layers of a lent part; their buffers are those of `cache`."""
 
-    def __init__(self, cache: KvCache, group: Group, runtime: Runtime) -> None:
+    def __init__(self, cache: KvCache, group: Group, context: EngineContext) -> None:
         self.sliced: list[SlicedLayer] = []
         for layer in cache.layers:
             assert isinstance(layer, ResidentLayer), "K and V of a lent part lie on the device"
-            self.sliced.append(SlicedLayer(layer, group, runtime))
+            self.sliced.append(SlicedLayer(layer, group, context))
         self.layers: list[LayerCache] = [*self.sliced]
 
 
@@ -199,11 +199,11 @@ class LentPart(Part):
         weights: Weights,
         cache: KvCache,
         buffers: StageBuffers,
-        runtime: Runtime,
+        context: EngineContext,
     ) -> None:
-        self._sliced = SlicedCache(cache, group, runtime)
+        self._sliced = SlicedCache(cache, group, context)
         super().__init__(
-            plan, group.lending.part, weights, [self._sliced], group.spans, buffers, runtime
+            plan, group.lending.part, weights, [self._sliced], group.spans, buffers, context
         )
         self.group = group
         self.cache = cache

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.model.decoder import PartModel, RotaryTable, Trace
 from sppo.model.mixers.kv_cache import Cache, KvCache, KvRing
 from sppo.model.recompute import Remaker
@@ -33,25 +33,25 @@ class _Work:
 class StageBuffers:
     """What the parts of a stage share, sized by the plan: RoPE tables and the host arena."""
 
-    def __init__(self, plan: Plan, stage: int, runtime: Runtime) -> None:
-        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, runtime.device, runtime.dtype)
+    def __init__(self, plan: Plan, stage: int, context: EngineContext) -> None:
+        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, context.device, context.dtype)
         each = plan.stages[stage].memory.host // plan.kv_sets
         self.arenas = [
-            HostArena(each, runtime.device, runtime.take_host) for _ in range(plan.kv_sets)
+            HostArena(each, context.device, context.take_host) for _ in range(plan.kv_sets)
         ]
         for arena in self.arenas:
-            runtime.label("host", arena.memory)
+            context.label("host", arena.memory)
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
             self.ring = KvRing(
                 plan.model,
                 plan.kv_block_tokens,
-                runtime.device,
-                runtime.dtype,
+                context.device,
+                context.dtype,
                 shards=plan.sequence_parallel,
             )
             for buffer in self.ring.buffers:
-                runtime.label("staging", buffer)
+                context.label("staging", buffer)
 
     def arena_of(self, sequence: int) -> HostArena:
         """A stack of its own for each sequence in flight."""
@@ -59,7 +59,7 @@ class StageBuffers:
 
 
 def make_caches(
-    plan: Plan, index: int, tokens: int, buffers: StageBuffers, runtime: Runtime
+    plan: Plan, index: int, tokens: int, buffers: StageBuffers, context: EngineContext
 ) -> list[KvCache]:
     """Buffers for the first `tokens` positions in one part, for every set of the plan."""
     caches: list[KvCache] = []
@@ -68,11 +68,11 @@ def make_caches(
             plan.model,
             len(plan.parts[index].layer_range),
             tokens,
-            runtime.device,
-            runtime.dtype,
+            context.device,
+            context.dtype,
             buffers.ring,
             caches[0] if caches else None,
-            take_host=runtime.take_host,
+            take_host=context.take_host,
             shards=plan.sequence_parallel,
         )
         caches.append(cache)
@@ -93,15 +93,15 @@ class Part:
         caches: Sequence[Cache],
         spans: Mapping[int, slice],
         buffers: StageBuffers,
-        runtime: Runtime,
+        context: EngineContext,
     ) -> None:
         self.plan = plan
         self.index = index
-        self.runtime = runtime
+        self.context = context
         self.buffers = buffers
         self.caches = caches
         mine = plan.parts[index]
-        self.model = PartModel(plan.model, mine.layer_range, weights, runtime.team)
+        self.model = PartModel(plan.model, mine.layer_range, weights, context.team)
         self._spans = spans
         self._constants = weights.storage_keys()
         self._work: dict[tuple[int, int], _Work] = {}
@@ -128,13 +128,13 @@ class Part:
             model=self.plan.model,
             layers=self.model.layers,
             weights=self.model.weights,
-            team=self.runtime.team,
+            team=self.context.team,
             cache=cache,
             turns=self.buffers.rotary.turns[span],
             start=span.start,
         )
         store = ActivationStore(
-            self._constants, self.runtime.label, dropped=self._dropped[subsequence], maker=maker
+            self._constants, self.context.label, dropped=self._dropped[subsequence], maker=maker
         )
         hidden = self.model.embed(x) if self.model.first else x
         trace = Trace(store=store)
@@ -155,7 +155,7 @@ class Part:
     def fetch(self, sequence: int, subsequence: int) -> int:
         """Bring them back; returns bytes moved."""
         work = self._work[(sequence, subsequence)]
-        return work.trace.store.fetch(self.runtime.device, self.buffers.arena_of(sequence))
+        return work.trace.store.fetch(self.context.device, self.buffers.arena_of(sequence))
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None

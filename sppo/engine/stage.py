@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sppo.comm.messages import Transport
 from sppo.engine.borrowed_weights import Borrowed
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.msp_part import Group, LentPart
 from sppo.engine.part import Part, StageBuffers, make_caches
 from sppo.model.mixers.kv_cache import KvCache
@@ -29,23 +29,23 @@ class Stage:
         plan: Plan,
         index: int,
         weights: StageWeights,
-        runtime: Runtime,
+        context: EngineContext,
         transport: Transport | None = None,
     ) -> None:
         self.plan = plan
         self.index = index
         self.weights = weights
-        self.runtime = runtime
-        self.buffers = StageBuffers(plan, index, runtime)
+        self.context = context
+        self.buffers = StageBuffers(plan, index, context)
         self._caches: dict[int, list[KvCache]] = {}
         starts = zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
         spans = {number: slice(at, at + tokens) for number, (at, tokens) in enumerate(starts)}
         self.parts: dict[int, Part] = {}
         for part in range(index, len(plan.parts), plan.pipeline_parallel):
             caches = self._make(part, plan.sequence_tokens)
-            self.parts[part] = Part(plan, part, weights, caches, spans, self.buffers, runtime)
+            self.parts[part] = Part(plan, part, weights, caches, spans, self.buffers, context)
         mine = [lending for lending in plan.lendings if index in lending.ranks]
-        self.borrowed = Borrowed(plan, [one for one in mine if not self._owns(one)], runtime)
+        self.borrowed = Borrowed(plan, [one for one in mine if not self._owns(one)], context)
         self._lent = [self._share(lending, transport) for lending in mine]
 
     def _owns(self, lending: Lending) -> bool:
@@ -53,10 +53,10 @@ class Stage:
 
     def _make(self, part: int, tokens: int) -> list[KvCache]:
         """K, V and their gradients of the first `tokens` positions in a part."""
-        self._caches[part] = make_caches(self.plan, part, tokens, self.buffers, self.runtime)
+        self._caches[part] = make_caches(self.plan, part, tokens, self.buffers, self.context)
         for kind, tensors in self._tensors_of(self._caches[part]).items():
             for tensor in tensors:
-                self.runtime.label(kind, tensor)
+                self.context.label(kind, tensor)
         return self._caches[part]
 
     def _share(self, lending: Lending, transport: Transport | None) -> LentPart:
@@ -67,7 +67,7 @@ class Stage:
             self._make(lending.part, group.end)
             weights = self.borrowed.of(lending)
         (cache,) = self._caches[lending.part]
-        return LentPart(self.plan, group, weights, cache, self.buffers, self.runtime)
+        return LentPart(self.plan, group, weights, cache, self.buffers, self.context)
 
     def part(self, part: int, subsequence: int) -> Part:
         """What computes (this rank's slice of) a subsequence in a part, its K and V in place."""

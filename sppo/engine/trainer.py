@@ -12,7 +12,7 @@ from torch import Tensor
 from sppo.comm.mesh import RankGroups
 from sppo.config.workload import Workload
 from sppo.engine.connections import connections_of
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.engine import Engine, StepCounters
 from sppo.engine.optimizer import FlatAdamW
 from sppo.engine.stage import Stage
@@ -36,24 +36,24 @@ class Trainer:
         workload: Workload,
         plans: StepPlans,
         weights: Mapping[str, Tensor],
-        runtime: Runtime,
+        context: EngineContext,
         groups: RankGroups,
     ) -> None:
         plan = plans.whole
         check_plan(plan, workload)
-        check_attention(runtime.device, runtime.dtype)
+        check_attention(context.device, context.dtype)
         self.workload = workload
         self.plan = plan
         self.short_plan = plans.short
-        self.runtime = replace(runtime, team=groups.shards)
+        self.context = replace(context, team=groups.shards)
         self.groups = groups
         stage = plan.stages[groups.coordinate.stage]
         self.weights = StageWeights(
             plan.model,
             stage.layers,
             weights,
-            runtime.device,
-            runtime.dtype,
+            context.device,
+            context.dtype,
             head=stage.head,
             shard=groups.shard,
             replicas=plan.data_parallel,
@@ -66,9 +66,9 @@ class Trainer:
         schedule: Schedule = build_schedule(plan)
         check_schedule(schedule)
         groups = self.groups
-        groups.transport.connect(connections_of(schedule), self.runtime.device)
+        groups.transport.connect(connections_of(schedule), self.context.device)
         stage = Stage(
-            plan, groups.coordinate.stage, self.weights, self.runtime, groups.transport
+            plan, groups.coordinate.stage, self.weights, self.context, groups.transport
         )
         return Engine(schedule, stage, groups.transport)
 
@@ -94,22 +94,22 @@ class Trainer:
         engine = self._engine_of(length)
         self.weights.zero_gradients()
         scale = 1.0 / (tokens.shape[0] * length)
-        self.counters = engine.run(self._mine(tokens).to(self.runtime.device), scale)
+        self.counters = engine.run(self._mine(tokens).to(self.context.device), scale)
         stage = self.groups.coordinate.stage
-        self.runtime.note(f"stage {stage}, waits for its other ranks: sums of gradients")
+        self.context.note(f"stage {stage}, waits for its other ranks: sums of gradients")
         self.optimizer.reduce(self.groups.shards)
         totals = torch.stack(
             (
-                torch.tensor(self.counters.loss, dtype=torch.float64, device=self.runtime.device),
+                torch.tensor(self.counters.loss, dtype=torch.float64, device=self.context.device),
                 self.optimizer.squared_norm(self.groups.shard),
             )
         )
-        self.runtime.note(f"stage {stage}, waits for all ranks: loss and norm")
+        self.context.note(f"stage {stage}, waits for all ranks: loss and norm")
         self.groups.everyone.all_reduce(totals)
         loss, squared_norm = totals.tolist()
         norm = squared_norm**0.5
         clip = self.workload.optimizer.clip_norm
-        self.runtime.note(f"stage {stage}, AdamW")
+        self.context.note(f"stage {stage}, AdamW")
         self.optimizer.step(min(1.0, clip / (norm + 1e-6)))
         return loss, norm
 

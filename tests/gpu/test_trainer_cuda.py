@@ -17,7 +17,7 @@ from sppo.comm.in_process import connect_threads
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import Courier
 from sppo.plan.plan import Plan, StepPlans
@@ -60,12 +60,12 @@ def trainer_of(
 ) -> Trainer:
     dtype = torch.bfloat16 if workload.dtype == "bfloat16" else torch.float32
     weights = initial_weights(workload.model, 3, dtype)
-    runtime = Runtime(device=device, dtype=dtype)
+    context = EngineContext(device=device, dtype=dtype)
     if accounting is not None:
-        runtime = replace(runtime, label=accounting.label)
+        context = replace(context, label=accounting.label)
     (groups,) = connect_threads(plan)
     plans = StepPlans(whole=plan, short=plan)
-    return Trainer(workload, plans, weights, runtime, groups)
+    return Trainer(workload, plans, weights, context, groups)
 
 
 def tokens_of(workload: Workload) -> torch.Tensor:

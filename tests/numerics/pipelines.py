@@ -17,7 +17,7 @@ from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.connections import connections_of
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.engine import Engine, StepCounters
 from sppo.engine.optimizer import FlatAdamW
 from sppo.engine.stage import Stage
@@ -140,9 +140,9 @@ def build_engine(
         head=stage_plan.head,
         shard=groups.shard,
     )
-    runtime = Runtime(device=CPU, dtype=dtype, team=groups.shards)
+    context = EngineContext(device=CPU, dtype=dtype, team=groups.shards)
     groups.transport.connect(connections_of(schedule), CPU)
-    stage = Stage(plan, rank, mine, runtime, groups.transport)
+    stage = Stage(plan, rank, mine, context, groups.transport)
     return Engine(schedule, stage, groups.transport)
 
 

@@ -15,7 +15,7 @@ from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import mesh_coordinates, rank_of
 from sppo.config.models import Model, gpt, llama
 from sppo.config.workload import Cluster, Optimizer, Workload
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.plan.blocks.attention import RECOMPUTE_LEAN
 from sppo.plan.plan import Plan, StepPlans
@@ -49,8 +49,8 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
     """All ranks after the steps; losses and norms must be the same on all of them."""
     groups = connect_threads(plan)
     workload, plans = _workload(plan), StepPlans(whole=plan, short=plan)
-    runtime = Runtime(device=CPU, dtype=torch.float64)
-    trainers = [Trainer(workload, plans, weights, runtime, one) for one in groups]
+    context = EngineContext(device=CPU, dtype=torch.float64)
+    trainers = [Trainer(workload, plans, weights, context, one) for one in groups]
 
     def run(rank: int) -> list[tuple[float, float]]:
         return [trainers[rank].step(batch) for batch in batches]

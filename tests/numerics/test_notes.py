@@ -24,7 +24,7 @@ def test_every_instruction_and_every_wait_is_noted_in_order(msp: bool) -> None:
     engines = [build_engine(plan, weights, torch.float64, one) for one in ranks]
     said: list[list[str]] = [[], []]
     for engine, notes in zip(engines, said, strict=True):
-        engine.stage.runtime = replace(engine.stage.runtime, note=notes.append)
+        engine.stage.context = replace(engine.stage.context, note=notes.append)
     tokens = torch.zeros(1, 13, dtype=torch.int64)
     run_together(ranks, lambda rank: engines[rank].run(tokens, 1.0))
     for number, (engine, notes) in enumerate(zip(engines, said, strict=True)):
@@ -44,7 +44,7 @@ def test_a_failing_instruction_is_the_last_one_noted(monkeypatch: pytest.MonkeyP
     (alone,) = connect_threads(plan)
     engine = build_engine(plan, initial_weights(MODEL, 3, torch.float64), torch.float64, alone)
     notes: list[str] = []
-    engine.stage.runtime = replace(engine.stage.runtime, note=notes.append)
+    engine.stage.context = replace(engine.stage.context, note=notes.append)
 
     def broken(*arguments: object) -> None:
         raise ValueError("broken")
