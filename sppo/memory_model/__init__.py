@@ -1,8 +1,8 @@
 """What lies on a device and its host at every moment of a plan, in bytes."""
 
-from sppo.memory_model.live_bytes import Occupancy
+from sppo.memory_model.live_bytes import LiveBytes
 from sppo.memory_model.msp import Loan
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageHoldings
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
 from sppo.memory_model.temporaries import PartKind
 
-__all__ = ["KEEP", "Decision", "Loan", "Occupancy", "PartKind", "StageDecisions", "StageHoldings"]
+__all__ = ["KEEP", "Decision", "Loan", "LiveBytes", "PartKind", "StageDecisions", "StageMemoryModel"]

@@ -29,7 +29,7 @@ class Fullest(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Occupancy:
+class LiveBytes:
     """The computes of a stage, and the messages that wait meanwhile.
 
     Lists that are given are by place, virtual stage x subsequences + subsequence; those that are

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import slot_bytes
-from sppo.memory_model.live_bytes import Occupancy, Part, message_bytes
+from sppo.memory_model.live_bytes import LiveBytes, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
 from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
 from sppo.memory_model.temporaries import PartKind
@@ -52,7 +52,7 @@ StageDecisions = Sequence[Sequence[Decision]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageHoldings:
+class StageMemoryModel:
     """One stage of one layout. `costs` are its compute times by [part][subsequence].
 
     tokens: what this rank computes, by [part][subsequence]: own parts, then borrowed ones. Less
@@ -171,7 +171,7 @@ class StageHoldings:
         return rows
 
     @cached_property
-    def occupancy(self) -> Occupancy:
+    def live_bytes(self) -> LiveBytes:
         """What lies on the device at each compute, for all decisions."""
         shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
         width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
@@ -185,7 +185,7 @@ class StageHoldings:
         if self.loans:
             exchanged = exchanged_bytes(self.computes, self.loans)
             messages = [a + b for a, b in zip(messages, exchanged, strict=True)]
-        return Occupancy(
+        return LiveBytes(
             computes=self.computes,
             subsequences=len(self.lengths),
             messages=messages,
@@ -240,8 +240,8 @@ class StageHoldings:
             moved += [0] * len(row)
             beside += [self.beside_bytes(number, i, loan.recompute) for i in indices]
         forwards, backwards = zip(*beside, strict=True)
-        occupancy = self.occupancy
-        return occupancy.kept(kept, moved), occupancy.beside(forwards, backwards)
+        live_bytes = self.live_bytes
+        return live_bytes.kept(kept, moved), live_bytes.beside(forwards, backwards)
 
     def fixed_bytes(self, memory: StageMemory) -> int:
         """What lies on the device at every compute."""
@@ -253,8 +253,8 @@ class StageHoldings:
 
     def beside_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but kept activations at the last forward, when nothing is used up yet."""
-        turn = self.occupancy.turn
-        beside = self.held(decisions)[1][turn] + self.occupancy.messages[turn]
+        turn = self.live_bytes.turn
+        beside = self.held(decisions)[1][turn] + self.live_bytes.messages[turn]
         return self.fixed_bytes(self.memory(decisions)) + beside
 
     @cached_property
@@ -277,7 +277,7 @@ class StageHoldings:
         return stage_memory(
             self.shapes,
             sum(self.lengths),
-            fullest=self.occupancy.fullest(kept, beside),
+            fullest=self.live_bytes.fullest(kept, beside),
             untracked=self.untracked,
             kept_peak_bytes=max(kept),
             host_bytes=self.host_bytes(decisions),

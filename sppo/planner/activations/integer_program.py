@@ -199,7 +199,7 @@ def _memory_rows(
     overlapped = problem.profile.overlapped_copies
     rows = residency(problem.computes, overlapped=overlapped)
     for compute, messages, changes in zip(
-        problem.computes, problem.occupancy.messages, rows, strict=True
+        problem.computes, problem.live_bytes.messages, rows, strict=True
     ):
         for change in changes:
             part, index = change.virtual, change.subsequence

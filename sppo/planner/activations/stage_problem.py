@@ -15,12 +15,12 @@ from sppo.config.errors import Short
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import borrowed_bytes
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageHoldings
+from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageProblem(StageHoldings):
+class StageProblem(StageMemoryModel):
     """What one stage has to decide."""
 
     device_limit_bytes: int | None
