@@ -74,7 +74,7 @@ def step_collectives(plan: Plan, stage: int) -> Told:
 def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
     """Forward and backward of so many tokens in one part."""
     block = block_of(shape.model)
-    products = sum(block.units_by_name[name].recipe == "linear" for name in dropped)
+    products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in dropped)
     exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
     hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)

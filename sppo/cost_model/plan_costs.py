@@ -106,7 +106,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
     if not plan.kv_block_tokens:
         return 0
     total = 0
-    units = block_of(plan.model).units_by_name
+    units = block_of(plan.model).saved_tensors_by_name
     for part in plan.stages[stage].parts:
         rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
         for start, tokens, dropped in rows:

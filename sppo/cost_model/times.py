@@ -116,11 +116,11 @@ def recompute_ns(
     """
     seconds = 0.0
     block = block_of(model)
-    units = block.units_by_name
+    units = block.saved_tensors_by_name
     for name in names:
         unit = units[name]
         work = tokens // shards
-        touched = [unit, *(units[source] for source in unit.made_from)]
+        touched = [unit, *(units[source] for source in unit.recomputed_from)]
         size = sum(one.bytes(tokens, element_bytes(profile)) for one in touched) / shards
         if unit.recipe == "linear":
             rate = profile.rate(work, "dense_forward")

@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from sppo.engine.context import EngineContext
 from sppo.model.decoder import PartModel, RotaryTable, Trace
 from sppo.model.mixers.kv_cache import Cache, KvCache, KvRing
-from sppo.model.recompute import Remaker
+from sppo.model.recompute import BlockRecomputer
 from sppo.model.weights import Weights
 from sppo.offload.activation_store import ActivationStore
 from sppo.offload.host_memory import HostArena
@@ -124,7 +124,7 @@ class Part:
         """
         span = self.span(subsequence)
         cache = self.caches[sequence % len(self.caches)]
-        maker = Remaker(
+        recomputer = BlockRecomputer(
             model=self.plan.model,
             layers=self.model.layers,
             weights=self.model.weights,
@@ -134,7 +134,7 @@ class Part:
             start=span.start,
         )
         store = ActivationStore(
-            self._constants, self.context.label, dropped=self._dropped[subsequence], maker=maker
+            self._constants, self.context.label, dropped=self._dropped[subsequence], recomputer=recomputer
         )
         hidden = self.model.embed(x) if self.model.first else x
         trace = Trace(store=store)

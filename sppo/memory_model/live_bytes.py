@@ -128,7 +128,7 @@ def _makers(computes: Sequence[Compute], parts: Sequence[Part]) -> dict[int, int
     for one, number in numbers.items():
         layers = parts[one.virtual].layers
         other = ends.get(layers.start) if one.forward else begins.get(layers.stop)
-        maker = None if other is None else numbers.get(one._replace(virtual=other))
-        if maker is not None:
-            found[number] = maker
+        recomputer = None if other is None else numbers.get(one._replace(virtual=other))
+        if recomputer is not None:
+            found[number] = recomputer
     return found

@@ -14,7 +14,7 @@ from sppo.config.models import Model
 from sppo.plan.blocks import block_of
 from sppo.plan.blocks.temporaries import At, Moment, Placement, Sizes
 from sppo.plan.parts import PartShape
-from sppo.plan.saved_tensors import head_units
+from sppo.plan.saved_tensors import head_saved_tensors
 
 INDEX_BYTES = 8
 """Of a token's id or row."""
@@ -49,7 +49,7 @@ class PartKind(Placement):
     @cached_property
     def head_bytes(self) -> int:
         """The same of what the head keeps, all together."""
-        units = head_units(self.model) if self.head else ()
+        units = head_saved_tensors(self.model) if self.head else ()
         return sum(unit.bytes(1, self.element_bytes) for unit in units)
 
     @classmethod
@@ -106,7 +106,7 @@ def _row_bytes(kind: PartKind) -> int:
 def _made_again(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
     """What it takes to make units again, beside the gradients that wait meanwhile."""
     firsts = first_reads(kind.model, dropped)
-    waiting, making = block_of(kind.model).remaking(kind)
+    waiting, making = block_of(kind.model).recomputing(kind)
     for name in dropped & making.keys():
         step = firsts[name]
         yield At(step, Moment(waiting[step] + making[name]), name, making[name])
@@ -119,6 +119,6 @@ def first_reads(model: Model, dropped: frozenset[str]) -> dict[str, int]:
     firsts = {name: span.first for name, span in block.backward_spans.items()}
     for unit in reversed(block.units):
         if unit.name in dropped:
-            for source in unit.made_from:
+            for source in unit.recomputed_from:
                 firsts[source] = min(firsts[source], firsts[unit.name])
     return firsts

@@ -60,18 +60,18 @@ def linear_moments(kind: PartKind, forward: bool) -> tuple[tuple[Moment, dict[st
     for at in dict.fromkeys(chain.from_iterable(walks)):
         base = at.moment.per_token - at.making_bytes
         whole = at.moment._replace(per_token=base + held(kind, none, at))
-        remade = dict.fromkeys(lean, 0)
+        recomputed = dict.fromkeys(lean, 0)
         for name in lean:
             all_early, early = (
                 held(kind, lean, at, reads) - held(kind, lean - {name}, at, reads)
                 for reads in (lean, cheap)
             )
-            remade[name] += early if name in cheap else all_early
+            recomputed[name] += early if name in cheap else all_early
             if name in block.early_readers:
-                remade[block.early_readers[name]] += all_early - early
+                recomputed[block.early_readers[name]] += all_early - early
         if at.making:
-            remade[at.making] += at.making_bytes
-        found.append((whole, remade))
+            recomputed[at.making] += at.making_bytes
+        found.append((whole, recomputed))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
 """The decoder of one part: blocks, loss, weights, and what makes dropped tensors again.
 
-Read first: `decoder.PartModel`, `weights.StageWeights`, `recompute.Remaker`, `loss.TiledLoss`.
+Read first: `decoder.PartModel`, `weights.StageWeights`, `recompute.BlockRecomputer`, `loss.TiledLoss`.
 """

@@ -22,7 +22,7 @@ Read = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remaker:
+class BlockRecomputer:
     """The blocks `layers` of one part, for the subsequence whose first position is `start`.
 
     turns: complex [l, D / 2], the subsequence's rows of the rotary table.
@@ -36,8 +36,8 @@ class Remaker:
     turns: Tensor
     start: int
 
-    def made_from(self, unit: str) -> tuple[str, ...]:
-        return block_of(self.model).units_by_name[unit].made_from
+    def recomputed_from(self, unit: str) -> tuple[str, ...]:
+        return block_of(self.model).saved_tensors_by_name[unit].recomputed_from
 
     def make(self, layer: int, unit: str, read: Read) -> Tensor:
         """The unit of the part's block `layer`, contiguous, as the forward had made it."""

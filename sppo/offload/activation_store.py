@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sppo.offload.host_memory import Arrival, HostArena, Slot
-from sppo.plan.saved_tensors import UnitKey
+from sppo.plan.saved_tensors import SavedTensorKey
 
 
 def storage_key(tensor: Tensor) -> int:
@@ -34,10 +34,10 @@ def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((elements,), (1,), 0).view(torch.uint8)
 
 
-class Maker(Protocol):
-    """Makes dropped units again; see `recompute.Remaker`."""
+class Recomputer(Protocol):
+    """Makes dropped units again; see `recompute.BlockRecomputer`."""
 
-    def made_from(self, unit: str) -> tuple[str, ...]:
+    def recomputed_from(self, unit: str) -> tuple[str, ...]:
         """Names of the units of the same block that `unit` is made of."""
         ...
 
@@ -71,7 +71,7 @@ class Saved:
     A storage in neither place was dropped: `sources` are what it will be made of, by unit name.
     """
 
-    key: UnitKey | None
+    key: SavedTensorKey | None
     data: Tensor | None
     size_bytes: int
     view: _View
@@ -100,16 +100,16 @@ class ActivationStore:
         constants: frozenset[int],
         label: Callable[[Any, Tensor], None],
         *,
-        dropped: frozenset[UnitKey] = frozenset(),
-        maker: Maker | None = None,
+        dropped: frozenset[SavedTensorKey] = frozenset(),
+        recomputer: Recomputer | None = None,
     ) -> None:
         self._constants = constants
         self._label = label
         self._dropped = dropped
-        self._maker = maker
-        self._by_key: dict[UnitKey, Saved] = {}
+        self._recomputer = recomputer
+        self._by_key: dict[SavedTensorKey, Saved] = {}
         self._mortal: list[StorageWeakRef] = []
-        self._tags: dict[int, UnitKey] = {}
+        self._tags: dict[int, SavedTensorKey] = {}
         self._open: dict[int, Saved] = {}
         self._arriving = Arrival(None)
         self.saved: list[Saved] = []
@@ -143,15 +143,15 @@ class ActivationStore:
             self._open[storage] = saved
         return _Handle(saved, _View.of(tensor))
 
-    def _save(self, tensor: Tensor, key: UnitKey | None) -> Saved:
+    def _save(self, tensor: Tensor, key: SavedTensorKey | None) -> Saved:
         data = _bytes_of(tensor)
         saved = Saved(key=key, data=data, size_bytes=data.numel(), view=_View.of(tensor))
         if key is not None:
             self._by_key[key] = saved
             if key in self._dropped:
-                assert self._maker is not None
+                assert self._recomputer is not None
                 layer, unit = key
-                sources = self._maker.made_from(unit)
+                sources = self._recomputer.recomputed_from(unit)
                 saved.sources = {name: self._by_key[layer, name] for name in sources}
                 saved.data = None
                 return saved
@@ -164,14 +164,14 @@ class ActivationStore:
         if saved.data is None:
             assert saved.sources, f"{saved.key} is read while it lies in the host tier"
             assert saved.key is not None
-            assert self._maker is not None
+            assert self._recomputer is not None
             layer, unit = saved.key
 
             def read(name: str) -> Tensor:
                 source = saved.sources[name]
                 return source.view.on(self._data(source))
 
-            made = _bytes_of(self._maker.make(layer, unit, read))
+            made = _bytes_of(self._recomputer.make(layer, unit, read))
             assert made.numel() == saved.size_bytes, f"{unit} was made with another size"
             saved.data = made
             saved.sources = {}
@@ -186,14 +186,14 @@ class ActivationStore:
     def device_bytes(self) -> int:
         return sum(entry.size_bytes for entry in self.saved if entry.data is not None)
 
-    def bytes_by_unit(self) -> dict[UnitKey | None, int]:
+    def bytes_by_unit(self) -> dict[SavedTensorKey | None, int]:
         """Bytes kept under each unit name (None: a tensor the model did not tag)."""
-        totals: dict[UnitKey | None, int] = {}
+        totals: dict[SavedTensorKey | None, int] = {}
         for entry in self.saved:
             totals[entry.key] = totals.get(entry.key, 0) + entry.size_bytes
         return totals
 
-    def offload(self, units: Iterable[UnitKey], arena: HostArena) -> int:
+    def offload(self, units: Iterable[SavedTensorKey], arena: HostArena) -> int:
         """Send those units to the host tier and free their device storage; returns bytes moved."""
         wanted = set(units)
         moved = 0

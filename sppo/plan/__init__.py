@@ -6,7 +6,7 @@ from sppo.plan.msp import Lending, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
 from sppo.plan.prediction import Prediction
-from sppo.plan.saved_tensors import Unit, UnitKey, head_units
+from sppo.plan.saved_tensors import SavedTensor, SavedTensorKey, head_saved_tensors
 from sppo.plan.weights import weight_shapes
 
 __all__ = [
@@ -25,9 +25,9 @@ __all__ = [
     "StepPlans",
     "SubsequenceCost",
     "Unit",
-    "UnitKey",
+    "SavedTensorKey",
     "block_of",
     "check_plan",
-    "head_units",
+    "head_saved_tensors",
     "weight_shapes",
 ]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.saved_tensors import HEAD_OFFLOAD_ORDER, Unit, UnitKey, head_units
+from sppo.plan.saved_tensors import HEAD_OFFLOAD_ORDER, SavedTensor, SavedTensorKey, head_saved_tensors
 from sppo.plan.weights import canonical_weights
 
 
@@ -80,11 +80,11 @@ class PartShape:
         return _parameters(self.model, self.layers, self.head, self.shards).whole
 
     @cached_property
-    def units(self) -> dict[str, Unit]:
+    def units(self) -> dict[str, SavedTensor]:
         """The units of a block, in the order in which they are made, and the head's, if here."""
         units = block_of(self.model).units
         if self.head:
-            units += head_units(self.model)
+            units += head_saved_tensors(self.model)
         return {unit.name: unit for unit in units}
 
     @cached_property
@@ -94,14 +94,14 @@ class PartShape:
 
     @cached_property
     def _head(self) -> frozenset[str]:
-        return frozenset(unit.name for unit in head_units(self.model))
+        return frozenset(unit.name for unit in head_saved_tensors(self.model))
 
-    def key(self, name: str, number: int) -> UnitKey:
+    def key(self, name: str, number: int) -> SavedTensorKey:
         """The key of the unit's tensor in block `number`; the head's comes after all blocks."""
         return (len(self.layers) if name in self._head else number, name)
 
     @cached_property
-    def travelling(self) -> tuple[Unit, ...]:
+    def travelling(self) -> tuple[SavedTensor, ...]:
         """The units that may travel, in the order in which they are sent."""
         names = (*block_of(self.model).offload_order, *HEAD_OFFLOAD_ORDER)
         return tuple(self.units[name] for name in names if name in self.units)
@@ -110,7 +110,7 @@ class PartShape:
     def _token_bytes(self) -> dict[str, int]:
         return {name: unit.bytes(1, self.element_bytes) for name, unit in self.units.items()}
 
-    def unit_bytes(self, unit: Unit, tokens: int) -> int:
+    def unit_bytes(self, unit: SavedTensor, tokens: int) -> int:
         """Bytes of one tensor of the unit for a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[unit.name] // self.shards)
 

@@ -13,7 +13,7 @@ from sppo.plan.layout import Layout
 from sppo.plan.msp import Lending
 from sppo.plan.parts import PartShape
 from sppo.plan.prediction import Prediction
-from sppo.plan.saved_tensors import UnitKey
+from sppo.plan.saved_tensors import SavedTensorKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class PartPlan:
     layers: tuple[int, int]
     head: bool
     offload_share: tuple[float, ...]
-    offload_units: tuple[tuple[UnitKey, ...], ...]
+    offload_units: tuple[tuple[SavedTensorKey, ...], ...]
     recompute_units: tuple[tuple[str, ...], ...]
 
     @property

@@ -20,7 +20,7 @@ from sppo.config.models import Model
 LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
-UnitKey = tuple[int, str]
+SavedTensorKey = tuple[int, str]
 """(index of the layer inside its part, unit name); the head's units use the count of layers."""
 
 Recipe = Literal["norm", "linear", "activation", "mixer"]
@@ -31,7 +31,7 @@ STATISTIC_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class SavedTensor:
     """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token.
 
     One forward makes it and one backward reads it (the paper's type 1, sec. 5.1); what all later
@@ -44,7 +44,7 @@ class Unit:
     elements: int
     statistics: int = 0
     recipe: Recipe | None = None
-    made_from: tuple[str, ...] = ()
+    recomputed_from: tuple[str, ...] = ()
     dense_flops: int = 0
 
     def bytes(self, tokens: int, element_bytes: int) -> int:
@@ -52,23 +52,23 @@ class Unit:
         return tokens * (self.elements * element_bytes + self.statistics * statistic_bytes)
 
 
-def kept(name: str, *, elements: int = 0, statistics: int = 0) -> Unit:
+def kept(name: str, *, elements: int = 0, statistics: int = 0) -> SavedTensor:
     """A unit that cannot be made again."""
-    return Unit(name=name, elements=elements, statistics=statistics)
+    return SavedTensor(name=name, elements=elements, statistics=statistics)
 
 
-def remade(name: str, elements: int, recipe: Recipe, *made_from: str) -> Unit:
+def recomputable(name: str, elements: int, recipe: Recipe, *recomputed_from: str) -> SavedTensor:
     """A unit that can be made again without a matrix product."""
-    return Unit(name=name, elements=elements, recipe=recipe, made_from=made_from)
+    return SavedTensor(name=name, elements=elements, recipe=recipe, recomputed_from=recomputed_from)
 
 
-def product(name: str, width: int, inner: int, *made_from: str) -> Unit:
+def product(name: str, width: int, inner: int, *recomputed_from: str) -> SavedTensor:
     """The output of a product with a matrix [width, inner]."""
-    return Unit(
+    return SavedTensor(
         name=name,
         elements=width,
         recipe="linear",
-        made_from=made_from,
+        recomputed_from=recomputed_from,
         dense_flops=2 * width * inner,
     )
 
@@ -78,7 +78,7 @@ def norm_statistics(model: Model) -> int:
     return 2 if model.norm == "layernorm" else 1
 
 
-def head_units(model: Model) -> tuple[Unit, ...]:
+def head_saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
     """What the last stage keeps: the loss runs its backward tile by tile inside the forward.
 
     So no logits survive, only the gradient of the final norm's output (`head.gradient`).

@@ -161,7 +161,7 @@ def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_recomputation_gives_the_same_gradients(model: Model, share: float) -> None:
     """Every level, and each unit alone, kept or with the others on the host."""
-    lean = [name for name in RECOMPUTE_FULL if name in block_of(model).units_by_name]
+    lean = [name for name in RECOMPUTE_FULL if name in block_of(model).saved_tensors_by_name]
     for recompute in (*block_of(model).recompute_levels, *((name,) for name in lean)):
         assert_equal_work(
             model,

@@ -17,10 +17,10 @@ NAMES = ["gpt-tiny", "llama-tiny", "llama-8b"]
 @pytest.mark.parametrize("name", NAMES)
 def test_a_unit_is_made_of_units_before_it_and_read_back_at_a_known_step(name: str) -> None:
     block = block_of(MODELS[name])
-    order = list(block.units_by_name)
+    order = list(block.saved_tensors_by_name)
     for unit in block.units:
-        assert all(order.index(source) < order.index(unit.name) for source in unit.made_from)
-        assert (unit.recipe is None) == (not unit.made_from)
+        assert all(order.index(source) < order.index(unit.name) for source in unit.recomputed_from)
+        assert (unit.recipe is None) == (not unit.recomputed_from)
         assert (unit.recipe == "linear") == (unit.dense_flops > 0)
         assert unit.name in block.backward_spans
 
@@ -29,7 +29,7 @@ def test_a_unit_is_made_of_units_before_it_and_read_back_at_a_known_step(name: s
 def test_every_level_of_recomputation_has_recipes(name: str) -> None:
     block = block_of(MODELS[name])
     cheap, lean, full = (
-        [block.units_by_name[unit] for unit in level if unit in block.units_by_name]
+        [block.saved_tensors_by_name[unit] for unit in level if unit in block.saved_tensors_by_name]
         for level in block.recompute_levels[1:]
     )
     assert all(unit.recipe in ("norm", "activation") for unit in cheap)
@@ -44,7 +44,7 @@ def test_what_is_made_again_has_a_step_with_known_bytes(name: str) -> None:
     placement = Placement(
         model=model, element_bytes=2, shards=2, head=False, hosted=True, clones=True
     )
-    waiting, making = block.remaking(placement)
+    waiting, making = block.recomputing(placement)
     steps = {span.first for span in block.backward_spans.values()}
     assert steps <= waiting.keys()
     assert set(making) <= set(block.recompute_full)

@@ -17,10 +17,10 @@ from sppo.plan.blocks.attention_temporaries import (
     backward_walk,
     forward_walk,
     kernel_scratch_bytes,
-    remaking,
+    recomputing,
 )
 from sppo.plan.blocks.block import Block, CanonicalWeight, StateTensor
-from sppo.plan.saved_tensors import Unit, kept, norm_statistics, product, remade
+from sppo.plan.saved_tensors import SavedTensor, kept, norm_statistics, product, recomputable
 
 OFFLOAD_ORDER = (
     "mlp.activation",
@@ -81,7 +81,7 @@ def attention_block(model: Model) -> Block:
         backward_spans=BACKWARD_SPANS,
         forward_walk=forward_walk,
         backward_walk=backward_walk,
-        remaking=remaking,
+        recomputing=recomputing,
         early_readers=EARLY_READERS,
         mixer_backward_step=ATTENTION_BACKWARD_STEP,
         kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
@@ -125,7 +125,7 @@ def _weights(model: Model) -> dict[str, CanonicalWeight]:
     return weights
 
 
-def _units(model: Model) -> tuple[Unit, ...]:
+def _units(model: Model) -> tuple[SavedTensor, ...]:
     """What the block keeps for its backward, in the order in which it is made."""
     hidden, ffn = model.hidden, model.ffn
     statistics = norm_statistics(model)
@@ -135,15 +135,15 @@ def _units(model: Model) -> tuple[Unit, ...]:
     return (
         kept("block.input", elements=hidden),
         kept("norm1.statistics", statistics=statistics),
-        remade("norm1.output", hidden, "norm", "block.input"),
+        recomputable("norm1.output", hidden, "norm", "block.input"),
         product("attention.query", hidden, hidden, "norm1.output"),
-        remade("attention.output", hidden, "mixer", "attention.query"),
+        recomputable("attention.output", hidden, "mixer", "attention.query"),
         kept("attention.logsumexp", statistics=model.heads),
         product("block.middle", hidden, hidden, "attention.output", "block.input"),
         kept("norm2.statistics", statistics=statistics),
-        remade("norm2.output", hidden, "norm", "block.middle"),
+        recomputable("norm2.output", hidden, "norm", "block.middle"),
         *wide,
-        remade("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
+        recomputable("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
     )
 
 

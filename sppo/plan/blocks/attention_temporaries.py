@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sppo.config.models import Model
-from sppo.plan.blocks.temporaries import At, Moment, Placement, Remaking, Sizes, Span
+from sppo.plan.blocks.temporaries import At, Moment, Placement, Recomputing, Sizes, Span
 
 FORWARD_SPANS = {
     "norm1.output": Span(1, 7),
@@ -127,7 +127,7 @@ def _attention_backward(s: _Sizes) -> Iterator[At]:
     yield At(step, Moment(outer + s.if_divided(s.qkv)))
 
 
-def remaking(placement: Placement) -> Remaking:
+def recomputing(placement: Placement) -> Recomputing:
     """Gradients that wait, and what it takes to make units again."""
     s = _Sizes(placement)
     wide = s.wides * s.wide
@@ -143,7 +143,7 @@ def remaking(placement: Placement) -> Remaking:
         "mlp.gate": s.gathered,
         "mlp.up": s.gathered,
     }
-    return Remaking(waiting, making)
+    return Recomputing(waiting, making)
 
 
 def kernel_scratch_bytes(

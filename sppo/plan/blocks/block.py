@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from sppo.plan.blocks.temporaries import At, Placement, Remaking, Span
-from sppo.plan.saved_tensors import Unit
+from sppo.plan.blocks.temporaries import At, Placement, Recomputing, Span
+from sppo.plan.saved_tensors import SavedTensor
 
 
 def causal_pairs(start: int, tokens: int) -> int:
@@ -102,7 +102,7 @@ class Block:
     joint_weights: Mapping[str, tuple[str, ...]]
     paired_weights: tuple[str, ...]
     shard_counts: tuple[tuple[str, int], ...]
-    units: tuple[Unit, ...]
+    units: tuple[SavedTensor, ...]
     offload_order: tuple[str, ...]
     recompute_cheap: tuple[str, ...]
     recompute_lean: tuple[str, ...]
@@ -115,7 +115,7 @@ class Block:
     backward_spans: Mapping[str, Span]
     forward_walk: Callable[[Placement], Iterator[At]]
     backward_walk: Callable[[Placement], Iterator[At]]
-    remaking: Callable[[Placement], Remaking]
+    recomputing: Callable[[Placement], Recomputing]
     early_readers: Mapping[str, str]
     mixer_backward_step: int
     kernel_scratch_bytes: KernelScratch
@@ -139,7 +139,7 @@ class Block:
         return self.state_elements * (element_bytes + gradient_element_bytes(element_bytes))
 
     @cached_property
-    def units_by_name(self) -> Mapping[str, Unit]:
+    def saved_tensors_by_name(self) -> Mapping[str, SavedTensor]:
         return {unit.name: unit for unit in self.units}
 
     @property

@@ -47,7 +47,7 @@ class Span(NamedTuple):
     last: int
 
 
-class Remaking(NamedTuple):
+class Recomputing(NamedTuple):
     """Bytes per token: what waits at each step of a backward, what making a unit again takes."""
 
     waiting_by_step: Mapping[int, int]

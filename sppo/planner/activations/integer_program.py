@@ -20,7 +20,7 @@ from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
 from sppo.memory_model.temporary_peaks import linear_moments
-from sppo.plan.saved_tensors import Unit
+from sppo.plan.saved_tensors import SavedTensor
 from sppo.planner.activations.policies import recompute_fates, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.schedule.order import residency
@@ -38,7 +38,7 @@ class _Choice:
 
     part: int
     index: int
-    unit: Unit
+    unit: SavedTensor
     size_bytes: int
     travels: int | None
     again: int | None

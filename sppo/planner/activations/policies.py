@@ -29,19 +29,19 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
         case "paper":
             return uniform(problem, KEEP, problem.hidden_share)
         case "lean":
-            return uniform(problem, remade(problem, block.recompute_lean), lambda part, index: 0.0)
+            return uniform(problem, recomputable(problem, block.recompute_lean), lambda part, index: 0.0)
         case "full-recompute":
-            return uniform(problem, remade(problem, block.recompute_full), lambda part, index: 0.0)
+            return uniform(problem, recomputable(problem, block.recompute_full), lambda part, index: 0.0)
     return _cheapest(problem)
 
 
 def recompute_fates(problem: StageProblem) -> list[Decision]:
     """What our own policy may make again: from nothing to all but what the mixer makes."""
     block = problem.block
-    return [remade(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
+    return [recomputable(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
 
 
-def remade(problem: StageProblem, names: Sequence[str]) -> Decision:
+def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
     """Keep all but these units of every block; those that the model does not have are ignored."""
     known = problem.shapes[0].units
     return Decision(recompute=tuple(name for name in names if name in known))
