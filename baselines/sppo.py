@@ -68,7 +68,7 @@ def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tupl
     parts = [replace(part, layers=(0, len(part.layer_range))) for part in mine.parts]
     instructions = [one._replace(part=one.part - stage) for one in schedule.stages[stage]]
     begins = _first_rank(plan, stage) % cluster.ranks_per_node if cluster.nodes > 1 else 0
-    helps = stage if plan.lendings else None
+    helps = stage if plan.msp_splits else None
     return (not stage, parts, mine.memory, begins, instructions, helps)
 
 

@@ -23,7 +23,7 @@ from sppo.planner.activations import policies
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.msp import with_lending
+from sppo.planner.msp import with_msp
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
@@ -202,7 +202,7 @@ def variant_row(variant: Variant, layout: TimedLayout) -> Row:
         return _infeasible(variant, str(changed), f"short by {short}")
     if variant.msp:
         try:
-            plan = with_lending(plan, [changed], choose, wanted=True).plan
+            plan = with_msp(plan, [changed], choose, wanted=True).plan
         except (Infeasible, ValueError) as error:
             reason = str(error).removesuffix("; leave --msp out")
             return _infeasible(variant, f"{changed}, MSP", reason)
@@ -244,8 +244,8 @@ def simulated_row(plan: Plan, profile: Hardware, name: str, policy: str) -> Row:
     """The simulated step of a plan."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    step = simulate(schedule, costs, lent)
+    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
+    step = simulate(schedule, costs, slice_costs)
     return Row(
         variant=name,
         policy=policy,
@@ -265,8 +265,8 @@ def _words(plan: Plan) -> str:
     parts = "1 part" if plan.virtual_stages == 1 else f"{plan.virtual_stages} parts"
     hosted = ", K and V in the host tier" if plan.kv_block_tokens else ""
     ends = ""
-    if plan.lendings:
-        fills = all(lending.fills for lending in plan.lendings)
+    if plan.msp_splits:
+        fills = all(msp_split.fills for msp_split in plan.msp_splits)
         ends = ", MSP at the first end" if fills else ", MSP at both ends"
     return f"{plan.degrees_words}, {parts} a stage, N {plan.subsequences}{hosted}{ends}"
 

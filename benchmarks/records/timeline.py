@@ -90,8 +90,8 @@ def simulated(plan: Plan, profile: Hardware) -> list[list[Event]]:
     from sppo.schedule.simulate import simulate
 
     schedule, costs = build_schedule(plan), plan_costs(plan, profile)
-    lent = plan_slice_costs(plan, profile)
-    simulation = simulate(schedule, costs, lent)
+    slice_costs = plan_slice_costs(plan, profile)
+    simulation = simulate(schedule, costs, slice_costs)
     timelines: list[list[Event]] = [[] for _ in schedule.stages]
     for event in (*simulation.events, *simulation.transfers):
         timelines[event.stage].append(

@@ -20,7 +20,7 @@ from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs, stage_kv_moved_bytes, stage_moved_bytes
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -72,7 +72,7 @@ def _plan_values(workload: Workload, options: SolverOptions) -> Values:
         "layout": _layout(plan),
         "memory_bytes": _memory(plan),
         "decisions": _decisions(plan),
-        "lendings": _lendings(plan.lendings),
+        "lendings": _lendings(plan.msp_splits),
         "prediction": _prediction(plan),
         "simulation": _simulation(plan, profile),
     }
@@ -137,24 +137,24 @@ def _by_name(stages: list[Counter[str]]) -> Values:
     return {name: [stage[name] for stage in stages] for name in names}
 
 
-def _lendings(lendings: tuple[Lending, ...]) -> Values:
+def _lendings(msp_splits: tuple[MspSplit, ...]) -> Values:
     exactly: Tree = [
         [
-            lending.part,
-            lending.fills,
-            list(lending.subsequences),
-            list(lending.ranks),
-            [list(lengths) for lengths in lending.lengths_tokens],
-            sorted(lending.recompute_units),
+            msp_split.part,
+            msp_split.fills,
+            list(msp_split.subsequences),
+            list(msp_split.ranks),
+            [list(lengths) for lengths in msp_split.lengths_tokens],
+            sorted(msp_split.recompute_units),
         ]
-        for lending in lendings
+        for msp_split in msp_splits
     ]
     return {
-        "count": len(lendings),
-        "at_the_begin": sum(lending.fills for lending in lendings),
-        "subsequences": sum(len(lending.subsequences) for lending in lendings),
-        "slices": sum(len(row) for lending in lendings for row in lending.lengths_tokens),
-        "recomputed_units": sum(len(lending.recompute_units) for lending in lendings),
+        "count": len(msp_splits),
+        "at_the_begin": sum(msp_split.fills for msp_split in msp_splits),
+        "subsequences": sum(len(msp_split.subsequences) for msp_split in msp_splits),
+        "slices": sum(len(row) for msp_split in msp_splits for row in msp_split.lengths_tokens),
+        "recomputed_units": sum(len(msp_split.recompute_units) for msp_split in msp_splits),
         "digest": _digest(exactly),
     }
 
@@ -180,8 +180,8 @@ def _simulation(plan: Plan, profile: Hardware) -> Values:
     """The step of the very schedule that would run; lists are by stage, times in nanoseconds."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    step = simulate(schedule, costs, lent)
+    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
+    step = simulate(schedule, costs, slice_costs)
     return {
         "makespan_ns": step.makespan,
         "forward_makespan_ns": step.forward_makespan,
@@ -191,7 +191,7 @@ def _simulation(plan: Plan, profile: Hardware) -> Values:
         "host_peak_bytes": list(step.host_peak_bytes),
         "messages": list(step.messages),
         "message_bytes": list(step.message_bytes),
-        "link_bytes": _link_bytes(schedule, costs, lent),
+        "link_bytes": _link_bytes(schedule, costs, slice_costs),
         "exposed_copies_ns": list(step.exposed_copies),
         "instructions": [len(instructions) for instructions in schedule.stages],
         "late_offload_waits_ns": list(step.waited(Cause.OFFLOAD)),
@@ -199,14 +199,14 @@ def _simulation(plan: Plan, profile: Hardware) -> Values:
     }
 
 
-def _link_bytes(schedule: Schedule, costs: list[PartCosts], lent: SliceCosts) -> Values:
+def _link_bytes(schedule: Schedule, costs: list[PartCosts], slice_costs: SliceCosts) -> Values:
     """Bytes that one rank of a stage sends to another stage: "0 > 1"."""
     sizes = Counter[str]()
     for stage, instructions in enumerate(schedule.stages):
         for instruction in instructions:
             if instruction.op in SENDS:
                 link = f"{stage} > {peer_of(schedule, instruction)}"
-                sizes[link] += message_cost(instruction, costs, lent).bytes
+                sizes[link] += message_cost(instruction, costs, slice_costs).bytes
     return dict(sizes)
 
 

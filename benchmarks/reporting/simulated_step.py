@@ -14,7 +14,7 @@ from sppo.config.sizes import format_bytes
 from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
-from sppo.plan.msp import lendings
+from sppo.plan.msp import msp_splits
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -78,7 +78,7 @@ def of_plan(plan: Plan, profile: Hardware) -> Simulated:
         profile_kind=profile.kind,
         peaks=tuple(stage.memory.total for stage in plan.stages),
         time_divisor=10**9,
-        lent=plan_slice_costs(plan, profile),
+        slice_costs=plan_slice_costs(plan, profile),
     )
 
 
@@ -111,7 +111,7 @@ def of_unit_costs(
         profile_kind=UNIT_COSTS,
         peaks=None,
         time_divisor=virtual_stages * unit,
-        lent=unit_slice_costs(plan.lendings, unit),
+        slice_costs=unit_slice_costs(plan.msp_splits, unit),
     )
 
 
@@ -157,8 +157,8 @@ def uniform_plan(
         return (*[1] * (ranks - 1), plan.lengths_tokens[index] - ranks + 1)
 
     parts = pipeline_parallel * virtual_stages
-    lent = lendings(pipeline_parallel, parts, subsequences, cut)
-    return replace(plan, layout=replace(plan.layout, lendings=lent), prediction=None)
+    slice_costs = msp_splits(pipeline_parallel, parts, subsequences, cut)
+    return replace(plan, layout=replace(plan.layout, msp_splits=slice_costs), prediction=None)
 
 
 def _simulated(
@@ -169,11 +169,11 @@ def _simulated(
     profile_kind: str,
     peaks: tuple[int, ...] | None,
     time_divisor: int,
-    lent: SliceCosts,
+    slice_costs: SliceCosts,
 ) -> Simulated:
     schedule: Schedule = build_schedule(plan)
     check_schedule(schedule)
-    simulation = simulate(schedule, costs, lent)
+    simulation = simulate(schedule, costs, slice_costs)
     total = len(simulation.busy) * simulation.makespan
     busy = sum(simulation.busy)
 

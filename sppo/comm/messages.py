@@ -25,8 +25,8 @@ class Channel(IntEnum):
     """Messages of one channel between two ranks keep their order."""
 
     PIPELINE = 0
-    LOANS = 1
-    SLICES = 2
+    MSP_WEIGHTS = 1
+    MSP_SLICES = 2
 
 
 class Connection(NamedTuple):

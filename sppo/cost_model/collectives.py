@@ -34,7 +34,7 @@ def shard_collectives(plan: Plan, stage: int) -> Told:
         return Told()
     slicing = plan.layout.slicing
     own = list(range(stage, len(plan.parts), plan.pipeline_parallel))
-    borrowed = {lending.part: lending for lending in slicing.borrowed(stage)}
+    borrowed = {msp_split.part: msp_split for msp_split in slicing.borrowed(stage)}
     total = Told()
     for part in (*own, *borrowed):
         shape = part_shape(plan, part)

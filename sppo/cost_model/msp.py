@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns, stage_link, subsequence_cost
 from sppo.plan.blocks import block_of
-from sppo.plan.msp import Lending, Slice, Slicing
+from sppo.plan.msp import MspSplit, Slice, Slicing
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.cost_table import ComputeKey, Sent, SliceCosts
@@ -16,7 +16,7 @@ from sppo.schedule.instructions import Instruction, Op
 
 def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     """The simulator's costs of what a plan lends on a profile; times in nanoseconds."""
-    if not plan.lendings:
+    if not plan.msp_splits:
         return SliceCosts()
     compute: dict[ComputeKey, int] = {}
     kept: dict[ComputeKey, int] = {}
@@ -24,13 +24,13 @@ def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     sent: dict[Instruction, Sent] = {}
     slicing = plan.layout.slicing
     link = _packed_link(plan, profile)
-    for lending in plan.lendings:
-        shape = part_shape(plan, lending.part)
-        for index in lending.subsequences:
-            row = slicing.slices(lending.part, index)
+    for msp_split in plan.msp_splits:
+        shape = part_shape(plan, msp_split.part)
+        for index in msp_split.subsequences:
+            row = slicing.slices(msp_split.part, index)
             for number, one in enumerate(row):
-                place = lending.part, index, number
-                dropped = _dropped(plan, lending, index, one.rank)
+                place = msp_split.part, index, number
+                dropped = _dropped(plan, msp_split, index, one.rank)
                 kept[Op.FORWARD, *place] = shape.kept_bytes(one.tokens, dropped)
                 forward, backward = _compute(plan, profile, shape, index, one, dropped)
                 told = _exchanged(shape, row, number, link)
@@ -39,7 +39,7 @@ def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
                 ):
                     compute[op, *place] = own + more.time
                     exchanged[op, *place] = more
-        sent.update(_loans(plan, lending, shape, profile, link))
+        sent.update(_loans(plan, msp_split, shape, profile, link))
     for (op, _, index, part, number, _), message in sent.items():
         if op is Op.SEND_DW:
             added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
@@ -54,11 +54,11 @@ def _packed_link(plan: Plan, profile: Hardware) -> tuple[float, float]:
     return 1 / (1 / rate + 4 / profile.memory_bytes_per_second), latency
 
 
-def _dropped(plan: Plan, lending: Lending, index: int, rank: int) -> tuple[str, ...]:
+def _dropped(plan: Plan, msp_split: MspSplit, index: int, rank: int) -> tuple[str, ...]:
     """Units that are recomputed of a slice."""
-    if rank == lending.part % plan.pipeline_parallel:
-        return plan.parts[lending.part].recompute_units[index]
-    return lending.recompute_units
+    if rank == msp_split.part % plan.pipeline_parallel:
+        return plan.parts[msp_split.part].recompute_units[index]
+    return msp_split.recompute_units
 
 
 def _compute(
@@ -110,14 +110,14 @@ def _exchanged(
 
 def _loans(
     plan: Plan,
-    lending: Lending,
+    msp_split: MspSplit,
     shape: PartShape,
     profile: Hardware,
     link: tuple[float, float],
 ) -> dict[Instruction, Sent]:
     """Weights, with K and V of all earlier positions; gradients, with dK and dV of them."""
-    owner = lending.part % plan.pipeline_parallel
-    first, last = lending.subsequences[0], lending.subsequences[-1]
+    owner = msp_split.part % plan.pipeline_parallel
+    first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
     size, wide = shape.element_bytes, max(4, shape.element_bytes)
     prefix = plan.starts_tokens[first]
     block = block_of(plan.model)
@@ -129,10 +129,10 @@ def _loans(
         return Sent(messages=1 + messages, bytes=total, time=copy_ns(total, *link))
 
     found = {}
-    for number, rank in enumerate(lending.ranks):
+    for number, rank in enumerate(msp_split.ranks):
         if rank == owner:
             continue
-        lend = Instruction(Op.SEND_W, 0, first, lending.part, number)
+        lend = Instruction(Op.SEND_W, 0, first, msp_split.part, number)
         weights = shape.parameters * size
         found[lend] = sent(weights, shape.kv_bytes(prefix, size), heads)
         found[lend._replace(subsequence=last, other=1)] = sent(weights, 0, 0)
@@ -147,10 +147,10 @@ def _pieces(
 ) -> Iterator[tuple[Instruction, Sent]]:
     """Hidden states and their gradients between parts of which one is lent at least."""
     width = plan.model.hidden * plan.element_bytes
-    lent = {(lending.part, index) for lending in plan.lendings for index in lending.subsequences}
+    slice_costs = {(msp_split.part, index) for msp_split in plan.msp_splits for index in msp_split.subsequences}
     last = len(plan.parts) - 1
-    borders = {(part, index) for part, index in lent if part < last}
-    borders |= {(part - 1, index) for part, index in lent if part}
+    borders = {(part, index) for part, index in slice_costs if part < last}
+    borders |= {(part - 1, index) for part, index in slice_costs if part}
     for part, index in borders:
         for piece in slicing.pieces(part, index):
             size = -(-piece.tokens * width // plan.sequence_parallel)

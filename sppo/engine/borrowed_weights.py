@@ -12,11 +12,11 @@ from torch import Tensor
 from sppo.engine.context import EngineContext
 from sppo.model.weights import Weight, stage_weight_shapes
 from sppo.offload.activation_store import storage_key
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 
 
-class BorrowedWeights:
+class HelperWeights:
     """Another stage's part: its parameters one after another in one buffer, gradients likewise."""
 
     def __init__(
@@ -45,11 +45,11 @@ class BorrowedWeights:
         return frozenset((storage_key(self.values),))
 
 
-class Borrowed:
+class HelperRoom:
     """Room for one borrowed part's weights and gradients; a rank borrows one part at a time."""
 
-    def __init__(self, plan: Plan, lendings: Sequence[Lending], context: EngineContext) -> None:
-        self._shapes = {lending.part: part_shapes(plan, lending.part) for lending in lendings}
+    def __init__(self, plan: Plan, msp_splits: Sequence[MspSplit], context: EngineContext) -> None:
+        self._shapes = {msp_split.part: part_shapes(plan, msp_split.part) for msp_split in msp_splits}
         size = max((_elements(shapes) for shapes in self._shapes.values()), default=0)
         precision = torch.float64 if context.dtype == torch.float64 else torch.float32
         self.values = torch.empty(size, device=context.device, dtype=context.dtype)
@@ -57,8 +57,8 @@ class Borrowed:
         for kind, tensor in self.tensors().items():
             context.label(kind, tensor)
 
-    def of(self, lending: Lending) -> BorrowedWeights:
-        return BorrowedWeights(self._shapes[lending.part], self.values, self.gradients)
+    def of(self, msp_split: MspSplit) -> HelperWeights:
+        return HelperWeights(self._shapes[msp_split.part], self.values, self.gradients)
 
     def tensors(self) -> Mapping[Any, Tensor]:
         return {"weights": self.values, "gradients": self.gradients} if self._shapes else {}

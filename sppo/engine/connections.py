@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 from sppo.comm.messages import Channel, Connection
-from sppo.schedule.dependencies import Schedule, is_loan, peer_of
+from sppo.schedule.dependencies import Schedule, carries_msp_weights, peer_of
 from sppo.schedule.instructions import SENDS
 
 
@@ -15,8 +15,8 @@ def connections_of(schedule: Schedule) -> list[Connection]:
     for stage, instructions in enumerate(schedule.stages):
         for one in instructions:
             if one.op in SENDS:
-                channel = Channel.LOANS if is_loan(one) else Channel.PIPELINE
+                channel = Channel.MSP_WEIGHTS if carries_msp_weights(one) else Channel.PIPELINE
                 found.add(Connection(stage, peer_of(schedule, one), channel))
-    for lending in schedule.slicing.lendings:
-        found.update(Connection(*pair, Channel.SLICES) for pair in permutations(lending.ranks, 2))
+    for msp_split in schedule.slicing.msp_splits:
+        found.update(Connection(*pair, Channel.MSP_SLICES) for pair in permutations(msp_split.ranks, 2))
     return sorted(found)

@@ -209,21 +209,21 @@ class Engine:
         self.counters.fetched_bytes += moved
 
     def _lend(self, instruction: Instruction) -> None:
-        lent = self.stage.lent(instruction.part, instruction.subsequence)
-        lent.lend(self._peer(instruction), with_prefix=instruction.other == 0)
+        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
+        msp_part.lend(self._peer(instruction), with_prefix=instruction.other == 0)
 
     def _borrow(self, instruction: Instruction) -> None:
-        lent = self.stage.lent(instruction.part, instruction.subsequence)
-        work = lent.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
+        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
+        work = msp_part.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
         self._posted[instruction] = _Posted(work=work)
 
     def _give_back(self, instruction: Instruction) -> None:
-        lent = self.stage.lent(instruction.part, instruction.subsequence)
-        lent.give_back(self._peer(instruction))
+        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
+        msp_part.give_back(self._peer(instruction))
 
     def _collect(self, instruction: Instruction) -> None:
-        lent = self.stage.lent(instruction.part, instruction.subsequence)
-        work = lent.collect(self._peer(instruction))
+        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
+        work = msp_part.collect(self._peer(instruction))
         self._posted[instruction] = _Posted(work=work)
 
     def _add(self, instruction: Instruction) -> None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from sppo.comm.messages import Channel, ReceiveWork, Transport
-from sppo.engine.borrowed_weights import BorrowedWeights, part_shapes
+from sppo.engine.borrowed_weights import HelperWeights, part_shapes
 from sppo.engine.context import EngineContext
 from sppo.engine.part import Part, StageBuffers
 from sppo.model.mixers.kv_cache import Block, KvCache, LayerCache, ResidentLayer
 from sppo.model.weights import Weights
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 
 
@@ -31,23 +31,23 @@ class Peer(NamedTuple):
     span: slice
 
 
-class Group:
+class MspGroup:
     """The ranks that compute a lent part together, as one of them sees them."""
 
-    def __init__(self, plan: Plan, lending: Lending, rank: int, transport: Transport) -> None:
-        self.lending = lending
+    def __init__(self, plan: Plan, msp_split: MspSplit, rank: int, transport: Transport) -> None:
+        self.msp_split = msp_split
         self.rank = rank
         self.transport = transport
-        self.start = plan.starts_tokens[lending.subsequences[0]]
-        owner = lending.part % plan.pipeline_parallel
-        self.helpers = [other for other in lending.ranks if other != owner]
+        self.start = plan.starts_tokens[msp_split.subsequences[0]]
+        owner = msp_split.part % plan.pipeline_parallel
+        self.helpers = [other for other in msp_split.ranks if other != owner]
         self.spans: dict[int, slice] = {}
         self.starts: dict[int, int] = {}
         self._peers: dict[int, list[Peer]] = {}
-        for index, lengths in zip(lending.subsequences, lending.lengths_tokens, strict=True):
+        for index, lengths in zip(msp_split.subsequences, msp_split.lengths_tokens, strict=True):
             at = first = plan.starts_tokens[index]
             peers = []
-            for other, tokens in zip(lending.ranks, lengths, strict=True):
+            for other, tokens in zip(msp_split.ranks, lengths, strict=True):
                 if other == rank:
                     self.spans[index] = slice(at, at + tokens)
                 else:
@@ -78,7 +78,7 @@ class _Arriving:
 class SlicedLayer:
     """One layer's K and V on one rank of a group; `resident` holds them and their gradients."""
 
-    def __init__(self, resident: ResidentLayer, group: Group, context: EngineContext) -> None:
+    def __init__(self, resident: ResidentLayer, group: MspGroup, context: EngineContext) -> None:
         self.resident = resident
         self.group = group
         self.context = context
@@ -94,14 +94,14 @@ class SlicedLayer:
         for peer in self.group.peers(start):
             self._arriving.append(self._expect(key, peer, peer.span))
         for peer in self.group.peers(start):
-            self.group.transport.send(packed, peer.rank, Channel.SLICES)
+            self.group.transport.send(packed, peer.rank, Channel.MSP_SLICES)
 
     def _expect(self, like: Tensor, peer: Peer, span: slice) -> _Arriving:
         """Post the receive of two tensors [kv_heads, n, D] of the positions `span`."""
         heads, _, width = like.shape
         into = like.new_empty((2, heads, span.stop - span.start, width))
         self.context.label("staging", into)
-        return _Arriving(self.group.transport.receive(into, peer.rank, Channel.SLICES), into, span)
+        return _Arriving(self.group.transport.receive(into, peer.rank, Channel.MSP_SLICES), into, span)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         return self.resident.own(start, tokens)
@@ -138,7 +138,7 @@ class SlicedLayer:
 
     def _tell(self, peer: Peer) -> None:
         gradients = [one[:, peer.span] for one in self.resident.buffers[2:]]
-        self.group.transport.send(torch.stack(gradients), peer.rank, Channel.SLICES)
+        self.group.transport.send(torch.stack(gradients), peer.rank, Channel.MSP_SLICES)
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
         """Behind the last block every rank gets what the others have found for its slice."""
@@ -159,7 +159,7 @@ class SlicedLayer:
 class SlicedCache:
     """The layers of a lent part; their buffers are those of `cache`."""
 
-    def __init__(self, cache: KvCache, group: Group, context: EngineContext) -> None:
+    def __init__(self, cache: KvCache, group: MspGroup, context: EngineContext) -> None:
         self.sliced: list[SlicedLayer] = []
         for layer in cache.layers:
             assert isinstance(layer, ResidentLayer), "K and V of a lent part lie on the device"
@@ -186,7 +186,7 @@ class _Works:
             self._then = None
 
 
-class LentPart(Part):
+class MspPart(Part):
     """A rank's slices of a lent part, and the traffic between its owner and a helper.
 
     Nothing of a helper's slices goes to the host tier.
@@ -195,7 +195,7 @@ class LentPart(Part):
     def __init__(
         self,
         plan: Plan,
-        group: Group,
+        group: MspGroup,
         weights: Weights,
         cache: KvCache,
         buffers: StageBuffers,
@@ -203,16 +203,16 @@ class LentPart(Part):
     ) -> None:
         self._sliced = SlicedCache(cache, group, context)
         super().__init__(
-            plan, group.lending.part, weights, [self._sliced], group.spans, buffers, context
+            plan, group.msp_split.part, weights, [self._sliced], group.spans, buffers, context
         )
         self.group = group
         self.cache = cache
         self._weights = weights
         self._names = part_shapes(plan, self.index)
         self._packed: Tensor | None = None
-        if isinstance(weights, BorrowedWeights):
+        if isinstance(weights, HelperWeights):
             layers = range(len(plan.parts[self.index].layer_range))
-            names = group.lending.recompute_units
+            names = group.msp_split.recompute_units
             dropped = frozenset((layer, name) for layer in layers for name in names)
             self._dropped = [dropped] * plan.subsequences
 
@@ -220,7 +220,7 @@ class LentPart(Part):
         """K and V of other slices are taken in when they are needed: by what comes next."""
         for layer in self._sliced.sliced:
             layer.settle()
-        self.group.transport.flush(Channel.SLICES)
+        self.group.transport.flush(Channel.MSP_SLICES)
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
@@ -244,10 +244,10 @@ class LentPart(Part):
         ]
 
     def _send(self, tensor: Tensor, rank: int) -> None:
-        self.group.transport.send(tensor, rank, Channel.LOANS)
+        self.group.transport.send(tensor, rank, Channel.MSP_WEIGHTS)
 
     def _receive(self, into: Tensor, rank: int) -> ReceiveWork:
-        return self.group.transport.receive(into, rank, Channel.LOANS)
+        return self.group.transport.receive(into, rank, Channel.MSP_WEIGHTS)
 
     def lend(self, helper: int, *, with_prefix: bool) -> None:
         """Owner: weights, and K and V of all earlier positions, go to a helper."""
@@ -262,18 +262,18 @@ class LentPart(Part):
 
     def borrow(self, owner: int, *, with_prefix: bool) -> ReceiveWork:
         """Helper: they come."""
-        assert isinstance(self._weights, BorrowedWeights)
+        assert isinstance(self._weights, HelperWeights)
         works = [self._receive(self._weights.values, owner)]
         works += [self._receive(head, owner) for head in self._heads(_KV) if with_prefix]
         return _Works(works)
 
     def give_back(self, owner: int) -> None:
         """Helper: gradients of the weights, and dK and dV of all earlier positions, go home."""
-        assert isinstance(self._weights, BorrowedWeights)
+        assert isinstance(self._weights, HelperWeights)
         self._send(self._weights.gradients, owner)
         for head in self._heads(_GRADIENTS):
             self._send(head, owner)
-        self.group.transport.flush(Channel.LOANS)
+        self.group.transport.flush(Channel.MSP_WEIGHTS)
         self._weights.gradients.zero_()
 
     def collect(self, helper: int) -> ReceiveWork:
@@ -288,7 +288,7 @@ class LentPart(Part):
                 gradient.add_(flat[at : at + gradient.numel()].view(gradient.shape))
                 at += gradient.numel()
             self._add_prefix(helper)
-            self.group.transport.flush(Channel.LOANS)  # who gives back has got all
+            self.group.transport.flush(Channel.MSP_WEIGHTS)  # who gives back has got all
 
         return _Works([work], add)
 

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from sppo.comm.messages import Transport
-from sppo.engine.borrowed_weights import Borrowed
+from sppo.engine.borrowed_weights import HelperRoom
 from sppo.engine.context import EngineContext
-from sppo.engine.msp_part import Group, LentPart
+from sppo.engine.msp_part import MspGroup, MspPart
 from sppo.engine.part import Part, StageBuffers, make_caches
 from sppo.model.mixers.kv_cache import KvCache
 from sppo.model.weights import StageWeights, Weights
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 
 
@@ -44,12 +44,12 @@ class Stage:
         for part in range(index, len(plan.parts), plan.pipeline_parallel):
             caches = self._make(part, plan.sequence_tokens)
             self.parts[part] = Part(plan, part, weights, caches, spans, self.buffers, context)
-        mine = [lending for lending in plan.lendings if index in lending.ranks]
-        self.borrowed = Borrowed(plan, [one for one in mine if not self._owns(one)], context)
-        self._lent = [self._share(lending, transport) for lending in mine]
+        mine = [msp_split for msp_split in plan.msp_splits if index in msp_split.ranks]
+        self.borrowed = HelperRoom(plan, [one for one in mine if not self._owns(one)], context)
+        self._msp_parts = [self._share(msp_split, transport) for msp_split in mine]
 
-    def _owns(self, lending: Lending) -> bool:
-        return lending.part in self.parts
+    def _owns(self, msp_split: MspSplit) -> bool:
+        return msp_split.part in self.parts
 
     def _make(self, part: int, tokens: int) -> list[KvCache]:
         """K, V and their gradients of the first `tokens` positions in a part."""
@@ -59,31 +59,31 @@ class Stage:
                 self.context.label(kind, tensor)
         return self._caches[part]
 
-    def _share(self, lending: Lending, transport: Transport | None) -> LentPart:
+    def _share(self, msp_split: MspSplit, transport: Transport | None) -> MspPart:
         assert transport is not None, "a plan that lends needs a transport"
-        group = Group(self.plan, lending, self.index, transport)
+        group = MspGroup(self.plan, msp_split, self.index, transport)
         weights: Weights = self.weights
-        if not self._owns(lending):
-            self._make(lending.part, group.end)
-            weights = self.borrowed.of(lending)
-        (cache,) = self._caches[lending.part]
-        return LentPart(self.plan, group, weights, cache, self.buffers, self.context)
+        if not self._owns(msp_split):
+            self._make(msp_split.part, group.end)
+            weights = self.borrowed.of(msp_split)
+        (cache,) = self._caches[msp_split.part]
+        return MspPart(self.plan, group, weights, cache, self.buffers, self.context)
 
     def part(self, part: int, subsequence: int) -> Part:
         """What computes (this rank's slice of) a subsequence in a part, its K and V in place."""
         found = self.parts.get(part)
-        for lent in self._lent:
-            if lent.index == part:
-                if subsequence in lent.group.lending.subsequences:
-                    found = lent
-                lent.settle()
+        for msp_part in self._msp_parts:
+            if msp_part.index == part:
+                if subsequence in msp_part.group.msp_split.subsequences:
+                    found = msp_part
+                msp_part.settle()
         assert found is not None
         return found
 
-    def lent(self, part: int, subsequence: int) -> LentPart:
+    def msp_part(self, part: int, subsequence: int) -> MspPart:
         """The same where the part is lent."""
         found = self.part(part, subsequence)
-        assert isinstance(found, LentPart)
+        assert isinstance(found, MspPart)
         return found
 
     def clear_gradients(self, part: int) -> None:
@@ -96,7 +96,7 @@ class Stage:
             arena.let_go()
 
     def _every_part(self) -> list[Part]:
-        return [*self.parts.values(), *self._lent]
+        return [*self.parts.values(), *self._msp_parts]
 
     def assert_empty(self) -> None:
         for part in self._every_part():

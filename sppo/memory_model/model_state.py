@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.memory_model.live_bytes import Fullest
-from sppo.memory_model.msp import Loan, borrowed_bytes
+from sppo.memory_model.msp import MspRole, helper_bytes
 from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import StageMemory, Untracked
@@ -81,7 +81,7 @@ def stage_memory(
     kv_block_tokens: int = 0,
     kv_sets: int = 1,
     sequences: int = 1,
-    loans: Sequence[Loan] = (),
+    msp_roles: Sequence[MspRole] = (),
 ) -> StageMemory:
     """The whole memory model of one stage, made of its parts, for sequences of `tokens` tokens.
 
@@ -97,7 +97,7 @@ def stage_memory(
     staging = fullest.messages
     if kv_block_tokens:
         staging += ring_bytes(model, size, shards, kv_block_tokens)
-    lent = borrowed_bytes(loans)
+    lent = helper_bytes(msp_roles)
     weights, gradients, kv, dkv = (
         weights + lent[0],
         gradients + lent[1],

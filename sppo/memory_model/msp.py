@@ -21,7 +21,7 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loan:
+class MspRole:
     """A part that one rank lends or borrows (`borrowed`), for positions [start, end).
 
     `virtual` is its place among the parts of the rank, `shares` what the rank computes of the
@@ -96,51 +96,51 @@ class Loan:
         return 0 if self.borrowed else self.shape.parameters * self.shape.element_bytes
 
 
-def exchanged_bytes(computes: Sequence[Compute], loans: Sequence[Loan]) -> list[int]:
+def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -> list[int]:
     """What lending has on its way during each compute of a rank.
 
     Weights that were lent stay packed until the gradients are back; what slices have told each
     other stays until the rank computes in that part again.
     """
-    left = [0] * len(loans)
-    packed = [0] * len(loans)
+    left = [0] * len(msp_roles)
+    packed = [0] * len(msp_roles)
     found = []
     for compute in computes:
         total = 0
-        shares = [loan.share(compute.virtual, compute.subsequence) for loan in loans]
-        for number, (loan, share) in enumerate(zip(loans, shares, strict=True)):
-            if loan.virtual == compute.virtual:
+        shares = [msp_role.share(compute.virtual, compute.subsequence) for msp_role in msp_roles]
+        for number, (msp_role, share) in enumerate(zip(msp_roles, shares, strict=True)):
+            if msp_role.virtual == compute.virtual:
                 left[number] = 0
             total += left[number]
             if share is None:
                 continue
-            begins = compute.subsequence == (loan.first if compute.forward else loan.last)
-            packed[number] += loan.packed_bytes if begins else 0
-            total += loan.during_bytes(compute.forward, share)
-            left[number] = loan.after_bytes(compute.forward, share)
+            begins = compute.subsequence == (msp_role.first if compute.forward else msp_role.last)
+            packed[number] += msp_role.packed_bytes if begins else 0
+            total += msp_role.during_bytes(compute.forward, share)
+            left[number] = msp_role.after_bytes(compute.forward, share)
         total += sum(packed)
-        for number, (loan, share) in enumerate(zip(loans, shares, strict=True)):
-            if share is not None and not compute.forward and compute.subsequence == loan.first:
-                total += loan.returned_bytes
+        for number, (msp_role, share) in enumerate(zip(msp_roles, shares, strict=True)):
+            if share is not None and not compute.forward and compute.subsequence == msp_role.first:
+                total += msp_role.returned_bytes
                 packed[number] = 0
-                left[number] *= not loan.borrowed  # a helper gives back and is done
+                left[number] *= not msp_role.borrowed  # a helper gives back and is done
         found.append(total)
     return found
 
 
-def told_bytes(loans: Sequence[Loan], virtual: int, subsequence: int) -> int:
+def told_bytes(msp_roles: Sequence[MspRole], virtual: int, subsequence: int) -> int:
     """See `Loan.late_bytes`; 0 of what is not lent."""
-    shares = [(loan, loan.share(virtual, subsequence)) for loan in loans]
-    return max((loan.late_bytes(share) for loan, share in shares if share), default=0)
+    shares = [(msp_role, msp_role.share(virtual, subsequence)) for msp_role in msp_roles]
+    return max((msp_role.late_bytes(share) for msp_role, share in shares if share), default=0)
 
 
-def borrowed_bytes(loans: Sequence[Loan]) -> tuple[int, int, int, int]:
+def helper_bytes(msp_roles: Sequence[MspRole]) -> tuple[int, int, int, int]:
     """Room on a rank for what it borrows: weights and gradients of one part, K and V, dK and dV."""
-    borrowed = [loan for loan in loans if loan.borrowed]
+    borrowed = [msp_role for msp_role in msp_roles if msp_role.borrowed]
     if not borrowed:
         return 0, 0, 0, 0
     size, wide = borrowed[0].shape.element_bytes, borrowed[0].wide
-    parameters = max(loan.shape.parameters for loan in borrowed)
-    kv = sum(loan.shape.kv_bytes(loan.end, size) for loan in borrowed)
-    dkv = sum(loan.shape.kv_bytes(loan.end, wide) for loan in borrowed)
+    parameters = max(msp_role.shape.parameters for msp_role in borrowed)
+    kv = sum(msp_role.shape.kv_bytes(msp_role.end, size) for msp_role in borrowed)
+    dkv = sum(msp_role.shape.kv_bytes(msp_role.end, wide) for msp_role in borrowed)
     return parameters * size, parameters * wide, kv, dkv

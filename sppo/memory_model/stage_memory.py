@@ -11,7 +11,7 @@ from sppo.config.hardware import Hardware
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.live_bytes import LiveBytes, Part, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
-from sppo.memory_model.msp import Loan, exchanged_bytes, told_bytes
+from sppo.memory_model.msp import MspRole, exchanged_bytes, told_bytes
 from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, moments
 from sppo.memory_model.untracked import untracked
@@ -75,7 +75,7 @@ class StageMemoryModel:
     kv_sets: int = 1
     sequences: int = 1
     clones: bool = False
-    loans: tuple[Loan, ...] = ()
+    msp_roles: tuple[MspRole, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
@@ -123,7 +123,7 @@ class StageMemoryModel:
 
     @cached_property
     def _knowns(self) -> list[dict[Any, Any]]:
-        if self.loans:  # slices differ from stage to stage
+        if self.msp_roles:  # slices differ from stage to stage
             return [{} for _ in self.shapes]
         return [self.memo.setdefault((kind, row), {}) for kind, row in self._choices]
 
@@ -134,13 +134,13 @@ class StageMemoryModel:
     @cached_property
     def kinds(self) -> tuple[PartKind, ...]:
         """Of its own parts, then of the borrowed ones."""
-        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        shapes = [*self.shapes, *(msp_role.shape for msp_role in self._borrowed)]
         hosted = bool(self.kv_block_tokens)
         return tuple(PartKind.of(shape, hosted=hosted, clones=self.clones) for shape in shapes)
 
     @cached_property
-    def _borrowed(self) -> tuple[Loan, ...]:
-        return tuple(loan for loan in self.loans if loan.borrowed)
+    def _borrowed(self) -> tuple[MspRole, ...]:
+        return tuple(msp_role for msp_role in self.msp_roles if msp_role.borrowed)
 
     @cached_property
     def _alike(self) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ class StageMemoryModel:
     @cached_property
     def live_bytes(self) -> LiveBytes:
         """What lies on the device at each compute, for all decisions."""
-        shapes = [*self.shapes, *(loan.shape for loan in self._borrowed)]
+        shapes = [*self.shapes, *(msp_role.shape for msp_role in self._borrowed)]
         width = self.shapes[0].model.hidden * self.shapes[0].element_bytes
         shards = self.shapes[0].shards
         messages = message_bytes(
@@ -182,8 +182,8 @@ class StageMemoryModel:
             [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
             self.messages_ahead,
         )
-        if self.loans:
-            exchanged = exchanged_bytes(self.computes, self.loans)
+        if self.msp_roles:
+            exchanged = exchanged_bytes(self.computes, self.msp_roles)
             messages = [a + b for a, b in zip(messages, exchanged, strict=True)]
         return LiveBytes(
             computes=self.computes,
@@ -215,7 +215,7 @@ class StageMemoryModel:
             start=start,
             tokens=tokens,
             keys=min(start, block_tokens),
-            told_bytes=told_bytes(self.loans, part, index),
+            told_bytes=told_bytes(self.msp_roles, part, index),
         )
 
     @cached_property
@@ -234,11 +234,11 @@ class StageMemoryModel:
         moved = [one.moved for one in mine]
         beside = [one.beside for one in mine]
         own = len(self.shapes)
-        for number, loan in enumerate(self._borrowed, own):
+        for number, msp_role in enumerate(self._borrowed, own):
             row = self.tokens[number]
-            kept += [loan.shape.kept_bytes(tokens, loan.recompute) for tokens in row]
+            kept += [msp_role.shape.kept_bytes(tokens, msp_role.recompute) for tokens in row]
             moved += [0] * len(row)
-            beside += [self.beside_bytes(number, i, loan.recompute) for i in indices]
+            beside += [self.beside_bytes(number, i, msp_role.recompute) for i in indices]
         forwards, backwards = zip(*beside, strict=True)
         live_bytes = self.live_bytes
         return live_bytes.kept(kept, moved), live_bytes.beside(forwards, backwards)
@@ -261,7 +261,7 @@ class StageMemoryModel:
     def untracked(self) -> Untracked:
         """What the device holds beside tracked tensors, whatever the decisions."""
         layers = [shape.layers for shape in self.shapes]
-        layers += [loan.shape.layers for loan in self._borrowed]
+        layers += [msp_role.shape.layers for msp_role in self._borrowed]
         rows = [row for row, own in zip(self.tokens, layers, strict=True) if own]
         return untracked(
             self.shapes[0],
@@ -284,5 +284,5 @@ class StageMemoryModel:
             kv_block_tokens=self.kv_block_tokens,
             kv_sets=self.kv_sets,
             sequences=self.shapes[0].replicas * self.sequences,
-            loans=self.loans,
+            msp_roles=self.msp_roles,
         )

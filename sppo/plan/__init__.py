@@ -2,7 +2,7 @@
 
 from sppo.plan.blocks import Block, block_of
 from sppo.plan.layout import Degrees, Layout
-from sppo.plan.msp import Lending, Slice, Slicing
+from sppo.plan.msp import MspSplit, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, Plan, StageMemory, StagePlan, StepPlans, check_plan
 from sppo.plan.prediction import Prediction

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from sppo.plan.msp import Lending, Slicing
+from sppo.plan.msp import MspSplit, Slicing
 
 
 class Degrees(NamedTuple):
@@ -45,7 +45,7 @@ class Layout:
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
-    lendings: tuple[Lending, ...] = ()
+    msp_splits: tuple[MspSplit, ...] = ()
 
     @property
     def degrees_words(self) -> str:
@@ -68,14 +68,14 @@ class Layout:
     def parts_of(self, stage: int) -> list[int]:
         """The parts that a stage computes: its own, then those that it borrows."""
         own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(lending.part for lending in self.slicing.borrowed(stage))]
+        return [*own, *(msp_split.part for msp_split in self.slicing.borrowed(stage))]
 
     @cached_property
     def slicing(self) -> Slicing:
         return Slicing(
             stages=self.pipeline_parallel,
             lengths_tokens=self.lengths_tokens,
-            lendings=self.lendings,
+            msp_splits=self.msp_splits,
         )
 
     @property
@@ -85,7 +85,7 @@ class Layout:
         Those for a head on its own wait while the next group passes the first part; those between
         lent parts while all other subsequences pass the part before.
         """
-        least = max(1, self.pipeline_parallel - 1) if self.lendings else 1
+        least = max(1, self.pipeline_parallel - 1) if self.msp_splits else 1
         if self.virtual_stages == 1:
             return least
         if self.head_alone:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lending:
+class MspSplit:
     """Multiplexed sequence partitioning: some subsequences of one part, each cut into slices.
 
     The owner of `part` lends its weights; `ranks[j]` computes slice j of every subsequence, whose
@@ -62,9 +62,9 @@ def table(stages: int, subsequences: int, stage: int) -> tuple[range, range]:
     return left, range(max(subsequences - stage, len(left)), subsequences)
 
 
-def lendings(
+def msp_splits(
     stages: int, parts: int, subsequences: int, cut: Cut, *, drains: bool = True
-) -> tuple[Lending, ...]:
+) -> tuple[MspSplit, ...]:
     """All lendings of a pipeline of `parts` parts with layers, in the order of the forward.
 
     The first PP parts fill the pipeline, the last PP drain it (if `drains`). Nothing is lent of a
@@ -80,7 +80,7 @@ def lendings(
             lengths = tuple(row for row in rows if row is not None)
             if lengths and len(lengths) == len(rows):
                 found.append(
-                    Lending(
+                    MspSplit(
                         part=part,
                         fills=fills,
                         subsequences=tuple(ids),
@@ -97,28 +97,28 @@ class Slicing:
 
     stages: int
     lengths_tokens: tuple[int, ...]
-    lendings: tuple[Lending, ...] = ()
+    msp_splits: tuple[MspSplit, ...] = ()
 
     @cached_property
     def _lent(self) -> dict[tuple[int, int], tuple[Slice, ...]]:
         found = {}
-        for lending in self.lendings:
-            for index, lengths in zip(lending.subsequences, lending.lengths_tokens, strict=True):
+        for msp_split in self.msp_splits:
+            for index, lengths in zip(msp_split.subsequences, msp_split.lengths_tokens, strict=True):
                 assert sum(lengths) == self.lengths_tokens[index]
                 starts = itertools.accumulate(lengths[:-1], initial=0)
-                row = zip(lending.ranks, starts, lengths, strict=True)
-                found[lending.part, index] = tuple(Slice(*one) for one in row)
+                row = zip(msp_split.ranks, starts, lengths, strict=True)
+                found[msp_split.part, index] = tuple(Slice(*one) for one in row)
         return found
 
-    def is_lent(self, part: int, subsequence: int) -> bool:
+    def is_split(self, part: int, subsequence: int) -> bool:
         return (part, subsequence) in self._lent
 
-    def lending_of(self, part: int, subsequence: int) -> Lending:
+    def split_of(self, part: int, subsequence: int) -> MspSplit:
         """The lending of a subsequence that is lent."""
         (found,) = (
-            lending
-            for lending in self.lendings
-            if lending.part == part and subsequence in lending.subsequences
+            msp_split
+            for msp_split in self.msp_splits
+            if msp_split.part == part and subsequence in msp_split.subsequences
         )
         return found
 
@@ -159,12 +159,12 @@ class Slicing:
                     found.append(Piece(source, target, start, end - start))
         return tuple(found)
 
-    def borrowed(self, rank: int) -> tuple[Lending, ...]:
+    def borrowed(self, rank: int) -> tuple[MspSplit, ...]:
         """The lendings in which a rank helps another, in the order of the forward."""
         return tuple(
-            lending
-            for lending in self.lendings
-            if rank in lending.ranks and rank != lending.part % self.stages
+            msp_split
+            for msp_split in self.msp_splits
+            if rank in msp_split.ranks and rank != msp_split.part % self.stages
         )
 
 
@@ -182,10 +182,10 @@ def with_slices(
     them where the head is a part of its own (place `head`).
     """
     ends: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for lending in slicing.lendings:
-        if rank in lending.ranks:
-            place = parts_of_rank.index(lending.part)
-            ends[lending.fills] += [(place, index) for index in lending.subsequences]
+    for msp_split in slicing.msp_splits:
+        if rank in msp_split.ranks:
+            place = parts_of_rank.index(msp_split.part)
+            ends[msp_split.fills] += [(place, index) for index in msp_split.subsequences]
     lent = {*ends[True], *ends[False]}
     own = [one for one in order if one not in lent]
     drained = {index for _, index in ends[False]}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.plan.layout import Layout
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.plan.parts import PartShape
 from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import SavedTensorKey
@@ -212,8 +212,8 @@ class Plan:
         return self.layout.lengths_tokens
 
     @property
-    def lendings(self) -> tuple[Lending, ...]:
-        return self.layout.lendings
+    def msp_splits(self) -> tuple[MspSplit, ...]:
+        return self.layout.msp_splits
 
     @property
     def subsequences(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sppo.config.hardware import Hardware
 from sppo.cost_model.plan_costs import simulate_plan
-from sppo.memory_model.msp import Loan, Share
+from sppo.memory_model.msp import MspRole, Share
 from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan, StagePlan
 from sppo.plan.prediction import Prediction
@@ -23,7 +23,7 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
     slicing = layout.slicing
     return StageProblem(
         shapes=shapes,
-        loans=tuple(stage_loans(layout, stage)),
+        msp_roles=tuple(stage_msp_roles(layout, stage)),
         tokens=tuple(
             tuple(slicing.tokens_of(part, index, stage) for index in range(layout.subsequences))
             for part in layout.parts_of(stage)
@@ -48,32 +48,32 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
 def _connections(layout: TimedLayout, stage: int) -> int:
     """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
     helpers = {
-        rank for lending in layout.lendings if stage in lending.ranks for rank in lending.ranks
+        rank for msp_split in layout.msp_splits if stage in msp_split.ranks for rank in msp_split.ranks
     }
     return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
 
 
-def stage_loans(layout: TimedLayout, stage: int) -> Iterator[Loan]:
+def stage_msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
     """What a stage lends and borrows."""
     parts = layout.parts_of(stage)
-    for lending in layout.lendings:
-        if stage not in lending.ranks:
+    for msp_split in layout.msp_splits:
+        if stage not in msp_split.ranks:
             continue
-        place = lending.ranks.index(stage)
-        first, last = lending.subsequences[0], lending.subsequences[-1]
-        yield Loan(
-            shape=layout.shapes[lending.part],
-            borrowed=stage != lending.part % layout.pipeline_parallel,
-            virtual=parts.index(lending.part),
+        place = msp_split.ranks.index(stage)
+        first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
+        yield MspRole(
+            shape=layout.shapes[msp_split.part],
+            borrowed=stage != msp_split.part % layout.pipeline_parallel,
+            virtual=parts.index(msp_split.part),
             start=layout.starts_tokens[first],
             end=layout.starts_tokens[last] + layout.lengths_tokens[last],
             first=first,
             shares=tuple(
                 Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
-                for lengths in lending.lengths_tokens
+                for lengths in msp_split.lengths_tokens
             ),
-            ranks=len(lending.ranks),
-            recompute=lending.recompute_units,
+            ranks=len(msp_split.ranks),
+            recompute=msp_split.recompute_units,
         )
 
 
@@ -84,7 +84,7 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
         # How far a stage runs ahead differs, and what it lends and borrows.
-        mixed = stage if layout.kv_sets > 1 or layout.lendings else 0
+        mixed = stage if layout.kv_sets > 1 or layout.msp_splits else 0
         alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
         if alike not in chosen:
             problem.require_room()

@@ -33,7 +33,7 @@ class Weighed:
     notes: tuple[str, ...] = ()
 
 
-def with_lending(
+def with_msp(
     plan: Plan, layouts: Sequence[TimedLayout], choose: Choose, wanted: bool | None
 ) -> Weighed:
     """The faster of `plan` and what it becomes when its stages lend (`wanted` decides if given).
@@ -54,13 +54,13 @@ def with_lending(
             continue
         try:
             _require_room(resident, ends)
-            layout = resident.lending(ends)
+            layout = resident.msp_split(ends)
             lent = plan_of(layout, choose)
         except Short as short:
             shorts.append(short)
             continue
         faster = best is None or lent.makespan_seconds < best[0].makespan_seconds
-        if lent.lendings and faster:
+        if lent.msp_splits and faster:
             best = lent, layout
     if best is None:
         words = "its subsequences are too short for slices"
@@ -101,7 +101,7 @@ def _require_room(layout: TimedLayout, lent: Ends) -> None:
 
 
 def _why(plan: Plan, lent: Plan, gain: float) -> str:
-    where = "the first end" if all(one.fills for one in lent.lendings) else "both ends"
+    where = "the first end" if all(one.fills for one in lent.msp_splits) else "both ends"
     cut = "" if lent.lengths_tokens == plan.lengths_tokens else f" with N {plan.subsequences}"
     parts = lent.virtual_stages == plan.virtual_stages
     if not parts or lent.degrees_words != plan.degrees_words:

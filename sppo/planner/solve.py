@@ -26,7 +26,7 @@ from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.msp import with_lending
+from sppo.planner.msp import with_msp
 from sppo.planner.options import SolverOptions
 from sppo.planner.search_log import Search
 
@@ -135,7 +135,7 @@ def _solve(
         return replace(best, reasons=(*best.reasons, note))
     choose = _policy(options.policy)
     found = _search(layouts, choose, SIMULATED, rival)
-    lent = with_lending(found.plan, layouts, choose, options.msp)
+    lent = with_msp(found.plan, layouts, choose, options.msp)
     if lent.layout is None:
         plan = _explained(found)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sppo.plan.msp import Lending, Slicing
+from sppo.plan.msp import MspSplit, Slicing
 from sppo.plan.plan import PartPlan, Plan
 from sppo.schedule.dependencies import Schedule, message_receives, message_sends
 from sppo.schedule.instructions import Instruction, Op
@@ -33,7 +33,7 @@ def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[In
     computes = _computes(plan, slicing, stage)
     parts = plan.parts
     fetches = _fetches(plan, parts, stage, computes)
-    lent = loan_instructions(slicing, stage, computes)
+    lent = msp_instructions(slicing, stage, computes)
     first: dict[tuple[Op, int], int] = {}
     for position, compute in enumerate(computes):
         first.setdefault((compute.op, compute.sequence), position)
@@ -123,21 +123,21 @@ Around = dict[tuple[int, bool], list[Instruction]]
 """By (position of a compute, whether after it)."""
 
 
-def loan_instructions(slicing: Slicing, stage: int, computes: Sequence[Instruction]) -> Around:
+def msp_instructions(slicing: Slicing, stage: int, computes: Sequence[Instruction]) -> Around:
     """The stage's ends of all its loans.
 
     A helper that still has the weights when the backward begins does not borrow them again.
     """
     found: Around = {}
-    for lending in slicing.lendings:
-        owner = lending.part % slicing.stages
-        for helper, rank in enumerate(lending.ranks):
+    for msp_split in slicing.msp_splits:
+        owner = msp_split.part % slicing.stages
+        for helper, rank in enumerate(msp_split.ranks):
             if rank == owner or stage not in (rank, owner):
                 continue
-            for slices in _runs(lending, computes):
+            for slices in _runs(msp_split, computes):
                 first, last = (computes[position] for position in (slices[0], slices[-1]))
                 backward = first.op is Op.BACKWARD
-                if not backward or slicing.borrowed(rank)[-1] != lending:
+                if not backward or slicing.borrowed(rank)[-1] != msp_split:
                     op = Op.SEND_W if stage == owner else Op.RECV_W
                     one = first._replace(op=op, slice=helper, other=int(backward))
                     found.setdefault((slices[0], False), []).append(one)
@@ -154,11 +154,11 @@ def _return(found: Around, last: Instruction, position: int, *, owns: bool) -> N
         found.setdefault((position, False), []).append(last._replace(op=Op.RECV_DW))
 
 
-def _runs(lending: Lending, computes: Sequence[Instruction]) -> Iterator[list[int]]:
+def _runs(msp_split: MspSplit, computes: Sequence[Instruction]) -> Iterator[list[int]]:
     """Positions of the lent subsequences' forwards, then of their backwards, of each sequence."""
     runs: dict[tuple[int, bool], list[int]] = {}
     for position, compute in enumerate(computes):
-        if compute.part == lending.part and compute.subsequence in lending.subsequences:
+        if compute.part == msp_split.part and compute.subsequence in msp_split.subsequences:
             key = compute.sequence, compute.op is Op.BACKWARD
             runs.setdefault(key, []).append(position)
     for key in sorted(runs):

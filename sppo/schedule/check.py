@@ -5,7 +5,7 @@ from __future__ import annotations
 from sppo.schedule.dependencies import (
     Schedule,
     ScheduleError,
-    is_loan,
+    carries_msp_weights,
     matching_receive,
     message_receives,
     message_sends,
@@ -143,7 +143,7 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
     slicing = schedule.slicing
     for sequence in range(schedule.sequences):
         own = range(stage, schedule.parts, len(schedule.stages))
-        borrowed = [lending.part for lending in slicing.borrowed(stage)]
+        borrowed = [msp_split.part for msp_split in slicing.borrowed(stage)]
         for part in (*own, *borrowed):
             expected.add(Instruction(Op.ZERO_DKV, sequence, 0, part))
             for index in range(schedule.subsequences):
@@ -160,17 +160,17 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
 def _expected_loans(schedule: Schedule, stage: int, sequence: int) -> set[Instruction]:
     expected = set()
     slicing = schedule.slicing
-    for lending in slicing.lendings:
-        owner = schedule.stage_of(lending.part)
-        for number, rank in enumerate(lending.ranks):
+    for msp_split in slicing.msp_splits:
+        owner = schedule.stage_of(msp_split.part)
+        for number, rank in enumerate(msp_split.ranks):
             if rank == owner or stage not in (rank, owner):
                 continue
-            ids, part = lending.subsequences, lending.part
+            ids, part = msp_split.subsequences, msp_split.part
             lend, *after = (
                 (Op.SEND_W, Op.RECV_DW, Op.ADD_DW) if stage == owner else (Op.RECV_W, Op.SEND_DW)
             )
             expected.add(Instruction(lend, sequence, ids[0], part, number, 0))
-            if slicing.borrowed(rank)[-1] != lending:
+            if slicing.borrowed(rank)[-1] != msp_split:
                 expected.add(Instruction(lend, sequence, ids[-1], part, number, 1))
             expected |= {Instruction(op, sequence, ids[0], part, number) for op in after}
     return expected
@@ -191,11 +191,11 @@ def _check_rendezvous(schedule: Schedule) -> None:
     def can_run(stage: int, instruction: Instruction) -> bool:
         if instruction.op in RECEIVES:
             sender = peer_of(schedule, instruction)
-            posted.setdefault((sender, stage, is_loan(instruction)), []).append(instruction)
+            posted.setdefault((sender, stage, carries_msp_weights(instruction)), []).append(instruction)
             return True
         if instruction.op in SENDS:
             peer = peer_of(schedule, instruction)
-            queue = posted.get((stage, peer, is_loan(instruction)), [])
+            queue = posted.get((stage, peer, carries_msp_weights(instruction)), [])
             if not queue:
                 return False
             if queue[0] != matching_receive(instruction):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sppo.plan.msp import Lending
+from sppo.plan.msp import MspSplit
 from sppo.schedule.instructions import Instruction, Op
 
 
@@ -73,15 +73,15 @@ def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
     )
 
 
-def unit_slice_costs(lendings: Sequence[Lending], unit: int) -> SliceCosts:
+def unit_slice_costs(msp_splits: Sequence[MspSplit], unit: int) -> SliceCosts:
     """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
     compute: dict[ComputeKey, int] = {}
     kept: dict[ComputeKey, int] = {}
-    for lending in lendings:
-        for index in lending.subsequences:
-            for number in range(len(lending.ranks)):
-                share = unit // len(lending.ranks)
-                compute[Op.FORWARD, lending.part, index, number] = share
-                compute[Op.BACKWARD, lending.part, index, number] = 2 * share
-                kept[Op.FORWARD, lending.part, index, number] = share
+    for msp_split in msp_splits:
+        for index in msp_split.subsequences:
+            for number in range(len(msp_split.ranks)):
+                share = unit // len(msp_split.ranks)
+                compute[Op.FORWARD, msp_split.part, index, number] = share
+                compute[Op.BACKWARD, msp_split.part, index, number] = 2 * share
+                kept[Op.FORWARD, msp_split.part, index, number] = share
     return SliceCosts(compute=compute, kept_bytes=kept)

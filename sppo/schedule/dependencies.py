@@ -113,7 +113,7 @@ def matching_receive(instruction: Instruction) -> Instruction:
     return instruction._replace(op=Op.RECV_W if op is Op.SEND_W else Op.RECV_DW)
 
 
-def is_loan(instruction: Instruction) -> bool:
+def carries_msp_weights(instruction: Instruction) -> bool:
     """Whether a message carries what belongs to a lending; those have an order of their own."""
     return instruction.op in (Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW)
 
@@ -138,12 +138,12 @@ def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instru
     needed = message_receives(schedule.slicing, schedule.parts, instruction)
     _, sequence, index, part, mine, _ = instruction
     slicing = schedule.slicing
-    if slicing.is_lent(part, index):
-        lending = slicing.lending_of(part, index)
-        rank = lending.ranks[mine]
-        ids, backward = lending.subsequences, instruction.op is Op.BACKWARD
+    if slicing.is_split(part, index):
+        msp_split = slicing.split_of(part, index)
+        rank = msp_split.ranks[mine]
+        ids, backward = msp_split.subsequences, instruction.op is Op.BACKWARD
         borrows = rank != schedule.stage_of(part)
-        if borrows and (not backward or slicing.borrowed(rank)[-1] != lending):
+        if borrows and (not backward or slicing.borrowed(rank)[-1] != msp_split):
             first = ids[-1] if backward else ids[0]
             needed.append(Instruction(Op.RECV_W, sequence, first, part, mine, int(backward)))
     return needed

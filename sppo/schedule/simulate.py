@@ -75,10 +75,10 @@ class _Stage:
 class _Clock:
     """What the stages of a simulation know of each other."""
 
-    def __init__(self, schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts) -> None:
+    def __init__(self, schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts) -> None:
         self.schedule = schedule
         self.costs = costs
-        self.lent = lent
+        self.slice_costs = slice_costs
         self.posted: dict[Instruction, int] = {}
         self.arrived: dict[Instruction, int] = {}
         self.gathered: dict[Instruction, int] = {}
@@ -92,7 +92,7 @@ class _Clock:
             receive = matching_receive(instruction)
             if receive not in self.posted:
                 return False
-            sent = message_cost(instruction, self.costs, self.lent)
+            sent = message_cost(instruction, self.costs, self.slice_costs)
             start = max(now, self.posted[receive])
             self.arrived[receive] = stage.transfer(instruction, start, sent)
         elif op in (Op.OFFLOAD, Op.RELOAD):
@@ -118,7 +118,7 @@ class _Clock:
         for cause, there in (
             (Cause.MESSAGE, received),
             (Cause.RELOAD, fetched),
-            (Cause.SLICES, begin),
+            (Cause.MSP_SLICES, begin),
         ):
             now = stage.wait(instruction, cause, now, there)
         stage.occupy("compute", instruction, begin, self._duration(instruction))
@@ -135,7 +135,7 @@ class _Clock:
         stage.memory.append((end, kept if op is Op.FORWARD else -kept))
         if op is Op.FORWARD:
             stage.forward_end = end
-        exchanged = self.lent.exchanged.get(_compute_key(instruction))
+        exchanged = self.slice_costs.exchanged.get(_compute_key(instruction))
         if exchanged is not None:
             stage.count(exchanged)
 
@@ -144,18 +144,18 @@ class _Clock:
             return 0
         place = _compute_key(instruction._replace(op=Op.FORWARD))
         own = self.costs[instruction.part].kept_bytes[instruction.subsequence]
-        return self.lent.kept_bytes.get(place, own)
+        return self.slice_costs.kept_bytes.get(place, own)
 
     def _duration(self, instruction: Instruction) -> int:
-        known = self.lent.compute.get(_compute_key(instruction))
+        known = self.slice_costs.compute.get(_compute_key(instruction))
         if known is not None:
             return known
         return _duration(self.costs[instruction.part], instruction)
 
 
-def message_cost(instruction: Instruction, costs: Sequence[PartCosts], lent: SliceCosts) -> Sent:
+def message_cost(instruction: Instruction, costs: Sequence[PartCosts], slice_costs: SliceCosts) -> Sent:
     """What a send instruction sends."""
-    known = lent.sent.get(instruction._replace(sequence=0))
+    known = slice_costs.sent.get(instruction._replace(sequence=0))
     if known is not None:
         return known
     cost, index = costs[instruction.part], instruction.subsequence
@@ -167,12 +167,12 @@ def _compute_key(instruction: Instruction) -> ComputeKey:
 
 
 def simulate(
-    schedule: Schedule, costs: Sequence[PartCosts], lent: SliceCosts | None = None
+    schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts | None = None
 ) -> Simulation:
     """Run the schedule against costs (one entry per part). The schedule must have been checked."""
     assert len(costs) == schedule.parts
     stages = [_Stage(index) for index in range(len(schedule.stages))]
-    clock = _Clock(schedule, costs, lent or SliceCosts())
+    clock = _Clock(schedule, costs, slice_costs or SliceCosts())
     moved = True
     while moved:
         moved = False

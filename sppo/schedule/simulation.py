@@ -27,7 +27,7 @@ class Cause(Enum):
 
     MESSAGE = "message"
     RELOAD = "copy to the device"
-    SLICES = "the other slices"
+    MSP_SLICES = "the other slices"
     OFFLOAD = "copy to the host"
 
 

@@ -37,7 +37,7 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
             for one in slicing.slices(number, index):
                 dropped = part.recompute_units[index]
                 if one.rank != number % plan.pipeline_parallel:
-                    dropped = slicing.lending_of(number, index).recompute_units
+                    dropped = slicing.split_of(number, index).recompute_units
                 made_again = layers * sum(again[name] for name in dropped)
                 products += one.tokens * (each + made_again)
                 forwards = 4 if "attention.output" in dropped else 3

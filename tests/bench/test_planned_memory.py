@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
 def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     workload, settings, stage = CASES[name]
     plan = ADAPTER.plan(workload, settings)
-    assert bool(plan.lendings) or not settings.msp
+    assert bool(plan.msp_splits) or not settings.msp
     assert bool(plan.kv_block_tokens) == bool(settings.kv_offload)
     assert (plan.kv_sets == 2) == ("mixed" in name)
     rank = rank_of(plan, MeshCoordinate(replica=0, stage=stage, shard=0))

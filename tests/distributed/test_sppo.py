@@ -312,7 +312,7 @@ def test_four_ranks_lend_what_the_simulator_says() -> None:
         (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, virtual_stages=1, msp=True)),
     ]
     for workload, settings in jobs:
-        assert len(ADAPTER.plan(workload, settings).lendings) >= 3
+        assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3
     run_ranks(_meet, 4, jobs)
     _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
     cases: list[Case] = [(*job, None) for job in jobs]

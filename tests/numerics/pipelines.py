@@ -23,7 +23,7 @@ from sppo.engine.optimizer import FlatAdamW
 from sppo.engine.stage import Stage
 from sppo.memory_model.stage_memory import Decision, StageDecisions
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
-from sppo.plan.msp import Cut, lendings
+from sppo.plan.msp import Cut, msp_splits
 from sppo.plan.plan import Plan
 from sppo.plan.weights import weight_shapes
 from sppo.planner.activations.policies import uniform
@@ -92,8 +92,8 @@ def make_plan(
     if not msp:
         return plan
     cut = equal_slices(lengths, unit=shards)
-    found = lendings(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, lendings=found), prediction=None)
+    found = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
+    return replace(plan, layout=replace(plan.layout, msp_splits=found), prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:

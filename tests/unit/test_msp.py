@@ -16,13 +16,13 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.memory_model.stage_memory import KEEP, StageDecisions
-from sppo.plan.msp import Slicing, lendings, table
+from sppo.plan.msp import Slicing, msp_splits, table
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.partition import prefix_flops, slice_cut
-from sppo.planner.msp import with_lending
+from sppo.planner.msp import with_msp
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
@@ -50,7 +50,7 @@ def plan_with_msp(stages: int, count: int, virtual_stages: int = 1, sequences: i
 def test_the_papers_table_3() -> None:
     found = [tuple(map(list, table(4, 8, stage))) for stage in range(4)]
     assert found == [([0, 1, 2], []), ([0, 1], [7]), ([0], [6, 7]), ([], [5, 6, 7])]
-    lent = lendings(4, 4, 8, equal_slices((12,) * 8))
+    lent = msp_splits(4, 4, 8, equal_slices((12,) * 8))
     ranks = [(one.part, one.fills, one.ranks) for one in lent]
     assert ranks == [
         (0, True, (0, 1, 2, 3)),
@@ -63,7 +63,7 @@ def test_the_papers_table_3() -> None:
 
 
 def test_a_stage_with_a_subsequence_too_short_for_its_ranks_lends_nothing() -> None:
-    lent = lendings(4, 4, 6, equal_slices((12, 3, 12, 12, 12, 1)))
+    lent = msp_splits(4, 4, 6, equal_slices((12, 3, 12, 12, 12, 1)))
     assert [(one.part, one.fills) for one in lent] == [(1, True), (2, True)]
 
 
@@ -79,7 +79,7 @@ def test_slices_cover_a_subsequence_and_cost_the_same(start: int, tokens: int, s
 
 def test_pieces_join_the_slices_of_neighbouring_parts() -> None:
     slicing = Slicing(
-        stages=4, lengths_tokens=(12,) * 8, lendings=lendings(4, 4, 8, equal_slices((12,) * 8))
+        stages=4, lengths_tokens=(12,) * 8, msp_splits=msp_splits(4, 4, 8, equal_slices((12,) * 8))
     )
     assert [tuple(piece) for piece in slicing.pieces(0, 0)] == [
         (0, 0, 0, 3),
@@ -156,8 +156,8 @@ def test_slices_that_wait_for_each_other_in_another_order_are_a_deadlock() -> No
 def test_the_solver_lends_where_it_pays_and_says_so() -> None:
     free = TINY.with_device_memory(None)
     plan, without = (solve(free, PROFILE, SolverOptions(msp=msp)) for msp in (None, False))
-    assert plan.lendings
-    assert not without.lendings
+    assert plan.msp_splits
+    assert not without.msp_splits
     assert plan.makespan_seconds < without.makespan_seconds
     assert plan.bubble_share < without.bubble_share
     assert "faster than without it" in plan.reasons[-1]
@@ -166,15 +166,15 @@ def test_the_solver_lends_where_it_pays_and_says_so() -> None:
 def test_the_solver_does_not_lend_over_slow_links() -> None:
     slow = replace(PROFILE, p2p_bytes_per_second=2e8)
     plan = solve(TINY.with_device_memory(None), slow, SolverOptions(sequence_parallel=1))
-    assert not plan.lendings
+    assert not plan.msp_splits
     assert "slower, lending included" in plan.reasons[-1]
     forced = solve(TINY.with_device_memory(None), slow, SolverOptions(msp=True))
-    assert forced.lendings
+    assert forced.msp_splits
 
 
 def test_the_solver_does_not_lend_where_memory_is_short() -> None:
     plan = solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(sequence_parallel=1))
-    assert not plan.lendings
+    assert not plan.msp_splits
     assert plan.reasons[-1].startswith("no MSP: short by")
     with pytest.raises(Infeasible, match="no plan with MSP fits"):
         solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(msp=True))
@@ -210,8 +210,8 @@ def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None
     """Who drains needs K and V of whole sequences; who fills only those of the first positions."""
     workload = of_flags(model="gpt-13b", seq="512K", gpus=64, hardware="a100-80g")
     plan = solve(workload, load_hardware("a100-80g"))
-    assert plan.lendings
-    assert all(lending.fills for lending in plan.lendings)
+    assert plan.msp_splits
+    assert all(msp_split.fills for msp_split in plan.msp_splits)
     assert plan.reasons[-1].startswith("MSP at the first end: simulated +")
     without = solve(workload, load_hardware("a100-80g"), SolverOptions(msp=False))
     assert plan.makespan_seconds < without.makespan_seconds
@@ -225,9 +225,9 @@ def test_lending_is_weighed_for_other_degrees_than_the_best_without_it() -> None
     alone = solve(
         workload, PROFILE, SolverOptions(virtual_stages=1, pipeline_parallel=2, msp=False)
     )
-    lent = with_lending(alone, layouts, _keep, None)
+    lent = with_msp(alone, layouts, _keep, None)
     assert lent.plan.virtual_stages > alone.virtual_stages
-    assert lent.plan.lendings
+    assert lent.plan.msp_splits
 
 
 def _keep(problem: StageProblem) -> StageDecisions:

@@ -158,8 +158,8 @@ def test_no_compute_ends_before_the_copy_beside_it(policy: str) -> None:
     layout = ablation.common_layout(workload, profile, options)
     plan = plan_of(layout, lambda problem: policies.choose(problem, policy))
     schedule = build_schedule(plan)
-    costs, lent = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    step = simulate(schedule, costs, lent)
+    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
+    step = simulate(schedule, costs, slice_costs)
     assert plan.makespan_seconds == step.makespan / 1e9 + plan.reduction_seconds
     assert sum(step.waited(Cause.OFFLOAD)) > 0
     late = {wait.instruction: wait for wait in step.waits if wait.cause is Cause.OFFLOAD}

@@ -14,7 +14,7 @@ from functools import cached_property
 from sppo.config.errors import Short
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
-from sppo.memory_model.msp import borrowed_bytes
+from sppo.memory_model.msp import helper_bytes
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 
@@ -37,7 +37,7 @@ class StageProblem(StageMemoryModel):
         if self.device_limit_bytes is None:
             return
         fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
-        fixed += sum(borrowed_bytes(self.loans))
+        fixed += sum(helper_bytes(self.msp_roles))
         excess = fixed - self.device_limit_bytes
         if excess > 0:
             raise Short(excess, "device memory for model state, KV and dKV alone")

@@ -16,7 +16,7 @@ from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
 from sppo.plan.blocks import block_of
 from sppo.plan.layout import Layout, split_layers
-from sppo.plan.msp import lendings
+from sppo.plan.msp import msp_splits
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
 from sppo.schedule.order import Compute, stage_computes
@@ -45,10 +45,10 @@ class TimedLayout(Layout):
         """The layout alone, as a plan keeps it."""
         return Layout(**_decisions(self))
 
-    def lending(self, ends: Ends) -> TimedLayout:
+    def msp_split(self, ends: Ends) -> TimedLayout:
         """The same with multiplexed sequence partitioning."""
         stages = self.pipeline_parallel
-        lent = lendings(
+        lent = msp_splits(
             stages,
             stages * self.virtual_stages,
             self.subsequences,
@@ -57,8 +57,8 @@ class TimedLayout(Layout):
         )
         if self.workload.device_memory_bytes is not None:
             cheap = block_of(self.workload.model).recompute_cheap
-            lent = tuple(replace(lending, recompute_units=cheap) for lending in lent)
-        return replace(self, lendings=lent)
+            lent = tuple(replace(msp_split, recompute_units=cheap) for msp_split in lent)
+        return replace(self, msp_splits=lent)
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
         tokens = self.lengths_tokens[index]
@@ -188,7 +188,7 @@ class TimedLayout(Layout):
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
-        lends = ", MSP" if self.lendings else ""
+        lends = ", MSP" if self.msp_splits else ""
         return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{lends}"
 
 

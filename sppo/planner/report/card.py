@@ -77,7 +77,7 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
     yield "cut", f"N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
         yield "", f"K, V and their gradients in the host tier, blocks of {plan.kv_block_tokens:,}"
-    if plan.lendings:
+    if plan.msp_splits:
         yield "MSP", f"{_lent(plan, fills=True)} as the pipeline fills"
         drained = _lent(plan, fills=False)
         if drained:
@@ -89,7 +89,7 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
 
 def _lent(plan: Plan, *, fills: bool) -> str:
     """Which parts are computed together, in slices, and for how many subsequences."""
-    lent = [one for one in plan.lendings if one.fills == fills]
+    lent = [one for one in plan.msp_splits if one.fills == fills]
     if not lent:
         return ""
     parts = ranges([one.part for one in lent])
