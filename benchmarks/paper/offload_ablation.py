@@ -1,6 +1,6 @@
 """The paper's ablation (fig. 11) in simulation: full offload, adaptive offload, + MSP, one layout.
 
-Nothing is launched and nothing measured. The three variants differ in their decisions and in lending
+Nothing is launched and nothing measured. The three variants differ in their decisions and in MSP
 alone; further rows show what they do not, each named for it.
 """
 

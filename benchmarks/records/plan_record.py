@@ -53,7 +53,8 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(plan)
     predicted: dict[str, Any] = msgspec.to_builtins(plan.predicted)
     values.update(values.pop("layout"))
-    values.update({_key_on_disk(name): value for name, value in predicted.items()})
+    values.update(predicted)
+    values = {_key_on_disk(name): value for name, value in values.items()}
     return {key: values[key] for key in KEYS}
 
 
@@ -68,16 +69,25 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
     from sppo.plan.plan import Plan
     from sppo.plan.prediction import Prediction
 
-    names = [field.name for field in fields(Layout)]
-    layout = {name: values[name] for name in names if name in values}
-    keys = {field.name: _key_on_disk(field.name) for field in fields(Prediction)}
-    prediction = {name: values[key] for name, key in keys.items() if key in values}
-    return msgspec.convert({**values, "layout": layout, "prediction": prediction}, Plan)
+    nested = {"layout": _fields_of(Layout, values), "prediction": _fields_of(Prediction, values)}
+    return msgspec.convert({**values, **nested}, Plan)
+
+
+def _fields_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a flat plan has of the fields of a dataclass."""
+    keys = {field.name: _key_on_disk(field.name) for field in fields(kind)}
+    return {name: values[key] for name, key in keys.items() if key in values}
+
+
+_KEYS_ON_DISK = {
+    "messages": "predicted_messages",
+    "message_bytes": "predicted_message_bytes",
+    "msp_splits": "lendings",
+}
 
 
 def _key_on_disk(name: str) -> str:
-    """Messages are called predicted there, beside those that are counted."""
-    return f"predicted_{name}" if name in ("messages", "message_bytes") else name
+    return _KEYS_ON_DISK.get(name, name)
 
 
 def plan_words(plan: Mapping[str, Any]) -> str:

@@ -194,10 +194,7 @@ def _legend(figure: Any, panels: Sequence[Panel]) -> None:
     from matplotlib.patches import Patch
 
     drawn = {
-        category(event)
-        for panel in panels
-        for timeline in panel.timelines
-        for event in timeline
+        category(event) for panel in panels for timeline in panel.timelines for event in timeline
     }
     handles = [
         Patch(color=shades[0], label=name) for name, shades in _COLOURS.items() if name in drawn

@@ -1,8 +1,8 @@
 """SPPO under each of its policies, in one layout: what two-level offloading and recomputation buy.
 
 The layout (stages, parts, N, the cut) is that of `auto`'s plan, or where it has none that of the
-first policy with one; every policy then decides the decisions of the same tensors. A policy that does
-not fit is a row with the planner's reason.
+first policy with one; every policy then decides on the same tensors. A policy that does not fit is
+a row with the planner's reason.
 """
 
 from __future__ import annotations

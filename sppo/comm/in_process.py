@@ -57,7 +57,9 @@ class InProcessTransport:
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         connection = Connection(self._rank, peer, channel)
-        assert self._connected is None or connection in self._connected, f"not connected: {connection}"
+        assert self._connected is None or connection in self._connected, (
+            f"not connected: {connection}"
+        )
         self.traffic.count(tensor)
         self.network.boxes[self._rank, peer, channel].sent.put(tensor.detach().clone())
 
@@ -199,23 +201,23 @@ def connect_threads(plan: Plan) -> list[RankGroups]:
         (replica, shard): InProcessNetwork(plan.pipeline_parallel)
         for replica, shard in product(range(replicas), range(shards))
     }
-    places = mesh_coordinates(plan)
+    coordinates = mesh_coordinates(plan)
     everyone = in_process_teams(plan.ranks)
     of_stage = {
-        (one.replica, one.stage): in_process_teams(shards) for one in places if not one.shard
+        (one.replica, one.stage): in_process_teams(shards) for one in coordinates if not one.shard
     }
     alike = {
-        (one.stage, one.shard): in_process_teams(replicas) for one in places if not one.replica
+        (one.stage, one.shard): in_process_teams(replicas) for one in coordinates if not one.replica
     }
     return [
         RankGroups(
-            place=one,
+            coordinate=one,
             transport=networks[one.replica, one.shard].transport(one.stage),
             shards=of_stage[one.replica, one.stage][one.shard],
             replicas=alike[one.stage, one.shard][one.replica],
             everyone=everyone[rank],
         )
-        for rank, one in enumerate(places)
+        for rank, one in enumerate(coordinates)
     ]
 
 

@@ -20,7 +20,7 @@ from sppo.plan.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class MeshCoordinate:
-    """One rank's place in a plan's degrees."""
+    """One rank's coordinates in a plan's degrees."""
 
     replica: int
     stage: int
@@ -33,25 +33,29 @@ def coordinate_of(plan: Plan, rank: int) -> MeshCoordinate:
     return MeshCoordinate(replica=replica, stage=stage, shard=shard)
 
 
-def rank_of(plan: Plan, place: MeshCoordinate) -> int:
-    """The inverse of `place_of`."""
-    stage = place.replica * plan.pipeline_parallel + place.stage
-    return stage * plan.sequence_parallel + place.shard
+def rank_of(plan: Plan, coordinate: MeshCoordinate) -> int:
+    """The inverse of `coordinate_of`."""
+    stage = coordinate.replica * plan.pipeline_parallel + coordinate.stage
+    return stage * plan.sequence_parallel + coordinate.shard
 
 
-def shard_ranks(plan: Plan, place: MeshCoordinate) -> list[int]:
+def shard_ranks(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
     """The ranks that share a stage's weights, heads and tokens."""
-    return [_at(plan, place.replica, place.stage, j) for j in range(plan.sequence_parallel)]
+    return [
+        _at(plan, coordinate.replica, coordinate.stage, j) for j in range(plan.sequence_parallel)
+    ]
 
 
-def replica_ranks(plan: Plan, place: MeshCoordinate) -> list[int]:
+def replica_ranks(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
     """The ranks that have the same weights and other sequences."""
-    return [_at(plan, i, place.stage, place.shard) for i in range(plan.data_parallel)]
+    return [_at(plan, i, coordinate.stage, coordinate.shard) for i in range(plan.data_parallel)]
 
 
-def pipeline(plan: Plan, place: MeshCoordinate) -> list[int]:
+def pipeline(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
     """The ranks that hand subsequences on, by stage."""
-    return [_at(plan, place.replica, p, place.shard) for p in range(plan.pipeline_parallel)]
+    return [
+        _at(plan, coordinate.replica, p, coordinate.shard) for p in range(plan.pipeline_parallel)
+    ]
 
 
 def _at(plan: Plan, replica: int, stage: int, shard: int) -> int:
@@ -59,7 +63,7 @@ def _at(plan: Plan, replica: int, stage: int, shard: int) -> int:
 
 
 def mesh_coordinates(plan: Plan) -> list[MeshCoordinate]:
-    """All places, by rank."""
+    """Of every rank, by rank."""
     return [coordinate_of(plan, rank) for rank in range(plan.ranks)]
 
 
@@ -67,7 +71,7 @@ def mesh_coordinates(plan: Plan) -> list[MeshCoordinate]:
 class RankGroups:
     """What one rank speaks through."""
 
-    place: MeshCoordinate
+    coordinate: MeshCoordinate
     transport: Transport
     shards: Team
     replicas: Team
@@ -75,7 +79,7 @@ class RankGroups:
 
     @property
     def shard(self) -> Shard:
-        return Shard(self.place.shard, self.shards.size)
+        return Shard(self.coordinate.shard, self.shards.size)
 
     def abandon(self) -> None:
         """After an error: whoever waits for this rank fails too."""
@@ -97,13 +101,13 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
         )
     world, mine = dist.group.WORLD, dist.get_rank()
     assert world is not None
-    place = coordinate_of(plan, mine)
-    places = mesh_coordinates(plan)
-    shards = [shard_ranks(plan, one) for one in places if one.shard == 0]
-    replicas = [replica_ranks(plan, one) for one in places if one.replica == 0]
+    coordinate = coordinate_of(plan, mine)
+    coordinates = mesh_coordinates(plan)
+    shards = [shard_ranks(plan, one) for one in coordinates if one.shard == 0]
+    replicas = [replica_ranks(plan, one) for one in coordinates if one.replica == 0]
     return RankGroups(
-        place=place,
-        transport=GroupTransport(pipeline(plan, place), timeout),
+        coordinate=coordinate,
+        transport=GroupTransport(pipeline(plan, coordinate), timeout),
         shards=_group_team(shards, timeout),
         replicas=_group_team(replicas, timeout),
         everyone=ProcessGroupTeam(world),

@@ -147,7 +147,9 @@ def _pieces(
 ) -> Iterator[tuple[Instruction, Sent]]:
     """Hidden states and their gradients between parts of which one is lent at least."""
     width = plan.model.hidden * plan.element_bytes
-    slice_costs = {(msp_split.part, index) for msp_split in plan.msp_splits for index in msp_split.subsequences}
+    slice_costs = {
+        (msp_split.part, index) for msp_split in plan.msp_splits for index in msp_split.subsequences
+    }
     last = len(plan.parts) - 1
     borders = {(part, index) for part, index in slice_costs if part < last}
     borders |= {(part - 1, index) for part, index in slice_costs if part}

@@ -87,7 +87,9 @@ def _collective_rate(profile: Hardware, ranks: int) -> float:
     return between
 
 
-def reduction_seconds(profile: Hardware, *, elements: int, inner_ranks: int, replicas: int) -> float:
+def reduction_seconds(
+    profile: Hardware, *, elements: int, inner_ranks: int, replicas: int
+) -> float:
     """A reduce-scatter of gradients and an all-gather of weights, of `elements` on each replica.
 
     `inner_ranks` of a replica are neighbours; replicas lie in one node if all ranks do.

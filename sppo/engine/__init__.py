@@ -1,5 +1,5 @@
 """One rank that runs a schedule: its parts, its stage, its optimizer, its step.
 
-Read first: `trainer.Trainer`, `engine.Engine`, `stage.Stage`, `context.EngineContext`; `in_threads` runs
-all ranks in one process.
+Read first: `trainer.Trainer`, `engine.Engine`, `stage.Stage`, `context.EngineContext`;
+`in_threads` runs all ranks in one process.
 """

@@ -49,7 +49,9 @@ class HelperRoom:
     """Room for one borrowed part's weights and gradients; a rank borrows one part at a time."""
 
     def __init__(self, plan: Plan, msp_splits: Sequence[MspSplit], context: EngineContext) -> None:
-        self._shapes = {msp_split.part: part_shapes(plan, msp_split.part) for msp_split in msp_splits}
+        self._shapes = {
+            msp_split.part: part_shapes(plan, msp_split.part) for msp_split in msp_splits
+        }
         size = max((_elements(shapes) for shapes in self._shapes.values()), default=0)
         precision = torch.float64 if context.dtype == torch.float64 else torch.float32
         self.values = torch.empty(size, device=context.device, dtype=context.dtype)

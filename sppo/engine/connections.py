@@ -18,5 +18,7 @@ def connections_of(schedule: Schedule) -> list[Connection]:
                 channel = Channel.MSP_WEIGHTS if carries_msp_weights(one) else Channel.PIPELINE
                 found.add(Connection(stage, peer_of(schedule, one), channel))
     for msp_split in schedule.slicing.msp_splits:
-        found.update(Connection(*pair, Channel.MSP_SLICES) for pair in permutations(msp_split.ranks, 2))
+        found.update(
+            Connection(*pair, Channel.MSP_SLICES) for pair in permutations(msp_split.ranks, 2)
+        )
     return sorted(found)

@@ -165,10 +165,7 @@ class Engine:
         _, sequence, index, number, _, _ = instruction
         part = self.stage.part(number, index)
         span = part.span(index)
-        if number == 0:
-            x = self._tokens[sequence, span]
-        else:
-            x = self._join(instruction, Op.RECV_F)
+        x = self._tokens[sequence, span] if number == 0 else self._join(instruction, Op.RECV_F)
         last = number + 1 == self.schedule.parts
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)

@@ -101,7 +101,9 @@ class SlicedLayer:
         heads, _, width = like.shape
         into = like.new_empty((2, heads, span.stop - span.start, width))
         self.context.label("staging", into)
-        return _Arriving(self.group.transport.receive(into, peer.rank, Channel.MSP_SLICES), into, span)
+        return _Arriving(
+            self.group.transport.receive(into, peer.rank, Channel.MSP_SLICES), into, span
+        )
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         return self.resident.own(start, tokens)

@@ -134,7 +134,10 @@ class Part:
             start=span.start,
         )
         store = ActivationStore(
-            self._constants, self.context.label, dropped=self._dropped[subsequence], recomputer=recomputer
+            self._constants,
+            self.context.label,
+            dropped=self._dropped[subsequence],
+            recomputer=recomputer,
         )
         hidden = self.model.embed(x) if self.model.first else x
         trace = Trace(store=store)

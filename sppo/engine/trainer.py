@@ -67,9 +67,7 @@ class Trainer:
         check_schedule(schedule)
         groups = self.groups
         groups.transport.connect(connections_of(schedule), self.context.device)
-        stage = Stage(
-            plan, groups.coordinate.stage, self.weights, self.context, groups.transport
-        )
+        stage = Stage(plan, groups.coordinate.stage, self.weights, self.context, groups.transport)
         return Engine(schedule, stage, groups.transport)
 
     def _engine_of(self, tokens: int) -> Engine:

@@ -5,4 +5,12 @@ from sppo.memory_model.msp import MspRole
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
 from sppo.memory_model.temporaries import PartKind
 
-__all__ = ["KEEP", "Decision", "Loan", "LiveBytes", "PartKind", "StageDecisions", "StageMemoryModel"]
+__all__ = [
+    "KEEP",
+    "Decision",
+    "LiveBytes",
+    "MspRole",
+    "PartKind",
+    "StageDecisions",
+    "StageMemoryModel",
+]

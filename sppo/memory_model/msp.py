@@ -129,7 +129,7 @@ def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -
 
 
 def told_bytes(msp_roles: Sequence[MspRole], virtual: int, subsequence: int) -> int:
-    """See `Loan.late_bytes`; 0 of what is not lent."""
+    """See `MspRole.late_bytes`; 0 of what is not lent."""
     shares = [(msp_role, msp_role.share(virtual, subsequence)) for msp_role in msp_roles]
     return max((msp_role.late_bytes(share) for msp_role, share in shares if share), default=0)
 

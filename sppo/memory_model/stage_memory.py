@@ -95,7 +95,9 @@ class StageMemoryModel:
         """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
 
         def of(part: int, row: Sequence[Decision]) -> int:
-            return sum(self._sizes(part, index, decision).host for index, decision in enumerate(row))
+            return sum(
+                self._sizes(part, index, decision).host for index, decision in enumerate(row)
+            )
 
         return self.kv_sets * sum(self._by_row(decisions, of))
 
@@ -159,7 +161,9 @@ class StageMemoryModel:
                 found[part] = of(part)
         return [found[part] for part in self._alike]
 
-    def _by_row(self, decisions: StageDecisions, of: Callable[[int, Sequence[Decision]], T]) -> list[T]:
+    def _by_row(
+        self, decisions: StageDecisions, of: Callable[[int, Sequence[Decision]], T]
+    ) -> list[T]:
         """Something of every own part under its decisions; see `by_kind`."""
         found: dict[tuple[int, int], T] = {}
         rows = []

@@ -1,4 +1,5 @@
-"""The decoder of one part: blocks, loss, weights, and what makes dropped tensors again.
+"""The decoder of one model chunk: blocks, loss, weights, recomputation of saved tensors.
 
-Read first: `decoder.PartModel`, `weights.StageWeights`, `recompute.BlockRecomputer`, `loss.TiledLoss`.
+Read first: `decoder.PartModel`, `weights.StageWeights`, `recompute.BlockRecomputer`,
+`loss.TiledLoss`.
 """

@@ -103,7 +103,9 @@ class Slicing:
     def _lent(self) -> dict[tuple[int, int], tuple[Slice, ...]]:
         found = {}
         for msp_split in self.msp_splits:
-            for index, lengths in zip(msp_split.subsequences, msp_split.lengths_tokens, strict=True):
+            for index, lengths in zip(
+                msp_split.subsequences, msp_split.lengths_tokens, strict=True
+            ):
                 assert sum(lengths) == self.lengths_tokens[index]
                 starts = itertools.accumulate(lengths[:-1], initial=0)
                 row = zip(msp_split.ranks, starts, lengths, strict=True)

@@ -13,7 +13,12 @@ from typing import NamedTuple
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.saved_tensors import HEAD_OFFLOAD_ORDER, SavedTensor, SavedTensorKey, head_saved_tensors
+from sppo.plan.saved_tensors import (
+    HEAD_OFFLOAD_ORDER,
+    SavedTensor,
+    SavedTensorKey,
+    head_saved_tensors,
+)
 from sppo.plan.weights import canonical_weights
 
 

@@ -1,13 +1,14 @@
-"""What a saved tensor is: its bytes, and what it is made again of. No torch.
+"""What a saved tensor is: its bytes, and what it is recomputed from. No torch.
 
 Those of a block are in its description (`blocks/`), those of the head are here. `model/decoder.py`
-tags the tensors it saves with their names, `offload/activation_store.py` decides their decision by
+tags the tensors it saves with their names, `offload/activation_store.py` looks up the decision by
 name, and the planner counts their bytes. A test compares them with what autograd really saves.
 
 Source: paper fig. 9 for the list; the bytes are counted, not the paper's (it rounds to 36 h).
 
-A unit has one of three decisions: it is kept, it travels to the host tier and back, or it is dropped
-and made again in the backward from other units (`Unit.made_from`).
+Three decisions are possible: a tensor is kept on the device, offloaded to the host tier and
+reloaded, or dropped and recomputed in the backward from other saved tensors
+(`SavedTensor.recomputed_from`).
 """
 
 from __future__ import annotations

@@ -48,7 +48,10 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
 def _connections(layout: TimedLayout, stage: int) -> int:
     """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
     helpers = {
-        rank for msp_split in layout.msp_splits if stage in msp_split.ranks for rank in msp_split.ranks
+        rank
+        for msp_split in layout.msp_splits
+        if stage in msp_split.ranks
+        for rank in msp_split.ranks
     }
     return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
 

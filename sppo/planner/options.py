@@ -47,7 +47,7 @@ class SolverOptions:
                 raise ValueError(f"unknown {name} {value!r}: take one of {', '.join(known)}")
         if self.solver == "exact" and self.policy != "auto":
             raise ValueError(
-                f"the exact solver decides every tensor's decision: it has no policy {self.policy!r}; "
+                f"the exact solver decides on every tensor: it has no policy {self.policy!r}; "
                 "take --policy auto, or the heuristic solver"
             )
         if self.solver != "heuristic" and self.msp:

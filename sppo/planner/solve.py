@@ -1,8 +1,8 @@
 """(workload, ranks, profile) -> Plan: SP, PP, N, the cut and every tensor's decision, with reasons.
 
 Three solvers on one cost model. "heuristic" (default) tries layouts in the order of their compute
-time, gives each stage the cheapest decisions that fit (`planner/activations/policies.py`) and simulates
-the very schedule that would run; the least makespan wins. "exact" replaces the decisions by an integer
+time, gives each stage the cheapest decisions that fit (`planner/activations/policies.py`) and
+simulates the very schedule that would run; the least makespan wins. "exact" decides by an integer
 program (`planner/activations/integer_program.py`). "paper" is the paper's own heuristic
 (`paper_heuristic.py`). Memory is the whole model of `memory_model/model_state.py`, KV and dKV
 accumulators included.

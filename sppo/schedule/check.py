@@ -191,7 +191,9 @@ def _check_rendezvous(schedule: Schedule) -> None:
     def can_run(stage: int, instruction: Instruction) -> bool:
         if instruction.op in RECEIVES:
             sender = peer_of(schedule, instruction)
-            posted.setdefault((sender, stage, carries_msp_weights(instruction)), []).append(instruction)
+            posted.setdefault((sender, stage, carries_msp_weights(instruction)), []).append(
+                instruction
+            )
             return True
         if instruction.op in SENDS:
             peer = peer_of(schedule, instruction)

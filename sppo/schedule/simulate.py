@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sppo.schedule.cost_table import PartCosts, ComputeKey, Sent, SliceCosts
+from sppo.schedule.cost_table import ComputeKey, PartCosts, Sent, SliceCosts
 from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
 from sppo.schedule.instructions import RECEIVES, SENDS, Instruction, Op
 from sppo.schedule.simulation import Cause, Event, Simulation, Wait
@@ -75,7 +75,9 @@ class _Stage:
 class _Clock:
     """What the stages of a simulation know of each other."""
 
-    def __init__(self, schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts) -> None:
+    def __init__(
+        self, schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts
+    ) -> None:
         self.schedule = schedule
         self.costs = costs
         self.slice_costs = slice_costs
@@ -153,7 +155,9 @@ class _Clock:
         return _duration(self.costs[instruction.part], instruction)
 
 
-def message_cost(instruction: Instruction, costs: Sequence[PartCosts], slice_costs: SliceCosts) -> Sent:
+def message_cost(
+    instruction: Instruction, costs: Sequence[PartCosts], slice_costs: SliceCosts
+) -> Sent:
     """What a send instruction sends."""
     known = slice_costs.sent.get(instruction._replace(sequence=0))
     if known is not None:

@@ -16,7 +16,7 @@ from benchmarks.records.equal_work import TOLERANCE, equal_work
 from benchmarks.records.record import Step
 from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.mesh import RankGroups, join_groups, coordinate_of
+from sppo.comm.mesh import RankGroups, coordinate_of, join_groups
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt, llama
@@ -302,7 +302,9 @@ def test_predicted_equals_counted() -> None:
     _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
     limited = ADAPTER.plan(*jobs[3])
     decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
-    assert any(any(row) for row in decisions), "the limited case must offload or recompute something"
+    assert any(any(row) for row in decisions), (
+        "the limited case must offload or recompute something"
+    )
 
 
 def test_four_ranks_lend_what_the_simulator_says() -> None:

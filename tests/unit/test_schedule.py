@@ -113,7 +113,12 @@ FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
     ("backward out of order", 0, swap("B0.3@0", "B0.2@0"), "reads its gradient|every later"),
     ("forward out of order", 0, swap("F0.1@0", "F0.2@0"), "reads its keys and values"),
     ("send before forward", 0, swap("SEND_F0.1@0", "F0.1@0"), "nothing was made yet"),
-    ("unknown subsequence", 0, lambda stage: stage.append(parse_instruction("OFFLOAD0.9@0")), "no such"),
+    (
+        "unknown subsequence",
+        0,
+        lambda stage: stage.append(parse_instruction("OFFLOAD0.9@0")),
+        "no such",
+    ),
 ]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from benchmarks.records import timeline
@@ -28,6 +28,8 @@ def test_a_copy_beside_a_compute_is_no_further_work() -> None:
 
 def test_nothing_told_is_unknown(tmp_path: Path) -> None:
     assert timeline.bubble_share([]) is None
-    (tmp_path / "timeline-0.json").write_text(msgspec.json.encode([event("compute", 0, 1)]).decode())
+    (tmp_path / "timeline-0.json").write_text(
+        msgspec.json.encode([event("compute", 0, 1)]).decode()
+    )
     assert timeline.read(tmp_path, 2) == []
     assert len(timeline.read(tmp_path, 1)) == 1

@@ -36,8 +36,8 @@ def require_host_room(problem: StageProblem) -> None:
 def require_some_fates(problem: StageProblem) -> None:
     """Raise Short unless decisions fit in which all subsequences send the same share.
 
-    What fits by this test fits by `policies.choose`, whose ladders contain these decisions; what fits
-    there may need up to a 32nd less host memory.
+    What fits by this test fits by `policies.choose`, whose ladders contain these decisions; what
+    fits there may need up to a 32nd less host memory.
     """
     require_host_room(problem)
     short: Short | None = None

@@ -108,7 +108,9 @@ def _keep(problem: StageProblem) -> StageDecisions:
 
 def _require_leanest_fits(problem: StageProblem) -> None:
     """Raise Short where sending everything, after any recomputation, still leaves too much."""
-    sent = [uniform(problem, decision, lambda part, index: 1.0) for decision in recompute_fates(problem)]
+    sent = [
+        uniform(problem, decision, lambda part, index: 1.0) for decision in recompute_fates(problem)
+    ]
     excess = min(problem.excess_bytes(problem.memory(decisions)) for decisions in sent)
     if excess > 0:
         first = problem.shapes[0].layers[0]

@@ -13,8 +13,8 @@ LEVELS = 32
 """Steps of an offload share from nothing to everything."""
 
 POLICIES = ("auto", "paper", "no-offload", "full-offload", "lean", "full-recompute")
-"""auto: the cheapest decisions that fit. paper: keep or offload, by the share that hides under the next
-subsequence. full-offload: everything but K, V and the last subsequence. lean: keep the block's
+"""auto: the cheapest decisions that fit. paper: keep or offload, by the share that hides under the
+next subsequence. full-offload: everything but K, V and the last subsequence. lean: keep the block's
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
 
@@ -29,16 +29,22 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
         case "paper":
             return uniform(problem, KEEP, problem.hidden_share)
         case "lean":
-            return uniform(problem, recomputable(problem, block.recompute_lean), lambda part, index: 0.0)
+            return uniform(
+                problem, recomputable(problem, block.recompute_lean), lambda part, index: 0.0
+            )
         case "full-recompute":
-            return uniform(problem, recomputable(problem, block.recompute_full), lambda part, index: 0.0)
+            return uniform(
+                problem, recomputable(problem, block.recompute_full), lambda part, index: 0.0
+            )
     return _cheapest(problem)
 
 
 def recompute_fates(problem: StageProblem) -> list[Decision]:
     """What our own policy may make again: from nothing to all but what the mixer makes."""
     block = problem.block
-    return [recomputable(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)]
+    return [
+        recomputable(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)
+    ]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:

@@ -1,8 +1,8 @@
 """The decisions of a stage's saved tensors: kept, sent to the host, or made again. No torch.
 
 A `StageProblem` is one stage of one layout: what its parts keep, in which order, under which
-limits, and what every decision costs. `policies.py` and the exact solver (`integer_program.py`) decide
-it.
+limits, and what every decision costs. `policies.py` and the exact solver (`integer_program.py`)
+decide.
 """
 
 from __future__ import annotations
@@ -152,7 +152,9 @@ class StageProblem(StageMemoryModel):
                 for index, decision in enumerate(row)
             ),
             offload_units=tuple(
-                tuple(shape.key(name, number) for name, n in decision.offload for number in range(n))
+                tuple(
+                    shape.key(name, number) for name, n in decision.offload for number in range(n)
+                )
                 for decision in row
             ),
             recompute_units=tuple(decision.recompute for decision in row),

@@ -31,7 +31,7 @@ def _decisions(layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayout(Layout):
-    """A layout of a workload on some hardware, with its compute times; no decision is decided yet."""
+    """A layout of a workload on some hardware, with its compute times; no decision on tensors yet."""
 
     workload: Workload
     profile: Hardware
