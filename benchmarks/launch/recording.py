@@ -14,7 +14,7 @@ from benchmarks.job import Job, RankReport
 from benchmarks.launch.outcome import Outcome
 from benchmarks.records import equal_work, metrics, timeline
 from benchmarks.records.record import Peak, Record, Step, Text
-from benchmarks.rows.row import Assignment
+from benchmarks.rows.row import Configuration
 from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
@@ -42,7 +42,7 @@ class Inputs:
 
 
 def make_record(
-    inputs: Inputs, assignment: Assignment, job: Job, outcome: Outcome, started: datetime
+    inputs: Inputs, assignment: Configuration, job: Job, outcome: Outcome, started: datetime
 ) -> Record:
     """The record of a launch that has ended, however it did."""
     reports = outcome.reports

@@ -25,7 +25,7 @@ from benchmarks.records import equal_work
 from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import REFERENCE, Assignment, slug
+from benchmarks.rows.row import REFERENCE, Configuration, slug
 from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
@@ -122,17 +122,17 @@ def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Input
     return replace(inputs, workload=workload, text=text)
 
 
-Narrow = Callable[[Sequence[Assignment], Sequence[Record]], Sequence[Assignment]]
+Narrow = Callable[[Sequence[Configuration], Sequence[Record]], Sequence[Configuration]]
 """Which rows are worth further launches, after the first launch of each."""
 
 
-Instead = Callable[[Assignment], Assignment | None]
+Instead = Callable[[Configuration], Configuration | None]
 """What to launch in place of a row whose launch was refused memory; None: its oom is the result."""
 
 
 def run(
     inputs: Inputs,
-    assignments: Sequence[Assignment],
+    assignments: Sequence[Configuration],
     options: Options,
     display: Display,
     narrow: Narrow | None = None,
@@ -167,12 +167,12 @@ def run(
 
 def _launch(
     inputs: Inputs,
-    assignment: Assignment,
+    assignment: Configuration,
     number: int,
     options: Options,
     display: Display,
     instead: Instead | None,
-) -> Iterator[tuple[Assignment, Record]]:
+) -> Iterator[tuple[Configuration, Record]]:
     """This launch of a row; after an oom all launches so far of what takes its place."""
     record = launch_row(inputs, assignment, number, options, display)
     yield assignment, record
@@ -195,7 +195,7 @@ def remove_inputs(inputs: Inputs) -> None:
 
 
 def launch_row(
-    inputs: Inputs, assignment: Assignment, number: int, options: Options, display: Display
+    inputs: Inputs, assignment: Configuration, number: int, options: Options, display: Display
 ) -> Record:
     """Launch one row once and write its record."""
     started = datetime.now(UTC)
@@ -222,7 +222,7 @@ def _steps(job: Job) -> int:
     return 1 + int(job.account) + job.warmup_steps + job.measured_steps
 
 
-def make_job(inputs: Inputs, assignment: Assignment, number: int, options: Options) -> Job:
+def make_job(inputs: Inputs, assignment: Configuration, number: int, options: Options) -> Job:
     """What the ranks of this launch are told."""
     workload = inputs.workload
     job = Job(

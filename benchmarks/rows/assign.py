@@ -9,7 +9,7 @@ from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
-from benchmarks.rows.row import Assignment, Row
+from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sppo.planner.options import SolverOptions
 
 
-def assign(row: Row, workload: Workload) -> Assignment:
+def assign(row: Row, workload: Workload) -> Configuration:
     """Choose the row's settings. A refusal of planner or library is an Assignment with its status.
 
     Raises RecordError where a committed tuning file is damaged.
@@ -48,17 +48,17 @@ def assign(row: Row, workload: Workload) -> Assignment:
     return assignment
 
 
-def _refused(row: Row, status: Status, error: Exception) -> Assignment:
-    return Assignment(row=row, status=status, reason=str(error))
+def _refused(row: Row, status: Status, error: Exception) -> Configuration:
+    return Configuration(row=row, status=status, reason=str(error))
 
 
 def with_settings(
     row: Row, adapter: Adapter, settings: Any, *, grid: str, plan: dict[str, Any] | None = None
-) -> Assignment:
+) -> Configuration:
     """The row with exactly these settings (an instance of the adapter's settings type)."""
     import msgspec
 
-    return Assignment(
+    return Configuration(
         row=row,
         settings=msgspec.to_builtins(settings),
         settings_text=adapter.describe(settings),
@@ -69,7 +69,7 @@ def with_settings(
     )
 
 
-def recheck(assignment: Assignment, workload: Workload) -> Assignment:
+def recheck(assignment: Configuration, workload: Workload) -> Configuration:
     """The same settings on another workload, or refused there in the library's words."""
     import msgspec
 
@@ -167,7 +167,7 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
     return plan.pipeline_parallel, plan.sequence_parallel, "SPPO's"
 
 
-def grid_assignments(system: str, workload: Workload) -> list[Assignment]:
+def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
     """Every point of a library's grid as a row of its own; refused points keep their reason."""
     from baselines import registry
     from baselines.protocol import Unavailable

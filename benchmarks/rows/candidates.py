@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from benchmarks.job import Status
 from benchmarks.rows import committed_grids
 from benchmarks.rows.committed_grids import Grid
-from benchmarks.rows.row import Assignment
+from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
 
 TRIES_PER_POINT = 4
@@ -29,13 +29,13 @@ class Candidates:
     `timed`: the order is that of known times, so the first that fits is the fastest known.
     """
 
-    ordered: Sequence[Assignment]
+    ordered: Sequence[Configuration]
     proven: frozenset[str] = frozenset()
     timed: bool = False
 
 
 def candidates(
-    grid: Sequence[Assignment],
+    grid: Sequence[Configuration],
     here: Grid,
     free: Grid,
     *,
@@ -73,26 +73,26 @@ def candidates(
     )
 
 
-def _by_time(assignments: Sequence[Assignment], grid: Grid) -> list[Assignment]:
+def _by_time(assignments: Sequence[Configuration], grid: Grid) -> list[Configuration]:
     timed = [
         (seconds, number) for number, a in enumerate(assignments) if (seconds := grid.seconds(a))
     ]
     return [assignments[number] for _, number in sorted(timed)]
 
 
-def _may_fit(assignment: Assignment, free: Grid, limit_bytes: int | None) -> bool:
+def _may_fit(assignment: Configuration, free: Grid, limit_bytes: int | None) -> bool:
     """Not ruled out by its peak with one sequence: several in a step need no less."""
     peak = free.peak_bytes(assignment)
     return limit_bytes is None or peak is None or peak <= limit_bytes
 
 
-def _by_layout(assignments: Sequence[Assignment], free: Grid) -> list[Assignment]:
+def _by_layout(assignments: Sequence[Configuration], free: Grid) -> list[Configuration]:
     """The first point of every layout, then the second of every one, ...
 
     Layouts that the committed grid does not have (replicas need several sequences) come first.
     A library's grid begins with the least recomputation.
     """
-    layouts: dict[str, list[Assignment]] = {}
+    layouts: dict[str, list[Configuration]] = {}
     for assignment in assignments:
         degrees = {k: v for k, v in assignment.settings.items() if k.endswith("_parallel")}
         layouts.setdefault(committed_grids.key(degrees), []).append(assignment)
@@ -101,7 +101,7 @@ def _by_layout(assignments: Sequence[Assignment], free: Grid) -> list[Assignment
     return [assignment for one in rounds for assignment in one if assignment is not None]
 
 
-def _unique(assignments: Sequence[Assignment]) -> list[Assignment]:
+def _unique(assignments: Sequence[Configuration]) -> list[Configuration]:
     return list(
         {
             committed_grids.key(assignment.settings): assignment for assignment in assignments
@@ -109,7 +109,7 @@ def _unique(assignments: Sequence[Assignment]) -> list[Assignment]:
     )
 
 
-def _sourced(assignments: Sequence[Assignment], how: str, grid: Grid | None) -> list[Assignment]:
+def _sourced(assignments: Sequence[Configuration], how: str, grid: Grid | None) -> list[Configuration]:
     """Each says where it comes from; a remark of its adapter stays."""
     where = how if grid is None else f"{how} in {grid.source}"
     return [
@@ -118,17 +118,17 @@ def _sourced(assignments: Sequence[Assignment], how: str, grid: Grid | None) -> 
     ]
 
 
-Try = Callable[[Assignment], Status]
+Try = Callable[[Configuration], Status]
 """One launch up to the accounted step, under the limit: how it ended."""
 
 
-def fitting(found: Candidates, wanted: int, attempt: Try) -> list[Assignment]:
+def fitting(found: Candidates, wanted: int, attempt: Try) -> list[Configuration]:
     """The first `wanted` of the candidates that fit, by enforced launches where none has proven it.
 
     Where none fits, the last that was tried, whose failure is then the result; [] of no candidate.
     """
-    chosen: list[Assignment] = []
-    tried: list[Assignment] = []
+    chosen: list[Configuration] = []
+    tried: list[Configuration] = []
     for assignment in found.ordered:
         if len(chosen) == wanted:
             break
@@ -144,7 +144,7 @@ def fitting(found: Candidates, wanted: int, attempt: Try) -> list[Assignment]:
     return chosen or tried[-1:]
 
 
-def _after(assignment: Assignment, failed: int) -> Assignment:
+def _after(assignment: Configuration, failed: int) -> Configuration:
     words = f"{assignment.grid}; confirmed by an enforced launch"
     if failed > 0:
         words += f", after {failed} that did not fit"
@@ -154,7 +154,7 @@ def _after(assignment: Assignment, failed: int) -> Assignment:
 def of_system(
     system: str,
     workload: Workload,
-    grid: Sequence[Assignment],
+    grid: Sequence[Configuration],
     own_sequences: int,
     proven: Collection[str] = (),
 ) -> Candidates:

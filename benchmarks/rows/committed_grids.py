@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks.records import store
 from benchmarks.rows import tuning
-from benchmarks.rows.row import Assignment
+from benchmarks.rows.row import Configuration
 from benchmarks.rows.tuning import Point, SystemTuning
 from sppo.config.workload import Workload
 
@@ -27,17 +27,17 @@ class Grid:
     points: Mapping[str, Point]
     source: str
 
-    def seconds(self, assignment: Assignment) -> float | None:
+    def seconds(self, assignment: Configuration) -> float | None:
         """Its median step there, in seconds; None where it was not ok or not tried."""
         point = self.points.get(key(assignment.settings))
         return point.step_seconds_median if point is not None and point.status == "ok" else None
 
-    def peak_bytes(self, assignment: Assignment) -> int | None:
+    def peak_bytes(self, assignment: Configuration) -> int | None:
         """Its tracked peak there, largest rank, in bytes; None where nobody counted."""
         point = self.points.get(key(assignment.settings))
         return None if point is None else point.tracked_peak_bytes
 
-    def has(self, assignment: Assignment) -> bool:
+    def has(self, assignment: Configuration) -> bool:
         return key(assignment.settings) in self.points
 
 
@@ -76,13 +76,13 @@ def _origin(found: SystemTuning) -> str:
     return f"{found.machine}, commit {found.commit[:9]}, {found.date}"
 
 
-def leanest_first(assignments: Sequence[Assignment], free: Grid) -> list[Assignment]:
+def leanest_first(assignments: Sequence[Configuration], free: Grid) -> list[Configuration]:
     """By their known peak without a limit; those without one come last, most recompute first.
 
     A library's own grid begins with the least recompute.
     """
 
-    def order(numbered: tuple[int, Assignment]) -> tuple[bool, int]:
+    def order(numbered: tuple[int, Configuration]) -> tuple[bool, int]:
         number, assignment = numbered
         peak = free.peak_bytes(assignment)
         return (True, -number) if peak is None else (False, peak)

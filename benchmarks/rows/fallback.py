@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from benchmarks.rows import candidates, committed_grids
 from benchmarks.rows.assign import grid_assignments
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
-from benchmarks.rows.row import Assignment
+from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
 
 
@@ -30,7 +30,7 @@ class Fallback:
     _falls: dict[str, tuple[str, int]] = field(default_factory=dict)
     _known: dict[str, Candidates] = field(default_factory=dict)
 
-    def __call__(self, refused: Assignment) -> Assignment | None:
+    def __call__(self, refused: Configuration) -> Configuration | None:
         if refused.row.choosing != "tuned" or not refused.settings or not refused.tuned:
             return None  # an untuned row stands for the least memory already
         rest = self._after(refused)
@@ -43,7 +43,7 @@ class Fallback:
         grid = f"{other.grid}; after {falls + 1} that did not fit"
         return replace(other, row=row, grid=grid)
 
-    def _after(self, refused: Assignment) -> list[Assignment]:
+    def _after(self, refused: Configuration) -> list[Configuration]:
         """Of the candidates behind the refused one those proven to fit, if any; else all."""
         found = self._candidates(refused.row.system)
         keys = [committed_grids.key(assignment.settings) for assignment in found.ordered]

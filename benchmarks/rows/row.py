@@ -42,7 +42,7 @@ REFERENCE = Row(label="Reference", system="reference", choosing="only one")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assignment:
+class Configuration:
     """A row with its settings. `status` is set where it ends before any launch, with a reason."""
 
     row: Row

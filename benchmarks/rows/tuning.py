@@ -22,7 +22,7 @@ from sppo.config.sizes import format_bytes, limit_label
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
-    from benchmarks.rows.row import Assignment
+    from benchmarks.rows.row import Configuration
 
 SCHEMA = "sppo-tuning/1"
 
@@ -165,7 +165,7 @@ def point_of(launches: Sequence[Record]) -> Point:
     )
 
 
-def finalists(assignments: Sequence[Assignment], done: Sequence[Record]) -> Sequence[Assignment]:
+def finalists(assignments: Sequence[Configuration], done: Sequence[Record]) -> Sequence[Configuration]:
     """The FINALISTS fastest points of each system: noise must not choose among them."""
     fastest_rows: set[str] = set()
     for system in {assignment.row.system for assignment in assignments}:

@@ -18,7 +18,7 @@ from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import with_settings
-from benchmarks.rows.row import Assignment, Row
+from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.workload import Workload
 
@@ -120,12 +120,12 @@ def cut_of(workload: Workload, plan: Plan, kind: str) -> tuple[int, int | None]:
 
 def assignments(
     workload: Workload, policies: Sequence[str], layout: SolverOptions
-) -> dict[str, tuple[Assignment, Plan | None]]:
+) -> dict[str, tuple[Configuration, Plan | None]]:
     """One row per policy, with its plan, or refused with the planner's reason."""
     from baselines import registry
 
     adapter = registry.load(SYSTEM)
-    rows: dict[str, tuple[Assignment, Plan | None]] = {}
+    rows: dict[str, tuple[Configuration, Plan | None]] = {}
     for policy in policies:
         row = Row(label=label(policy), system=SYSTEM, choosing="planned")
         options = replace(layout, policy=policy)
@@ -133,7 +133,7 @@ def assignments(
             plan = plan_under(workload, options)
         except (Infeasible, NotBuilt) as error:
             status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
-            rows[policy] = (Assignment(row=row, status=status, reason=str(error)), None)
+            rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue
         data = plan_data(plan)
         assignment = with_settings(row, adapter, options, grid="", plan=data)
@@ -169,7 +169,7 @@ def remade_bytes(plan: Plan) -> int:
 
 
 def results(
-    done: Sequence[Record], plans: dict[str, tuple[Assignment, Plan | None]], workload: Workload
+    done: Sequence[Record], plans: dict[str, tuple[Configuration, Plan | None]], workload: Workload
 ) -> list[PolicyResult]:
     """One row per policy, in the order in which they were asked for."""
     by_row = {summary.row: summary for summary in tables.summaries(done)}

@@ -16,7 +16,7 @@ from benchmarks.records import store
 from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Assignment
+from benchmarks.rows.row import ROWS, Configuration
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
 
@@ -111,7 +111,7 @@ def search(workload: Workload, parent: Path, display: Display) -> Limit:
     )
 
 
-def _named(assignment: Assignment, number: int) -> Assignment:
+def _named(assignment: Configuration, number: int) -> Configuration:
     """Every trial has a folder of its own."""
     row = replace(assignment.row, label=f"{assignment.row.label} {number:02d}")
     return replace(assignment, row=row)

@@ -22,7 +22,7 @@ from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record
 from benchmarks.rows import committed_grids
 from benchmarks.rows.assign import assign, grid_assignments, recheck
-from benchmarks.rows.row import Assignment, Row
+from benchmarks.rows.row import Configuration, Row
 from benchmarks.studies.longest_result import Found, Longest, Trial
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
@@ -44,7 +44,7 @@ class Point:
 
     row: Row
     label: str
-    at: Callable[[Workload], Assignment]
+    at: Callable[[Workload], Configuration]
     known_peak_bytes: int | None = None
 
 
@@ -80,7 +80,7 @@ class Prober:
         assert limit_bytes is not None
         return Answer(fits=True, guess_tokens=guess_tokens(record.memory, tokens, limit_bytes))
 
-    def _judged(self, point: Point, workload: Workload) -> Assignment:
+    def _judged(self, point: Point, workload: Workload) -> Configuration:
         """The setting at that length; with a status where no launch is needed to know its end."""
         assignment = point.at(workload)
         peak, limit_bytes = point.known_peak_bytes, workload.device_memory_bytes
@@ -93,7 +93,7 @@ class Prober:
     def _note(
         self,
         point: Point,
-        assignment: Assignment,
+        assignment: Configuration,
         tokens: int,
         status: Status,
         reason: str,
@@ -150,7 +150,7 @@ def points_of(row: Row, workload: Workload) -> list[Point]:
     ]
 
 
-def _fixed(row: Row, label: str, assignment: Assignment, peak_bytes: int | None) -> Point:
+def _fixed(row: Row, label: str, assignment: Configuration, peak_bytes: int | None) -> Point:
     return Point(
         row=row,
         label=label,

@@ -21,7 +21,7 @@ from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Configuration, Row
 from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 
@@ -145,7 +145,7 @@ def chosen(
     own_sequences: int,
     points: int,
     proven: Collection[str],
-) -> list[Assignment]:
+) -> list[Configuration]:
     """The settings of a row at this value: SPPO's plan, or what fits of a library's grid."""
     workload = inputs.workload
     if row.choosing == "planned":
@@ -157,7 +157,7 @@ def chosen(
     found = candidates.of_system(row.system, workload, grid, own_sequences, proven)
     untimed = replace(options, launches=1, warmup_steps=0, measured_steps=0)
 
-    def attempt(assignment: Assignment) -> Status:
+    def attempt(assignment: Configuration) -> Status:
         label = f"{row.label} fits {assignment.row.label.split()[-1]}"
         named = replace(assignment, row=replace(row, label=label))
         return run.launch_row(inputs, named, 1, untimed, display).status
@@ -165,7 +165,7 @@ def chosen(
     fitting = candidates.fitting(found, 1 if found.timed else points, attempt)
     if not fitting:
         reason = grid[0].reason if grid else "its grid is empty here"
-        return [Assignment(row=row, status="unavailable", reason=reason)]
+        return [Configuration(row=row, status="unavailable", reason=reason)]
     if len(fitting) == 1:
         return [replace(fitting[0], row=row)]
     return [
@@ -174,14 +174,14 @@ def chosen(
     ]
 
 
-def fastest_of_each(assignments: Sequence[Assignment], done: Sequence[Record]) -> list[Assignment]:
+def fastest_of_each(assignments: Sequence[Configuration], done: Sequence[Record]) -> list[Configuration]:
     """After the first launch of each: of every system the fastest, or its first where none ran."""
     seconds = {
         record.row: record.step_seconds_median
         for record in done
         if record.step_seconds_median is not None
     }
-    systems: dict[str, list[Assignment]] = {}
+    systems: dict[str, list[Configuration]] = {}
     for assignment in assignments:
         systems.setdefault(assignment.row.system, []).append(assignment)
     return [

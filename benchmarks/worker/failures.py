@@ -14,7 +14,7 @@ from baselines.protocol import Unavailable
 from benchmarks.job import Job, RankError, Refusal, Status
 from benchmarks.records import store
 from benchmarks.worker import device as devices
-from benchmarks.worker.heartbeat import Whereabouts
+from benchmarks.worker.heartbeat import Heartbeat
 from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
 from sppo.config.sizes import format_bytes
 
@@ -30,7 +30,7 @@ LOST_PEER = (
 """gloo's and NCCL's words for a peer that is gone; they have no error type of their own for it."""
 
 
-def record_what_ends_it(job: Job, where: Whereabouts) -> None:
+def record_what_ends_it(job: Job, where: Heartbeat) -> None:
     """An error that nobody has caught ends this process as ever, but leaves its record first."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -70,7 +70,7 @@ def refusal_words(refusal: Refusal | None) -> str:
     )
 
 
-def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
+def fail(job: Job, where: Heartbeat, error: Exception) -> NoReturn:
     """Write error-{r}.json and end at once: a peer or a library's thread may hang for ever."""
     text = _record(job, where, error)
     sys.stdout.flush()
@@ -79,7 +79,7 @@ def fail(job: Job, where: Whereabouts, error: Exception) -> NoReturn:
     os._exit(1)
 
 
-def refuse(job: Job, where: Whereabouts, error: ValueError) -> NoReturn:
+def refuse(job: Job, where: Heartbeat, error: ValueError) -> NoReturn:
     """Write error-{r}.json and end with one line: nothing has been started yet."""
     _record(job, where, error)
     print(f"error: {error}", file=sys.stderr)
@@ -91,7 +91,7 @@ def write(job: Job, name: str, value: Any) -> None:
     store.write_bytes(Path(job.output_directory) / name, store.to_json(value))
 
 
-def _record(job: Job, where: Whereabouts, error: Exception) -> str:
+def _record(job: Job, where: Heartbeat, error: Exception) -> str:
     """Write error-{r}.json; the traceback."""
     now_ns = time.time_ns()
     text = "".join(traceback.format_exception(error))

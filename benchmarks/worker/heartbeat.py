@@ -33,7 +33,7 @@ def file_name(rank: int) -> str:
     return f"where-{rank}"
 
 
-class Whereabouts:
+class Heartbeat:
     """What a rank does now, for itself and, in its file, for others. Raises OSError."""
 
     def __init__(self, rank: int, directory: Path) -> None:

@@ -45,7 +45,7 @@ from benchmarks.job import (
 )
 from benchmarks.worker import device as devices
 from benchmarks.worker.failures import record_what_ends_it, refuse, write
-from benchmarks.worker.heartbeat import Whereabouts
+from benchmarks.worker.heartbeat import Heartbeat
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 from benchmarks.worker.tokens import map_tokens
 from benchmarks.worker.weights import map_weights, torch_dtype
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.worker.rank", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
-    where = Whereabouts(int(os.environ.get("RANK", "0")), Path(job.output_directory))
+    where = Heartbeat(int(os.environ.get("RANK", "0")), Path(job.output_directory))
     record_what_ends_it(job, where)
     try:
         check_ranks(job)
@@ -72,7 +72,7 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def run(job: Job, where: Whereabouts) -> tuple[RankReport, list[dict[str, Any]]]:
+def run(job: Job, where: Heartbeat) -> tuple[RankReport, list[dict[str, Any]]]:
     """The whole launch of this rank: its report and its timeline. Raises what the system raises."""
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
@@ -160,7 +160,7 @@ def step_tokens(
 
 
 def prepare(
-    job: Job, adapter: Adapter, accounting: Accounting, where: Whereabouts, device: torch.device
+    job: Job, adapter: Adapter, accounting: Accounting, where: Heartbeat, device: torch.device
 ) -> System:
     """Have the adapter build its system. The mapped weights are nobody's memory."""
     weights = map_weights(Path(job.weights_path))
@@ -184,7 +184,7 @@ class Launch:
     """The steps of one rank and what they brought."""
 
     job: Job
-    where: Whereabouts
+    where: Heartbeat
     system: System
     device: torch.device
     accounting: Accounting

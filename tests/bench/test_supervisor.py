@@ -23,7 +23,7 @@ from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Configuration, Row
 from sppo.config.sizes import MIB
 
 pytestmark = pytest.mark.slow
@@ -46,8 +46,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
 
 
-def row(play: str) -> Assignment:
-    return Assignment(
+def row(play: str) -> Configuration:
+    return Configuration(
         row=Row(label=f"Plays {play}", system="megatron", choosing="tuned"),
         settings={"play": play},
         settings_text=play,
@@ -155,7 +155,7 @@ def test_an_interrupt_keeps_what_is_there(tmp_path: Path) -> None:
 
 
 def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
-    refused = Assignment(
+    refused = Configuration(
         row=Row(label="SPPO", system="sppo", choosing="planned"),
         status="infeasible",
         reason="1 GiB short",

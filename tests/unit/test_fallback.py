@@ -15,7 +15,7 @@ from benchmarks.records.record import Record
 from benchmarks.rows import candidates, committed_grids, fallback
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Configuration, Row
 from benchmarks.studies import sweep
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
@@ -24,8 +24,8 @@ WORKLOAD = workloads.find("tiny-cpu").with_device_memory(160 * MIB)
 TUNED = next(row for row in ROWS if row.slug == "megatron-tuned")
 
 
-def point(name: str, row: Row = TUNED) -> Assignment:
-    return Assignment(row=row, settings={"name": name}, settings_text=name, grid="known")
+def point(name: str, row: Row = TUNED) -> Configuration:
+    return Configuration(row=row, settings={"name": name}, settings_text=name, grid="known")
 
 
 def falling(monkeypatch: pytest.MonkeyPatch, *proven: str, points: str = "abcdefgh") -> Fallback:
@@ -44,7 +44,7 @@ def test_the_next_points_in_order_then_the_leanest_then_nothing(
 ) -> None:
     instead = falling(monkeypatch)
     taken = []
-    refused: Assignment | None = point("b")
+    refused: Configuration | None = point("b")
     while refused is not None:
         refused = instead(refused)
         taken.append(refused and (refused.settings["name"], refused.row.label))
@@ -105,7 +105,7 @@ def test_a_run_launches_what_takes_a_refused_rows_place(
 ) -> None:
     launched: list[tuple[str, int]] = []
 
-    def launch_row(inputs: Any, assignment: Assignment, number: int, *rest: Any) -> Record:
+    def launch_row(inputs: Any, assignment: Configuration, number: int, *rest: Any) -> Record:
         launched.append((assignment.row.label, number))
         name = assignment.settings.get("name")
         full = name == "a" and number == 2

@@ -18,7 +18,7 @@ from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
 from benchmarks.records import store
 from benchmarks.records.record import Record, Text
-from benchmarks.rows.row import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Configuration, Row
 from benchmarks.studies import longest, longest_result
 from benchmarks.studies.longest import Point, Prober, search_row
 from sppo.config.sizes import MIB
@@ -40,7 +40,7 @@ class Script:
         self.asked: list[tuple[str, int]] = []
 
     def __call__(
-        self, inputs: Inputs, assignment: Assignment, number: int, options: Options, _: object
+        self, inputs: Inputs, assignment: Configuration, number: int, options: Options, _: object
     ) -> Record:
         name, tokens = assignment.settings["name"], inputs.workload.sequence_tokens
         self.asked.append((name, tokens))
@@ -72,8 +72,8 @@ def prober(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prober:
 
 
 def point(name: str, row: Row = TUNED, peak: int | None = None, plans: int = 2**20) -> Point:
-    def at(workload: Workload) -> Assignment:
-        made = Assignment(row=row, settings={"name": name}, settings_text=name)
+    def at(workload: Workload) -> Configuration:
+        made = Configuration(row=row, settings={"name": name}, settings_text=name)
         if workload.sequence_tokens > plans:
             return replace(made, status="infeasible", reason="1 MiB short")
         return made

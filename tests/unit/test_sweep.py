@@ -20,7 +20,7 @@ from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates, committed_grids
 from benchmarks.rows.candidates import fitting
 from benchmarks.rows.committed_grids import Grid
-from benchmarks.rows.row import ROWS, Assignment, Row
+from benchmarks.rows.row import ROWS, Configuration, Row
 from benchmarks.rows.tuning import Point
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import Measured
@@ -31,9 +31,9 @@ TUNED = next(row for row in ROWS if row.slug == "megatron-tuned")
 NONE = Grid(points={}, source="")
 
 
-def assignment(name: str, degree: int = 1) -> Assignment:
+def assignment(name: str, degree: int = 1) -> Configuration:
     row = Row(label=f"megatron {name}", system="megatron", choosing="tuned")
-    return Assignment(
+    return Configuration(
         row=row, settings={"name": name, "tensor_parallel": degree}, settings_text=name
     )
 
@@ -71,7 +71,7 @@ def test_a_grid_under_this_very_limit_needs_no_confirmation() -> None:
     assert chosen[0].grid == "fastest in tuning/some.json"
 
 
-def never(assignment: Assignment) -> Status:
+def never(assignment: Configuration) -> Status:
     raise AssertionError(f"{assignment.settings_text} was launched")
 
 
@@ -85,7 +85,7 @@ def test_the_next_is_taken_where_the_first_does_not_fit_after_all() -> None:
     found = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
     tried = []
 
-    def attempt(one: Assignment) -> Status:
+    def attempt(one: Configuration) -> Status:
         tried.append(one.settings["name"])
         return "ok" if one.settings["name"] == "lean" else "oom"
 
@@ -132,7 +132,7 @@ def test_tries_for_fitting_are_few_and_end_with_the_leanest() -> None:
     found = candidates.candidates(grid, NONE, NONE, limit_bytes=MIB, own=True)
     tried = []
 
-    def attempt(one: Assignment) -> Status:
+    def attempt(one: Configuration) -> Status:
         tried.append(one.settings["name"])
         return "oom"
 
@@ -145,7 +145,7 @@ def test_after_the_first_launch_the_fastest_of_each_system_goes_on() -> None:
         replace(assignment(name), row=replace(TUNED, label=f"Megatron tuned {name}"))
         for name in "12"
     ]
-    sppo = Assignment(row=ROWS[-1])
+    sppo = Configuration(row=ROWS[-1])
     done = [
         slower("Megatron tuned 1", "megatron", 2.0),
         slower("Megatron tuned 2", "megatron", 1.5),

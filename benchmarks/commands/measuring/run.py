@@ -24,7 +24,7 @@ from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.rows import tuning
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import Assignment, Row, find
+from benchmarks.rows.row import Configuration, Row, find
 from sppo.config.workload import Workload
 
 
@@ -33,7 +33,7 @@ class Request:
     """A checked `run` command."""
 
     workload: Workload
-    assignments: Sequence[Assignment]
+    assignments: Sequence[Configuration]
     options: Any
     parent: Path
 
@@ -181,7 +181,7 @@ def dry_run(request: Request) -> int:
     return 0
 
 
-def _print_lines(request: Request, assignment: Assignment, number: int) -> None:
+def _print_lines(request: Request, assignment: Configuration, number: int) -> None:
     """One torchrun line per node for one launch; the run's folder gets its TIME when it is made."""
     from benchmarks.environment import available_cores
     from benchmarks.launch import processes

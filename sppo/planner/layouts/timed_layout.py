@@ -31,7 +31,7 @@ def _decisions(layout: Layout) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayout(Layout):
-    """A layout of a workload on some hardware, with its compute times; no decision on tensors yet."""
+    """A layout of a workload on some hardware, with its compute times; nothing else is decided."""
 
     workload: Workload
     profile: Hardware

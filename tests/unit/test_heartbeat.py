@@ -14,7 +14,7 @@ from benchmarks.launch import outcome as verdict
 from benchmarks.worker.heartbeat import (
     NOTE_BYTES,
     Note,
-    Whereabouts,
+    Heartbeat,
     file_name,
     read_note,
     read_notes,
@@ -27,7 +27,7 @@ MEASURED_NS = 100 * SECOND_NS
 
 def ranks_at(folder: Path, *doings: str, phase: str = "measured") -> None:
     for rank, doing in enumerate(doings):
-        where = Whereabouts(rank, folder)
+        where = Heartbeat(rank, folder)
         where.enter(phase)
         where.note(doing)
 
@@ -55,7 +55,7 @@ def reason(folder: Path, ranks: int = 2) -> str:
 
 
 def test_the_last_note_is_read_and_a_shorter_one_leaves_nothing_of_a_longer(tmp_path: Path) -> None:
-    where = Whereabouts(3, tmp_path)
+    where = Heartbeat(3, tmp_path)
     path = tmp_path / file_name(3)
     note = read_note(path)
     assert note is not None
@@ -74,7 +74,7 @@ def test_the_last_note_is_read_and_a_shorter_one_leaves_nothing_of_a_longer(tmp_
 
 @pytest.mark.parametrize("doing", ["x" * 1_000, "é" * 1_000])
 def test_a_note_that_is_too_long_is_cut(tmp_path: Path, doing: str) -> None:
-    Whereabouts(0, tmp_path).note(doing)
+    Heartbeat(0, tmp_path).note(doing)
     note = read_note(tmp_path / file_name(0))
     assert note is not None
     assert note.doing.startswith(doing[:100])
