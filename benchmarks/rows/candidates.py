@@ -109,7 +109,9 @@ def _unique(assignments: Sequence[Configuration]) -> list[Configuration]:
     )
 
 
-def _sourced(assignments: Sequence[Configuration], how: str, grid: Grid | None) -> list[Configuration]:
+def _sourced(
+    assignments: Sequence[Configuration], how: str, grid: Grid | None
+) -> list[Configuration]:
     """Each says where it comes from; a remark of its adapter stays."""
     where = how if grid is None else f"{how} in {grid.source}"
     return [

@@ -165,7 +165,9 @@ def point_of(launches: Sequence[Record]) -> Point:
     )
 
 
-def finalists(assignments: Sequence[Configuration], done: Sequence[Record]) -> Sequence[Configuration]:
+def finalists(
+    assignments: Sequence[Configuration], done: Sequence[Record]
+) -> Sequence[Configuration]:
     """The FINALISTS fastest points of each system: noise must not choose among them."""
     fastest_rows: set[str] = set()
     for system in {assignment.row.system for assignment in assignments}:

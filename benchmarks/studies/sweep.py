@@ -174,7 +174,9 @@ def chosen(
     ]
 
 
-def fastest_of_each(assignments: Sequence[Configuration], done: Sequence[Record]) -> list[Configuration]:
+def fastest_of_each(
+    assignments: Sequence[Configuration], done: Sequence[Record]
+) -> list[Configuration]:
     """After the first launch of each: of every system the fastest, or its first where none ran."""
     seconds = {
         record.row: record.step_seconds_median
