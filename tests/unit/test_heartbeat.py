@@ -13,8 +13,8 @@ from benchmarks.job import RankError
 from benchmarks.launch import outcome as verdict
 from benchmarks.worker.heartbeat import (
     NOTE_BYTES,
-    Note,
     Heartbeat,
+    Note,
     file_name,
     read_note,
     read_notes,
