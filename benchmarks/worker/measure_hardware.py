@@ -33,7 +33,7 @@ from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
 from sppo.config.sizes import KIB, MIB
 from sppo.config.workload import Cluster, Workload
-from sppo.engine.context import Runtime
+from sppo.engine.context import EngineContext
 from sppo.engine.part import Part
 from sppo.engine.stage import Stage
 from sppo.model.weights import StageWeights
@@ -87,7 +87,7 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     mine = StageWeights(
         workload.model, stage.layers, weights, device, torch.float32, head=stage.head
     )
-    return Stage(plan, 0, mine, Runtime(device=device, dtype=torch.float32)).parts[0]
+    return Stage(plan, 0, mine, EngineContext(device=device, dtype=torch.float32)).parts[0]
 
 
 class _Sampler:

@@ -31,7 +31,7 @@ class _Stage:
         self.transfers: list[Event] = []
         self.waits: list[Wait] = []
         self.offloaded = 0
-        self.fetched: dict[Instruction, int] = {}
+        self.reloaded: dict[Instruction, int] = {}
         self.memory: list[tuple[int, int]] = []
         self.host: list[tuple[int, int]] = []
         self.messages = 0
@@ -109,8 +109,10 @@ class _Clock:
             return False
         now = stage.lanes["compute"]
         received = max((self.arrived[receive] for receive in needed), default=now)
-        fetched = stage.fetched.get(instruction._replace(op=Op.RELOAD), 0)
-        begin = max(now, received, fetched)
+        reloaded = 0
+        if instruction.op is Op.BACKWARD:
+            reloaded = stage.reloaded.get(instruction._replace(op=Op.RELOAD), 0)
+        begin = max(now, received, reloaded)
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
             self.gathered[instruction] = begin
             slices = self.schedule.together(instruction)
@@ -119,7 +121,7 @@ class _Clock:
             begin = max(self.gathered[each] for each in slices)
         for cause, there in (
             (Cause.MESSAGE, received),
-            (Cause.RELOAD, fetched),
+            (Cause.RELOAD, reloaded),
             (Cause.MSP_SLICES, begin),
         ):
             now = stage.wait(instruction, cause, now, there)
@@ -228,7 +230,7 @@ def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
     else:
         stage.memory.append((now, size))
         stage.host.append((end, -size))
-        stage.fetched[instruction] = end
+        stage.reloaded[instruction] = end
 
 
 def _peak(changes: list[tuple[int, int]]) -> int:

@@ -136,7 +136,7 @@ def test_a_planted_fault_is_found(
 def test_an_offload_that_is_never_fetched_leaks() -> None:
     extra = parse_instruction("OFFLOAD0.3@0")
     broken = edit(schedule_of(), 0, lambda stage: stage.append(extra))
-    with pytest.raises(ScheduleError, match=r"O0\.3@0 is never fetched, it leaks"):
+    with pytest.raises(ScheduleError, match=r"OFFLOAD0\.3@0 is never fetched, it leaks"):
         check_schedule(broken)
 
 
