@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from benchmarks.cli import COMMANDS
 
@@ -32,6 +32,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 MADE_BY_COMMANDS = ("results/runs", "results/cache")
+POSITIONAL = get_args(Positional[str])[1]
 PLACEHOLDER = re.compile(r"[<*{]|\b[A-Z][A-Z-]+\b|\bDIR\b")
 OUR_PROGRAMS = (
     "benchmarks.docs.__main__",
@@ -185,6 +186,8 @@ def flags_of(command: str) -> frozenset[str]:
     flags = {"--help"}
     for field, annotation in get_type_hints(kind, include_extras=True).items():
         name = field
+        if POSITIONAL in get_args(annotation)[1:]:
+            continue
         for metadata in get_args(annotation)[1:]:
             if isinstance(metadata, type(arg())):
                 name = metadata.name or name
