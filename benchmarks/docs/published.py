@@ -87,7 +87,7 @@ def _sweep(name: str, quantity: str) -> str:
             [value["label"], *(_median(row) for row in systems), factor(min(ratios, default=None))]
         )
     headers = [quantity, "DeepSpeed, step s", "Megatron tuned, step s", "SPPO, step s"]
-    return table([*headers, "SPPO faster than the best by"], rows) + origin(document)
+    return table([*headers, "speed of SPPO over the best peer"], rows) + origin(document)
 
 
 def _median(row: Document) -> str:
