@@ -22,6 +22,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-disagreement": published.disagreement,
     "paper-longest": published.longest_of_paper,
     "paper-4m": published.four_million_tokens,
+    "paper-4m-time": published.four_million_tokens_time,
     "paper-predicted": published.predicted,
     "emulation-1m": published.one_million_tokens,
 }

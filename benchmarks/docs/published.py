@@ -12,6 +12,8 @@ from sppo.config.sizes import MIB, length_name
 
 Document = Mapping[str, Any]
 
+FOUR_MILLION = "emulation/gpt-7b-4m-128xa100-sppo"
+
 
 def read(name: str) -> Document:
     """A JSON file of results/published/. Raises OSError if the file is not there."""
@@ -185,7 +187,7 @@ def _spread_of(sizes: Mapping[str, int]) -> str:
 
 def four_million_tokens() -> str:
     """Every role of SPPO's plan for gpt-7b, 4M tokens, 128 GPUs."""
-    document = read("emulation/gpt-7b-4m-128xa100-sppo")
+    document = read(FOUR_MILLION)
     counted: dict[str, dict[str, int]] = {}
     for entry in document["planned"]:
         counted.setdefault(entry["role"], {})[entry["quantity"]] = entry["counted"]
@@ -205,6 +207,21 @@ def four_million_tokens() -> str:
         )
     headers = ["role", "ranks", "device peak", "host peak", "saved activations, KV, dKV"]
     return table([*headers, "D2H and H2D", "sent messages"], rows) + origin(document)
+
+
+def four_million_tokens_time() -> str:
+    """The simulated step of the same plan, and the paper's MFU (fig. 1)."""
+    time = read(FOUR_MILLION)["simulated_time"]
+    path = store.published_directory().parent / "paper" / "reported.json"
+    reported = json.loads(path.read_text(encoding="utf-8"))
+    paper_mfu = reported["implied_mfu_causal_312tflops"]["4M/128"]
+    rows = [
+        ["step", f"{time['step_seconds']:.1f} s", ""],
+        ["tokens per second and GPU", f"{time['tokens_per_second_per_gpu']:.1f}", ""],
+        ["MFU, causal", f"{100 * time['mfu']:.1f} %", f"{100 * paper_mfu:.1f} %"],
+    ]
+    profile = f"simulated, `{time['profile']}` ({time['profile_kind']})"
+    return table(["", profile, "paper, fig. 1"], rows)
 
 
 def predicted() -> str:
