@@ -1,4 +1,4 @@
-"""`python -m benchmarks.docs`: write the generated tables of docs/, or check them."""
+"""`python -m benchmarks.docs`: write the generated tables of README.md and docs/, or check them."""
 
 from __future__ import annotations
 

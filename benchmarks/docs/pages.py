@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from benchmarks.docs import planned, profiles, published
 
 TABLES: Mapping[str, Callable[[], str]] = {
+    "readme-136MiB": partial(published.comparison, "tiny-cpu-136MiB"),
+    "readme-none": partial(published.comparison, "tiny-cpu-none"),
     "hardware-profiles": profiles.profiles,
     "hardware-proofs": published.device_limits,
     "msp-unit-costs": planned.unit_costs,
@@ -56,7 +59,9 @@ def generated(text: str, tables: Mapping[str, Callable[[], str]] = TABLES) -> st
 def update(folder: Path, write: bool) -> list[str]:
     """Names of the pages whose tables were old; `write` replaces them. Raises ValueError."""
     old = []
-    for path in sorted(folder.glob("*.md")):
+    for path in (folder.parent / "README.md", *sorted(folder.glob("*.md"))):
+        if not path.is_file():
+            continue
         before = path.read_text(encoding="utf-8")
         try:
             after = generated(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,6 +34,32 @@ def origin(document: Document) -> str:
         )
     commit = document["commit"][:9] + (" with changes" if document.get("dirty") else "")
     return f"\n\n*measured: {document['machine']}; commit {commit}; {document['date']}.*"
+
+
+def comparison(name: str) -> str:
+    """The rows of a published `sppo-bench run`, and where they were measured."""
+    folder = store.published_directory() / name
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = [_compared(row) for row in csv.DictReader(file)]
+    headers = ["row", "settings", "step, s, median [quartiles]", "SPPO faster by", "MFU (causal)"]
+    head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
+    (measured,) = (line for line in head if line.startswith("- measured on "))
+    return table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
+
+
+def _compared(row: Mapping[str, str]) -> list[str]:
+    if row["status"] != "ok":
+        return [row["row"], row["settings"], row["status"], "", "", "", ""]
+    seconds = [float(row[f"step_seconds_{part}"]) for part in ("median", "low", "high")]
+    return [
+        row["row"],
+        row["settings"],
+        "{:.3f} [{:.3f}, {:.3f}]".format(*seconds),
+        factor(float(row["sppo_speed_up"])),
+        f"{100 * float(row['mfu_causal']):.1f} %",
+        mib(int(row["tracked_peak_bytes"])),
+        mib(int(row["host_peak_bytes"])) or "0",
+    ]
 
 
 def device_limits() -> str:

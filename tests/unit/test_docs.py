@@ -37,10 +37,7 @@ def test_every_flag_exists(page: Path) -> None:
 
 
 @every_page
-def test_no_sentence_is_long(page: Path, request: pytest.FixtureRequest) -> None:
-    if page == README:
-        reason = "README.md is rewritten on another branch: remove these lines then"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_no_sentence_is_long(page: Path) -> None:
     (name,) = names_of([page])
     long = docs_text.long_sentences(page.read_text(), name)
     assert not long, "\n".join(long)

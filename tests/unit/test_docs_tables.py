@@ -21,7 +21,7 @@ def test_every_table_of_the_pages_is_up_to_date(capsys: pytest.CaptureFixture[st
 def test_every_table_has_a_place() -> None:
     placed = [
         name
-        for path in (CHECKOUT / "docs").glob("*.md")
+        for path in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))
         for name in pages.names(path.read_text(encoding="utf-8"))
     ]
     assert sorted(placed) == sorted(pages.TABLES)
