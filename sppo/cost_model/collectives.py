@@ -15,27 +15,27 @@ from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class CollectiveTraffic:
     """Collectives of one rank."""
 
     calls: int = 0
     bytes: int = 0
 
-    def __add__(self, other: Told) -> Told:
-        return Told(calls=self.calls + other.calls, bytes=self.bytes + other.bytes)
+    def __add__(self, other: CollectiveTraffic) -> CollectiveTraffic:
+        return CollectiveTraffic(calls=self.calls + other.calls, bytes=self.bytes + other.bytes)
 
-    def __mul__(self, times: int) -> Told:
-        return Told(calls=times * self.calls, bytes=times * self.bytes)
+    def __mul__(self, times: int) -> CollectiveTraffic:
+        return CollectiveTraffic(calls=times * self.calls, bytes=times * self.bytes)
 
 
-def shard_collectives(plan: Plan, stage: int) -> Told:
+def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """What one rank of a stage shares with the others of it, in a step."""
     if plan.sequence_parallel == 1:
-        return Told()
+        return CollectiveTraffic()
     slicing = plan.layout.slicing
     own = list(range(stage, len(plan.parts), plan.pipeline_parallel))
-    borrowed = {msp_split.part: msp_split for msp_split in slicing.borrowed(stage)}
-    total = Told()
+    borrowed = {msp_split.part: msp_split for msp_split in slicing.splits_helped_by(stage)}
+    total = CollectiveTraffic()
     for part in (*own, *borrowed):
         shape = part_shape(plan, part)
         for index in range(plan.subsequences):
@@ -49,35 +49,35 @@ def shard_collectives(plan: Plan, stage: int) -> Told:
             total += _subsequence(shape, tokens, dropped)
     whole = sum(part_shape(plan, part).whole_parameters for part in own)
     wide = max(4, plan.element_bytes)
-    return total * plan.sequences + Told(calls=1, bytes=whole * wide)
+    return total * plan.sequences + CollectiveTraffic(calls=1, bytes=whole * wide)
 
 
-def replica_collectives(plan: Plan, stage: int) -> Told:
+def replica_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """What it shares with those that have the same weights: gradients, then weights."""
     if plan.data_parallel == 1:
-        return Told()
+        return CollectiveTraffic()
     own = range(stage, len(plan.parts), plan.pipeline_parallel)
     elements = state_elements([part_shape(plan, part) for part in own])
     size = plan.element_bytes
-    return Told(calls=4, bytes=elements * (size + max(4, size)))
+    return CollectiveTraffic(calls=4, bytes=elements * (size + max(4, size)))
 
 
-LOSS_AND_NORM = Told(calls=1, bytes=16)
+LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
 """Two float64 numbers, summed over all ranks."""
 
 
-def step_collectives(plan: Plan, stage: int) -> Told:
+def step_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """Everything that one rank of a stage shares with others in a step."""
     return shard_collectives(plan, stage) + replica_collectives(plan, stage) + LOSS_AND_NORM
 
 
-def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
+def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> CollectiveTraffic:
     """Forward and backward of so many tokens in one part."""
     block = block_of(shape.model)
     products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in dropped)
     exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
-    hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)
+    hidden = CollectiveTraffic(calls=1, bytes=tokens * shape.model.hidden * size)
     total = hidden * (len(shape.layers) * exchanges)
     if shape.first:
         total += hidden * 2
@@ -85,5 +85,5 @@ def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
         tile = max(1, LOSS_TILE_TOKENS // shape.shards)
         tiles = -(-(tokens // shape.shards) // tile)
         logsumexps = shape.shards * tokens * max(4, size)
-        total += Told(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
+        total += CollectiveTraffic(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
     return total

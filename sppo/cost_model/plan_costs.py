@@ -6,8 +6,8 @@ from sppo.config.hardware import Hardware
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.times import (
     copy_ns,
+    kv_copied_bytes,
     kv_copy_seconds,
-    kv_moved_bytes,
     recompute_ns,
     stage_link,
     subsequence_cost,
@@ -60,7 +60,7 @@ def _part_costs(plan: Plan, number: int, profile: Hardware) -> PartCosts:
         forward.append(cost.forward_ns + round(layers * kv_forward * 1e9))
         extra = again + round(kv_backward * 1e9)
         backward.append(cost.backward_ns + layers * extra)
-    moved = part_moved_bytes(plan, number)
+    moved = part_offloaded_bytes(plan, number)
     hidden = plan.model.hidden * plan.element_bytes
     messages = [-(-tokens * hidden // shards) for tokens in plan.lengths_tokens]
     zeroed = 0  # in the host tier dK and dV begin with what the first backward sends
@@ -84,24 +84,26 @@ def _part_costs(plan: Plan, number: int, profile: Hardware) -> PartCosts:
     )
 
 
-def part_moved_bytes(plan: Plan, number: int) -> list[int]:
+def part_offloaded_bytes(plan: Plan, number: int) -> list[int]:
     """Activations of a part that one rank of its stage sends to the host, by subsequence."""
     shape, slicing = part_shape(plan, number), plan.layout.slicing
     owner = number % plan.pipeline_parallel
     moved = []
     for index, units in enumerate(plan.parts[number].offload_units):
         tokens = slicing.tokens_of(number, index, owner)
-        moved.append(sum(shape.unit_bytes(shape.units[name], tokens) for _, name in units))
+        moved.append(
+            sum(shape.saved_tensor_bytes(shape.saved_tensors[name], tokens) for _, name in units)
+        )
     return moved
 
 
-def stage_moved_bytes(plan: Plan, stage: int) -> int:
+def stage_offloaded_bytes(plan: Plan, stage: int) -> int:
     """The same of a whole stage and step; as many come back."""
     parts = range(stage, len(plan.parts), plan.pipeline_parallel)
-    return plan.sequences * sum(sum(part_moved_bytes(plan, number)) for number in parts)
+    return plan.sequences * sum(sum(part_offloaded_bytes(plan, number)) for number in parts)
 
 
-def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
+def stage_kv_copied_bytes(plan: Plan, stage: int) -> int:
     """Bytes of K, V, dK and dV that a stage moves between host and device in a step."""
     if not plan.kv_block_tokens:
         return 0
@@ -110,7 +112,7 @@ def stage_kv_moved_bytes(plan: Plan, stage: int) -> int:
     for part in plan.stages[stage].parts:
         rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
         for start, tokens, dropped in rows:
-            total += len(part.layer_range) * kv_moved_bytes(
+            total += len(part.layer_range) * kv_copied_bytes(
                 plan.model,
                 plan.element_bytes,
                 start=start,

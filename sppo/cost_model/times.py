@@ -162,7 +162,7 @@ def kv_copy_seconds(
     return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
 
 
-def kv_moved_bytes(
+def kv_copied_bytes(
     model: Model, element_size: int, *, start: int, tokens: int, last: bool, again: bool
 ) -> int:
     """Bytes of hosted K, V, dK and dV that one block moves for one subsequence, both directions.

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from sppo.schedule.order import Compute, residency
 
 
-class Part(NamedTuple):
-    """What messages need to know of a part on a rank: its layers and which ends it has."""
+class ChunkEnds(NamedTuple):
+    """The layers of a model chunk on a rank, and whether it has the first layer or the head."""
 
     layers: range
     first: bool
@@ -94,7 +94,7 @@ class LiveBytes:
 
 def message_bytes(
     computes: Sequence[Compute],
-    parts: Sequence[Part],
+    parts: Sequence[ChunkEnds],
     sizes: Sequence[Sequence[int]],
     ahead: int,
 ) -> list[int]:
@@ -119,7 +119,7 @@ def message_bytes(
     return [size + more for size, more in zip(accumulate(waits[:count]), leaving, strict=True)]
 
 
-def _makers(computes: Sequence[Compute], parts: Sequence[Part]) -> dict[int, int]:
+def _makers(computes: Sequence[Compute], parts: Sequence[ChunkEnds]) -> dict[int, int]:
     """Which compute of this rank makes (some of) what another one reads, by their numbers."""
     ends = {part.layers.stop: virtual for virtual, part in enumerate(parts) if part.layers}
     begins = {part.layers.start: virtual for virtual, part in enumerate(parts) if part.layers}

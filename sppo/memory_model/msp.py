@@ -30,7 +30,7 @@ class MspRole:
     """
 
     shape: PartShape
-    borrowed: bool
+    helper: bool
     virtual: int
     start: int
     end: int
@@ -83,7 +83,7 @@ class MspRole:
     @property
     def returned_bytes(self) -> int:
         """Room of a lender for all helpers' gradients, and for two heads' dK and dV."""
-        if self.borrowed:
+        if self.helper:
             return 0
         shape = self.shape
         heads = len(shape.layers) * (block_of(shape.model).state_heads // shape.shards)
@@ -93,7 +93,7 @@ class MspRole:
     @property
     def packed_bytes(self) -> int:
         """Weights of a lender on their way out."""
-        return 0 if self.borrowed else self.shape.parameters * self.shape.element_bytes
+        return 0 if self.helper else self.shape.parameters * self.shape.element_bytes
 
 
 def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -> list[int]:
@@ -123,12 +123,12 @@ def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -
             if share is not None and not compute.forward and compute.subsequence == msp_role.first:
                 total += msp_role.returned_bytes
                 packed[number] = 0
-                left[number] *= not msp_role.borrowed  # a helper gives back and is done
+                left[number] *= not msp_role.helper  # a helper gives back and is done
         found.append(total)
     return found
 
 
-def told_bytes(msp_roles: Sequence[MspRole], virtual: int, subsequence: int) -> int:
+def exchange_bytes(msp_roles: Sequence[MspRole], virtual: int, subsequence: int) -> int:
     """See `MspRole.late_bytes`; 0 of what is not lent."""
     shares = [(msp_role, msp_role.share(virtual, subsequence)) for msp_role in msp_roles]
     return max((msp_role.late_bytes(share) for msp_role, share in shares if share), default=0)
@@ -136,7 +136,7 @@ def told_bytes(msp_roles: Sequence[MspRole], virtual: int, subsequence: int) -> 
 
 def helper_bytes(msp_roles: Sequence[MspRole]) -> tuple[int, int, int, int]:
     """Room on a rank for what it borrows: weights and gradients of one part, K and V, dK and dV."""
-    borrowed = [msp_role for msp_role in msp_roles if msp_role.borrowed]
+    borrowed = [msp_role for msp_role in msp_roles if msp_role.helper]
     if not borrowed:
         return 0, 0, 0, 0
     size, wide = borrowed[0].shape.element_bytes, borrowed[0].wide

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import slot_bytes
-from sppo.memory_model.live_bytes import LiveBytes, Part, message_bytes
+from sppo.memory_model.live_bytes import ChunkEnds, LiveBytes, message_bytes
 from sppo.memory_model.model_state import ring_bytes, stage_memory
-from sppo.memory_model.msp import MspRole, exchanged_bytes, told_bytes
+from sppo.memory_model.msp import MspRole, exchange_bytes, exchanged_bytes
 from sppo.memory_model.temporaries import PartKind
-from sppo.memory_model.temporary_peaks import largest_bytes, moments
+from sppo.memory_model.temporary_peaks import largest_bytes, temporary_peaks
 from sppo.memory_model.untracked import untracked
-from sppo.plan.blocks import Block, block_of
-from sppo.plan.blocks.temporaries import Moment
+from sppo.plan.blocks import BlockSpec, block_of
+from sppo.plan.blocks.temporaries import TemporaryPeak
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import StageMemory, Untracked
 from sppo.schedule.order import Compute
@@ -79,7 +79,7 @@ class StageMemoryModel:
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def block(self) -> Block:
+    def block(self) -> BlockSpec:
         """All parts are of one model."""
         return block_of(self.shapes[0].model)
 
@@ -87,9 +87,12 @@ class StageMemoryModel:
         """Bytes left by a forward under this decision, before anything travels."""
         return self.shapes[part].kept_bytes(self.tokens[part][index], decision.recompute)
 
-    def moved_bytes(self, part: int, index: int, decision: Decision) -> int:
+    def offloaded_bytes(self, part: int, index: int, decision: Decision) -> int:
         shape, tokens = self.shapes[part], self.tokens[part][index]
-        return sum(shape.unit_bytes(shape.units[name], tokens) * n for name, n in decision.offload)
+        return sum(
+            shape.saved_tensor_bytes(shape.saved_tensors[name], tokens) * n
+            for name, n in decision.offload
+        )
 
     def host_bytes(self, decisions: StageDecisions) -> int:
         """The host arenas, one per set of K and V: every unit that travels in a slot of its own."""
@@ -110,12 +113,12 @@ class StageMemoryModel:
             shape, tokens = self.shapes[part], self.tokens[part][index]
             found = known[key] = _Sizes(
                 kept=self.kept_bytes(part, index, decision),
-                moved=self.moved_bytes(part, index, decision),
+                moved=self.offloaded_bytes(part, index, decision),
                 host=sum(
-                    n * slot_bytes(shape.unit_bytes(shape.units[name], tokens))
+                    n * slot_bytes(shape.saved_tensor_bytes(shape.saved_tensors[name], tokens))
                     for name, n in decision.offload
                 ),
-                beside=self.beside_bytes(part, index, decision.recompute),
+                beside=self.temporary_bytes(part, index, decision.recompute),
             )
         return found
 
@@ -142,7 +145,7 @@ class StageMemoryModel:
 
     @cached_property
     def _borrowed(self) -> tuple[MspRole, ...]:
-        return tuple(msp_role for msp_role in self.msp_roles if msp_role.borrowed)
+        return tuple(msp_role for msp_role in self.msp_roles if msp_role.helper)
 
     @cached_property
     def _alike(self) -> tuple[int, ...]:
@@ -182,7 +185,7 @@ class StageMemoryModel:
         shards = self.shapes[0].shards
         messages = message_bytes(
             self.computes,
-            [Part(shape.layers, shape.first, shape.head) for shape in shapes],
+            [ChunkEnds(shape.layers, shape.first, shape.head) for shape in shapes],
             [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
             self.messages_ahead,
         )
@@ -196,20 +199,20 @@ class StageMemoryModel:
             overlapped=self.profile.overlapped_copies,
         )
 
-    def beside_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
+    def temporary_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
         """What a forward and a backward take beside what is kept."""
         kind = self.kinds[part]
         key = part, index, recompute
         found = self._beside.get(key)
         if found is None:
-            forward = self.largest_bytes(part, index, moments(kind, True, recompute))
-            backward = self.largest_bytes(part, index, moments(kind, False, recompute))
+            forward = self.largest_bytes(part, index, temporary_peaks(kind, True, recompute))
+            backward = self.largest_bytes(part, index, temporary_peaks(kind, False, recompute))
             assert forward is not None
             assert backward is not None
             found = self._beside[key] = forward, backward
         return found
 
-    def largest_bytes(self, part: int, index: int, of: Sequence[Moment]) -> int | None:
+    def largest_bytes(self, part: int, index: int, of: Sequence[TemporaryPeak]) -> int | None:
         """Of these moments of a compute; None if all need a prefix that is not there."""
         start, tokens = self.starts[index], self.tokens[part][index]
         block_tokens = self.kv_block_tokens or max(self.block.prefix_block_tokens, tokens)
@@ -219,7 +222,7 @@ class StageMemoryModel:
             start=start,
             tokens=tokens,
             keys=min(start, block_tokens),
-            told_bytes=told_bytes(self.msp_roles, part, index),
+            exchange_bytes=exchange_bytes(self.msp_roles, part, index),
         )
 
     @cached_property
@@ -242,7 +245,7 @@ class StageMemoryModel:
             row = self.tokens[number]
             kept += [msp_role.shape.kept_bytes(tokens, msp_role.recompute) for tokens in row]
             moved += [0] * len(row)
-            beside += [self.beside_bytes(number, i, msp_role.recompute) for i in indices]
+            beside += [self.temporary_bytes(number, i, msp_role.recompute) for i in indices]
         forwards, backwards = zip(*beside, strict=True)
         live_bytes = self.live_bytes
         return live_bytes.kept(kept, moved), live_bytes.beside(forwards, backwards)
@@ -255,7 +258,7 @@ class StageMemoryModel:
             ring = ring_bytes(model, size, self.shapes[0].shards, self.kv_block_tokens)
         return memory.total - memory.kept - memory.staging - memory.temporary + ring
 
-    def beside_at_turn_bytes(self, decisions: StageDecisions) -> int:
+    def base_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but kept activations at the last forward, when nothing is used up yet."""
         turn = self.live_bytes.turn
         beside = self.held(decisions)[1][turn] + self.live_bytes.messages[turn]

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.blocks.temporaries import At, Moment, Placement, Sizes
+from sppo.plan.blocks.temporaries import Placement, Sizes, StepPeak, TemporaryPeak
 from sppo.plan.parts import PartShape
 from sppo.plan.saved_tensors import head_saved_tensors
 
@@ -34,9 +34,9 @@ class PartKind(Placement):
     first: bool
 
     @cached_property
-    def unit_bytes(self) -> dict[str, int]:
+    def saved_tensor_bytes(self) -> dict[str, int]:
         """Bytes of a block's units, per token of all shards."""
-        units = block_of(self.model).units
+        units = block_of(self.model).saved_tensors
         return {unit.name: unit.bytes(1, self.element_bytes) for unit in units}
 
     @property
@@ -66,11 +66,11 @@ class PartKind(Placement):
         )
 
 
-def forward_walk(kind: PartKind) -> Iterator[At]:
+def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
     """The last block of a part, with what comes before the first and after the last."""
     s = Sizes(kind)
     if kind.first:
-        yield At(BEFORE, Moment(s.thin + s.gathered + s.cloned + _row_bytes(kind)))
+        yield StepPeak(BEFORE, TemporaryPeak(s.thin + s.gathered + s.cloned + _row_bytes(kind)))
     if kind.layers:
         yield from block_of(kind.model).forward_walk(kind)
     if kind.head:
@@ -78,24 +78,24 @@ def forward_walk(kind: PartKind) -> Iterator[At]:
         tile = logits + s.gathered + 4 * INDEX_BYTES * s.shards
         inputs = s.thin + s.if_divided(INDEX_BYTES * s.shards)
         product = s.product(kind.model.vocabulary)
-        yield At(AFTER, Moment(inputs + s.norm_forward))
-        yield At(AFTER, Moment(inputs, per_tile=tile, fixed=product))
+        yield StepPeak(AFTER, TemporaryPeak(inputs + s.norm_forward))
+        yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile, fixed=product))
         summed = s.gathered + s.cloned + s.summed
-        yield At(AFTER, Moment(inputs, per_tile=tile + summed))
+        yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile + summed))
 
 
-def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
+def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """Gradient of the output, then the last block from its end, and the embedding's gradient."""
     s = Sizes(kind)
     if kind.head:
-        yield At(BEFORE, Moment(s.norm_backward))
+        yield StepPeak(BEFORE, TemporaryPeak(s.norm_backward))
     if kind.layers:
         yield from block_of(kind.model).backward_walk(kind)
         yield from _made_again(kind, dropped)
     if kind.first:
         precise = s.if_narrow(s.shards * s.thin_precise)
         rows = _row_bytes(kind)
-        yield At(AFTER, Moment(s.received + s.thin + s.gathered + precise + rows))
+        yield StepPeak(AFTER, TemporaryPeak(s.received + s.thin + s.gathered + precise + rows))
 
 
 def _row_bytes(kind: PartKind) -> int:
@@ -103,13 +103,13 @@ def _row_bytes(kind: PartKind) -> int:
     return 2 * INDEX_BYTES * kind.shards if kind.shards > 1 else 0
 
 
-def _made_again(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
+def _made_again(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """What it takes to make units again, beside the gradients that wait meanwhile."""
     firsts = first_reads(kind.model, dropped)
     waiting, making = block_of(kind.model).recomputing(kind)
     for name in dropped & making.keys():
         step = firsts[name]
-        yield At(step, Moment(waiting[step] + making[name]), name, making[name])
+        yield StepPeak(step, TemporaryPeak(waiting[step] + making[name]), name, making[name])
 
 
 @lru_cache(maxsize=256)
@@ -117,7 +117,7 @@ def first_reads(model: Model, dropped: frozenset[str]) -> dict[str, int]:
     """Step of a block's backward at which each unit is first read: maybe to make another again."""
     block = block_of(model)
     firsts = {name: span.first for name, span in block.backward_spans.items()}
-    for unit in reversed(block.units):
+    for unit in reversed(block.saved_tensors):
         if unit.name in dropped:
             for source in unit.recomputed_from:
                 firsts[source] = min(firsts[source], firsts[unit.name])

@@ -1,6 +1,6 @@
 """The plan as data: parts, saved tensors, lendings, and what becomes of each."""
 
-from sppo.plan.blocks import Block, block_of
+from sppo.plan.blocks import BlockSpec, block_of
 from sppo.plan.layout import Degrees, Layout
 from sppo.plan.msp import MspSplit, Slice, Slicing
 from sppo.plan.parts import PartShape, SubsequenceCost
@@ -10,7 +10,7 @@ from sppo.plan.saved_tensors import SavedTensor, SavedTensorKey, head_saved_tens
 from sppo.plan.weights import weight_shapes
 
 __all__ = [
-    "Block",
+    "BlockSpec",
     "Degrees",
     "Layout",
     "MspSplit",

@@ -68,7 +68,7 @@ class Layout:
     def parts_of(self, stage: int) -> list[int]:
         """The parts that a stage computes: its own, then those that it borrows."""
         own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(msp_split.part for msp_split in self.slicing.borrowed(stage))]
+        return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
 
     @cached_property
     def slicing(self) -> Slicing:

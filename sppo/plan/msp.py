@@ -161,7 +161,7 @@ class Slicing:
                     found.append(Piece(source, target, start, end - start))
         return tuple(found)
 
-    def borrowed(self, rank: int) -> tuple[MspSplit, ...]:
+    def splits_helped_by(self, rank: int) -> tuple[MspSplit, ...]:
         """The lendings in which a rank helps another, in the order of the forward."""
         return tuple(
             msp_split

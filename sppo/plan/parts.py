@@ -85,9 +85,9 @@ class PartShape:
         return _parameters(self.model, self.layers, self.head, self.shards).whole
 
     @cached_property
-    def units(self) -> dict[str, SavedTensor]:
+    def saved_tensors(self) -> dict[str, SavedTensor]:
         """The units of a block, in the order in which they are made, and the head's, if here."""
-        units = block_of(self.model).units
+        units = block_of(self.model).saved_tensors
         if self.head:
             units += head_saved_tensors(self.model)
         return {unit.name: unit for unit in units}
@@ -95,7 +95,7 @@ class PartShape:
     @cached_property
     def copies(self) -> dict[str, int]:
         """Tensors of each unit in this part: one per block, and the head's own."""
-        return {name: 1 if name in self._head else len(self.layers) for name in self.units}
+        return {name: 1 if name in self._head else len(self.layers) for name in self.saved_tensors}
 
     @cached_property
     def _head(self) -> frozenset[str]:
@@ -106,16 +106,18 @@ class PartShape:
         return (len(self.layers) if name in self._head else number, name)
 
     @cached_property
-    def travelling(self) -> tuple[SavedTensor, ...]:
+    def offloadable(self) -> tuple[SavedTensor, ...]:
         """The units that may travel, in the order in which they are sent."""
         names = (*block_of(self.model).offload_order, *HEAD_OFFLOAD_ORDER)
-        return tuple(self.units[name] for name in names if name in self.units)
+        return tuple(self.saved_tensors[name] for name in names if name in self.saved_tensors)
 
     @cached_property
     def _token_bytes(self) -> dict[str, int]:
-        return {name: unit.bytes(1, self.element_bytes) for name, unit in self.units.items()}
+        return {
+            name: unit.bytes(1, self.element_bytes) for name, unit in self.saved_tensors.items()
+        }
 
-    def unit_bytes(self, unit: SavedTensor, tokens: int) -> int:
+    def saved_tensor_bytes(self, unit: SavedTensor, tokens: int) -> int:
         """Bytes of one tensor of the unit for a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[unit.name] // self.shards)
 
@@ -130,11 +132,11 @@ class PartShape:
             if name not in dropped
         )
 
-    def candidate_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+    def offloadable_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
         """Bytes of everything that may travel."""
         return sum(
-            self.copies[unit.name] * self.unit_bytes(unit, tokens)
-            for unit in self.travelling
+            self.copies[unit.name] * self.saved_tensor_bytes(unit, tokens)
+            for unit in self.offloadable
             if unit.name not in dropped
         )
 

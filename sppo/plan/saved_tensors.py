@@ -53,13 +53,13 @@ class SavedTensor:
         return tokens * (self.elements * element_bytes + self.statistics * statistic_bytes)
 
 
-def kept(name: str, *, elements: int = 0, statistics: int = 0) -> SavedTensor:
-    """A unit that cannot be made again."""
+def not_recomputable(name: str, *, elements: int = 0, statistics: int = 0) -> SavedTensor:
+    """A saved tensor that the backward cannot recompute."""
     return SavedTensor(name=name, elements=elements, statistics=statistics)
 
 
 def recomputable(name: str, elements: int, recipe: Recipe, *recomputed_from: str) -> SavedTensor:
-    """A unit that can be made again without a matrix product."""
+    """A saved tensor that is recomputed without a matrix product."""
     return SavedTensor(name=name, elements=elements, recipe=recipe, recomputed_from=recomputed_from)
 
 
@@ -85,9 +85,9 @@ def head_saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
     So no logits survive, only the gradient of the final norm's output (`head.gradient`).
     """
     return (
-        kept("final_norm.input", elements=model.hidden),
-        kept("final_norm.statistics", statistics=norm_statistics(model)),
-        kept("head.gradient", elements=model.hidden),
+        not_recomputable("final_norm.input", elements=model.hidden),
+        not_recomputable("final_norm.statistics", statistics=norm_statistics(model)),
+        not_recomputable("head.gradient", elements=model.hidden),
     )
 
 

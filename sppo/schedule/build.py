@@ -137,7 +137,7 @@ def msp_instructions(slicing: Slicing, stage: int, computes: Sequence[Instructio
             for slices in _runs(msp_split, computes):
                 first, last = (computes[position] for position in (slices[0], slices[-1]))
                 backward = first.op is Op.BACKWARD
-                if not backward or slicing.borrowed(rank)[-1] != msp_split:
+                if not backward or slicing.splits_helped_by(rank)[-1] != msp_split:
                     op = Op.SEND_W if stage == owner else Op.RECV_W
                     one = first._replace(op=op, slice=helper, other=int(backward))
                     found.setdefault((slices[0], False), []).append(one)

@@ -143,7 +143,7 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
     slicing = schedule.slicing
     for sequence in range(schedule.sequences):
         own = range(stage, schedule.parts, len(schedule.stages))
-        borrowed = [msp_split.part for msp_split in slicing.borrowed(stage)]
+        borrowed = [msp_split.part for msp_split in slicing.splits_helped_by(stage)]
         for part in (*own, *borrowed):
             expected.add(Instruction(Op.ZERO_DKV, sequence, 0, part))
             for index in range(schedule.subsequences):
@@ -170,7 +170,7 @@ def _expected_loans(schedule: Schedule, stage: int, sequence: int) -> set[Instru
                 (Op.SEND_W, Op.RECV_DW, Op.ADD_DW) if stage == owner else (Op.RECV_W, Op.SEND_DW)
             )
             expected.add(Instruction(lend, sequence, ids[0], part, number, 0))
-            if slicing.borrowed(rank)[-1] != msp_split:
+            if slicing.splits_helped_by(rank)[-1] != msp_split:
                 expected.add(Instruction(lend, sequence, ids[-1], part, number, 1))
             expected |= {Instruction(op, sequence, ids[0], part, number) for op in after}
     return expected

@@ -143,7 +143,7 @@ def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instru
         rank = msp_split.ranks[mine]
         ids, backward = msp_split.subsequences, instruction.op is Op.BACKWARD
         borrows = rank != schedule.stage_of(part)
-        if borrows and (not backward or slicing.borrowed(rank)[-1] != msp_split):
+        if borrows and (not backward or slicing.splits_helped_by(rank)[-1] != msp_split):
             first = ids[-1] if backward else ids[0]
             needed.append(Instruction(Op.RECV_W, sequence, first, part, mine, int(backward)))
     return needed

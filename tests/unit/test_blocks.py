@@ -18,7 +18,7 @@ NAMES = ["gpt-tiny", "llama-tiny", "llama-8b"]
 def test_a_unit_is_made_of_units_before_it_and_read_back_at_a_known_step(name: str) -> None:
     block = block_of(MODELS[name])
     order = list(block.saved_tensors_by_name)
-    for unit in block.units:
+    for unit in block.saved_tensors:
         assert all(order.index(source) < order.index(unit.name) for source in unit.recomputed_from)
         assert (unit.recipe is None) == (not unit.recomputed_from)
         assert (unit.recipe == "linear") == (unit.dense_flops > 0)
@@ -34,7 +34,9 @@ def test_every_level_of_recomputation_has_recipes(name: str) -> None:
     )
     assert all(unit.recipe in ("norm", "activation") for unit in cheap)
     assert all(unit.recipe not in (None, "mixer") for unit in lean)
-    assert {unit.name for unit in full} == {unit.name for unit in block.units if unit.recipe}
+    assert {unit.name for unit in full} == {
+        unit.name for unit in block.saved_tensors if unit.recipe
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,8 +19,14 @@ from sppo.plan.blocks.attention_temporaries import (
     kernel_scratch_bytes,
     recomputing,
 )
-from sppo.plan.blocks.block import Block, CanonicalWeight, StateTensor
-from sppo.plan.saved_tensors import SavedTensor, kept, norm_statistics, product, recomputable
+from sppo.plan.blocks.block import BlockSpec, CanonicalWeight, StateTensor
+from sppo.plan.saved_tensors import (
+    SavedTensor,
+    norm_statistics,
+    not_recomputable,
+    product,
+    recomputable,
+)
 
 OFFLOAD_ORDER = (
     "mlp.activation",
@@ -57,9 +63,9 @@ PREFIX_BLOCK_TOKENS = 1024
 """Keys per call of an attention backward over the prefix, at least: else as many as queries."""
 
 
-def attention_block(model: Model) -> Block:
+def attention_block(model: Model) -> BlockSpec:
     """The description of this model's block."""
-    return Block(
+    return BlockSpec(
         weights=_weights(model),
         joint_weights={"attention.qkv": ("attention.query", "attention.key", "attention.value")},
         paired_weights=("attention.query", "attention.key"),
@@ -68,7 +74,7 @@ def attention_block(model: Model) -> Block:
             ("KV heads", model.kv_heads),
             ("MLP columns", model.ffn),
         ),
-        units=_units(model),
+        saved_tensors=_saved_tensors(model),
         offload_order=OFFLOAD_ORDER,
         recompute_cheap=RECOMPUTE_CHEAP,
         recompute_lean=RECOMPUTE_LEAN,
@@ -125,7 +131,7 @@ def _weights(model: Model) -> dict[str, CanonicalWeight]:
     return weights
 
 
-def _units(model: Model) -> tuple[SavedTensor, ...]:
+def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
     """What the block keeps for its backward, in the order in which it is made."""
     hidden, ffn = model.hidden, model.ffn
     statistics = norm_statistics(model)
@@ -133,14 +139,14 @@ def _units(model: Model) -> tuple[SavedTensor, ...]:
     if model.activation == "swiglu":
         wide.insert(0, product("mlp.gate", ffn, hidden, "norm2.output"))
     return (
-        kept("block.input", elements=hidden),
-        kept("norm1.statistics", statistics=statistics),
+        not_recomputable("block.input", elements=hidden),
+        not_recomputable("norm1.statistics", statistics=statistics),
         recomputable("norm1.output", hidden, "norm", "block.input"),
         product("attention.query", hidden, hidden, "norm1.output"),
         recomputable("attention.output", hidden, "mixer", "attention.query"),
-        kept("attention.logsumexp", statistics=model.heads),
+        not_recomputable("attention.logsumexp", statistics=model.heads),
         product("block.middle", hidden, hidden, "attention.output", "block.input"),
-        kept("norm2.statistics", statistics=statistics),
+        not_recomputable("norm2.statistics", statistics=statistics),
         recomputable("norm2.output", hidden, "norm", "block.middle"),
         *wide,
         recomputable("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),

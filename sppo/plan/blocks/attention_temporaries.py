@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sppo.config.models import Model
-from sppo.plan.blocks.temporaries import At, Moment, Placement, Recomputing, Sizes, Span
+from sppo.plan.blocks.temporaries import (
+    Placement,
+    Recomputing,
+    Sizes,
+    Span,
+    StepPeak,
+    TemporaryPeak,
+)
 
 FORWARD_SPANS = {
     "norm1.output": Span(1, 7),
@@ -80,51 +87,53 @@ class _Sizes(Sizes):
         return self.if_narrow(2 * self.thin_precise)
 
 
-def forward_walk(placement: Placement) -> Iterator[At]:
+def forward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's forward."""
     s = _Sizes(placement)
     both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
-    yield At(1, Moment(s.norm_forward))
-    yield At(2, Moment(s.gathered + s.qkv))
-    yield At(3, Moment(both + s.rotation))
-    yield At(4, Moment(both + s.thin + s.merged, later=True))
-    yield At(5, Moment(both + s.thin))
-    yield At(6, Moment(s.gathered + s.cloned))
-    yield At(7, Moment(s.norm_forward))
-    yield At(8, Moment(s.gathered))
-    yield At(9, Moment(0))
-    yield At(10, Moment(s.gathered + s.cloned + s.thin))
+    yield StepPeak(1, TemporaryPeak(s.norm_forward))
+    yield StepPeak(2, TemporaryPeak(s.gathered + s.qkv))
+    yield StepPeak(3, TemporaryPeak(both + s.rotation))
+    yield StepPeak(4, TemporaryPeak(both + s.thin + s.merged, later=True))
+    yield StepPeak(5, TemporaryPeak(both + s.thin))
+    yield StepPeak(6, TemporaryPeak(s.gathered + s.cloned))
+    yield StepPeak(7, TemporaryPeak(s.norm_forward))
+    yield StepPeak(8, TemporaryPeak(s.gathered))
+    yield StepPeak(9, TemporaryPeak(0))
+    yield StepPeak(10, TemporaryPeak(s.gathered + s.cloned + s.thin))
 
 
-def backward_walk(placement: Placement) -> Iterator[At]:
+def backward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's backward, from its end."""
     s = _Sizes(placement)
     gradients = s.wides * s.wide
     into = s.thin + s.gathered + s.whole + s.cloned + s.summed
-    yield At(1, Moment(s.thin + s.gathered + s.wide))
-    yield At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
-    yield At(2, Moment(s.thin + s.wide + gradients))
-    yield At(3, Moment(into + gradients, fixed=s.product(s.ffn)))
-    yield At(4, Moment(s.thin + s.norm_backward))
+    yield StepPeak(1, TemporaryPeak(s.thin + s.gathered + s.wide))
+    yield StepPeak(1, TemporaryPeak(s.thin + s.gathered, fixed=s.product(s.ffn)))
+    yield StepPeak(2, TemporaryPeak(s.thin + s.wide + gradients))
+    yield StepPeak(3, TemporaryPeak(into + gradients, fixed=s.product(s.ffn)))
+    yield StepPeak(4, TemporaryPeak(s.thin + s.norm_backward))
     into += s.received
-    yield At(5, Moment(s.received + s.thin + s.gathered + s.thin))
-    yield At(5, Moment(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
+    yield StepPeak(5, TemporaryPeak(s.received + s.thin + s.gathered + s.thin))
+    yield StepPeak(5, TemporaryPeak(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
     yield from _attention_backward(s)
-    yield At(7, Moment(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
-    yield At(8, Moment(s.received + s.thin + s.norm_backward))
+    yield StepPeak(7, TemporaryPeak(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
+    yield StepPeak(8, TemporaryPeak(s.received + s.thin + s.norm_backward))
 
 
-def _attention_backward(s: _Sizes) -> Iterator[At]:
+def _attention_backward(s: _Sizes) -> Iterator[StepPeak]:
     """Blocks of the prefix, then RoPE's gradient: beside the residual's and the output's."""
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
     calls = outer + s.if_divided(2 * s.thin)
     step = ATTENTION_BACKWARD_STEP
-    yield At(step, Moment(calls + s.thin + 2 * s.key))
-    yield At(step, Moment(calls + s.thin + s.if_narrow(s.thin_precise)))
-    yield At(step, Moment(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True))
+    yield StepPeak(step, TemporaryPeak(calls + s.thin + 2 * s.key))
+    yield StepPeak(step, TemporaryPeak(calls + s.thin + s.if_narrow(s.thin_precise)))
+    yield StepPeak(
+        step, TemporaryPeak(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True)
+    )
     outer += s.thin_precise + s.qkv + s.turns
-    yield At(step, Moment(outer + s.if_narrow(s.thin) + s.rotation))
-    yield At(step, Moment(outer + s.if_divided(s.qkv)))
+    yield StepPeak(step, TemporaryPeak(outer + s.if_narrow(s.thin) + s.rotation))
+    yield StepPeak(step, TemporaryPeak(outer + s.if_divided(s.qkv)))
 
 
 def recomputing(placement: Placement) -> Recomputing:

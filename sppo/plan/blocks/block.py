@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from sppo.plan.blocks.temporaries import At, Placement, Recomputing, Span
+from sppo.plan.blocks.temporaries import Placement, Recomputing, Span, StepPeak
 from sppo.plan.saved_tensors import SavedTensor
 
 
@@ -67,7 +67,7 @@ class KernelScratch(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
+class BlockSpec:
     """The description of a decoder block.
 
     Weights. `weights`: by name, in the order in which every system makes them. `joint_weights`:
@@ -75,10 +75,10 @@ class Block:
     rows are stored in pairs that turn together. `shard_counts`: what the ranks of a stage divide,
     in words and how many there are.
 
-    Saved tensors. `units`: what a block keeps for its backward, in the order in which it is made.
-    `offload_order`: which travel first. `recompute_cheap`: those that are made again by reading and
-    writing memory once; `recompute_lean`: those, and what takes products but not the mixer;
-    `recompute_full`: everything that can be made again. Names the block does not have are ignored.
+    Saved tensors. `saved_tensors`: what a block saves for its backward, in the order of the
+    forward. `offload_order`: those offloaded first. `recompute_cheap`: those recomputed by reading
+    and writing memory once. `recompute_lean`: those, and what takes products but not the mixer.
+    `recompute_full`: everything that can be recomputed. Names the block does not have are ignored.
 
     FLOPs of a forward. `dense_flops_per_token`: of its products with weights.
     `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where it reads a state that
@@ -102,7 +102,7 @@ class Block:
     joint_weights: Mapping[str, tuple[str, ...]]
     paired_weights: tuple[str, ...]
     shard_counts: tuple[tuple[str, int], ...]
-    units: tuple[SavedTensor, ...]
+    saved_tensors: tuple[SavedTensor, ...]
     offload_order: tuple[str, ...]
     recompute_cheap: tuple[str, ...]
     recompute_lean: tuple[str, ...]
@@ -113,8 +113,8 @@ class Block:
     backward_exchanges: int
     forward_spans: Mapping[str, Span]
     backward_spans: Mapping[str, Span]
-    forward_walk: Callable[[Placement], Iterator[At]]
-    backward_walk: Callable[[Placement], Iterator[At]]
+    forward_walk: Callable[[Placement], Iterator[StepPeak]]
+    backward_walk: Callable[[Placement], Iterator[StepPeak]]
     recomputing: Callable[[Placement], Recomputing]
     early_readers: Mapping[str, str]
     mixer_backward_step: int
@@ -140,7 +140,7 @@ class Block:
 
     @cached_property
     def saved_tensors_by_name(self) -> Mapping[str, SavedTensor]:
-        return {unit.name: unit for unit in self.units}
+        return {unit.name: unit for unit in self.saved_tensors}
 
     @property
     def recompute_levels(self) -> tuple[tuple[str, ...], ...]:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from sppo.config.models import Model
 
 
-class Moment(NamedTuple):
+class TemporaryPeak(NamedTuple):
     """Bytes: (tokens x per_token + keys x per_key + tile x per_tile) / shards + fixed.
 
     keys: of the prefix, in one call of attention; tile: tokens of the loss with logits at a time.
-    `later` is only where there is a prefix. `told`: slices have told each other dK and dV.
+    `later` is only where there is a prefix. `exchanging`: MSP slices have exchanged dK and dV.
     """
 
     per_token: int
@@ -25,16 +25,16 @@ class Moment(NamedTuple):
     per_tile: int = 0
     fixed: int = 0
     later: bool = False
-    told: bool = False
+    exchanging: bool = False
 
 
-class At(NamedTuple):
-    """A moment's step in its compute; `making`: the unit that is made again, by so many bytes."""
+class StepPeak(NamedTuple):
+    """A temporary peak at a step of a compute; at `recomputed` bytes of a saved tensor reappear."""
 
     step: int
-    moment: Moment
-    making: str | None = None
-    making_bytes: int = 0
+    peak: TemporaryPeak
+    recomputed: str | None = None
+    recomputed_bytes: int = 0
 
 
 class Span(NamedTuple):
@@ -51,7 +51,7 @@ class Recomputing(NamedTuple):
     """Bytes per token: what waits at each step of a backward, what making a unit again takes."""
 
     waiting_by_step: Mapping[int, int]
-    making_by_unit: Mapping[str, int]
+    recompute_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
