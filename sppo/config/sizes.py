@@ -13,11 +13,10 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
-
 Dtype = Literal["float32", "float64", "bfloat16"]
 
-DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float64": 8, "bfloat16": 2}
-
+DTYPE_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+"""Bytes of one element. Workloads have a `Dtype`; a hardware profile may also be of float16."""
 
 _SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 

@@ -75,7 +75,7 @@ def _exchange_seconds(model: Model, profile: Hardware, tokens: int, shards: int)
     if shards == 1:
         return 0.0
     rate = _collective_rate(profile, shards)
-    moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
+    moved = tokens * model.hidden * profile.element_bytes * (shards - 1) / shards
     return moved / rate
 
 
@@ -97,7 +97,7 @@ def reduction_seconds(
     if replicas == 1:
         return 0.0
     rate = _collective_rate(profile, inner_ranks * replicas)
-    size = element_bytes(profile)
+    size = profile.element_bytes
     moved = elements * (size + max(4, size)) * (replicas - 1) / replicas
     return moved / rate
 
@@ -123,7 +123,7 @@ def recompute_ns(
         unit = units[name]
         work = tokens // shards
         touched = [unit, *(units[source] for source in unit.recomputed_from)]
-        size = sum(one.bytes(tokens, element_bytes(profile)) for one in touched) / shards
+        size = sum(one.bytes(tokens, profile.element_bytes) for one in touched) / shards
         if unit.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += unit.dense_flops * tokens / shards / rate
@@ -147,7 +147,7 @@ def kv_copy_seconds(
     """
     block = block_of(model)
     width = block.state_elements / shards
-    size = element_bytes(profile)
+    size = profile.element_bytes
     wide = gradient_element_bytes(size)
     h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
     forward = (start * width * size / h2d, tokens * width * size / d2h)
@@ -176,11 +176,6 @@ def kv_copied_bytes(
     prefix = start * (2 * element_size + brought + wide)
     more = (start + tokens) * element_size if again else 0
     return block_of(model).state_elements * (own + prefix + more)
-
-
-def element_bytes(profile: Hardware) -> int:
-    """Bytes of one element of the dtype that the profile's rates are for."""
-    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[profile.dtype]
 
 
 def stage_link(profile: Hardware, ranks: int) -> tuple[float, float]:
