@@ -36,7 +36,7 @@ class StepFlops:
 
 
 def step_flops(workload: Workload) -> StepFlops:
-    """What the workload needs, whoever runs it."""
+    """FLOPs that a step of the workload needs under any system."""
     model, tokens = workload.model, workload.sequence_tokens
     block = block_of(model)
     dense = model.layers * block.dense_flops_per_token + head_flops_per_token(model)

@@ -161,13 +161,22 @@ class Slicing:
                     found.append(Piece(source, target, start, end - start))
         return tuple(found)
 
+    def helpers(self, msp_split: MspSplit) -> list[tuple[int, int]]:
+        """(slice, rank) of every helper of a split: all its ranks but the owner."""
+        owner = msp_split.part % self.stages
+        return [(number, rank) for number, rank in enumerate(msp_split.ranks) if rank != owner]
+
     def splits_helped_by(self, rank: int) -> tuple[MspSplit, ...]:
-        """The lendings in which a rank helps another, in the order of the forward."""
+        """The splits in which a rank helps another one, in the order of the forward."""
         return tuple(
             msp_split
             for msp_split in self.msp_splits
             if rank in msp_split.ranks and rank != msp_split.part % self.stages
         )
+
+    def keeps_weights(self, rank: int, msp_split: MspSplit) -> bool:
+        """Whether a helper still has the split's weights when the backward begins."""
+        return self.splits_helped_by(rank)[-1] == msp_split
 
 
 def with_slices(

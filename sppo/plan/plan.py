@@ -6,6 +6,7 @@ For people: `planner/report/card.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
@@ -240,13 +241,19 @@ class Plan:
         """Sequences of a step that pass each replica."""
         return self.sequences_per_step // self.data_parallel
 
-    @property
+    @cached_property
     def parts(self) -> tuple[PartPlan, ...]:
-        """All parts of the model, first layers first."""
+        """All chunks of the model, first layers first."""
         return tuple(
             self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
             for part in range(self.layout.part_count)
         )
+
+    def recomputed(self, part: int, subsequence: int, rank: int) -> tuple[str, ...]:
+        """Saved tensors that a rank recomputes of a subsequence, or of its MSP slice of it."""
+        if rank == part % self.pipeline_parallel:
+            return self.parts[part].recompute_units[subsequence]
+        return self.layout.slicing.split_of(part, subsequence).recompute_units
 
 
 @dataclass(frozen=True, kw_only=True)

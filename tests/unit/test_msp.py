@@ -129,9 +129,9 @@ def edited(schedule: Schedule, stage: int, text: str) -> Schedule:
     [
         (0, "SEND_W0.0/1@0", "missing SEND_W0.0/1@0"),
         (1, "RECV_W0.0/1@0", r"F0.0/1@0: reads the weights"),
-        (1, "F0.0/1@0", r"needs its forward|nothing was made"),
+        (1, "F0.0/1@0", r"needs its forward|nothing was computed"),
         (1, "SEND_DW0.0/1@0", "missing SEND_DW0.0/1@0"),
-        (0, "RECV_DW0.0/1@0", "ADD_DW0.0/1@0: nothing was collected"),
+        (0, "RECV_DW0.0/1@0", "ADD_DW0.0/1@0: nothing was received"),
         (1, "ZERO_DKV0.0@0", "adds to dK and dV"),
     ],
 )
