@@ -83,7 +83,7 @@ class Hardware:
     sources: Mapping[str, str] = field(hash=False)
     device: str
     dtype: Dtype | Literal["float16"]
-    rates: Annotated[tuple[Rates, ...], msgspec.Meta(min_length=1)]
+    rates: tuple[Rates, ...]
     layer_overhead_seconds: NotNegative
     peak_flops_per_second: Positive
     memory_bytes_per_second: Positive
@@ -155,7 +155,7 @@ class Hardware:
         raise ValueError(f"profile {self.name}: {field} is {problem}; {CURE}")
 
 
-def _file_type(kind: type, **nested: type) -> type[msgspec.Struct]:
+def _file_type(kind: type, **nested: object) -> type[msgspec.Struct]:
     """A Struct with the fields of a dataclass, which refuses unknown ones."""
     hints = {**get_type_hints(kind, include_extras=True), **nested}
     return msgspec.defstruct(
@@ -164,10 +164,8 @@ def _file_type(kind: type, **nested: type) -> type[msgspec.Struct]:
 
 
 _RatesFile = _file_type(Rates)
-_HardwareFile = _file_type(
-    Hardware,
-    rates=Annotated[list[_RatesFile], msgspec.Meta(min_length=1)],  # type: ignore[valid-type]
-)
+_RatesFiles = Annotated[list[_RatesFile], msgspec.Meta(min_length=1)]  # type: ignore[valid-type]
+_HardwareFile = _file_type(Hardware, rates=_RatesFiles)
 
 RATE_KINDS = tuple(name for name in _RatesFile.__struct_fields__ if name != "tokens")
 TEXTS = ("name", "kind", "source", "sources", "device", "dtype", "rates", "overlapped_copies")
