@@ -40,7 +40,7 @@ def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
             if tokens:
                 total += _subsequence(shape, tokens, plan.recomputed(part, index, stage))
     own = range(stage, len(plan.parts), plan.pipeline_parallel)
-    whole = sum(part_shape(plan, part).whole_parameters for part in own)
+    whole = sum(part_shape(plan, part).elements.whole for part in own)
     size = gradient_element_bytes(plan.element_bytes)
     return total * plan.sequences + CollectiveTraffic(calls=1, bytes=whole * size)
 

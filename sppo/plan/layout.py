@@ -1,4 +1,4 @@
-"""How ranks share a model and a sequence: degrees, parts, subsequences, what is lent."""
+"""How ranks share a model and a sequence: degrees, chunks, subsequences, MSP splits."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way to lay a workload out over ranks and time, all but what becomes of its tensors.
+    """One way to lay a workload out over ranks and time, without the decisions.
 
     `lengths_tokens` are the subsequences of a sequence. `kv_block_tokens` above 0: K and V lie in
-    the host tier and are fetched in blocks of so many tokens. `kv_sets` sequences have their keys
-    and values at the same time. `head_alone`: the head is a part of its own on the first stage.
+    the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
+    and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
     """
 
     sequence_parallel: int
@@ -62,11 +62,11 @@ class Layout:
 
     @property
     def part_count(self) -> int:
-        """Parts of the whole model; part k belongs to stage k mod PP."""
+        """Chunks of the whole model; chunk k belongs to stage k mod PP."""
         return self.pipeline_parallel * self.virtual_stages + self.head_alone
 
     def parts_of(self, stage: int) -> list[int]:
-        """The parts that a stage computes: its own, then those that it borrows."""
+        """The chunks that a stage computes: its own, then those it helps with."""
         own = range(stage, self.part_count, self.pipeline_parallel)
         return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
 
@@ -82,8 +82,8 @@ class Layout:
     def receive_ahead(self) -> int:
         """Computes by which a receive is posted early: a group's messages wait for their turn.
 
-        Those for a head on its own wait while the next group passes the first part; those between
-        lent parts while all other subsequences pass the part before.
+        Those for a head alone wait while the next group passes the first chunk. Those between split
+        chunks wait while all other subsequences pass the chunk before.
         """
         least = max(1, self.pipeline_parallel - 1) if self.msp_splits else 1
         if self.virtual_stages == 1:

@@ -225,19 +225,15 @@ class StepPlans:
 
 def check_plan(plan: Plan, workload: Workload) -> None:
     """Raise ValueError if a plan was made for another workload."""
-    if sum(plan.lengths_tokens) != plan.sequence_tokens:
-        raise ValueError(
-            f"the plan's lengths sum to {sum(plan.lengths_tokens)}, not {plan.sequence_tokens}"
-        )
-    if plan.sequences_per_step != workload.sequences_per_step:
-        raise ValueError(
-            f"the plan is for {plan.sequences_per_step} sequences a step, the workload has "
-            f"{workload.sequences_per_step}"
-        )
+    tokens = sum(plan.lengths_tokens)
+    if tokens != plan.sequence_tokens:
+        raise ValueError(f"the plan's lengths sum to {tokens}, not {plan.sequence_tokens}")
+    planned, wanted = plan.sequences_per_step, workload.sequences_per_step
+    if planned != wanted:
+        raise ValueError(f"the plan is for {planned} sequences a step, the workload has {wanted}")
     if plan.model != workload.model:
-        raise ValueError(
-            f"the plan is for {plan.model.name}, the workload has {workload.model.name}"
-        )
+        names = plan.model.name, workload.model.name
+        raise ValueError("the plan is for {}, the workload has {}".format(*names))
 
 
 def part_shape(plan: Plan, part: int) -> PartShape:

@@ -16,7 +16,7 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.memory_model.stage_memory import KEEP, StageDecisions
-from sppo.plan.msp import Slicing, msp_splits, table
+from sppo.plan.msp import Slicing, msp_splits, paper_table_3
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -48,7 +48,7 @@ def plan_with_msp(stages: int, count: int, virtual_stages: int = 1, sequences: i
 
 
 def test_the_papers_table_3() -> None:
-    found = [tuple(map(list, table(4, 8, stage))) for stage in range(4)]
+    found = [tuple(map(list, paper_table_3(4, 8, stage))) for stage in range(4)]
     assert found == [([0, 1, 2], []), ([0, 1], [7]), ([0], [6, 7]), ([], [5, 6, 7])]
     lent = msp_splits(4, 4, 8, equal_slices((12,) * 8))
     ranks = [(one.part, one.fills, one.ranks) for one in lent]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sppo.config.models import gpt
@@ -48,6 +48,7 @@ def schedule_of(
     sequences=st.integers(1, 3),
     ahead=st.integers(0, 2),
 )
+@settings(deadline=None)
 def test_every_built_schedule_passes(
     degrees: tuple[int, int], count: int, share: float, sequences: int, ahead: int
 ) -> None:
