@@ -35,12 +35,12 @@ def block_tokens(workload: Workload, shards: int) -> int:
     """Tokens of a block of hosted K and V: a power of two that the device has room for."""
     least, tokens = RING_TOKENS
     limit = workload.device_memory_bytes
-    size = workload.element_bytes
-    while tokens > max(least, workload.sequence_tokens):
-        tokens //= 2
-    while limit is not None and tokens > least:
-        if RING_SHARE * ring_bytes(workload.model, size, shards, tokens) <= limit:
-            break
+
+    def fits(tokens: int) -> bool:
+        size = RING_SHARE * ring_bytes(workload.model, workload.element_bytes, shards, tokens)
+        return tokens <= workload.sequence_tokens and (limit is None or size <= limit)
+
+    while tokens > least and not fits(tokens):
         tokens //= 2
     return tokens
 

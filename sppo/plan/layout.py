@@ -18,13 +18,9 @@ class Degrees(NamedTuple):
     replicas: int
 
     def __str__(self) -> str:
-        return degrees_words(*self)
-
-
-def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel: int) -> str:
-    """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
-    words = f"SP {sequence_parallel} x PP {pipeline_parallel}"
-    return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
+        """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
+        words = f"SP {self.shards} x PP {self.stages}"
+        return words if self.replicas == 1 else f"{words} x DP {self.replicas}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +45,7 @@ class Layout:
 
     @property
     def degrees_words(self) -> str:
-        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+        return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
 
     @property
     def subsequences(self) -> int:
@@ -99,10 +95,6 @@ def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
         raise ValueError(
             f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
         )
-    ranges = []
-    start = 0
-    for stage in range(stages):
-        count = layers // stages + (1 if stage < layers % stages else 0)
-        ranges.append((start, start + count))
-        start += count
-    return tuple(ranges)
+    least, remainder = divmod(layers, stages)
+    counts = (least + (stage < remainder) for stage in range(stages))
+    return tuple(itertools.pairwise(itertools.accumulate(counts, initial=0)))

@@ -107,5 +107,5 @@ def parse_instruction(text: str) -> Instruction:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"not an instruction: {text!r}; write for example F0.3@1")
-    sequence, subsequence, mine, other, part = (int(number or 0) for number in match.groups()[1:])
-    return Instruction(_OPS[match[1]], sequence, subsequence, part, mine, other)
+    sequence, subsequence, number, other, part = (int(digits or 0) for digits in match.groups()[1:])
+    return Instruction(_OPS[match[1]], sequence, subsequence, part, number, other)

@@ -33,8 +33,7 @@ class _Stage:
         self.reloaded: dict[Instruction, int] = {}
         self.memory: list[tuple[int, int]] = []
         self.host: list[tuple[int, int]] = []
-        self.messages = 0
-        self.message_bytes = 0
+        self.sent: list[Sent] = []
 
     def occupy(self, lane: str, instruction: Instruction, ready: int, duration: int) -> int:
         """Take a lane for `duration` once it and `ready` allow; returns the end."""
@@ -57,12 +56,8 @@ class _Stage:
     def transfer(self, instruction: Instruction, start: int, sent: Sent) -> int:
         """A message leaves at `start`; returns when it has arrived."""
         self.transfers.append(self._event("p2p", instruction, start, sent.time))
-        self.count(sent)
+        self.sent.append(sent)
         return start + sent.time
-
-    def count(self, sent: Sent) -> None:
-        self.messages += sent.messages
-        self.message_bytes += sent.bytes
 
     def _event(self, lane: str, instruction: Instruction, start: int, duration: int) -> Event:
         end = start + duration
@@ -137,7 +132,7 @@ class _Clock:
             stage.forward_end = end
         exchanged = self.slice_costs.exchanged.get(_compute_key(instruction))
         if exchanged is not None:
-            stage.count(exchanged)
+            stage.sent.append(exchanged)
 
     def _duration(self, instruction: Instruction) -> int:
         costs, index = self.costs[instruction.part], instruction.subsequence
@@ -182,8 +177,8 @@ def simulate(
         busy=tuple(stage.busy for stage in stages),
         kept_peak_bytes=tuple(_peak(stage.memory) for stage in stages),
         host_peak_bytes=tuple(_peak(stage.host) for stage in stages),
-        messages=tuple(stage.messages for stage in stages),
-        message_bytes=tuple(stage.message_bytes for stage in stages),
+        messages=tuple(sum(sent.messages for sent in stage.sent) for stage in stages),
+        message_bytes=tuple(sum(sent.bytes for sent in stage.sent) for stage in stages),
     )
 
 

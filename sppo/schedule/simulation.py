@@ -12,7 +12,7 @@ from sppo.schedule.instructions import Instruction, Op
 class Event:
     """One stretch of one lane of one stage: "compute", "d2h", "h2d", or "p2p" for a message.
 
-    A message lies with its sender, from the moment both sides are ready until it has arrived.
+    A message belongs to its sender, from the time both sides are ready until it has arrived.
     """
 
     stage: int
@@ -35,8 +35,8 @@ class Cause(Enum):
 class Wait:
     """A stretch in which the compute lane of a stage stands still, and what `instruction` lacks.
 
-    What is waited for at the same time is counted once, in the order of `Cause`: a reload from the
-    moment on at which all messages are there.
+    Causes at the same time are counted once, in the order of `Cause`: a reload from the time on at
+    which all messages are there.
     """
 
     stage: int
