@@ -1,1 +1,1 @@
-"""What is trained on what: model, workload, cluster, hardware and their sizes."""
+"""Model, workload, cluster, hardware and their sizes."""

@@ -23,7 +23,7 @@ from sppo.config.folders import in_checkout, user_folder
 from sppo.config.sizes import DTYPE_BYTES, Dtype
 
 PROFILES = Path(__file__).parent / "hardware_profiles"
-"""The committed ones."""
+"""The folder of the committed profiles."""
 
 CURE = "`sppo-bench profile` measures one"
 

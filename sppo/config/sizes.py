@@ -24,7 +24,7 @@ _SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 def parse_tokens(text: str) -> int:
     """Tokens from "4096", "128K" or "1M" (1K = 1,024). Raises ValueError naming the cure.
 
-    What is no whole number is rounded up to one that ranks can share: "1.3M" to whole K.
+    A count that is not whole is rounded up to one that ranks can share: "1.3M" to whole K.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text.strip(), flags=re.IGNORECASE)
     if match is None:

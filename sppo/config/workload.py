@@ -1,4 +1,4 @@
-"""What is trained, on what: Cluster, Optimizer and Workload. No torch."""
+"""Cluster, Optimizer and Workload: the training step to plan or run. No torch."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Optimizer:
 class Workload:
     """One optimizer step: `sequences_per_step` sequences of `sequence_tokens` tokens each.
 
-    `device_memory_bytes` is what one rank's device may hold (weights, gradients, optimizer state,
+    `device_memory_bytes` is the limit of one rank's device (weights, gradients, optimizer state,
     activations); None means no limit. `host_memory_bytes` is the host tier of one rank.
-    `sequence_parallel` and `pipeline_parallel` fix SPPO's degrees, and with them those of whoever
-    runs in the same layout; None leaves them to the solver.
+    `sequence_parallel` and `pipeline_parallel` fix the degrees of SPPO and of systems in its layout;
+    None leaves them to the solver.
     `text` is "stdlib" (the Python standard library's sources as bytes) or a file or folder.
     """
 

@@ -1,1 +1,1 @@
-"""What a plan's computes, copies and messages take, in FLOPs, bytes and time."""
+"""FLOPs, bytes and time of a plan's computes, copies and messages."""

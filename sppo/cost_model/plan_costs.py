@@ -1,4 +1,4 @@
-"""Plan + profile -> simulation: what a plan would take, by the schedule that would run it."""
+"""Plan + profile -> simulation of the plan by the schedule that would run it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sppo.schedule.simulation import Simulation
 
 
 def plan_costs(plan: Plan, profile: Hardware) -> list[PartCosts]:
-    """The simulator's costs of a plan on a profile, one entry per part; times in nanoseconds."""
+    """The simulator's costs of a plan on a profile, one entry per chunk; times in nanoseconds."""
     return [_part_costs(plan, number, profile) for number in range(len(plan.parts))]
 
 

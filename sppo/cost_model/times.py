@@ -1,4 +1,4 @@
-"""What a hardware profile makes of FLOPs and bytes: seconds and nanoseconds."""
+"""FLOPs and bytes + hardware profile -> seconds and nanoseconds."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What lies on a device and its host at every moment of a plan, in bytes."""
+"""Bytes on a device and its host at every compute of a plan."""

@@ -1,4 +1,4 @@
-"""What lies on a stage's device at each of its computes, for all decisions at once. No torch."""
+"""Bytes on a stage's device at each of its computes, for all decisions at once. No torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.blocks.temporaries import Placement, Sizes, StepPeak, TemporaryPeak
+from sppo.plan.blocks.temporaries import Placement, StepPeak, TemporaryPeak, TokenBytes
 from sppo.plan.parts import PartShape
 from sppo.plan.saved_tensors import head_saved_tensors
 
@@ -68,7 +68,7 @@ class PartKind(Placement):
 
 def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
     """The last block, with the embedding before the first and the head after the last."""
-    s = Sizes(kind)
+    s = TokenBytes(kind)
     if kind.first:
         yield StepPeak(BEFORE, TemporaryPeak(s.thin + s.gathered + s.cloned + _row_bytes(kind)))
     if kind.layers:
@@ -86,7 +86,7 @@ def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
 
 def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """Gradient of the output, then the last block from its end, and the embedding's gradient."""
-    s = Sizes(kind)
+    s = TokenBytes(kind)
     if kind.head:
         yield StepPeak(BEFORE, TemporaryPeak(s.norm_backward))
     if kind.layers:

@@ -1,1 +1,1 @@
-"""The plan as data: parts, saved tensors, lendings, and what becomes of each."""
+"""The plan as data: model chunks, saved tensors, MSP splits and their decisions."""

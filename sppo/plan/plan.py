@@ -1,4 +1,4 @@
-"""The Plan: everything the solver decided, and what it predicts. Data only, no torch.
+"""The Plan: everything the solver decided, and its prediction. Data only, no torch.
 
 For people: `planner/report/card.py`.
 """

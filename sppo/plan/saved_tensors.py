@@ -22,10 +22,10 @@ LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
 SavedTensorKey = tuple[int, str]
-"""(index of the layer inside its part, unit name); the head's units use the count of layers."""
+"""(index of the layer inside its chunk, name); the head's tensors use the count of layers."""
 
 Recipe = Literal["norm", "linear", "activation", "mixer"]
-"""How a unit is made again: its cost is that of this operation's forward."""
+"""How a saved tensor is recomputed: at the cost of this operation's forward."""
 
 STATISTIC_BYTES = 4
 """Norm statistics and log-sum-exp are float32, except in a float64 model."""
@@ -35,10 +35,10 @@ STATISTIC_BYTES = 4
 class SavedTensor:
     """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token.
 
-    One forward makes it and one backward reads it (the paper's type 1, sec. 5.1); what all later
-    subsequences read is the state of the block. `made_from` names the units it can be made of
-    again, by `recipe`; `dense_flops` counts the matrix product in that, per token. Without a recipe
-    it must be kept or travel.
+    One forward makes it and one backward reads it (the paper's type 1, sec. 5.1). A tensor that all
+    later subsequences read is the state of the block. `recipe` recomputes it from the saved tensors
+    in `recomputed_from`, with a matrix product of `dense_flops` FLOPs per token. Without a recipe
+    it is kept on the device or offloaded.
     """
 
     name: str
@@ -49,6 +49,7 @@ class SavedTensor:
     dense_flops: int = 0
 
     def bytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes for `tokens` tokens on all shards together."""
         statistic_bytes = max(STATISTIC_BYTES, element_bytes)
         return tokens * (self.elements * element_bytes + self.statistics * statistic_bytes)
 
@@ -75,12 +76,12 @@ def product(name: str, width: int, inner: int, *recomputed_from: str) -> SavedTe
 
 
 def norm_statistics(model: Model) -> int:
-    """Numbers per token that a norm keeps: mean and deviation, or the root mean square alone."""
+    """Numbers per token that a norm saves: mean and deviation, or the root mean square alone."""
     return 2 if model.norm == "layernorm" else 1
 
 
 def head_saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
-    """What the last stage keeps: the loss runs its backward tile by tile inside the forward.
+    """Saved tensors of the head: the loss runs its backward tile by tile inside the forward.
 
     So no logits survive, only the gradient of the final norm's output (`head.gradient`).
     """
@@ -92,4 +93,4 @@ def head_saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
 
 
 HEAD_OFFLOAD_ORDER = ("final_norm.input", "head.gradient")
-"""Which of the head's tensors may travel, behind those of the blocks."""
+"""The head's tensors that may be offloaded, behind those of the blocks."""

@@ -39,22 +39,22 @@ OFFLOAD_ORDER = (
     "attention.query",
     "attention.output",
 )
-"""Which tensors of a block travel first: the largest, then those whose bytes are needed latest in
-the backward. Statistics are too small to be worth a copy and stay."""
+"""The saved tensors that are offloaded first: the largest, then those that the backward reads
+latest. Statistics are too small to be worth a copy and stay."""
 
 RECOMPUTE_CHEAP = ("norm1.output", "norm2.output", "mlp.activation")
-"""Made again by reading and writing memory once: nearly free."""
+"""Recomputed by reading and writing memory once: nearly free."""
 
 RECOMPUTE_LEAN = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate", "block.middle", "attention.query")
 """All but the block's input and the attention's output with its log-sum-exp: 4 h bytes a token
-and layer in bfloat16 stay. Only linear layers are computed again, never attention."""
+and layer in bfloat16 stay. Only linear layers are recomputed, never attention."""
 
 RECOMPUTE_FULL = (*RECOMPUTE_LEAN, "attention.output")
-"""What Megatron's and DeepSpeed's block checkpointing drops, attention with it (its log-sum-exp is
-as small as a statistic and stays). For comparison, never for speed."""
+"""The tensors that Megatron's and DeepSpeed's block checkpointing drops, attention among them (its
+log-sum-exp is as small as a statistic and stays). For comparison, never for speed."""
 
 FORWARD_EXCHANGES = 4
-"""Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
+"""all_gather and reduce_scatter of hidden states: before and behind attention, and the MLP."""
 
 BACKWARD_EXCHANGES = 6
 """The same of their gradients, and two of the inputs that the weights' gradients need again."""
@@ -132,7 +132,7 @@ def _weights(model: Model) -> dict[str, CanonicalWeight]:
 
 
 def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
-    """What the block keeps for its backward, in the order in which it is made."""
+    """The tensors that the block saves for its backward, in the order of the forward."""
     hidden, ffn = model.hidden, model.ffn
     statistics = norm_statistics(model)
     wide = [product("mlp.up", ffn, hidden, "norm2.output")]
@@ -149,7 +149,7 @@ def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
         not_recomputable("norm2.statistics", statistics=statistics),
         recomputable("norm2.output", hidden, "norm", "block.middle"),
         *wide,
-        recomputable("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
+        recomputable("mlp.activation", ffn, "activation", *(tensor.name for tensor in wide)),
     )
 
 

@@ -1,6 +1,6 @@
-"""What the block with attention makes beside what is kept, operation by operation. No torch.
+"""Temporaries of the block with attention, operation by operation. No torch.
 
-And what its kernels take untracked: their sizes follow from their blocks in torch's own source.
+And the untracked scratch of its kernels: their sizes follow from their blocks in torch's source.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from sppo.config.models import Model
 from sppo.plan.blocks.temporaries import (
     Placement,
     Recomputing,
-    Sizes,
     Span,
     StepPeak,
     TemporaryPeak,
+    TokenBytes,
 )
 
 FORWARD_SPANS = {
@@ -50,7 +50,7 @@ BACKWARD_SPANS = {
 ATTENTION_BACKWARD_STEP = 6
 
 EARLY_READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
-"""What a norm's output is read for early in a backward, to make it again."""
+"""A norm's output -> the saved tensor whose recomputation reads it early in a backward."""
 
 CODED_ACTIVATIONS = ("gelu",)
 """Activation functions that oneDNN compiles for each shape, a forward and a backward."""
@@ -65,8 +65,8 @@ ROUNDED_QUERIES = 128
 """A flash backward on CUDA rounds its queries up to a multiple."""
 
 
-class _Sizes(Sizes):
-    """Those of attention besides."""
+class _AttentionBytes(TokenBytes):
+    """Those of attention as well."""
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
@@ -76,20 +76,16 @@ class _Sizes(Sizes):
         self.qkv = self.thin + 2 * self.key
         self.hosted_key = self.key if placement.hosted else 0
         self.hosted_gradient = model.kv_width * self.precise if placement.hosted else 0
+        self.rotation = self.if_narrow(2 * self.thin_precise)  # RoPE of the queries in float32
         self.turns = model.head_width * self.precise * self.shards
         self.merged = (
             self.thin + self.if_narrow(3 * self.thin_precise) + 5 * model.heads * self.precise
         )
 
-    @property
-    def rotation(self) -> int:
-        """RoPE of the queries by way of float32."""
-        return self.if_narrow(2 * self.thin_precise)
-
 
 def forward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's forward."""
-    s = _Sizes(placement)
+    s = _AttentionBytes(placement)
     both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
     yield StepPeak(1, TemporaryPeak(s.norm_forward))
     yield StepPeak(2, TemporaryPeak(s.gathered + s.qkv))
@@ -105,7 +101,7 @@ def forward_walk(placement: Placement) -> Iterator[StepPeak]:
 
 def backward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's backward, from its end."""
-    s = _Sizes(placement)
+    s = _AttentionBytes(placement)
     gradients = s.wides * s.wide
     into = s.thin + s.gathered + s.whole + s.cloned + s.summed
     yield StepPeak(1, TemporaryPeak(s.thin + s.gathered + s.wide))
@@ -121,8 +117,8 @@ def backward_walk(placement: Placement) -> Iterator[StepPeak]:
     yield StepPeak(8, TemporaryPeak(s.received + s.thin + s.norm_backward))
 
 
-def _attention_backward(s: _Sizes) -> Iterator[StepPeak]:
-    """Blocks of the prefix, then RoPE's gradient: beside the residual's and the output's."""
+def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
+    """Blocks of the prefix, then RoPE's gradient; the residual's and the output's are there too."""
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
     calls = outer + s.if_divided(2 * s.thin)
     step = ATTENTION_BACKWARD_STEP
@@ -137,13 +133,13 @@ def _attention_backward(s: _Sizes) -> Iterator[StepPeak]:
 
 
 def recomputing(placement: Placement) -> Recomputing:
-    """Gradients that wait, and what it takes to make units again."""
-    s = _Sizes(placement)
+    """Gradients that wait, and the temporaries of recomputing saved tensors."""
+    s = _AttentionBytes(placement)
     wide = s.wides * s.wide
     late = s.received + s.thin
     waiting = {1: s.thin, 2: s.thin + s.wide, 3: s.thin + wide, 4: 2 * s.thin}
     waiting |= {5: late, 6: late + s.thin, 7: late + s.qkv, 8: late + s.thin}
-    making = {
+    temporaries = {
         "norm1.output": s.norm_forward,
         "attention.query": s.gathered + s.thin + s.if_divided(s.thin) + s.rotation,
         "attention.output": 2 * s.hosted_key + s.thin + s.merged,
@@ -152,7 +148,7 @@ def recomputing(placement: Placement) -> Recomputing:
         "mlp.gate": s.gathered,
         "mlp.up": s.gathered,
     }
-    return Recomputing(waiting, making)
+    return Recomputing(waiting, temporaries)
 
 
 def kernel_scratch_bytes(
@@ -160,9 +156,9 @@ def kernel_scratch_bytes(
 ) -> int:
     """The larger of what torch's attention takes inside a forward and inside a backward.
 
-    On a CPU: the scores of a block and, in a backward, their gradient; a forward has a block's
-    output besides. On CUDA: the queries' gradient in float32 and two rows of it, and with shared
-    keys dK and dV of every head.
+    On a CPU: the scores of a block, with their gradient in a backward, and with the block's output
+    in a forward. On CUDA: the queries' gradient in float32 and two rows of it, and dK and dV of
+    every head where heads share keys.
     """
     precise = max(4, element_bytes)
     if device == "cpu":
