@@ -142,13 +142,11 @@ class Hardware:
         """FLOP/s at that subsequence length: linear between the known lengths, flat outside."""
         sizes = self._lengths
         above = bisect_right(sizes, tokens)
-        if above == 0:
-            return float(getattr(self.rates[0], kind))
-        if above == len(sizes):
-            return float(getattr(self.rates[-1], kind))
-        low, high = self.rates[above - 1], self.rates[above]
-        weight = (tokens - low.tokens) / (high.tokens - low.tokens)
+        low, high = self.rates[max(above - 1, 0)], self.rates[min(above, len(sizes) - 1)]
         low_rate, high_rate = getattr(low, kind), getattr(high, kind)
+        if low is high:
+            return float(low_rate)
+        weight = (tokens - low.tokens) / (high.tokens - low.tokens)
         return float(low_rate + weight * (high_rate - low_rate))
 
     def _refuse(self, field: str, problem: str) -> NoReturn:

@@ -48,8 +48,8 @@ class Workload:
 
     `device_memory_bytes` is the limit of one rank's device (weights, gradients, optimizer state,
     activations); None means no limit. `host_memory_bytes` is the host tier of one rank.
-    `sequence_parallel` and `pipeline_parallel` fix the degrees of SPPO and of systems in its layout;
-    None leaves them to the solver.
+    `sequence_parallel` and `pipeline_parallel` fix the degrees of SPPO, and of systems in its
+    layout; None leaves them to the solver.
     `text` is "stdlib" (the Python standard library's sources as bytes) or a file or folder.
     """
 

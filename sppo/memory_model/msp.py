@@ -83,17 +83,10 @@ class MspRole:
     @property
     def returned_bytes(self) -> int:
         """Room of the owner for all helpers' gradients, and for two heads' dK and dV."""
-        if self.helper:
-            return 0
         shape = self.shape
         heads = len(shape.layers) * (block_of(shape.model).state_heads // shape.shards)
         rooms = shape.kv_bytes(self.start, self.wide) // heads
         return (self.ranks - 1) * shape.parameters * self.wide + rooms
-
-    @property
-    def packed_bytes(self) -> int:
-        """Packed weights that the owner sends."""
-        return 0 if self.helper else self.shape.parameters * self.shape.element_bytes
 
 
 def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -> list[int]:
@@ -114,15 +107,17 @@ def _role_bytes(computes: Sequence[Compute], msp_role: MspRole) -> Iterator[int]
         total = packed + staying
         share = msp_role.share(compute.virtual, compute.subsequence)
         if share is not None:
-            if compute.subsequence == (msp_role.first if compute.forward else msp_role.last):
-                packed += msp_role.packed_bytes
+            begin, end = msp_role.first, msp_role.last
+            if not compute.forward:
+                begin, end = end, begin
+            if compute.subsequence == begin and not msp_role.helper:
+                packed += msp_role.shape.parameters * msp_role.shape.element_bytes
             total = packed + msp_role.during_bytes(compute.forward, share)
             staying = msp_role.after_bytes(compute.forward, share)
-            if not compute.forward and compute.subsequence == msp_role.first:
-                total += msp_role.returned_bytes
+            if compute.subsequence == end and not compute.forward:
+                total += 0 if msp_role.helper else msp_role.returned_bytes
+                staying = 0 if msp_role.helper else staying  # a helper sends all it has
                 packed = 0
-                if msp_role.helper:  # the gradients are sent, nothing stays
-                    staying = 0
         yield total
 
 

@@ -10,14 +10,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 
-from sppo.memory_model.temporaries import (
-    AFTER,
-    BEFORE,
-    PartKind,
-    backward_walk,
-    first_reads,
-    forward_walk,
-)
+from sppo.memory_model import temporaries
+from sppo.memory_model.temporaries import AFTER, BEFORE, PartKind
 from sppo.plan.blocks import block_of
 from sppo.plan.blocks.temporaries import StepPeak, TemporaryPeak
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
@@ -77,7 +71,10 @@ def linear_temporary_peaks(
 
 def _walk(kind: PartKind, forward: bool, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """The peaks of a compute, with what its last sum over shards may still hold."""
-    for at in forward_walk(kind) if forward else backward_walk(kind, dropped):
+    walk = temporaries.forward_walk(kind)
+    if not forward:
+        walk = temporaries.backward_walk(kind, dropped)
+    for at in walk:
         peak = at.peak._replace(per_token=at.peak.per_token + kind.late_bytes)
         yield at._replace(peak=peak)
 
@@ -133,7 +130,7 @@ def _held(
         firsts = {name: span.first for name, span in spans.items()}
     else:
         spans = block.backward_spans
-        firsts = first_reads(kind.model, dropped if early is None else early)
+        firsts = temporaries.first_reads(kind.model, dropped if early is None else early)
     order = tuple(kind.saved_tensor_bytes)
     made = order[: order.index(at.recomputed) + 1] if at.recomputed else order
     held = -kind.head_bytes

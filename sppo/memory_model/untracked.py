@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 from sppo.config.hardware import Hardware
 from sppo.plan.blocks import block_of
@@ -30,19 +31,11 @@ def untracked(
     """
     groups = 1 + (shape.shards > 1) + (shape.replicas > 1)
     block = block_of(shape.model)
-    scratches = [
-        block.kernel_scratch_bytes(
-            device=profile.device,
-            element_bytes=shape.element_bytes,
-            shards=shape.shards,
-            queries=queries,
-            keys=keys,
-        )
-        for queries in tokens
-    ]
+    size, shards = shape.element_bytes, shape.shards
+    scratch = partial(block.kernel_scratch_bytes, element_bytes=size, shards=shards, keys=keys)
     sizes = Untracked(
         code=len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
-        scratch=max(scratches, default=0),
+        scratch=max((scratch(device=profile.device, queries=n) for n in tokens), default=0),
         workspaces=profile.workspace_bytes,
         communicators=groups * profile.communicator_bytes + connections * profile.connection_bytes,
         process=profile.process_bytes,

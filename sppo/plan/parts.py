@@ -6,7 +6,7 @@ All sizes are those of one rank of the stage that owns the chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -85,15 +85,13 @@ class PartShape:
     @cached_property
     def copies(self) -> dict[str, int]:
         """How many there are of each saved tensor: one per block, and one of the head's."""
-        return {name: 1 if name in self._head else len(self.layers) for name in self.saved_tensors}
-
-    @cached_property
-    def _head(self) -> frozenset[str]:
-        return frozenset(tensor.name for tensor in head_saved_tensors(self.model))
+        in_blocks = block_of(self.model).saved_tensors_by_name
+        return {name: len(self.layers) if name in in_blocks else 1 for name in self.saved_tensors}
 
     def key(self, name: str, number: int) -> SavedTensorKey:
         """The key of a saved tensor in block `number`; the head's come after all blocks."""
-        return (len(self.layers) if name in self._head else number, name)
+        in_blocks = block_of(self.model).saved_tensors_by_name
+        return (number if name in in_blocks else len(self.layers), name)
 
     @cached_property
     def offloadable(self) -> tuple[SavedTensor, ...]:
@@ -110,24 +108,23 @@ class PartShape:
         """Bytes of one saved tensor of a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[tensor.name] // self.shards)
 
+    def _bytes(self, tensors: Iterable[SavedTensor], tokens: int, dropped: Collection[str]) -> int:
+        return sum(
+            self.copies[tensor.name] * self.saved_tensor_bytes(tensor, tokens)
+            for tensor in tensors
+            if tensor.name not in dropped
+        )
+
     def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
         """Bytes that a forward of `tokens` tokens saves for its backward (without K and V).
 
         Tensors named in `dropped` are recomputed, in all blocks of the chunk.
         """
-        return sum(
-            self.copies[name] * -(-tokens * size // self.shards)
-            for name, size in self._token_bytes.items()
-            if name not in dropped
-        )
+        return self._bytes(self.saved_tensors.values(), tokens, dropped)
 
     def offloadable_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
         """Bytes of all saved tensors that may be offloaded."""
-        return sum(
-            self.copies[tensor.name] * self.saved_tensor_bytes(tensor, tokens)
-            for tensor in self.offloadable
-            if tensor.name not in dropped
-        )
+        return self._bytes(self.offloadable, tokens, dropped)
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes of K and V of all blocks, or of their gradients, by the width of an element."""

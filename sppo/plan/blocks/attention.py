@@ -8,17 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from sppo.config.models import Model
-from sppo.plan.blocks.attention_temporaries import (
-    ATTENTION_BACKWARD_STEP,
-    BACKWARD_SPANS,
-    CODED_ACTIVATIONS,
-    EARLY_READERS,
-    FORWARD_SPANS,
-    backward_walk,
-    forward_walk,
-    kernel_scratch_bytes,
-    recomputing,
-)
+from sppo.plan.blocks import attention_temporaries as temporaries
 from sppo.plan.blocks.block import BlockSpec, CanonicalWeight, StateTensor
 from sppo.plan.saved_tensors import (
     SavedTensor,
@@ -83,15 +73,15 @@ def attention_block(model: Model) -> BlockSpec:
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
-        forward_spans=FORWARD_SPANS,
-        backward_spans=BACKWARD_SPANS,
-        forward_walk=forward_walk,
-        backward_walk=backward_walk,
-        recomputing=recomputing,
-        early_readers=EARLY_READERS,
-        mixer_backward_step=ATTENTION_BACKWARD_STEP,
-        kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
-        compiled_kernels=2 if model.activation in CODED_ACTIVATIONS else 0,
+        forward_spans=temporaries.FORWARD_SPANS,
+        backward_spans=temporaries.BACKWARD_SPANS,
+        forward_walk=temporaries.forward_walk,
+        backward_walk=temporaries.backward_walk,
+        recomputing=temporaries.recomputing,
+        early_readers=temporaries.EARLY_READERS,
+        mixer_backward_step=temporaries.ATTENTION_BACKWARD_STEP,
+        kernel_scratch_bytes=partial(temporaries.kernel_scratch_bytes, model),
+        compiled_kernels=2 if model.activation in temporaries.CODED_ACTIVATIONS else 0,
         state=(
             StateTensor("attention.key", model.kv_width),
             StateTensor("attention.value", model.kv_width),
