@@ -10,7 +10,7 @@ class Infeasible(Exception):
 
 
 class HostTierFull(RuntimeError):
-    """The host tier could not hold what the plan offloads (status `host_oom`)."""
+    """The host tier could not hold the offloaded saved tensors (status `host_oom`)."""
 
 
 class NotBuilt(Exception):

@@ -1,8 +1,8 @@
 """One rank's hardware: the rates it reaches, its links and its memories. Imports no torch.
 
 Rates are FLOP/s in the convention of `sppo.cost_model.flops`: attention counts the pairs a causal
-model needs, a backward counts twice its forward (a flash backward really computes 2.5 times). What
-the fields mean and where the committed numbers come from: docs/hardware.md.
+model needs, a backward counts twice its forward (a flash backward really computes 2.5 times). The
+fields and the sources of the committed numbers: docs/hardware.md.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Hardware:
     - `memory_bytes_per_second`: reached by element-wise kernels, bytes read and written together.
     - `device_memory_bytes`: as the driver reports it; `reserve_bytes` of it (context, libraries,
       workspaces) no plan may use. On a CPU one memory is both tiers, and both fields say the same.
-    - What libraries take beyond the tracked tensors (`memory_model/untracked.py`): `context_bytes`
-      the driver, part of the reserve; `kernel_code_bytes` machine code of one kernel for one shape;
-      `workspace_bytes` the matrix library; `communicator_bytes` a group of ranks,
-      `connection_bytes` one way between two; `process_bytes` what the allocator rounds up.
+    - Untracked bytes of libraries (`memory_model/untracked.py`): `context_bytes` of the driver, in
+      the reserve; `kernel_code_bytes` of one kernel for one shape; `workspace_bytes` of the matrix
+      library; `communicator_bytes` of a group of ranks; `connection_bytes` of one way between two;
+      `process_bytes` lost to the allocator's rounding.
     - `d2h_`, `h2d_bytes_per_second`: one rank's, while all ranks of its node copy.
     - `p2p_`, `internode_`: one rank's messages inside a node, and between nodes.
     - `collective_bytes_per_second`: bus bandwidth of all-gather and reduce-scatter in a node.
@@ -190,10 +190,11 @@ def load_hardware(name: str) -> Hardware:
     """A known profile by its name, or the profile of a file by a path that ends in `.json`.
 
     The user's own come before the committed ones. Raises UnknownHardware (a ValueError) listing the
-    known names, and ValueError in one line where the file is missing, is no JSON, or lacks, has too
-    many or has impossible numbers.
+    known names. Raises ValueError in one line where the file is missing or no JSON, or where its
+    fields are not those of a profile.
     """
-    if not name.endswith(".json"):
+    path = Path(name)
+    if path.suffix != ".json":
         path = own_profiles() / f"{name}.json"
         if not path.is_file():
             path = PROFILES / path.name
@@ -202,8 +203,6 @@ def load_hardware(name: str) -> Hardware:
                 f"no hardware profile {name!r}; there are: {', '.join(known_profiles())}, "
                 f"or a path to a .json file; {CURE}"
             )
-    else:
-        path = Path(name)
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -46,6 +46,7 @@ class Model:
 
     @property
     def head_width(self) -> int:
+        """Columns of one head of Q, K or V."""
         return self.hidden // self.heads
 
     @property

@@ -27,6 +27,7 @@ class Cluster:
 
     @property
     def ranks(self) -> int:
+        """Ranks of all nodes."""
         return self.nodes * self.ranks_per_node
 
 
@@ -79,11 +80,14 @@ class Workload:
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of all sequences of a step."""
         return self.sequence_tokens * self.sequences_per_step
 
     @property
     def element_bytes(self) -> int:
+        """Bytes of one element of the dtype."""
         return DTYPE_BYTES[self.dtype]
 
     def with_device_memory(self, device_memory_bytes: int | None) -> Workload:
+        """The same workload under another device limit."""
         return replace(self, device_memory_bytes=device_memory_bytes)

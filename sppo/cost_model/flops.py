@@ -28,10 +28,12 @@ class StepFlops:
 
     @property
     def causal(self) -> int:
+        """All FLOPs, attention counted causal."""
         return self.dense + self.attention_causal
 
     @property
     def full(self) -> int:
+        """All FLOPs, attention counted without a mask."""
         return self.dense + self.attention_full
 
 

@@ -92,7 +92,7 @@ def stage_memory(
     `peak` is its compute with the most bytes. With `kv_block_tokens` K, V, dK and dV lie in the
     host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V at the
     same time; dK and dV are one sequence's. A helper has room for the weights and gradients of one
-    chunk, and for K, V, dK and dV up to the end of the split.
+    chunk, and for KV and dKV up to the end of the split.
     """
     model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
     weights, gradients, optimizer = state_bytes(shapes)

@@ -41,6 +41,7 @@ class MspRole:
 
     @property
     def last(self) -> int:
+        """The last split subsequence."""
         return self.first + len(self.shares) - 1
 
     @cached_property

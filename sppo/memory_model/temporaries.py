@@ -54,6 +54,7 @@ class PartKind(Placement):
 
     @classmethod
     def of(cls, shape: PartShape, *, hosted: bool, clones: bool) -> PartKind:
+        """The kind of a chunk."""
         return cls(
             model=shape.model,
             element_bytes=shape.element_bytes,

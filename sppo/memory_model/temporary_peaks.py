@@ -70,10 +70,8 @@ def linear_temporary_peaks(
 
 
 def _walk(kind: PartKind, forward: bool, dropped: frozenset[str]) -> Iterator[StepPeak]:
-    """The peaks of a compute, with what its last sum over shards may still hold."""
-    walk = temporaries.forward_walk(kind)
-    if not forward:
-        walk = temporaries.backward_walk(kind, dropped)
+    """The peaks of a compute, with the tensors that its last sum over shards may still hold."""
+    walk = temporaries.forward_walk(kind) if forward else temporaries.backward_walk(kind, dropped)
     for at in walk:
         peak = at.peak._replace(per_token=at.peak.per_token + kind.late_bytes)
         yield at._replace(peak=peak)

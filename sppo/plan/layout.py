@@ -45,10 +45,12 @@ class Layout:
 
     @property
     def degrees_words(self) -> str:
+        """See `Degrees`."""
         return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
 
     @property
     def subsequences(self) -> int:
+        """Subsequences of a sequence (the paper's N)."""
         return len(self.lengths_tokens)
 
     @cached_property
@@ -68,6 +70,7 @@ class Layout:
 
     @cached_property
     def slicing(self) -> Slicing:
+        """The slices of every subsequence in every chunk."""
         return Slicing(
             stages=self.pipeline_parallel,
             lengths_tokens=self.lengths_tokens,

@@ -113,6 +113,7 @@ class Slicing:
         return splits
 
     def is_split(self, part: int, subsequence: int) -> bool:
+        """Whether several ranks compute a subsequence in a chunk."""
         return (part, subsequence) in self._splits
 
     def split_of(self, part: int, subsequence: int) -> MspSplit:

@@ -63,10 +63,12 @@ class PartShape:
 
     @property
     def first(self) -> bool:
+        """Whether the chunk has the first layer, and so the embedding."""
         return 0 in self.layers
 
     @property
     def elements(self) -> Elements:
+        """Elements of the chunk's weights on one rank."""
         return _elements(self.model, self.layers, self.head, self.shards)
 
     @property

@@ -25,10 +25,10 @@ T = TypeVar("T")
 class Untracked:
     """Device bytes of a stage that no tracked tensor shows (`memory_model/untracked.py`).
 
-    code: what kernels keep for good, for each new shape. scratch: the most that one kernel takes
+    code: machine code of kernels, kept for each new shape. scratch: the most that one kernel takes
     while it runs. workspaces: of the matrix library. communicators: buffers for messages. process:
-    what the allocator rounds up. `reserved` of their sum lie in the profile's reserve, outside the
-    limit.
+    lost to the allocator's rounding. `reserved` of their sum lie in the profile's reserve, outside
+    the limit.
     """
 
     code: int = 0
@@ -40,6 +40,7 @@ class Untracked:
 
     @property
     def total(self) -> int:
+        """All untracked bytes."""
         return self.code + self.scratch + self.workspaces + self.communicators + self.process
 
     @property
@@ -52,8 +53,8 @@ class Untracked:
 class StageMemory:
     """Predicted device bytes of one stage at its peak, and those of its host tier.
 
-    `kept` (saved tensors), `staging` (messages and rings) and `temporary` (what a forward or
-    backward allocates and frees) are those at the peak; all others stay as they are. `kept_peak` is
+    `kept` (saved tensors), `staging` (messages and rings) and `temporary` (allocated and freed
+    in a forward or backward) are those at the peak; all others stay as they are. `kept_peak` is
     the peak of saved tensors, `activations_peak` with KV and dKV: exact, counted by the accounting
     mode. Host tier: `host` is the arena of offloaded saved tensors, `kv_host` that of K, V, dK and
     dV. `total` are tracked tensors; the device holds `untracked` as well.
@@ -75,15 +76,17 @@ class StageMemory:
 
     @property
     def device_peak(self) -> int:
-        """What the device's limit must leave room for."""
+        """Bytes that the device's limit must leave room for."""
         return self.total + self.untracked.charged
 
     @property
     def activations_peak(self) -> int:
+        """The peak of saved tensors with KV and dKV."""
         return self.kv + self.dkv + self.kept_peak
 
     @property
     def total(self) -> int:
+        """All tracked bytes at the peak."""
         state = self.weights + self.gradients + self.optimizer + self.kv + self.dkv
         return state + self.kept + self.staging + self.constants + self.temporary
 
@@ -104,6 +107,7 @@ class PartPlan:
 
     @property
     def layer_range(self) -> range:
+        """Numbers of the layers."""
         return range(*self.layers)
 
 
@@ -121,6 +125,7 @@ class StagePlan:
 
     @property
     def head(self) -> bool:
+        """Whether the stage has the head."""
         return any(part.head for part in self.parts)
 
     @property
@@ -193,6 +198,7 @@ class Plan:
 
     @property
     def ranks(self) -> int:
+        """Ranks of all replicas: SP x PP x DP."""
         return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
 
     @property

@@ -1,14 +1,13 @@
-"""What a saved tensor is: its bytes, and what it is recomputed from. No torch.
+"""Saved tensors: their bytes, and the tensors they are recomputed from. No torch.
 
 Those of a block are in its description (`blocks/`), those of the head are here. `model/decoder.py`
 tags the tensors it saves with their names, `offload/activation_store.py` looks up the decision by
-name, and the planner counts their bytes. A test compares them with what autograd really saves.
+name, and the planner counts their bytes. A test compares them with the tensors that autograd saves.
 
 Source: paper fig. 9 for the list; the bytes are counted, not the paper's (it rounds to 36 h).
 
-Three decisions are possible: a tensor is kept on the device, offloaded to the host tier and
-reloaded, or dropped and recomputed in the backward from other saved tensors
-(`SavedTensor.recomputed_from`).
+Three decisions are possible. A tensor is kept on the device, offloaded to the host tier and
+reloaded, or recomputed in the backward from other saved tensors (`SavedTensor.recomputed_from`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Plan -> Schedule: the computes of every stage in order, with what belongs around each.
+"""Plan -> Schedule: the computes of every stage in order, each with its messages and copies.
 
-What the instructions are and how they depend on each other: `instructions.py`, `dependencies.py`.
+Instructions and their dependencies: `instructions.py`, `dependencies.py`.
 """
 
 from __future__ import annotations

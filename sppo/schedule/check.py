@@ -22,7 +22,7 @@ def check_schedule(schedule: Schedule) -> None:
 
 
 def _check_stage(schedule: Schedule, stage: int) -> None:
-    """Each instruction once, and after what it needs."""
+    """Each instruction once, and after those it needs."""
     instructions = schedule.stages[stage]
     done: set[Instruction] = set()
 

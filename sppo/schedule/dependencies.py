@@ -1,4 +1,4 @@
-"""A schedule, and what each of its instructions needs from others."""
+"""A schedule, and the dependencies of its instructions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sppo.schedule.instructions import Instruction, Op
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """`stages[p]` is what stage p runs, in order; `parts` counts the chunks of the model.
+    """`stages[p]` are the instructions of stage p, in order; `parts` counts the model chunks.
 
     `kv_sets` sequences may have their keys and values at the same time.
     """

@@ -23,8 +23,8 @@ def stage_computes(layout: Layout, stage: int, sequences: int) -> list[Compute]:
 
     `virtual` is the place among `layout.parts_of(stage)`: its own chunks, then those it helps with.
     Sequences follow each other, or are mixed where `kv_sets` is 2: the next sequence's forwards
-    alternate with this one's backwards. They run PP - 1 forwards ahead on the first stage and none
-    on the last, so only the first sequence fills the pipeline and only the last one drains it.
+    alternate with this one's backwards, PP - 1 forwards ahead on the first stage and none on the
+    last. So only the first sequence fills the pipeline, and only the last one drains it.
     """
     order = forward_order(layout, stage)
     mixed = layout.kv_sets > 1
@@ -60,8 +60,8 @@ def _interleaved(layout: Layout, head: int | None) -> list[tuple[int, int]]:
 
     Megatron's interleaved order: a group of at least PP subsequences passes all chunks before the
     next one begins. Larger groups have the same bubble and more slack between the stages. A head
-    alone (place `head`) comes after the next group's first chunk, because the last stage needs
-    that long, and after the last group where the stage would wait.
+    alone (place `head`) comes after the next group's first chunk: the last stage needs that long.
+    The last group's head comes at the end, where the stage would wait.
     """
     order: list[tuple[int, int]] = []
     waiting: list[tuple[int, int]] = []

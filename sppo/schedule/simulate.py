@@ -119,7 +119,7 @@ class _Clock:
         return True
 
     def _finish(self, stage: _Stage, instruction: Instruction) -> None:
-        """Count what a compute leaves at its end, which is not before the end of the copy ahead."""
+        """Count the bytes at a compute's end, which is not before the end of the copy ahead."""
         op, part, index = instruction.op, instruction.part, instruction.subsequence
         if op not in (Op.FORWARD, Op.BACKWARD):
             return

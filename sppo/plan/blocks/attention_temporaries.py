@@ -154,7 +154,7 @@ def recomputing(placement: Placement) -> Recomputing:
 def kernel_scratch_bytes(
     model: Model, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
 ) -> int:
-    """The larger of what torch's attention takes inside a forward and inside a backward.
+    """The scratch of torch's attention: the larger of a forward's and a backward's.
 
     On a CPU: the scores of a block, with their gradient in a backward, and with the block's output
     in a forward. On CUDA: the queries' gradient in float32 and two rows of it, and dK and dV of

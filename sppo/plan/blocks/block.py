@@ -73,11 +73,11 @@ class BlockSpec:
     Weights. `weights`: by name, in the order in which every system makes them. `joint_weights`:
     name of a matrix that is stored as the row-wise concatenation of these. `paired_weights`: their
     rows are stored in pairs that turn together. `shard_counts`: what the ranks of a stage divide,
-    in words and how many there are.
+    in words, and how many there are.
 
-    Saved tensors. `saved_tensors`: what a block saves for its backward, in the order of the
+    Saved tensors. `saved_tensors`: those of a block for its backward, in the order of the
     forward. `offload_order`: those offloaded first. `recompute_cheap`: those recomputed by reading
-    and writing memory once. `recompute_lean`: those, and what takes products but not the mixer.
+    and writing memory once. `recompute_lean`: those, and all that take products but not the mixer.
     `recompute_full`: everything that can be recomputed. Names the block does not have are ignored.
 
     FLOPs of a forward. `dense_flops_per_token`: of its products with weights.
@@ -139,6 +139,7 @@ class BlockSpec:
 
     @cached_property
     def saved_tensors_by_name(self) -> Mapping[str, SavedTensor]:
+        """`saved_tensors` by name, in the same order."""
         return {tensor.name: tensor for tensor in self.saved_tensors}
 
     @property

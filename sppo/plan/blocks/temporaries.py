@@ -92,9 +92,11 @@ class TokenBytes:
         self.hidden, self.ffn = model.hidden, model.ffn
 
     def if_divided(self, size: int) -> int:
+        """`size` where ranks share the stage, else 0."""
         return size if self.divided else 0
 
     def if_narrow(self, size: int) -> int:
+        """`size` where elements are narrower than float32, else 0."""
         return size if self.narrow else 0
 
     def product(self, width: int) -> int:
