@@ -4,7 +4,8 @@ import torch
 
 from benchmarks.worker.weights import initial_weights
 from sppo import Cluster, SolverOptions, Workload, load_hardware, run_in_threads, solve
-from sppo.config import Optimizer, gpt
+from sppo.config.models import gpt
+from sppo.config.workload import Optimizer
 
 workload = Workload(
     name="threads",

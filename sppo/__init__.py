@@ -12,27 +12,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sppo.comm.mesh import join_groups
-    from sppo.config.errors import Infeasible
+    from sppo.comm.mesh import join_groups as join_groups
+    from sppo.config.errors import Infeasible as Infeasible
     from sppo.config.hardware import Hardware as Hardware
     from sppo.config.hardware import load_hardware as load_hardware
-    from sppo.config.models import MODELS, Model
-    from sppo.config.workload import Cluster, Workload
-    from sppo.cost_model.plan_costs import simulate_plan
-    from sppo.engine.in_threads import run_in_threads
-    from sppo.engine.trainer import Trainer
-    from sppo.plan.layout import Layout
-    from sppo.plan.plan import Plan, StepPlans
-    from sppo.planner.options import SolverOptions
-    from sppo.planner.report.card import card as plan_card
-    from sppo.planner.solve import solve
-    from sppo.schedule.build import build_schedule
-    from sppo.schedule.check import check_schedule
-    from sppo.schedule.cost_table import unit_costs
-    from sppo.schedule.dependencies import Schedule
-    from sppo.schedule.instructions import Instruction, Op
-    from sppo.schedule.simulate import simulate
-    from sppo.schedule.simulation import Simulation
+    from sppo.config.models import MODELS as MODELS
+    from sppo.config.models import Model as Model
+    from sppo.config.workload import Cluster as Cluster
+    from sppo.config.workload import Workload as Workload
+    from sppo.cost_model.plan_costs import simulate_plan as simulate_plan
+    from sppo.engine.in_threads import run_in_threads as run_in_threads
+    from sppo.engine.trainer import Trainer as Trainer
+    from sppo.plan.layout import Layout as Layout
+    from sppo.plan.plan import Plan as Plan
+    from sppo.plan.plan import StepPlans as StepPlans
+    from sppo.planner.options import SolverOptions as SolverOptions
+    from sppo.planner.report.card import card as plan_card  # noqa: F401
+    from sppo.planner.solve import solve as solve
+    from sppo.schedule.build import build_schedule as build_schedule
+    from sppo.schedule.check import check_schedule as check_schedule
+    from sppo.schedule.cost_table import unit_costs as unit_costs
+    from sppo.schedule.dependencies import Schedule as Schedule
+    from sppo.schedule.instructions import Instruction as Instruction
+    from sppo.schedule.instructions import Op as Op
+    from sppo.schedule.simulate import simulate as simulate
+    from sppo.schedule.simulation import Simulation as Simulation
 
 _DEFINED_IN = {
     # what is trained, on what
@@ -67,33 +71,7 @@ _DEFINED_IN = {
 }
 """Public name -> "module:definition"; the imports above say the same to editors and mypy."""
 
-__all__ = [
-    "MODELS",
-    "Cluster",
-    "Hardware",
-    "Infeasible",
-    "Instruction",
-    "Layout",
-    "Model",
-    "Op",
-    "Plan",
-    "Schedule",
-    "Simulation",
-    "SolverOptions",
-    "StepPlans",
-    "Trainer",
-    "Workload",
-    "build_schedule",
-    "check_schedule",
-    "join_groups",
-    "load_hardware",
-    "plan_card",
-    "run_in_threads",
-    "simulate",
-    "simulate_plan",
-    "solve",
-    "unit_costs",
-]
+__all__ = sorted(_DEFINED_IN)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks.emulation.result import Counts, Planned, RoleReport
 from sppo.comm.mesh import coordinate_of
 from sppo.cost_model.collectives import step_collectives
-from sppo.cost_model.plan_costs import stage_kv_moved_bytes, stage_moved_bytes
+from sppo.cost_model.plan_costs import stage_kv_copied_bytes, stage_offloaded_bytes
 from sppo.plan.plan import Plan
 
 
@@ -34,7 +34,7 @@ def planned_beside_counted(plan: Plan, reports: Sequence[RoleReport]) -> list[Pl
 def _predicted(plan: Plan, stage: int) -> Mapping[str, int]:
     memory = plan.stages[stage].memory
     shared = step_collectives(plan, stage)
-    moved_bytes = 2 * stage_moved_bytes(plan, stage) + stage_kv_moved_bytes(plan, stage)
+    moved_bytes = 2 * stage_offloaded_bytes(plan, stage) + stage_kv_copied_bytes(plan, stage)
     return {
         "peak_device_bytes": memory.total,
         "activation_peak_bytes": memory.activations_peak,

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from sppo.config.models import Model
-from sppo.plan.blocks import Block, block_of
+from sppo.plan.blocks import BlockSpec, block_of
 
 if TYPE_CHECKING:
     from sppo.plan.plan import Plan
@@ -114,7 +114,7 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     return words + _recompute_words(block_of(Model(**plan["model"])), rows)
 
 
-def _recompute_words(block: Block, rows: Sequence[Sequence[str]]) -> str:
+def _recompute_words(block: BlockSpec, rows: Sequence[Sequence[str]]) -> str:
     """What is made again, by the level that names it, and in how many of the subsequences."""
     names = {name for row in rows for name in row}
     if not names:

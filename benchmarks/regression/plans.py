@@ -19,7 +19,7 @@ from sppo.config.workload import Workload
 from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
 from sppo.cost_model.msp import plan_slice_costs
-from sppo.cost_model.plan_costs import plan_costs, stage_kv_moved_bytes, stage_moved_bytes
+from sppo.cost_model.plan_costs import plan_costs, stage_kv_copied_bytes, stage_offloaded_bytes
 from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
@@ -171,8 +171,8 @@ def _prediction(plan: Plan) -> Values:
         "message_bytes": list(plan.predicted.message_bytes),
         "collective_calls": [stage.calls for stage in shared],
         "collective_bytes": [stage.bytes for stage in shared],
-        "offloaded_bytes": [stage_moved_bytes(plan, stage) for stage in stages],
-        "kv_copied_bytes": [stage_kv_moved_bytes(plan, stage) for stage in stages],
+        "offloaded_bytes": [stage_offloaded_bytes(plan, stage) for stage in stages],
+        "kv_copied_bytes": [stage_kv_copied_bytes(plan, stage) for stage in stages],
     }
 
 

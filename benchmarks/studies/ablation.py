@@ -143,9 +143,9 @@ def assignments(
 
 def moved_bytes(plan: Plan) -> int:
     """What the plan sends to the host tier in a step, over all ranks, activations alone."""
-    from sppo.cost_model.plan_costs import stage_moved_bytes
+    from sppo.cost_model.plan_costs import stage_offloaded_bytes
 
-    by_stage = sum(stage_moved_bytes(plan, stage) for stage in range(plan.pipeline_parallel))
+    by_stage = sum(stage_offloaded_bytes(plan, stage) for stage in range(plan.pipeline_parallel))
     return plan.data_parallel * plan.sequence_parallel * by_stage
 
 

@@ -1,4 +1,4 @@
-"""The engine's own words for the ways a step cannot be done."""
+"""Errors of plans and steps that are not possible."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Infeasible(Exception):
 
 
 class HostTierFull(RuntimeError):
-    """The host tier could not hold what the plan sends there (status `host_oom`)."""
+    """The host tier could not hold the offloaded saved tensors (status `host_oom`)."""
 
 
 class NotBuilt(Exception):
-    """Asked for a part of SPPO that this version does not have; the message names it."""
+    """This version of SPPO lacks the feature; the message names it."""
 
 
 class Short(Exception):

@@ -1,7 +1,7 @@
-"""Where files lie that are no code: in a checkout beside it, installed in a folder of the user's.
+"""Folders of data files: those of the checkout, or the user's data folder where installed.
 
-An installed package must not write into itself. What the user measures goes to the user's data
-folder (`XDG_DATA_HOME` on Linux), where it is also looked for first.
+An installed package must not write into itself. The user's measurements go to the user's data
+folder (`XDG_DATA_HOME` on Linux), which is also read first.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ class Model:
 
     @property
     def head_width(self) -> int:
+        """Columns of one head of Q, K or V."""
         return self.hidden // self.heads
 
     @property
@@ -105,13 +106,7 @@ MODELS: dict[str, Model] = {
         gpt("gpt-13b", layers=40, hidden=5120, heads=40),
         gpt("gpt-65b", layers=80, hidden=8192, heads=64),
         llama(
-            "llama-8b",
-            layers=32,
-            hidden=4096,
-            heads=32,
-            kv_heads=8,
-            ffn=14_336,
-            vocabulary=128_256,
+            "llama-8b", layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14_336, vocabulary=128_256
         ),
         gpt("gpt-tiny", layers=4, hidden=256, heads=4, vocabulary=256),
         llama(

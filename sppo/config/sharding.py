@@ -1,4 +1,4 @@
-"""Which share of a stage one of its ranks has (the paper's SP). No torch.
+"""The share of a stage that one of its ranks has (the paper's SP). No torch.
 
 How each weight is divided is in the description of the block (`sppo/plan/blocks/`).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """Which of so many equal shares a rank has."""
+    """Share `index` of `count` equal ones."""
 
     index: int = 0
     count: int = 1

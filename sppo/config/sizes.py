@@ -13,11 +13,10 @@ KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
 
-
 Dtype = Literal["float32", "float64", "bfloat16"]
 
-DTYPE_BYTES: dict[Dtype, int] = {"float32": 4, "float64": 8, "bfloat16": 2}
-
+DTYPE_BYTES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+"""Bytes of one element. Workloads have a `Dtype`; a hardware profile may also be of float16."""
 
 _SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -25,7 +24,7 @@ _SUFFIX = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 def parse_tokens(text: str) -> int:
     """Tokens from "4096", "128K" or "1M" (1K = 1,024). Raises ValueError naming the cure.
 
-    What is no whole number is rounded up to one that ranks can share: "1.3M" to whole K.
+    A count that is not whole is rounded up to one that ranks can share: "1.3M" to whole K.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)", text.strip(), flags=re.IGNORECASE)
     if match is None:

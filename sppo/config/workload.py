@@ -1,4 +1,4 @@
-"""What is trained, on what: Cluster, Optimizer and Workload. No torch."""
+"""Cluster, Optimizer and Workload: the training step to plan or run. No torch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Cluster:
 
     @property
     def ranks(self) -> int:
+        """Ranks of all nodes."""
         return self.nodes * self.ranks_per_node
 
 
@@ -46,10 +47,10 @@ class Optimizer:
 class Workload:
     """One optimizer step: `sequences_per_step` sequences of `sequence_tokens` tokens each.
 
-    `device_memory_bytes` is what one rank's device may hold (weights, gradients, optimizer state,
+    `device_memory_bytes` is the limit of one rank's device (weights, gradients, optimizer state,
     activations); None means no limit. `host_memory_bytes` is the host tier of one rank.
-    `sequence_parallel` and `pipeline_parallel` fix SPPO's degrees, and with them those of whoever
-    runs in the same layout; None leaves them to the solver.
+    `sequence_parallel` and `pipeline_parallel` fix the degrees of SPPO, and of systems in its
+    layout; None leaves them to the solver.
     `text` is "stdlib" (the Python standard library's sources as bytes) or a file or folder.
     """
 
@@ -79,11 +80,14 @@ class Workload:
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of all sequences of a step."""
         return self.sequence_tokens * self.sequences_per_step
 
     @property
     def element_bytes(self) -> int:
+        """Bytes of one element of the dtype."""
         return DTYPE_BYTES[self.dtype]
 
     def with_device_memory(self, device_memory_bytes: int | None) -> Workload:
+        """The same workload under another device limit."""
         return replace(self, device_memory_bytes=device_memory_bytes)

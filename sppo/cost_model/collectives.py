@@ -1,6 +1,6 @@
-"""What the ranks of a team tell each other in a step: calls and bytes, exact integers. No torch.
+"""Collectives of a step: calls and bytes, exact integers. No torch.
 
-Counted as `team.Traffic` does: the bytes of the undivided tensor of every collective.
+Counted as the engine's `Traffic` does: the bytes of the undivided tensor of every collective.
 """
 
 from __future__ import annotations
@@ -8,82 +8,75 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sppo.plan.blocks import block_of
+from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import Plan, part_shape
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """Collectives of one rank."""
+class CollectiveTraffic:
+    """Collectives of one rank: how many, and their bytes together."""
 
     calls: int = 0
     bytes: int = 0
 
-    def __add__(self, other: Told) -> Told:
-        return Told(calls=self.calls + other.calls, bytes=self.bytes + other.bytes)
+    def __add__(self, other: CollectiveTraffic) -> CollectiveTraffic:
+        return CollectiveTraffic(calls=self.calls + other.calls, bytes=self.bytes + other.bytes)
 
-    def __mul__(self, times: int) -> Told:
-        return Told(calls=times * self.calls, bytes=times * self.bytes)
+    def __mul__(self, times: int) -> CollectiveTraffic:
+        return CollectiveTraffic(calls=times * self.calls, bytes=times * self.bytes)
 
 
-def shard_collectives(plan: Plan, stage: int) -> Told:
-    """What one rank of a stage shares with the others of it, in a step."""
+def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """Collectives of one rank with the ranks that share its stage (SP), in a step."""
+    total = CollectiveTraffic()
     if plan.sequence_parallel == 1:
-        return Told()
-    slicing = plan.layout.slicing
-    own = list(range(stage, len(plan.parts), plan.pipeline_parallel))
-    borrowed = {msp_split.part: msp_split for msp_split in slicing.borrowed(stage)}
-    total = Told()
-    for part in (*own, *borrowed):
+        return total
+    for part in plan.layout.parts_of(stage):
         shape = part_shape(plan, part)
         for index in range(plan.subsequences):
-            if part in borrowed:
-                if index not in borrowed[part].subsequences:
-                    continue
-                dropped = borrowed[part].recompute_units
-            else:
-                dropped = plan.parts[part].recompute_units[index]
-            tokens = slicing.tokens_of(part, index, stage)
-            total += _subsequence(shape, tokens, dropped)
-    whole = sum(part_shape(plan, part).whole_parameters for part in own)
-    wide = max(4, plan.element_bytes)
-    return total * plan.sequences + Told(calls=1, bytes=whole * wide)
+            tokens = plan.layout.slicing.tokens_of(part, index, stage)
+            if tokens:
+                total += _subsequence(shape, tokens, plan.recomputed(part, index, stage))
+    own = range(stage, len(plan.parts), plan.pipeline_parallel)
+    whole = sum(part_shape(plan, part).elements.whole for part in own)
+    size = gradient_element_bytes(plan.element_bytes)
+    return total * plan.sequences + CollectiveTraffic(calls=1, bytes=whole * size)
 
 
-def replica_collectives(plan: Plan, stage: int) -> Told:
-    """What it shares with those that have the same weights: gradients, then weights."""
+def replica_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """Collectives of one rank with its replicas (DP), in a step: gradients, then weights."""
     if plan.data_parallel == 1:
-        return Told()
+        return CollectiveTraffic()
     own = range(stage, len(plan.parts), plan.pipeline_parallel)
     elements = state_elements([part_shape(plan, part) for part in own])
-    size = plan.element_bytes
-    return Told(calls=4, bytes=elements * (size + max(4, size)))
+    size = plan.element_bytes + gradient_element_bytes(plan.element_bytes)
+    return CollectiveTraffic(calls=4, bytes=elements * size)
 
 
-LOSS_AND_NORM = Told(calls=1, bytes=16)
+LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
 """Two float64 numbers, summed over all ranks."""
 
 
-def step_collectives(plan: Plan, stage: int) -> Told:
-    """Everything that one rank of a stage shares with others in a step."""
+def step_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """All collectives of one rank of a stage in a step."""
     return shard_collectives(plan, stage) + replica_collectives(plan, stage) + LOSS_AND_NORM
 
 
-def _subsequence(shape: PartShape, tokens: int, dropped: Iterable[str]) -> Told:
-    """Forward and backward of so many tokens in one part."""
+def _subsequence(shape: PartShape, tokens: int, recomputed: Iterable[str]) -> CollectiveTraffic:
+    """Forward and backward of so many tokens in one model chunk."""
     block = block_of(shape.model)
-    products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in dropped)
+    products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in recomputed)
     exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
-    hidden = Told(calls=1, bytes=tokens * shape.model.hidden * size)
+    hidden = CollectiveTraffic(calls=1, bytes=tokens * shape.model.hidden * size)
     total = hidden * (len(shape.layers) * exchanges)
     if shape.first:
         total += hidden * 2
     if shape.head:
         tile = max(1, LOSS_TILE_TOKENS // shape.shards)
         tiles = -(-(tokens // shape.shards) // tile)
-        logsumexps = shape.shards * tokens * max(4, size)
-        total += Told(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
+        logsumexps = shape.shards * tokens * gradient_element_bytes(size)
+        total += CollectiveTraffic(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
     return total

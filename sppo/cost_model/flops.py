@@ -28,15 +28,17 @@ class StepFlops:
 
     @property
     def causal(self) -> int:
+        """All FLOPs, attention counted causal."""
         return self.dense + self.attention_causal
 
     @property
     def full(self) -> int:
+        """All FLOPs, attention counted without a mask."""
         return self.dense + self.attention_full
 
 
 def step_flops(workload: Workload) -> StepFlops:
-    """What the workload needs, whoever runs it."""
+    """FLOPs that a step of the workload needs under any system."""
     model, tokens = workload.model, workload.sequence_tokens
     block = block_of(model)
     dense = model.layers * block.dense_flops_per_token + head_flops_per_token(model)

@@ -1,14 +1,14 @@
-"""What a hardware profile makes of FLOPs and bytes: seconds and nanoseconds."""
+"""FLOPs and bytes + hardware profile -> seconds and nanoseconds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
 from sppo.plan.blocks import block_of, gradient_element_bytes
-from sppo.plan.parts import SubsequenceCost
+from sppo.plan.parts import PartShape, SubsequenceCost
 
 
 def subsequence_cost(
@@ -21,14 +21,28 @@ def subsequence_cost(
     tokens: int,
     shards: int = 1,
 ) -> SubsequenceCost:
-    """Compute time of a stage of `layers` blocks, and of the head where `head` is true.
+    """Compute time of `layers` blocks, and of the head where `head` is true.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
-    `shards` ranks share the work; their collectives are charged in full, as if nothing hid them,
-    and rates are those of tokens / shards, the work of one device.
+    `shards` ranks share the work. Their collectives are charged in full, as if nothing hid them.
+    Rates are those of tokens / shards, the work of one device.
     """
     block = block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
     return block.part(layers, head)
+
+
+def part_cost(
+    shape: PartShape, profile: Hardware, recomputed: tuple[str, ...], *, start: int, tokens: int
+) -> SubsequenceCost:
+    """Compute time of `tokens` tokens from position `start` on in a model chunk.
+
+    The backward recomputes the saved tensors named in `recomputed`, in every layer.
+    """
+    positions = {"start": start, "tokens": tokens, "shards": shape.shards}
+    layers = len(shape.layers)
+    cost = block_seconds(shape.model, profile, **positions).part(layers, shape.head)
+    recompute = layers * recompute_ns(shape.model, profile, recomputed, **positions)
+    return replace(cost, backward_ns=cost.backward_ns + recompute)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +85,16 @@ def block_seconds(
 
 
 def _exchange_seconds(model: Model, profile: Hardware, tokens: int, shards: int) -> float:
-    """One all-gather, or one reduce-scatter, of hidden states between a stage's ranks."""
+    """One all_gather, or one reduce_scatter, of hidden states between a stage's ranks."""
     if shards == 1:
         return 0.0
     rate = _collective_rate(profile, shards)
-    moved = tokens * model.hidden * element_bytes(profile) * (shards - 1) / shards
+    moved = tokens * model.hidden * profile.element_bytes * (shards - 1) / shards
     return moved / rate
 
 
 def _collective_rate(profile: Hardware, ranks: int) -> float:
-    """Bytes/s of a collective over so many neighbours; a machine without nodes is all one."""
+    """Bytes/s of a collective over `ranks` neighbours; without internode links all are one node."""
     between = profile.internode_bytes_per_second
     if ranks <= profile.ranks_per_node or between is None:
         return profile.collective_bytes_per_second
@@ -90,14 +104,15 @@ def _collective_rate(profile: Hardware, ranks: int) -> float:
 def reduction_seconds(
     profile: Hardware, *, elements: int, inner_ranks: int, replicas: int
 ) -> float:
-    """A reduce-scatter of gradients and an all-gather of weights, of `elements` on each replica.
+    """Seconds of a reduce_scatter of gradients and an all_gather of weights over the replicas.
 
-    `inner_ranks` of a replica are neighbours; replicas lie in one node if all ranks do.
+    Each replica has `elements`. The `inner_ranks` of a replica are neighbours; replicas lie in one
+    node if all ranks do.
     """
     if replicas == 1:
         return 0.0
     rate = _collective_rate(profile, inner_ranks * replicas)
-    size = element_bytes(profile)
+    size = profile.element_bytes
     moved = elements * (size + max(4, size)) * (replicas - 1) / replicas
     return moved / rate
 
@@ -111,48 +126,48 @@ def recompute_ns(
     tokens: int,
     shards: int = 1,
 ) -> int:
-    """Time to make these units of one block again for one subsequence of one rank.
+    """Nanoseconds to recompute these saved tensors of one block, for one rank and subsequence.
 
-    Matrix products at the dense rate, the mixer at its own, norms and activation functions at the
-    rate of the memory: everything they read and write, once.
+    Matrix products run at the dense rate, the mixer at its own. Norms and activation functions run
+    at the rate of the memory: everything they read and write, once.
     """
     seconds = 0.0
     block = block_of(model)
-    units = block.saved_tensors_by_name
+    saved_tensors = block.saved_tensors_by_name
+    work = tokens // shards
     for name in names:
-        unit = units[name]
-        work = tokens // shards
-        touched = [unit, *(units[source] for source in unit.recomputed_from)]
-        size = sum(one.bytes(tokens, element_bytes(profile)) for one in touched) / shards
-        if unit.recipe == "linear":
+        saved_tensor = saved_tensors[name]
+        if saved_tensor.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
-            seconds += unit.dense_flops * tokens / shards / rate
+            seconds += saved_tensor.dense_flops * tokens / shards / rate
             seconds += _exchange_seconds(model, profile, tokens, shards)
-        elif unit.recipe == "mixer":
+        elif saved_tensor.recipe == "mixer":
             flops = block.mixer_flops(start, tokens) / shards
             seconds += flops / profile.rate(work, "attention_forward")
         else:
-            seconds += size / profile.memory_bytes_per_second
+            accessed = [name, *saved_tensor.recomputed_from]
+            size = sum(saved_tensors[key].bytes(tokens, profile.element_bytes) for key in accessed)
+            seconds += size / shards / profile.memory_bytes_per_second
     return round(seconds * 1e9)
 
 
 def kv_copy_seconds(
     model: Model, profile: Hardware, *, start: int, tokens: int, last: bool, shards: int = 1
 ) -> tuple[float, float]:
-    """What copies of hosted K, V, dK and dV add to a block's forward and backward.
+    """Seconds that copies of hosted K, V, dK and dV add to a block's forward and backward.
 
-    Forward: the prefix comes in, the own K and V go out. Backward: all four come in (for the last
-    subsequence, the first to add, K and V only), dK and dV of the prefix go out. Where copies
-    overlap, only what is longer than the mixer they hide under.
+    Forward: H2D of the prefix, D2H of the subsequence's own K and V. Backward: H2D of all four,
+    D2H of the prefix's dK and dV. `last`: the last subsequence's backward is the first to add, and
+    loads K and V only. Where copies overlap, only the time beyond the mixer's counts.
     """
     block = block_of(model)
     width = block.state_elements / shards
-    size = element_bytes(profile)
+    size = profile.element_bytes
     wide = gradient_element_bytes(size)
     h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
     forward = (start * width * size / h2d, tokens * width * size / d2h)
-    brought = size if last else size + wide
-    backward = ((start + tokens) * width * brought / h2d, start * width * wide / d2h)
+    loaded = size if last else size + wide
+    backward = ((start + tokens) * width * loaded / h2d, start * width * wide / d2h)
     if not profile.overlapped_copies:
         return sum(forward), sum(backward)
     work = tokens // shards
@@ -162,25 +177,20 @@ def kv_copy_seconds(
     return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
 
 
-def kv_moved_bytes(
-    model: Model, element_size: int, *, start: int, tokens: int, last: bool, again: bool
+def kv_copied_bytes(
+    model: Model, element_size: int, *, start: int, tokens: int, last: bool, recomputed: bool
 ) -> int:
-    """Bytes of hosted K, V, dK and dV that one block moves for one subsequence, both directions.
+    """Bytes of hosted K, V, dK and dV that one block copies for one subsequence, D2H and H2D.
 
-    `last`: it is the first to add to dK and dV, which begin as zeros on the device. `again`:
-    attention is computed once more in the backward, from K and V brought once more.
+    `last`: the subsequence is the first to add to dK and dV, which begin as zeros on the device.
+    `recomputed`: the backward recomputes attention, and loads K and V once more.
     """
     wide = gradient_element_bytes(element_size)
-    brought = 0 if last else wide
-    own = tokens * (2 * element_size + brought)
-    prefix = start * (2 * element_size + brought + wide)
-    more = (start + tokens) * element_size if again else 0
-    return block_of(model).state_elements * (own + prefix + more)
-
-
-def element_bytes(profile: Hardware) -> int:
-    """Bytes of one element of the dtype that the profile's rates are for."""
-    return {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}[profile.dtype]
+    loaded = 0 if last else wide
+    own = tokens * (2 * element_size + loaded)
+    prefix = start * (2 * element_size + loaded + wide)
+    reloaded = (start + tokens) * element_size if recomputed else 0
+    return block_of(model).state_elements * (own + prefix + reloaded)
 
 
 def stage_link(profile: Hardware, ranks: int) -> tuple[float, float]:
@@ -188,14 +198,14 @@ def stage_link(profile: Hardware, ranks: int) -> tuple[float, float]:
 
     Beyond one node every message is charged as one between nodes.
     """
-    between = profile.internode_bytes_per_second, profile.internode_latency_seconds
-    if ranks <= profile.ranks_per_node or between[0] is None or between[1] is None:
+    rate, latency = profile.internode_bytes_per_second, profile.internode_latency_seconds
+    if ranks <= profile.ranks_per_node or rate is None or latency is None:
         return profile.p2p_bytes_per_second, profile.p2p_latency_seconds
-    return between[0], between[1]
+    return rate, latency
 
 
 def copy_ns(size_bytes: int, bytes_per_second: float, latency_seconds: float = 0.0) -> int:
-    """Time of one copy or message over a link."""
+    """Nanoseconds of one copy or message over a link; an empty one takes none."""
     if size_bytes == 0:
         return 0
     return round((latency_seconds + size_bytes / bytes_per_second) * 1e9)

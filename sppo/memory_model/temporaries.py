@@ -1,7 +1,7 @@
-"""What a forward or backward makes beside what is kept, operation by operation. No torch.
+"""Temporaries of a forward or backward in a model chunk, operation by operation. No torch.
 
-A compute walks through its operations; at each there is a sum of tensors that exist only then, all
-of so many bytes a token. Only the last block of a part counts, with which all others are kept.
+A compute walks through its operations. At each there are tensors that exist only then, all of so
+many bytes a token. Only the chunk's last block counts: all other blocks are saved by then.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from functools import cached_property, lru_cache
 
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
-from sppo.plan.blocks.temporaries import At, Moment, Placement, Sizes
+from sppo.plan.blocks.temporaries import Placement, StepPeak, TemporaryPeak, TokenBytes
 from sppo.plan.parts import PartShape
 from sppo.plan.saved_tensors import head_saved_tensors
 
 INDEX_BYTES = 8
-"""Of a token's id or row."""
+"""Of a token's id or row index."""
 
 BEFORE, AFTER = 0, 99
-"""Steps around a part's last block: in a forward the embedding and the loss, back the reverse."""
+"""Steps around the last block: of a forward embedding and loss, of a backward the reverse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartKind(Placement):
-    """What the moments of a part depend on but the decisions: parts of a kind share them.
+    """All that a chunk's temporary peaks depend on but the decisions: chunks of a kind share them.
 
-    Where it `clones`, its thread lets go of a sum and what it summed a little late.
+    Where it `clones`, its thread frees a sum and the summed tensor a little late.
     """
 
     layers: int
     first: bool
 
     @cached_property
-    def unit_bytes(self) -> dict[str, int]:
-        """Bytes of a block's units, per token of all shards."""
-        units = block_of(self.model).units
-        return {unit.name: unit.bytes(1, self.element_bytes) for unit in units}
+    def saved_tensor_bytes(self) -> dict[str, int]:
+        """Bytes of a block's saved tensors, per token of all shards."""
+        saved_tensors = block_of(self.model).saved_tensors
+        return {tensor.name: tensor.bytes(1, self.element_bytes) for tensor in saved_tensors}
 
     @property
     def late_bytes(self) -> int:
@@ -48,12 +48,13 @@ class PartKind(Placement):
 
     @cached_property
     def head_bytes(self) -> int:
-        """The same of what the head keeps, all together."""
-        units = head_saved_tensors(self.model) if self.head else ()
-        return sum(unit.bytes(1, self.element_bytes) for unit in units)
+        """Bytes of the head's saved tensors, per token of all shards."""
+        saved_tensors = head_saved_tensors(self.model) if self.head else ()
+        return sum(tensor.bytes(1, self.element_bytes) for tensor in saved_tensors)
 
     @classmethod
     def of(cls, shape: PartShape, *, hosted: bool, clones: bool) -> PartKind:
+        """The kind of a chunk."""
         return cls(
             model=shape.model,
             element_bytes=shape.element_bytes,
@@ -66,11 +67,11 @@ class PartKind(Placement):
         )
 
 
-def forward_walk(kind: PartKind) -> Iterator[At]:
-    """The last block of a part, with what comes before the first and after the last."""
-    s = Sizes(kind)
+def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
+    """The last block, with the embedding before the first and the head after the last."""
+    s = TokenBytes(kind)
     if kind.first:
-        yield At(BEFORE, Moment(s.thin + s.gathered + s.cloned + _row_bytes(kind)))
+        yield StepPeak(BEFORE, TemporaryPeak(s.thin + s.gathered + s.cloned + _row_bytes(kind)))
     if kind.layers:
         yield from block_of(kind.model).forward_walk(kind)
     if kind.head:
@@ -78,24 +79,24 @@ def forward_walk(kind: PartKind) -> Iterator[At]:
         tile = logits + s.gathered + 4 * INDEX_BYTES * s.shards
         inputs = s.thin + s.if_divided(INDEX_BYTES * s.shards)
         product = s.product(kind.model.vocabulary)
-        yield At(AFTER, Moment(inputs + s.norm_forward))
-        yield At(AFTER, Moment(inputs, per_tile=tile, fixed=product))
+        yield StepPeak(AFTER, TemporaryPeak(inputs + s.norm_forward))
+        yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile, fixed=product))
         summed = s.gathered + s.cloned + s.summed
-        yield At(AFTER, Moment(inputs, per_tile=tile + summed))
+        yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile + summed))
 
 
-def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
+def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """Gradient of the output, then the last block from its end, and the embedding's gradient."""
-    s = Sizes(kind)
+    s = TokenBytes(kind)
     if kind.head:
-        yield At(BEFORE, Moment(s.norm_backward))
+        yield StepPeak(BEFORE, TemporaryPeak(s.norm_backward))
     if kind.layers:
         yield from block_of(kind.model).backward_walk(kind)
-        yield from _made_again(kind, dropped)
+        yield from _recomputing(kind, dropped)
     if kind.first:
         precise = s.if_narrow(s.shards * s.thin_precise)
         rows = _row_bytes(kind)
-        yield At(AFTER, Moment(s.received + s.thin + s.gathered + precise + rows))
+        yield StepPeak(AFTER, TemporaryPeak(s.received + s.thin + s.gathered + precise + rows))
 
 
 def _row_bytes(kind: PartKind) -> int:
@@ -103,22 +104,22 @@ def _row_bytes(kind: PartKind) -> int:
     return 2 * INDEX_BYTES * kind.shards if kind.shards > 1 else 0
 
 
-def _made_again(kind: PartKind, dropped: frozenset[str]) -> Iterator[At]:
-    """What it takes to make units again, beside the gradients that wait meanwhile."""
+def _recomputing(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
+    """Temporaries that recompute saved tensors, with the gradients that wait meanwhile."""
     firsts = first_reads(kind.model, dropped)
-    waiting, making = block_of(kind.model).recomputing(kind)
-    for name in dropped & making.keys():
-        step = firsts[name]
-        yield At(step, Moment(waiting[step] + making[name]), name, making[name])
+    waiting, recompute = block_of(kind.model).recomputing(kind)
+    for name in dropped & recompute.keys():
+        step, size = firsts[name], recompute[name]
+        yield StepPeak(step, TemporaryPeak(waiting[step] + size), name, size)
 
 
 @lru_cache(maxsize=256)
 def first_reads(model: Model, dropped: frozenset[str]) -> dict[str, int]:
-    """Step of a block's backward at which each unit is first read: maybe to make another again."""
+    """Step of a backward that first reads each saved tensor: maybe to recompute another one."""
     block = block_of(model)
     firsts = {name: span.first for name, span in block.backward_spans.items()}
-    for unit in reversed(block.units):
-        if unit.name in dropped:
-            for source in unit.recomputed_from:
-                firsts[source] = min(firsts[source], firsts[unit.name])
+    for tensor in reversed(block.saved_tensors):
+        if tensor.name in dropped:
+            for source in tensor.recomputed_from:
+                firsts[source] = min(firsts[source], firsts[tensor.name])
     return firsts

@@ -1,4 +1,4 @@
-"""What a stage takes on its device beside the tensors that a step tracks. No torch.
+"""Device bytes of a stage that no tracked tensor of a step shows. No torch.
 
 The sizes of a library come with the profile, measured or with their source (docs/hardware.md). The
 scratch of a block's kernels is in its description.
@@ -7,6 +7,8 @@ scratch of a block's kernels is in its description.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
 
 from sppo.config.hardware import Hardware
 from sppo.plan.blocks import block_of
@@ -22,32 +24,21 @@ def untracked(
     keys: int,
     connections: int,
 ) -> Untracked:
-    """Bytes beside tracked tensors on a rank whose parts are like `shape`.
+    """Device bytes of a rank that no tracked tensor shows; its chunks are like `shape`.
 
     tokens: the different counts of tokens that the rank computes at a time. keys: the most that
     one call of attention meets. connections: of other ranks to or from this one, one way each.
     """
     groups = 1 + (shape.shards > 1) + (shape.replicas > 1)
-    communicators = groups * profile.communicator_bytes + connections * profile.connection_bytes
     block = block_of(shape.model)
-    sizes = {
-        "code": len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
-        "scratch": max(
-            (
-                block.kernel_scratch_bytes(
-                    device=profile.device,
-                    element_bytes=shape.element_bytes,
-                    shards=shape.shards,
-                    queries=queries,
-                    keys=keys,
-                )
-                for queries in tokens
-            ),
-            default=0,
-        ),
-        "workspaces": profile.workspace_bytes,
-        "communicators": communicators,
-        "process": profile.process_bytes,
-    }
+    size, shards = shape.element_bytes, shape.shards
+    scratch = partial(block.kernel_scratch_bytes, element_bytes=size, shards=shards, keys=keys)
+    sizes = Untracked(
+        code=len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
+        scratch=max((scratch(device=profile.device, queries=n) for n in tokens), default=0),
+        workspaces=profile.workspace_bytes,
+        communicators=groups * profile.communicator_bytes + connections * profile.connection_bytes,
+        process=profile.process_bytes,
+    )
     free_reserve = profile.reserve_bytes - profile.context_bytes
-    return Untracked(**sizes, reserved=min(sum(sizes.values()), free_reserve))
+    return replace(sizes, reserved=min(sizes.total, free_reserve))

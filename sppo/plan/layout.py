@@ -1,4 +1,4 @@
-"""How ranks share a model and a sequence: degrees, parts, subsequences, what is lent."""
+"""How ranks share a model and a sequence: degrees, chunks, subsequences, MSP splits."""
 
 from __future__ import annotations
 
@@ -18,22 +18,18 @@ class Degrees(NamedTuple):
     replicas: int
 
     def __str__(self) -> str:
-        return degrees_words(*self)
-
-
-def degrees_words(sequence_parallel: int, pipeline_parallel: int, data_parallel: int) -> str:
-    """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
-    words = f"SP {sequence_parallel} x PP {pipeline_parallel}"
-    return words if data_parallel == 1 else f"{words} x DP {data_parallel}"
+        """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
+        words = f"SP {self.shards} x PP {self.stages}"
+        return words if self.replicas == 1 else f"{words} x DP {self.replicas}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One way to lay a workload out over ranks and time, all but what becomes of its tensors.
+    """One way to lay a workload out over ranks and time, without the decisions.
 
     `lengths_tokens` are the subsequences of a sequence. `kv_block_tokens` above 0: K and V lie in
-    the host tier and are fetched in blocks of so many tokens. `kv_sets` sequences have their keys
-    and values at the same time. `head_alone`: the head is a part of its own on the first stage.
+    the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
+    and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
     """
 
     sequence_parallel: int
@@ -49,10 +45,12 @@ class Layout:
 
     @property
     def degrees_words(self) -> str:
-        return degrees_words(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+        """See `Degrees`."""
+        return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
 
     @property
     def subsequences(self) -> int:
+        """Subsequences of a sequence (the paper's N)."""
         return len(self.lengths_tokens)
 
     @cached_property
@@ -62,16 +60,17 @@ class Layout:
 
     @property
     def part_count(self) -> int:
-        """Parts of the whole model; part k belongs to stage k mod PP."""
+        """Chunks of the whole model; chunk k belongs to stage k mod PP."""
         return self.pipeline_parallel * self.virtual_stages + self.head_alone
 
     def parts_of(self, stage: int) -> list[int]:
-        """The parts that a stage computes: its own, then those that it borrows."""
+        """The chunks that a stage computes: its own, then those it helps with."""
         own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(msp_split.part for msp_split in self.slicing.borrowed(stage))]
+        return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
 
     @cached_property
     def slicing(self) -> Slicing:
+        """The slices of every subsequence in every chunk."""
         return Slicing(
             stages=self.pipeline_parallel,
             lengths_tokens=self.lengths_tokens,
@@ -82,8 +81,8 @@ class Layout:
     def receive_ahead(self) -> int:
         """Computes by which a receive is posted early: a group's messages wait for their turn.
 
-        Those for a head on its own wait while the next group passes the first part; those between
-        lent parts while all other subsequences pass the part before.
+        Those for a head alone wait while the next group passes the first chunk. Those between split
+        chunks wait while all other subsequences pass the chunk before.
         """
         least = max(1, self.pipeline_parallel - 1) if self.msp_splits else 1
         if self.virtual_stages == 1:
@@ -99,10 +98,6 @@ def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:
         raise ValueError(
             f"{layers} layers cannot fill {stages} pipeline stages: use at most {layers} ranks"
         )
-    ranges = []
-    start = 0
-    for stage in range(stages):
-        count = layers // stages + (1 if stage < layers % stages else 0)
-        ranges.append((start, start + count))
-        start += count
-    return tuple(ranges)
+    least, remainder = divmod(layers, stages)
+    counts = (least + (stage < remainder) for stage in range(stages))
+    return tuple(itertools.pairwise(itertools.accumulate(counts, initial=0)))

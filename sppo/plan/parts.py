@@ -1,12 +1,12 @@
-"""What a part of the model is to the memory model: its parameters and units. No torch.
+"""A model chunk as the memory model reads it: parameters and saved tensors. No torch.
 
-All sizes are those of one rank of the stage that has the part.
+All sizes are those of one rank of the stage that owns the chunk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -22,40 +22,36 @@ from sppo.plan.saved_tensors import (
 from sppo.plan.weights import canonical_weights
 
 
-class _Parameters(NamedTuple):
+class Elements(NamedTuple):
+    """One rank's elements of a chunk's parameters; `whole`: of those that every shard has whole."""
+
     vectors: int
     matrices: int
     whole: int
 
 
 @lru_cache(maxsize=4096)
-def _parameters(model: Model, layers: range, head: bool, shards: int) -> _Parameters:
-    """One rank's elements in a part; `whole` is what every shard has all of."""
+def _elements(model: Model, layers: range, head: bool, shards: int) -> Elements:
     vectors = matrices = whole = 0
     for name, weight in canonical_weights(model).items():
         if name.startswith("layers."):
-            mine = int(name.split(".")[1]) in layers
+            inside = int(name.split(".")[1]) in layers
         else:
-            mine = 0 in layers if name.startswith("embedding") else head
-        if not mine:
-            continue
-        size = math.prod(weight.shard_shape(shards))
-        if len(weight.shape) == 1:
-            vectors += size
-        else:
-            matrices += size
-        if weight.sharded_axis is None:
-            whole += size
-    return _Parameters(vectors, matrices, whole)
+            inside = 0 in layers if name.startswith("embedding") else head
+        if inside:
+            size = math.prod(weight.shard_shape(shards))
+            vectors += size if len(weight.shape) == 1 else 0
+            matrices += size if len(weight.shape) == 2 else 0
+            whole += size if weight.sharded_axis is None else 0
+    return Elements(vectors, matrices, whole)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartShape:
-    """What the memory model needs to know of one part: consecutive layers of the model.
+    """A model chunk: consecutive layers, maybe the head. All sizes are those of one rank.
 
     `shards` is the degree of sequence parallelism inside the stage: weights and heads are sharded,
-    and so are the tokens between them. `replicas` share the optimizer's state. All sizes are those
-    of one rank.
+    and so are the tokens between them. `replicas` share the optimizer's state.
     """
 
     model: Model
@@ -67,79 +63,73 @@ class PartShape:
 
     @property
     def first(self) -> bool:
+        """Whether the chunk has the first layer, and so the embedding."""
         return 0 in self.layers
 
     @property
-    def parameters_by_axes(self) -> tuple[int, int]:
-        """One rank's elements of vectors, and of matrices."""
-        found = _parameters(self.model, self.layers, self.head, self.shards)
-        return found.vectors, found.matrices
+    def elements(self) -> Elements:
+        """Elements of the chunk's weights on one rank."""
+        return _elements(self.model, self.layers, self.head, self.shards)
 
     @property
     def parameters(self) -> int:
-        return sum(self.parameters_by_axes)
-
-    @property
-    def whole_parameters(self) -> int:
-        """Elements of what every shard has all of: their gradients are summed over the shards."""
-        return _parameters(self.model, self.layers, self.head, self.shards).whole
+        """Elements of all weights."""
+        return self.elements.vectors + self.elements.matrices
 
     @cached_property
-    def units(self) -> dict[str, SavedTensor]:
-        """The units of a block, in the order in which they are made, and the head's, if here."""
-        units = block_of(self.model).units
+    def saved_tensors(self) -> dict[str, SavedTensor]:
+        """Those of a block, in the order of the forward, then the head's, if it is here."""
+        saved_tensors = block_of(self.model).saved_tensors
         if self.head:
-            units += head_saved_tensors(self.model)
-        return {unit.name: unit for unit in units}
+            saved_tensors += head_saved_tensors(self.model)
+        return {tensor.name: tensor for tensor in saved_tensors}
 
     @cached_property
     def copies(self) -> dict[str, int]:
-        """Tensors of each unit in this part: one per block, and the head's own."""
-        return {name: 1 if name in self._head else len(self.layers) for name in self.units}
-
-    @cached_property
-    def _head(self) -> frozenset[str]:
-        return frozenset(unit.name for unit in head_saved_tensors(self.model))
+        """How many there are of each saved tensor: one per block, and one of the head's."""
+        in_blocks = block_of(self.model).saved_tensors_by_name
+        return {name: len(self.layers) if name in in_blocks else 1 for name in self.saved_tensors}
 
     def key(self, name: str, number: int) -> SavedTensorKey:
-        """The key of the unit's tensor in block `number`; the head's comes after all blocks."""
-        return (len(self.layers) if name in self._head else number, name)
+        """The key of a saved tensor in block `number`; the head's come after all blocks."""
+        in_blocks = block_of(self.model).saved_tensors_by_name
+        return (number if name in in_blocks else len(self.layers), name)
 
     @cached_property
-    def travelling(self) -> tuple[SavedTensor, ...]:
-        """The units that may travel, in the order in which they are sent."""
+    def offloadable(self) -> tuple[SavedTensor, ...]:
+        """The saved tensors that may be offloaded, in the order of their offload."""
         names = (*block_of(self.model).offload_order, *HEAD_OFFLOAD_ORDER)
-        return tuple(self.units[name] for name in names if name in self.units)
+        return tuple(self.saved_tensors[name] for name in names if name in self.saved_tensors)
 
     @cached_property
     def _token_bytes(self) -> dict[str, int]:
-        return {name: unit.bytes(1, self.element_bytes) for name, unit in self.units.items()}
+        tensors = self.saved_tensors.values()
+        return {tensor.name: tensor.bytes(1, self.element_bytes) for tensor in tensors}
 
-    def unit_bytes(self, unit: SavedTensor, tokens: int) -> int:
-        """Bytes of one tensor of the unit for a subsequence of `tokens` tokens."""
-        return -(-tokens * self._token_bytes[unit.name] // self.shards)
+    def saved_tensor_bytes(self, tensor: SavedTensor, tokens: int) -> int:
+        """Bytes of one saved tensor of a subsequence of `tokens` tokens."""
+        return -(-tokens * self._token_bytes[tensor.name] // self.shards)
+
+    def _bytes(self, tensors: Iterable[SavedTensor], tokens: int, dropped: Collection[str]) -> int:
+        return sum(
+            self.copies[tensor.name] * self.saved_tensor_bytes(tensor, tokens)
+            for tensor in tensors
+            if tensor.name not in dropped
+        )
 
     def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
-        """Bytes that a forward of `tokens` tokens leaves for its backward (without K and V).
+        """Bytes that a forward of `tokens` tokens saves for its backward (without K and V).
 
-        Units named in `dropped` are not kept, in any block of the part.
+        Tensors named in `dropped` are recomputed, in all blocks of the chunk.
         """
-        return sum(
-            self.copies[name] * -(-tokens * size // self.shards)
-            for name, size in self._token_bytes.items()
-            if name not in dropped
-        )
+        return self._bytes(self.saved_tensors.values(), tokens, dropped)
 
-    def candidate_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
-        """Bytes of everything that may travel."""
-        return sum(
-            self.copies[unit.name] * self.unit_bytes(unit, tokens)
-            for unit in self.travelling
-            if unit.name not in dropped
-        )
+    def offloadable_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+        """Bytes of all saved tensors that may be offloaded."""
+        return self._bytes(self.offloadable, tokens, dropped)
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
-        """Bytes of the state of all blocks, or of its gradients, by the width of an element."""
+        """Bytes of K and V of all blocks, or of their gradients, by the width of an element."""
         per_layer = tokens * block_of(self.model).state_elements * element_bytes
         return -(-len(self.layers) * per_layer // self.shards)
 
@@ -147,7 +137,7 @@ class PartShape:
 def state_elements(shapes: Sequence[PartShape]) -> int:
     """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
     replicas = shapes[0].replicas
-    by_axes = zip(*(shape.parameters_by_axes for shape in shapes), strict=True)
+    by_axes = zip(*(shape.elements[:2] for shape in shapes), strict=True)
     return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
 
 

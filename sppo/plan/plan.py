@@ -1,4 +1,4 @@
-"""The Plan: everything the solver decided, and what it predicts. Data only, no torch.
+"""The Plan: everything the solver decided, and its prediction. Data only, no torch.
 
 For people: `planner/report/card.py`.
 """
@@ -6,6 +6,9 @@ For people: `planner/report/card.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+from typing import Generic, TypeVar
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
@@ -15,15 +18,17 @@ from sppo.plan.parts import PartShape
 from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import SavedTensorKey
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Untracked:
-    """Device bytes of a stage beside its tracked tensors (`memory_model/untracked.py`).
+    """Device bytes of a stage that no tracked tensor shows (`memory_model/untracked.py`).
 
-    code: what kernels keep for good, for each new shape. scratch: the most that one kernel takes
+    code: machine code of kernels, kept for each new shape. scratch: the most that one kernel takes
     while it runs. workspaces: of the matrix library. communicators: buffers for messages. process:
-    what the allocator rounds up. `reserved` of their sum lie in the profile's reserve, outside the
-    limit.
+    lost to the allocator's rounding. `reserved` of their sum lie in the profile's reserve, outside
+    the limit.
     """
 
     code: int = 0
@@ -35,6 +40,7 @@ class Untracked:
 
     @property
     def total(self) -> int:
+        """All untracked bytes."""
         return self.code + self.scratch + self.workspaces + self.communicators + self.process
 
     @property
@@ -45,13 +51,13 @@ class Untracked:
 
 @dataclass(frozen=True, kw_only=True)
 class StageMemory:
-    """Predicted device bytes of one stage at its fullest moment, and its host tier.
+    """Predicted device bytes of one stage at its peak, and those of its host tier.
 
-    `kept` (activations), `staging` and `temporary`, what a forward or backward allocates and frees,
-    are those of that moment; all others stay as they are. `kept_peak` is the peak of kept
-    activations, `activations_peak` with KV and dKV: exact, counted by the accounting mode.
-    Host tier: `host` is the arena of what travels, `kv_host` K, V, dK and dV where they lie there.
-    `total` are tracked tensors; the device holds `untracked` beside them.
+    `kept` (saved tensors), `staging` (messages and rings) and `temporary` (allocated and freed
+    in a forward or backward) are those at the peak; all others stay as they are. `kept_peak` is
+    the peak of saved tensors, `activations_peak` with KV and dKV: exact, counted by the accounting
+    mode. Host tier: `host` is the arena of offloaded saved tensors, `kv_host` that of K, V, dK and
+    dV. `total` are tracked tensors; the device holds `untracked` as well.
     """
 
     weights: int
@@ -70,34 +76,27 @@ class StageMemory:
 
     @property
     def device_peak(self) -> int:
-        """What the device's limit must leave room for."""
+        """Bytes that the device's limit must leave room for."""
         return self.total + self.untracked.charged
 
     @property
     def activations_peak(self) -> int:
+        """The peak of saved tensors with KV and dKV."""
         return self.kv + self.dkv + self.kept_peak
 
     @property
     def total(self) -> int:
-        return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.kv
-            + self.dkv
-            + self.kept
-            + self.staging
-            + self.constants
-            + self.temporary
-        )
+        """All tracked bytes at the peak."""
+        state = self.weights + self.gradients + self.optimizer + self.kv + self.dkv
+        return state + self.kept + self.staging + self.constants + self.temporary
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartPlan:
-    """Consecutive layers [first, last), maybe the head; by subsequence what travels or is remade.
+    """A model chunk: layers [first, last), maybe the head, and its decisions by subsequence.
 
-    `offload_share`: bytes that travel over bytes that are kept (so without the recomputed ones).
-    A unit that is recomputed is so in every layer of the part.
+    `offload_share`: offloaded bytes over saved bytes (without the recomputed ones). A saved tensor
+    in `recompute_units` is recomputed in every layer of the chunk.
     """
 
     layers: tuple[int, int]
@@ -108,12 +107,13 @@ class PartPlan:
 
     @property
     def layer_range(self) -> range:
+        """Numbers of the layers."""
         return range(*self.layers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """One pipeline stage: its parts (one, unless stages are interleaved) and its memory."""
+    """One pipeline stage: its model chunks (one, unless stages are interleaved) and its memory."""
 
     parts: tuple[PartPlan, ...]
     memory: StageMemory
@@ -125,22 +125,37 @@ class StagePlan:
 
     @property
     def head(self) -> bool:
+        """Whether the stage has the head."""
         return any(part.head for part in self.parts)
 
     @property
     def offload_share(self) -> float:
-        """Mean share of kept bytes that travels, over parts and subsequences."""
+        """Mean share of saved bytes that is offloaded, over chunks and subsequences."""
         shares = [share for part in self.parts for share in part.offload_share]
         return sum(shares) / len(shares)
 
 
+class _Of(Generic[T]):
+    """An attribute of a plan that reads the attribute of the same name of its `holder`."""
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.path = attrgetter(f"{self.holder}.{name}")
+
+    def __get__(self, plan: Plan, owner: type) -> T:
+        value: T = self.path(plan)
+        return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How one workload runs under SPPO: (SP, PP, N, cut, what travels), with reasons.
+    """How one workload runs under SPPO: degrees, subsequences and decisions, with reasons.
 
-    With `virtual_stages` V > 1 the layers form PP x V parts; part k runs on stage k mod PP, so a
-    subsequence passes every stage V times and the pipeline's idle ends shrink by V.
-    `prediction` is None before the plan is simulated, and where it was changed since.
+    With `virtual_stages` V > 1 the layers form PP x V model chunks. Chunk k runs on stage k mod PP:
+    a subsequence passes every stage V times, and the pipeline's bubble shrinks by V. `prediction`
+    is None before the plan is simulated, and after a change.
     """
 
     workload: str
@@ -156,6 +171,24 @@ class Plan:
     reasons: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
 
+    makespan_seconds = _Of[float]("predicted")
+    reduction_seconds = _Of[float]("predicted")
+    bubble_share = _Of[float]("predicted")
+    sequence_parallel = _Of[int]("layout")
+    pipeline_parallel = _Of[int]("layout")
+    data_parallel = _Of[int]("layout")
+    virtual_stages = _Of[int]("layout")
+    group_subsequences = _Of[int]("layout")
+    kv_block_tokens = _Of[int]("layout")
+    kv_sets = _Of[int]("layout")
+    head_alone = _Of[bool]("layout")
+    lengths_tokens = _Of[tuple[int, ...]]("layout")
+    msp_splits = _Of[tuple[MspSplit, ...]]("layout")
+    subsequences = _Of[int]("layout")
+    starts_tokens = _Of[tuple[int, ...]]("layout")
+    degrees_words = _Of[str]("layout")
+    receive_ahead = _Of[int]("layout")
+
     @property
     def predicted(self) -> Prediction:
         """The prediction. Raises ValueError where there is none."""
@@ -164,75 +197,8 @@ class Plan:
         return self.prediction
 
     @property
-    def makespan_seconds(self) -> float:
-        return self.predicted.makespan_seconds
-
-    @property
-    def reduction_seconds(self) -> float:
-        return self.predicted.reduction_seconds
-
-    @property
-    def bubble_share(self) -> float:
-        return self.predicted.bubble_share
-
-    @property
-    def sequence_parallel(self) -> int:
-        return self.layout.sequence_parallel
-
-    @property
-    def pipeline_parallel(self) -> int:
-        return self.layout.pipeline_parallel
-
-    @property
-    def data_parallel(self) -> int:
-        return self.layout.data_parallel
-
-    @property
-    def virtual_stages(self) -> int:
-        return self.layout.virtual_stages
-
-    @property
-    def group_subsequences(self) -> int:
-        return self.layout.group_subsequences
-
-    @property
-    def kv_block_tokens(self) -> int:
-        return self.layout.kv_block_tokens
-
-    @property
-    def kv_sets(self) -> int:
-        return self.layout.kv_sets
-
-    @property
-    def head_alone(self) -> bool:
-        return self.layout.head_alone
-
-    @property
-    def lengths_tokens(self) -> tuple[int, ...]:
-        return self.layout.lengths_tokens
-
-    @property
-    def msp_splits(self) -> tuple[MspSplit, ...]:
-        return self.layout.msp_splits
-
-    @property
-    def subsequences(self) -> int:
-        return self.layout.subsequences
-
-    @property
-    def starts_tokens(self) -> tuple[int, ...]:
-        return self.layout.starts_tokens
-
-    @property
-    def degrees_words(self) -> str:
-        return self.layout.degrees_words
-
-    @property
-    def receive_ahead(self) -> int:
-        return self.layout.receive_ahead
-
-    @property
     def ranks(self) -> int:
+        """Ranks of all replicas: SP x PP x DP."""
         return self.sequence_parallel * self.pipeline_parallel * self.data_parallel
 
     @property
@@ -240,13 +206,19 @@ class Plan:
         """Sequences of a step that pass each replica."""
         return self.sequences_per_step // self.data_parallel
 
-    @property
+    @cached_property
     def parts(self) -> tuple[PartPlan, ...]:
-        """All parts of the model, first layers first."""
+        """All chunks of the model, first layers first."""
         return tuple(
             self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
             for part in range(self.layout.part_count)
         )
+
+    def recomputed(self, part: int, subsequence: int, rank: int) -> tuple[str, ...]:
+        """Saved tensors that a rank recomputes of a subsequence, or of its MSP slice of it."""
+        if rank == part % self.pipeline_parallel:
+            return self.parts[part].recompute_units[subsequence]
+        return self.layout.slicing.split_of(part, subsequence).recompute_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,28 +231,24 @@ class StepPlans:
 
 def check_plan(plan: Plan, workload: Workload) -> None:
     """Raise ValueError if a plan was made for another workload."""
-    if sum(plan.lengths_tokens) != plan.sequence_tokens:
-        raise ValueError(
-            f"the plan's lengths sum to {sum(plan.lengths_tokens)}, not {plan.sequence_tokens}"
-        )
-    if plan.sequences_per_step != workload.sequences_per_step:
-        raise ValueError(
-            f"the plan is for {plan.sequences_per_step} sequences a step, the workload has "
-            f"{workload.sequences_per_step}"
-        )
+    tokens = sum(plan.lengths_tokens)
+    if tokens != plan.sequence_tokens:
+        raise ValueError(f"the plan's lengths sum to {tokens}, not {plan.sequence_tokens}")
+    planned, wanted = plan.sequences_per_step, workload.sequences_per_step
+    if planned != wanted:
+        raise ValueError(f"the plan is for {planned} sequences a step, the workload has {wanted}")
     if plan.model != workload.model:
-        raise ValueError(
-            f"the plan is for {plan.model.name}, the workload has {workload.model.name}"
-        )
+        names = plan.model.name, workload.model.name
+        raise ValueError("the plan is for {}, the workload has {}".format(*names))
 
 
 def part_shape(plan: Plan, part: int) -> PartShape:
-    """A part of a plan, for the memory model."""
-    mine = plan.parts[part]
+    """A model chunk of a plan, as the memory model reads it."""
+    chunk = plan.parts[part]
     return PartShape(
         model=plan.model,
-        layers=mine.layer_range,
-        head=mine.head,
+        layers=chunk.layer_range,
+        head=chunk.head,
         element_bytes=plan.element_bytes,
         shards=plan.sequence_parallel,
         replicas=plan.data_parallel,

@@ -1,4 +1,4 @@
-"""What a plan is expected to take: the outcome of its simulation."""
+"""A plan's predicted times and messages: the outcome of its simulation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Prediction:
     """Times of a step, simulated from a hardware profile, and the messages between its stages.
 
-    Times are those of forward and backward without the optimizer; `reduction_seconds` of the
-    makespan are the sums over replicas that follow. `messages` and `message_bytes` are what one
-    rank of each stage sends to other stages in a step.
+    Times are those of forward and backward without the optimizer. `reduction_seconds` of the
+    makespan are the sums over replicas that follow. `messages` and `message_bytes`: sent by one
+    rank of each stage to other stages in a step.
     """
 
     makespan_seconds: float

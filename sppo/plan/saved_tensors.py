@@ -1,14 +1,13 @@
-"""What a saved tensor is: its bytes, and what it is recomputed from. No torch.
+"""Saved tensors: their bytes, and the tensors they are recomputed from. No torch.
 
 Those of a block are in its description (`blocks/`), those of the head are here. `model/decoder.py`
 tags the tensors it saves with their names, `offload/activation_store.py` looks up the decision by
-name, and the planner counts their bytes. A test compares them with what autograd really saves.
+name, and the planner counts their bytes. A test compares them with the tensors that autograd saves.
 
 Source: paper fig. 9 for the list; the bytes are counted, not the paper's (it rounds to 36 h).
 
-Three decisions are possible: a tensor is kept on the device, offloaded to the host tier and
-reloaded, or dropped and recomputed in the backward from other saved tensors
-(`SavedTensor.recomputed_from`).
+Three decisions are possible. A tensor is kept on the device, offloaded to the host tier and
+reloaded, or recomputed in the backward from other saved tensors (`SavedTensor.recomputed_from`).
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ LOSS_TILE_TOKENS = 2048
 """Tokens whose logits exist at the same time."""
 
 SavedTensorKey = tuple[int, str]
-"""(index of the layer inside its part, unit name); the head's units use the count of layers."""
+"""(index of the layer inside its chunk, name); the head's tensors use the count of layers."""
 
 Recipe = Literal["norm", "linear", "activation", "mixer"]
-"""How a unit is made again: its cost is that of this operation's forward."""
+"""How a saved tensor is recomputed: at the cost of this operation's forward."""
 
 STATISTIC_BYTES = 4
 """Norm statistics and log-sum-exp are float32, except in a float64 model."""
@@ -35,10 +34,10 @@ STATISTIC_BYTES = 4
 class SavedTensor:
     """One named tensor: `elements` of the model's dtype and `statistics` of float32, per token.
 
-    One forward makes it and one backward reads it (the paper's type 1, sec. 5.1); what all later
-    subsequences read is the state of the block. `made_from` names the units it can be made of
-    again, by `recipe`; `dense_flops` counts the matrix product in that, per token. Without a recipe
-    it must be kept or travel.
+    One forward makes it and one backward reads it (the paper's type 1, sec. 5.1). A tensor that all
+    later subsequences read is the state of the block. `recipe` recomputes it from the saved tensors
+    in `recomputed_from`, with a matrix product of `dense_flops` FLOPs per token. Without a recipe
+    it is kept on the device or offloaded.
     """
 
     name: str
@@ -49,17 +48,18 @@ class SavedTensor:
     dense_flops: int = 0
 
     def bytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes for `tokens` tokens on all shards together."""
         statistic_bytes = max(STATISTIC_BYTES, element_bytes)
         return tokens * (self.elements * element_bytes + self.statistics * statistic_bytes)
 
 
-def kept(name: str, *, elements: int = 0, statistics: int = 0) -> SavedTensor:
-    """A unit that cannot be made again."""
+def not_recomputable(name: str, *, elements: int = 0, statistics: int = 0) -> SavedTensor:
+    """A saved tensor that the backward cannot recompute."""
     return SavedTensor(name=name, elements=elements, statistics=statistics)
 
 
 def recomputable(name: str, elements: int, recipe: Recipe, *recomputed_from: str) -> SavedTensor:
-    """A unit that can be made again without a matrix product."""
+    """A saved tensor that is recomputed without a matrix product."""
     return SavedTensor(name=name, elements=elements, recipe=recipe, recomputed_from=recomputed_from)
 
 
@@ -75,21 +75,21 @@ def product(name: str, width: int, inner: int, *recomputed_from: str) -> SavedTe
 
 
 def norm_statistics(model: Model) -> int:
-    """Numbers per token that a norm keeps: mean and deviation, or the root mean square alone."""
+    """Numbers per token that a norm saves: mean and deviation, or the root mean square alone."""
     return 2 if model.norm == "layernorm" else 1
 
 
 def head_saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
-    """What the last stage keeps: the loss runs its backward tile by tile inside the forward.
+    """Saved tensors of the head: the loss runs its backward tile by tile inside the forward.
 
     So no logits survive, only the gradient of the final norm's output (`head.gradient`).
     """
     return (
-        kept("final_norm.input", elements=model.hidden),
-        kept("final_norm.statistics", statistics=norm_statistics(model)),
-        kept("head.gradient", elements=model.hidden),
+        not_recomputable("final_norm.input", elements=model.hidden),
+        not_recomputable("final_norm.statistics", statistics=norm_statistics(model)),
+        not_recomputable("head.gradient", elements=model.hidden),
     )
 
 
 HEAD_OFFLOAD_ORDER = ("final_norm.input", "head.gradient")
-"""Which of the head's tensors may travel, behind those of the blocks."""
+"""The head's tensors that may be offloaded, behind those of the blocks."""

@@ -39,9 +39,9 @@ def parameter_count(model: Model) -> int:
 
 
 def shard_obstacle(model: Model, shards: int, degree: str = "SP") -> str | None:
-    """Why a stage of this model cannot be divided over so many ranks, or None."""
+    """Why `shards` ranks cannot share a stage of this model, or None."""
     counts = (*block_of(model).shard_counts, ("vocabulary entries", model.vocabulary))
-    for what, count in counts:
+    for name, count in counts:
         if count % shards:
-            return f"{count:,} {what} do not divide over {degree} {shards}"
+            return f"{count:,} {name} do not divide over {degree} {shards}"
     return None

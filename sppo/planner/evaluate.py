@@ -66,7 +66,7 @@ def stage_msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
         first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
         yield MspRole(
             shape=layout.shapes[msp_split.part],
-            borrowed=stage != msp_split.part % layout.pipeline_parallel,
+            helper=stage != msp_split.part % layout.pipeline_parallel,
             virtual=parts.index(msp_split.part),
             start=layout.starts_tokens[first],
             end=layout.starts_tokens[last] + layout.lengths_tokens[last],

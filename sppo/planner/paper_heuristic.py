@@ -88,7 +88,7 @@ def printed_bytes(problem: StageProblem) -> int:
     total = most = 0
     before = 0
     for index, tokens in enumerate(problem.lengths):
-        candidates = shape.candidate_bytes(tokens)
+        candidates = shape.offloadable_bytes(tokens)
         total += problem.kept_bytes(0, index, KEEP) + shape.kv_bytes(tokens, shape.element_bytes)
         total -= before
         most = max(most, total)

@@ -1,6 +1,6 @@
-"""Plan -> Schedule: the computes of every stage in order, with what belongs around each.
+"""Plan -> Schedule: the computes of every stage in order, each with its messages and copies.
 
-What the instructions are and how they depend on each other: `instructions.py`, `dependencies.py`.
+Instructions and their dependencies: `instructions.py`, `dependencies.py`.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sppo.plan.msp import MspSplit, Slicing
-from sppo.plan.plan import PartPlan, Plan
-from sppo.schedule.dependencies import Schedule, message_receives, message_sends
+from sppo.plan.plan import Plan
+from sppo.schedule.dependencies import Schedule, messages
 from sppo.schedule.instructions import Instruction, Op
 from sppo.schedule.order import stage_computes
 
@@ -31,24 +31,27 @@ def build_schedule(plan: Plan) -> Schedule:
 def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[Instruction]:
     """The computes of a stage in order, each with its messages and copies around it."""
     computes = _computes(plan, slicing, stage)
-    parts = plan.parts
-    fetches = _fetches(plan, parts, stage, computes)
-    lent = msp_instructions(slicing, stage, computes)
-    first: dict[tuple[Op, int], int] = {}
-    for position, compute in enumerate(computes):
-        first.setdefault((compute.op, compute.sequence), position)
+    parts = len(plan.parts)
+    reloads = _reloads(plan, stage, computes)
+    msp = msp_instructions(slicing, stage, computes)
+    first: dict[tuple[Op, int], Instruction] = {}
+    for compute in computes:
+        first.setdefault((compute.op, compute.sequence), compute)
     ahead = plan.receive_ahead
     for early in computes[:ahead]:
-        yield from message_receives(slicing, len(parts), early)
+        yield from messages(slicing, parts, early, reads=True)
     for position, compute in enumerate(computes):
-        if position + ahead < len(computes):
-            yield from message_receives(slicing, len(parts), computes[position + ahead])
-        yield from fetches.get(position, [])
-        yield from lent.get((position, False), [])
-        yield from _clears(plan, stage, computes, position, first)
+        for early in computes[position + ahead : position + ahead + 1]:
+            yield from messages(slicing, parts, early, reads=True)
+        yield from reloads.get(position, [])
+        yield from msp.get((position, False), [])
+        if compute == first[compute.op, compute.sequence]:
+            yield from _zeros(plan, stage, compute)
         yield compute
-        yield from _after(plan, parts, slicing, stage, compute)
-        yield from lent.get((position, True), [])
+        yield from messages(slicing, parts, compute, reads=False)
+        if compute.op is Op.FORWARD and _offloads(plan, stage, compute):
+            yield compute._replace(op=Op.OFFLOAD)
+        yield from msp.get((position, True), [])
 
 
 def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
@@ -65,58 +68,39 @@ def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
     ]
 
 
-def _clears(
-    plan: Plan,
-    stage: int,
-    computes: list[Instruction],
-    position: int,
-    first: dict[tuple[Op, int], int],
-) -> list[Instruction]:
-    """Clear dK and dV of all parts where this stage waits anyway.
+def _zeros(plan: Plan, stage: int, first: Instruction) -> list[Instruction]:
+    """Zero dK and dV of all chunks before the first forward or backward, where the stage waits.
 
     The first stage waits for its first gradient, the others for their first hidden states. Of mixed
-    sequences only the first is waited for: the others clear before their own backward.
+    sequences only the first is waited for: the others zero before their own backward.
     """
-    op, sequence = computes[position].op, computes[position].sequence
-    waits = Op.FORWARD if stage and (sequence == 0 or plan.kv_sets == 1) else Op.BACKWARD
-    if op is not waits or position != first[op, sequence]:
+    mixed = first.sequence > 0 and plan.kv_sets > 1
+    if first.op is not (Op.FORWARD if stage and not mixed else Op.BACKWARD):
         return []
-    return [Instruction(Op.ZERO_DKV, sequence, 0, part) for part in plan.layout.parts_of(stage)]
+    parts = plan.layout.parts_of(stage)
+    return [Instruction(Op.ZERO_DKV, first.sequence, 0, part) for part in parts]
 
 
-def _fetches(
-    plan: Plan, parts: tuple[PartPlan, ...], stage: int, computes: list[Instruction]
-) -> dict[int, list[Instruction]]:
-    """Position of a backward -> fetches issued before it: `fetch_ahead` backwards ahead of need."""
+def _reloads(plan: Plan, stage: int, computes: list[Instruction]) -> dict[int, list[Instruction]]:
+    """Position of a backward -> reloads issued before it: `fetch_ahead` backwards ahead of need."""
     position_of = {compute: position for position, compute in enumerate(computes)}
     backwards = [compute for compute in computes if compute.op is Op.BACKWARD]
-    fetches: dict[int, list[Instruction]] = {}
+    reloads: dict[int, list[Instruction]] = {}
     issued: set[Instruction] = set()
     for number, backward in enumerate(backwards):
         position = position_of[backward]
         for early in backwards[number : number + plan.fetch_ahead + 1]:
-            away = _travels(plan, parts, stage, early)
             made = position_of[early._replace(op=Op.FORWARD)] < position
-            if away and made and early not in issued:
+            if made and early not in issued and _offloads(plan, stage, early):
                 issued.add(early)
-                fetches.setdefault(position, []).append(early._replace(op=Op.RELOAD))
-    return fetches
+                reloads.setdefault(position, []).append(early._replace(op=Op.RELOAD))
+    return reloads
 
 
-def _travels(plan: Plan, parts: tuple[PartPlan, ...], stage: int, compute: Instruction) -> bool:
-    """Whether something of it goes to the host tier: never what is made for another stage."""
+def _offloads(plan: Plan, stage: int, compute: Instruction) -> bool:
+    """Whether saved tensors of a compute are offloaded: never those of a helper."""
     own = compute.part % plan.pipeline_parallel == stage
-    return own and bool(parts[compute.part].offload_units[compute.subsequence])
-
-
-def _after(
-    plan: Plan, parts: tuple[PartPlan, ...], slicing: Slicing, stage: int, compute: Instruction
-) -> list[Instruction]:
-    """What follows a compute: its messages, and after a forward its offload."""
-    instructions = message_sends(slicing, len(parts), compute)
-    if compute.op is Op.FORWARD and _travels(plan, parts, stage, compute):
-        instructions.append(compute._replace(op=Op.OFFLOAD))
-    return instructions
+    return own and bool(plan.parts[compute.part].offload_units[compute.subsequence])
 
 
 Around = dict[tuple[int, bool], list[Instruction]]
@@ -124,38 +108,35 @@ Around = dict[tuple[int, bool], list[Instruction]]
 
 
 def msp_instructions(slicing: Slicing, stage: int, computes: Sequence[Instruction]) -> Around:
-    """The stage's ends of all its loans.
+    """The stage's ends of the messages of weights and their gradients, of all MSP splits.
 
-    A helper that still has the weights when the backward begins does not borrow them again.
+    A helper that still has the weights when the backward begins does not receive them again.
     """
-    found: Around = {}
+    around: Around = {}
+
+    def put(position: int, after: bool, instruction: Instruction) -> None:
+        around.setdefault((position, after), []).append(instruction)
+
     for msp_split in slicing.msp_splits:
-        owner = msp_split.part % slicing.stages
-        for helper, rank in enumerate(msp_split.ranks):
-            if rank == owner or stage not in (rank, owner):
-                continue
-            for slices in _runs(msp_split, computes):
-                first, last = (computes[position] for position in (slices[0], slices[-1]))
+        owns = stage == msp_split.part % slicing.stages
+        for number, rank in slicing.helpers(msp_split):
+            for positions in _runs(msp_split, computes) if owns or stage == rank else ():
+                begin, end = positions[0], positions[-1]
+                first, last = computes[begin]._replace(slice=number), computes[end]
                 backward = first.op is Op.BACKWARD
-                if not backward or slicing.borrowed(rank)[-1] != msp_split:
-                    op = Op.SEND_W if stage == owner else Op.RECV_W
-                    one = first._replace(op=op, slice=helper, other=int(backward))
-                    found.setdefault((slices[0], False), []).append(one)
+                if not (backward and slicing.keeps_weights(rank, msp_split)):
+                    weights = Op.SEND_W if owns else Op.RECV_W
+                    put(begin, False, first._replace(op=weights, other=int(backward)))
                 if backward:
-                    _return(found, last._replace(slice=helper), slices[-1], owns=stage == owner)
-    return found
-
-
-def _return(found: Around, last: Instruction, position: int, *, owns: bool) -> None:
-    """The gradients' way back; their receive is posted before the last slice is computed."""
-    after = Op.ADD_DW if owns else Op.SEND_DW
-    found.setdefault((position, True), []).append(last._replace(op=after))
-    if owns:
-        found.setdefault((position, False), []).append(last._replace(op=Op.RECV_DW))
+                    gradients = last._replace(op=Op.ADD_DW if owns else Op.SEND_DW, slice=number)
+                    put(end, True, gradients)
+                    if owns:  # posted before the last slice is computed
+                        put(end, False, gradients._replace(op=Op.RECV_DW))
+    return around
 
 
 def _runs(msp_split: MspSplit, computes: Sequence[Instruction]) -> Iterator[list[int]]:
-    """Positions of the lent subsequences' forwards, then of their backwards, of each sequence."""
+    """Positions of a split's forwards, then of its backwards, of each sequence."""
     runs: dict[tuple[int, bool], list[int]] = {}
     for position, compute in enumerate(computes):
         if compute.part == msp_split.part and compute.subsequence in msp_split.subsequences:

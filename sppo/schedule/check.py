@@ -7,8 +7,7 @@ from sppo.schedule.dependencies import (
     ScheduleError,
     carries_msp_weights,
     matching_receive,
-    message_receives,
-    message_sends,
+    messages,
     needed_receives,
     peer_of,
 )
@@ -23,7 +22,7 @@ def check_schedule(schedule: Schedule) -> None:
 
 
 def _check_stage(schedule: Schedule, stage: int) -> None:
-    """Each instruction once, and after what it needs."""
+    """Each instruction once, and after those it needs."""
     instructions = schedule.stages[stage]
     done: set[Instruction] = set()
 
@@ -31,23 +30,23 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
         raise ScheduleError(f"stage {stage}, position {position}, {instructions[position]}: {why}")
 
     for position, instruction in enumerate(instructions):
-        op, sequence, index, part, mine, _ = instruction
+        op, sequence, index, part, number, _ = instruction
         if instruction in done:
             fail(position, "repeated")
         if not (0 <= sequence < schedule.sequences and 0 <= index < schedule.subsequences):
             fail(position, "no such subsequence")
         if not 0 <= part < schedule.parts:
-            fail(position, "no such part")
+            fail(position, "no such chunk")
         if op in (Op.FORWARD, Op.BACKWARD):
             slices = schedule.slicing.slices(part, index)
-            if not 0 <= mine < len(slices) or slices[mine].rank != stage:
-                fail(position, "this part is not of this stage")
+            if not 0 <= number < len(slices) or slices[number].rank != stage:
+                fail(position, "this chunk is not of this stage")
         for needed, why in _needs(schedule, stage, instruction):
             if needed not in done:
                 fail(position, f"{why} ({needed} has not run)")
-        away = op is Op.BACKWARD and instruction._replace(op=Op.OFFLOAD) in done
-        if away and instruction._replace(op=Op.RELOAD) not in done:
-            fail(position, "reads what lies in the host tier: no fetch before it")
+        offloaded = op is Op.BACKWARD and instruction._replace(op=Op.OFFLOAD) in done
+        if offloaded and instruction._replace(op=Op.RELOAD) not in done:
+            fail(position, "reads saved tensors in the host tier: no reload before it")
         done.add(instruction)
     expected = _expected(schedule, stage)
     missing = expected - done
@@ -57,83 +56,72 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
         if instruction.op not in (Op.OFFLOAD, Op.RELOAD):
             raise ScheduleError(f"stage {stage}: {instruction} has no partner stage")
         if instruction.op is Op.OFFLOAD and instruction._replace(op=Op.RELOAD) not in done:
-            raise ScheduleError(f"stage {stage}: {instruction} is never fetched, it leaks")
+            raise ScheduleError(f"stage {stage}: {instruction} is never reloaded, it leaks")
 
 
-def _needs(
-    schedule: Schedule, stage: int, instruction: Instruction
-) -> list[tuple[Instruction, str]]:
-    """What must have run before on the same stage, and why."""
-    op, sequence, index, part, mine, _ = instruction
-    compute = Instruction(Op.FORWARD, sequence, index, part, mine)
-    backward = compute._replace(op=Op.BACKWARD)
-    match op:
-        case Op.FORWARD:
-            return _needs_of_forward(schedule, instruction)
-        case Op.BACKWARD:
-            return _needs_of_backward(schedule, instruction)
-        case Op.ZERO_DKV if sequence > 0:
-            number = schedule.slicing.slice_of(part, 0, stage)
-            if number is None:
-                return []
-            before = Instruction(Op.BACKWARD, sequence - 1, 0, part, number)
-            return [(before, "would lose gradients still to be read")]
-        case Op.SEND_F | Op.OFFLOAD:
-            return [(compute, "nothing was made yet")]
-        case Op.SEND_B | Op.SEND_DW:
-            return [(backward, "nothing was made yet")]
-        case Op.ADD_DW:
-            return [(instruction._replace(op=Op.RECV_DW), "nothing was collected yet")]
-        case Op.RELOAD:
-            return [(instruction._replace(op=Op.OFFLOAD), "nothing lies in the host tier")]
-    return []
+Needs = list[tuple[Instruction, str]]
+"""Instructions that must have run before on the same stage, and why."""
+
+NEEDED_BEFORE = {
+    Op.SEND_F: (Op.FORWARD, "nothing was computed yet"),
+    Op.OFFLOAD: (Op.FORWARD, "nothing was computed yet"),
+    Op.SEND_B: (Op.BACKWARD, "nothing was computed yet"),
+    Op.SEND_DW: (Op.BACKWARD, "nothing was computed yet"),
+    Op.ADD_DW: (Op.RECV_DW, "nothing was received yet"),
+    Op.RELOAD: (Op.OFFLOAD, "nothing lies in the host tier"),
+}
+RECEIVED = {
+    Op.RECV_F: "reads its input",
+    Op.RECV_B: "reads its gradient",
+    Op.RECV_W: "reads the weights",
+}
 
 
-def _reads(schedule: Schedule, instruction: Instruction) -> list[tuple[Instruction, str]]:
-    """The messages of a forward or backward, and the same op of the subsequence before it."""
-    why = {
-        Op.RECV_F: "reads its input",
-        Op.RECV_B: "reads its gradient",
-        Op.RECV_W: "reads the weights",
-    }
-    return [(one, why[one.op]) for one in needed_receives(schedule, instruction)]
+def _needs(schedule: Schedule, stage: int, instruction: Instruction) -> Needs:
+    op, sequence, part = instruction.op, instruction.sequence, instruction.part
+    if op in NEEDED_BEFORE:
+        before, why = NEEDED_BEFORE[op]
+        return [(instruction._replace(op=before, other=0), why)]
+    if op is Op.ZERO_DKV and sequence > 0:
+        number = schedule.slicing.slice_of(part, 0, stage)
+        if number is not None:
+            before_zeros = Instruction(Op.BACKWARD, sequence - 1, 0, part, number)
+            return [(before_zeros, "would lose gradients still to be read")]
+    if op not in (Op.FORWARD, Op.BACKWARD):
+        return []
+    received = needed_receives(schedule, instruction)
+    needs = [(receive, RECEIVED[receive.op]) for receive in received]
+    if op is Op.FORWARD:
+        return needs + _needs_of_forward(schedule, instruction)
+    return needs + _needs_of_backward(schedule, instruction)
 
 
-def _mine(schedule: Schedule, instruction: Instruction, index: int) -> Instruction | None:
-    """The same for another subsequence, if this rank computes (a slice of) it."""
-    _, sequence, _, part, _, _ = instruction
-    number = schedule.slicing.slice_of(part, index, schedule.runs_on(instruction))
-    if number is None:
-        return None
-    return Instruction(instruction.op, sequence, index, part, number)
+def _same_rank(schedule: Schedule, instruction: Instruction, index: int) -> list[Instruction]:
+    """The same compute of another subsequence, if this rank computes (a slice of) it."""
+    rank = schedule.runs_on(instruction)
+    number = schedule.slicing.slice_of(instruction.part, index, rank)
+    return [] if number is None else [instruction._replace(subsequence=index, slice=number)]
 
 
-def _needs_of_forward(
-    schedule: Schedule, instruction: Instruction
-) -> list[tuple[Instruction, str]]:
-    sequence, index = instruction.sequence, instruction.subsequence
-    needs = _reads(schedule, instruction)
-    if index > 0:
-        earlier = _mine(schedule, instruction, index - 1)
-        if earlier is not None:
-            needs.append((earlier, "reads its keys and values"))
-    elif sequence >= schedule.kv_sets:
-        before = instruction._replace(op=Op.BACKWARD, sequence=sequence - schedule.kv_sets)
-        needs.append((before, "reuses its KV buffers"))
-    return needs
+def _needs_of_forward(schedule: Schedule, instruction: Instruction) -> Needs:
+    if instruction.subsequence > 0:
+        earlier = _same_rank(schedule, instruction, instruction.subsequence - 1)
+        return [(forward, "reads its keys and values") for forward in earlier]
+    sequence = instruction.sequence - schedule.kv_sets
+    if sequence < 0:
+        return []
+    return [(instruction._replace(op=Op.BACKWARD, sequence=sequence), "reuses its KV buffers")]
 
 
-def _needs_of_backward(
-    schedule: Schedule, instruction: Instruction
-) -> list[tuple[Instruction, str]]:
-    _, sequence, index, part, _, _ = instruction
-    needs = _reads(schedule, instruction)
-    needs.append((instruction._replace(op=Op.FORWARD), "needs its forward"))
-    needs.append((Instruction(Op.ZERO_DKV, sequence, 0, part), "adds to dK and dV"))
-    if index + 1 < schedule.subsequences:
-        later = _mine(schedule, instruction, index + 1)
-        if later is not None:
-            needs.append((later, "needs the dK and dV of every later subsequence"))
+def _needs_of_backward(schedule: Schedule, instruction: Instruction) -> Needs:
+    zeros = Instruction(Op.ZERO_DKV, instruction.sequence, 0, instruction.part)
+    needs = [
+        (instruction._replace(op=Op.FORWARD), "needs its forward"),
+        (zeros, "adds to dK and dV"),
+    ]
+    if instruction.subsequence + 1 < schedule.subsequences:
+        later = _same_rank(schedule, instruction, instruction.subsequence + 1)
+        needs += [(each, "needs the dK and dV of every later subsequence") for each in later]
     return needs
 
 
@@ -143,36 +131,34 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
     slicing = schedule.slicing
     for sequence in range(schedule.sequences):
         own = range(stage, schedule.parts, len(schedule.stages))
-        borrowed = [msp_split.part for msp_split in slicing.borrowed(stage)]
-        for part in (*own, *borrowed):
+        helped = [msp_split.part for msp_split in slicing.splits_helped_by(stage)]
+        for part in (*own, *helped):
             expected.add(Instruction(Op.ZERO_DKV, sequence, 0, part))
             for index in range(schedule.subsequences):
                 number = slicing.slice_of(part, index, stage)
                 for op in (Op.FORWARD, Op.BACKWARD) if number is not None else ():
                     compute = Instruction(op, sequence, index, part, number or 0)
                     expected.add(compute)
-                    expected.update(message_receives(slicing, schedule.parts, compute))
-                    expected.update(message_sends(slicing, schedule.parts, compute))
-        expected |= _expected_loans(schedule, stage, sequence)
+                    for reads in (True, False):
+                        expected.update(messages(slicing, schedule.parts, compute, reads=reads))
+        expected |= _expected_msp(schedule, stage, sequence)
     return expected
 
 
-def _expected_loans(schedule: Schedule, stage: int, sequence: int) -> set[Instruction]:
+def _expected_msp(schedule: Schedule, stage: int, sequence: int) -> set[Instruction]:
+    """A stage's ends of the messages of weights and their gradients, of all MSP splits."""
     expected = set()
     slicing = schedule.slicing
     for msp_split in slicing.msp_splits:
-        owner = schedule.stage_of(msp_split.part)
-        for number, rank in enumerate(msp_split.ranks):
-            if rank == owner or stage not in (rank, owner):
-                continue
-            ids, part = msp_split.subsequences, msp_split.part
-            lend, *after = (
-                (Op.SEND_W, Op.RECV_DW, Op.ADD_DW) if stage == owner else (Op.RECV_W, Op.SEND_DW)
-            )
-            expected.add(Instruction(lend, sequence, ids[0], part, number, 0))
-            if slicing.borrowed(rank)[-1] != msp_split:
-                expected.add(Instruction(lend, sequence, ids[-1], part, number, 1))
-            expected |= {Instruction(op, sequence, ids[0], part, number) for op in after}
+        part, first, last = msp_split.part, msp_split.subsequences[0], msp_split.subsequences[-1]
+        owns = stage == schedule.stage_of(part)
+        for number, rank in slicing.helpers(msp_split):
+            if owns or stage == rank:
+                weights = Op.SEND_W if owns else Op.RECV_W
+                ops = (weights, Op.RECV_DW, Op.ADD_DW) if owns else (weights, Op.SEND_DW)
+                expected |= {Instruction(op, sequence, first, part, number) for op in ops}
+                if not slicing.keeps_weights(rank, msp_split):
+                    expected.add(Instruction(weights, sequence, last, part, number, 1))
     return expected
 
 
@@ -180,20 +166,16 @@ def _check_rendezvous(schedule: Schedule) -> None:
     """Run all stages together: a send waits for its posted receive, a compute for its message.
 
     The slices of a subsequence wait for each other. Between two stages, sends and receives must
-    meet in the same order, those of lent weights in an order of their own.
+    meet in the same order. Messages of MSP weights have an order of their own.
     """
-    positions = [0] * len(schedule.stages)
     posted: dict[tuple[int, int, bool], list[Instruction]] = {}
     arrived: set[Instruction] = set()
-
     gathered: set[Instruction] = set()
 
     def can_run(stage: int, instruction: Instruction) -> bool:
         if instruction.op in RECEIVES:
-            sender = peer_of(schedule, instruction)
-            posted.setdefault((sender, stage, carries_msp_weights(instruction)), []).append(
-                instruction
-            )
+            pair = peer_of(schedule, instruction), stage, carries_msp_weights(instruction)
+            posted.setdefault(pair, []).append(instruction)
             return True
         if instruction.op in SENDS:
             peer = peer_of(schedule, instruction)
@@ -206,27 +188,17 @@ def _check_rendezvous(schedule: Schedule) -> None:
                 )
             arrived.add(queue.pop(0))
             return True
-        if any(needed not in arrived for needed in needed_receives(schedule, instruction)):
+        if not arrived.issuperset(needed_receives(schedule, instruction)):
             return False
         gathered.add(instruction)
         if instruction.op not in (Op.FORWARD, Op.BACKWARD):
             return True
         return gathered.issuperset(schedule.together(instruction))
 
-    moved = True
-    while moved:
-        moved = False
-        for stage, instructions in enumerate(schedule.stages):
-            while positions[stage] < len(instructions):
-                if not can_run(stage, instructions[positions[stage]]):
-                    break
-                positions[stage] += 1
-                moved = True
+    stopped = zip(schedule.stages, schedule.run(can_run), strict=True)
     stuck = [
         f"stage {stage} waits at {instructions[position]}"
-        for stage, (instructions, position) in enumerate(
-            zip(schedule.stages, positions, strict=True)
-        )
+        for stage, (instructions, position) in enumerate(stopped)
         if position < len(instructions)
     ]
     if stuck:

@@ -1,4 +1,4 @@
-"""What the simulator charges: nanoseconds and bytes of a part, and of what is lent."""
+"""Costs that the simulator charges: nanoseconds and bytes of a chunk, and of MSP slices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sppo.schedule.instructions import Instruction, Op
 
 @dataclass(frozen=True, kw_only=True)
 class PartCosts:
-    """Costs of one part, per subsequence: times in nanoseconds or any unit, sizes in bytes.
+    """Costs of one model chunk, by subsequence: times in nanoseconds or any unit, sizes in bytes.
 
     `clear` is the time to zero dK and dV of a sequence; nothing where they are hosted.
     """
@@ -43,11 +43,10 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceCosts:
-    """Costs of what is lent; what is not named costs as `PartCosts` says.
+    """Costs of MSP splits. `PartCosts` has those of all other instructions.
 
-    `compute` and `kept_bytes` are of slices (and ADD), `exchanged` is what a slice sends to the
-    others within its compute (its time is in the compute). `sent` is by send instruction, with the
-    sequence 0.
+    `compute` and `kept_bytes` are of slices (and ADD_DW). `exchanged`: messages between slices
+    within a compute, whose time is in the compute. `sent` is by send instruction, with sequence 0.
     """
 
     compute: Mapping[ComputeKey, int] = field(default_factory=dict)
@@ -74,14 +73,14 @@ def unit_costs(subsequences: int, unit: int = 1) -> PartCosts:
 
 
 def unit_slice_costs(msp_splits: Sequence[MspSplit], unit: int) -> SliceCosts:
-    """Slices cost one m-th of `unit_costs` on m ranks; to lend is free."""
+    """Slices cost one m-th of `unit_costs` on m ranks; messages are free."""
     compute: dict[ComputeKey, int] = {}
-    kept: dict[ComputeKey, int] = {}
+    saved: dict[ComputeKey, int] = {}
     for msp_split in msp_splits:
         for index in msp_split.subsequences:
             for number in range(len(msp_split.ranks)):
                 share = unit // len(msp_split.ranks)
                 compute[Op.FORWARD, msp_split.part, index, number] = share
                 compute[Op.BACKWARD, msp_split.part, index, number] = 2 * share
-                kept[Op.FORWARD, msp_split.part, index, number] = share
-    return SliceCosts(compute=compute, kept_bytes=kept)
+                saved[Op.FORWARD, msp_split.part, index, number] = share
+    return SliceCosts(compute=compute, kept_bytes=saved)

@@ -1,7 +1,8 @@
-"""A schedule, and what each of its instructions needs from others."""
+"""A schedule, and the dependencies of its instructions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from sppo.schedule.instructions import Instruction, Op
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """`stages[p]` is what stage p runs, in order; `parts` counts the parts of the model.
+    """`stages[p]` are the instructions of stage p, in order; `parts` counts the model chunks.
 
     `kv_sets` sequences may have their keys and values at the same time.
     """
@@ -24,6 +25,7 @@ class Schedule:
     kv_sets: int = 1
 
     def stage_of(self, part: int) -> int:
+        """The stage that owns a model chunk."""
         return part % len(self.stages)
 
     def runs_on(self, instruction: Instruction) -> int:
@@ -36,13 +38,33 @@ class Schedule:
         slices = self.slicing.slices(instruction.part, instruction.subsequence)
         return tuple(instruction._replace(slice=number) for number in range(len(slices)))
 
+    def run(self, run: Callable[[int, Instruction], bool]) -> list[int]:
+        """Run all stages until none advances; the position at which each stage stops.
+
+        `run(stage, instruction)` is False where the stage must wait for another one.
+        """
+        positions = [0] * len(self.stages)
+        advanced = True
+        while advanced:
+            advanced = False
+            for stage, instructions in enumerate(self.stages):
+                while positions[stage] < len(instructions):
+                    if not run(stage, instructions[positions[stage]]):
+                        break
+                    positions[stage] += 1
+                    advanced = True
+        return positions
+
 
 class ScheduleError(AssertionError):
     """A schedule that must not run; names stage, position and instruction."""
 
 
 class Side(NamedTuple):
-    """Tokens [start, start + tokens) of a compute's slice that another slice made or will read."""
+    """Tokens [start, start + tokens) of a compute's slice, in common with slice `other` of `rank`.
+
+    That slice belongs to the chunk before or behind.
+    """
 
     other: int
     start: int
@@ -51,18 +73,19 @@ class Side(NamedTuple):
 
 
 def _sides(slicing: Slicing, parts: int, compute: Instruction, *, reads: bool) -> list[Side]:
-    """The slices of a neighbouring part that a compute reads from, or that read what it makes."""
-    _, _, index, part, mine, _ = compute
+    """The slices of a neighbouring chunk that a compute reads from, or that read its output."""
+    _, _, index, part, number, _ = compute
     before = reads == (compute.op is Op.FORWARD)
     neighbour = part - 1 if before else part + 1
     if not 0 <= neighbour < parts:
         return []
-    own, theirs = slicing.slices(part, index)[mine], slicing.slices(neighbour, index)
+    own, neighbours = slicing.slices(part, index)[number], slicing.slices(neighbour, index)
     sides = []
     for piece in slicing.pieces(min(part, neighbour), index):
         here, there = (piece.target, piece.source) if before else (piece.source, piece.target)
-        if here == mine:
-            sides.append(Side(there, piece.start - own.start, piece.tokens, theirs[there].rank))
+        if here == number:
+            rank = neighbours[there].rank
+            sides.append(Side(there, piece.start - own.start, piece.tokens, rank))
     return sides
 
 
@@ -72,78 +95,78 @@ def inputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
 
 
 def outputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
-    """Where what it makes goes, by token."""
+    """Where a compute's hidden states or gradient go, by token."""
     return _sides(schedule.slicing, schedule.parts, compute, reads=False)
 
 
-def message_receives(slicing: Slicing, parts: int, compute: Instruction) -> list[Instruction]:
-    """Hidden states or gradients that a forward or backward gets from other ranks."""
-    rank = slicing.slices(compute.part, compute.subsequence)[compute.slice].rank
-    op = Op.RECV_F if compute.op is Op.FORWARD else Op.RECV_B
-    sides = _sides(slicing, parts, compute, reads=True)
-    return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
+MESSAGE_OPS = {
+    (Op.FORWARD, True): Op.RECV_F,
+    (Op.FORWARD, False): Op.SEND_F,
+    (Op.BACKWARD, True): Op.RECV_B,
+    (Op.BACKWARD, False): Op.SEND_B,
+}
+"""(compute, whether it reads the message) -> the message's end on the same rank."""
 
 
-def message_sends(slicing: Slicing, parts: int, compute: Instruction) -> list[Instruction]:
-    """What a forward or backward hands to other ranks."""
+def messages(
+    slicing: Slicing, parts: int, compute: Instruction, *, reads: bool
+) -> list[Instruction]:
+    """Hidden states or gradients that a compute receives from other ranks, or sends to them."""
     rank = slicing.slices(compute.part, compute.subsequence)[compute.slice].rank
-    op = Op.SEND_F if compute.op is Op.FORWARD else Op.SEND_B
-    sides = _sides(slicing, parts, compute, reads=False)
+    op = MESSAGE_OPS[compute.op, reads]
+    sides = _sides(slicing, parts, compute, reads=reads)
     return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
 
 
 def message_tokens(schedule: Schedule, message: Instruction) -> int:
     """Tokens of hidden states, or of their gradient, in a send or receive."""
-    forward = message.op in (Op.SEND_F, Op.RECV_F)
-    reads = message.op in (Op.RECV_F, Op.RECV_B)
-    compute = message._replace(op=Op.FORWARD if forward else Op.BACKWARD, other=0)
+    ((op, reads),) = (key for key, end in MESSAGE_OPS.items() if end is message.op)
+    compute = message._replace(op=op, other=0)
     sides = _sides(schedule.slicing, schedule.parts, compute, reads=reads)
     (tokens,) = (side.tokens for side in sides if side.other == message.other)
     return tokens
 
 
-def matching_receive(instruction: Instruction) -> Instruction:
+def matching_receive(send: Instruction) -> Instruction:
     """The receive that a send meets, on the rank at its other end."""
-    op, sequence, index, part, mine, other = instruction
+    op, _, _, part, number, other = send
     if op is Op.SEND_F:
-        return Instruction(Op.RECV_F, sequence, index, part + 1, other, mine)
+        return send._replace(op=Op.RECV_F, part=part + 1, slice=other, other=number)
     if op is Op.SEND_B:
-        return Instruction(Op.RECV_B, sequence, index, part - 1, other, mine)
+        return send._replace(op=Op.RECV_B, part=part - 1, slice=other, other=number)
     assert op in (Op.SEND_W, Op.SEND_DW)
-    return instruction._replace(op=Op.RECV_W if op is Op.SEND_W else Op.RECV_DW)
+    return send._replace(op=Op.RECV_W if op is Op.SEND_W else Op.RECV_DW)
 
 
 def carries_msp_weights(instruction: Instruction) -> bool:
-    """Whether a message carries what belongs to a lending; those have an order of their own."""
+    """Whether a message is of an MSP split's weights or gradients, which have their own order."""
     return instruction.op in (Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW)
 
 
 def peer_of(schedule: Schedule, instruction: Instruction) -> int:
     """The rank at the other end of a send or receive."""
-    op, _, index, part, mine, other = instruction
+    op, _, _, part, _, other = instruction
     if op in (Op.RECV_W, Op.SEND_DW):
         return schedule.stage_of(part)
     if op in (Op.SEND_W, Op.RECV_DW):
-        return schedule.slicing.slices(part, index)[mine].rank
-    behind = op in (Op.SEND_F, Op.RECV_B)
-    return schedule.slicing.slices(part + (1 if behind else -1), index)[other].rank
+        return schedule.runs_on(instruction)
+    neighbour = part + (1 if op in (Op.SEND_F, Op.RECV_B) else -1)
+    return schedule.runs_on(instruction._replace(part=neighbour, slice=other))
 
 
 def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instruction]:
     """The receives whose messages a compute waits for."""
-    if instruction.op is Op.ADD_DW:
+    op, sequence, index, part, number, _ = instruction
+    if op is Op.ADD_DW:
         return [instruction._replace(op=Op.RECV_DW)]
-    if instruction.op not in (Op.FORWARD, Op.BACKWARD):
+    if op not in (Op.FORWARD, Op.BACKWARD):
         return []
-    needed = message_receives(schedule.slicing, schedule.parts, instruction)
-    _, sequence, index, part, mine, _ = instruction
-    slicing = schedule.slicing
+    slicing, backward = schedule.slicing, op is Op.BACKWARD
+    needed = messages(slicing, schedule.parts, instruction, reads=True)
     if slicing.is_split(part, index):
         msp_split = slicing.split_of(part, index)
-        rank = msp_split.ranks[mine]
-        ids, backward = msp_split.subsequences, instruction.op is Op.BACKWARD
-        borrows = rank != schedule.stage_of(part)
-        if borrows and (not backward or slicing.borrowed(rank)[-1] != msp_split):
-            first = ids[-1] if backward else ids[0]
-            needed.append(Instruction(Op.RECV_W, sequence, first, part, mine, int(backward)))
+        helper = msp_split.ranks[number] != schedule.stage_of(part)
+        if helper and not (backward and slicing.keeps_weights(msp_split.ranks[number], msp_split)):
+            first = msp_split.subsequences[-1 if backward else 0]
+            needed.append(Instruction(Op.RECV_W, sequence, first, part, number, int(backward)))
     return needed

@@ -3,9 +3,9 @@
     RECV_F0.3@1    post the receive of the hidden states of subsequence 3 (sequence 0) for chunk 1
     F0.3@1         forward through chunk 1; needs RECV_F0.3@1 complete, but on the first chunk
     SEND_F0.3@1    send the hidden states to the stage of chunk 2
-    OFFLOAD0.3@1   the offloaded saved tensors of subsequence 3 in chunk 1 leave for the host tier
+    OFFLOAD0.3@1   copy saved tensors of subsequence 3 in chunk 1 to the host tier (D2H)
     RECV_B0.3@1    post the receive of the gradient of chunk 1's output
-    RELOAD0.3@1    what was offloaded comes back
+    RELOAD0.3@1    copy them back (H2D)
     ZERO_DKV0.0@1  zero dK and dV of chunk 1, before the backward of sequence 0
     B0.3@1         backward; needs RECV_B0.3@1, but on the last chunk, and RELOAD0.3@1 if there was
                    OFFLOAD0.3@1
@@ -22,7 +22,7 @@ Where MSP splits a subsequence (`plan/msp.py`), it has slices, each on a rank of
     SEND_W0.0/1@0   the owner sends them
     F0.0/1@0        forward of slice 1, together with the other slices: K and V go to all of them
     SEND_F0.0/1>0@0 the tokens that slice 1 of chunk 0 and slice 0 of chunk 1 have in common
-    B0.0/1@0        backward of slice 1, together with the others: dK and dV go to whose they are
+    B0.0/1@0        backward of slice 1, together with the others: dK and dV go to their owners
     SEND_DW0.0/1@0  the helper sends the gradients of the weights
     RECV_DW0.0/1@0  the owner posts their receive; ADD_DW0.0/1@0 adds them to its own
 """
@@ -35,6 +35,8 @@ from typing import NamedTuple
 
 
 class Op(Enum):
+    """The kinds of instructions; the values are their names in text."""
+
     RECV_F = "RECV_F"
     FORWARD = "F"
     SEND_F = "SEND_F"
@@ -52,7 +54,7 @@ class Op(Enum):
 
     @property
     def lane(self) -> str:
-        """What it occupies: "compute", "d2h", "h2d" or "p2p"."""
+        """The lane that the instruction occupies: "compute", "d2h", "h2d" or "p2p"."""
         if self in (Op.FORWARD, Op.BACKWARD, Op.ZERO_DKV, Op.ADD_DW):
             return "compute"
         return {Op.OFFLOAD: "d2h", Op.RELOAD: "h2d"}.get(self, "p2p")
@@ -63,7 +65,7 @@ SENDS = (Op.SEND_F, Op.SEND_B, Op.SEND_W, Op.SEND_DW)
 
 
 class Instruction(NamedTuple):
-    """One thing a stage does, to one subsequence of one sequence, in one model chunk.
+    """One step of a stage for one subsequence of one sequence in one model chunk.
 
     slice: which slice of the subsequence, where MSP splits it. other: of a message, the slice at
     its other end; of weights, 1 in the backward.
@@ -107,5 +109,5 @@ def parse_instruction(text: str) -> Instruction:
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ValueError(f"not an instruction: {text!r}; write for example F0.3@1")
-    sequence, subsequence, mine, other, part = (int(number or 0) for number in match.groups()[1:])
-    return Instruction(_OPS[match[1]], sequence, subsequence, part, mine, other)
+    sequence, subsequence, number, other, part = (int(digits or 0) for digits in match.groups()[1:])
+    return Instruction(_OPS[match[1]], sequence, subsequence, part, number, other)

@@ -10,7 +10,7 @@ from sppo.plan.msp import with_slices
 
 
 class Compute(NamedTuple):
-    """One forward or backward of a subsequence of a sequence in a stage's `virtual`-th part."""
+    """One forward or backward of a subsequence of a sequence in a stage's `virtual`-th chunk."""
 
     forward: bool
     sequence: int
@@ -21,71 +21,17 @@ class Compute(NamedTuple):
 def stage_computes(layout: Layout, stage: int, sequences: int) -> list[Compute]:
     """Everything that a stage computes in a step of so many sequences, in order.
 
-    `virtual` is the place among `layout.parts_of(stage)`: its own parts, then the borrowed ones.
+    `virtual` is the place among `layout.parts_of(stage)`: its own chunks, then those it helps with.
+    Sequences follow each other, or are mixed where `kv_sets` is 2: the next sequence's forwards
+    alternate with this one's backwards, PP - 1 forwards ahead on the first stage and none on the
+    last. So only the first sequence fills the pipeline, and only the last one drains it.
     """
-    return _all_sequences(
-        forward_order(layout, stage),
-        sequences=sequences,
-        mixed=layout.kv_sets > 1,
-        ahead=layout.pipeline_parallel - 1 - stage,
-    )
-
-
-def forward_order(layout: Layout, stage: int) -> list[tuple[int, int]]:
-    """(place in `layout.parts_of(stage)`, subsequence) of a stage's forwards of one sequence.
-
-    Its backwards are the reverse.
-    """
-    head = layout.head_alone and stage == 0
-    order = _interleaved(
-        layout.virtual_stages, layout.subsequences, layout.group_subsequences, head
-    )
-    return with_slices(
-        order,
-        layout.slicing,
-        stage,
-        layout.parts_of(stage),
-        head=layout.virtual_stages if head else None,
-    )
-
-
-def _interleaved(
-    virtual_stages: int, subsequences: int, group: int, head: bool
-) -> list[tuple[int, int]]:
-    """(virtual stage, subsequence) of a stage's forwards where nothing is lent.
-
-    Megatron's interleaved order: a group of at least PP subsequences passes all parts before the
-    next one begins. Larger groups have the same bubble and more slack between the stages.
-    With `head` the stage has the head as one part more. It comes after the next group's first part,
-    because the last stage needs that long, and after the last group where the stage would wait.
-    """
-    order: list[tuple[int, int]] = []
-    waiting: list[tuple[int, int]] = []
-    for first in range(0, subsequences, group):
-        members = range(first, min(first + group, subsequences))
-        for virtual in range(virtual_stages):
-            order += [(virtual, index) for index in members]
-            if virtual == 0:
-                order += waiting
-                waiting = []
-        waiting = [(virtual_stages, index) for index in members] if head else []
-    return order + waiting
-
-
-def _all_sequences(
-    order: list[tuple[int, int]], *, sequences: int, mixed: bool, ahead: int
-) -> list[Compute]:
-    """All computes of a stage, whose forwards of one sequence have this order.
-
-    Not mixed: sequence after sequence. Mixed: the next sequence's forwards alternate with this
-    one's backwards, `ahead` forwards ahead (PP - 1 on the first stage, 0 on the last), so that only
-    the first sequence fills the pipeline and only the last one drains it. Two sequences at most
-    have their keys and values at the same time.
-    """
+    order = forward_order(layout, stage)
+    mixed = layout.kv_sets > 1
     count, total = len(order), len(order) * sequences
-    forwards = [Compute(True, s, *where) for s in range(sequences) for where in order]
-    backwards = [Compute(False, s, *where) for s in range(sequences) for where in reversed(order)]
-    lead = count + ahead if mixed else count
+    forwards = [Compute(True, s, *place) for s in range(sequences) for place in order]
+    backwards = [Compute(False, s, *place) for s in range(sequences) for place in reversed(order)]
+    lead = count + (layout.pipeline_parallel - 1 - stage if mixed else 0)
     computes: list[Compute] = []
     begun = done = 0
     while done < total:
@@ -99,8 +45,44 @@ def _all_sequences(
     return computes
 
 
+def forward_order(layout: Layout, stage: int) -> list[tuple[int, int]]:
+    """(place in `layout.parts_of(stage)`, subsequence) of a stage's forwards of one sequence.
+
+    Its backwards are the reverse.
+    """
+    head = layout.virtual_stages if layout.head_alone and stage == 0 else None
+    order = _interleaved(layout, head)
+    return with_slices(order, layout.slicing, stage, layout.parts_of(stage), head)
+
+
+def _interleaved(layout: Layout, head: int | None) -> list[tuple[int, int]]:
+    """(virtual stage, subsequence) of a stage's forwards without MSP.
+
+    Megatron's interleaved order: a group of at least PP subsequences passes all chunks before the
+    next one begins. Larger groups have the same bubble and more slack between the stages. A head
+    alone (place `head`) comes after the next group's first chunk: the last stage needs that long.
+    The last group's head comes at the end, where the stage would wait.
+    """
+    order: list[tuple[int, int]] = []
+    waiting: list[tuple[int, int]] = []
+    group = layout.group_subsequences
+    for first in range(0, layout.subsequences, group):
+        members = range(first, min(first + group, layout.subsequences))
+        for virtual in range(layout.virtual_stages):
+            order += [(virtual, index) for index in members]
+            if virtual == 0:
+                order += waiting
+                waiting = []
+        if head is not None:
+            waiting = [(head, index) for index in members]
+    return order + waiting
+
+
 class Change(NamedTuple):
-    """One subsequence in a stage's `virtual`-th part is kept or used up, leaves or comes back."""
+    """One subsequence in a stage's `virtual`-th chunk is saved or used up, offloaded or reloaded.
+
+    Of each pair the first is +1, the second -1.
+    """
 
     kept: int
     away: int
@@ -109,11 +91,11 @@ class Change(NamedTuple):
 
 
 def residency(computes: Sequence[Compute], *, overlapped: bool) -> Iterator[list[Change]]:
-    """For every compute what has changed, since the one before, when the device is at its fullest.
+    """For every compute the changes since the compute before, when the device is at its peak.
 
-    A forward's activations leave after it and are fetched before their backward. Where copies
-    overlap, the last forward's are still on their way out, and those of the next backward already
-    on their way back.
+    A forward's saved tensors are offloaded after it and reloaded before their backward. Where
+    copies overlap, those of the last forward still lie on the device, and those of the next
+    backward already do.
     """
     backwards = [compute for compute in computes if not compute.forward]
     away: set[Compute] = set()

@@ -4,8 +4,8 @@ Every stage has three lanes: compute, D2H and H2D. Where copies do not overlap (
 the compute lane. A message leaves when its sender reaches the SEND and its receiver has posted
 the receive; it then takes the link's latency and bytes over bandwidth.
 
-The memory model has room for one subsequence on its way to the host, and the engine keeps to that
-(`offload/host_memory.py`, `let_go`): a compute does not end before the copy issued ahead of it.
+The memory model has room for the D2H copy of one subsequence, and the engine keeps to that
+(`offload/host_memory.py`): a compute does not end before the copy issued ahead of it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from sppo.schedule.simulation import Cause, Event, Simulation, Wait
 
 
 class _Stage:
-    """The clocks and books of one stage while the simulation runs."""
+    """The clocks, events and counts of one stage while the simulation runs."""
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.position = 0
         self.lanes = {"compute": 0, "d2h": 0, "h2d": 0}
         self.busy = 0
         self.forward_end = 0
@@ -34,20 +33,16 @@ class _Stage:
         self.reloaded: dict[Instruction, int] = {}
         self.memory: list[tuple[int, int]] = []
         self.host: list[tuple[int, int]] = []
-        self.messages = 0
-        self.message_bytes = 0
+        self.sent: list[Sent] = []
 
     def occupy(self, lane: str, instruction: Instruction, ready: int, duration: int) -> int:
         """Take a lane for `duration` once it and `ready` allow; returns the end."""
         start = max(ready, self.lanes[lane])
-        end = start + duration
-        self.lanes[lane] = end
+        self.lanes[lane] = start + duration
         if lane == "compute":
             self.busy += duration
-        self.events.append(
-            Event(stage=self.index, lane=lane, instruction=instruction, start=start, end=end)
-        )
-        return end
+        self.events.append(self._event(lane, instruction, start, duration))
+        return start + duration
 
     def wait(self, instruction: Instruction, cause: Cause, start: int, end: int) -> int:
         """Compute stands still from `start` to `end`, if that is later; returns the later one."""
@@ -60,20 +55,17 @@ class _Stage:
 
     def transfer(self, instruction: Instruction, start: int, sent: Sent) -> int:
         """A message leaves at `start`; returns when it has arrived."""
-        end = start + sent.time
-        self.transfers.append(
-            Event(stage=self.index, lane="p2p", instruction=instruction, start=start, end=end)
-        )
-        self.count(sent)
-        return end
+        self.transfers.append(self._event("p2p", instruction, start, sent.time))
+        self.sent.append(sent)
+        return start + sent.time
 
-    def count(self, sent: Sent) -> None:
-        self.messages += sent.messages
-        self.message_bytes += sent.bytes
+    def _event(self, lane: str, instruction: Instruction, start: int, duration: int) -> Event:
+        end = start + duration
+        return Event(stage=self.index, lane=lane, instruction=instruction, start=start, end=end)
 
 
 class _Clock:
-    """What the stages of a simulation know of each other."""
+    """Messages and slices between the stages of a simulation, and its costs."""
 
     def __init__(
         self, schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts
@@ -119,48 +111,43 @@ class _Clock:
             if not all(each in self.gathered for each in slices):
                 return False
             begin = max(self.gathered[each] for each in slices)
-        for cause, there in (
-            (Cause.MESSAGE, received),
-            (Cause.RELOAD, reloaded),
-            (Cause.MSP_SLICES, begin),
-        ):
-            now = stage.wait(instruction, cause, now, there)
+        now = stage.wait(instruction, Cause.MESSAGE, now, received)
+        now = stage.wait(instruction, Cause.RELOAD, now, reloaded)
+        stage.wait(instruction, Cause.MSP_SLICES, now, begin)
         stage.occupy("compute", instruction, begin, self._duration(instruction))
         self._finish(stage, instruction)
         return True
 
     def _finish(self, stage: _Stage, instruction: Instruction) -> None:
-        """What a compute has done at its end, which is not before the end of the copy ahead."""
-        op, end = instruction.op, stage.lanes["compute"]
-        if op in (Op.FORWARD, Op.BACKWARD):
-            end = stage.wait(instruction, Cause.OFFLOAD, end, stage.offloaded)
-            stage.lanes["compute"] = end
-        kept = self._kept_bytes(instruction)
-        stage.memory.append((end, kept if op is Op.FORWARD else -kept))
+        """Count the bytes at a compute's end, which is not before the end of the copy ahead."""
+        op, part, index = instruction.op, instruction.part, instruction.subsequence
+        if op not in (Op.FORWARD, Op.BACKWARD):
+            return
+        end = stage.wait(instruction, Cause.OFFLOAD, stage.lanes["compute"], stage.offloaded)
+        stage.lanes["compute"] = end
+        key = Op.FORWARD, part, index, instruction.slice
+        saved = self.slice_costs.kept_bytes.get(key, self.costs[part].kept_bytes[index])
+        stage.memory.append((end, saved if op is Op.FORWARD else -saved))
         if op is Op.FORWARD:
             stage.forward_end = end
         exchanged = self.slice_costs.exchanged.get(_compute_key(instruction))
         if exchanged is not None:
-            stage.count(exchanged)
-
-    def _kept_bytes(self, instruction: Instruction) -> int:
-        if instruction.op not in (Op.FORWARD, Op.BACKWARD):
-            return 0
-        place = _compute_key(instruction._replace(op=Op.FORWARD))
-        own = self.costs[instruction.part].kept_bytes[instruction.subsequence]
-        return self.slice_costs.kept_bytes.get(place, own)
+            stage.sent.append(exchanged)
 
     def _duration(self, instruction: Instruction) -> int:
+        costs, index = self.costs[instruction.part], instruction.subsequence
+        if instruction.op is Op.ZERO_DKV:
+            return costs.clear
         known = self.slice_costs.compute.get(_compute_key(instruction))
-        if known is not None:
-            return known
-        return _duration(self.costs[instruction.part], instruction)
+        if known is not None or instruction.op is Op.ADD_DW:
+            return known or 0
+        return (costs.forward if instruction.op is Op.FORWARD else costs.backward)[index]
 
 
 def message_cost(
     instruction: Instruction, costs: Sequence[PartCosts], slice_costs: SliceCosts
 ) -> Sent:
-    """What a send instruction sends."""
+    """Messages, bytes and time of a send instruction."""
     known = slice_costs.sent.get(instruction._replace(sequence=0))
     if known is not None:
         return known
@@ -175,21 +162,12 @@ def _compute_key(instruction: Instruction) -> ComputeKey:
 def simulate(
     schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts | None = None
 ) -> Simulation:
-    """Run the schedule against costs (one entry per part). The schedule must have been checked."""
+    """Run the schedule against costs (one entry per chunk). The schedule must have been checked."""
     assert len(costs) == schedule.parts
     stages = [_Stage(index) for index in range(len(schedule.stages))]
     clock = _Clock(schedule, costs, slice_costs or SliceCosts())
-    moved = True
-    while moved:
-        moved = False
-        for stage in stages:
-            instructions = schedule.stages[stage.index]
-            while stage.position < len(instructions):
-                if not clock.advance(stage, instructions[stage.position]):
-                    break
-                stage.position += 1
-                moved = True
-    assert all(stage.position == len(schedule.stages[stage.index]) for stage in stages), "deadlock"
+    positions = schedule.run(lambda stage, instruction: clock.advance(stages[stage], instruction))
+    assert positions == [len(instructions) for instructions in schedule.stages], "deadlock"
     return Simulation(
         events=tuple(event for stage in stages for event in stage.events),
         transfers=tuple(event for stage in stages for event in stage.transfers),
@@ -199,24 +177,13 @@ def simulate(
         busy=tuple(stage.busy for stage in stages),
         kept_peak_bytes=tuple(_peak(stage.memory) for stage in stages),
         host_peak_bytes=tuple(_peak(stage.host) for stage in stages),
-        messages=tuple(stage.messages for stage in stages),
-        message_bytes=tuple(stage.message_bytes for stage in stages),
+        messages=tuple(sum(sent.messages for sent in stage.sent) for stage in stages),
+        message_bytes=tuple(sum(sent.bytes for sent in stage.sent) for stage in stages),
     )
 
 
-def _duration(costs: PartCosts, instruction: Instruction) -> int:
-    match instruction.op:
-        case Op.FORWARD:
-            return costs.forward[instruction.subsequence]
-        case Op.BACKWARD:
-            return costs.backward[instruction.subsequence]
-        case Op.ZERO_DKV:
-            return costs.clear
-    return 0
-
-
 def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
-    """OFFLOAD frees the device when its copy ends; FETCH takes the device when it is issued."""
+    """OFFLOAD frees the device when its copy ends; RELOAD takes the device when it is issued."""
     index, now = instruction.subsequence, stage.lanes["compute"]
     size = costs.offloaded_bytes[index]
     out = instruction.op is Op.OFFLOAD

@@ -12,7 +12,7 @@ from sppo.schedule.instructions import Instruction, Op
 class Event:
     """One stretch of one lane of one stage: "compute", "d2h", "h2d", or "p2p" for a message.
 
-    A message lies with its sender, from the moment both sides are ready until it has arrived.
+    A message belongs to its sender, from the time both sides are ready until it has arrived.
     """
 
     stage: int
@@ -23,7 +23,7 @@ class Event:
 
 
 class Cause(Enum):
-    """What a stage's compute waits for."""
+    """Causes of a wait of a stage's compute."""
 
     MESSAGE = "message"
     RELOAD = "copy to the device"
@@ -33,10 +33,10 @@ class Cause(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wait:
-    """A stretch in which the compute lane of a stage stands still, and what `instruction` lacks.
+    """A stretch in which the compute lane of a stage waits before or after `instruction`.
 
-    What is waited for at the same time is counted once, in the order of `Cause`: a reload from the
-    moment on at which all messages are there.
+    Causes at the same time are counted once, in the order of `Cause`: a reload from the time on at
+    which all messages are there.
     """
 
     stage: int
@@ -48,7 +48,7 @@ class Wait:
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
-    """What a schedule would take. Bytes are exact; times are as good as the costs.
+    """A simulated step. Bytes are exact; times are as good as the costs.
 
     Times are in the unit of the costs (nanoseconds for a hardware profile). `events` are computes
     and copies by stage, in the order of the instructions; `transfers` are the messages. Tuples of

@@ -28,7 +28,7 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
     """
     model, slicing = plan.model, plan.layout.slicing
     block = block_of(model)
-    again = {unit.name: unit.dense_flops for unit in block.units}
+    again = {unit.name: unit.dense_flops for unit in block.saved_tensors}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):
         layers = len(part.layer_range)

@@ -23,7 +23,7 @@ from sppo.config.models import gpt, llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import replica_collectives, shard_collectives
-from sppo.cost_model.plan_costs import simulate_plan, stage_kv_moved_bytes
+from sppo.cost_model.plan_costs import simulate_plan, stage_kv_copied_bytes
 from sppo.engine.connections import connections_of
 from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
@@ -200,7 +200,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
             assert counted["kept"] == simulation.kept_peak_bytes[stage], where
             assert counted["host"] == memory.host, where
             assert counted["offloaded"] == counted["fetched"], where
-            assert counted["kv_moved"] == stage_kv_moved_bytes(plan, stage), where
+            assert counted["kv_moved"] == stage_kv_copied_bytes(plan, stage), where
             assert counted["messages"] == simulation.messages[stage], where
             assert counted["message_bytes"] == simulation.message_bytes[stage], where
             assert counted["by_kind"]["weights"] == memory.weights, where

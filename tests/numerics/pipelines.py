@@ -84,7 +84,7 @@ def make_plan(
     )
 
     def choose(problem: StageProblem) -> StageDecisions:
-        known = problem.shapes[0].units
+        known = problem.shapes[0].saved_tensors
         names = tuple(name for name in recompute if name in known)
         return uniform(problem, Decision(recompute=names), lambda part, index: share)
 

@@ -15,39 +15,43 @@ NAMES = ["gpt-tiny", "llama-tiny", "llama-8b"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_unit_is_made_of_units_before_it_and_read_back_at_a_known_step(name: str) -> None:
+def test_a_saved_tensor_is_recomputed_from_earlier_ones_and_read_at_a_known_step(name: str) -> None:
     block = block_of(MODELS[name])
     order = list(block.saved_tensors_by_name)
-    for unit in block.units:
-        assert all(order.index(source) < order.index(unit.name) for source in unit.recomputed_from)
-        assert (unit.recipe is None) == (not unit.recomputed_from)
-        assert (unit.recipe == "linear") == (unit.dense_flops > 0)
-        assert unit.name in block.backward_spans
+    for tensor in block.saved_tensors:
+        assert all(
+            order.index(source) < order.index(tensor.name) for source in tensor.recomputed_from
+        )
+        assert (tensor.recipe is None) == (not tensor.recomputed_from)
+        assert (tensor.recipe == "linear") == (tensor.dense_flops > 0)
+        assert tensor.name in block.backward_spans
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_level_of_recomputation_has_recipes(name: str) -> None:
     block = block_of(MODELS[name])
     cheap, lean, full = (
-        [block.saved_tensors_by_name[unit] for unit in level if unit in block.saved_tensors_by_name]
+        [tensor for tensor in block.saved_tensors if tensor.name in level]
         for level in block.recompute_levels[1:]
     )
-    assert all(unit.recipe in ("norm", "activation") for unit in cheap)
-    assert all(unit.recipe not in (None, "mixer") for unit in lean)
-    assert {unit.name for unit in full} == {unit.name for unit in block.units if unit.recipe}
+    assert all(tensor.recipe in ("norm", "activation") for tensor in cheap)
+    assert all(tensor.recipe not in (None, "mixer") for tensor in lean)
+    assert {tensor.name for tensor in full} == {
+        tensor.name for tensor in block.saved_tensors if tensor.recipe
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_made_again_has_a_step_with_known_bytes(name: str) -> None:
+def test_recomputing_has_a_step_with_known_bytes(name: str) -> None:
     model = MODELS[name]
     block = block_of(model)
     placement = Placement(
         model=model, element_bytes=2, shards=2, head=False, hosted=True, clones=True
     )
-    waiting, making = block.recomputing(placement)
+    waiting, temporaries = block.recomputing(placement)
     steps = {span.first for span in block.backward_spans.values()}
     assert steps <= waiting.keys()
-    assert set(making) <= set(block.recompute_full)
+    assert set(temporaries) <= set(block.recompute_full)
     assert {at.step for at in block.backward_walk(placement)} == set(waiting)
 
 

@@ -16,7 +16,7 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.memory_model.stage_memory import KEEP, StageDecisions
-from sppo.plan.msp import Slicing, msp_splits, table
+from sppo.plan.msp import Slicing, msp_splits, paper_table_3
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -48,10 +48,10 @@ def plan_with_msp(stages: int, count: int, virtual_stages: int = 1, sequences: i
 
 
 def test_the_papers_table_3() -> None:
-    found = [tuple(map(list, table(4, 8, stage))) for stage in range(4)]
-    assert found == [([0, 1, 2], []), ([0, 1], [7]), ([0], [6, 7]), ([], [5, 6, 7])]
-    lent = msp_splits(4, 4, 8, equal_slices((12,) * 8))
-    ranks = [(one.part, one.fills, one.ranks) for one in lent]
+    rows = [tuple(map(list, paper_table_3(4, 8, stage))) for stage in range(4)]
+    assert rows == [([0, 1, 2], []), ([0, 1], [7]), ([0], [6, 7]), ([], [5, 6, 7])]
+    splits = msp_splits(4, 4, 8, equal_slices((12,) * 8))
+    ranks = [(split.part, split.fills, split.ranks) for split in splits]
     assert ranks == [
         (0, True, (0, 1, 2, 3)),
         (1, True, (1, 2, 3)),
@@ -62,9 +62,9 @@ def test_the_papers_table_3() -> None:
     ]
 
 
-def test_a_stage_with_a_subsequence_too_short_for_its_ranks_lends_nothing() -> None:
-    lent = msp_splits(4, 4, 6, equal_slices((12, 3, 12, 12, 12, 1)))
-    assert [(one.part, one.fills) for one in lent] == [(1, True), (2, True)]
+def test_a_stage_with_a_subsequence_too_short_for_its_ranks_has_no_split() -> None:
+    splits = msp_splits(4, 4, 6, equal_slices((12, 3, 12, 12, 12, 1)))
+    assert [(split.part, split.fills) for split in splits] == [(1, True), (2, True)]
 
 
 @given(start=st.integers(0, 4096), tokens=st.integers(64, 4096), slices=st.integers(1, 8))
@@ -77,7 +77,7 @@ def test_slices_cover_a_subsequence_and_cost_the_same(start: int, tokens: int, s
     assert max(costs) - min(costs) <= 2 * one_token
 
 
-def test_pieces_join_the_slices_of_neighbouring_parts() -> None:
+def test_pieces_join_the_slices_of_neighbouring_chunks() -> None:
     slicing = Slicing(
         stages=4, lengths_tokens=(12,) * 8, msp_splits=msp_splits(4, 4, 8, equal_slices((12,) * 8))
     )
@@ -94,10 +94,10 @@ def test_pieces_join_the_slices_of_neighbouring_parts() -> None:
 
 def test_the_papers_example_takes_8_33_units_instead_of_11() -> None:
     plain = of_unit_costs(pipeline_parallel=4, subsequences=8)
-    lent = of_unit_costs(pipeline_parallel=4, subsequences=8, msp=True)
+    split = of_unit_costs(pipeline_parallel=4, subsequences=8, msp=True)
     assert plain.forward_makespan == 11
-    assert lent.forward_makespan == pytest.approx(25 / 3)
-    assert lent.makespan == 25
+    assert split.forward_makespan == pytest.approx(25 / 3)
+    assert split.makespan == 25
     assert of_unit_costs(pipeline_parallel=2, subsequences=8, msp=True).makespan == 24
 
 
@@ -113,7 +113,7 @@ def test_every_schedule_with_slices_passes(
     plan = plan_with_msp(*(degrees[0], count), degrees[1], sequences)
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    texts = [str(one) for stage in schedule.stages for one in stage]
+    texts = [str(each) for stage in schedule.stages for each in stage]
     assert [str(parse_instruction(text)) for text in texts] == texts
 
 
@@ -121,7 +121,7 @@ def edited(schedule: Schedule, stage: int, text: str) -> Schedule:
     """Without one instruction."""
     stages = [list(instructions) for instructions in schedule.stages]
     stages[stage].remove(parse_instruction(text))
-    return replace(schedule, stages=tuple(tuple(one) for one in stages))
+    return replace(schedule, stages=tuple(map(tuple, stages)))
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def edited(schedule: Schedule, stage: int, text: str) -> Schedule:
     [
         (0, "SEND_W0.0/1@0", "missing SEND_W0.0/1@0"),
         (1, "RECV_W0.0/1@0", r"F0.0/1@0: reads the weights"),
-        (1, "F0.0/1@0", r"needs its forward|nothing was made"),
+        (1, "F0.0/1@0", r"needs its forward|nothing was computed"),
         (1, "SEND_DW0.0/1@0", "missing SEND_DW0.0/1@0"),
-        (0, "RECV_DW0.0/1@0", "ADD_DW0.0/1@0: nothing was collected"),
+        (0, "RECV_DW0.0/1@0", "ADD_DW0.0/1@0: nothing was received"),
         (1, "ZERO_DKV0.0@0", "adds to dK and dV"),
     ],
 )
@@ -146,14 +146,14 @@ def test_slices_that_wait_for_each_other_in_another_order_are_a_deadlock() -> No
     schedule = build_schedule(plan_with_msp(3, 5))
     stages = [list(instructions) for instructions in schedule.stages]
     first, second = (parse_instruction(text) for text in ("F0.0/2@0", "F0.1/2@0"))
-    places = [stages[2].index(one) for one in (first, second)]
+    places = [stages[2].index(each) for each in (first, second)]
     stages[2][places[0]], stages[2][places[1]] = second, first
-    crossed = replace(schedule, stages=tuple(tuple(one) for one in stages))
+    crossed = replace(schedule, stages=tuple(map(tuple, stages)))
     with pytest.raises(ScheduleError, match=r"reads its keys and values|deadlock"):
         check_schedule(crossed)
 
 
-def test_the_solver_lends_where_it_pays_and_says_so() -> None:
+def test_the_solver_splits_where_it_pays_and_says_so() -> None:
     free = TINY.with_device_memory(None)
     plan, without = (solve(free, PROFILE, SolverOptions(msp=msp)) for msp in (None, False))
     assert plan.msp_splits
@@ -163,7 +163,7 @@ def test_the_solver_lends_where_it_pays_and_says_so() -> None:
     assert "faster than without it" in plan.reasons[-1]
 
 
-def test_the_solver_does_not_lend_over_slow_links() -> None:
+def test_the_solver_does_not_split_over_slow_links() -> None:
     slow = replace(PROFILE, p2p_bytes_per_second=2e8)
     plan = solve(TINY.with_device_memory(None), slow, SolverOptions(sequence_parallel=1))
     assert not plan.msp_splits
@@ -172,7 +172,7 @@ def test_the_solver_does_not_lend_over_slow_links() -> None:
     assert forced.msp_splits
 
 
-def test_the_solver_does_not_lend_where_memory_is_short() -> None:
+def test_the_solver_does_not_split_where_memory_is_short() -> None:
     plan = solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(sequence_parallel=1))
     assert not plan.msp_splits
     assert plan.reasons[-1].startswith("no MSP: short by")
@@ -188,7 +188,7 @@ def test_the_solver_does_not_lend_where_memory_is_short() -> None:
         (SolverOptions(msp=True, kv_offload=True), 1, "host tier"),
     ],
 )
-def test_lending_that_cannot_be_is_refused(
+def test_msp_that_is_not_possible_is_refused(
     options: SolverOptions, sequences: int, why: str
 ) -> None:
     workload = replace(TINY, sequences_per_step=sequences)
@@ -198,16 +198,16 @@ def test_lending_that_cannot_be_is_refused(
         solve(workload, PROFILE, options)
 
 
-def test_helpers_make_no_messages_of_their_own_part() -> None:
-    """What stays on a rank is handed on without a message."""
+def test_helpers_send_no_messages_to_themselves() -> None:
+    """Hidden states that stay on a rank need no message."""
     schedule = build_schedule(plan_with_msp(2, 4))
-    sent = [str(one) for one in schedule.stages[1] if one.op is Op.SEND_F]
+    sent = [str(each) for each in schedule.stages[1] if each.op is Op.SEND_F]
     assert sent == []
-    assert "SEND_F0.0@0" in [str(one) for one in schedule.stages[0]]
+    assert "SEND_F0.0@0" in [str(each) for each in schedule.stages[0]]
 
 
-def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None:
-    """Who drains needs K and V of whole sequences; who fills only those of the first positions."""
+def test_a_long_sequence_splits_the_fill_where_the_drain_does_not_fit() -> None:
+    """A helper that drains needs K and V of the whole sequence, one that fills of its start."""
     workload = of_flags(model="gpt-13b", seq="512K", gpus=64, hardware="a100-80g")
     plan = solve(workload, load_hardware("a100-80g"))
     assert plan.msp_splits
@@ -217,17 +217,17 @@ def test_a_long_sequence_lends_as_it_fills_where_draining_does_not_fit() -> None
     assert plan.makespan_seconds < without.makespan_seconds
 
 
-def test_lending_is_weighed_for_other_degrees_than_the_best_without_it() -> None:
+def test_msp_is_weighed_for_more_degrees_than_the_best_without_msp() -> None:
     workload = TINY.with_device_memory(None)
     layouts = sorted(
-        every_layout(workload, PROFILE, SolverOptions()), key=lambda one: one.least_seconds
+        every_layout(workload, PROFILE, SolverOptions()), key=lambda layout: layout.least_seconds
     )
     alone = solve(
         workload, PROFILE, SolverOptions(virtual_stages=1, pipeline_parallel=2, msp=False)
     )
-    lent = with_msp(alone, layouts, _keep, None)
-    assert lent.plan.virtual_stages > alone.virtual_stages
-    assert lent.plan.msp_splits
+    split = with_msp(alone, layouts, _keep, None)
+    assert split.plan.virtual_stages > alone.virtual_stages
+    assert split.plan.msp_splits
 
 
 def _keep(problem: StageProblem) -> StageDecisions:

@@ -15,10 +15,10 @@ from tests.numerics.pipelines import make_plan
 MODEL = gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=61)
 
 PLANS = {
-    "one part a stage": make_plan(MODEL, (12, 12, 12), stages=2),
+    "one chunk a stage": make_plan(MODEL, (12, 12, 12), stages=2),
     "head alone": make_plan(MODEL, (12,) * 5, stages=2, virtual_stages=2, group=4, head_alone=True),
     "mixed": make_plan(MODEL, (12, 12), stages=4, sequences=3, mixed=True),
-    "lent": make_plan(MODEL, (12,) * 6, stages=4, msp=True),
+    "MSP": make_plan(MODEL, (12,) * 6, stages=4, msp=True),
 }
 
 
@@ -29,9 +29,9 @@ def test_the_schedule_computes_in_the_layouts_order(name: str) -> None:
     for stage, instructions in enumerate(schedule.stages):
         parts = plan.layout.parts_of(stage)
         ran = [
-            Compute(one.op is Op.FORWARD, one.sequence, parts.index(one.part), one.subsequence)
-            for one in instructions
-            if one.op in (Op.FORWARD, Op.BACKWARD)
+            Compute(each.op is Op.FORWARD, each.sequence, parts.index(each.part), each.subsequence)
+            for each in instructions
+            if each.op in (Op.FORWARD, Op.BACKWARD)
         ]
         assert ran == stage_computes(plan.layout, stage, plan.sequences)
         forwards = [compute[2:] for compute in ran if compute.forward and not compute.sequence]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,6 @@ from sppo.config.errors import NotBuilt
 from sppo.config.hardware import (
     INTERNODE,
     NUMBERS,
-    POSITIVE,
     PROFILES,
     RATE_KINDS,
     Hardware,
@@ -114,25 +114,31 @@ def test_rates_between_and_beyond_the_known_lengths() -> None:
     assert A100.rate(10**7, "attention_backward") == last.attention_backward
 
 
+def _refuse(field: str, **changes: Any) -> None:
+    """The changes are refused by a message with the profile, the field and the cure."""
+    words = rf"profile a100-80g: .*{re.escape(field)}\b.*sppo-bench profile"
+    with pytest.raises(ValueError, match=words):
+        replace(A100, **changes)
+
+
 @pytest.mark.parametrize("field", NUMBERS)
 @pytest.mark.parametrize("value", [None, -1.0, math.nan, math.inf, "fast", True])
 def test_impossible_numbers_are_refused(field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"profile a100-80g: {field} is .*sppo-bench profile"):
-        replace(A100, **{field: value})
+    _refuse(field, **{field: value})
 
 
-@pytest.mark.parametrize("field", [*POSITIVE, "device_memory_bytes", "ranks_per_node"])
+DIVISORS = [name for name in NUMBERS if name.endswith("_per_second")]
+
+
+@pytest.mark.parametrize("field", [*DIVISORS, "device_memory_bytes", "ranks_per_node"])
 def test_zero_is_refused_where_it_would_divide(field: str) -> None:
-    with pytest.raises(ValueError, match=rf"{field} is 0, not positive"):
-        replace(A100, **{field: 0})
+    _refuse(field, **{field: 0})
 
 
 @pytest.mark.parametrize("kind", ["tokens", *RATE_KINDS])
 @pytest.mark.parametrize("value", [None, 0, -1.0, math.nan])
 def test_impossible_rates_are_refused(kind: str, value: Any) -> None:
-    rows = (*A100.rates[:-1], replace(A100.rates[-1], **{kind: value}))
-    with pytest.raises(ValueError, match=rf"rates\[7\]\.{kind} is "):
-        replace(A100, rates=rows)
+    _refuse(f"rates[7].{kind}", rates=(*A100.rates[:-1], replace(A100.rates[-1], **{kind: value})))
 
 
 def test_only_a_cpu_may_lack_links_between_nodes() -> None:
@@ -142,16 +148,14 @@ def test_only_a_cpu_may_lack_links_between_nodes() -> None:
 
 
 def test_other_contradictions_are_refused() -> None:
-    with pytest.raises(ValueError, match="kind is 'guessed', not one of measured, assumed"):
-        replace(A100, kind="guessed")
-    with pytest.raises(ValueError, match=r"reserve_bytes is .*not less than the device memory"):
-        replace(A100, reserve_bytes=A100.device_memory_bytes)
-    with pytest.raises(ValueError, match=r"rates is ordered .*not ascending"):
-        replace(A100, rates=A100.rates[::-1])
-    with pytest.raises(ValueError, match=r"ranks_per_node is 8\.0, not a whole number"):
-        replace(A100, ranks_per_node=8.0)
-    with pytest.raises(ValueError, match="overlapped_copies is 'yes'"):
-        replace(A100, overlapped_copies="yes")
+    _refuse("kind", kind="guessed")
+    _refuse("dtype", dtype="int8")
+    _refuse("reserve_bytes", reserve_bytes=A100.device_memory_bytes)
+    _refuse("context_bytes", context_bytes=A100.reserve_bytes + 1)
+    _refuse("rates is ordered", rates=A100.rates[::-1])
+    _refuse("rates", rates=())
+    _refuse("ranks_per_node", ranks_per_node=8.0)
+    _refuse("overlapped_copies", overlapped_copies="yes")
 
 
 def test_an_assumed_number_names_its_origin() -> None:
@@ -193,16 +197,16 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     assert "not JSON" in _refusal(str(path))
     path.write_text("[1, 2]")
-    assert "the file is not a JSON object" in _refusal(str(path))
-    assert "unknown colour" in _refusal(_written(path, colour="green"))
-    assert "rates must be a list" in _refusal(_written(path, rates="fast"))
-    assert "rates[0] is not a JSON object" in _refusal(_written(path, rates=[1]))
-    assert "unknown rates[0].speed" in _refusal(
+    assert "Expected `object`, got `array`" in _refusal(str(path))
+    assert "unknown field `colour`" in _refusal(_written(path, colour="green"))
+    assert "got `str` - at `$.rates`" in _refusal(_written(path, rates="fast"))
+    assert "Expected `object`, got `int` - at `$.rates[0]`" in _refusal(_written(path, rates=[1]))
+    assert "unknown field `speed` - at `$.rates[0]`" in _refusal(
         _written(path, rates=[{**asdict(A100.rates[0]), "speed": 1}])
     )
     old = {key: value for key, value in asdict(A100).items() if key != "memory_bytes_per_second"}
     path.write_text(json.dumps(old))
-    assert "missing memory_bytes_per_second" in _refusal(str(path))
+    assert "missing required field `memory_bytes_per_second`" in _refusal(str(path))
 
 
 def _directory(path: Path) -> str:
@@ -212,8 +216,7 @@ def _directory(path: Path) -> str:
 
 def test_a_number_in_a_file_is_refused_by_its_field(tmp_path: Path) -> None:
     path = _written(tmp_path / "mine.json", p2p_latency_seconds=math.nan)
-    with pytest.raises(ValueError, match="p2p_latency_seconds is nan, not a finite number"):
-        load_hardware(path)
+    assert "p2p_latency_seconds" in _refusal(path)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sppo.config.models import gpt
@@ -48,6 +48,7 @@ def schedule_of(
     sequences=st.integers(1, 3),
     ahead=st.integers(0, 2),
 )
+@settings(deadline=None)
 def test_every_built_schedule_passes(
     degrees: tuple[int, int], count: int, share: float, sequences: int, ahead: int
 ) -> None:
@@ -95,24 +96,24 @@ def swap(first: str, second: str) -> Callable[[list[Instruction]], object]:
     return change
 
 
-def late_fetch(instructions: list[Instruction]) -> None:
-    fetch = parse_instruction("RELOAD0.1@0")
-    instructions.remove(fetch)
-    instructions.insert(instructions.index(parse_instruction("B0.1@0")) + 1, fetch)
+def late_reload(instructions: list[Instruction]) -> None:
+    reload = parse_instruction("RELOAD0.1@0")
+    instructions.remove(reload)
+    instructions.insert(instructions.index(parse_instruction("B0.1@0")) + 1, reload)
 
 
 FAULTS: list[tuple[str, int, Callable[[list[Instruction]], object], str]] = [
     ("dropped receive", 1, remove("RECV_F0.2@1"), "reads its input"),
     ("dropped send", 0, remove("SEND_F0.2@0"), "missing SEND_F0.2@0"),
     ("dropped backward", 0, remove("B0.0@0"), "missing B0.0@0"),
-    ("read before fetch", 0, late_fetch, "no fetch before it"),
+    ("read before reload", 0, late_reload, "no reload before it"),
     ("leak", 0, remove("RELOAD0.1@0", "B0.1@0", "B0.0@0"), "missing"),
-    ("fetched too early", 0, swap("OFFLOAD0.1@0", "RELOAD0.1@0"), "nothing lies in the host tier"),
+    ("reloaded too early", 0, swap("OFFLOAD0.1@0", "RELOAD0.1@0"), "nothing lies in the host tier"),
     ("no clear", 0, remove("ZERO_DKV0.0@0"), "adds to dK and dV"),
     ("repeated", 0, lambda stage: stage.insert(3, parse_instruction("F0.0@0")), "repeated"),
     ("backward out of order", 0, swap("B0.3@0", "B0.2@0"), "reads its gradient|every later"),
     ("forward out of order", 0, swap("F0.1@0", "F0.2@0"), "reads its keys and values"),
-    ("send before forward", 0, swap("SEND_F0.1@0", "F0.1@0"), "nothing was made yet"),
+    ("send before forward", 0, swap("SEND_F0.1@0", "F0.1@0"), "nothing was computed yet"),
     (
         "unknown subsequence",
         0,
@@ -133,10 +134,10 @@ def test_a_planted_fault_is_found(
         check_schedule(broken)
 
 
-def test_an_offload_that_is_never_fetched_leaks() -> None:
+def test_an_offload_without_a_reload_leaks() -> None:
     extra = parse_instruction("OFFLOAD0.3@0")
     broken = edit(schedule_of(), 0, lambda stage: stage.append(extra))
-    with pytest.raises(ScheduleError, match=r"OFFLOAD0\.3@0 is never fetched, it leaks"):
+    with pytest.raises(ScheduleError, match=r"OFFLOAD0\.3@0 is never reloaded, it leaks"):
         check_schedule(broken)
 
 

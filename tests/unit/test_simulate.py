@@ -30,7 +30,9 @@ def test_paper_table_3_without_msp() -> None:
     forward=st.lists(st.integers(1, 50), min_size=1, max_size=16),
     stages=st.integers(1, 8),
 )
-def test_makespan_is_the_sum_and_the_largest_again(forward: list[int], stages: int) -> None:
+def test_makespan_is_the_sum_and_the_largest_for_every_later_stage(
+    forward: list[int], stages: int
+) -> None:
     """One sequence, equal stages: sum of costs + (PP - 1) * the largest (forward)."""
     count = len(forward)
     schedule = build_schedule(make_plan(MODEL, (8,) * count, stages=stages))
@@ -40,8 +42,8 @@ def test_makespan_is_the_sum_and_the_largest_again(forward: list[int], stages: i
     assert result.makespan == 3 * result.forward_makespan
 
 
-def test_interleaved_parts_divide_the_bubble() -> None:
-    """PP 4, N 8, two parts a stage of half a unit each: 8 + 3/2 units instead of 8 + 3."""
+def test_interleaved_chunks_divide_the_bubble() -> None:
+    """PP 4, N 8, two chunks a stage of half a unit each: 8 + 3/2 units instead of 8 + 3."""
     schedule = build_schedule(make_plan(MODEL, (8,) * 8, stages=4, virtual_stages=2, group=4))
     result = simulate(schedule, [unit_costs(8)] * 8)
     assert result.forward_makespan == 2 * 8 + 3

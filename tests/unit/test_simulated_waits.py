@@ -38,7 +38,7 @@ def test_synchronous_copies_are_exposed_whole() -> None:
     assert simulate(schedule, costs).exposed_copies == (18, 18)
 
 
-def test_a_fetch_issued_late_is_exposed_and_one_issued_early_hides() -> None:
+def test_a_late_reload_is_exposed_and_an_early_reload_hides() -> None:
     costs = [costs_of(2, d2h=[3, 0], h2d=[15, 0])]
     late = build_schedule(make_plan(MODEL, (8,) * 2, stages=1, share=1.0, fetch_ahead=0))
     assert simulate(late, costs).exposed_copies == (15,)
@@ -47,23 +47,26 @@ def test_a_fetch_issued_late_is_exposed_and_one_issued_early_hides() -> None:
 
 
 def test_waiting_for_a_message_is_not_waiting_for_a_copy() -> None:
-    """The first stage's fetch ends with the message; on the last stage nothing else is missing."""
+    """The first stage's reload ends with the message; the last stage waits for the reload alone."""
     schedule = build_schedule(make_plan(MODEL, (8,) * 2, stages=2, share=1.0, fetch_ahead=0))
     costs = [costs_of(2, h2d=[15, 0])] * 2
     assert simulate(schedule, costs).exposed_copies == (0, 15)
 
 
+TIMES = st.lists(st.integers(0, 40), min_size=6, max_size=6)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
-    message=st.lists(st.integers(0, 40), min_size=6, max_size=6),
-    d2h=st.lists(st.integers(0, 40), min_size=6, max_size=6),
-    h2d=st.lists(st.integers(0, 40), min_size=6, max_size=6),
+    message=TIMES,
+    d2h=TIMES,
+    h2d=TIMES,
     stages=st.integers(1, 4),
     virtual_stages=st.integers(1, 2),
     fetch_ahead=st.integers(0, 1),
     overlapped=st.booleans(),
 )
-def test_the_waits_explain_every_idle_moment(
+def test_the_waits_explain_all_idle_time(
     message: list[int],
     d2h: list[int],
     h2d: list[int],
@@ -72,7 +75,7 @@ def test_the_waits_explain_every_idle_moment(
     fetch_ahead: int,
     overlapped: bool,
 ) -> None:
-    """A compute starts when the last thing it needs is there, and each wait ends at its cause."""
+    """A compute starts when its last message or copy has arrived; each wait ends at its cause."""
     plan = make_plan(
         MODEL,
         (8,) * 6,
@@ -82,17 +85,9 @@ def test_the_waits_explain_every_idle_moment(
         fetch_ahead=fetch_ahead,
     )
     schedule = build_schedule(plan)
-    costs = [
-        costs_of(
-            6,
-            message=message,
-            d2h=[*d2h[:5], 0],
-            h2d=[*h2d[:5], 0],
-            overlapped_copies=overlapped,
-        )
-    ]
-    costs *= stages * virtual_stages
-    simulation = simulate(schedule, costs)
+    copies = {"d2h": [*d2h[:5], 0], "h2d": [*h2d[:5], 0]}
+    costs = costs_of(6, message=message, overlapped_copies=overlapped, **copies)
+    simulation = simulate(schedule, [costs] * (stages * virtual_stages))
     assert len(simulation.transfers) == sum(simulation.messages)
     for stage in range(stages):
         check_stage(schedule, simulation, stage)
@@ -116,15 +111,15 @@ def check_stage(schedule: Schedule, simulation: Simulation, stage: int) -> None:
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
             needed = needed_receives(schedule, instruction)
             causes[Cause.MESSAGE] = max([clock, *(arrived[receive] for receive in needed)])
-        fetch = events.get(instruction._replace(op=Op.RELOAD))
-        if instruction.op is Op.BACKWARD and fetch is not None:
-            causes[Cause.RELOAD] = fetch.end
-        for cause, there in causes.items():
+        reload = events.get(instruction._replace(op=Op.RELOAD))
+        if instruction.op is Op.BACKWARD and reload is not None:
+            causes[Cause.RELOAD] = reload.end
+        for cause, ready in causes.items():
             wait = waits.pop((instruction, cause), None)
-            assert (wait is not None) == (there > clock)
+            assert (wait is not None) == (ready > clock)
             if wait is not None:
-                assert (wait.start, wait.end) == (clock, there)
-                clock = there
+                assert (wait.start, wait.end) == (clock, ready)
+                clock = ready
         assert event.start == clock
         clock = event.end
         late = waits.pop((instruction, Cause.OFFLOAD), None)

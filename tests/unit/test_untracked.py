@@ -1,4 +1,4 @@
-"""What is planned beside tracked tensors: by kernel and shape on a CPU, in the reserve on CUDA."""
+"""Planned untracked bytes: by kernel and shape on a CPU, in the reserve on CUDA."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_a_gelu_has_code_for_each_count_of_tokens_and_direction() -> None:
 
 @pytest.mark.parametrize(("queries", "rows"), [(767, 64), (768, 256), (192, 64), (191, 32)])
 def test_attention_takes_scores_of_a_block_on_a_cpu(queries: int, rows: int) -> None:
-    found = untracked(SHAPE, CPU, tokens={queries}, keys=4096, connections=0)
-    assert found.scratch == 2 * rows * 512 * 4
+    sizes = untracked(SHAPE, CPU, tokens={queries}, keys=4096, connections=0)
+    assert sizes.scratch == 2 * rows * 512 * 4
 
 
 def test_on_a_cpu_everything_counts_against_the_limit() -> None:
@@ -50,19 +50,19 @@ def test_on_a_cpu_everything_counts_against_the_limit() -> None:
 
 def test_slices_of_subsequences_need_code_of_their_own() -> None:
     without = solve(TINY, CPU, SolverOptions(subsequences=4, msp=False))
-    lent = solve(TINY, CPU, SolverOptions(subsequences=4, msp=True))
-    kernels = [p.stages[0].memory.untracked.code // CPU.kernel_code_bytes for p in (without, lent)]
+    split = solve(TINY, CPU, SolverOptions(subsequences=4, msp=True))
+    kernels = [p.stages[0].memory.untracked.code // CPU.kernel_code_bytes for p in (without, split)]
     assert kernels == [8, 12]
 
 
 def test_on_cuda_the_reserve_holds_it_up_to_its_end() -> None:
     shape = replace(SHAPE, model=MODELS["gpt-7b"], element_bytes=2, shards=8)
-    found = untracked(shape, A100, tokens={65536}, keys=65536, connections=4)
+    sizes = untracked(shape, A100, tokens={65536}, keys=65536, connections=4)
     heads, width = 32, 128
-    assert found.scratch == 65536 * heads * (width + 2) * 4 // 8
-    assert found.workspaces == 2 * (8320 * KIB + MIB)
-    assert found.communicators == 2 * A100.communicator_bytes + 4 * A100.connection_bytes
-    assert found.charged == 0
+    assert sizes.scratch == 65536 * heads * (width + 2) * 4 // 8
+    assert sizes.workspaces == 2 * (8320 * KIB + MIB)
+    assert sizes.communicators == 2 * A100.communicator_bytes + 4 * A100.connection_bytes
+    assert sizes.charged == 0
     long = untracked(shape, A100, tokens={2**20}, keys=2**20, connections=4)
     assert long.charged == long.total - (A100.reserve_bytes - A100.context_bytes)
     assert long.charged > 0

@@ -1,6 +1,6 @@
 """The description of a decoder block: one file for each mixer. Everything generic reads it."""
 
-from sppo.plan.blocks.block import Block, CanonicalWeight, StateTensor, gradient_element_bytes
+from sppo.plan.blocks.block import BlockSpec, CanonicalWeight, StateTensor, gradient_element_bytes
 from sppo.plan.blocks.of_model import block_of
 
-__all__ = ["Block", "CanonicalWeight", "StateTensor", "block_of", "gradient_element_bytes"]
+__all__ = ["BlockSpec", "CanonicalWeight", "StateTensor", "block_of", "gradient_element_bytes"]

@@ -8,19 +8,15 @@ from __future__ import annotations
 from functools import partial
 
 from sppo.config.models import Model
-from sppo.plan.blocks.attention_temporaries import (
-    ATTENTION_BACKWARD_STEP,
-    BACKWARD_SPANS,
-    CODED_ACTIVATIONS,
-    EARLY_READERS,
-    FORWARD_SPANS,
-    backward_walk,
-    forward_walk,
-    kernel_scratch_bytes,
-    recomputing,
+from sppo.plan.blocks import attention_temporaries as temporaries
+from sppo.plan.blocks.block import BlockSpec, CanonicalWeight, StateTensor
+from sppo.plan.saved_tensors import (
+    SavedTensor,
+    norm_statistics,
+    not_recomputable,
+    product,
+    recomputable,
 )
-from sppo.plan.blocks.block import Block, CanonicalWeight, StateTensor
-from sppo.plan.saved_tensors import SavedTensor, kept, norm_statistics, product, recomputable
 
 OFFLOAD_ORDER = (
     "mlp.activation",
@@ -33,22 +29,22 @@ OFFLOAD_ORDER = (
     "attention.query",
     "attention.output",
 )
-"""Which tensors of a block travel first: the largest, then those whose bytes are needed latest in
-the backward. Statistics are too small to be worth a copy and stay."""
+"""The saved tensors that are offloaded first: the largest, then those that the backward reads
+latest. Statistics are too small to be worth a copy and stay."""
 
 RECOMPUTE_CHEAP = ("norm1.output", "norm2.output", "mlp.activation")
-"""Made again by reading and writing memory once: nearly free."""
+"""Recomputed by reading and writing memory once: nearly free."""
 
 RECOMPUTE_LEAN = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate", "block.middle", "attention.query")
 """All but the block's input and the attention's output with its log-sum-exp: 4 h bytes a token
-and layer in bfloat16 stay. Only linear layers are computed again, never attention."""
+and layer in bfloat16 stay. Only linear layers are recomputed, never attention."""
 
 RECOMPUTE_FULL = (*RECOMPUTE_LEAN, "attention.output")
-"""What Megatron's and DeepSpeed's block checkpointing drops, attention with it (its log-sum-exp is
-as small as a statistic and stays). For comparison, never for speed."""
+"""The tensors that Megatron's and DeepSpeed's block checkpointing drops, attention among them (its
+log-sum-exp is as small as a statistic and stays). For comparison, never for speed."""
 
 FORWARD_EXCHANGES = 4
-"""Gathers and sums of a block's hidden states: before and behind attention, and the MLP."""
+"""all_gather and reduce_scatter of hidden states: before and behind attention, and the MLP."""
 
 BACKWARD_EXCHANGES = 6
 """The same of their gradients, and two of the inputs that the weights' gradients need again."""
@@ -57,9 +53,9 @@ PREFIX_BLOCK_TOKENS = 1024
 """Keys per call of an attention backward over the prefix, at least: else as many as queries."""
 
 
-def attention_block(model: Model) -> Block:
+def attention_block(model: Model) -> BlockSpec:
     """The description of this model's block."""
-    return Block(
+    return BlockSpec(
         weights=_weights(model),
         joint_weights={"attention.qkv": ("attention.query", "attention.key", "attention.value")},
         paired_weights=("attention.query", "attention.key"),
@@ -68,7 +64,7 @@ def attention_block(model: Model) -> Block:
             ("KV heads", model.kv_heads),
             ("MLP columns", model.ffn),
         ),
-        units=_units(model),
+        saved_tensors=_saved_tensors(model),
         offload_order=OFFLOAD_ORDER,
         recompute_cheap=RECOMPUTE_CHEAP,
         recompute_lean=RECOMPUTE_LEAN,
@@ -77,15 +73,15 @@ def attention_block(model: Model) -> Block:
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
-        forward_spans=FORWARD_SPANS,
-        backward_spans=BACKWARD_SPANS,
-        forward_walk=forward_walk,
-        backward_walk=backward_walk,
-        recomputing=recomputing,
-        early_readers=EARLY_READERS,
-        mixer_backward_step=ATTENTION_BACKWARD_STEP,
-        kernel_scratch_bytes=partial(kernel_scratch_bytes, model),
-        compiled_kernels=2 if model.activation in CODED_ACTIVATIONS else 0,
+        forward_spans=temporaries.FORWARD_SPANS,
+        backward_spans=temporaries.BACKWARD_SPANS,
+        forward_walk=temporaries.forward_walk,
+        backward_walk=temporaries.backward_walk,
+        recomputing=temporaries.recomputing,
+        early_readers=temporaries.EARLY_READERS,
+        mixer_backward_step=temporaries.ATTENTION_BACKWARD_STEP,
+        kernel_scratch_bytes=partial(temporaries.kernel_scratch_bytes, model),
+        compiled_kernels=2 if model.activation in temporaries.CODED_ACTIVATIONS else 0,
         state=(
             StateTensor("attention.key", model.kv_width),
             StateTensor("attention.value", model.kv_width),
@@ -125,25 +121,25 @@ def _weights(model: Model) -> dict[str, CanonicalWeight]:
     return weights
 
 
-def _units(model: Model) -> tuple[SavedTensor, ...]:
-    """What the block keeps for its backward, in the order in which it is made."""
+def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
+    """The tensors that the block saves for its backward, in the order of the forward."""
     hidden, ffn = model.hidden, model.ffn
     statistics = norm_statistics(model)
     wide = [product("mlp.up", ffn, hidden, "norm2.output")]
     if model.activation == "swiglu":
         wide.insert(0, product("mlp.gate", ffn, hidden, "norm2.output"))
     return (
-        kept("block.input", elements=hidden),
-        kept("norm1.statistics", statistics=statistics),
+        not_recomputable("block.input", elements=hidden),
+        not_recomputable("norm1.statistics", statistics=statistics),
         recomputable("norm1.output", hidden, "norm", "block.input"),
         product("attention.query", hidden, hidden, "norm1.output"),
         recomputable("attention.output", hidden, "mixer", "attention.query"),
-        kept("attention.logsumexp", statistics=model.heads),
+        not_recomputable("attention.logsumexp", statistics=model.heads),
         product("block.middle", hidden, hidden, "attention.output", "block.input"),
-        kept("norm2.statistics", statistics=statistics),
+        not_recomputable("norm2.statistics", statistics=statistics),
         recomputable("norm2.output", hidden, "norm", "block.middle"),
         *wide,
-        recomputable("mlp.activation", ffn, "activation", *(unit.name for unit in wide)),
+        recomputable("mlp.activation", ffn, "activation", *(tensor.name for tensor in wide)),
     )
 
 

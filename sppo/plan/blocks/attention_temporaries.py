@@ -1,6 +1,6 @@
-"""What the block with attention makes beside what is kept, operation by operation. No torch.
+"""Temporaries of the block with attention, operation by operation. No torch.
 
-And what its kernels take untracked: their sizes follow from their blocks in torch's own source.
+And the untracked scratch of its kernels: their sizes follow from their blocks in torch's source.
 """
 
 from __future__ import annotations
@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sppo.config.models import Model
-from sppo.plan.blocks.temporaries import At, Moment, Placement, Recomputing, Sizes, Span
+from sppo.plan.blocks.temporaries import (
+    Placement,
+    Recomputing,
+    Span,
+    StepPeak,
+    TemporaryPeak,
+    TokenBytes,
+)
 
 FORWARD_SPANS = {
     "norm1.output": Span(1, 7),
@@ -43,7 +50,7 @@ BACKWARD_SPANS = {
 ATTENTION_BACKWARD_STEP = 6
 
 EARLY_READERS = {"norm1.output": "attention.query", "norm2.output": "mlp.up"}
-"""What a norm's output is read for early in a backward, to make it again."""
+"""A norm's output -> the saved tensor whose recomputation reads it early in a backward."""
 
 CODED_ACTIVATIONS = ("gelu",)
 """Activation functions that oneDNN compiles for each shape, a forward and a backward."""
@@ -58,8 +65,8 @@ ROUNDED_QUERIES = 128
 """A flash backward on CUDA rounds its queries up to a multiple."""
 
 
-class _Sizes(Sizes):
-    """Those of attention besides."""
+class _AttentionBytes(TokenBytes):
+    """Those of attention as well."""
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
@@ -69,72 +76,70 @@ class _Sizes(Sizes):
         self.qkv = self.thin + 2 * self.key
         self.hosted_key = self.key if placement.hosted else 0
         self.hosted_gradient = model.kv_width * self.precise if placement.hosted else 0
+        self.rotation = self.if_narrow(2 * self.thin_precise)  # RoPE of the queries in float32
         self.turns = model.head_width * self.precise * self.shards
         self.merged = (
             self.thin + self.if_narrow(3 * self.thin_precise) + 5 * model.heads * self.precise
         )
 
-    @property
-    def rotation(self) -> int:
-        """RoPE of the queries by way of float32."""
-        return self.if_narrow(2 * self.thin_precise)
 
-
-def forward_walk(placement: Placement) -> Iterator[At]:
+def forward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's forward."""
-    s = _Sizes(placement)
+    s = _AttentionBytes(placement)
     both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
-    yield At(1, Moment(s.norm_forward))
-    yield At(2, Moment(s.gathered + s.qkv))
-    yield At(3, Moment(both + s.rotation))
-    yield At(4, Moment(both + s.thin + s.merged, later=True))
-    yield At(5, Moment(both + s.thin))
-    yield At(6, Moment(s.gathered + s.cloned))
-    yield At(7, Moment(s.norm_forward))
-    yield At(8, Moment(s.gathered))
-    yield At(9, Moment(0))
-    yield At(10, Moment(s.gathered + s.cloned + s.thin))
+    yield StepPeak(1, TemporaryPeak(s.norm_forward))
+    yield StepPeak(2, TemporaryPeak(s.gathered + s.qkv))
+    yield StepPeak(3, TemporaryPeak(both + s.rotation))
+    yield StepPeak(4, TemporaryPeak(both + s.thin + s.merged, later=True))
+    yield StepPeak(5, TemporaryPeak(both + s.thin))
+    yield StepPeak(6, TemporaryPeak(s.gathered + s.cloned))
+    yield StepPeak(7, TemporaryPeak(s.norm_forward))
+    yield StepPeak(8, TemporaryPeak(s.gathered))
+    yield StepPeak(9, TemporaryPeak(0))
+    yield StepPeak(10, TemporaryPeak(s.gathered + s.cloned + s.thin))
 
 
-def backward_walk(placement: Placement) -> Iterator[At]:
+def backward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's backward, from its end."""
-    s = _Sizes(placement)
+    s = _AttentionBytes(placement)
     gradients = s.wides * s.wide
     into = s.thin + s.gathered + s.whole + s.cloned + s.summed
-    yield At(1, Moment(s.thin + s.gathered + s.wide))
-    yield At(1, Moment(s.thin + s.gathered, fixed=s.product(s.ffn)))
-    yield At(2, Moment(s.thin + s.wide + gradients))
-    yield At(3, Moment(into + gradients, fixed=s.product(s.ffn)))
-    yield At(4, Moment(s.thin + s.norm_backward))
+    yield StepPeak(1, TemporaryPeak(s.thin + s.gathered + s.wide))
+    yield StepPeak(1, TemporaryPeak(s.thin + s.gathered, fixed=s.product(s.ffn)))
+    yield StepPeak(2, TemporaryPeak(s.thin + s.wide + gradients))
+    yield StepPeak(3, TemporaryPeak(into + gradients, fixed=s.product(s.ffn)))
+    yield StepPeak(4, TemporaryPeak(s.thin + s.norm_backward))
     into += s.received
-    yield At(5, Moment(s.received + s.thin + s.gathered + s.thin))
-    yield At(5, Moment(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
+    yield StepPeak(5, TemporaryPeak(s.received + s.thin + s.gathered + s.thin))
+    yield StepPeak(5, TemporaryPeak(s.received + s.thin + s.gathered, fixed=s.product(s.hidden)))
     yield from _attention_backward(s)
-    yield At(7, Moment(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
-    yield At(8, Moment(s.received + s.thin + s.norm_backward))
+    yield StepPeak(7, TemporaryPeak(into + s.qkv, fixed=s.product(s.hidden + 2 * s.kv_width)))
+    yield StepPeak(8, TemporaryPeak(s.received + s.thin + s.norm_backward))
 
 
-def _attention_backward(s: _Sizes) -> Iterator[At]:
-    """Blocks of the prefix, then RoPE's gradient: beside the residual's and the output's."""
+def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
+    """Blocks of the prefix, then RoPE's gradient; the residual's and the output's are there too."""
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
     calls = outer + s.if_divided(2 * s.thin)
     step = ATTENTION_BACKWARD_STEP
-    yield At(step, Moment(calls + s.thin + 2 * s.key))
-    yield At(step, Moment(calls + s.thin + s.if_narrow(s.thin_precise)))
-    yield At(step, Moment(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True))
+    yield StepPeak(step, TemporaryPeak(calls + s.thin + 2 * s.key))
+    yield StepPeak(step, TemporaryPeak(calls + s.thin + s.if_narrow(s.thin_precise)))
+    yield StepPeak(
+        step, TemporaryPeak(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True)
+    )
     outer += s.thin_precise + s.qkv + s.turns
-    yield At(step, Moment(outer + s.if_narrow(s.thin) + s.rotation))
-    yield At(step, Moment(outer + s.if_divided(s.qkv)))
+    yield StepPeak(step, TemporaryPeak(outer + s.if_narrow(s.thin) + s.rotation))
+    yield StepPeak(step, TemporaryPeak(outer + s.if_divided(s.qkv)))
 
 
 def recomputing(placement: Placement) -> Recomputing:
-    """Gradients that wait, and what it takes to make units again."""
-    s = _Sizes(placement)
+    """Gradients that wait, and the temporaries of recomputing saved tensors."""
+    s = _AttentionBytes(placement)
     wide = s.wides * s.wide
     late = s.received + s.thin
     waiting = {1: s.thin, 2: s.thin + s.wide, 3: s.thin + wide, 4: 2 * s.thin}
     waiting |= {5: late, 6: late + s.thin, 7: late + s.qkv, 8: late + s.thin}
-    making = {
+    temporaries = {
         "norm1.output": s.norm_forward,
         "attention.query": s.gathered + s.thin + s.if_divided(s.thin) + s.rotation,
         "attention.output": 2 * s.hosted_key + s.thin + s.merged,
@@ -143,17 +148,17 @@ def recomputing(placement: Placement) -> Recomputing:
         "mlp.gate": s.gathered,
         "mlp.up": s.gathered,
     }
-    return Recomputing(waiting, making)
+    return Recomputing(waiting, temporaries)
 
 
 def kernel_scratch_bytes(
     model: Model, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
 ) -> int:
-    """The larger of what torch's attention takes inside a forward and inside a backward.
+    """The scratch of torch's attention: the larger of a forward's and a backward's.
 
-    On a CPU: the scores of a block and, in a backward, their gradient; a forward has a block's
-    output besides. On CUDA: the queries' gradient in float32 and two rows of it, and with shared
-    keys dK and dV of every head.
+    On a CPU: the scores of a block, with their gradient in a backward, and with the block's output
+    in a forward. On CUDA: the queries' gradient in float32 and two rows of it, and dK and dV of
+    every head where heads share keys.
     """
     precise = max(4, element_bytes)
     if device == "cpu":

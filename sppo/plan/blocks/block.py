@@ -1,7 +1,7 @@
-"""What everything generic knows of a decoder block, whatever mixes its tokens. No torch.
+"""The description of a decoder block that everything generic reads. No torch.
 
-A description is of one model's block, whole: degrees of parallelism are not in it. Names of weights
-have no `layers.{i}.` in front.
+It is of one model's whole block: degrees of parallelism are not in it. Names of weights have no
+`layers.{i}.` in front.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from sppo.plan.blocks.temporaries import At, Placement, Recomputing, Span
+from sppo.plan.blocks.temporaries import Placement, Recomputing, Span, StepPeak
 from sppo.plan.saved_tensors import SavedTensor
 
 
@@ -43,10 +43,10 @@ class CanonicalWeight(NamedTuple):
 
 
 class StateTensor(NamedTuple):
-    """What every later subsequence reads of one (the paper's type 0): `elements` a token.
+    """A tensor that every later subsequence reads (the paper's type 0): `elements` a token.
 
-    It has the model's dtype. They add to a gradient of it, which is float32 or wider. It lives from
-    its forward to the end of the backward.
+    It has the model's dtype; its gradient is float32 or wider. It lives from its forward to the end
+    of the backward.
     """
 
     name: str
@@ -67,42 +67,41 @@ class KernelScratch(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
+class BlockSpec:
     """The description of a decoder block.
 
     Weights. `weights`: by name, in the order in which every system makes them. `joint_weights`:
     name of a matrix that is stored as the row-wise concatenation of these. `paired_weights`: their
     rows are stored in pairs that turn together. `shard_counts`: what the ranks of a stage divide,
-    in words and how many there are.
+    in words, and how many there are.
 
-    Saved tensors. `units`: what a block keeps for its backward, in the order in which it is made.
-    `offload_order`: which travel first. `recompute_cheap`: those that are made again by reading and
-    writing memory once; `recompute_lean`: those, and what takes products but not the mixer;
-    `recompute_full`: everything that can be made again. Names the block does not have are ignored.
+    Saved tensors. `saved_tensors`: those of a block for its backward, in the order of the
+    forward. `offload_order`: those offloaded first. `recompute_cheap`: those recomputed by reading
+    and writing memory once. `recompute_lean`: those, and all that take products but not the mixer.
+    `recompute_full`: everything that can be recomputed. Names the block does not have are ignored.
 
     FLOPs of a forward. `dense_flops_per_token`: of its products with weights.
-    `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where it reads a state that
-    does not grow. `forward_exchanges`, `backward_exchanges`: gathers and sums of a subsequence's
-    hidden states over the ranks of a stage.
+    `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where its state does not
+    grow. `forward_exchanges`, `backward_exchanges`: all_gathers and reduce_scatters of a
+    subsequence's hidden states over the ranks of a stage.
 
     Temporaries. A block's forward and backward are steps, counted from 1. `forward_spans`,
-    `backward_spans`: the steps at which a unit is held. `forward_walk`, `backward_walk`: what every
-    step makes. `remaking`: what it takes to make units again. `early_readers`: unit whose being
-    made again reads a unit early in a backward. `mixer_backward_step`: that of the mixer's own
-    gradient. `kernel_scratch_bytes`: what kernels take that no tensor shows. `compiled_kernels`:
-    how many oneDNN compiles for each shape.
+    `backward_spans`: the steps that hold each saved tensor. `forward_walk`, `backward_walk`: the
+    temporary peaks of every step. `recomputing`: the temporaries of recomputing. `early_readers`:
+    saved tensor -> one whose recomputation reads it early in a backward. `mixer_backward_step`: the
+    step of the mixer's gradient. `kernel_scratch_bytes`: untracked scratch of kernels.
+    `compiled_kernels`: how many oneDNN compiles for each shape.
 
-    State. `state`: what later subsequences read, in `state_heads` heads. `prefix_block_tokens`: a
-    backward reads it in blocks of so many tokens, at least: else of as many as it has itself.
-    `position_numbers`: those of float32 for each position that all blocks of a stage read, made
-    once.
+    State. `state`: the tensors that later subsequences read, in `state_heads` heads. A backward
+    reads them in blocks of `prefix_block_tokens` tokens, or of the subsequence's length if it is
+    longer. `position_numbers`: float32 numbers of each position that all blocks of a stage share.
     """
 
     weights: Mapping[str, CanonicalWeight]
     joint_weights: Mapping[str, tuple[str, ...]]
     paired_weights: tuple[str, ...]
     shard_counts: tuple[tuple[str, int], ...]
-    units: tuple[SavedTensor, ...]
+    saved_tensors: tuple[SavedTensor, ...]
     offload_order: tuple[str, ...]
     recompute_cheap: tuple[str, ...]
     recompute_lean: tuple[str, ...]
@@ -113,8 +112,8 @@ class Block:
     backward_exchanges: int
     forward_spans: Mapping[str, Span]
     backward_spans: Mapping[str, Span]
-    forward_walk: Callable[[Placement], Iterator[At]]
-    backward_walk: Callable[[Placement], Iterator[At]]
+    forward_walk: Callable[[Placement], Iterator[StepPeak]]
+    backward_walk: Callable[[Placement], Iterator[StepPeak]]
     recomputing: Callable[[Placement], Recomputing]
     early_readers: Mapping[str, str]
     mixer_backward_step: int
@@ -140,11 +139,12 @@ class Block:
 
     @cached_property
     def saved_tensors_by_name(self) -> Mapping[str, SavedTensor]:
-        return {unit.name: unit for unit in self.units}
+        """`saved_tensors` by name, in the same order."""
+        return {tensor.name: tensor for tensor in self.saved_tensors}
 
     @property
     def recompute_levels(self) -> tuple[tuple[str, ...], ...]:
-        """From nothing to everything that can be made again."""
+        """From nothing to everything that can be recomputed."""
         return (), self.recompute_cheap, self.recompute_lean, self.recompute_full
 
     @cached_property

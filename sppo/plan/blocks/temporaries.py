@@ -1,7 +1,7 @@
-"""The types of what a block makes beside what is kept, operation by operation. No torch.
+"""The types of a block's temporaries, operation by operation. No torch.
 
-A compute walks through its operations; at each there is a sum of tensors that exist only then, all
-of so many bytes a token. `memory_model/temporaries.py` puts a block's walk into that of a part.
+A compute walks through its operations. At each there are tensors that exist only then, all of so
+many bytes a token. `memory_model/temporaries.py` puts a block's walk into that of a model chunk.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from sppo.config.models import Model
 
 
-class Moment(NamedTuple):
+class TemporaryPeak(NamedTuple):
     """Bytes: (tokens x per_token + keys x per_key + tile x per_tile) / shards + fixed.
 
-    keys: of the prefix, in one call of attention; tile: tokens of the loss with logits at a time.
-    `later` is only where there is a prefix. `told`: slices have told each other dK and dV.
+    keys: of the prefix, in one call of attention. tile: tokens of the loss with logits at a time.
+    `later`: exists only with a prefix. `exchanging`: MSP slices have exchanged dK and dV.
     """
 
     per_token: int
@@ -25,22 +25,22 @@ class Moment(NamedTuple):
     per_tile: int = 0
     fixed: int = 0
     later: bool = False
-    told: bool = False
+    exchanging: bool = False
 
 
-class At(NamedTuple):
-    """A moment's step in its compute; `making`: the unit that is made again, by so many bytes."""
+class StepPeak(NamedTuple):
+    """A temporary peak at a step of a compute; `recomputed`: the saved tensor it recomputes."""
 
     step: int
-    moment: Moment
-    making: str | None = None
-    making_bytes: int = 0
+    peak: TemporaryPeak
+    recomputed: str | None = None
+    recomputed_bytes: int = 0
 
 
 class Span(NamedTuple):
-    """The steps of a block at which a unit is held: made or first read, and read for the last time.
+    """The steps of a block that hold a saved tensor: it is made or first read, and last read.
 
-    In a forward a unit that is not kept is held until its last step all the same.
+    A forward holds a tensor that is not saved until its last step all the same.
     """
 
     first: int
@@ -48,18 +48,18 @@ class Span(NamedTuple):
 
 
 class Recomputing(NamedTuple):
-    """Bytes per token: what waits at each step of a backward, what making a unit again takes."""
+    """Bytes per token: waiting gradients by step, temporaries of recomputing by saved tensor."""
 
     waiting_by_step: Mapping[int, int]
-    making_by_unit: Mapping[str, int]
+    recompute_bytes: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What the temporaries of a block depend on but the decisions.
+    """All that the temporaries of a block depend on but the decisions.
 
-    `head`: its part has the head, and so receives no gradient. `hosted`: K and V lie in the host
-    tier; `clones`: as gloo does, of what it sums over shards.
+    `head`: its chunk has the head, and so receives no gradient. `hosted`: K and V lie in the host
+    tier. `clones`: a sum over shards clones its input, as gloo does.
     """
 
     model: Model
@@ -70,14 +70,14 @@ class Placement:
     clones: bool
 
 
-class Sizes:
-    """Bytes per token of hidden states, norms and MLP, times the shards."""
+class TokenBytes:
+    """Bytes per token of hidden states (`thin`), norms and MLP (`wide`), times the shards."""
 
     def __init__(self, placement: Placement) -> None:
         model, size = placement.model, placement.element_bytes
         self.shards, self.element = placement.shards, size
         self.precise = max(4, size)
-        self.narrow = size < 4  # a product is then added by way of a tensor of its own
+        self.narrow = size < 4  # a product is then a tensor of its own before it is added
         self.divided = placement.shards > 1
         self.thin = model.hidden * size
         self.received = 0 if placement.head else self.thin  # held to the end of the backward
@@ -92,9 +92,11 @@ class Sizes:
         self.hidden, self.ffn = model.hidden, model.ffn
 
     def if_divided(self, size: int) -> int:
+        """`size` where ranks share the stage, else 0."""
         return size if self.divided else 0
 
     def if_narrow(self, size: int) -> int:
+        """`size` where elements are narrower than float32, else 0."""
         return size if self.narrow else 0
 
     def product(self, width: int) -> int:
@@ -103,12 +105,12 @@ class Sizes:
 
     @property
     def norm_forward(self) -> int:
-        """Beside the output."""
+        """Temporaries of a norm's forward, without its output."""
         return self.thin_precise + self.if_narrow(self.thin_precise) if self.rms else 0
 
     @property
     def norm_backward(self) -> int:
-        """With the gradients of its output and input, and their sum with the residual's."""
+        """Gradients of a norm's output and input, and their sum with the residual's."""
         if self.rms:
             return self.thin + 3 * self.thin_precise + self.if_narrow(self.thin)
         return 3 * self.thin

@@ -19,7 +19,7 @@ from sppo.config.errors import Short
 from sppo.config.sizes import slot_bytes
 from sppo.cost_model.times import recompute_ns
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
-from sppo.memory_model.temporary_peaks import linear_moments
+from sppo.memory_model.temporary_peaks import linear_temporary_peaks
 from sppo.plan.saved_tensors import SavedTensor
 from sppo.planner.activations.policies import recompute_fates, uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -124,13 +124,13 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
     for part, shape in enumerate(problem.shapes):
         layers = len(shape.layers)
         for index, tokens in enumerate(problem.lengths):
-            for unit in shape.units.values():
-                size = shape.unit_bytes(unit, tokens)
+            for unit in shape.saved_tensors.values():
+                size = shape.saved_tensor_bytes(unit, tokens)
                 copies = shape.copies[unit.name]
                 if copies == 0:
                     continue
                 travels = again = None
-                if unit in shape.travelling and index < last:
+                if unit in shape.offloadable and index < last:
                     cost = 0.0 if profile.overlapped_copies else size * per_byte * 1e3
                     travels = program.column(cost, copies, integer=True)
                 if unit.name in lean:
@@ -172,7 +172,7 @@ def _beside_columns(
         for index, tokens in enumerate(problem.tokens[part]):
             for forward in (True, False):
                 column = columns[part, index, forward] = program.column(0.0, np.inf, integer=False)
-                for moment, added in linear_moments(kind, forward):
+                for moment, added in linear_temporary_peaks(kind, forward):
                     base = problem.largest_bytes(part, index, (moment,))
                     if base is None:
                         continue

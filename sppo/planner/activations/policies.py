@@ -49,7 +49,7 @@ def recompute_fates(problem: StageProblem) -> list[Decision]:
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
     """Keep all but these units of every block; those that the model does not have are ignored."""
-    known = problem.shapes[0].units
+    known = problem.shapes[0].saved_tensors
     return Decision(recompute=tuple(name for name in names if name in known))
 
 

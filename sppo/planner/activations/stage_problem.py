@@ -73,7 +73,7 @@ class StageProblem(StageMemoryModel):
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
-        moved = self.moved_bytes(part, index, decision)
+        moved = self.offloaded_bytes(part, index, decision)
         out = copy_ns(moved, profile.d2h_bytes_per_second)
         back = copy_ns(moved, profile.h2d_bytes_per_second)
         if profile.overlapped_copies:
@@ -106,13 +106,13 @@ class StageProblem(StageMemoryModel):
 
     def _offload(self, part: int, index: int, share: float, decision: Decision) -> Decision:
         shape, tokens = self.shapes[part], self.tokens[part][index]
-        wanted = share * shape.candidate_bytes(tokens, decision.recompute)
+        wanted = share * shape.offloadable_bytes(tokens, decision.recompute)
         chosen = []
-        for unit in shape.travelling:
+        for unit in shape.offloadable:
             if wanted <= 0:
                 break
             if unit.name not in decision.recompute:
-                size = shape.unit_bytes(unit, tokens)
+                size = shape.saved_tensor_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
                 wanted -= n * size
                 if n:
@@ -132,7 +132,7 @@ class StageProblem(StageMemoryModel):
 
     def _hidden_share(self, part: int, index: int, decision: Decision) -> float:
         shape = self.shapes[part]
-        candidates = shape.candidate_bytes(self.tokens[part][index], decision.recompute)
+        candidates = shape.offloadable_bytes(self.tokens[part][index], decision.recompute)
         return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
 
     def stage_plan(self, decisions: StageDecisions) -> StagePlan:
@@ -148,7 +148,7 @@ class StageProblem(StageMemoryModel):
             layers=(shape.layers.start, shape.layers.stop),
             head=shape.head,
             offload_share=tuple(
-                self.moved_bytes(part, index, decision) / self.kept_bytes(part, index, decision)
+                self.offloaded_bytes(part, index, decision) / self.kept_bytes(part, index, decision)
                 for index, decision in enumerate(row)
             ),
             offload_units=tuple(

@@ -114,7 +114,8 @@ def _moves(plan: Plan, layout: TimedLayout, stage: int) -> _Moves:
         number = stage + virtual * layout.pipeline_parallel
         tokens = layout.slicing.tokens_of(number, index, stage)
         size = sum(
-            shape.unit_bytes(shape.units[name], tokens) for _, name in part.offload_units[index]
+            shape.saved_tensor_bytes(shape.saved_tensors[name], tokens)
+            for _, name in part.offload_units[index]
         )
         out = copy_ns(size, profile.d2h_bytes_per_second)
         back = copy_ns(size, profile.h2d_bytes_per_second)

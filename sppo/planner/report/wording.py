@@ -28,4 +28,4 @@ def ranges(numbers: Iterable[int]) -> str:
 def in_order(model: Model, names: Iterable[str]) -> str:
     """Units of a block by name, in the order in which it makes them."""
     wanted = set(names)
-    return ", ".join(unit.name for unit in block_of(model).units if unit.name in wanted)
+    return ", ".join(unit.name for unit in block_of(model).saved_tensors if unit.name in wanted)
