@@ -10,15 +10,16 @@ from sppo.schedule.instructions import SENDS
 
 
 def connections_of(schedule: Schedule) -> list[Connection]:
-    """Who sends to whom through which channel, each once, in one order for all ranks."""
-    found = set()
+    """All (source, target, channel) that the schedule sends on, in one order for all ranks."""
+    connections = {
+        Connection(*pair, Channel.MSP_SLICES)
+        for msp_split in schedule.slicing.msp_splits
+        for pair in permutations(msp_split.ranks, 2)
+    }
     for stage, instructions in enumerate(schedule.stages):
-        for one in instructions:
-            if one.op in SENDS:
-                channel = Channel.MSP_WEIGHTS if carries_msp_weights(one) else Channel.PIPELINE
-                found.add(Connection(stage, peer_of(schedule, one), channel))
-    for msp_split in schedule.slicing.msp_splits:
-        found.update(
-            Connection(*pair, Channel.MSP_SLICES) for pair in permutations(msp_split.ranks, 2)
-        )
-    return sorted(found)
+        for instruction in instructions:
+            if instruction.op in SENDS:
+                weights = carries_msp_weights(instruction)
+                channel = Channel.MSP_WEIGHTS if weights else Channel.PIPELINE
+                connections.add(Connection(stage, peer_of(schedule, instruction), channel))
+    return sorted(connections)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sppo.comm.collectives import Alone, Team
+from sppo.comm.collectives import Team
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.workload import Optimizer
 from sppo.model.weights import StageWeights
@@ -18,15 +18,15 @@ NORM_CHUNK = 16_384
 
 
 def square_by_chunks(values: Tensor) -> Tensor:
-    """Sum of squares of a flat tensor, float64 scalar, where float64 would be slow."""
+    """Sum of squares of a flat tensor, float64 scalar, by norms in the tensor's own dtype."""
     norms = torch.stack(torch._foreach_norm(values.split(NORM_CHUNK)))
     return norms.double().square().sum()
 
 
 def square_in_float64(values: Tensor) -> Tensor:
-    """The same by few chunks: on CUDA tens of thousands would keep the host busy.
+    """The same by few chunks, because tens of thousands of kernels would keep the host busy.
 
-    A norm in float64 makes a float64 copy of what it reads, here of one chunk at a time.
+    A norm in float64 makes a float64 copy of its input, here of one chunk at a time.
     """
     chunks = values.split(FLOAT64_CHUNK)
     norms = [torch.linalg.vector_norm(chunk, dtype=torch.float64) for chunk in chunks]
@@ -36,13 +36,14 @@ def square_in_float64(values: Tensor) -> Tensor:
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
-    Replicas share it (ZeRO-1): each updates one equal piece of every buffer and gets the others'.
+    Replicas share the state (ZeRO-1): each updates one equal piece of every buffer, and an
+    all_gather of the weights follows.
     """
 
     def __init__(
         self, weights: StageWeights, recipe: Optimizer, replicas: Team | None = None
     ) -> None:
-        self.replicas = replicas or Alone()
+        self.replicas = replicas or Team()
         self.weights = weights
         self._flat = (weights.matrices, weights.vectors)
         self._gradients = (weights.matrix_gradients, weights.vector_gradients)
@@ -69,7 +70,7 @@ class FlatAdamW:
         return flat.chunk(self.replicas.size)[self.replicas.index]
 
     def reduce(self, shards: Team) -> None:
-        """Sum the gradients: over the shards what is whole on all of them, then over the replicas.
+        """Sum the gradients: over the shards where weights are not divided, then over the replicas.
 
         Afterwards this replica's pieces are those of the whole step.
         """
@@ -82,7 +83,7 @@ class FlatAdamW:
     def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
 
-        Summed over all ranks it is the model's: the first shard counts what is whole on all.
+        The sum over all ranks is the model's. Only the first shard counts undivided weights.
         """
         matrices, vectors = (master.grad for master in self.masters)
         assert matrices is not None
@@ -94,7 +95,7 @@ class FlatAdamW:
         return square(matrices) + square(vectors)
 
     def step(self, factor: float) -> None:
-        """Update the weights; `factor` is what the global-norm clip asks for."""
+        """Update the weights with gradients scaled by `factor`, that of the global-norm clip."""
         for master in self.masters:
             if factor < 1.0 and master.grad is not None:
                 master.grad.mul_(factor)
@@ -107,6 +108,7 @@ class FlatAdamW:
                 self.replicas.all_gather(working, into=flat).wait()
 
     def tensors(self) -> list[Tensor]:
+        """AdamW's state, and masters where they are no views of the weights."""
         states = [
             value
             for state in self.optimizer.state.values()
