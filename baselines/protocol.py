@@ -93,7 +93,7 @@ class System(Protocol):
         return []
 
     def close(self) -> None:
-        """Free groups and buffers; the process ends soon after. Nothing to do by default."""
+        """Free groups and buffers; the process ends soon after."""
 
 
 @runtime_checkable

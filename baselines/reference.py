@@ -26,6 +26,7 @@ from baselines.protocol import (
 )
 from sppo.config.models import Model
 from sppo.config.workload import Optimizer, Workload
+from sppo.engine.optimizer import state_tensors
 from sppo.plan.weights import weight_shapes
 
 
@@ -130,12 +131,6 @@ def adamw(model: nn.Module, recipe: Optimizer, *, fused: bool | None = None) -> 
     return AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.epsilon, fused=fused)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors of an optimizer's state."""
-    states = [state.values() for state in optimizer.state.values()]
-    return [value for state in states for value in state if isinstance(value, Tensor)]
-
-
 class ReferenceSystem(System):
     """One process, one model, one optimizer."""
 
@@ -166,6 +161,9 @@ class ReferenceSystem(System):
             "gradients": [p.grad for p in parameters if p.grad is not None],
             "optimizer": state_tensors(self.optimizer),
         }
+
+    def close(self) -> None:
+        """Nothing is held outside the process."""
 
 
 class ReferenceAdapter(Adapter):

@@ -112,6 +112,9 @@ class SppoSystem(System):
             for timed in self.trainer.counters.timeline
         ]
 
+    def close(self) -> None:
+        """The process group belongs to the worker."""
+
 
 class SppoAdapter(Adapter):
     """The solver plans, and the engine follows the plans."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sppo.config.models import llama
 from sppo.model.mixers.flash_blocks import attend, attend_backward
-from sppo.model.mixers.kv_cache import KvCache, KvRing
+from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing
 
 
 def check_against_full_attention(
@@ -27,8 +27,9 @@ def check_against_full_attention(
     model = llama(
         "case", layers=1, hidden=heads * width, heads=heads, kv_heads=kv_heads, ffn=8, vocabulary=8
     )
-    ring = KvRing(model, block_tokens, device, dtype) if block_tokens else None
-    cache = KvCache(model, 1, tokens, device, dtype, ring).layers[0]
+    form = KvFormat(model=model, device=device, dtype=dtype)
+    ring = KvRing(form, block_tokens) if block_tokens else None
+    cache = KvCache(form, 1, tokens, ring).layers[0]
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ channels of their own. They overtake hidden states that wait for their turn.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,9 +95,7 @@ class GroupTransport(Transport):
     def __init__(self, ranks: Sequence[int], timeout: timedelta | None = None) -> None:
         super().__init__()
         self._ranks = ranks
-        self._in_flight: dict[Channel, deque[tuple[dist.Work, Tensor]]] = {
-            channel: deque() for channel in Channel
-        }
+        self._in_flight: dict[Channel, deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._rank = dist.get_rank()
         self._nccl = dist.get_backend() == "nccl"
         self._connected: set[Connection] = set()

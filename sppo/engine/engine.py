@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sppo.comm.mesh import RankGroups
-from sppo.engine.connections import connections_of
+from sppo.comm.messages import Channel, Connection
 from sppo.engine.context import EngineContext
 from sppo.engine.msp_part import MspPart
 from sppo.engine.part import Part
@@ -21,6 +23,7 @@ from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.dependencies import (
     Schedule,
+    carries_msp_weights,
     inputs_of,
     matching_receive,
     message_tokens,
@@ -31,8 +34,7 @@ from sppo.schedule.dependencies import (
 from sppo.schedule.instructions import SENDS, Instruction, Op
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimedInstruction:
+class TimedInstruction(NamedTuple):
     """One instruction of the last step; `start_ns` is after the wait for its messages."""
 
     instruction: Instruction
@@ -114,9 +116,7 @@ class Engine:
                 note(self._notes[instruction])
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
-                timed = TimedInstruction(
-                    instruction=instruction, start_ns=start, end_ns=time.perf_counter_ns()
-                )
+                timed = TimedInstruction(instruction, start, time.perf_counter_ns())
                 self.counters.timeline.append(timed)
             note(f"stage {self.stage.index}, at the schedule's end, waits for the other stages")
             self.transport.flush()
@@ -142,7 +142,9 @@ class Engine:
         return self.stage.part(instruction.part, instruction.subsequence)
 
     def _msp_part(self, instruction: Instruction) -> MspPart:
-        return self.stage.msp_part(instruction.part, instruction.subsequence)
+        part = self._part(instruction)
+        assert isinstance(part, MspPart)
+        return part
 
     def _receive(self, instruction: Instruction) -> None:
         context = self.stage.context
@@ -177,7 +179,7 @@ class Engine:
     def _forward(self, instruction: Instruction) -> None:
         sequence, index = instruction.sequence, instruction.subsequence
         part = self._part(instruction)
-        span = part.span(index)
+        span = part.spans[index]
         first, last = part.index == 0, part.index + 1 == self.schedule.parts
         x = self._tokens[sequence, span] if first else self._join(instruction, Op.RECV_F)
         targets = self._tokens[sequence, 1:][span] if last else None
@@ -193,7 +195,7 @@ class Engine:
         part = self._part(instruction)
         last = part.index + 1 == self.schedule.parts
         grad = None if last else self._join(instruction, Op.RECV_B)
-        tokens = self._tokens[sequence, part.span(index)] if part.index == 0 else None
+        tokens = self._tokens[sequence, part.spans[index]] if part.index == 0 else None
         self.stage.wait_for_offloads()
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
@@ -235,6 +237,22 @@ class Engine:
 
     def _add_gradients(self, instruction: Instruction) -> None:
         """The wait for the receive has added the gradients."""
+
+
+def connections_of(schedule: Schedule) -> list[Connection]:
+    """All (source, target, channel) that the schedule sends on, in one order for all ranks."""
+    connections = {
+        Connection(*pair, Channel.MSP_SLICES)
+        for msp_split in schedule.slicing.msp_splits
+        for pair in permutations(msp_split.ranks, 2)
+    }
+    for stage, instructions in enumerate(schedule.stages):
+        for instruction in instructions:
+            if instruction.op in SENDS:
+                weights = carries_msp_weights(instruction)
+                channel = Channel.MSP_WEIGHTS if weights else Channel.PIPELINE
+                connections.add(Connection(stage, peer_of(schedule, instruction), channel))
+    return sorted(connections)
 
 
 def build_engine(

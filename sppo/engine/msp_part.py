@@ -175,7 +175,7 @@ class MspPart(Part):
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
         for layer in reversed(self._layers):
-            layer.send_later_gradients(self.span(subsequence).start)
+            layer.send_later_gradients(self.spans[subsequence].start)
         return super().backward(sequence, subsequence, grad, tokens)
 
     def _prefix_heads(self, buffers: slice) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from sppo.comm.mesh import RankGroups
 from sppo.engine.context import EngineContext
-from sppo.model.decoder import PartModel, RotaryTable, Trace
-from sppo.model.mixers.kv_cache import KvCache, KvRing, LayerCache
+from sppo.model.decoder import PartModel, Trace, rotary_turns
+from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing, LayerCache
 from sppo.model.recompute import BlockRecomputer
 from sppo.model.weights import Weights
 from sppo.offload.activation_store import ActivationStore
@@ -25,7 +24,7 @@ from sppo.plan.plan import Plan
 class StageBuffers:
     """Buffers that the parts of a stage share, sized by the plan; with plan, context and groups.
 
-    `rotary`: the RoPE table. `arenas`: host memory of offloaded tensors, one stack for each
+    `turns`: see `rotary_turns`. `arenas`: host memory of offloaded tensors, one stack for each
     sequence in flight. `ring`: device blocks of K and V in the host tier, if there. `tensors`: by
     kind, every buffer of the stage but its own weights, for the accounting.
     """
@@ -35,21 +34,23 @@ class StageBuffers:
         self.context = context
         self.groups = groups
         self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
-        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, context.device, context.dtype)
+        model, tokens = plan.model, plan.sequence_tokens
+        self.turns = rotary_turns(model, tokens, context.device, context.dtype)
         capacity = plan.stages[groups.coordinate.stage].memory.host // plan.kv_sets
         self.arenas = [
             HostArena(capacity, context.device, context.take_host) for _ in range(plan.kv_sets)
         ]
         self.add("host", [arena.memory for arena in self.arenas])
+        self.kv_format = KvFormat(
+            model=plan.model,
+            device=context.device,
+            dtype=context.dtype,
+            shards=plan.sequence_parallel,
+            take_host=context.take_host,
+        )
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
-            self.ring = KvRing(
-                plan.model,
-                plan.kv_block_tokens,
-                context.device,
-                context.dtype,
-                shards=plan.sequence_parallel,
-            )
+            self.ring = KvRing(self.kv_format, plan.kv_block_tokens)
             self.add("staging", self.ring.buffers)
 
     def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:
@@ -63,35 +64,14 @@ class StageBuffers:
 
     def make_caches(self, part: int, tokens: int) -> list[KvCache]:
         """K, V, dK and dV of the first `tokens` positions in a part: a cache for every KV set."""
-        plan = self.plan
-        caches: list[KvCache] = []
-        for _ in range(plan.kv_sets):
-            cache = KvCache(
-                plan.model,
-                len(plan.parts[part].layer_range),
-                tokens,
-                self.context.device,
-                self.context.dtype,
-                self.ring,
-                caches[0] if caches else None,
-                take_host=self.context.take_host,
-                shards=plan.sequence_parallel,
-            )
-            caches.append(cache)
+        layers = len(self.plan.parts[part].layer_range)
+        caches = [KvCache(self.kv_format, layers, tokens, self.ring)]
+        for _ in range(1, self.plan.kv_sets):
+            caches.append(KvCache(self.kv_format, layers, tokens, self.ring, caches[0]))
+        for cache in caches:
             self.add("host" if self.ring else "kv", cache.buffers[:2])
         self.add("host" if self.ring else "dkv", caches[0].buffers[2:])
         return caches
-
-
-@dataclass(frozen=True, kw_only=True)
-class _InFlight:
-    """A subsequence between its forward and its backward.
-
-    `edge` is the output's place in the graph: the output itself is freed when its message is sent.
-    """
-
-    edge: GradientEdge
-    trace: Trace
 
 
 class Part:
@@ -117,9 +97,11 @@ class Part:
         chunk = self.plan.parts[index]
         team = buffers.groups.shards
         self.model = PartModel(self.plan.model, chunk.layer_range, weights, team)
-        self._spans = spans
+        self.spans = spans
         self._constants = weights.storage_keys()
-        self._in_flight: dict[tuple[int, int], _InFlight] = {}
+        # By (sequence, subsequence) between forward and backward: the output's place in the graph,
+        # because the output itself is freed when its message is sent, and its trace.
+        self._in_flight: dict[tuple[int, int], tuple[GradientEdge, Trace]] = {}
         self._offload = chunk.offload_units
         self._dropped = [self._in_all_layers(names) for names in chunk.recompute_units]
 
@@ -127,9 +109,6 @@ class Part:
         """Keys of saved tensors that are dropped in every layer of the part."""
         layers = range(len(self.model.layers))
         return frozenset((layer, name) for layer in layers for name in names)
-
-    def span(self, subsequence: int) -> slice:
-        return self._spans[subsequence]
 
     def forward(
         self, sequence: int, subsequence: int, x: Tensor, targets: Tensor | None, scale: float
@@ -139,35 +118,29 @@ class Part:
         x: token ids int64 [l] on the first part, hidden states [l / SP, h] on all later parts.
         targets: int64 [l] on the last part.
         """
-        span = self.span(subsequence)
+        span, turns = self.spans[subsequence], self.buffers.turns[self.spans[subsequence]]
         caches = self.caches[sequence % len(self.caches)]
-        recomputer = BlockRecomputer(
-            part=self.model,
-            caches=caches,
-            turns=self.buffers.rotary.turns[span],
-            start=span.start,
-        )
+        recomputer = BlockRecomputer(part=self.model, caches=caches, turns=turns, start=span.start)
         dropped = self._dropped[subsequence]
         store = ActivationStore(self._constants, self.context.label, dropped, recomputer)
         hidden = self.model.embed(x) if self.model.first else x
         trace = Trace(store=store)
         with store.recording():
-            output = self.model.forward(hidden, caches, self.buffers.rotary, span.start, trace)
+            output = self.model.forward(hidden, caches, turns, span.start, trace)
             if targets is not None:
                 output = self.model.loss(output, targets, scale, trace)
-        in_flight = _InFlight(edge=get_gradient_edge(output), trace=trace)
-        self._in_flight[sequence, subsequence] = in_flight
+        self._in_flight[sequence, subsequence] = get_gradient_edge(output), trace
         return output.detach()
 
     def offload(self, sequence: int, subsequence: int) -> int:
         """Offload the saved tensors of the plan; returns the bytes (paper sec. 5.1)."""
-        store = self._in_flight[sequence, subsequence].trace.store
-        return store.offload(self._offload[subsequence], self.buffers.arena_of(sequence))
+        _, trace = self._in_flight[sequence, subsequence]
+        return trace.store.offload(self._offload[subsequence], self.buffers.arena_of(sequence))
 
     def reload(self, sequence: int, subsequence: int) -> int:
         """Reload the offloaded tensors of a subsequence; returns the bytes."""
-        store = self._in_flight[sequence, subsequence].trace.store
-        return store.reload(self.context.device, self.buffers.arena_of(sequence))
+        _, trace = self._in_flight[sequence, subsequence]
+        return trace.store.reload(self.context.device, self.buffers.arena_of(sequence))
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
@@ -177,10 +150,10 @@ class Part:
         grad: that of the output [l / SP, h], None for the loss. tokens: int64 [l], on the first
         part only.
         """
-        in_flight = self._in_flight.pop((sequence, subsequence))
-        in_flight.trace.store.release()
-        torch.autograd.backward(in_flight.edge, grad)
-        (input_gradient,) = in_flight.trace.input_gradients
+        edge, trace = self._in_flight.pop((sequence, subsequence))
+        trace.store.release()
+        torch.autograd.backward(edge, grad)
+        (input_gradient,) = trace.input_gradients
         if tokens is None:
             return input_gradient
         self.model.embed_backward(tokens, input_gradient)

@@ -64,12 +64,6 @@ class Stage:
         assert chosen is not None
         return chosen
 
-    def msp_part(self, part: int, subsequence: int) -> MspPart:
-        """The same for a subsequence of an MSP split."""
-        msp_part = self.part(part, subsequence)
-        assert isinstance(msp_part, MspPart)
-        return msp_part
-
     def clear_gradients(self, part: int) -> None:
         """Clear dK and dV, before the first backward of a sequence."""
         self._caches[part][0].clear_gradients()
@@ -77,7 +71,7 @@ class Stage:
     def wait_for_offloads(self) -> None:
         """After a forward, before a reload or backward: earlier offloads have freed the device."""
         for arena in self.buffers.arenas:
-            arena.wait_for_offloads()
+            arena.copies.wait_for_offloads()
 
     @property
     def kv_moved_bytes(self) -> int:

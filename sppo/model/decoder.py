@@ -19,24 +19,21 @@ from sppo.model.mixers.kv_cache import LayerCache
 from sppo.model.mixers.prefix_attention import PrefixAttention
 from sppo.model.weights import Weights, accumulation_dtype
 from sppo.offload.activation_store import ActivationStore
-from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
-class RotaryTable:
-    """The rotation of every position, complex [S, D / 2], computed once (RoPE).
+def rotary_turns(model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """RoPE's rotation of every position, complex [S, D / 2].
 
     The field's convention rotates column j of a head with column j + D / 2. Here the two lie side
     by side, as one complex number, because the rows of the query and key weights do (`pair_rows`).
     Scores do not depend on the order of columns, and RoPE becomes a single product.
     """
-
-    def __init__(self, model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-        precision = accumulation_dtype(dtype)
-        exponents = torch.arange(0, model.head_width, 2, device=device, dtype=precision)
-        frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
-        positions = torch.arange(tokens, device=device, dtype=precision)
-        angles = torch.outer(positions, frequencies)
-        self.turns = torch.polar(torch.ones_like(angles), angles)
+    precision = accumulation_dtype(dtype)
+    exponents = torch.arange(0, model.head_width, 2, device=device, dtype=precision)
+    frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
+    positions = torch.arange(tokens, device=device, dtype=precision)
+    angles = torch.outer(positions, frequencies)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +80,16 @@ class PartModel:
         return out
 
     def _block(
-        self,
-        index: int,
-        x: Tensor,
-        cache: LayerCache,
-        rotary: RotaryTable,
-        start: int,
-        trace: Trace,
+        self, index: int, x: Tensor, cache: LayerCache, turns: Tensor, start: int, trace: Trace
     ) -> Tensor:
         layer = f"layers.{self.layers[index]}"
         tag = partial(trace.store.tag, index)
-        span = slice(start, start + x.shape[0] * self.team.size)
         tag("block.input", x)
         normed = self.norm(f"{layer}.norm1", x, tag)
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
             self._column(normed, f"{layer}.attention.qkv"),
-            rotary.turns[span],
+            turns,
             cache,
             start,
             self.team,
@@ -126,17 +116,15 @@ class PartModel:
         return active
 
     def forward(
-        self,
-        x: Tensor,
-        caches: Sequence[LayerCache],
-        rotary: RotaryTable,
-        start: int,
-        trace: Trace,
+        self, x: Tensor, caches: Sequence[LayerCache], turns: Tensor, start: int, trace: Trace
     ) -> Tensor:
-        """Hidden states [l / SP, h] of positions from `start` -> the output of the last block."""
+        """Hidden states [l / SP, h] of positions from `start` -> the output of the last block.
+
+        turns: complex [l, D / 2], the rotations of these positions.
+        """
         x = StageInput.apply(self._entry, x, trace.input_gradients)
         for index, cache in enumerate(caches):
-            x = self._block(index, x, cache, rotary, start, trace)
+            x = self._block(index, x, cache, turns, start, trace)
         return x
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -173,7 +161,6 @@ class PartModel:
             self.weights["head.weight"],
             targets,
             scale,
-            LOSS_TILE_TOKENS,
             self.team,
             tag,
         )

@@ -12,10 +12,11 @@ from torch.autograd.function import once_differentiable
 from sppo.comm.collectives import Team, as_gathered
 from sppo.model.layers import Tag, add_product
 from sppo.model.weights import Weight, accumulation_dtype
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 class TiledLoss(torch.autograd.Function):
-    """Cross entropy of a subsequence, in tiles of `tile` tokens: never all logits exist.
+    """Cross entropy of a subsequence, in tiles: never all logits exist.
 
     x [l / size, h] of this rank's tokens, head weight [V / size, h], targets int64 [l] by position.
     Returns this rank's part of sum(losses) * scale: its own vocabulary's logits, and the
@@ -25,20 +26,13 @@ class TiledLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Weight,
-        targets: Tensor,
-        scale: float,
-        tile: int,
-        team: Team,
-        tag: Tag,
+        ctx: Any, x: Tensor, weight: Weight, targets: Tensor, scale: float, team: Team, tag: Tag
     ) -> Tensor:
         gradient = torch.empty_like(x)
         precision = accumulation_dtype(x.dtype)
         total = torch.zeros((), dtype=precision, device=x.device)
         by_rank = as_gathered(targets, team.size).view(team.size, -1)
-        step = max(1, tile // team.size)
+        step = max(1, LOSS_TILE_TOKENS // team.size)
         for start in range(0, x.shape[0], step):
             rows = slice(start, min(start + step, x.shape[0]))
             gathered = team.all_gather(x[rows]).wait()
@@ -64,7 +58,7 @@ class TiledLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad.to(gradient.dtype), None, None, None, None, None, None
+        return gradient * grad.to(gradient.dtype), None, None, None, None, None
 
 
 def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:

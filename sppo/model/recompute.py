@@ -12,7 +12,7 @@ from sppo.comm.collectives import in_order
 from sppo.model.decoder import PartModel
 from sppo.model.layers import linear, row_linear
 from sppo.model.mixers.kv_cache import LayerCache
-from sppo.model.mixers.prefix_attention import attend_cache, rotate_into
+from sppo.model.mixers.prefix_attention import attend_prefix, rotate_into
 from sppo.plan.blocks import block_of
 
 Read = Callable[[str], Tensor]
@@ -50,8 +50,9 @@ class BlockRecomputer:
             case "attention.query":
                 return self._query(block, read("norm1.output"))
             case "attention.output":
-                cache = self.caches[layer]
-                return attend_cache(read("attention.query"), cache, self.start, team.size)[0]
+                cache, query = self.caches[layer], read("attention.query")
+                own = cache.own(self.start, query.shape[1])
+                return attend_prefix(query, own, cache, self.start, team.size)[0]
             case "block.middle":
                 output = weights.with_bias(f"{block}.attention.output")
                 attended = row_linear(read("attention.output"), team, *output)

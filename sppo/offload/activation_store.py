@@ -199,7 +199,7 @@ class ActivationStore:
             saved.slot = None
             self._label("activations", data)
             moved += saved.size_bytes
-        self._reloads = arena.h2d_event()
+        self._reloads = arena.copies.h2d_event()
         return moved
 
     def release(self) -> None:

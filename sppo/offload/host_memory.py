@@ -158,7 +158,10 @@ class Slot:
 
 
 class HostArena:
-    """A stack of slots in `capacity_bytes` of host memory; `peak_bytes` is its greatest use."""
+    """A stack of slots in `capacity_bytes` of host memory.
+
+    peak_bytes: its greatest use. copies: the streams of `store` and `load`.
+    """
 
     def __init__(
         self, capacity_bytes: int, device: torch.device, take: TakeHost | None = None
@@ -167,7 +170,7 @@ class HostArena:
         self.used_bytes = 0
         self.peak_bytes = 0
         self.memory = (take or host_memory)(capacity_bytes, device)
-        self._copies = CopyStreams(device)
+        self.copies = CopyStreams(device)
 
     def _view(self, slot: Slot) -> Tensor:
         return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
@@ -175,8 +178,8 @@ class HostArena:
     def store(self, data: Tensor) -> Slot:
         """Copy `data` (uint8 [bytes], on the device) into a new slot on top of the stack.
 
-        Its device memory is in use until `wait_for_offloads`. Raises HostTierFull where the slot
-        does not fit.
+        Its device memory is in use until `copies.wait_for_offloads`. Raises HostTierFull where the
+        slot does not fit.
         """
         needed = slot_bytes(data.numel())
         if self.used_bytes + needed > self.capacity_bytes:
@@ -187,29 +190,21 @@ class HostArena:
         slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        self._copies.copy_to_host(data, self._view(slot))
+        self.copies.copy_to_host(data, self._view(slot))
         return slot
-
-    def wait_for_offloads(self) -> None:
-        """Let compute wait for all stores; then their device memory is free."""
-        self._copies.wait_for_offloads()
 
     def abort(self) -> None:
         """After an error: drop everything in the arena."""
-        self.wait_for_offloads()
-        self.h2d_event().wait()
+        self.copies.wait_for_offloads()
+        self.copies.h2d_event().wait()
         self.used_bytes = 0
 
     def load(self, slot: Slot, into: Tensor) -> None:
         """Queue the copy of the topmost slot to the device, and remove the slot from the stack.
 
-        `into` may be read after `h2d_event().wait()`.
+        `into` may be read after `copies.h2d_event().wait()`.
         """
         assert slot.offset_bytes + slot_bytes(slot.size_bytes) == self.used_bytes, "not the top"
         # A later store() into this slot waits for this read: see CopyStreams.
         self.used_bytes = slot.offset_bytes
-        self._copies.copy_to_device(into, self._view(slot))
-
-    def h2d_event(self) -> CopyEvent:
-        """All loads so far."""
-        return self._copies.h2d_event()
+        self.copies.copy_to_device(into, self._view(slot))

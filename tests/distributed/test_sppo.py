@@ -24,7 +24,7 @@ from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import replica_collectives, shard_collectives
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_moved_bytes
-from sppo.engine.connections import connections_of
+from sppo.engine.engine import connections_of
 from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
 

@@ -35,10 +35,10 @@ def test_the_arena_reloads_every_bit_and_frees_the_device() -> None:
     slot = arena.store(original)
     del original
     assert torch.cuda.memory_allocated(device) == before, "freed before the copy was done"
-    arena.wait_for_offloads()
+    arena.copies.wait_for_offloads()
     assert torch.cuda.memory_allocated(device) <= before - 48 * 1024**2
     back = torch.empty(48 * 1024**2, dtype=torch.uint8, device=device)
     arena.load(slot, back)
-    arena.h2d_event().wait()
+    arena.copies.h2d_event().wait()
     assert torch.equal(back, expected)
     assert arena.used_bytes == 0

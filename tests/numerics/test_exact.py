@@ -145,7 +145,7 @@ def test_slices_on_lent_weights_equal_plain_torch(
 def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sizes, so that the loops over prefix blocks and loss tiles really go round."""
     monkeypatch.setattr("sppo.model.mixers.kv_cache.PREFIX_BLOCK_TOKENS", 7)
-    monkeypatch.setattr("sppo.model.decoder.LOSS_TILE_TOKENS", 5)
+    monkeypatch.setattr("sppo.model.loss.LOSS_TILE_TOKENS", 5)
     for kv_block_tokens in (0, 8):
         assert_equal_work(
             model,

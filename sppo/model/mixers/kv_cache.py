@@ -6,9 +6,10 @@ the prefix is copied to the device in blocks, the next block while attention com
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,83 +37,82 @@ def _span(buffers: KvBlock, start: int, end: int) -> KvBlock:
     return KvBlock(*(buffer.narrow(1, start, end - start) for buffer in buffers))
 
 
-class LayerCache(Protocol):
-    """One layer's K and V by absolute position, so that a write is idempotent."""
-
-    kv_heads: int
-
-    def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Where to write K and V [kv_heads, l, D], shaped as `like`, of positions from `start`."""
-
-    def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        """K and V are written: keep them for every later subsequence."""
-
-    def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """K and V [kv_heads, tokens, D] of one subsequence, on the device."""
-
-    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """K and V of all positions before `start`, in blocks, on the device."""
-
-    def own_gradients(self, start: int, tokens: int) -> KvBlock:
-        """`own`, with the dK and dV that later subsequences have added."""
-
-    def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
-        """`prefix` for `tokens` queries, which add dK and dV before they take the next block."""
-
-
 class ResidentLayer:
-    """K, V, dK and dV [kv_heads, S, D] on the device: blocks are views."""
+    """One layer's K, V, dK and dV [kv_heads, S, D] on the device: blocks are views.
+
+    Positions are absolute, so that a write is idempotent.
+    """
 
     def __init__(self, buffers: KvBlock) -> None:
         self.buffers = buffers
         self.kv_heads = buffers.keys.shape[0]
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Where to write K and V [kv_heads, l, D], shaped as `like`, of positions from `start`."""
         return self.own(start, like.shape[1])
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        """K and V lie in the buffers already."""
+        """K and V are written: keep them for every later subsequence."""
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """K and V [kv_heads, tokens, D] of one subsequence."""
         span = _span(self.buffers, start, start + tokens)
         return span.keys, span.values
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """K and V of all positions before `start`, in blocks on the device."""
         if start:
             yield self.own(0, start)
 
     def own_gradients(self, start: int, tokens: int) -> KvBlock:
+        """`own`, with the dK and dV that later subsequences have added."""
         return _span(self.buffers, start, start + tokens)
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
-        """In blocks, so that the operator's own dK and dV stay as small as those of the queries."""
+        """`prefix` for `tokens` queries, which add dK and dV before they take the next block.
+
+        In blocks, so that the operator's own dK and dV stay as small as those of the queries.
+        """
         step = max(PREFIX_BLOCK_TOKENS, tokens)
         for first in range(0, start, step):
             yield _span(self.buffers, first, min(first + step, start))
 
 
+@dataclass(frozen=True, kw_only=True)
+class KvFormat:
+    """Heads, dtype, device and host memory of the K and V of one of `shards` ranks."""
+
+    model: Model
+    device: torch.device
+    dtype: torch.dtype
+    shards: int = 1
+    take_host: TakeHost = host_memory
+
+    def allocate(self, count: int, tokens: int, dtype: torch.dtype, *, host: bool) -> Tensor:
+        """[count, kv_heads / shards, tokens, D] on the device or in the host tier."""
+        shape = (count, self.model.kv_heads // self.shards, tokens, self.model.head_width)
+        if not host:
+            return torch.empty(shape, device=self.device, dtype=dtype)
+        memory = self.take_host(dtype.itemsize * math.prod(shape), self.device)
+        return memory.view(dtype).view(shape)
+
+    def blocks(
+        self, count: int, tokens: int, *, host: bool, gradients: Sequence[Tensor] = ()
+    ) -> KvBlock:
+        """K, V, dK and dV by `allocate`; dK and dV may be those of another cache."""
+        kv = [self.allocate(count, tokens, self.dtype, host=host) for _ in range(2)]
+        wide = accumulation_dtype(self.dtype)
+        own = gradients or [self.allocate(count, tokens, wide, host=host) for _ in range(2)]
+        return KvBlock(*kv, *own)
+
+
 class KvRing:
     """Two device blocks of `tokens` tokens that all hosted layers of a stage share in turn."""
 
-    def __init__(
-        self,
-        model: Model,
-        tokens: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        shards: int = 1,
-    ) -> None:
-        shape = (2, model.kv_heads // shards, tokens, model.head_width)
-        precision = accumulation_dtype(dtype)
+    def __init__(self, form: KvFormat, tokens: int) -> None:
         self.tokens = tokens
-        self.buffers = KvBlock(
-            *(
-                torch.empty(shape, device=device, dtype=kind)
-                for kind in (dtype, dtype, precision, precision)
-            )
-        )
-        self.copies = CopyStreams(device)
+        self.buffers = form.blocks(2, tokens, host=False)
+        self.copies = CopyStreams(form.device)
 
     def slot(self, number: int, tokens: int) -> KvBlock:
         return KvBlock(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
@@ -126,7 +126,7 @@ class GradientState:
 
 
 class HostedLayer:
-    """K, V, dK and dV [kv_heads, S, D] in the host tier; blocks are copies in `ring`.
+    """The same in the host tier: blocks are copies in `ring`.
 
     While dK and dV are zero by `gradients`, their host memory is not read. The first backward, that
     of the last subsequence, begins with zeros on the device.
@@ -219,8 +219,11 @@ class HostedLayer:
             yield block, host, self.ring.copies.h2d_event()
 
 
+LayerCache = ResidentLayer | HostedLayer
+
+
 class KvCache:
-    """The buffers of `layers` layers for `tokens` tokens: the heads of one of `shards` ranks.
+    """The buffers of `layers` layers for `tokens` tokens.
 
     With a `ring` they lie in the host tier. The backward of a sequence must be over before the
     forward of the next sequence reuses the buffers. The cache shares dK and dV with the cache
@@ -229,39 +232,26 @@ class KvCache:
 
     def __init__(
         self,
-        model: Model,
+        form: KvFormat,
         layers: int,
         tokens: int,
-        device: torch.device,
-        dtype: torch.dtype,
         ring: KvRing | None = None,
         gradients_of: KvCache | None = None,
-        *,
-        shards: int = 1,
-        take_host: TakeHost = host_memory,
     ) -> None:
-        shape = (layers, model.kv_heads // shards, tokens, model.head_width)
-        precision = accumulation_dtype(dtype)
-
-        def take(kind: torch.dtype) -> Tensor:
-            if ring is None:
-                return torch.empty(shape, device=device, dtype=kind)
-            size_bytes = kind.itemsize * layers * tokens * model.kv_width // shards
-            return take_host(size_bytes, device).view(kind).view(shape)
-
         self.ring = ring
-        if gradients_of is None:
-            self.buffers = KvBlock(take(dtype), take(dtype), take(precision), take(precision))
-            self._gradients = [GradientState() for _ in range(layers)]
-        else:
-            self.buffers = KvBlock(take(dtype), take(dtype), *gradients_of.buffers[2:])
+        self._gradients = [GradientState() for _ in range(layers)]
+        shared: Sequence[Tensor] = ()
+        if gradients_of is not None:
             self._gradients = gradients_of._gradients
+            shared = gradients_of.buffers[2:]
+        host = ring is not None
+        self.buffers: KvBlock = form.blocks(layers, tokens, host=host, gradients=shared)
         self.clear_gradients()
         self.layers: list[LayerCache] = []
         for layer, state in enumerate(self._gradients):
             buffers = KvBlock(*(buffer[layer] for buffer in self.buffers))
             self.layers.append(
-                HostedLayer(buffers, ring, device, state) if ring else ResidentLayer(buffers)
+                HostedLayer(buffers, ring, form.device, state) if ring else ResidentLayer(buffers)
             )
 
     def clear_gradients(self) -> None:

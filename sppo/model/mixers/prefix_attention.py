@@ -15,7 +15,7 @@ from sppo.model.mixers.kv_cache import LayerCache
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """[..., D] as complex [..., D / 2]: neighbouring columns rotate together (`RotaryTable`)."""
+    """[..., D] as complex [..., D / 2]: neighbouring columns rotate together (`rotary_turns`)."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
@@ -34,11 +34,6 @@ def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor,
     heads = by_head.shape[0] - 2 * kv_heads
     query, key, value = torch.split(by_head, [heads, kv_heads, kv_heads])
     return query, key, value
-
-
-def attend_cache(query: Tensor, cache: LayerCache, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """`attend_prefix` in a recomputation, when the subsequence's K and V are in the buffers."""
-    return attend_prefix(query, cache.own(start, query.shape[1]), cache, start, size)
 
 
 def attend_prefix(
