@@ -49,10 +49,9 @@ def load(name: str) -> Adapter:
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    if name in _ADAPTERS:
-        own: Adapter = EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP).load()
-        return own
     points = tuple(entry_points(group=GROUP, name=name))
+    if name in _ADAPTERS:
+        points = (EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP),)
     if not points:
         known = ", ".join(sorted((*_ADAPTERS, *_REGISTERED, *installed())))
         raise ValueError(f"unknown system {name!r}; known: {known}")

@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from baselines.reference import adamw
 from sppo.config.workload import Workload
 
 
-def _quiet_deepspeed(context: Context) -> ModuleType:
+def _quiet_deepspeed(context: Context) -> Any:
     """Import DeepSpeed without its log output and without a build of its C++ collective."""
     if context.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -37,8 +36,7 @@ def _quiet_deepspeed(context: Context) -> ModuleType:
     # DeepSpeed calls collectives by names that newer torch deprecates.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    module: ModuleType = deepspeed
-    return module
+    return deepspeed
 
 
 def _skip_parameter_comparison() -> None:
@@ -117,14 +115,14 @@ class DeepSpeedSystem(System):
         self.mpu = self._sequence_groups()
         self.engine = self._engine(weights)
 
-    def _sequence_groups(self) -> ModuleType | None:
+    def _sequence_groups(self) -> Any:
+        """DeepSpeed's module of Ulysses groups; None without Ulysses."""
         if self.settings.sequence_parallel == 1:
             return None
         from deepspeed.runtime.sequence_parallel import parallel_state_sp
 
         parallel_state_sp.initialize_sequence_parallel(self.settings.sequence_parallel)
-        module: ModuleType = parallel_state_sp
-        return module
+        return parallel_state_sp
 
     def _attention(self) -> CoreAttention:
         if self.mpu is None:

@@ -96,11 +96,11 @@ class _ContextParallelAttention(torch.autograd.Function):
 def _chunks(local_tokens: int, group: ProcessGroup) -> list[tuple[slice, int, int]]:
     """This rank's two chunks: local positions, first and last position in the whole sequence."""
     length = local_tokens // 2
-    spans = []
-    for half, chunk in enumerate((group.rank(), 2 * group.size() - 1 - group.rank())):
-        local = slice(half * length, (half + 1) * length)
-        spans.append((local, chunk * length, (chunk + 1) * length))
-    return spans
+    first, second = group.rank(), 2 * group.size() - 1 - group.rank()
+    return [
+        (slice(0, length), first * length, (first + 1) * length),
+        (slice(length, 2 * length), second * length, (second + 1) * length),
+    ]
 
 
 def _gather_sequence(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
@@ -115,10 +115,8 @@ def _gather_sequence(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[T
 def _to_zigzag(ordered: Tensor, group: ProcessGroup) -> Tensor:
     """The whole sequence with each rank's two chunks side by side, rank after rank."""
     chunks = ordered.chunk(2 * group.size())
-    pieces = []
-    for rank in range(group.size()):
-        pieces += [chunks[rank], chunks[-1 - rank]]
-    return torch.cat(pieces)
+    pairs = [(chunks[rank], chunks[-1 - rank]) for rank in range(group.size())]
+    return torch.cat([chunk for pair in pairs for chunk in pair])
 
 
 def _blocks(start: int, end: int, device: torch.device) -> list[tuple[int, int, bool]]:

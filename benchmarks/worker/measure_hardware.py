@@ -84,10 +84,7 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
-    stage = plan.stages[0]
-    mine = StageWeights(
-        workload.model, stage.layers, weights, device, torch.float32, head=stage.head
-    )
+    mine = StageWeights(plan, 0, weights, device, torch.float32)
     context = EngineContext(device=device, dtype=torch.float32)
     return Stage(plan, mine, context, connect_threads(plan)[0]).parts[0]
 

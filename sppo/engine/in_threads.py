@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import RankGroups
 from sppo.comm.messages import Traffic
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
@@ -84,23 +83,34 @@ def run_in_threads(
     for batch in steps:
         if tuple(batch.shape) != shape:
             raise ValueError(f"the plan is for batches of {shape}, not {tuple(batch.shape)}")
-    workload = _workload_of(plan, optimizer or Optimizer())
+    element, dtype = _DTYPES[plan.element_bytes]
+    workload = _workload_of(plan, element, optimizer or Optimizer())
     groups = connect_threads(plan)
-    ranks = [_Rank(workload, plan, weights, each) for each in groups]
+    kept = [_KeptBytes() for _ in groups]
+    trainers = []
+    for rank, counter in enumerate(kept):
+        context = EngineContext(device=torch.device("cpu"), dtype=dtype, label=counter.label)
+        plans = StepPlans(whole=plan, short=plan)
+        trainers.append(Trainer(workload, plans, weights, context, groups[rank]))
 
     def train(rank: int) -> list[tuple[float, float]]:
-        return [ranks[rank].step(batch) for batch in steps]
+        results = []
+        for batch in steps:
+            groups[rank].transport.traffic = Traffic()
+            kept[rank].peak = kept[rank].live
+            results.append(trainers[rank].step(batch))
+        return results
 
     # Loss and norm are sums over all ranks: every rank reports the same.
     results = run_together(groups, train)[0]
     return Training(
         losses=tuple(loss for loss, _ in results),
         gradient_norms=tuple(norm for _, norm in results),
-        ranks=tuple(rank.counts() for rank in ranks),
+        ranks=tuple(map(_counts, trainers, kept)),
     )
 
 
-def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
+def _workload_of(plan: Plan, dtype: Dtype, optimizer: Optimizer) -> Workload:
     """The workload of the plan, as far as training reads it."""
     cluster = Cluster(hardware=plan.hardware, device="cpu", nodes=1, ranks_per_node=plan.ranks)
     return Workload(
@@ -109,46 +119,23 @@ def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
         cluster=cluster,
         sequence_tokens=plan.sequence_tokens,
         sequences_per_step=plan.sequences_per_step,
-        dtype=_DTYPES[plan.element_bytes][0],
+        dtype=dtype,
         optimizer=optimizer,
     )
 
 
-class _Rank:
-    """One thread's trainer, and the counts of its last step."""
-
-    def __init__(
-        self, workload: Workload, plan: Plan, weights: Mapping[str, Tensor], groups: RankGroups
-    ) -> None:
-        self.groups = groups
-        self.kept = _KeptBytes()
-        context = EngineContext(
-            device=torch.device("cpu"),
-            dtype=_DTYPES[plan.element_bytes][1],
-            label=self.kept.label,
-        )
-        plans = StepPlans(whole=plan, short=plan)
-        self.trainer = Trainer(workload, plans, weights, context, groups)
-
-    def step(self, batch: Tensor) -> tuple[float, float]:
-        """One optimizer step; (loss, gradient norm)."""
-        self.groups.transport.traffic = Traffic()
-        self.kept.peak = self.kept.live
-        return self.trainer.step(batch)
-
-    def counts(self) -> RankCounts:
-        coordinate, counters = self.groups.coordinate, self.trainer.counters
-        sent = self.groups.transport.traffic
-        arenas = self.trainer.engine.stage.buffers.arenas
-        return RankCounts(
-            **asdict(coordinate),
-            kept_peak_bytes=self.kept.peak,
-            host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
-            offloaded_bytes=counters.offloaded_bytes,
-            fetched_bytes=counters.fetched_bytes,
-            messages=sent.messages,
-            message_bytes=sent.bytes,
-        )
+def _counts(trainer: Trainer, kept: _KeptBytes) -> RankCounts:
+    traffic = trainer.groups.transport.traffic
+    arenas = trainer.engine.stage.buffers.arenas
+    return RankCounts(
+        **asdict(trainer.groups.coordinate),
+        kept_peak_bytes=kept.peak,
+        host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
+        offloaded_bytes=trainer.counters.offloaded_bytes,
+        fetched_bytes=trainer.counters.fetched_bytes,
+        messages=traffic.messages,
+        message_bytes=traffic.bytes,
+    )
 
 
 class _KeptBytes:

@@ -46,18 +46,17 @@ class FlatAdamW:
     all_gather of the weights follows.
     """
 
-    def __init__(
-        self, weights: StageWeights, recipe: Optimizer, replicas: Team | None = None
-    ) -> None:
-        self.replicas = replicas or Team()
+    def __init__(self, weights: StageWeights, recipe: Optimizer, replicas: Team) -> None:
+        self.replicas = replicas
         self.weights = weights
         self._flat = (weights.matrices, weights.vectors)
         self._gradients = (weights.matrix_gradients, weights.vector_gradients)
         self._working = [self._piece(flat) for flat in self._flat]
         precision = weights.matrix_gradients.dtype
         self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
-        for master, gradient in zip(self.masters, self._gradients, strict=True):
-            master.grad = self._piece(gradient)
+        self._pieces = [self._piece(gradient) for gradient in self._gradients]
+        for master, piece in zip(self.masters, self._pieces, strict=True):
+            master.grad = piece
         groups = [
             {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
             {"params": [self.masters[1]], "weight_decay": 0.0},
@@ -83,17 +82,15 @@ class FlatAdamW:
         if shards.size > 1:
             shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
         if self.replicas.size > 1:
-            for gradient in self._gradients:
-                self.replicas.reduce_scatter(gradient, into=self._piece(gradient)).wait()
+            for gradient, piece in zip(self._gradients, self._pieces, strict=True):
+                self.replicas.reduce_scatter(gradient, into=piece).wait()
 
     def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
 
         The sum over all ranks is the model's. Only the first shard counts undivided weights.
         """
-        matrices, vectors = (master.grad for master in self.masters)
-        assert matrices is not None
-        assert vectors is not None
+        matrices, vectors = self._pieces
         if shard.index:
             before = self.replicas.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
@@ -102,9 +99,9 @@ class FlatAdamW:
 
     def step(self, factor: float) -> None:
         """Update the weights with gradients scaled by `factor`, that of the global-norm clip."""
-        for master in self.masters:
-            if factor < 1.0 and master.grad is not None:
-                master.grad.mul_(factor)
+        if factor < 1.0:
+            for piece in self._pieces:
+                piece.mul_(factor)
         self.optimizer.step()
         if not self._shared:
             for working, master in zip(self._working, self.masters, strict=True):

@@ -44,17 +44,8 @@ class Trainer:
         self.short_plan = plans.short
         self.context = context
         self.groups = groups
-        stage = plan.stages[groups.coordinate.stage]
-        self.weights = StageWeights(
-            plan.model,
-            stage.layers,
-            weights,
-            context.device,
-            context.dtype,
-            head=stage.head,
-            shard=groups.shard,
-            replicas=plan.data_parallel,
-        )
+        stage, shard = groups.coordinate.stage, groups.shard
+        self.weights = StageWeights(plan, stage, weights, context.device, context.dtype, shard)
         self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.replicas)
         self.engine = build_engine(plan, self.weights, context, groups)
         self.counters = StepCounters()

@@ -17,6 +17,7 @@ from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.offload.activation_store import storage_key
 from sppo.plan.blocks import block_of
+from sppo.plan.plan import Plan
 from sppo.plan.weights import canonical_weights
 
 
@@ -127,25 +128,26 @@ def stage_value(
 class StageWeights(Weights):
     """The parameters of one rank's stage with their gradients, in flat buffers.
 
+    weights: canonical and full-size, copied.
+
     `matrices` have weight decay, `vectors` have none; gradients are of `accumulation_dtype`. The
     first `whole_elements` of the vectors are the same on every shard; their gradients are parts of
-    a sum. Buffers are padded with zeros to a multiple of `replicas`, so that ZeRO-1 can divide
+    a sum. Buffers are padded with zeros to a multiple of the replicas, so that ZeRO-1 can divide
     them.
     """
 
     def __init__(
         self,
-        model: Model,
-        layers: Sequence[int],
+        plan: Plan,
+        stage: int,
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        *,
-        head: bool,
         shard: Shard = WHOLE,
-        replicas: int = 1,
     ) -> None:
         super().__init__()
+        model, replicas = plan.model, plan.data_parallel
+        layers, head = plan.stages[stage].layers, plan.stages[stage].head
         sources = stage_weight_names(model, layers, head)
         shapes = stage_weight_shapes(model, layers, head, shard.count)
         canonical = canonical_weights(model)

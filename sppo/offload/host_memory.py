@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +19,10 @@ from sppo.config.errors import HostTierFull
 from sppo.config.sizes import slot_bytes
 
 
-class PageLock(Protocol):
-    """The calls of CUDA's runtime that lock pages; both return 0 on success."""
-
-    def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> Any: ...
-
-    def cudaHostUnregister(self, address: int) -> Any: ...
-
-
 class _LockedMapping(mmap.mmap):
     """Shared memory whose pages are locked while the mapping exists."""
 
-    runtime: PageLock | None = None
+    runtime: Any = None
     address = 0
 
     def __del__(self) -> None:
@@ -38,11 +30,12 @@ class _LockedMapping(mmap.mmap):
             self.runtime.cudaHostUnregister(self.address)
 
 
-def host_memory(size_bytes: int, device: torch.device, runtime: PageLock | None = None) -> Tensor:
+def host_memory(size_bytes: int, device: torch.device, runtime: Any = None) -> Tensor:
     """uint8 [size_bytes] of the host tier: a shared mapping, its pages locked for CUDA.
 
     The size is exact; torch's own pinned memory takes the next power of two. The pages lie on the
-    NUMA node of the process. Raises HostTierFull if the host refuses.
+    NUMA node of the process. `runtime`: CUDA's by default; it locks and unlocks the pages. Raises
+    HostTierFull if the host refuses.
     """
     if size_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)

@@ -88,8 +88,8 @@ def make_plan(
     if not msp:
         return plan
     cut = equal_slices(lengths, unit=shards)
-    found = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=found), prediction=None)
+    splits = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
+    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:
@@ -124,10 +124,8 @@ def engine_of(
     plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype, groups: RankGroups
 ) -> Engine:
     """The engine of one rank, without an optimizer."""
-    stage = plan.stages[groups.coordinate.stage]
-    stage_weights = StageWeights(
-        plan.model, stage.layers, weights, CPU, dtype, head=stage.head, shard=groups.shard
-    )
+    stage = groups.coordinate.stage
+    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shard)
     return build_engine(plan, stage_weights, EngineContext(device=CPU, dtype=dtype), groups)
 
 
@@ -141,7 +139,8 @@ def run_pipeline(
 
     def run(rank: int) -> StepCounters:
         counters = engines[rank].run(tokens, scale)
-        FlatAdamW(engines[rank].stage.weights, Optimizer()).reduce(groups[rank].shards)
+        weights = engines[rank].stage.weights
+        FlatAdamW(weights, Optimizer(), groups[rank].replicas).reduce(groups[rank].shards)
         return counters
 
     counters = run_together(groups, run)

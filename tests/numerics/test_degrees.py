@@ -61,9 +61,9 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
         workload, weights, Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
     )
     for batch, (loss, norm) in zip(batches, results[0], strict=True):
-        wanted = reference.step(batch)
-        assert abs(loss - wanted.loss) < 1e-9
-        assert abs(norm - wanted.grad_norm) < 1e-9
+        expected_step = reference.step(batch)
+        assert abs(loss - expected_step.loss) < 1e-9
+        assert abs(norm - expected_step.grad_norm) < 1e-9
     updated = {
         name: reference.model.get_parameter(name.replace(".", "__")).detach()
         for name in weight_shapes(plan.model)

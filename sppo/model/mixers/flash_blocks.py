@@ -101,24 +101,18 @@ def attend(
     return merged
 
 
-class _Square(NamedTuple):
-    """One call within a causal square: its queries and keys, by position."""
-
-    queries: slice
-    keys: slice
-    causal: bool
-
-
-def _square_blocks(tokens: int, device: torch.device, first: int = 0) -> Iterator[_Square]:
-    """The calls of `_square_forward` on positions `first` and on."""
+def _square_blocks(
+    tokens: int, device: torch.device, first: int = 0
+) -> Iterator[tuple[slice, slice, bool]]:
+    """The calls of `_square_forward` on positions from `first`: queries, keys, causal."""
     half = _halves(tokens, device)
     span = slice(first, first + tokens)
     if half is None:
-        yield _Square(span, span, True)
+        yield span, span, True
         return
     yield from _square_blocks(half, device, first)
     yield from _square_blocks(tokens - half, device, first + half)
-    yield _Square(slice(first + half, span.stop), slice(first, first + half), False)
+    yield slice(first + half, span.stop), slice(first, first + half), False
 
 
 def attend_backward(

@@ -111,6 +111,7 @@ class KvRing:
 
     def __init__(self, form: KvFormat, tokens: int) -> None:
         self.tokens = tokens
+        self.device = form.device
         self.buffers = form.blocks(2, tokens, host=False)
         self.copies = CopyStreams(form.device)
 
@@ -132,13 +133,10 @@ class HostedLayer:
     of the last subsequence, begins with zeros on the device.
     """
 
-    def __init__(
-        self, host: KvBlock, ring: KvRing, device: torch.device, gradients: GradientState
-    ) -> None:
+    def __init__(self, host: KvBlock, ring: KvRing, gradients: GradientState) -> None:
         self.host = host
         self.gradients = gradients
         self.ring = ring
-        self.device = device
         self.kv_heads = host.keys.shape[0]
         self.moved_bytes = 0
 
@@ -151,7 +149,7 @@ class HostedLayer:
         self.ring.copies.copy_to_host(source, into)
 
     def _reload(self, source: Tensor) -> Tensor:
-        into = torch.empty(source.shape, device=self.device, dtype=source.dtype)
+        into = torch.empty(source.shape, device=self.ring.device, dtype=source.dtype)
         self._to_device(into, source)
         return into
 
@@ -176,7 +174,8 @@ class HostedLayer:
         host = _span(self.host, start, start + tokens)[2:]
         if self.gradients.zero:
             assert start + tokens == self.host.keys.shape[1], "the last subsequence comes first"
-            zeros = [torch.zeros(x.shape, device=self.device, dtype=x.dtype) for x in host]
+            device = self.ring.device
+            zeros = [torch.zeros(x.shape, device=device, dtype=x.dtype) for x in host]
             return KvBlock(*own, *zeros)
         block = KvBlock(*own, *(self._reload(source) for source in host))
         self.ring.copies.h2d_event().wait()
@@ -251,7 +250,7 @@ class KvCache:
         for layer, state in enumerate(self._gradients):
             buffers = KvBlock(*(buffer[layer] for buffer in self.buffers))
             self.layers.append(
-                HostedLayer(buffers, ring, form.device, state) if ring else ResidentLayer(buffers)
+                HostedLayer(buffers, ring, state) if ring else ResidentLayer(buffers)
             )
 
     def clear_gradients(self) -> None:
