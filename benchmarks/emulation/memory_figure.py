@@ -24,13 +24,14 @@ def draw(emulation: Emulation, report: RoleReport, curve: Path, path: Path) -> N
     colours, hatches = zip(*(style.KINDS[kind] for kind in live), strict=True)
 
     workload = emulation.workload
+    environment = {**emulation.environment, "versions": report.versions}
     system = style.look(emulation.system).name
     length = length_name(workload.sequence_tokens)
     with style.page(
         path,
         title=f"{system}, {emulation.settings_text}: {workload.model.name}, "
         f"{length} tokens, {workload.cluster.ranks} ranks; {report.role}",
-        source=style.emulated_source(workload.cluster.hardware, emulation.environment),
+        source=style.emulated_source(workload.cluster.hardware, environment),
         inches=(9.0, 4.6),
     ) as figure:
         axes = figure.add_subplot()

@@ -22,7 +22,7 @@ _LABELS = {
     "SPPO": "SPPO in this project's plan",
 }
 """Whose layout a row has, by the row's name in the JSON."""
-_ABOVE = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
+_ABOVE: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
 
 Row = TypeVar("Row")
 
@@ -106,7 +106,10 @@ def _draw_longest(axes: Any, rows: Sequence[Longest]) -> None:
 def _write_tokens(axes: Any, place: float, tokens: int, capped: bool) -> None:
     """Above a bar, or above its arrow."""
     words = f"{'≥ ' if capped else ''}{length_name(tokens)}" if tokens else "cannot run"
-    above = _ABOVE | {"xytext": (0, 14 if capped else 3), "rotation": 0 if tokens else 90}
+    above: dict[str, Any] = _ABOVE | {
+        "xytext": (0, 14 if capped else 3),
+        "rotation": 0 if tokens else 90,
+    }
     style.words(axes, words, (place, tokens / MILLION), **above)
 
 

@@ -143,7 +143,7 @@ def _frame(figure: Any, title: str, source: str) -> None:
     foot = figure.text(left, 0.07 * inch, source, va="bottom", wrap=True)
     foot.set(fontsize=NUMBER_SIZE, color=FAINT)
     top, bottom = _box(heading).y0, _box(foot).y1 + 0.04 * inch
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= {handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]}
     place = {"loc": "upper left", "bbox_to_anchor": (0, top)}

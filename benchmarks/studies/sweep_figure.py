@@ -10,8 +10,8 @@ from benchmarks.records.metrics import Spread
 from benchmarks.reporting import style
 from benchmarks.reporting.tables import Summary
 from benchmarks.studies.sweep import Measured, Quantity
-from benchmarks.studies.sweep_report import NAMES
-from sppo.config.sizes import MIB, length_name
+from benchmarks.studies.sweep_report import NAMES, value_words
+from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 
 _SHIFT = 0.05
@@ -34,35 +34,29 @@ def line_chart(
     results = sorted(results, key=_order)
     lines = list(zip(*(result.rows for result in results), strict=True))
     title = f"{workload.name}: {length_name(workload.sequence_tokens)} tokens, {NAMES[quantity]}"
-    unit, measured = ", MiB", "step, seconds (median; whiskers: quartiles); lower is better"
-    ticks = [_limit(result) for result in results]
+    values = "step, seconds (median; whiskers: quartiles); lower is better"
     if quantity == "sequences-per-step":
         title += f", {style.limit_words(results[0].device_memory_bytes)}"
-        unit, measured = "", "tokens per second and rank (median; whiskers: quartiles)"
-        ticks = [str(result.sequences_per_step) for result in results]
-    origin_words = style.source("measured", origin)
-    with style.page(path, title=title, source=origin_words, inches=(8.0, 4.6)) as figure:
+        values = "tokens per second and rank (median; whiskers: quartiles)"
+    source = style.source("measured", origin)
+    with style.page(path, title=title, source=source, inches=(8.0, 4.6)) as figure:
         axes = figure.add_subplot()
         failing = [line for line in lines if not all(_spread(quantity, row) for row in line)]
         for number, line in enumerate(lines):
             _draw_line(axes, quantity, line, _SHIFT * (number - (len(lines) - 1) / 2))
         for number, line in enumerate(failing):
             _draw_statuses(axes, quantity, line, 1 - _STATUS_ROW * (number + 0.5))
+        ticks = [value_words(quantity, result) for result in results]
         axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlim(-0.4, len(ticks) - 0.6)
         axes.set_ylim(0, 1.03 * axes.get_ylim()[1] / (1 - _STATUS_ROW * len(failing)))
-        axes.set_xlabel(f"{NAMES[quantity]}{unit}; values evenly spaced")
-        axes.set_title(measured, color=style.FAINT)
+        axes.set_xlabel(f"{NAMES[quantity]}; values evenly spaced")
+        axes.set_title(values, color=style.FAINT)
 
 
 def _order(result: Measured) -> tuple[float, int]:
     """No limit comes last."""
     return result.device_memory_bytes or float("inf"), result.sequences_per_step
-
-
-def _limit(result: Measured) -> str:
-    limit_bytes = result.device_memory_bytes
-    return "no limit" if limit_bytes is None else f"{limit_bytes / MIB:g}"
 
 
 def _spread(quantity: Quantity, row: Summary) -> Spread | None:
