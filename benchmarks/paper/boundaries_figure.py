@@ -121,7 +121,8 @@ def _placed(
     for row in rows:
         groups.setdefault(group(row), []).append(row)
     axes.set_xticks(range(len(groups)), groups)
-    width = 0.86 / max(map(len, groups.values()), default=1)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    width = 0.86 / max(3, *map(len, groups.values()))
     for number, members in enumerate(groups.values()):
         for index, row in enumerate(members):
-            yield row, number + (index + 0.5) * width - 0.43, width
+            yield row, number + (index + 0.5 - len(members) / 2) * width, width

@@ -47,6 +47,7 @@ def draw_rows(rows: Sequence[Summary], path: Path, *, title: str, source: str) -
         axes.set_xlim(0, 1.5 * fastest)
         axes.set_xlabel("tokens per second and rank (median; whiskers: quartiles)")
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.locator_params(axis="x", integer=True)
         axes.grid(visible=False)
 
 

@@ -49,7 +49,9 @@ def line_chart(
         ticks = [value_words(quantity, result) for result in results]
         axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlim(-0.4, len(ticks) - 0.6)
-        axes.set_ylim(0, 1.03 * axes.get_ylim()[1] / (1 - _STATUS_ROW * len(failing)))
+        spreads = [_spread(quantity, row) for line in lines for row in line]
+        highest = max((spread.high for spread in spreads if spread), default=1.0)
+        axes.set_ylim(0, 1.08 * highest / (1 - _STATUS_ROW * len(failing)))
         axes.set_xlabel(f"{NAMES[quantity]}; values evenly spaced")
         axes.set_title(values, color=style.FAINT)
 
