@@ -39,8 +39,8 @@ def draw(points: PaperPoints, path: Path) -> None:
     else:
         title = f"Longest sequence of {LONGEST_MODEL} that fits (fig. 12)"
         note = (
-            f"≥ and arrow: the search ended at its cap, {LONGEST_AT_MOST_FACTOR} times the "
-            "paper's SPPO; longer ones may fit. Hollow: what the paper reports."
+            f"≥ and arrow: the search stopped, at the latest at {LONGEST_AT_MOST_FACTOR} times the "
+            "paper's SPPO; longer sequences may fit. Hollow: what the paper reports."
         )
     count = points.sequences_per_step
     title += f", {count} sequence{'s' if count > 1 else ''} a step"

@@ -96,8 +96,9 @@ def words(
 
 def limit_words(device_memory_bytes: int | None) -> str:
     """ "136.0 MiB a rank", or "no memory limit"."""
-    limit_bytes = device_memory_bytes
-    return "no memory limit" if limit_bytes is None else f"{format_bytes(limit_bytes)} a rank"
+    if device_memory_bytes is None:
+        return "no memory limit"
+    return f"{format_bytes(device_memory_bytes)} a rank"
 
 
 def source(label: str, origin: Mapping[str, Any], *facts: str) -> str:

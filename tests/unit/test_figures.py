@@ -174,8 +174,8 @@ def check_words(drawn: Drawn) -> None:
         assert page.x0 <= box.x0 <= box.x1 <= page.x1 + 1, text
         assert page.y0 <= box.y0 <= box.y1 <= page.y1, text
     shrunk = [(text, box.padded(-1)) for text, box in drawn.words]
-    for (first, one_box), (second, other_box) in itertools.combinations(shrunk, 2):
-        assert not one_box.overlaps(other_box), (first, second)
+    for (first, first_box), (second, second_box) in itertools.combinations(shrunk, 2):
+        assert not first_box.overlaps(second_box), (first, second)
     bars = [bar for axes in drawn.figure.axes for bars in axes.containers for bar in bars]
     for bar in bars:
         if isinstance(bar, Rectangle) and bar.get_width() and bar.get_height():
