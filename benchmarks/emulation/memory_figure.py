@@ -5,57 +5,53 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from benchmarks.emulation.result import KINDS, LABEL, Emulation, RoleReport
-from benchmarks.reporting.style import FAILED, FAINT, INK
-from sppo.config.sizes import GIB, MIB, length_name
+from benchmarks.emulation.result import KINDS, Emulation, RoleReport
+from benchmarks.reporting import style
+from sppo.config.sizes import GIB, MIB, format_bytes, length_name
 
-_COLOURS = {
-    "weights": "#345f8f",
-    "gradients": "#83a6cc",
-    "optimizer": "#b9cbe0",
-    "activations": "#0b6e4f",
-    "kv": "#c8862a",
-    "dkv": "#e0b268",
-    "staging": "#8e5a9e",
-    "temporary": "#9aa1ab",
-}
+_NAMES = {"kv": "KV", "dkv": "dKV"}
 
 
-def draw(found: Emulation, report: RoleReport, curve: Path, path: Path) -> None:
-    """Write a PNG of the CSV that the emulated rank has left."""
-    from matplotlib.figure import Figure
-
+def draw(emulation: Emulation, report: RoleReport, curve: Path, path: Path) -> None:
+    """Write a PNG of `curve`, the CSV that the emulated rank has written. Raises OSError."""
     assert report.counts is not None, "only a counted role has a curve"
     with curve.open(newline="", encoding="ascii") as stream:
         rows = list(csv.DictReader(stream))
     peak_bytes = report.counts.peak_device_bytes
-    unit, name = (GIB, "GiB") if peak_bytes >= GIB else (MIB, "MiB")
-    shares = [float(row["share"]) for row in rows]
-    kinds = [kind for kind in KINDS if any(int(row[f"{kind}_bytes"]) for row in rows)]
-    heights = [[int(row[f"{kind}_bytes"]) / unit for row in rows] for kind in kinds]
+    unit, unit_name = (GIB, "GiB") if peak_bytes >= GIB else (MIB, "MiB")
+    live = {kind: [int(row[f"{kind}_bytes"]) / unit for row in rows] for kind in KINDS}
+    live = {kind: heights for kind, heights in live.items() if any(heights)}
+    colours, hatches = zip(*(style.KINDS[kind] for kind in live), strict=True)
 
-    figure = Figure(figsize=(9.0, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    colours = [_COLOURS[kind] for kind in kinds]
-    axes.stackplot(shares, heights, labels=kinds, colors=colours, linewidth=0)
-    axes.plot(report.counts.peak_at.share, peak_bytes / unit, "o", color=INK, markersize=4)
-    if found.capacity_bytes is not None:
-        axes.axhline(found.capacity_bytes / unit, color=FAILED, linewidth=1.1, label="capacity")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"live, {name}", color=FAINT)
-    axes.set_xlabel("share of the step's operators", color=FAINT, loc="left")
-    axes.tick_params(colors=FAINT, labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8, reverse=True
-    )
-    axes.set_title(
-        f"{LABEL}: {found.system}, {found.settings_text}; {found.workload.model.name}, "
-        f"{length_name(found.workload.sequence_tokens)}, {report.role}",
-        loc="left",
-        fontsize=9,
-        color=INK,
-    )
-    figure.savefig(path, facecolor="white")
+    workload = emulation.workload
+    environment = {**emulation.environment, "versions": report.versions}
+    system = style.look(emulation.system).name
+    length = length_name(workload.sequence_tokens)
+    with style.page(
+        path,
+        title=f"{system}, {emulation.settings_text}: {workload.model.name}, "
+        f"{length} tokens, {workload.cluster.ranks} ranks; {report.role}",
+        source=style.emulated_source(workload.cluster.hardware, environment),
+        inches=(9.0, 4.6),
+    ) as figure:
+        axes = figure.add_subplot()
+        axes.stackplot(
+            [float(row["share"]) for row in rows],
+            *live.values(),
+            labels=[_NAMES.get(kind, kind) for kind in live],
+            colors=colours,
+            hatch=hatches,
+            edgecolor=style.PAPER,
+            linewidth=0,
+        )
+        capacity_bytes = emulation.capacity_bytes
+        if capacity_bytes is not None:
+            label = f"device memory, {format_bytes(capacity_bytes)}"
+            axes.axhline(capacity_bytes / unit, color=style.FAILED, linestyle="--", label=label)
+        place = report.counts.peak_at.share
+        label = f"peak, {format_bytes(peak_bytes)}"
+        axes.plot(place, peak_bytes / unit, "o", color=style.INK, label=label, clip_on=False)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(f"live bytes of the device, {unit_name}")
+        axes.set_xlabel("share of the step's operators that have run")

@@ -1,113 +1,128 @@
-"""The paper's boundaries as pictures: peaks under the card's memory, and longest sequences."""
+"""The paper's boundaries as figures: peaks under the card's memory, and longest sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, PaperPoints, Verdict
+from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, Longest, PaperPoints, Verdict
 from benchmarks.paper.boundaries_report import agreement
 from benchmarks.paper.readings import LONGEST_MODEL
-from benchmarks.reporting.style import FAILED, FAINT, INK, OTHER
-from sppo.config.sizes import GIB, length_name
+from benchmarks.reporting import style
+from sppo.config.sizes import GIB, format_bytes, length_name
 
 MILLION = 1024**2
 
-COLOURS = {"sppo": "#1f5fa8", "megatron": "#c96a1b", "deepspeed": "#4f8a4b"}
+_LABELS = {
+    "Megatron, SPPO's degrees": "Megatron-Core in the layout of the paper's SPPO (table 4)",
+    "Megatron, tuned degrees": "Megatron-Core in the paper's tuned layout",
+    "DeepSpeed": "DeepSpeed Ulysses over all GPUs",
+    "SPPO": "SPPO in this project's plan",
+}
+"""Whose layout a row has, by the row's name in the JSON."""
+_ABOVE: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
+
+Row = TypeVar("Row")
 
 
-def draw(found: PaperPoints, path: Path) -> None:
-    """Fig. 10 if it has verdicts, else fig. 12. Writes a PNG."""
-    from matplotlib.figure import Figure
-
-    figure: Any = Figure(figsize=(12.5, 4.8), dpi=150, layout="constrained")
-    count = found.sequences_per_step
-    each = f"{count} sequence{'s' if count > 1 else ''} a step"
-    if found.verdicts:
-        _points(figure, found)
-        points = len({(one.model, one.seq) for one in found.verdicts})
-        title = f"{found.label}: {points} points of the paper, {each}"
-        caption = (
-            f"{agreement(found)}. Upright words: emulated, and the paper's; red: not the same."
+def draw(points: PaperPoints, path: Path) -> None:
+    """Write the PNG of fig. 10 if there are verdicts, else of fig. 12. Raises OSError."""
+    if points.verdicts:
+        title = "Device memory at the paper's points (fig. 10)"
+        counts = re.sub(r" \(.*\)", "", agreement(points))  # by rows, under other names than here
+        note = (
+            f"{counts.capitalize()}. A bar above the dashed line is out of memory. "
+            "Red words: what the paper says where it differs."
         )
     else:
-        _longest(figure, found)
-        title = f"{found.label}: the longest sequence of {LONGEST_MODEL} that fits, {each}"
-        caption = (
-            "Hollow bars: what the paper reports (fig. 12). No search asks for more than "
-            f"{LONGEST_AT_MOST_FACTOR} times the paper's SPPO."
+        title = f"Longest sequence of {LONGEST_MODEL} that fits (fig. 12)"
+        note = (
+            f"≥ and arrow: the search stopped, at the latest at {LONGEST_AT_MOST_FACTOR} times the "
+            "paper's SPPO; longer sequences may fit. Hollow: what the paper reports."
         )
-    figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
-    figure.text(0.01, -0.03, caption, color=FAINT, fontsize=8)
-    figure.savefig(path, facecolor="white", bbox_inches="tight")
+    count = points.sequences_per_step
+    title += f", {count} sequence{'s' if count > 1 else ''} a step"
+    source = f"{style.emulated_source(points.hardware, points.environment)}\n{note}"
+    with style.page(path, title=title, source=source, inches=(11.0, 4.9)) as figure:
+        if points.verdicts:
+            _draw_verdicts(figure, [verdict for verdict in points.verdicts if verdict.counted])
+        else:
+            _draw_longest(figure.add_subplot(), points.longest)
 
 
-def _points(figure: Any, found: PaperPoints) -> None:
+def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
     """A panel a model, a group a length, a bar a system."""
-    shown = [one for one in found.verdicts if one.counted]
-    models = list(dict.fromkeys(one.model for one in shown))
+    models = list(dict.fromkeys((verdict.model, verdict.gpus) for verdict in verdicts))
     panels = figure.subplots(1, max(1, len(models)), sharey=True, squeeze=False)[0]
-    for axes, model in zip(panels, models, strict=False):
-        _panel(axes, [one for one in shown if one.model == model])
-    panels[0].set_ylabel("peak of the fullest role, GiB", color=INK)
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, frameon=False, ncols=4, loc="outside upper right", fontsize=9)
+    for axes, (model, gpus) in zip(panels, models, strict=False):
+        shown = [verdict for verdict in verdicts if verdict.model == model]
+        capacity = next((v.capacity_bytes for v in shown if v.capacity_bytes), 0) / GIB
+        if capacity:
+            label = f"device memory, {format_bytes(round(capacity * GIB))}"
+            axes.axhline(capacity, label=label, color=style.INK, linewidth=1, linestyle="--")
+        for verdict, place, width in _placed(axes, shown, lambda verdict: verdict.seq):
+            height = (verdict.peak_device_bytes or 0) / GIB
+            label = _LABELS.get(verdict.reading, verdict.reading)
+            axes.bar(place, height, 0.9 * width, label=label, **style.bar(verdict.system))
+            above = (place, max(height, capacity) if height else 0)
+            failed = verdict.agrees is False
+            style.words(axes, _words(verdict), above, failed=failed, rotation=90, **_ABOVE)
+        axes.set_title(f"{model}, {gpus} GPUs")
+        axes.set_xlabel("tokens of a sequence")
+        axes.margins(y=0.2)
+    panels[0].set_ylabel("peak of the fullest role, GiB")
 
 
-def _longest(figure: Any, found: PaperPoints) -> None:
-    """A group a number of GPUs; a bar a system, the paper's hollow around it."""
-    axes = figure.add_subplot()
-    gpus = list(dict.fromkeys(one.gpus for one in found.longest))
-    readings = list(dict.fromkeys(one.reading for one in found.longest))
-    width = 0.8 / max(1, len(readings))
-    for number, reading in enumerate(readings):
-        mine = [one for one in found.longest if one.reading == reading]
-        places = [gpus.index(one.gpus) + (number + 0.5) * width - 0.4 for one in mine]
-        heights = [one.longest_tokens / MILLION for one in mine]
-        said = [(one.says_tokens or 0) / MILLION for one in mine]
-        colour = COLOURS.get(mine[0].system, OTHER)
-        axes.bar(places, heights, width * 0.92, color=colour, label=reading)
-        axes.bar(places, said, width * 0.92, fill=False, edgecolor=INK, linewidth=1.0)
-        for place, one, height in zip(places, mine, heights, strict=True):
-            words = length_name(one.longest_tokens) if one.longest_tokens else "cannot run"
-            axes.text(place, height, words, ha="center", va="bottom", fontsize=7, color=INK)
-    axes.set_xticks(range(len(gpus)), [f"{count} GPUs" for count in gpus])
-    axes.set_ylabel("million tokens (1M = 1,048,576)", color=INK)
-    axes.legend(frameon=False, fontsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _words(verdict: Verdict) -> str:
+    """Nothing where a counted peak and the paper agree."""
+    words = [f"paper: {verdict.says or '-'}"] if verdict.agrees is False else []
+    if verdict.peak_device_bytes is None:
+        words.insert(0, "cannot run" if verdict.status == "unavailable" else verdict.status)
+    return "; ".join(words)
 
 
-def _panel(axes: Any, shown: Sequence[Verdict]) -> None:
-    lengths = list(dict.fromkeys(one.seq for one in shown))
-    readings = list(dict.fromkeys(one.reading for one in shown))
-    width = 0.8 / len(readings)
-    capacity = next((one.capacity_bytes for one in shown if one.capacity_bytes), None)
-    top = max((one.peak_device_bytes or 0 for one in shown), default=0) / GIB
-    for number, reading in enumerate(readings):
-        mine = [one for one in shown if one.reading == reading]
-        places = [lengths.index(one.seq) + (number + 0.5) * width - 0.4 for one in mine]
-        heights = [(one.peak_device_bytes or 0) / GIB for one in mine]
-        colour = COLOURS.get(mine[0].system, OTHER)
-        axes.bar(places, heights, width * 0.92, color=colour, label=reading)
-        for place, height, one in zip(places, heights, mine, strict=True):
-            colour = FAILED if one.agrees is False else INK
-            words = f"{one.status}\npaper: {one.says or '-'}"
-            axes.text(
-                place,
-                height + 0.01 * max(top, 1),
-                words,
-                ha="center",
-                va="bottom",
-                rotation=90,
-                fontsize=6,
-                color=colour,
-            )
-    if capacity:
-        axes.axhline(capacity / GIB, color=INK, linewidth=0.8, linestyle="--")
-    axes.set_xticks(range(len(lengths)), lengths)
-    axes.set_title(f"{shown[0].model}, {shown[0].gpus} GPUs", color=INK, fontsize=10)
-    axes.margins(y=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _draw_longest(axes: Any, rows: Sequence[Longest]) -> None:
+    """A group a number of GPUs; a system's bar and, hollow, the paper's beside."""
+    for row, place, width in _placed(axes, rows, lambda row: f"{row.gpus} GPUs"):
+        label = _LABELS.get(row.reading, row.reading)
+        capped = bool(row.longest_tokens) and not row.beyond
+        height = row.longest_tokens / MILLION
+        left, right = place - width / 4, place + width / 4
+        axes.bar(left, height, 0.45 * width, label=label, **style.bar(row.system))
+        if capped:
+            arrow = {"arrowstyle": "<-", "color": style.look(row.system).colour}
+            offset = {"xytext": (0, 13), "textcoords": "offset points"}
+            axes.annotate("", (left, height), arrowprops=arrow, **offset)
+        _write_tokens(axes, left, row.longest_tokens, capped)
+        says = row.says_tokens or 0
+        axes.bar(right, says / MILLION, 0.45 * width, **style.bar(row.system, hollow=True))
+        _write_tokens(axes, right, says, capped=False)
+    axes.set_ylabel("million tokens (1M = 1,048,576)")
+    axes.margins(y=0.12)
+
+
+def _write_tokens(axes: Any, place: float, tokens: int, capped: bool) -> None:
+    """Above a bar, or above its arrow."""
+    words = f"{'≥ ' if capped else ''}{length_name(tokens)}" if tokens else "cannot run"
+    above: dict[str, Any] = _ABOVE | {
+        "xytext": (0, 14 if capped else 3),
+        "rotation": 0 if tokens else 90,
+    }
+    style.words(axes, words, (place, tokens / MILLION), **above)
+
+
+def _placed(
+    axes: Any, rows: Sequence[Row], group: Callable[[Row], str]
+) -> Iterator[tuple[Row, float, float]]:
+    """Rows with the middle and the width of their bars, side by side in groups; names groups."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(group(row), []).append(row)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xlim(-0.5, len(groups) - 0.5)
+    width = 0.86 / max(3, *map(len, groups.values()))
+    for number, members in enumerate(groups.values()):
+        for index, row in enumerate(members):
+            yield row, number + (index + 0.5 - len(members) / 2) * width, width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.record import Record
@@ -24,10 +25,15 @@ def machine(record: Record) -> str:
 
 def commit(record: Record) -> str:
     """ "commit 520ef9f91 with changes"."""
-    name = record.environment.get("commit")
+    return commit_words(record.environment)
+
+
+def commit_words(values: Mapping[str, Any]) -> str:
+    """The same of an environment, or of what `origin` returns."""
+    name = values.get("commit")
     if not name:
         return "no commit known"
-    return f"commit {name[:9]}{' with changes' if record.environment.get('dirty') else ''}"
+    return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
 
 
 def origin(record: Record) -> dict[str, Any]:

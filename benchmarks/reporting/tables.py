@@ -90,7 +90,7 @@ def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[R
     return replace(
         summary,
         step_seconds=step,
-        tokens_per_second_per_rank=_rate(last.tokens_per_step / last.ranks, step),
+        tokens_per_second_per_rank=rate(last.tokens_per_step / last.ranks, step),
         sppo_speed_up=metrics.speed_up(launches, sppo) if comparable else None,
         mfu_causal=metrics.utilisation(
             last.flops.dense + last.flops.attention_causal,
@@ -104,7 +104,8 @@ def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[R
     )
 
 
-def _rate(tokens_per_rank: float, step: Spread | None) -> Spread | None:
+def rate(tokens_per_rank: float, step: Spread | None) -> Spread | None:
+    """Tokens per second and rank, from the tokens of a step and its seconds."""
     if step is None:
         return None
     return Spread(

@@ -107,18 +107,6 @@ def told(
     }
 
 
-def figure_words(
-    workload: Workload, quantity: Quantity, found: Sequence[Measured], record: Record
-) -> tuple[str, str]:
-    """Title and caption of the figure."""
-    title = f"{workload.name}: {length_name(workload.sequence_tokens)} tokens, {NAMES[quantity]}"
-    caption = f"{provenance.machine(record)} · {provenance.commit(record)} · {record.started[:10]}"
-    if quantity == "sequences-per-step":
-        limit = found[0].device_memory_bytes
-        title += ", no memory limit" if limit is None else f", {format_bytes(limit)} a rank"
-    return title, caption
-
-
 def csv_text(found: Sequence[Measured]) -> str:
     """A line for every value and system, with a header line."""
     rows = [

@@ -235,7 +235,7 @@ def test_json_says_where_it_comes_from() -> None:
 @pytest.mark.parametrize("quantity", ["device-memory", "sequences-per-step"])
 def test_the_figure_is_a_png(quantity: sweep.Quantity, tmp_path: Path) -> None:
     path = tmp_path / "sweep.png"
-    sweep_figure.line_chart(quantity, found(), path, title="t", caption="c")
+    sweep_figure.line_chart(workloads.find("mini-cpu"), quantity, found(), {}, path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

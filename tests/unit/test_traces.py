@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.records.timeline import Event
-from benchmarks.reporting import chrome_trace
+from benchmarks.reporting import chrome_trace, style
 from benchmarks.reporting.chrome_trace import category
-from benchmarks.reporting.timeline_figure import _COLOURS
 from sppo.schedule.instructions import Instruction, Op
 
 
@@ -72,6 +71,9 @@ def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> No
 
 def test_every_instruction_has_a_category_and_a_colour() -> None:
     for op in Op:
-        assert category(event(str(Instruction(op, 0, 3, 1, 1, 0)), op.lane, 0, 1)) in _COLOURS
+        assert (
+            category(event(str(Instruction(op, 0, 3, 1, 1, 0)), op.lane, 0, 1))
+            in style.INSTRUCTIONS
+        )
     for name in ("SEND_W0.0/1@0", "ADD_DW0.0/1@0", "AW0.0/1@0"):
         assert category(event(name, "p2p", 0, 1)) == "MSP weights"

@@ -132,7 +132,7 @@ def write(plan: Plan, profile: Hardware, measured: Measured | None, directory: P
     layout = f"SP {width} x PP" if width > 1 else "PP"
     title = (
         f"{plan.workload}: forward and backward of one step, {layout} {plan.pipeline_parallel}, "
-        f"parts a stage {plan.virtual_stages}, N {plan.subsequences}"
+        f"{plan.virtual_stages} chunks a stage, N {plan.subsequences}"
     )
     timeline_figure.draw(panels, directory / FIGURE, title=title)
     return [*paths, directory / FIGURE]

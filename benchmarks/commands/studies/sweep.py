@@ -14,6 +14,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, check_machine, find_workload
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_json
+from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Row
 from benchmarks.studies import publish, sweep_report
@@ -166,5 +167,5 @@ def write(directory: Path, request: Request, found: list[Measured], done: list[R
             "json": json.dumps(sweep_report.told(*about), indent=2, allow_nan=False) + "\n",
         },
     )
-    title, caption = sweep_report.figure_words(*about)
-    line_chart(request.quantity, found, directory / "sweep.png", title=title, caption=caption)
+    origin = provenance.origin(_first(done))
+    line_chart(request.workload, request.quantity, found, origin, directory / "sweep.png")
