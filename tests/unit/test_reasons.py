@@ -22,7 +22,7 @@ RESIDENT = SolverOptions(kv_offload=False)
 
 
 def reason(plan: Plan, start: str) -> str:
-    (found,) = [one for one in plan.reasons if one.startswith(start)]
+    (found,) = [text for text in plan.reasons if text.startswith(start)]
     return found
 
 
@@ -36,7 +36,7 @@ def test_the_next_best_degrees_and_how_much_slower() -> None:
     plan = solve(workload, load_hardware("a100-80g"), RESIDENT)
     degrees = f"SP {plan.sequence_parallel} x PP {plan.pipeline_parallel}"
     text = reason(plan, f"{degrees}: ")
-    found = re.search(r"next best degrees, SP (\d+) x PP (\d+), take ([\d.]+) s in compute", text)
+    found = re.search(r"next best degrees, SP (\d+) x PP (\d+), need ([\d.]+) s of compute", text)
     assert found
     shards, stages = int(found[1]), int(found[2])
     assert (shards, stages) != (plan.sequence_parallel, plan.pipeline_parallel)
@@ -54,7 +54,7 @@ def test_only_one_layout_was_allowed() -> None:
     plan = solve(TINY.with_device_memory(None), PROFILE, options)
     assert reason(plan, "SP 1 x PP 2: ") == "SP 1 x PP 2: no other degrees were allowed"
     assert reason(plan, "N 6: ").endswith("no other N was allowed")
-    assert not [one for one in plan.reasons if "part a stage: with" in one or "cap" in one]
+    assert not [one for one in plan.reasons if "chunk a stage: with" in one or "cap" in one]
 
 
 def test_the_neighbours_of_n_are_told_with_their_simulated_time() -> None:
@@ -79,7 +79,7 @@ def test_a_cap_is_told_both_ways() -> None:
     profile = load_hardware("a100-80g")
     plan = solve(workload, profile, RESIDENT)
     capped = any(one.startswith("lengths are capped at") for one in plan.reasons)
-    plain = any(one.startswith("no cap on the early lengths") for one in plan.reasons)
+    plain = any(one.startswith("early lengths are not capped") for one in plan.reasons)
     assert capped != plain
     if capped:
         assert reason(plan, f"lengths are capped at {max(plan.lengths_tokens):,} tokens")
@@ -89,16 +89,16 @@ def test_a_cap_is_told_both_ways() -> None:
 
 def test_what_memory_forced() -> None:
     free = solve(TINY.with_device_memory(None), PROFILE)
-    assert "nothing travels or is made again" in reason(free, "no device limit")
+    assert "nothing is offloaded or recomputed" in reason(free, "no device limit")
     roomy = solve(TINY.with_device_memory(1024 * MIB), PROFILE)
-    assert "which fits; nothing travels or is made again" in reason(roomy, "device limit")
+    assert "which fits; nothing is offloaded or recomputed" in reason(roomy, "device limit")
     slow_memory = replace(PROFILE, memory_bytes_per_second=1e8)
     sent = solve(TINY.with_device_memory(120 * MIB), slow_memory, RESIDENT)
-    assert "of the kept bytes of a subsequence travel, predicted" in reason(sent, "device limit")
-    assert "made again" not in reason(sent, "device limit")
+    assert "of the saved bytes of a subsequence are offloaded; the" in reason(sent, "device limit")
+    assert "recomputed" not in reason(sent, "device limit")
     slow_link = replace(PROFILE, d2h_bytes_per_second=1e8, h2d_bytes_per_second=1e8)
     again = solve(TINY.with_device_memory(120 * MIB), slow_link, RESIDENT)
-    assert re.search(r"; norm1.output, .* are made again \([\d.]+ s", reason(again, "device limit"))
+    assert re.search(r"; norm1.output, .* are recomputed \([\d.]+ s", reason(again, "device limit"))
     assert not [one for one in again.reasons if "copies" in one]
 
 
@@ -120,10 +120,10 @@ def test_copies_exposed_hidden_or_synchronous() -> None:
     assert reason(solve(workload, quick, options), "every copy is shorter")
     slow = replace(quick, d2h_bytes_per_second=1e8)
     text = reason(solve(workload, slow, options), "copies of subsequences 0 .. 6 are longer")
-    exposed = float(re.search(r"by ([\d.]+) s in all", text)[1])  # type: ignore[index]
+    exposed = float(re.search(r"is ([\d.]+) s in all", text)[1])  # type: ignore[index]
     halved = replace(slow, d2h_bytes_per_second=5e7)
     text = reason(solve(workload, halved, options), "copies of subsequences 0 .. 6 are longer")
-    assert float(re.search(r"by ([\d.]+) s in all", text)[1]) > 2 * exposed  # type: ignore[index]
+    assert float(re.search(r"is ([\d.]+) s in all", text)[1]) > 2 * exposed  # type: ignore[index]
 
 
 def test_layouts_that_do_not_fit_are_named() -> None:

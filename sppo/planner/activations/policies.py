@@ -20,22 +20,17 @@ input and the attention's output, recompute the rest. full-recompute: keep the b
 
 def choose(problem: StageProblem, policy: str) -> StageDecisions:
     """The decisions of a named policy. Raises Short if none of its choices fits."""
-    block = problem.block
     match policy:
         case "no-offload":
-            return uniform(problem, KEEP, lambda part, index: 0.0)
+            return uniform(problem)
         case "full-offload":
-            return uniform(problem, KEEP, lambda part, index: 1.0)
+            return uniform(problem, share=1.0)
         case "paper":
-            return uniform(problem, KEEP, problem.hidden_share)
+            return uniform(problem, share=problem.hidden_share)
         case "lean":
-            return uniform(
-                problem, recomputable(problem, block.recompute_lean), lambda part, index: 0.0
-            )
+            return uniform(problem, recomputable(problem, problem.block.recompute_lean))
         case "full-recompute":
-            return uniform(
-                problem, recomputable(problem, block.recompute_full), lambda part, index: 0.0
-            )
+            return uniform(problem, recomputable(problem, problem.block.recompute_full))
     return _cheapest(problem)
 
 
@@ -54,19 +49,22 @@ def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
 
 
 def uniform(
-    problem: StageProblem, decision: Decision, share: Callable[[int, int], float]
+    problem: StageProblem,
+    decision: Decision = KEEP,
+    share: float | Callable[[int, int], float] = 0.0,
 ) -> list[list[Decision]]:
-    """The same recomputation everywhere; all subsequences but the last send their share.
+    """The same recomputation everywhere; all subsequences but the last offload their share.
 
-    `share` is the same for parts alike.
+    `share` is a number, or a function of part and subsequence that is the same for equal parts.
     """
     last = len(problem.lengths) - 1
 
     def row(part: int) -> list[Decision]:
-        return [
-            problem.offload(part, index, share(part, index), decision) if index < last else decision
-            for index in range(last + 1)
-        ]
+        decisions = []
+        for index in range(last):
+            offloaded = share(part, index) if callable(share) else share
+            decisions.append(problem.offload(part, index, offloaded, decision))
+        return [*decisions, decision]
 
     return problem.by_kind(row)
 
@@ -74,7 +72,7 @@ def uniform(
 def _cheapest(problem: StageProblem) -> StageDecisions:
     """Ours: the ladders of `_ladders`, each up to its first rung that fits; the cheapest wins."""
     if problem.device_limit_bytes is None:
-        return uniform(problem, KEEP, lambda part, index: 0.0)
+        return uniform(problem)
     found: list[tuple[int, StageDecisions]] = []
     short: Short | None = None
     for rungs, rung in _ladders(problem):

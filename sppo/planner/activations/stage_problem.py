@@ -12,11 +12,25 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sppo.config.errors import Short
+from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
+from sppo.plan.parts import SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
+
+
+def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost) -> int:
+    """Time of one D2H and one H2D copy, less the compute of `cost` that hides them.
+
+    Synchronous copies are not hidden: they take compute time in full.
+    """
+    d2h = copy_ns(size_bytes, profile.d2h_bytes_per_second)
+    h2d = copy_ns(size_bytes, profile.h2d_bytes_per_second)
+    if not profile.overlapped_copies:
+        return d2h + h2d
+    return max(0, d2h - cost.forward_ns) + max(0, h2d - cost.backward_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,29 +73,27 @@ class StageProblem(StageMemoryModel):
         """
 
         def of(part: int, row: Sequence[Decision]) -> int:
-            return sum(self._fate_ns(part, index, decision) for index, decision in enumerate(row))
+            return sum(self._added_ns(part, index, decision) for index, decision in enumerate(row))
 
         return sum(self._by_row(decisions, of))
 
-    def _fate_ns(self, part: int, index: int, decision: Decision) -> int:
-        shape, profile = self.shapes[part], self.profile
-        again = len(shape.layers) * recompute_ns(
+    def _added_ns(self, part: int, index: int, decision: Decision) -> int:
+        size = self.moved_bytes(part, index, decision)
+        following = self.costs[part][min(index + 1, len(self.lengths) - 1)]
+        copies = exposed_copies_ns(self.profile, size, following)
+        return self.recompute_ns(part, index, decision.recompute) + copies
+
+    def recompute_ns(self, part: int, index: int, names: tuple[str, ...]) -> int:
+        """Time to recompute these saved tensors of a subsequence in all blocks of a part."""
+        shape = self.shapes[part]
+        return len(shape.layers) * recompute_ns(
             shape.model,
-            profile,
-            decision.recompute,
+            self.profile,
+            names,
             start=self.starts[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
-        moved = self.moved_bytes(part, index, decision)
-        out = copy_ns(moved, profile.d2h_bytes_per_second)
-        back = copy_ns(moved, profile.h2d_bytes_per_second)
-        if profile.overlapped_copies:
-            following = min(index + 1, len(self.lengths) - 1)
-            cost = self.costs[part][following]
-            out = max(0, out - cost.forward_ns)
-            back = max(0, back - cost.backward_ns)
-        return again + out + back
 
     @cached_property
     def hidden_bytes(self) -> tuple[tuple[int, ...], ...]:

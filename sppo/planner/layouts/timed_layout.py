@@ -97,6 +97,15 @@ class TimedLayout(Layout):
             for number, part in enumerate(ranges)
         )
 
+    def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
+        """The shapes of the parts that a stage owns."""
+        return self.shapes[stage :: self.pipeline_parallel]
+
+    @property
+    def end_stages(self) -> tuple[int, ...]:
+        """The first and the last stage, which hold the embedding and the head."""
+        return tuple(sorted({0, self.pipeline_parallel - 1}))
+
     def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
         """Everything a stage computes in a step, in order.
 
@@ -139,8 +148,8 @@ class TimedLayout(Layout):
         head on its own is done while the first stage waits, and counts as far as it takes longer.
         """
         found = []
-        for stage in {0, self.pipeline_parallel - 1}:
-            shapes = self.shapes[stage :: self.pipeline_parallel]
+        for stage in self.end_stages:
+            shapes = self.stage_shapes(stage)
             blocks = [cost for s in shapes if s.layers for cost in self.part_costs(s)]
             heads = [cost for s in shapes if not s.layers for cost in self.part_costs(s)]
             times = [cost.forward_ns + cost.backward_ns for cost in blocks]
@@ -166,10 +175,9 @@ class TimedLayout(Layout):
         if self.data_parallel == 1:
             return 0.0
         stages = range(self.pipeline_parallel)
-        shapes = [self.shapes[stage :: self.pipeline_parallel] for stage in stages]
         return reduction_seconds(
             self.profile,
-            elements=max(state_elements(mine) for mine in shapes),
+            elements=max(state_elements(self.stage_shapes(stage)) for stage in stages),
             inner_ranks=self.sequence_parallel * self.pipeline_parallel,
             replicas=self.data_parallel,
         )
