@@ -13,7 +13,7 @@ from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import GIB, MIB, parse_tokens
 from sppo.config.workload import Workload
-from sppo.planner.activations.feasibility import require_host_room, require_some_fates
+from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
@@ -158,6 +158,6 @@ def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bo
             return False
         return True
 
-    chosen = passes(lambda one: choose(one, "auto"))
-    assert chosen or not passes(require_some_fates)
+    chosen = passes(lambda stage: choose(stage, "auto"))
+    assert chosen or not passes(require_some_decisions)
     assert passes(require_host_room) or not chosen

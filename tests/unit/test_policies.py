@@ -8,7 +8,7 @@ import pytest
 
 from sppo.config.sizes import MIB
 from sppo.cost_model.plan_costs import plan_costs
-from sppo.planner.activations.integer_program import cheapest_fates
+from sppo.planner.activations.integer_program import cheapest_decisions
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
@@ -46,7 +46,7 @@ def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped:
         lengths_tokens=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
     )
     problem = stage_problem(layout, 1)
-    rough, best = choose(problem, "auto"), cheapest_fates(problem)
+    rough, best = choose(problem, "auto"), cheapest_decisions(problem)
     for decisions in (rough, best):
         problem.require_fit(problem.memory(decisions))
     assert problem.added_ns(best) <= 1.001 * problem.added_ns(rough)

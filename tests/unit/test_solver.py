@@ -26,7 +26,7 @@ def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None
     assert lengths[0] > 2 * lengths[-1]
 
 
-def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
+def test_solver_fits_the_limit_by_the_cheapest_decisions() -> None:
     options = SolverOptions(msp=False)  # with it, another limit means another cut
     free = solve(TINY, PROFILE, options)
     peak = max(stage.memory.device_peak for stage in free.stages)

@@ -1,8 +1,8 @@
-"""The decisions of a stage's saved tensors: kept, sent to the host, or made again. No torch.
+"""The decisions of a stage's saved tensors: kept, offloaded, or recomputed. No torch.
 
-A `StageProblem` is one stage of one layout: what its parts keep, in which order, under which
-limits, and what every decision costs. `policies.py` and the exact solver (`integer_program.py`)
-decide.
+A `StageProblem` is one stage of one layout: the saved tensors of its parts, the order of its
+computes, the memory limits, and the cost of every decision. `policies.py` and the exact solver
+(`integer_program.py`) decide.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost)
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
-    """What one stage has to decide."""
+    """One stage, its memory limits (None: no limit), and the added time of its decisions."""
 
     device_limit_bytes: int | None
     host_limit_bytes: int | None
@@ -56,12 +56,16 @@ class StageProblem(StageMemoryModel):
         if excess > 0:
             raise Short(excess, "device memory for model state, KV and dKV alone")
 
-    def require_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device or host memory is."""
+    def require_device_fit(self, memory: StageMemory) -> None:
+        """Raise Short if device memory is short."""
         excess = self.excess_bytes(memory)
         if excess > 0:
             first = self.shapes[0].layers[0]
             raise Short(excess, f"device memory on the stage that begins with layer {first}")
+
+    def require_fit(self, memory: StageMemory) -> None:
+        """Raise Short if device or host memory is short."""
+        self.require_device_fit(memory)
         limit = self.host_limit_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
             raise Short(memory.host + memory.kv_host - limit, "host memory")
@@ -69,11 +73,11 @@ class StageProblem(StageMemoryModel):
     def added_ns(self, decisions: StageDecisions) -> int:
         """Compute time that these decisions add to a step of this stage.
 
-        Where copies overlap, only what is longer than the compute it hides under.
+        Overlapped copies add only their excess over the compute that hides them.
         """
 
         def of(part: int, row: Sequence[Decision]) -> int:
-            return sum(self._added_ns(part, index, decision) for index, decision in enumerate(row))
+            return sum(self._added_ns(part, *entry) for entry in enumerate(row))
 
         return sum(self._by_row(decisions, of))
 
@@ -97,7 +101,7 @@ class StageProblem(StageMemoryModel):
 
     @cached_property
     def hidden_bytes(self) -> tuple[tuple[int, ...], ...]:
-        """What leaves while the next subsequence computes: BW_D2H * T_(i+1), by part.
+        """Bytes that D2H copies while the next subsequence computes, BW_D2H * T_(i+1), by part.
 
         Paper sec. 5.2, from its constraint alpha_i A_i <= BW_D2H * T; T is the forward time of the
         next subsequence. One entry per subsequence but the last.
@@ -108,22 +112,20 @@ class StageProblem(StageMemoryModel):
         )
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
-        """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
+        """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
         known = self._known(part)
         key = index, share, decision.recompute
-        found = known.get(key)
-        if found is None:
-            found = known[key] = self._offload(part, index, share, decision)
-        return found
+        if key not in known:
+            known[key] = self._offload(part, index, share, decision)
+        offloaded: Decision = known[key]
+        return offloaded
 
     def _offload(self, part: int, index: int, share: float, decision: Decision) -> Decision:
         shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.candidate_bytes(tokens, decision.recompute)
         chosen = []
         for unit in shape.travelling:
-            if wanted <= 0:
-                break
-            if unit.name not in decision.recompute:
+            if unit.name not in decision.recompute and wanted > 0:
                 size = shape.unit_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
                 wanted -= n * size
@@ -132,23 +134,24 @@ class StageProblem(StageMemoryModel):
         return replace(decision, offload=tuple(chosen))
 
     def hidden_share(self, part: int, index: int, decision: Decision = KEEP) -> float:
-        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
+        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i) of the paper's sec. 5.2; 0 for the last.
+
+        A_i are the bytes that may be offloaded.
+        """
         if index + 1 >= len(self.lengths):
             return 0.0
         known = self._known(part)
         key = index, "hidden", decision.recompute
         if key not in known:
-            known[key] = self._hidden_share(part, index, decision)
-        found: float = known[key]
-        return found
-
-    def _hidden_share(self, part: int, index: int, decision: Decision) -> float:
-        shape = self.shapes[part]
-        candidates = shape.candidate_bytes(self.tokens[part][index], decision.recompute)
-        return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
+            tokens = self.tokens[part][index]
+            candidates = self.shapes[part].candidate_bytes(tokens, decision.recompute)
+            hidden = self.hidden_bytes[part][index]
+            known[key] = min(1.0, hidden / candidates) if candidates else 0.0
+        share: float = known[key]
+        return share
 
     def stage_plan(self, decisions: StageDecisions) -> StagePlan:
-        """These decisions as a part of a Plan. Raises Short if they do not fit."""
+        """The stage of a Plan with these decisions. Raises Short if they do not fit."""
         memory = self.memory(decisions)
         self.require_fit(memory)
         parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))
