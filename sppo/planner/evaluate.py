@@ -8,6 +8,7 @@ from dataclasses import replace
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import MspRole, Share
 from sppo.memory_model.stage_memory import StageDecisions
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan, StagePlan
 from sppo.plan.prediction import Prediction
 from sppo.planner.activations.stage_problem import StageProblem
@@ -27,7 +28,7 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
             tuple(slicing.tokens_of(part, index, stage) for index in range(layout.subsequences))
             for part in layout.parts_of(stage)
         ),
-        computes=layout.computes(stage, differing=True),
+        computes=layout.differing_computes(stage),
         kv_sets=layout.kv_sets,
         sequences=layout.sequences,
         memo=layout.memo,
@@ -46,17 +47,19 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
 
 def _connections(layout: TimedLayout, stage: int) -> int:
     """One-way connections of a rank: to both neighbours, and to the ranks of its MSP splits."""
-    splits = [split for split in layout.msp_splits if stage in split.ranks]
-    helpers = {rank for split in splits for rank in split.ranks} - {stage}
+    helpers = {rank for split in _splits(layout, stage) for rank in split.ranks} - {stage}
     return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers))
 
 
+def _splits(layout: TimedLayout, stage: int) -> list[MspSplit]:
+    """The MSP splits in which a stage is owner or helper."""
+    return [split for split in layout.msp_splits if stage in split.ranks]
+
+
 def _msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
-    """The MSP splits in which a stage is owner or helper, as its memory model needs them."""
+    """The MSP splits of a stage as its memory model needs them."""
     parts = layout.parts_of(stage)
-    for split in layout.msp_splits:
-        if stage not in split.ranks:
-            continue
+    for split in _splits(layout, stage):
         place = split.ranks.index(stage)
         first, last = split.subsequences[0], split.subsequences[-1]
         yield MspRole(

@@ -25,6 +25,7 @@ from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
+from sppo.planner.paper_heuristic import printed_bytes
 
 PRECISION = 1.03
 """The length found is at least the true one divided by this."""
@@ -99,9 +100,7 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
         places = (False,)
     elif options.kv_offload is None:
         places = (True, False)
-    degrees = every_degree(
-        workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
-    )
+    degrees = every_degree(workload, options)
     for place, (shards, stages, replicas) in itertools.product(places, reversed(degrees)):
         counts = interleavings(workload.model.layers, stages, options.virtual_stages)
         for parts in counts[:2]:
@@ -128,11 +127,10 @@ def longest_words(workload: Workload, profile: Hardware, options: SolverOptions)
 
 def words(tokens: int) -> str:
     """A count that people read, rounded down by less than a 16th: "5.6M", "1.37M", "912K"."""
-    for unit, suffix, least in ((1024**2, "M", 1), (1024, "K", 16)):
-        if tokens >= least * unit:
-            digits = 0
-            if suffix == "M":
-                digits = 2 if tokens < 4 * unit else 1
+    mega, kilo = 1024**2, 1024
+    forms = ((4 * mega, mega, 1, "M"), (mega, mega, 2, "M"), (16 * kilo, kilo, 0, "K"))
+    for least, unit, digits, suffix in forms:
+        if tokens >= least:
             whole = int(
                 (tokens + 0.49) * 10**digits / unit
             )  # the name of a named length is that name
@@ -174,8 +172,11 @@ def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
     """Whether the solver would find a plan in this layout."""
 
     def require(problem: StageProblem) -> None:
+        limit = problem.device_limit_bytes
         if options.solver == "paper":
-            return _require_printed(problem)
+            if limit is not None and (excess := printed_bytes(problem) - limit) > 0:
+                raise Short(excess, "device memory by the paper's model")
+            return None
         problem.require_room()
         if options.policy == "auto":
             return require_some_decisions(problem)
@@ -192,11 +193,3 @@ def _passes(layout: TimedLayout, require: Callable[[StageProblem], None]) -> boo
     except Short:
         return False
     return True
-
-
-def _require_printed(problem: StageProblem) -> None:
-    from sppo.planner.paper_heuristic import printed_bytes
-
-    limit = problem.device_limit_bytes
-    if limit is not None and (excess := printed_bytes(problem) - limit) > 0:
-        raise Short(excess, "device memory by the paper's model")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import Hardware
@@ -127,16 +127,17 @@ def _solve(
         from sppo.planner.paper_heuristic import solve_paper
 
         return solve_paper(workload, layouts)
-    choose = _policy(options.policy)
+    choose: Choose = partial(policies.choose, policy=options.policy)
+    if options.policy == "auto":
+        choose = _Bounded(choose)
     if options.solver == "exact":
         return _solve_exactly(layouts, choose)
-    result = _search(layouts, choose, SIMULATED, rival)
-    msp = with_msp(result.plan, layouts, choose, options.msp)
+    plan, layout, search = _search(layouts, choose, SIMULATED, rival)
+    msp = with_msp(plan, layouts, choose, options.msp)
     if msp.layout is None:
-        plan = _explained(result)
+        plan = _explained(plan, layout, search)
     else:
-        split = replace(result, plan=msp.plan, layout=msp.layout)
-        plan = _explained(split, before=(result.plan, result.layout))
+        plan = _explained(msp.plan, msp.layout, search, before=(plan, layout))
     return replace(plan, reasons=(*plan.reasons, *msp.notes))
 
 
@@ -147,39 +148,25 @@ def _solve_exactly(layouts: list[TimedLayout], choose: Choose) -> Plan:
     """
     from sppo.planner.activations.integer_program import cheapest_decisions
 
-    best = _explained(_search(layouts, _Bounded(cheapest_decisions), len(layouts)))
-    heuristic = _explained(_search(layouts, choose, SIMULATED))
+    best = _explained(*_search(layouts, _Bounded(cheapest_decisions), len(layouts)))
+    heuristic = _explained(*_search(layouts, choose, SIMULATED))
     best = min(best, heuristic, key=lambda plan: plan.makespan_seconds)
     gap = heuristic.makespan_seconds / best.makespan_seconds - 1
     note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
     return replace(best, reasons=(*best.reasons, note))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SearchResult:
-    """The fastest plan of a search, without its reasons yet."""
-
-    plan: Plan
-    layout: TimedLayout
-    search: Search
-
-
-def _explained(result: _SearchResult, before: tuple[Plan, TimedLayout] | None = None) -> Plan:
+def _explained(
+    plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
+) -> Plan:
     """The plan with its reasons, and with the layouts that do not fit."""
     from sppo.planner.report.reasons import explain
 
-    rejected = [f"{layout}: short of {short}" for layout, short in result.search.short.items()]
+    rejected = [f"{layout}: short of {short}" for layout, short in search.short.items()]
     if len(rejected) > REJECTED:
         rejected[REJECTED:] = [f"and {len(rejected) - REJECTED} more layouts"]
-    reasons = explain(result.plan, result.layout, result.search, before)
-    return replace(result.plan, reasons=reasons, rejected=tuple(rejected))
-
-
-def _policy(name: str) -> Choose:
-    def choose(problem: StageProblem) -> StageDecisions:
-        return policies.choose(problem, name)
-
-    return _Bounded(choose) if name == "auto" else choose
+    reasons = explain(plan, layout, search, before)
+    return replace(plan, reasons=reasons, rejected=tuple(rejected))
 
 
 @dataclass(frozen=True)
@@ -195,13 +182,13 @@ class _Bounded:
 
 def _search(
     layouts: list[TimedLayout], choose: Choose, simulated: int, rival: Rival | None = None
-) -> _SearchResult:
+) -> tuple[Plan, TimedLayout, Search]:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
     Stops where a layout's compute alone takes longer than the best plan. Skips families whose
     finest cut does not fit, and layouts that cannot beat the rival. Raises Infeasible.
     """
-    best: _SearchResult | None = None
+    best: tuple[Plan, TimedLayout, Search] | None = None
     search = Search(layouts=layouts)
     least = limit = float("inf")
     hopeless: dict[tuple[int, ...], bool] = {}
@@ -224,7 +211,7 @@ def _search(
         search.seconds[layout] = plan.makespan_seconds
         if plan.makespan_seconds < least:
             least = plan.makespan_seconds
-            best = _SearchResult(plan=plan, layout=layout, search=search)
+            best = plan, layout, search
     if best is None:
         nearest = min(search.finest_short, key=lambda layout: search.short[layout].bytes)
         raise Infeasible(

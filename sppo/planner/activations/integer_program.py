@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -31,8 +31,7 @@ MIB = 1024.0**2
 MILLISECOND = 1e6
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
+class _Choice(NamedTuple):
     """A saved tensor of one subsequence in one part, and the columns of its variables."""
 
     part: int
@@ -47,17 +46,14 @@ class _Program:
     """Rows, columns and costs of the program during its construction, in MiB and ms."""
 
     def __init__(self) -> None:
-        self.costs: list[float] = []
-        self.upper: list[float] = []
-        self.integer: list[int] = []
+        self.columns: list[tuple[float, float, int]] = []
         self.cells: list[tuple[int, int, float]] = []
         self.most: list[float] = []
 
     def column(self, cost: float, upper: float, *, integer: bool) -> int:
-        self.costs.append(cost)
-        self.upper.append(upper)
-        self.integer.append(int(integer))
-        return len(self.costs) - 1
+        """The number of a new variable between 0 and `upper`, and its cost per unit."""
+        self.columns.append((cost, upper, int(integer)))
+        return len(self.columns) - 1
 
     def row(self, cells: dict[int, float], most: float) -> None:
         """sum of cells <= most."""
@@ -67,14 +63,15 @@ class _Program:
 
     def solve(self) -> np.ndarray | None:
         """Values of all columns, or None if nothing fits."""
-        if not self.costs:
+        if not self.columns:
             return np.zeros(0)
+        costs, upper, integer = zip(*self.columns, strict=True)
         rows, columns, values = zip(*self.cells, strict=True)
-        matrix = coo_array((values, (rows, columns)), shape=(len(self.most), len(self.costs)))
+        matrix = coo_array((values, (rows, columns)), shape=(len(self.most), len(costs)))
         result = milp(
-            self.costs,
-            integrality=self.integer,
-            bounds=Bounds(0, self.upper),
+            costs,
+            integrality=integer,
+            bounds=Bounds(0, upper),
             constraints=LinearConstraint(matrix.tocsr(), -np.inf, self.most),
             options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": 1e-4},
         )
@@ -124,14 +121,7 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
             if offload is not None and recompute is not None:
                 program.row({offload: 1, recompute: layers}, layers)
             if offload is not None or recompute is not None:
-                yield _Choice(
-                    part=part,
-                    index=index,
-                    name=unit.name,
-                    size_bytes=size,
-                    offload=offload,
-                    recompute=recompute,
-                )
+                yield _Choice(part, index, unit.name, size, offload, recompute)
 
 
 def _temporary_columns(
@@ -200,15 +190,14 @@ def _memory_rows(
 
 def _host_row(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:
     limit = problem.host_limit_bytes
-    if limit is not None:
-        limit -= problem.memory(uniform(problem)).kv_host
     cells = {
         choice.offload: slot_bytes(choice.size_bytes) / MIB
         for choice in choices
         if choice.offload is not None
     }
     if limit is not None and cells:
-        program.row(cells, limit / MIB)
+        hosted = problem.memory(uniform(problem)).kv_host
+        program.row(cells, (limit - hosted) / MIB)
 
 
 def _excess_rows(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:

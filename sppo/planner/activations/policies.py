@@ -39,10 +39,8 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
 
 def recompute_levels(problem: StageProblem) -> list[Decision]:
     """Three levels of recomputation: none, the cheap tensors, all but those of the mixer."""
-    block = problem.block
-    return [
-        recomputable(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)
-    ]
+    levels = ((), problem.block.recompute_cheap, problem.block.recompute_lean)
+    return [recomputable(problem, names) for names in levels]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from sppo.config.errors import Short
 from sppo.config.hardware import Hardware
@@ -99,18 +98,6 @@ class StageProblem(StageMemoryModel):
             shards=shape.shards,
         )
 
-    @cached_property
-    def hidden_bytes(self) -> tuple[tuple[int, ...], ...]:
-        """Bytes that D2H copies while the next subsequence computes, BW_D2H * T_(i+1), by part.
-
-        Paper sec. 5.2, from its constraint alpha_i A_i <= BW_D2H * T; T is the forward time of the
-        next subsequence. One entry per subsequence but the last.
-        """
-        rate = self.profile.d2h_bytes_per_second
-        return tuple(
-            tuple(int(rate * cost.forward_ns / 1e9) for cost in row[1:]) for row in self.costs
-        )
-
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
         known = self._known(part)
@@ -134,9 +121,10 @@ class StageProblem(StageMemoryModel):
         return replace(decision, offload=tuple(chosen))
 
     def hidden_share(self, part: int, index: int, decision: Decision = KEEP) -> float:
-        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i) of the paper's sec. 5.2; 0 for the last.
+        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i); 0 for the last subsequence.
 
-        A_i are the bytes that may be offloaded.
+        From the constraint alpha_i A_i <= BW_D2H * T of the paper's sec. 5.2. T is the forward time
+        of the next subsequence, A_i the bytes that may be offloaded.
         """
         if index + 1 >= len(self.lengths):
             return 0.0
@@ -145,7 +133,8 @@ class StageProblem(StageMemoryModel):
         if key not in known:
             tokens = self.tokens[part][index]
             candidates = self.shapes[part].candidate_bytes(tokens, decision.recompute)
-            hidden = self.hidden_bytes[part][index]
+            forward_ns = self.costs[part][index + 1].forward_ns
+            hidden = int(self.profile.d2h_bytes_per_second * forward_ns / 1e9)
             known[key] = min(1.0, hidden / candidates) if candidates else 0.0
         share: float = known[key]
         return share

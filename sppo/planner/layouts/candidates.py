@@ -84,23 +84,16 @@ def every_layout(
     workload: Workload, profile: Hardware, options: SolverOptions
 ) -> Iterator[TimedLayout]:
     """The layouts that the options leave, with every cut. Raises ValueError if there is none."""
-    allowed = every_degree(
-        workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
-    )
+    allowed = every_degree(workload, options)
+    count, cap = options.subsequences, options.longest_tokens
     if options.msp:  # a single stage cannot split, but may be all that is allowed
         allowed = [degrees for degrees in allowed if degrees.stages > 1] or allowed
     for shards, stages, replicas in allowed:
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
         for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
-            for lengths in cuts(
-                workload,
-                profile,
-                shards,
-                options.subsequences,
-                options.cut_of(stages),
-                options.longest_tokens,
-            ):
+            kind = options.cut_of(stages)
+            for lengths in cuts(workload, profile, shards, count, kind, cap):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,

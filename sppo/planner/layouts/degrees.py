@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sppo.config.workload import Workload
 from sppo.plan.layout import Degrees
 from sppo.plan.weights import shard_obstacle
+from sppo.planner.options import SolverOptions
 
 
 def obstacle(workload: Workload, degrees: Degrees) -> str | None:
@@ -38,18 +39,13 @@ def _possible(workload: Workload, ranks: int) -> list[Degrees]:
     return [degrees for degrees in _products(ranks) if obstacle(workload, degrees) is None]
 
 
-def every_degree(
-    workload: Workload,
-    sequence_parallel: int | None,
-    pipeline_parallel: int | None,
-    data_parallel: int | None,
-) -> list[Degrees]:
-    """All (SP, PP, DP) that fill the ranks and agree with the given ones, else the workload's.
+def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
+    """All (SP, PP, DP) that fill the ranks and agree with the options, else the workload's.
 
     Raises ValueError with the obstacle and the nearest degrees that work.
     """
     ranks = workload.cluster.ranks
-    asked = (sequence_parallel, pipeline_parallel, data_parallel)
+    asked = (options.sequence_parallel, options.pipeline_parallel, options.data_parallel)
     if asked == (None, None, None):
         asked = (workload.sequence_parallel, workload.pipeline_parallel, None)
     wanted = [

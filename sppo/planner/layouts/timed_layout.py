@@ -103,26 +103,23 @@ class TimedLayout(Layout):
         """The first and the last stage, which hold the embedding and the head."""
         return tuple(sorted({0, self.pipeline_parallel - 1}))
 
-    def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
-        """Forwards and backwards of a stage in a step, in order.
+    def differing_computes(self, stage: int) -> tuple[Compute, ...]:
+        """Forwards and backwards of a stage in a step, in order, of the sequences that differ.
 
-        `differing`: without the sequences between equal neighbours. They hold the same bytes on
-        the device as the sequence before.
+        Sequences between equal neighbours are left out: the device holds the same bytes in them.
         """
-        sequences = self.sequences
-        if differing:
-            sequences = min(sequences, 3 if self.kv_sets > 1 else 2)
+        sequences = min(self.sequences, 3 if self.kv_sets > 1 else 2)
         return tuple(stage_computes(self, stage, sequences))
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one part, by subsequence."""
         key = len(shape.layers), shape.head
-        if key not in self._part_costs:
-            blocks = _blocks(
-                self.workload.model, self.profile, self.lengths_tokens, self.sequence_parallel
-            )
-            self._part_costs[key] = tuple(block.part(*key) for block in blocks)
-        return self._part_costs[key]
+        if key not in self.memo:
+            model, shards = self.workload.model, self.sequence_parallel
+            blocks = _blocks(model, self.profile, self.lengths_tokens, shards)
+            self.memo[key] = tuple(block.part(*key) for block in blocks)
+        costs: tuple[SubsequenceCost, ...] = self.memo[key]
+        return costs
 
     def part_ns(self, shape: PartShape) -> list[int]:
         """Forward and backward of one part together, by subsequence."""
@@ -130,11 +127,7 @@ class TimedLayout(Layout):
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """Results of one stage that hold for other stages: see `StageMemoryModel`."""
-        return {}
-
-    @cached_property
-    def _part_costs(self) -> dict[tuple[int, bool], tuple[SubsequenceCost, ...]]:
+        """Results that hold for all stages: costs of parts, and those of `StageMemoryModel`."""
         return {}
 
     @cached_property
@@ -179,6 +172,7 @@ class TimedLayout(Layout):
 
     @property
     def family(self) -> tuple[int, ...]:
+        """See `family_of`."""
         return family_of(self)
 
     def __str__(self) -> str:
@@ -194,13 +188,8 @@ def _layout_fields(layout: Layout) -> dict[str, Any]:
 
 def family_of(layout: Layout) -> tuple[int, ...]:
     """SP, PP, DP, parts a stage and the place of K and V: everything but the cut."""
-    return (
-        layout.sequence_parallel,
-        layout.pipeline_parallel,
-        layout.data_parallel,
-        layout.virtual_stages,
-        layout.kv_block_tokens,
-    )
+    degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.data_parallel
+    return (*degrees, layout.virtual_stages, layout.kv_block_tokens)
 
 
 @lru_cache(maxsize=1024)

@@ -59,9 +59,10 @@ def card(plan: Plan, profile: Hardware, workload: Workload) -> str:
     size = f"{plan.sequences_per_step} x {plan.sequence_tokens:,} tokens a step"
     sections = {
         f"Plan of {plan.workload}: {plan.model.name}, {size}": _head(plan, profile, workload),
-        "Predicted peak memory of a rank (full bar: the limit, else the peak)": _bars(
-            plan, workload
-        ),
+        "Predicted peak memory of a rank (a full bar is the limit)": [
+            *_bars(plan, "device", DEVICE_KINDS, workload.device_memory_bytes),
+            *_bars(plan, "host", HOST_KINDS, workload.host_memory_bytes),
+        ],
         "Device memory by kind": _sizes(plan, DEVICE_KINDS),
         "Untracked device memory by cause": _sizes(plan, UNTRACKED_KINDS),
         "Host memory by kind": _sizes(plan, HOST_KINDS),
@@ -114,27 +115,20 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
     yield "", f"from the {profile.kind} profile {profile.name}; without the optimizer"
 
 
-def _bars(plan: Plan, workload: Workload) -> Iterator[tuple[str, ...]]:
-    tiers = (
-        ("device", DEVICE_KINDS, workload.device_memory_bytes),
-        ("host", HOST_KINDS, workload.host_memory_bytes),
-    )
+def _bars(plan: Plan, tier: str, kinds: Kinds, limit: int | None) -> Iterator[tuple[str, ...]]:
+    """A row for stages of equal memory; without a limit a full bar is the fullest stage."""
     groups = _equal(stage.memory for stage in plan.stages)
-    for tier, kinds, limit in tiers:
-        sizes = {
-            memory: {kind[0]: size(memory) for kind, size in kinds.items()} for memory in groups
-        }
-        full = max(limit or 1, *(sum(row.values()) for row in sizes.values()))
-        words = "no limit" if limit is None else f"limit {format_bytes(limit)}"
-        yield "stages", "layers", f"{tier}, {words}", "used", "free"
-        for memory, stages in groups.items():
-            total = sum(sizes[memory].values())
-            free = "-" if limit is None else format_bytes(limit - total)
-            if limit is not None and total > limit:
-                free = f"{format_bytes(total - limit)} OVER THE LIMIT"
-            layers = sorted(layer for stage in stages for layer in plan.stages[stage].layers)
-            drawn = f"[{bar(sizes[memory], full)}]"
-            yield ranges(stages), ranges(layers), drawn, format_bytes(total), free
+    totals = [sum(size(memory) for size in kinds.values()) for memory in groups]
+    full = max(limit or 1, *totals)
+    words = "no limit" if limit is None else f"limit {format_bytes(limit)}"
+    yield "stages", "layers", f"{tier}, {words}", "used", "free"
+    for (memory, stages), total in zip(groups.items(), totals, strict=True):
+        free = "-" if limit is None else format_bytes(limit - total)
+        if limit is not None and total > limit:
+            free = f"{format_bytes(total - limit)} OVER THE LIMIT"
+        layers = sorted(layer for stage in stages for layer in plan.stages[stage].layers)
+        drawn = bar({kind[0]: size(memory) for kind, size in kinds.items()}, full)
+        yield ranges(stages), ranges(layers), f"[{drawn}]", format_bytes(total), free
 
 
 def bar(sizes: Mapping[str, int], full: int) -> str:

@@ -25,10 +25,11 @@ def explain(
     `layout` is the plan's. `before` is the search's best plan without MSP, if `plan` was made of
     it: then the comparisons are of that plan.
     """
-    comparisons = _Comparisons(*(before or (plan, layout)), search)
+    compared = _Comparisons(*(before or (plan, layout)), search)
     prefix = "without MSP, " if before else ""
+    comparisons = (compared.degrees(), *compared.chunks(), compared.count(), *compared.cap())
     return (
-        *(prefix + text for text in comparisons.sentences()),
+        *(prefix + text for text in comparisons),
         *memory_reasons(plan, layout),
         *copy_reasons(plan, layout),
     )
@@ -49,17 +50,11 @@ class _Comparisons:
             and cut.lengths_tokens != layout.lengths_tokens
         ]
 
-    def sentences(self) -> Iterator[str]:
-        yield self._degrees()
-        yield from self._chunks()
-        yield self._count()
-        yield from self._cap()
-
     def _of_degrees(self, layout: TimedLayout) -> list[TimedLayout]:
         layouts = self.search.layouts
         return [member for member in layouts if member.degrees_words == layout.degrees_words]
 
-    def _degrees(self) -> str:
+    def degrees(self) -> str:
         layout, layouts = self.layout, self.search.layouts
         rivals = [rival for rival in layouts if rival.degrees_words != layout.degrees_words]
         if not rivals:
@@ -70,7 +65,7 @@ class _Comparisons:
         more = rival.least_seconds / best - 1
         return sentence("degrees", layout=layout, next=rival, best=best, more=more, verdict=verdict)
 
-    def _chunks(self) -> Iterator[str]:
+    def chunks(self) -> Iterator[str]:
         chosen = self.layout.virtual_stages
         verdicts = []
         for count in sorted({layout.virtual_stages for layout in self.same_degrees} - {chosen}):
@@ -80,7 +75,7 @@ class _Comparisons:
             chunks = counted(chosen, "model chunk")
             yield sentence("chunks", chunks=chunks, verdicts="; ".join(verdicts))
 
-    def _count(self) -> str:
+    def count(self) -> str:
         cuts = {layout.subsequences: layout for layout in self.other_cuts}
         chosen = self.layout.subsequences
         fewer = sorted(count for count in cuts if count < chosen)[-1:]
@@ -97,7 +92,7 @@ class _Comparisons:
             sentences.append(sentence("no count"))
         return "; ".join(sentences)
 
-    def _cap(self) -> Iterator[str]:
+    def cap(self) -> Iterator[str]:
         """A cap splits early lengths of a cut and leaves the late ones."""
         layout = self.layout
         starts = set(layout.starts_tokens)
