@@ -118,7 +118,7 @@ def test_decisions_as_rows() -> None:
     assert decision_rows(lean) == [["0, 1", "0 .. 3", "0 .. 7", recomputed, "-"]]
 
 
-def test_a_share_of_the_layers_is_told() -> None:
+def test_a_share_of_the_layers_is_named() -> None:
     plan, text = planned(
         TINY.with_device_memory(150 * MIB),
         policy="auto",
@@ -172,36 +172,36 @@ def test_the_verb_prints_the_card_and_json(capsys: pytest.CaptureFixture[str]) -
     assert main(["plan", "tiny-cpu"]) == 0
     assert capsys.readouterr().out.strip() == planned(TINY)[1]
     assert main(["plan", "tiny-cpu", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    data = json.loads(capsys.readouterr().out)
     plan = planned(TINY)[0]
-    assert (told["label"], told["solver"], told["profile_kind"]) == (
+    assert (data["label"], data["solver"], data["profile_kind"]) == (
         "simulated",
         "heuristic",
         "measured",
     )
-    assert told["lengths_tokens"] == list(plan.lengths_tokens)
-    assert told["reasons"] == list(plan.reasons)
-    assert told["predicted_peak_bytes"] == [stage.memory.total for stage in plan.stages]
+    assert data["lengths_tokens"] == list(plan.lengths_tokens)
+    assert data["reasons"] == list(plan.reasons)
+    assert data["predicted_peak_bytes"] == [stage.memory.total for stage in plan.stages]
     untracked = [stage.memory.untracked.total for stage in plan.stages]
-    assert told["predicted_untracked_bytes"] == untracked
+    assert data["predicted_untracked_bytes"] == untracked
     count = plan.subsequences
-    assert len(told["offload_share"]) == len(told["recompute_units"]) == count
+    assert len(data["offload_share"]) == len(data["recompute_units"]) == count
     for index in range(count):
         shares = [part.offload_share[index] for part in plan.parts]
-        assert told["offload_share"][index] == pytest.approx(sum(shares) / len(shares))
+        assert data["offload_share"][index] == pytest.approx(sum(shares) / len(shares))
         names = {name for part in plan.parts for name in part.recompute_units[index]}
-        assert set(told["recompute_units"][index]) == names
-    for stage in told["stages"]:
+        assert set(data["recompute_units"][index]) == names
+    for stage in data["stages"]:
         memory = stage["memory"].items()
-        beside = ("host", "kv_host", "kept_peak", "untracked")
-        device = {key: size for key, size in memory if key not in beside}
-        assert sum(device.values()) in told["predicted_peak_bytes"]
+        uncounted = ("host", "kv_host", "kept_peak", "untracked")
+        device = {key: size for key, size in memory if key not in uncounted}
+        assert sum(device.values()) in data["predicted_peak_bytes"]
 
 
 def test_every_key_of_the_json_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
     main(["plan", "tiny-cpu", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    (stage, *_) = told["stages"]
-    keys = [*told, *stage, *stage["memory"], *stage["memory"]["untracked"], *stage["parts"][0]]
+    data = json.loads(capsys.readouterr().out)
+    (stage, *_) = data["stages"]
+    keys = [*data, *stage, *stage["memory"], *stage["memory"]["untracked"], *stage["parts"][0]]
     assert not [key for key in keys if f"`{key}`" not in text]

@@ -28,9 +28,9 @@ LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
 
 
 def named_length(error: Infeasible) -> int:
-    found = re.search(r"the longest that fits has about (\S+) tokens$", str(error))
-    assert found, error
-    return parse_tokens(found[1])
+    match = re.search(r"the longest that fits has about (\S+) tokens$", str(error))
+    assert match, error
+    return parse_tokens(match[1])
 
 
 def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
@@ -86,9 +86,9 @@ def test_the_shortage_is_that_of_the_finest_cut() -> None:
     options = replace(options, pipeline_parallel=2)
     with pytest.raises(Infeasible, match=r"SP 1 x PP 2, 1 part a stage, N 8, is short") as refused:
         solve(workload, PROFILE, options)
-    found = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
-    assert found
-    short = round(float(found[1]) * MIB)
+    match = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
+    assert match
+    short = round(float(match[1]) * MIB)
     with pytest.raises(Infeasible):
         solve(workload.with_device_memory(80 * MIB + short - MIB), PROFILE, options)
 
@@ -110,7 +110,7 @@ def test_no_length_fits_where_the_model_state_does_not() -> None:
         solve(TINY.with_device_memory(8 * MIB), PROFILE)
 
 
-def test_an_infeasible_plan_is_told_quickly() -> None:
+def test_an_infeasible_plan_is_refused_quickly() -> None:
     start = time.process_time()
     with pytest.raises(Infeasible):
         solve(LONG, A100)

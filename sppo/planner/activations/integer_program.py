@@ -35,7 +35,7 @@ class _Choice(NamedTuple):
     """A saved tensor of one subsequence in one part, and the columns of its variables."""
 
     part: int
-    index: int
+    subsequence: int
     name: str
     size_bytes: int
     offload: int | None
@@ -134,7 +134,7 @@ def _temporary_columns(
     recompute: dict[tuple[int, int], dict[str, int]] = {}
     for choice in choices:
         if choice.recompute is not None:
-            names = recompute.setdefault((choice.part, choice.index), {})
+            names = recompute.setdefault((choice.part, choice.subsequence), {})
             names[choice.name] = choice.recompute
     columns = {}
     for part, kind in enumerate(problem.kinds[: len(problem.shapes)]):
@@ -163,7 +163,7 @@ def _memory_rows(
     assert problem.device_limit_bytes is not None
     by_place: dict[tuple[int, int], list[_Choice]] = {}
     for choice in choices:
-        by_place.setdefault((choice.part, choice.index), []).append(choice)
+        by_place.setdefault((choice.part, choice.subsequence), []).append(choice)
     cells: dict[int, float] = {}
     kept = 0.0
     overlapped = problem.profile.overlapped_copies
@@ -206,7 +206,7 @@ def _excess_rows(problem: StageProblem, program: _Program, choices: list[_Choice
     sizes: dict[tuple[int, int], dict[int, float]] = {}
     for choice in choices:
         if choice.offload is not None:
-            cells = sizes.setdefault((choice.part, choice.index), {})
+            cells = sizes.setdefault((choice.part, choice.subsequence), {})
             cells[choice.offload] = float(choice.size_bytes)
     for (part, index), cells in sizes.items():
         following = problem.costs[part][index + 1]
@@ -222,11 +222,11 @@ def _excess_rows(problem: StageProblem, program: _Program, choices: list[_Choice
 def _decisions(problem: StageProblem, choices: list[_Choice], values: np.ndarray) -> StageDecisions:
     rows = [[KEEP] * len(problem.lengths) for _ in problem.shapes]
     for choice in choices:
-        decision = rows[choice.part][choice.index]
+        decision = rows[choice.part][choice.subsequence]
         offload, recompute = decision.offload, decision.recompute
         if choice.offload is not None and (n := round(values[choice.offload])) > 0:
             offload = (*offload, (choice.name, n))
         if choice.recompute is not None and round(values[choice.recompute]):
             recompute = (*recompute, choice.name)
-        rows[choice.part][choice.index] = Decision(offload=offload, recompute=recompute)
+        rows[choice.part][choice.subsequence] = Decision(offload=offload, recompute=recompute)
     return rows

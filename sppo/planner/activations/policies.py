@@ -17,7 +17,7 @@ POLICIES = ("auto", "paper", "no-offload", "full-offload", "lean", "full-recompu
 next subsequence. full-offload: everything but K, V and the last subsequence. lean: keep the block's
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
-Share = Callable[[int, int], float]
+OffloadShare = Callable[[int, int], float]
 """(part, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
 
 
@@ -50,7 +50,7 @@ def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
 
 
 def uniform(
-    problem: StageProblem, decision: Decision = KEEP, share: Share | float = 0.0
+    problem: StageProblem, decision: Decision = KEEP, share: OffloadShare | float = 0.0
 ) -> list[list[Decision]]:
     """The same recomputation everywhere; all subsequences but the last offload their share.
 

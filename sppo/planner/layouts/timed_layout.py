@@ -36,7 +36,7 @@ class TimedLayout(Layout):
 
     @property
     def layout(self) -> Layout:
-        """The layout alone, as a plan keeps it."""
+        """The layout without workload and hardware, as a plan has it."""
         return Layout(**_layout_fields(self))
 
     @property

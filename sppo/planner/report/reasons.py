@@ -55,6 +55,7 @@ class _Comparisons:
         return [member for member in layouts if member.degrees_words == layout.degrees_words]
 
     def degrees(self) -> str:
+        """The next best SP x PP x DP, by compute alone."""
         layout, layouts = self.layout, self.search.layouts
         rivals = [rival for rival in layouts if rival.degrees_words != layout.degrees_words]
         if not rivals:
@@ -66,6 +67,7 @@ class _Comparisons:
         return sentence("degrees", layout=layout, next=rival, best=best, more=more, verdict=verdict)
 
     def chunks(self) -> Iterator[str]:
+        """Every other number of model chunks a stage, for the same degrees."""
         chosen = self.layout.virtual_stages
         verdicts = []
         for count in sorted({layout.virtual_stages for layout in self.same_degrees} - {chosen}):
@@ -76,6 +78,7 @@ class _Comparisons:
             yield sentence("chunks", chunks=chunks, verdicts="; ".join(verdicts))
 
     def count(self) -> str:
+        """The next smaller and the next larger N, for the same degrees and model chunks."""
         cuts = {layout.subsequences: layout for layout in self.other_cuts}
         chosen = self.layout.subsequences
         fewer = sorted(count for count in cuts if count < chosen)[-1:]
@@ -93,7 +96,7 @@ class _Comparisons:
         return "; ".join(sentences)
 
     def cap(self) -> Iterator[str]:
-        """A cap splits early lengths of a cut and leaves the late ones."""
+        """The cuts that differ by a cap: it splits early lengths and leaves the late ones."""
         layout = self.layout
         starts = set(layout.starts_tokens)
         for cut in self.other_cuts:
