@@ -33,8 +33,8 @@ def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ..
     if wanted is not None:
         if wanted < 1 or stages * wanted > layers:
             raise ValueError(
-                f"{layers} layers cannot form {stages} x {wanted} parts: take virtual_stages "
-                f"between 1 and {max(1, layers // stages)}"
+                f"{layers} layers cannot form {stages} x {wanted} model chunks: take "
+                f"virtual_stages between 1 and {max(1, layers // stages)}"
             )
         return (wanted,)
     if stages == 1:
@@ -118,7 +118,7 @@ def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_st
     possible = stages > 1 and virtual_stages > 1
     if options.head_alone and not possible:
         raise ValueError(
-            "the head can be a part of its own only where a stage has several parts: take "
+            "the head can be a model chunk only where a stage has several model chunks: take "
             "--virtual-stages 2 or more, or leave the head to the solver"
         )
     if options.head_alone is None:
