@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from sppo.config.hardware import Hardware
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import MspRole, Share
 from sppo.memory_model.stage_memory import StageDecisions
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan, StagePlan
 from sppo.plan.prediction import Prediction
 from sppo.planner.activations.stage_problem import StageProblem
@@ -18,17 +18,17 @@ Choose = Callable[[StageProblem], StageDecisions]
 
 
 def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
-    """What one stage of a layout has to decide."""
-    shapes = layout.shapes[stage :: layout.pipeline_parallel]
+    """The decisions that one stage of a layout has to make, with their costs and limits."""
+    shapes = layout.stage_shapes(stage)
     slicing = layout.slicing
     return StageProblem(
         shapes=shapes,
-        msp_roles=tuple(stage_msp_roles(layout, stage)),
+        msp_roles=tuple(_msp_roles(layout, stage)),
         tokens=tuple(
             tuple(slicing.tokens_of(part, index, stage) for index in range(layout.subsequences))
             for part in layout.parts_of(stage)
         ),
-        computes=layout.computes(stage, differing=True),
+        computes=layout.differing_computes(stage),
         kv_sets=layout.kv_sets,
         sequences=layout.sequences,
         memo=layout.memo,
@@ -46,53 +46,54 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
 
 
 def _connections(layout: TimedLayout, stage: int) -> int:
-    """One-way connections of a rank: to both neighbours, and to those it shares slices with."""
-    helpers = {
-        rank
-        for msp_split in layout.msp_splits
-        if stage in msp_split.ranks
-        for rank in msp_split.ranks
-    }
-    return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers - {stage}))
+    """One-way connections of a rank: to both neighbours, and to the ranks of its MSP splits."""
+    helpers = {rank for split in _splits(layout, stage) for rank in split.ranks} - {stage}
+    return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers))
 
 
-def stage_msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
-    """What a stage lends and borrows."""
+def _splits(layout: TimedLayout, stage: int) -> list[MspSplit]:
+    """The MSP splits in which a stage is owner or helper."""
+    return [split for split in layout.msp_splits if stage in split.ranks]
+
+
+def _msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
+    """The MSP splits of a stage as its memory model needs them."""
     parts = layout.parts_of(stage)
-    for msp_split in layout.msp_splits:
-        if stage not in msp_split.ranks:
-            continue
-        place = msp_split.ranks.index(stage)
-        first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
+    for split in _splits(layout, stage):
+        place = split.ranks.index(stage)
+        first, last = split.subsequences[0], split.subsequences[-1]
         yield MspRole(
-            shape=layout.shapes[msp_split.part],
-            helper=stage != msp_split.part % layout.pipeline_parallel,
-            virtual=parts.index(msp_split.part),
+            shape=layout.shapes[split.part],
+            borrowed=stage != split.part % layout.pipeline_parallel,
+            virtual=parts.index(split.part),
             start=layout.starts_tokens[first],
             end=layout.starts_tokens[last] + layout.lengths_tokens[last],
             first=first,
             shares=tuple(
                 Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
-                for lengths in msp_split.lengths_tokens
+                for lengths in split.lengths_tokens
             ),
-            ranks=len(msp_split.ranks),
-            recompute=msp_split.recompute_units,
+            ranks=len(split.ranks),
+            recompute=split.recompute_units,
         )
 
 
 def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
-    """Decisions for every stage, then the simulation. Raises Short."""
+    """The plan of a layout: decisions of `choose` for every stage, then the simulation.
+
+    Raises Short if a stage does not fit its device or host memory.
+    """
     chosen: dict[tuple[object, ...], StageDecisions] = {}
     stages: list[StagePlan] = []
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
-        # How far a stage runs ahead differs, and what it lends and borrows.
-        mixed = stage if layout.kv_sets > 1 or layout.msp_splits else 0
-        alike = (mixed, *((len(s.layers), s.first, s.head) for s in problem.shapes))
-        if alike not in chosen:
+        # Mixed sequences and MSP make every stage different.
+        different = stage if layout.kv_sets > 1 or layout.msp_splits else 0
+        key = (different, *((len(s.layers), s.first, s.head) for s in problem.shapes))
+        if key not in chosen:
             problem.require_room()
-            chosen[alike] = choose(problem)
-        stages.append(problem.stage_plan(chosen[alike]))
+            chosen[key] = choose(problem)
+        stages.append(problem.stage_plan(chosen[key]))
     workload, profile = layout.workload, layout.profile
     plan = Plan(
         workload=workload.name,
@@ -105,16 +106,12 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
     )
-    return replace(plan, prediction=predict(plan, profile, layout.reduction_seconds))
-
-
-def predict(plan: Plan, profile: Hardware, reduction_seconds: float) -> Prediction:
-    """What the plan's step takes by its simulation, and the sums over replicas behind it."""
     simulation = simulate_plan(plan, profile)
-    return Prediction(
-        makespan_seconds=simulation.makespan / 1e9 + reduction_seconds,
-        reduction_seconds=reduction_seconds,
+    prediction = Prediction(
+        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
+        reduction_seconds=layout.reduction_seconds,
         bubble_share=simulation.bubble_share,
         messages=simulation.messages,
         message_bytes=simulation.message_bytes,
     )
+    return replace(plan, prediction=prediction)

@@ -1,4 +1,4 @@
-"""What the user fixes of a plan."""
+"""The options of the solver: whatever the user fixes of a plan."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SOLVERS = ("heuristic", "exact", "paper")
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
-    """What the user fixes; None leaves it to the solver. Policies: see `policies.POLICIES`.
+    """Fixed choices; None leaves a choice to the solver. Raises ValueError for unknown names.
 
-    cut: "flops" (the paper's), "equal" or "time"; "auto" is "flops" where pipeline stages wait
-    for each other and "equal" on a single stage. longest_tokens caps the lengths of "flops".
-    kv_offload: K, V and their gradients in the host tier or not; None: where nothing else fits.
-    head_alone: the head as a part of its own on the first stage, which waits anyway when its turn
-    comes; None: where a stage has several parts and is one rank.
-    msp: multiplexed sequence partitioning at the pipeline's ends; None: where it is faster.
+    policy: see `policies.POLICIES`. cut: "flops" (the paper's), "equal" or "time"; "auto" is
+    "flops" in a pipeline and "equal" on a single stage. longest_tokens: cap on the lengths of
+    "flops". kv_offload: K, V and their gradients in the host tier; None: if that is faster or
+    nothing else fits. head_alone: the head as a part of its own on the first stage; None: if a
+    stage has several parts and one rank. msp: multiplexed sequence partitioning at the pipeline's
+    ends; None: if it is faster.
     """
 
     pipeline_parallel: int | None = None
@@ -57,7 +57,7 @@ class SolverOptions:
             )
 
     def cut_of(self, stages: int) -> str:
-        """The cut for so many pipeline stages."""
+        """The kind of cut for so many pipeline stages."""
         if self.cut != "auto":
             return self.cut
         return "flops" if stages > 1 else "equal"

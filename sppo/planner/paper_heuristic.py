@@ -1,10 +1,10 @@
 """The paper's own heuristic (sec. 6.1), as printed, for comparison with ours.
 
-Minimise T(N) = (PP - 1 + N) / N * F(N) over SP inside a node and N such that a device sees 2K to
-16K tokens of a subsequence; offload alpha_i = min(1, BW_D2H * T / A_i) of each (sec. 5.2); memory
-is model state + max M_i with M_i = M_(i-1) + A_i - alpha_(i-1) A_(i-1), where A holds K and V. The
-printed model knows no dKV accumulators, no staging and no temporaries, and cuts by FLOPs without a
-cap. Pruning rules are costs where they would leave nothing: then the nearest layout is taken.
+Minimise T(N) = (PP - 1 + N) / N * F(N) over SP inside a node and N such that a device computes 2K
+to 16K tokens of a subsequence. Offload alpha_i = min(1, BW_D2H * T / A_i) of each (sec. 5.2).
+Memory is model state + max M_i with M_i = M_(i-1) + A_i - alpha_(i-1) A_(i-1), where A holds K and
+V. The printed model has no dKV accumulators, no staging and no temporaries, and cuts by FLOPs
+without a cap. If no layout obeys the pruning rules, the one that breaks the fewest is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 from sppo.memory_model.stage_memory import KEEP
 from sppo.plan.plan import Plan
-from sppo.planner.activations.policies import uniform
+from sppo.planner.activations.policies import choose, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of, stage_problem
 from sppo.planner.layouts.timed_layout import TimedLayout
@@ -26,22 +26,17 @@ TOKENS_PER_DEVICE = (2 * 1024, 16 * 1024)
 
 
 def solve_paper(workload: Workload, layouts: Sequence[TimedLayout]) -> Plan:
-    """The plan of the printed heuristic; says where the whole memory model disagrees.
+    """The plan of the printed heuristic; its reasons say where the whole memory model disagrees.
 
     Raises Infeasible if no layout fits by the printed model.
     """
-    plain = [
-        layout
-        for layout in layouts
-        if layout.virtual_stages == 1 and _is_flops_balanced(layout, layouts)
-    ]
-    ranked = sorted(plain, key=lambda layout: (_broken_rules(layout), _iteration_seconds(layout)))
+    plain = [layout for layout in layouts if layout.virtual_stages == 1]
+    uncapped = [layout for layout in plain if _is_uncapped(layout, layouts)]
+    uncapped.sort(key=lambda layout: (_broken_rules(layout), _iteration_seconds(layout)))
     limit = workload.device_memory_bytes
-    for layout in ranked:
-        excess = max(
-            printed_bytes(stage_problem(layout, stage)) - limit if limit else 0
-            for stage in (0, layout.pipeline_parallel - 1)
-        )
+    for layout in uncapped:
+        problems = [stage_problem(layout, stage) for stage in layout.end_stages]
+        excess = max(printed_bytes(problem) - limit if limit else 0 for problem in problems)
         if excess <= 0:
             return _plan(layout)
     raise Infeasible(
@@ -50,16 +45,15 @@ def solve_paper(workload: Workload, layouts: Sequence[TimedLayout]) -> Plan:
     )
 
 
-def _is_flops_balanced(layout: TimedLayout, layouts: Sequence[TimedLayout]) -> bool:
-    """Of two cuts of one layout, the one without a cap on early lengths has fewer parts."""
-    alike = [
-        other.lengths_tokens[0]
-        for other in layouts
-        if other.lengths_tokens[-1] == layout.lengths_tokens[-1]
-        and other.sequence_parallel == layout.sequence_parallel
-        and other.pipeline_parallel == layout.pipeline_parallel
+def _is_uncapped(layout: TimedLayout, layouts: Sequence[TimedLayout]) -> bool:
+    """Whether no cap cut the early lengths: of cuts with this last length, the longest first."""
+    cut = layout.sequence_parallel, layout.pipeline_parallel, layout.lengths_tokens[-1]
+    firsts = [
+        member.lengths_tokens[0]
+        for member in layouts
+        if (member.sequence_parallel, member.pipeline_parallel, member.lengths_tokens[-1]) == cut
     ]
-    return layout.lengths_tokens[0] == max(alike)
+    return layout.lengths_tokens[0] == max(firsts)
 
 
 def _broken_rules(layout: TimedLayout) -> int:
@@ -73,34 +67,27 @@ def _broken_rules(layout: TimedLayout) -> int:
 def _iteration_seconds(layout: TimedLayout) -> float:
     """T(N) = (PP - 1 + N) / N * F(N), F the compute of the fullest stage."""
     count = layout.subsequences
-    seconds = 0.0
-    for shape in (layout.shapes[0], layout.shapes[-1]):
-        costs = layout.part_costs(shape)
-        seconds = max(seconds, sum(cost.forward_ns + cost.backward_ns for cost in costs) / 1e9)
-    return (layout.pipeline_parallel - 1 + count) / count * seconds
+    fullest = max(sum(layout.part_ns(layout.shapes[end])) for end in (0, -1)) / 1e9
+    return (layout.pipeline_parallel - 1 + count) / count * fullest
 
 
 def printed_bytes(problem: StageProblem) -> int:
     """Device bytes of a stage by the paper's model: model state and the largest M_i."""
     (shape,) = problem.shapes
-    memory = problem.memory(uniform(problem, KEEP, lambda part, index: 0.0))
+    memory = problem.memory(uniform(problem))
     state = memory.weights + memory.gradients + memory.optimizer
-    total = most = 0
-    before = 0
+    total = most = offloaded = 0
     for index, tokens in enumerate(problem.lengths):
-        candidates = shape.offloadable_bytes(tokens)
         total += problem.kept_bytes(0, index, KEEP) + shape.kv_bytes(tokens, shape.element_bytes)
-        total -= before
+        total -= offloaded
         most = max(most, total)
-        before = int(problem.hidden_share(0, index) * candidates)
+        offloaded = int(problem.hidden_share(0, index) * shape.candidate_bytes(tokens))
     return state + most
 
 
 def _plan(layout: TimedLayout) -> Plan:
     free = replace(layout.workload, device_memory_bytes=None, host_memory_bytes=None)
-    plan = plan_of(
-        replace(layout, workload=free), lambda problem: uniform(problem, KEEP, problem.hidden_share)
-    )
+    plan = plan_of(replace(layout, workload=free), lambda problem: choose(problem, "paper"))
     reasons = [
         f"T(N) = (PP - 1 + N) / N * F(N) = {_iteration_seconds(layout):.3f} s is the least that "
         f"the paper's rules and memory model allow",

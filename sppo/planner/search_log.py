@@ -1,4 +1,4 @@
-"""What the solver's search had before it and what came of each layout. Data only, no torch."""
+"""The layouts of a solver's search and the result of each. Data only, no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sppo.planner.layouts.timed_layout import TimedLayout
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Layouts in the order of the search; simulated seconds of those that fit, else what is short.
+    """Layouts in the order of the search, with the simulated seconds or the shortage of each.
 
-    Layouts in neither were passed over: their compute alone took too long, enough were simulated,
-    or no cut of their family fits.
+    Layouts with neither were skipped: their compute alone took too long, enough were simulated, or
+    no cut of their family fits.
     """
 
     layouts: Sequence[TimedLayout]

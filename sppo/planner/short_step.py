@@ -1,4 +1,4 @@
-"""The plan of a step that is shorter than the one that was planned."""
+"""The plan of a short step, such as the first step of a training run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sppo.planner.solve import solve
 
 
 def short_plan(workload: Workload, plan: Plan, profile: Hardware, tokens: int) -> Plan:
-    """A small plan of the same degrees, without limits and offload."""
+    """A plan of a shorter step with the degrees of `plan`, without limits and offload.
+
+    `tokens` is the length of a sequence of the short step.
+    """
     short = replace(
-        workload,
-        sequence_tokens=tokens,
-        device_memory_bytes=None,
-        host_memory_bytes=None,
+        workload, sequence_tokens=tokens, device_memory_bytes=None, host_memory_bytes=None
     )
     options = SolverOptions(
         subsequences=max(1, min(2, tokens // plan.sequence_parallel)),

@@ -1,9 +1,9 @@
 """(workload, ranks, profile) -> Plan: SP, PP, N, the cut and every tensor's decision, with reasons.
 
-Three solvers on one cost model. "heuristic" (default) tries layouts in the order of their compute
-time, gives each stage the cheapest decisions that fit (`planner/activations/policies.py`) and
-simulates the very schedule that would run; the least makespan wins. "exact" decides by an integer
-program (`planner/activations/integer_program.py`). "paper" is the paper's own heuristic
+Three solvers share one cost model. "heuristic" (default) tries layouts in the order of their
+compute time. Each stage gets the cheapest decisions that fit (`planner/activations/policies.py`),
+and the schedule that would run is simulated; the least makespan wins. "exact" decides by an
+integer program (`planner/activations/integer_program.py`). "paper" is the paper's own heuristic
 (`paper_heuristic.py`). Memory is the whole model of `memory_model/model_state.py`, KV and dKV
 accumulators included.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import Hardware
@@ -21,7 +21,7 @@ from sppo.config.workload import Workload
 from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
-from sppo.planner.activations.feasibility import require_host_room, require_some_fates
+from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
 from sppo.planner.layouts.candidates import every_layout
@@ -41,66 +41,69 @@ REJECTED = 12
 
 
 def solve(workload: Workload, profile: Hardware, options: SolverOptions | None = None) -> Plan:
-    """The fastest plan that fits, by simulation.
+    """The plan of the least simulated makespan that fits the device and host memory.
 
-    Raises Infeasible (which resource is short, by how much), or ValueError.
+    Raises Infeasible (which resource is short, by how much, and the longest sequence that fits), or
+    ValueError for options that allow no layout.
     """
-    asked = options = options or SolverOptions()
-    if options.msp and options.kv_offload is None:  # nothing is lent from the host tier
-        options = replace(options, kv_offload=False)
-    resident: Plan | None = None
-    hosted = _Hosted(workload, profile, replace(options, kv_offload=True))
-    if options.kv_offload is None and options.solver != "paper":
-        rival = hosted.seconds if options.solver == "heuristic" else None
-        with suppress(Infeasible):
-            resident = _solve(workload, profile, replace(options, kv_offload=False), rival)
-        if resident is not None and not hosted.worth_a_try(resident.makespan_seconds):
-            return resident
-        options = hosted.options
+    options = options or SolverOptions()
     try:
-        other = hosted.plan() if options == hosted.options else _solve(workload, profile, options)
-        if resident is None or other.makespan_seconds < resident.makespan_seconds:
-            return other
-        return resident
+        return _fastest(workload, profile, options)
     except Infeasible as error:
-        if resident is not None:
-            return resident
-        if asked.msp:  # the longest would be that of plans without it
+        if options.msp:  # the longest sequence is that of plans without MSP
             raise
         from sppo.planner.longest import longest_words
 
-        raise Infeasible(f"{error}; {longest_words(workload, profile, asked)}") from None
+        raise Infeasible(f"{error}; {longest_words(workload, profile, options)}") from None
+
+
+def _fastest(workload: Workload, profile: Hardware, options: SolverOptions) -> Plan:
+    """The faster of a plan with K and V on the device and, if memory is tight, on the host."""
+    if options.msp and options.kv_offload is None:  # an owner cannot share K and V of the host tier
+        options = replace(options, kv_offload=False)
+    if options.kv_offload is not None or options.solver == "paper":
+        return _solve(workload, profile, options)
+    hosted = _HostedPlan(workload, profile, replace(options, kv_offload=True))
+    rival = hosted.seconds if options.solver == "heuristic" else None
+    try:
+        resident = _solve(workload, profile, replace(options, kv_offload=False), rival)
+    except Infeasible:
+        return hosted.plan()
+    if hosted.worth_a_try(resident.makespan_seconds):
+        with suppress(Infeasible):
+            return min(resident, hosted.plan(), key=lambda plan: plan.makespan_seconds)
+    return resident
 
 
 Rival = Callable[[float], float]
-"""Given a step's seconds, those of another kind of plan that is faster, if there may be one."""
+"""From the seconds of a plan to those of a rival plan; infinity if there is no rival."""
 
 
-class _Hosted:
-    """The plan with K and V in the host tier, made when it is first asked for."""
+@dataclass(frozen=True)
+class _HostedPlan:
+    """The plan with K and V in the host tier, made on first use."""
 
-    def __init__(self, workload: Workload, profile: Hardware, options: SolverOptions) -> None:
-        self.workload = workload
-        self.profile = profile
-        self.options = options
-        self._found: Plan | Infeasible | None = None
+    workload: Workload
+    profile: Hardware
+    options: SolverOptions
 
     def plan(self) -> Plan:
         """Raises Infeasible."""
-        if self._found is None:
-            try:
-                self._found = _solve(self.workload, self.profile, self.options)
-            except Infeasible as error:
-                self._found = error
-        if isinstance(self._found, Infeasible):
-            raise self._found
-        return self._found
+        if isinstance(self._result, Infeasible):
+            raise self._result
+        return self._result
+
+    @cached_property
+    def _result(self) -> Plan | Infeasible:
+        try:
+            return _solve(self.workload, self.profile, self.options)
+        except Infeasible as error:
+            return error
 
     def worth_a_try(self, seconds: float) -> bool:
-        """Whether memory costs a plan so much that K and V may be better off in the host tier."""
-        if self.workload.device_memory_bytes is None:
-            return False
-        return seconds > CRAMPED * self._least_seconds
+        """Whether a plan of so many seconds pays much for memory, so that the host tier may win."""
+        limited = self.workload.device_memory_bytes is not None
+        return limited and seconds > CRAMPED * self._least_seconds
 
     @cached_property
     def _least_seconds(self) -> float:
@@ -108,7 +111,7 @@ class _Hosted:
         return min(layout.least_seconds for layout in layouts)
 
     def seconds(self, seconds: float) -> float:
-        """Of its step, or infinity where a plan of so many seconds makes it no rival."""
+        """Of this plan's step; infinity if a plan of so many seconds leaves it no chance."""
         if self.worth_a_try(seconds):
             with suppress(Infeasible):
                 return self.plan().makespan_seconds
@@ -118,62 +121,57 @@ class _Hosted:
 def _solve(
     workload: Workload, profile: Hardware, options: SolverOptions, rival: Rival | None = None
 ) -> Plan:
-    layouts = sorted(every_layout(workload, profile, options), key=lambda one: one.least_seconds)
+    layouts = list(every_layout(workload, profile, options))
+    layouts.sort(key=lambda layout: layout.least_seconds)
     if options.solver == "paper":
         from sppo.planner.paper_heuristic import solve_paper
 
         return solve_paper(workload, layouts)
+    choose: Choose = partial(policies.choose, policy=options.policy)
+    if options.policy == "auto":
+        choose = _Bounded(choose)
     if options.solver == "exact":
-        from sppo.planner.activations.integer_program import cheapest_fates
-
-        best = _explained(_search(layouts, _Bounded(cheapest_fates), len(layouts)))
-        rough = _explained(_search(layouts, _policy(options.policy), SIMULATED))
-        if rough.makespan_seconds < best.makespan_seconds:
-            best = rough  # equal added time, placed where the pipeline waits anyway
-        gap = rough.makespan_seconds / best.makespan_seconds - 1
-        note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
-        return replace(best, reasons=(*best.reasons, note))
-    choose = _policy(options.policy)
-    found = _search(layouts, choose, SIMULATED, rival)
-    lent = with_msp(found.plan, layouts, choose, options.msp)
-    if lent.layout is None:
-        plan = _explained(found)
+        return _solve_exactly(layouts, choose)
+    plan, layout, search = _search(layouts, choose, SIMULATED, rival)
+    msp = with_msp(plan, layouts, choose, options.msp)
+    if msp.layout is None:
+        plan = _explained(plan, layout, search)
     else:
-        before = found.plan, found.layout
-        plan = _explained(replace(found, plan=lent.plan, layout=lent.layout), before)
-    return replace(plan, reasons=(*plan.reasons, *lent.notes))
+        plan = _explained(msp.plan, msp.layout, search, before=(plan, layout))
+    return replace(plan, reasons=(*plan.reasons, *msp.notes))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """The fastest plan of a search, without its reasons yet."""
+def _solve_exactly(layouts: list[TimedLayout], choose: Choose) -> Plan:
+    """The faster of the integer program's plan and the heuristic's, with the gap between them.
 
-    plan: Plan
-    layout: TimedLayout
-    search: Search
+    The program minimises added time; the heuristic may place it where the pipeline waits anyway.
+    """
+    from sppo.planner.activations.integer_program import cheapest_decisions
+
+    best = _explained(*_search(layouts, _Bounded(cheapest_decisions), len(layouts)))
+    heuristic = _explained(*_search(layouts, choose, SIMULATED))
+    best = min(best, heuristic, key=lambda plan: plan.makespan_seconds)
+    gap = heuristic.makespan_seconds / best.makespan_seconds - 1
+    note = f"exact over {len(layouts)} layouts; the heuristic's plan takes {gap:+.2%}"
+    return replace(best, reasons=(*best.reasons, note))
 
 
-def _explained(found: _Found, before: tuple[Plan, TimedLayout] | None = None) -> Plan:
-    """The plan with its reasons, and what does not fit."""
+def _explained(
+    plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
+) -> Plan:
+    """The plan with its reasons, and with the layouts that do not fit."""
     from sppo.planner.report.reasons import explain
 
-    rejected = [f"{layout}: short of {short}" for layout, short in found.search.short.items()]
+    rejected = [f"{layout}: short of {short}" for layout, short in search.short.items()]
     if len(rejected) > REJECTED:
         rejected[REJECTED:] = [f"and {len(rejected) - REJECTED} more layouts"]
-    reasons = explain(found.plan, found.layout, found.search, before)
-    return replace(found.plan, reasons=reasons, rejected=tuple(rejected))
-
-
-def _policy(name: str) -> Choose:
-    def choose(problem: StageProblem) -> StageDecisions:
-        return policies.choose(problem, name)
-
-    return _Bounded(choose) if name == "auto" else choose
+    reasons = explain(plan, layout, search, before)
+    return replace(plan, reasons=reasons, rejected=tuple(rejected))
 
 
 @dataclass(frozen=True)
 class _Bounded:
-    """The same, but quick to say that the host tier is too small. Free to take any decisions."""
+    """A choice among all decisions, which fails early where the host tier is too small."""
 
     choose: Choose
 
@@ -184,24 +182,21 @@ class _Bounded:
 
 def _search(
     layouts: list[TimedLayout], choose: Choose, simulated: int, rival: Rival | None = None
-) -> _Found:
+) -> tuple[Plan, TimedLayout, Search]:
     """The least simulated makespan of the layouts, in their order; `simulated` at most.
 
-    Stops where a layout's compute alone takes longer than the best plan, and passes over families
-    whose finest cut does not fit, and what cannot beat the rival. Raises Infeasible.
+    Stops where a layout's compute alone takes longer than the best plan. Skips families whose
+    finest cut does not fit, and layouts that cannot beat the rival. Raises Infeasible.
     """
-    best: tuple[Plan, TimedLayout] | None = None
+    best: tuple[Plan, TimedLayout, Search] | None = None
     search = Search(layouts=layouts)
-    limit = float("inf")
+    least = limit = float("inf")
     hopeless: dict[tuple[int, ...], bool] = {}
     for layout in layouts:
-        if hopeless.get(layout.family):
+        if hopeless.get(layout.family) or _seconds_with_msp(layout) >= limit:
             continue
-        least = float("inf") if best is None else best[0].makespan_seconds
         if best is not None and (simulated == 0 or layout.least_seconds >= least):
             break
-        if _without_ends(layout) >= limit:
-            continue
         try:
             plan = plan_of(layout, choose)
         except Short as short:
@@ -215,45 +210,42 @@ def _search(
         simulated -= 1
         search.seconds[layout] = plan.makespan_seconds
         if plan.makespan_seconds < least:
-            best = plan, layout
+            least = plan.makespan_seconds
+            best = plan, layout, search
     if best is None:
-        nearest = min(search.finest_short, key=lambda one: search.short[one].bytes)
+        nearest = min(search.finest_short, key=lambda layout: search.short[layout].bytes)
         raise Infeasible(
             f"{nearest.workload.name}: no plan fits; the nearest, {nearest}, is short by "
             f"{search.short[nearest]}. Raise the device or host memory, use more ranks, or "
             f"shorten the sequence"
         )
-    return _Found(plan=best[0], layout=best[1], search=search)
+    return best
 
 
-def _without_ends(layout: TimedLayout) -> float:
-    """Seconds that no plan of this layout is below by much, were its stages to lend."""
-    lends = layout.pipeline_parallel > 1 and layout.kv_sets == 1 and not layout.kv_block_tokens
-    return layout.work_and_ends_seconds[0] if lends else layout.least_seconds
+def _seconds_with_msp(layout: TimedLayout) -> float:
+    """A lower bound for this layout's step; with MSP the idle ends may vanish."""
+    return layout.work_and_ends_seconds[0] if layout.may_split else layout.least_seconds
 
 
 def _is_hopeless(layout: TimedLayout, search: Search, choose: Choose) -> bool:
     """Whether the finest cut of this layout's family, which needs least memory, does not fit."""
-    family = [one for one in search.layouts if one.family == layout.family]
-    finest = max(family, key=lambda one: one.subsequences)
+    family = [member for member in search.layouts if member.family == layout.family]
+    finest = max(family, key=lambda member: member.subsequences)
     try:
-        for stage in {0, finest.pipeline_parallel - 1}:
+        for stage in finest.end_stages:
             problem = stage_problem(finest, stage)
             problem.require_room()
-            if not _surely_fits(problem, choose):
-                problem.require_fit(problem.memory(choose(problem)))
+            _require_decisions(problem, choose)
     except Short as short:
         search.short[finest] = short
         return True
     return False
 
 
-def _surely_fits(problem: StageProblem, choose: Choose) -> bool:
-    """A quick look, before the best decisions are sought only to know whether there are any."""
-    if not isinstance(choose, _Bounded):
-        return False
-    try:
-        require_some_fates(problem)
-    except Short:
-        return False
-    return True
+def _require_decisions(problem: StageProblem, choose: Choose) -> None:
+    """Raise Short unless some decisions fit; a quick test comes before the best decisions."""
+    if isinstance(choose, _Bounded):
+        with suppress(Short):
+            require_some_decisions(problem)
+            return
+    problem.require_fit(problem.memory(choose(problem)))

@@ -33,7 +33,7 @@ def test_rooms_are_small(root: str) -> None:
     "code",
     [
         "import sppo",
-        "import sppo.planner, sppo.planner.report",
+        "import sppo.planner.solve, sppo.planner.report.card, sppo.planner.report.reasons",
         "from sppo import Hardware, Infeasible, Layout, Op, plan_card, simulate_plan, solve",
         "from benchmarks.cli import main; main(['--help'])",
         "from benchmarks.cli import main; main(['paper', '--help'])",

@@ -26,7 +26,7 @@ def test_dense_flops_are_24_h_squared_per_token_and_layer() -> None:
     """The paper's convention: 3 * L * (24 h^2 + 2 h S) per token, plus the head."""
     model = MODELS["gpt-7b"]
     workload = Workload(
-        name="one",
+        name="test",
         model=model,
         cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=2),
         sequence_tokens=1024**2,

@@ -13,7 +13,7 @@ from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import GIB, MIB, parse_tokens
 from sppo.config.workload import Workload
-from sppo.planner.activations.feasibility import require_host_room, require_some_fates
+from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
@@ -28,9 +28,9 @@ LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
 
 
 def named_length(error: Infeasible) -> int:
-    found = re.search(r"the longest that fits has about (\S+) tokens$", str(error))
-    assert found, error
-    return parse_tokens(found[1])
+    match = re.search(r"the longest that fits has about (\S+) tokens$", str(error))
+    assert match, error
+    return parse_tokens(match[1])
 
 
 def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
@@ -86,9 +86,9 @@ def test_the_shortage_is_that_of_the_finest_cut() -> None:
     options = replace(options, pipeline_parallel=2)
     with pytest.raises(Infeasible, match=r"SP 1 x PP 2, 1 part a stage, N 8, is short") as refused:
         solve(workload, PROFILE, options)
-    found = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
-    assert found
-    short = round(float(found[1]) * MIB)
+    match = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
+    assert match
+    short = round(float(match[1]) * MIB)
     with pytest.raises(Infeasible):
         solve(workload.with_device_memory(80 * MIB + short - MIB), PROFILE, options)
 
@@ -110,7 +110,7 @@ def test_no_length_fits_where_the_model_state_does_not() -> None:
         solve(TINY.with_device_memory(8 * MIB), PROFILE)
 
 
-def test_an_infeasible_plan_is_told_quickly() -> None:
+def test_an_infeasible_plan_is_refused_quickly() -> None:
     start = time.process_time()
     with pytest.raises(Infeasible):
         solve(LONG, A100)
@@ -158,6 +158,6 @@ def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bo
             return False
         return True
 
-    chosen = passes(lambda one: choose(one, "auto"))
-    assert chosen or not passes(require_some_fates)
+    chosen = passes(lambda stage: choose(stage, "auto"))
+    assert chosen or not passes(require_some_decisions)
     assert passes(require_host_room) or not chosen

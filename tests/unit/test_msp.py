@@ -167,7 +167,7 @@ def test_the_solver_does_not_split_over_slow_links() -> None:
     slow = replace(PROFILE, p2p_bytes_per_second=2e8)
     plan = solve(TINY.with_device_memory(None), slow, SolverOptions(sequence_parallel=1))
     assert not plan.msp_splits
-    assert "slower, lending included" in plan.reasons[-1]
+    assert "slower with it" in plan.reasons[-1]
     forced = solve(TINY.with_device_memory(None), slow, SolverOptions(msp=True))
     assert forced.msp_splits
 

@@ -8,7 +8,7 @@ import pytest
 
 from sppo.config.sizes import MIB
 from sppo.cost_model.plan_costs import plan_costs
-from sppo.planner.activations.integer_program import cheapest_fates
+from sppo.planner.activations.integer_program import cheapest_decisions
 from sppo.planner.activations.policies import choose
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.partition import flops_balanced_cut
@@ -32,7 +32,7 @@ def test_slow_links_recompute_and_slow_memory_offloads() -> None:
 
 @pytest.mark.parametrize("limit", [102, 105, 120, 140])
 @pytest.mark.parametrize("overlapped", [False, True])
-def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped: bool) -> None:
+def test_the_exact_decisions_cost_no_more_than_the_heuristic(limit: int, overlapped: bool) -> None:
     """On the same stage, and both fit."""
     profile = replace(PROFILE, overlapped_copies=overlapped, d2h_bytes_per_second=2e9)
     workload = replace(TINY.with_device_memory(limit * MIB), host_memory_bytes=40 * MIB)
@@ -46,14 +46,14 @@ def test_the_exact_fates_cost_no_more_than_the_heuristic(limit: int, overlapped:
         lengths_tokens=flops_balanced_cut(TINY.model, 4096, 6, alignment=16),
     )
     problem = stage_problem(layout, 1)
-    rough, best = choose(problem, "auto"), cheapest_fates(problem)
-    for decisions in (rough, best):
+    heuristic, best = choose(problem, "auto"), cheapest_decisions(problem)
+    for decisions in (heuristic, best):
         problem.require_fit(problem.memory(decisions))
-    assert problem.added_ns(best) <= 1.001 * problem.added_ns(rough)
+    assert problem.added_ns(best) <= 1.001 * problem.added_ns(heuristic)
 
 
 def test_alpha_is_the_share_that_hides_under_the_next_subsequence() -> None:
-    """alpha_i A_i <= BW * T, to within one unit; long early subsequences keep a part."""
+    """alpha_i A_i <= BW * T, to within one saved tensor; long early subsequences keep a part."""
     profile = replace(PROFILE, overlapped_copies=True, d2h_bytes_per_second=4e8)
     plan = solve(TINY, profile, SolverOptions(policy="paper", subsequences=8, virtual_stages=1))
     shares = plan.parts[0].offload_share
@@ -65,7 +65,7 @@ def test_alpha_is_the_share_that_hides_under_the_next_subsequence() -> None:
         assert layout_costs.d2h[index] <= layout_costs.forward[index + 1] + unit / 4e8 * 1e9
 
 
-def test_last_subsequence_never_travels() -> None:
+def test_last_subsequence_is_never_offloaded() -> None:
     plan = solve(TINY, PROFILE, SolverOptions(policy="full-offload", subsequences=4))
     for part in plan.parts:
         assert part.offload_share[-1] == 0.0

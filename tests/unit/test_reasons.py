@@ -22,13 +22,13 @@ RESIDENT = SolverOptions(kv_offload=False)
 
 
 def reason(plan: Plan, start: str) -> str:
-    (found,) = [one for one in plan.reasons if one.startswith(start)]
-    return found
+    (sentence,) = [text for text in plan.reasons if text.startswith(start)]
+    return sentence
 
 
 def seconds_of(workload: Workload, options: SolverOptions) -> float:
     profile = load_hardware(workload.cluster.hardware)
-    return min(one.least_seconds for one in every_layout(workload, profile, options))
+    return min(layout.least_seconds for layout in every_layout(workload, profile, options))
 
 
 def test_the_next_best_degrees_and_how_much_slower() -> None:
@@ -36,14 +36,14 @@ def test_the_next_best_degrees_and_how_much_slower() -> None:
     plan = solve(workload, load_hardware("a100-80g"), RESIDENT)
     degrees = f"SP {plan.sequence_parallel} x PP {plan.pipeline_parallel}"
     text = reason(plan, f"{degrees}: ")
-    found = re.search(r"next best degrees, SP (\d+) x PP (\d+), take ([\d.]+) s in compute", text)
-    assert found
-    shards, stages = int(found[1]), int(found[2])
+    match = re.search(r"next best degrees, SP (\d+) x PP (\d+), need ([\d.]+) s of compute", text)
+    assert match
+    shards, stages = int(match[1]), int(match[2])
     assert (shards, stages) != (plan.sequence_parallel, plan.pipeline_parallel)
     other = seconds_of(workload, replace(RESIDENT, sequence_parallel=shards))
-    mine = seconds_of(workload, replace(RESIDENT, sequence_parallel=plan.sequence_parallel))
-    assert float(found[3]) == pytest.approx(other, abs=1e-3)
-    assert f"against {mine:.3f} s ({other / mine - 1:+.1%})" in text
+    chosen = seconds_of(workload, replace(RESIDENT, sequence_parallel=plan.sequence_parallel))
+    assert float(match[3]) == pytest.approx(other, abs=1e-3)
+    assert f"against {chosen:.3f} s ({other / chosen - 1:+.1%})" in text
     for more in (2, 4, 16, 32):
         if more not in (shards, plan.sequence_parallel) and 128 // more <= 32:
             assert seconds_of(workload, replace(RESIDENT, sequence_parallel=more)) >= other
@@ -54,32 +54,32 @@ def test_only_one_layout_was_allowed() -> None:
     plan = solve(TINY.with_device_memory(None), PROFILE, options)
     assert reason(plan, "SP 1 x PP 2: ") == "SP 1 x PP 2: no other degrees were allowed"
     assert reason(plan, "N 6: ").endswith("no other N was allowed")
-    assert not [one for one in plan.reasons if "part a stage: with" in one or "cap" in one]
+    assert not [text for text in plan.reasons if "chunk a stage: with" in text or "cap" in text]
 
 
-def test_the_neighbours_of_n_are_told_with_their_simulated_time() -> None:
+def test_the_neighbours_of_n_are_named_with_their_simulated_time() -> None:
     options = SolverOptions(pipeline_parallel=2, virtual_stages=1, msp=False)
     plan = solve(TINY, PROFILE, options)
     text = reason(plan, f"N {plan.subsequences}: ")
     others = re.findall(r"N (\d+) has [^(]+\(([^)]+)\)", text)
     assert len(others) == 2
     for count, verdict in others:
-        found = re.fullmatch(r"(simulated|estimated) ([\d.]+)% slower", verdict)
-        assert found, verdict
+        match = re.fullmatch(r"(simulated|estimated) ([\d.]+)% slower", verdict)
+        assert match, verdict
         fixed = replace(options, subsequences=int(count))
         seconds = solve(TINY, PROFILE, fixed).makespan_seconds
-        if found[1] == "estimated":
+        if match[1] == "estimated":
             seconds = seconds_of(TINY, fixed)
         slower = 100 * (seconds / plan.makespan_seconds - 1)
-        assert slower == pytest.approx(float(found[2]), abs=0.01)
+        assert slower == pytest.approx(float(match[2]), abs=0.01)
 
 
-def test_a_cap_is_told_both_ways() -> None:
+def test_a_cap_is_named_both_ways() -> None:
     workload = find("gpt-7b-4m-128xa100")
     profile = load_hardware("a100-80g")
     plan = solve(workload, profile, RESIDENT)
-    capped = any(one.startswith("lengths are capped at") for one in plan.reasons)
-    plain = any(one.startswith("no cap on the early lengths") for one in plan.reasons)
+    capped = any(text.startswith("lengths are capped at") for text in plan.reasons)
+    plain = any(text.startswith("early lengths are not capped") for text in plan.reasons)
     assert capped != plain
     if capped:
         assert reason(plan, f"lengths are capped at {max(plan.lengths_tokens):,} tokens")
@@ -89,20 +89,24 @@ def test_a_cap_is_told_both_ways() -> None:
 
 def test_what_memory_forced() -> None:
     free = solve(TINY.with_device_memory(None), PROFILE)
-    assert "nothing travels or is made again" in reason(free, "no device limit")
+    assert "nothing is offloaded or recomputed" in reason(free, "no device limit")
     roomy = solve(TINY.with_device_memory(1024 * MIB), PROFILE)
-    assert "which fits; nothing travels or is made again" in reason(roomy, "device limit")
+    assert "which fits; nothing is offloaded or recomputed" in reason(roomy, "device limit")
     slow_memory = replace(PROFILE, memory_bytes_per_second=1e8)
-    sent = solve(TINY.with_device_memory(120 * MIB), slow_memory, RESIDENT)
-    assert "of the kept bytes of a subsequence travel, predicted" in reason(sent, "device limit")
-    assert "made again" not in reason(sent, "device limit")
+    offloaded = solve(TINY.with_device_memory(120 * MIB), slow_memory, RESIDENT)
+    assert "of the saved bytes of a subsequence are offloaded; the" in reason(
+        offloaded, "device limit"
+    )
+    assert "recomputed" not in reason(offloaded, "device limit")
     slow_link = replace(PROFILE, d2h_bytes_per_second=1e8, h2d_bytes_per_second=1e8)
-    again = solve(TINY.with_device_memory(120 * MIB), slow_link, RESIDENT)
-    assert re.search(r"; norm1.output, .* are made again \([\d.]+ s", reason(again, "device limit"))
-    assert not [one for one in again.reasons if "copies" in one]
+    recomputed = solve(TINY.with_device_memory(120 * MIB), slow_link, RESIDENT)
+    assert re.search(
+        r"; norm1.output, .* are recomputed \([\d.]+ s", reason(recomputed, "device limit")
+    )
+    assert not [text for text in recomputed.reasons if "copies" in text]
 
 
-def test_hosted_k_and_v_are_told() -> None:
+def test_hosted_k_and_v_are_named() -> None:
     options = SolverOptions(kv_offload=True)
     plan = solve(TINY, PROFILE, options)
     assert f"blocks of {plan.kv_block_tokens:,} tokens" in reason(plan, "K, V and their gradients")
@@ -120,16 +124,18 @@ def test_copies_exposed_hidden_or_synchronous() -> None:
     assert reason(solve(workload, quick, options), "every copy is shorter")
     slow = replace(quick, d2h_bytes_per_second=1e8)
     text = reason(solve(workload, slow, options), "copies of subsequences 0 .. 6 are longer")
-    exposed = float(re.search(r"by ([\d.]+) s in all", text)[1])  # type: ignore[index]
+    exposed = float(re.search(r"is ([\d.]+) s in all", text)[1])  # type: ignore[index]
     halved = replace(slow, d2h_bytes_per_second=5e7)
     text = reason(solve(workload, halved, options), "copies of subsequences 0 .. 6 are longer")
-    assert float(re.search(r"by ([\d.]+) s in all", text)[1]) > 2 * exposed  # type: ignore[index]
+    assert float(re.search(r"is ([\d.]+) s in all", text)[1]) > 2 * exposed  # type: ignore[index]
 
 
 def test_layouts_that_do_not_fit_are_named() -> None:
     plan = solve(TINY.with_device_memory(80 * MIB), PROFILE, RESIDENT)
     assert plan.rejected
-    assert all(re.match(r"SP \d+ x PP \d+, .* short of|and \d+ more", one) for one in plan.rejected)
+    assert all(
+        re.match(r"SP \d+ x PP \d+, .* short of|and \d+ more", text) for text in plan.rejected
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny-cpu", "gpt-7b-1m-32xa100"])

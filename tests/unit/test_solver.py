@@ -26,7 +26,7 @@ def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None
     assert lengths[0] > 2 * lengths[-1]
 
 
-def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
+def test_solver_fits_the_limit_by_the_cheapest_decisions() -> None:
     options = SolverOptions(msp=False)  # with it, another limit means another cut
     free = solve(TINY, PROFILE, options)
     peak = max(stage.memory.device_peak for stage in free.stages)
@@ -37,7 +37,7 @@ def test_solver_fits_the_limit_by_the_cheapest_fates() -> None:
     assert any(any((*p.offload_units, *p.recompute_units)) for p in tight.parts)
     assert tight.makespan_seconds >= free.makespan_seconds
     (memory,) = [reason for reason in tight.reasons if reason.startswith("device limit")]
-    assert f"keeping everything would take {format_bytes(peak)}" in memory
+    assert f"keeping all saved tensors would take {format_bytes(peak)}" in memory
 
 
 def test_the_papers_heuristic_says_what_its_memory_model_misses() -> None:

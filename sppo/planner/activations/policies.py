@@ -17,90 +17,84 @@ POLICIES = ("auto", "paper", "no-offload", "full-offload", "lean", "full-recompu
 next subsequence. full-offload: everything but K, V and the last subsequence. lean: keep the block's
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
+OffloadShare = Callable[[int, int], float]
+"""(part, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
+
 
 def choose(problem: StageProblem, policy: str) -> StageDecisions:
     """The decisions of a named policy. Raises Short if none of its choices fits."""
-    block = problem.block
     match policy:
         case "no-offload":
-            return uniform(problem, KEEP, lambda part, index: 0.0)
+            return uniform(problem)
         case "full-offload":
-            return uniform(problem, KEEP, lambda part, index: 1.0)
+            return uniform(problem, share=1.0)
         case "paper":
-            return uniform(problem, KEEP, problem.hidden_share)
+            return uniform(problem, share=problem.hidden_share)
         case "lean":
-            return uniform(
-                problem, recomputable(problem, block.recompute_lean), lambda part, index: 0.0
-            )
+            return uniform(problem, recomputable(problem, problem.block.recompute_lean))
         case "full-recompute":
-            return uniform(
-                problem, recomputable(problem, block.recompute_full), lambda part, index: 0.0
-            )
+            return uniform(problem, recomputable(problem, problem.block.recompute_full))
     return _cheapest(problem)
 
 
-def recompute_fates(problem: StageProblem) -> list[Decision]:
-    """What our own policy may make again: from nothing to all but what the mixer makes."""
-    block = problem.block
-    return [
-        recomputable(problem, names) for names in ((), block.recompute_cheap, block.recompute_lean)
-    ]
+def recompute_levels(problem: StageProblem) -> list[Decision]:
+    """Three levels of recomputation: none, the cheap tensors, all but those of the mixer."""
+    levels = ((), problem.block.recompute_cheap, problem.block.recompute_lean)
+    return [recomputable(problem, names) for names in levels]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
-    """Keep all but these units of every block; those that the model does not have are ignored."""
-    known = problem.shapes[0].saved_tensors
+    """Recompute these saved tensors of every block, as far as the model has them; keep the rest."""
+    known = problem.shapes[0].units
     return Decision(recompute=tuple(name for name in names if name in known))
 
 
 def uniform(
-    problem: StageProblem, decision: Decision, share: Callable[[int, int], float]
+    problem: StageProblem, decision: Decision = KEEP, share: OffloadShare | float = 0.0
 ) -> list[list[Decision]]:
-    """The same recomputation everywhere; all subsequences but the last send their share.
+    """The same recomputation everywhere; all subsequences but the last offload their share.
 
-    `share` is the same for parts alike.
+    A function `share` must give equal parts the same.
     """
     last = len(problem.lengths) - 1
 
     def row(part: int) -> list[Decision]:
-        return [
-            problem.offload(part, index, share(part, index), decision) if index < last else decision
-            for index in range(last + 1)
-        ]
+        shares = [share(part, index) if callable(share) else share for index in range(last)]
+        offloaded = [problem.offload(part, *entry, decision) for entry in enumerate(shares)]
+        return [*offloaded, decision]
 
     return problem.by_kind(row)
 
 
 def _cheapest(problem: StageProblem) -> StageDecisions:
-    """Ours: the ladders of `_ladders`, each up to its first rung that fits; the cheapest wins."""
+    """Of every ladder the first rung that fits; of those the least added time."""
     if problem.device_limit_bytes is None:
-        return uniform(problem, KEEP, lambda part, index: 0.0)
-    found: list[tuple[int, StageDecisions]] = []
-    short: Short | None = None
+        return uniform(problem)
+    fitting: list[tuple[int, StageDecisions]] = []
+    shorts: list[Short] = []
     for rungs, rung in _ladders(problem):
         try:
             decisions = _first_that_fits(problem, rungs, rung)
-        except Short as error:
-            if short is None or error.bytes < short.bytes:
-                short = error
+        except Short as short:
+            shorts.append(short)
             continue
-        found.append((problem.added_ns(decisions), decisions))
-        if found[-1][0] == 0:
+        fitting.append((problem.added_ns(decisions), decisions))
+        if fitting[-1][0] == 0:
             break
-    if not found:
-        assert short is not None
-        raise short
-    return min(found, key=lambda entry: entry[0])[1]
+    if not fitting:
+        raise min(shorts, key=lambda short: short.bytes)
+    return min(fitting, key=lambda entry: entry[0])[1]
 
 
 Rung = Callable[[int], StageDecisions]
 
 
 def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecisions:
-    """The lowest rung that fits the device. Raises Short if the last does not, or the host is."""
-    top = problem.memory(rung(last))
-    if problem.excess_bytes(top) > 0:
-        problem.require_fit(top)
+    """The lowest rung that fits the device.
+
+    Raises Short if the last rung does not fit the device, or the found one not the host.
+    """
+    problem.require_device_fit(problem.memory(rung(last)))
     least = bisect_left(
         range(last), 0, key=lambda number: -problem.excess_bytes(problem.memory(rung(number)))
     )
@@ -112,26 +106,32 @@ def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecis
 def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
     """(last rung, rung -> decisions): each rung needs less device memory than the one below.
 
-    Offload more and more of what the recomputation level leaves, up to what hides or beyond; or
-    send what hides and recompute in more and more subsequences, the earliest first.
+    One kind offloads more and more of what a recomputation level leaves, up to what hides or
+    beyond. The other offloads what hides, and recomputes in more and more subsequences.
     """
-    subsequences = len(problem.lengths)
-    last = LEVELS * max(0, subsequences - 1)
-    levels = recompute_fates(problem)
+    count = len(problem.lengths)
+    levels = recompute_levels(problem)
+    hiding = (True, False) if problem.profile.overlapped_copies else (False,)
     for level in levels:
-        for capped in (True, False) if problem.profile.overlapped_copies else (False,):
-            yield last, _offload_rung(problem, level, capped)
-    for hidden in (True, False) if problem.profile.overlapped_copies else (False,):
-        yield 2 * subsequences, _recompute_rung(problem, levels, hidden)
+        for capped in hiding:
+            yield LEVELS * (count - 1), _offload_rung(problem, level, capped)
+    for hidden in hiding:
+        yield 2 * count, _recompute_rung(problem, levels, hidden)
+
+
+def _steps(number: int, count: int) -> list[int]:
+    """`number` steps dealt to `count` subsequences, one each in turn, the earliest first."""
+    whole, ahead = divmod(number, max(1, count))
+    return [whole + (index < ahead) for index in range(count)]
 
 
 def _offload_rung(problem: StageProblem, level: Decision, capped: bool) -> Rung:
     def rung(number: int) -> StageDecisions:
-        shares = _shares(number, len(problem.lengths) - 1)
+        steps = _steps(number, len(problem.lengths) - 1)
 
         def share(part: int, index: int) -> float:
             cap = problem.hidden_share(part, index, level) if capped else 1.0
-            return min(shares[index], cap)
+            return min(steps[index] / LEVELS, cap)
 
         return uniform(problem, level, share)
 
@@ -139,30 +139,16 @@ def _offload_rung(problem: StageProblem, level: Decision, capped: bool) -> Rung:
 
 
 def _recompute_rung(problem: StageProblem, levels: Sequence[Decision], hidden: bool) -> Rung:
-    subsequences = len(problem.lengths)
-
     def rung(number: int) -> StageDecisions:
-        step, ahead = divmod(number, subsequences)
+        chosen = [levels[min(2, step)] for step in _steps(number, len(problem.lengths))]
 
         def row(part: int) -> list[Decision]:
-            found = []
-            for index in range(subsequences):
-                decision = levels[min(2, step + (index < ahead))]
+            decisions = []
+            for index, decision in enumerate(chosen):
                 share = problem.hidden_share(part, index, decision) if hidden else 0.0
-                found.append(problem.offload(part, index, share, decision))
-            return found
+                decisions.append(problem.offload(part, index, share, decision))
+            return decisions
 
         return problem.by_kind(row)
 
     return rung
-
-
-def _shares(level: int, subsequences: int) -> list[float]:
-    """Offload shares of all subsequences but the last, from nothing (0) to everything.
-
-    From level to level one more subsequence, the earliest first, goes one step of 1 / LEVELS up.
-    """
-    if subsequences == 0:
-        return []
-    step, ahead = divmod(level, subsequences)
-    return [(step + (index < ahead)) / LEVELS for index in range(subsequences)]

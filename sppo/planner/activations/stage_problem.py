@@ -1,27 +1,40 @@
-"""The decisions of a stage's saved tensors: kept, sent to the host, or made again. No torch.
+"""The decisions of a stage's saved tensors: kept, offloaded, or recomputed. No torch.
 
-A `StageProblem` is one stage of one layout: what its parts keep, in which order, under which
-limits, and what every decision costs. `policies.py` and the exact solver (`integer_program.py`)
-decide.
+A `StageProblem` is one stage of one layout: the saved tensors of its parts, the order of its
+computes, the memory limits, and the cost of every decision. `policies.py` and the exact solver
+(`integer_program.py`) decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from sppo.config.errors import Short
+from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
+from sppo.plan.parts import SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
+
+
+def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost) -> int:
+    """Time of one D2H and one H2D copy, less the compute of `cost` that hides them.
+
+    Synchronous copies are not hidden: they take compute time in full.
+    """
+    d2h = copy_ns(size_bytes, profile.d2h_bytes_per_second)
+    h2d = copy_ns(size_bytes, profile.h2d_bytes_per_second)
+    if not profile.overlapped_copies:
+        return d2h + h2d
+    return max(0, d2h - cost.forward_ns) + max(0, h2d - cost.backward_ns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
-    """What one stage has to decide."""
+    """One stage, its memory limits (None: no limit), and the added time of its decisions."""
 
     device_limit_bytes: int | None
     host_limit_bytes: int | None
@@ -42,12 +55,16 @@ class StageProblem(StageMemoryModel):
         if excess > 0:
             raise Short(excess, "device memory for model state, KV and dKV alone")
 
-    def require_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device or host memory is."""
+    def require_device_fit(self, memory: StageMemory) -> None:
+        """Raise Short if device memory is short."""
         excess = self.excess_bytes(memory)
         if excess > 0:
             first = self.shapes[0].layers[0]
             raise Short(excess, f"device memory on the stage that begins with layer {first}")
+
+    def require_fit(self, memory: StageMemory) -> None:
+        """Raise Short if device or host memory is short."""
+        self.require_device_fit(memory)
         limit = self.host_limit_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
             raise Short(memory.host + memory.kv_host - limit, "host memory")
@@ -55,64 +72,48 @@ class StageProblem(StageMemoryModel):
     def added_ns(self, decisions: StageDecisions) -> int:
         """Compute time that these decisions add to a step of this stage.
 
-        Where copies overlap, only what is longer than the compute it hides under.
+        Overlapped copies add only their excess over the compute that hides them.
         """
 
         def of(part: int, row: Sequence[Decision]) -> int:
-            return sum(self._fate_ns(part, index, decision) for index, decision in enumerate(row))
+            return sum(self._added_ns(part, *entry) for entry in enumerate(row))
 
         return sum(self._by_row(decisions, of))
 
-    def _fate_ns(self, part: int, index: int, decision: Decision) -> int:
-        shape, profile = self.shapes[part], self.profile
-        again = len(shape.layers) * recompute_ns(
+    def _added_ns(self, part: int, index: int, decision: Decision) -> int:
+        size = self.moved_bytes(part, index, decision)
+        following = self.costs[part][min(index + 1, len(self.lengths) - 1)]
+        copies = exposed_copies_ns(self.profile, size, following)
+        return self.recompute_ns(part, index, decision.recompute) + copies
+
+    def recompute_ns(self, part: int, index: int, names: tuple[str, ...]) -> int:
+        """Time to recompute these saved tensors of a subsequence in all blocks of a part."""
+        shape = self.shapes[part]
+        return len(shape.layers) * recompute_ns(
             shape.model,
-            profile,
-            decision.recompute,
+            self.profile,
+            names,
             start=self.starts[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
-        moved = self.offloaded_bytes(part, index, decision)
-        out = copy_ns(moved, profile.d2h_bytes_per_second)
-        back = copy_ns(moved, profile.h2d_bytes_per_second)
-        if profile.overlapped_copies:
-            following = min(index + 1, len(self.lengths) - 1)
-            cost = self.costs[part][following]
-            out = max(0, out - cost.forward_ns)
-            back = max(0, back - cost.backward_ns)
-        return again + out + back
-
-    @cached_property
-    def hidden_bytes(self) -> tuple[tuple[int, ...], ...]:
-        """What leaves while the next subsequence computes: BW_D2H * T_(i+1), by part.
-
-        Paper sec. 5.2, from its constraint alpha_i A_i <= BW_D2H * T; T is the forward time of the
-        next subsequence. One entry per subsequence but the last.
-        """
-        rate = self.profile.d2h_bytes_per_second
-        return tuple(
-            tuple(int(rate * cost.forward_ns / 1e9) for cost in row[1:]) for row in self.costs
-        )
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
-        """Send at least `share` of what may travel, to within one unit (one tensor of a layer)."""
+        """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
         known = self._known(part)
         key = index, share, decision.recompute
-        found = known.get(key)
-        if found is None:
-            found = known[key] = self._offload(part, index, share, decision)
-        return found
+        if key not in known:
+            known[key] = self._offload(part, index, share, decision)
+        offloaded: Decision = known[key]
+        return offloaded
 
     def _offload(self, part: int, index: int, share: float, decision: Decision) -> Decision:
         shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.offloadable_bytes(tokens, decision.recompute)
         chosen = []
-        for unit in shape.offloadable:
-            if wanted <= 0:
-                break
-            if unit.name not in decision.recompute:
-                size = shape.saved_tensor_bytes(unit, tokens)
+        for unit in shape.travelling:
+            if unit.name not in decision.recompute and wanted > 0:
+                size = shape.unit_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
                 wanted -= n * size
                 if n:
@@ -120,23 +121,26 @@ class StageProblem(StageMemoryModel):
         return replace(decision, offload=tuple(chosen))
 
     def hidden_share(self, part: int, index: int, decision: Decision = KEEP) -> float:
-        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i), A_i what may travel; 0 for the last."""
+        """alpha_i = min(1, BW_D2H * T_(i+1) / A_i); 0 for the last subsequence.
+
+        From the constraint alpha_i A_i <= BW_D2H * T of the paper's sec. 5.2. T is the forward time
+        of the next subsequence, A_i the bytes that may be offloaded.
+        """
         if index + 1 >= len(self.lengths):
             return 0.0
         known = self._known(part)
         key = index, "hidden", decision.recompute
         if key not in known:
-            known[key] = self._hidden_share(part, index, decision)
-        found: float = known[key]
-        return found
-
-    def _hidden_share(self, part: int, index: int, decision: Decision) -> float:
-        shape = self.shapes[part]
-        candidates = shape.offloadable_bytes(self.tokens[part][index], decision.recompute)
-        return min(1.0, self.hidden_bytes[part][index] / candidates) if candidates else 0.0
+            tokens = self.tokens[part][index]
+            candidates = self.shapes[part].candidate_bytes(tokens, decision.recompute)
+            forward_ns = self.costs[part][index + 1].forward_ns
+            hidden = int(self.profile.d2h_bytes_per_second * forward_ns / 1e9)
+            known[key] = min(1.0, hidden / candidates) if candidates else 0.0
+        share: float = known[key]
+        return share
 
     def stage_plan(self, decisions: StageDecisions) -> StagePlan:
-        """These decisions as a part of a Plan. Raises Short if they do not fit."""
+        """The stage of a Plan with these decisions. Raises Short if they do not fit."""
         memory = self.memory(decisions)
         self.require_fit(memory)
         parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))

@@ -1,8 +1,9 @@
-"""The layouts that are tried: splits of the layers and of the sequence that the user leaves."""
+"""The layouts that the solver tries: splits of layers and sequence that the options leave."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
@@ -28,17 +29,17 @@ of the messages that wait."""
 
 
 def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
-    """Numbers of parts per stage worth a try: as long as every part has a layer."""
+    """Numbers of parts a stage to try: every part has a layer. Raises ValueError."""
     if wanted is not None:
         if wanted < 1 or stages * wanted > layers:
             raise ValueError(
-                f"{layers} layers cannot form {stages} x {wanted} parts: take virtual_stages "
-                f"between 1 and {max(1, layers // stages)}"
+                f"{layers} layers cannot form {stages} x {wanted} model chunks: take "
+                f"virtual_stages between 1 and {max(1, layers // stages)}"
             )
         return (wanted,)
     if stages == 1:
         return (1,)
-    return tuple(v for v in (1, 2, 4, 8) if layers % (stages * v) == 0) or (1,)
+    return tuple(count for count in (1, 2, 4, 8) if layers % (stages * count) == 0) or (1,)
 
 
 def cuts(
@@ -51,10 +52,10 @@ def cuts(
 ) -> Iterator[tuple[int, ...]]:
     """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
 
-    A cap on the first lengths costs no bubble and saves memory; it makes more of them.
-    Raises ValueError if the asked N is more than the tokens allow.
+    A cap on the first lengths costs no bubble and saves memory, but raises N. Raises ValueError if
+    the asked N is more than the tokens allow.
     """
-    tokens = workload.sequence_tokens
+    model, tokens = workload.model, workload.sequence_tokens
     alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else shards
     counts: Sequence[int] = tuple(n for n in CANDIDATES if n * alignment <= tokens)
     if subsequences is not None:
@@ -62,55 +63,37 @@ def cuts(
         counts = (subsequences,)
         alignment = min(alignment, tokens // subsequences // shards * shards)
     for count in counts:
-        plain = _cut(workload, profile, shards, count, kind, alignment, longest_tokens)
-        yield plain
-        cap = 2 * -(-tokens // count)
-        if longest_tokens is None and subsequences is None and kind == "flops" and plain[0] > cap:
-            yield _cut(workload, profile, shards, count, kind, alignment, cap)
-
-
-def _cut(
-    workload: Workload,
-    profile: Hardware,
-    shards: int,
-    count: int,
-    kind: str,
-    alignment: int,
-    longest_tokens: int | None,
-) -> tuple[int, ...]:
-    model, tokens = workload.model, workload.sequence_tokens
-    if kind == "equal":
-        return equal_cut(tokens, count, alignment=alignment)
-    if kind == "time":
-        return time_balanced_cut(model, profile, tokens, count, alignment=alignment, shards=shards)
-    return flops_balanced_cut(
-        model, tokens, count, alignment=alignment, unit=shards, longest=longest_tokens
-    )
+        if kind == "equal":
+            yield equal_cut(tokens, count, alignment=alignment)
+        elif kind == "time":
+            yield time_balanced_cut(
+                model, profile, tokens, count, alignment=alignment, shards=shards
+            )
+        else:
+            balanced = partial(
+                flops_balanced_cut, model, tokens, count, alignment=alignment, unit=shards
+            )
+            uncapped = balanced(longest=longest_tokens)
+            yield uncapped
+            cap = 2 * -(-tokens // count)
+            if longest_tokens is None and subsequences is None and uncapped[0] > cap:
+                yield balanced(longest=cap)
 
 
 def every_layout(
     workload: Workload, profile: Hardware, options: SolverOptions
 ) -> Iterator[TimedLayout]:
-    """The layouts that the options leave, each with every cut worth a try."""
-    allowed = every_degree(
-        workload, options.sequence_parallel, options.pipeline_parallel, options.data_parallel
-    )
-    if options.msp:  # a single stage has no neighbour, but may be all there is
-        allowed = [one for one in allowed if one[1] > 1] or allowed
+    """The layouts that the options leave, with every cut. Raises ValueError if there is none."""
+    allowed = every_degree(workload, options)
+    count, cap = options.subsequences, options.longest_tokens
+    if options.msp:  # a single stage cannot split, but may be all that is allowed
+        allowed = [degrees for degrees in allowed if degrees.stages > 1] or allowed
     for shards, stages, replicas in allowed:
-        sequences = workload.sequences_per_step // replicas
-        kv_block_tokens = 0
-        if options.kv_offload:
-            kv_block_tokens = block_tokens(workload, shards)
+        several = workload.sequences_per_step > replicas
+        kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
         for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
-            for lengths in cuts(
-                workload,
-                profile,
-                shards,
-                options.subsequences,
-                options.cut_of(stages),
-                options.longest_tokens,
-            ):
+            kind = options.cut_of(stages)
+            for lengths in cuts(workload, profile, shards, count, kind, cap):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,
@@ -122,24 +105,22 @@ def every_layout(
                     group_subsequences=group or even_group(len(lengths), GROUP_STAGES * stages),
                     lengths_tokens=lengths,
                     kv_block_tokens=kv_block_tokens,
-                    kv_sets=2 if _mixes(sequences, stages, virtual_stages) else 1,
+                    kv_sets=2 if several and stages > 1 and virtual_stages == 1 else 1,
                     head_alone=_parts_the_head(options, shards, stages, virtual_stages),
                 )
 
 
 def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:
-    """Whether the head is a part of its own: only interleaved stages give it time to come back."""
+    """Whether the head is a part of its own: only interleaved stages leave time for its messages.
+
+    Raises ValueError if the options ask for such a head and the stages have one part each.
+    """
     possible = stages > 1 and virtual_stages > 1
     if options.head_alone and not possible:
         raise ValueError(
-            "the head can be a part of its own only where a stage has several parts: take "
+            "the head can be a model chunk only where a stage has several model chunks: take "
             "--virtual-stages 2 or more, or leave the head to the solver"
         )
     if options.head_alone is None:
-        return possible and shards == 1  # sharded, the first stage has no room for both ends
+        return possible and shards == 1  # else the first stage has no room
     return options.head_alone
-
-
-def _mixes(sequences: int, stages: int, virtual_stages: int) -> bool:
-    """Whether the sequences of a step are mixed in the pipeline: not between interleaved parts."""
-    return sequences > 1 and stages > 1 and virtual_stages == 1

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from sppo.config.workload import Workload
 from sppo.plan.layout import Degrees
 from sppo.plan.weights import shard_obstacle
+from sppo.planner.options import SolverOptions
 
 
-def obstacle(workload: Workload, found: Degrees) -> str | None:
-    """Why these degrees cannot run, whatever the ranks, or None."""
-    model, tokens = workload.model, workload.sequence_tokens
-    if found.stages > model.layers:
-        return f"PP {found.stages} is more than {model.layers} layers"
-    if workload.sequences_per_step % found.replicas:
-        each = workload.sequences_per_step
-        return f"{each} sequences a step do not divide over DP {found.replicas}"
-    if tokens % found.shards:
-        return f"{tokens:,} tokens do not divide over SP {found.shards}"
-    return shard_obstacle(model, found.shards)
+def obstacle(workload: Workload, degrees: Degrees) -> str | None:
+    """Why these degrees cannot run, whatever the number of ranks, or None."""
+    model, tokens, sequences = workload.model, workload.sequence_tokens, workload.sequences_per_step
+    if degrees.stages > model.layers:
+        return f"PP {degrees.stages} is more than {model.layers} layers"
+    if sequences % degrees.replicas:
+        return f"{sequences} sequences a step do not divide over DP {degrees.replicas}"
+    if tokens % degrees.shards:
+        return f"{tokens:,} tokens do not divide over SP {degrees.shards}"
+    return shard_obstacle(model, degrees.shards)
 
 
 def _products(ranks: int) -> Iterator[Degrees]:
@@ -30,32 +30,32 @@ def _products(ranks: int) -> Iterator[Degrees]:
 
 
 def _divisors(number: int) -> list[int]:
-    small = [one for one in range(1, math.isqrt(number) + 1) if number % one == 0]
-    return small + [number // one for one in reversed(small) if one * one != number]
+    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
+    return sorted({*small, *(number // divisor for divisor in small)})
 
 
-def every_degree(
-    workload: Workload,
-    sequence_parallel: int | None,
-    pipeline_parallel: int | None,
-    data_parallel: int | None,
-) -> list[Degrees]:
-    """All degrees that fill the ranks, as far as they are not given, here or else by the workload.
+def _possible(workload: Workload, ranks: int) -> list[Degrees]:
+    """The degrees that fill so many ranks and can run."""
+    return [degrees for degrees in _products(ranks) if obstacle(workload, degrees) is None]
 
-    Raises ValueError naming what stands in the way, and the nearest layout that works.
+
+def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
+    """All (SP, PP, DP) that fill the ranks and agree with the options, else the workload's.
+
+    Raises ValueError with the obstacle and the nearest degrees that work.
     """
     ranks = workload.cluster.ranks
-    asked = (sequence_parallel, pipeline_parallel, data_parallel)
+    asked = (options.sequence_parallel, options.pipeline_parallel, options.data_parallel)
     if asked == (None, None, None):
         asked = (workload.sequence_parallel, workload.pipeline_parallel, None)
     wanted = [
-        found
-        for found in _products(ranks)
-        if all(want in (None, have) for want, have in zip(asked, found, strict=True))
+        degrees
+        for degrees in _products(ranks)
+        if all(want in (None, have) for want, have in zip(asked, degrees, strict=True))
     ]
-    fitting = [found for found in wanted if obstacle(workload, found) is None]
-    if fitting:
-        return fitting
+    possible = [degrees for degrees in wanted if obstacle(workload, degrees) is None]
+    if possible:
+        return possible
     if asked == (None, None, None):
         model = workload.model
         reason = (
@@ -76,28 +76,18 @@ def every_degree(
 def _cure(workload: Workload, asked: tuple[int | None, int | None, int | None]) -> str:
     """The nearest layout on these ranks, else the most ranks that can be filled."""
     ranks = workload.cluster.ranks
-    possible = [found for found in _products(ranks) if obstacle(workload, found) is None]
-    if possible:
-        nearest = min(possible, key=lambda found: _distance(found, asked))
+    if possible := _possible(workload, ranks):
+        nearest = min(possible, key=lambda degrees: _distance(degrees, asked))
         return f"the nearest layout that works on {ranks:,} ranks is {nearest}"
-    fewer = next(
-        (
-            (count, found)
-            for count in range(ranks - 1, 0, -1)
-            for found in _products(count)
-            if obstacle(workload, found) is None
-        ),
-        None,
-    )
-    assert fewer is not None, "one rank always works"
-    count, found = fewer
-    return f"{workload.model.name} fills {count:,} of them at most, as {found}"
+    count = next(count for count in range(ranks - 1, 0, -1) if _possible(workload, count))
+    degrees = _possible(workload, count)[0]
+    return f"{workload.model.name} fills {count:,} of them at most, as {degrees}"
 
 
-def _distance(found: Degrees, asked: tuple[int | None, int | None, int | None]) -> float:
-    """How far from what was asked for, in factors; a change of SP weighs most."""
+def _distance(degrees: Degrees, asked: tuple[int | None, int | None, int | None]) -> float:
+    """Distance from the asked degrees, in factors; a change of SP weighs most."""
     return sum(
         weight * abs(math.log(have / want))
-        for weight, have, want in zip((1.2, 1.1, 1.0), found, asked, strict=True)
+        for weight, have, want in zip((1.2, 1.1, 1.0), degrees, asked, strict=True)
         if want is not None
     )

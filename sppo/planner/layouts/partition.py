@@ -68,11 +68,7 @@ def flops_balanced_cut(
     the capped tokens become further subsequences of that length, so that the result may have more
     than N entries; the largest cost, and with it the makespan's bubble term, does not grow.
     """
-    check_cut(tokens, subsequences, alignment)
-    total = prefix_flops(model, tokens)
-    shares = [total * index // subsequences for index in range(subsequences)]
-    boundaries = [*(_position_of(model, share) for share in shares), tokens]
-    lengths = _aligned(boundaries, tokens, alignment)
+    lengths = slice_cut(model, 0, tokens, subsequences, alignment=alignment)
     if longest is None:
         return lengths
     capped: list[int] = []
@@ -117,33 +113,33 @@ def time_balanced_cut(
 ) -> tuple[int, ...]:
     """N lengths of equal time on a profile, forward and backward of one block.
 
-    Unlike FLOPs, time knows that short subsequences run at lower rates.
+    Unlike FLOPs, times include the lower rates of short subsequences.
     """
     check_cut(tokens, subsequences, alignment)
     if subsequences == 1:
         return (tokens,)
 
-    def seconds(start: int, length: int) -> int:
+    def compute_ns(start: int, length: int) -> int:
         cost = subsequence_cost(
             model, profile, layers=1, head=False, start=start, tokens=length, shards=shards
         )
         return cost.forward_ns + cost.backward_ns
 
     def boundaries(limit: int) -> list[int]:
-        """Greedy: every subsequence but the last takes what `limit` allows."""
-        found = [0]
+        """Starts, greedily: every subsequence but the last is as long as `limit` allows."""
+        starts = [0]
         for left in range(subsequences - 1, 0, -1):
-            start = found[-1]
+            start = starts[-1]
             most = tokens - start - left * alignment
-            longer = bisect_right(range(1, most + 1), limit, key=partial(seconds, start))
-            found.append(start + max(alignment, longer))
-        return found
+            longer = bisect_right(range(1, most + 1), limit, key=partial(compute_ns, start))
+            starts.append(start + max(alignment, longer))
+        return starts
 
-    low, high = 0, seconds(0, tokens)
+    low, high = 0, compute_ns(0, tokens)
     while high - low > max(1, high // 4096):
         limit = (low + high) // 2
         last = boundaries(limit)[-1]
-        if seconds(last, tokens - last) > limit:
+        if compute_ns(last, tokens - last) > limit:
             low = limit
         else:
             high = limit

@@ -1,7 +1,4 @@
-"""Layouts: SP, PP, parts a stage, N and the cut, before anything is decided about memory.
-
-A layout's costs are those of its subsequences alone; what memory adds to them comes later.
-"""
+"""Layouts with compute times: SP, PP, parts a stage, N and the cut, before memory is planned."""
 
 from __future__ import annotations
 
@@ -22,33 +19,35 @@ from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
 from sppo.schedule.order import Compute, stage_computes
 
 Ends = Literal["fill", "both"]
-"""Where the stages of a pipeline lend: while it fills, and maybe while it drains."""
-
-
-def _decisions(layout: Layout) -> dict[str, Any]:
-    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
+"""When the stages of a pipeline split subsequences: while it fills, or also while it drains."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedLayout(Layout):
-    """A layout of a workload on some hardware, with its compute times; nothing else is decided."""
+    """A layout of a workload on some hardware, with its compute times but no decisions."""
 
     workload: Workload
     profile: Hardware
 
     @classmethod
     def of(cls, layout: Layout, workload: Workload, profile: Hardware) -> TimedLayout:
-        return cls(workload=workload, profile=profile, **_decisions(layout))
+        """`layout` with the workload and hardware that its compute times are of."""
+        return cls(workload=workload, profile=profile, **_layout_fields(layout))
 
     @property
     def layout(self) -> Layout:
-        """The layout alone, as a plan keeps it."""
-        return Layout(**_decisions(self))
+        """The layout without workload and hardware, as a plan has it."""
+        return Layout(**_layout_fields(self))
 
-    def msp_split(self, ends: Ends) -> TimedLayout:
-        """The same with multiplexed sequence partitioning."""
+    @property
+    def may_split(self) -> bool:
+        """Whether MSP is possible: several stages, unmixed sequences, K and V on the device."""
+        return self.pipeline_parallel > 1 and self.kv_sets == 1 and not self.kv_block_tokens
+
+    def with_msp(self, ends: Ends) -> TimedLayout:
+        """The same layout with multiplexed sequence partitioning (paper sec. 6.2)."""
         stages = self.pipeline_parallel
-        lent = msp_splits(
+        splits = msp_splits(
             stages,
             stages * self.virtual_stages,
             self.subsequences,
@@ -57,18 +56,16 @@ class TimedLayout(Layout):
         )
         if self.workload.device_memory_bytes is not None:
             cheap = block_of(self.workload.model).recompute_cheap
-            lent = tuple(replace(msp_split, recompute_units=cheap) for msp_split in lent)
-        return replace(self, msp_splits=lent)
+            splits = tuple(replace(split, recompute_units=cheap) for split in splits)
+        return replace(self, msp_splits=splits)
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
-        tokens = self.lengths_tokens[index]
+        start, tokens = self.starts_tokens[index], self.lengths_tokens[index]
         shards = self.sequence_parallel
         alignment = min(ALIGNMENT_TOKENS, tokens // ranks // shards) * shards
         if alignment < 1:
             return None
-        return slice_cut(
-            self.workload.model, self.starts_tokens[index], tokens, ranks, alignment=alignment
-        )
+        return slice_cut(self.workload.model, start, tokens, ranks, alignment=alignment)
 
     @property
     def sequences(self) -> int:
@@ -97,66 +94,66 @@ class TimedLayout(Layout):
             for number, part in enumerate(ranges)
         )
 
-    def computes(self, stage: int, *, differing: bool = False) -> tuple[Compute, ...]:
-        """Everything a stage computes in a step, in order.
+    def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
+        """The shapes of the parts that a stage owns."""
+        return self.shapes[stage :: self.pipeline_parallel]
 
-        Only `differing`: of sequences that meet the same on both sides one. What the others hold on
-        the device is the same.
+    @property
+    def end_stages(self) -> tuple[int, ...]:
+        """The first and the last stage, which hold the embedding and the head."""
+        return tuple(sorted({0, self.pipeline_parallel - 1}))
+
+    def differing_computes(self, stage: int) -> tuple[Compute, ...]:
+        """Forwards and backwards of a stage in a step, in order, of the sequences that differ.
+
+        Sequences between equal neighbours are left out: the device holds the same bytes in them.
         """
-        sequences = self.sequences
-        if differing:
-            sequences = min(sequences, 3 if self.kv_sets > 1 else 2)
+        sequences = min(self.sequences, 3 if self.kv_sets > 1 else 2)
         return tuple(stage_computes(self, stage, sequences))
-
-    @cached_property
-    def blocks(self) -> tuple[BlockSeconds, ...]:
-        """Compute times of one block, by subsequence."""
-        return _blocks(
-            self.workload.model, self.profile, self.lengths_tokens, self.sequence_parallel
-        )
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one part, by subsequence."""
-        alike = len(shape.layers), shape.head
-        if alike not in self._part_costs:
-            self._part_costs[alike] = tuple(block.part(*alike) for block in self.blocks)
-        return self._part_costs[alike]
+        key = len(shape.layers), shape.head
+        if key not in self.memo:
+            model, shards = self.workload.model, self.sequence_parallel
+            blocks = _blocks(model, self.profile, self.lengths_tokens, shards)
+            self.memo[key] = tuple(block.part(*key) for block in blocks)
+        costs: tuple[SubsequenceCost, ...] = self.memo[key]
+        return costs
+
+    def part_ns(self, shape: PartShape) -> list[int]:
+        """Forward and backward of one part together, by subsequence."""
+        return [cost.forward_ns + cost.backward_ns for cost in self.part_costs(shape)]
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """What was found for one stage and is true of others: see `decisions.StageProblem`."""
-        return {}
-
-    @cached_property
-    def _part_costs(self) -> dict[tuple[int, bool], tuple[SubsequenceCost, ...]]:
+        """Results that hold for all stages: costs of parts, and those of `StageMemoryModel`."""
         return {}
 
     @cached_property
     def work_and_ends_seconds(self) -> tuple[float, float]:
-        """Compute of the fullest stage, and its wait at the pipeline's ends.
+        """Compute of the fullest stage in a step, and its wait at the pipeline's ends.
 
-        The wait is (PP - 1) times the largest part-subsequence, which the other stages do first. A
-        head on its own is done while the first stage waits, and counts as far as it takes longer.
+        The wait is (PP - 1) times the longest subsequence of a part, which the other stages compute
+        first. A head on its own is computed in the wait; only its excess counts.
         """
-        found = []
-        for stage in {0, self.pipeline_parallel - 1}:
-            shapes = self.shapes[stage :: self.pipeline_parallel]
-            blocks = [cost for s in shapes if s.layers for cost in self.part_costs(s)]
-            heads = [cost for s in shapes if not s.layers for cost in self.part_costs(s)]
-            times = [cost.forward_ns + cost.backward_ns for cost in blocks]
-            ends = (self.pipeline_parallel - 1) * max(times)
-            head = sum(cost.forward_ns + cost.backward_ns for cost in heads)
-            work = self.sequences * (sum(times) + max(0, head - ends))
-            found.append((work, ends))
-        work, ends = max(found, key=sum)
+        stages = []
+        for stage in self.end_stages:
+            shapes = self.stage_shapes(stage)
+            blocks = [ns for shape in shapes if shape.layers for ns in self.part_ns(shape)]
+            heads = [ns for shape in shapes if not shape.layers for ns in self.part_ns(shape)]
+            ends = (self.pipeline_parallel - 1) * max(blocks)
+            work = self.sequences * (sum(blocks) + max(0, sum(heads) - ends))
+            stages.append((work, ends))
+        work, ends = max(stages, key=sum)
         return work / 1e9, ends / 1e9
 
     @property
     def least_seconds(self) -> float:
         """Makespan of the fullest stage, if nothing waits for copies, messages or memory.
 
-        An estimate: the largest part-subsequence need not be the one at the ends, so a simulated
-        step may lie a few parts in a thousand below.
+        An estimate: the longest subsequence need not be the one at the ends. A simulated step may
+        be a few parts in a thousand shorter.
         """
         return sum(self.work_and_ends_seconds) + self.reduction_seconds
 
@@ -166,30 +163,33 @@ class TimedLayout(Layout):
         if self.data_parallel == 1:
             return 0.0
         stages = range(self.pipeline_parallel)
-        shapes = [self.shapes[stage :: self.pipeline_parallel] for stage in stages]
         return reduction_seconds(
             self.profile,
-            elements=max(state_elements(mine) for mine in shapes),
+            elements=max(state_elements(self.stage_shapes(stage)) for stage in stages),
             inner_ranks=self.sequence_parallel * self.pipeline_parallel,
             replicas=self.data_parallel,
         )
 
     @property
     def family(self) -> tuple[int, ...]:
-        """SP, PP, DP, parts a stage and the place of K and V: all but the cut."""
-        return (
-            self.sequence_parallel,
-            self.pipeline_parallel,
-            self.data_parallel,
-            self.virtual_stages,
-            self.kv_block_tokens,
-        )
+        """See `family_of`."""
+        return family_of(self)
 
     def __str__(self) -> str:
         parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
-        lends = ", MSP" if self.msp_splits else ""
-        return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{lends}"
+        msp = ", MSP" if self.msp_splits else ""
+        return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{msp}"
+
+
+def _layout_fields(layout: Layout) -> dict[str, Any]:
+    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
+
+
+def family_of(layout: Layout) -> tuple[int, ...]:
+    """SP, PP, DP, parts a stage and the place of K and V: everything but the cut."""
+    degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.data_parallel
+    return (*degrees, layout.virtual_stages, layout.kv_block_tokens)
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""What memory forced on a plan and what its copies cost, in words. No torch."""
+"""Why a plan offloads and recomputes, and the time of its copies, in sentences. No torch."""
 
 from __future__ import annotations
 
@@ -6,141 +6,87 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sppo.config.sizes import format_bytes
-from sppo.cost_model.times import copy_ns, recompute_ns
-from sppo.memory_model.stage_memory import KEEP
+from sppo.cost_model.plan_costs import part_moved_bytes
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
+from sppo.planner.activations.stage_problem import exposed_copies_ns
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.report.wording import in_order, ranges
+from sppo.planner.report.wording import ranges, sentence
 from sppo.schedule.order import forward_order
 
 
 def memory_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
-    """The limit, what keeping everything would take, and what is done instead."""
+    """The device limit, the peak if all tensors were kept, and what the plan does instead."""
     limit = layout.workload.device_memory_bytes
-    everything = _everything_bytes(layout)
-    if limit is None:
-        words = f"no device limit: keeping everything takes {format_bytes(everything)}"
-    elif everything <= limit:
-        words = (
-            f"device limit {format_bytes(limit)}: keeping everything takes "
-            f"{format_bytes(everything)} on the fullest stage, which fits"
-        )
-    else:
-        words = (
-            f"device limit {format_bytes(limit)}: keeping everything would take "
-            f"{format_bytes(everything)} on the fullest stage, "
-            f"{format_bytes(everything - limit)} too much"
-        )
+    problems = [stage_problem(layout, stage) for stage in layout.end_stages]
+    everything = max(problem.memory(uniform(problem)).device_peak for problem in problems)
+    name = "no limit"
+    if limit is not None:
+        name = "all fits" if everything <= limit else "too much"
+    need = sentence(
+        name,
+        limit=format_bytes(limit or 0),
+        all=format_bytes(everything),
+        excess=format_bytes(everything - (limit or 0)),
+    )
     peak = max(stage.memory.device_peak for stage in plan.stages)
-    yield f"{words}; {_instead(plan, layout)}, predicted peak {format_bytes(peak)}"
+    decided = " and ".join(_decided(plan, layout)) or sentence("all kept")
+    yield f"{need}; {decided}; {sentence('peak', peak=format_bytes(peak))}"
     if plan.kv_block_tokens:
         hosted = max(stage.memory.kv_host for stage in plan.stages)
-        yield (
-            f"K, V and their gradients lie in the host tier and come in blocks of "
-            f"{plan.kv_block_tokens:,} tokens: on the device they would take {format_bytes(hosted)}"
-        )
+        yield sentence("hosted", tokens=plan.kv_block_tokens, size=format_bytes(hosted))
 
 
-def _everything_bytes(layout: TimedLayout) -> int:
-    peaks = []
-    for stage in {0, layout.pipeline_parallel - 1}:
-        problem = stage_problem(layout, stage)
-        peaks.append(problem.memory(uniform(problem, KEEP, lambda part, index: 0.0)).device_peak)
-    return max(peaks)
-
-
-def _instead(plan: Plan, layout: TimedLayout) -> str:
-    travels = sum(stage.offload_share for stage in plan.stages) / len(plan.stages)
-    names = {name for part in plan.parts for row in part.recompute_units for name in row}
-    words = []
-    if travels:
-        words.append(f"on average {travels:.0%} of the kept bytes of a subsequence travel")
-    if names:
-        again = max(moves.again_ns for moves in _all_moves(plan, layout)) / 1e9
-        share = again / layout.work_and_ends_seconds[0]
-        words.append(
-            f"{in_order(plan.model, names)} are made again ({again:.3f} s, {share:.1%} of work)"
-        )
-    return " and ".join(words) or "nothing travels or is made again"
+def _decided(plan: Plan, layout: TimedLayout) -> Iterator[str]:
+    share = sum(stage.offload_share for stage in plan.stages) / len(plan.stages)
+    if share:
+        yield sentence("offloaded", share=share)
+    recomputed = {name for part in plan.parts for row in part.recompute_units for name in row}
+    if recomputed:
+        names = [name for name in layout.shapes[0].units if name in recomputed]
+        seconds = max(times.recompute_ns for times in _stage_times(plan, layout)) / 1e9
+        work = layout.work_and_ends_seconds[0]
+        yield sentence("recomputed", names=", ".join(names), seconds=seconds, share=seconds / work)
 
 
 def copy_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
-    """Which copies take longer than the compute that they lie under."""
-    moves = _all_moves(plan, layout)
-    if not any(one.copies_ns for one in moves):
+    """Which copies take longer than the compute that hides them; nothing without copies."""
+    if not any(stage.memory.host for stage in plan.stages):
         return
-    fullest = max(moves, key=lambda one: one.exposed_ns)
+    worst = max(_stage_times(plan, layout), key=lambda times: times.exposed_ns)
+    name = "exposed" if worst.exposed_ns else "hidden"
     if not layout.profile.overlapped_copies:
-        yield (
-            "copies are synchronous on this hardware: they take "
-            f"{fullest.copies_ns / 1e9:.3f} s of the compute of the stage that copies most"
-        )
-    elif fullest.exposed_ns == 0:
-        yield "every copy is shorter than the compute that runs beside it: none is exposed"
-    else:
-        yield (
-            f"copies of subsequences {ranges(fullest.exposed)} are longer than the compute beside "
-            f"them, by {fullest.exposed_ns / 1e9:.3f} s in all on the stage with most of it"
-        )
+        name = "synchronous"
+    yield sentence(name, indices=ranges(worst.exposed), seconds=worst.exposed_ns / 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Moves:
-    """One stage, one step: its copies, what of them nothing hides, and what is made again (ns)."""
+class _StageTimes:
+    """Of one stage in one step (ns): exposed copies, of which subsequences, and recomputation."""
 
-    copies_ns: int
     exposed_ns: int
     exposed: tuple[int, ...]
-    again_ns: int
+    recompute_ns: int
 
 
-def _all_moves(plan: Plan, layout: TimedLayout) -> list[_Moves]:
-    """Of the stages that differ: the first, one between and the last."""
-    stages = {0, min(1, layout.pipeline_parallel - 1), layout.pipeline_parallel - 1}
-    return [_moves(plan, layout, stage) for stage in sorted(stages)]
-
-
-def _moves(plan: Plan, layout: TimedLayout, stage: int) -> _Moves:
-    profile, order = layout.profile, forward_order(layout, stage)
-    shapes = layout.shapes[stage :: layout.pipeline_parallel]
-    costs = [layout.part_costs(shape) for shape in shapes]
-    copies = exposed = again = 0
-    late = set()
-    own = [one for one in order if one[0] < len(shapes)]  # nothing borrowed is moved
-    for position, (virtual, index) in enumerate(own):
-        part, shape = plan.stages[stage].parts[virtual], shapes[virtual]
-        number = stage + virtual * layout.pipeline_parallel
-        tokens = layout.slicing.tokens_of(number, index, stage)
-        size = sum(
-            shape.saved_tensor_bytes(shape.saved_tensors[name], tokens)
-            for _, name in part.offload_units[index]
+def _stage_times(plan: Plan, layout: TimedLayout) -> Iterator[_StageTimes]:
+    """Of the stages that differ: the first, the second and the last."""
+    for stage in sorted({*layout.end_stages, min(1, layout.pipeline_parallel - 1)}):
+        problem = stage_problem(layout, stage)
+        parts = plan.stages[stage].parts
+        order = [place for place in forward_order(layout, stage) if place[0] < len(parts)]
+        numbers = range(stage, layout.part_count, layout.pipeline_parallel)
+        moved = [part_moved_bytes(plan, number) for number in numbers]
+        exposed = {}
+        recomputed = 0
+        for (part, index), following in zip(order, [*order[1:], order[-1]], strict=True):
+            cost = problem.costs[following[0]][following[1]]
+            size = moved[part][index]
+            exposed[part, index] = exposed_copies_ns(layout.profile, size, cost)
+            recomputed += problem.recompute_ns(part, index, parts[part].recompute_units[index])
+        yield _StageTimes(
+            exposed_ns=layout.sequences * sum(exposed.values()),
+            exposed=tuple(sorted({index for (_, index), excess in exposed.items() if excess})),
+            recompute_ns=layout.sequences * recomputed,
         )
-        out = copy_ns(size, profile.d2h_bytes_per_second)
-        back = copy_ns(size, profile.h2d_bytes_per_second)
-        copies += out + back
-        again += len(shape.layers) * recompute_ns(
-            plan.model,
-            profile,
-            part.recompute_units[index],
-            start=layout.starts_tokens[index],
-            tokens=tokens,
-            shards=layout.sequence_parallel,
-        )
-        if profile.overlapped_copies:
-            beside = own[min(position + 1, len(own) - 1)]
-            cost = costs[beside[0]][beside[1]]
-            excess = max(0, out - cost.forward_ns) + max(0, back - cost.backward_ns)
-        else:
-            excess = out + back
-        exposed += excess
-        if excess:
-            late.add(index)
-    sequences = layout.sequences
-    return _Moves(
-        copies_ns=sequences * copies,
-        exposed_ns=sequences * exposed,
-        exposed=tuple(sorted(late)),
-        again_ns=sequences * again,
-    )

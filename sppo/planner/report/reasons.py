@@ -1,8 +1,9 @@
-"""Why a plan is what it is: what bound, in words, each sentence true of the plan at hand. No torch.
+"""Why a plan was chosen: each sentence is true of the plan at hand. No torch.
 
-Every comparison is with a layout that the search really had before it: with its simulated step
-where it was simulated ("simulated 1.2% slower"), else with its compute alone ("estimated"), which
-the search stops by. That is no strict bound: simulated steps fall below it by up to 0.3 %.
+A comparison is with a layout of the plan's own search. Where that layout was simulated, the
+sentence names the simulated step ("simulated 1.2% slower"). Else it names the compute alone
+("estimated"), by which the search stops. The compute is no strict bound: simulated steps fall
+below it by up to 0.3 %.
 """
 
 from __future__ import annotations
@@ -12,130 +13,116 @@ from collections.abc import Iterator, Sequence
 from sppo.plan.plan import Plan
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.memory_reasons import copy_reasons, memory_reasons
+from sppo.planner.report.wording import counted, sentence
 from sppo.planner.search_log import Search
 
 
 def explain(
     plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
 ) -> tuple[str, ...]:
-    """Why these degrees, parts, N and cap, what memory forced, and which copies cost time.
+    """Sentences on the degrees, model chunks, N and cap, on memory, and on exposed copies.
 
-    `before` is what the search had found without MSP, if the plan came of it: comparisons are its.
+    `layout` is the plan's. `before` is the search's best plan without MSP, if `plan` was made of
+    it: then the comparisons are of that plan.
     """
-    compared, its_layout = before or (plan, layout)
-    comparisons = (
-        *_degrees(compared, its_layout, search),
-        *_parts(compared, its_layout, search),
-        *_count(compared, its_layout, search),
-        *_cap(compared, its_layout, search),
-    )
-    without = "" if before is None else "without MSP, "
+    compared = _Comparisons(*(before or (plan, layout)), search)
+    prefix = "without MSP, " if before else ""
+    comparisons = (compared.degrees(), *compared.chunks(), compared.count(), *compared.cap())
     return (
-        *(without + words for words in comparisons),
+        *(prefix + text for text in comparisons),
         *memory_reasons(plan, layout),
         *copy_reasons(plan, layout),
     )
 
 
-def _degrees(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
-    others = [one for one in search.layouts if one.degrees_words != layout.degrees_words]
-    name = layout.degrees_words
-    if not others:
-        yield f"{name}: no other degrees were allowed"
-        return
-    other = min(others, key=lambda one: one.least_seconds)
-    alike = [one for one in others if one.degrees_words == other.degrees_words]
-    best = _best(layout, search)
-    least = other.least_seconds
-    verdict = _verdict(plan, alike, search)
-    if least >= plan.makespan_seconds and not any(one in search.seconds for one in alike):
-        verdict = f"this plan takes {plan.makespan_seconds:.3f} s in all"
-    yield (
-        f"{name}: the next best degrees, {other.degrees_words}, take {least:.3f} s in compute "
-        f"alone against {best:.3f} s ({least / best - 1:+.1%}); {verdict}"
-    )
+class _Comparisons:
+    """A plan compared with the other layouts of its search."""
 
+    def __init__(self, plan: Plan, layout: TimedLayout, search: Search) -> None:
+        self.plan = plan
+        self.layout = layout
+        self.search = search
+        self.same_degrees = self._of_degrees(layout)
+        self.other_cuts = [
+            cut
+            for cut in self.same_degrees
+            if cut.virtual_stages == layout.virtual_stages
+            and cut.lengths_tokens != layout.lengths_tokens
+        ]
 
-def _best(layout: TimedLayout, search: Search) -> float:
-    """Least compute alone of the chosen degrees."""
-    return min(
-        one.least_seconds for one in search.layouts if one.degrees_words == layout.degrees_words
-    )
+    def _of_degrees(self, layout: TimedLayout) -> list[TimedLayout]:
+        layouts = self.search.layouts
+        return [member for member in layouts if member.degrees_words == layout.degrees_words]
 
+    def degrees(self) -> str:
+        """The next best SP x PP x DP, by compute alone."""
+        layout, layouts = self.layout, self.search.layouts
+        rivals = [rival for rival in layouts if rival.degrees_words != layout.degrees_words]
+        if not rivals:
+            return sentence("no degrees", layout=layout)
+        rival = min(rivals, key=lambda member: member.least_seconds)
+        verdict = self._verdict(self._of_degrees(rival))
+        best = min(member.least_seconds for member in self.same_degrees)
+        more = rival.least_seconds / best - 1
+        return sentence("degrees", layout=layout, next=rival, best=best, more=more, verdict=verdict)
 
-def _parts(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
-    alike = [one for one in search.layouts if one.degrees_words == layout.degrees_words]
-    counts = sorted({one.virtual_stages for one in alike} - {layout.virtual_stages})
-    if not counts:
-        return
-    chosen = layout.virtual_stages
-    words = []
-    for count in counts:
-        group = [one for one in alike if one.virtual_stages == count]
-        words.append(f"with {count}, {_verdict(plan, group, search)}")
-    yield f"{chosen} part{'s' if chosen > 1 else ''} a stage: {'; '.join(words)}"
+    def chunks(self) -> Iterator[str]:
+        """Every other number of model chunks a stage, for the same degrees."""
+        chosen = self.layout.virtual_stages
+        verdicts = []
+        for count in sorted({layout.virtual_stages for layout in self.same_degrees} - {chosen}):
+            group = [layout for layout in self.same_degrees if layout.virtual_stages == count]
+            verdicts.append(f"with {count}, {self._verdict(group)}")
+        if verdicts:
+            chunks = counted(chosen, "model chunk")
+            yield sentence("chunks", chunks=chunks, verdicts="; ".join(verdicts))
 
-
-def _count(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
-    alike = {one.subsequences: one for one in _siblings(layout, search)}
-    count = layout.subsequences
-    fewer = max((n for n in alike if n < count), default=None)
-    more = min((n for n in alike if n > count), default=None)
-    work, ends = layout.work_and_ends_seconds
-    words = f"N {count}: {work:.3f} s of work on the fullest stage and {ends:.3f} s at the ends"
-    found = []
-    for other in (fewer, more):
-        if other is not None:
-            work, ends = alike[other].work_and_ends_seconds
-            verdict = _verdict(plan, [alike[other]], search)
-            found.append(f"N {other} has {work:.3f} + {ends:.3f} s ({verdict})")
-    yield f"{words}; {'; '.join(found)}" if found else f"{words}; no other N was allowed"
-
-
-def _cap(plan: Plan, layout: TimedLayout, search: Search) -> Iterator[str]:
-    """A cap splits the early lengths of another cut and leaves its late ones."""
-    mine = set(layout.starts_tokens)
-    for other in _siblings(layout, search):
-        theirs = set(other.starts_tokens)
-        if other.lengths_tokens[-1] != layout.lengths_tokens[-1]:
-            continue
-        verdict = _verdict(plan, [other], search)
-        if theirs < mine:
-            yield (
-                f"lengths are capped at {max(layout.lengths_tokens):,} tokens: without the cap the "
-                f"first would have {other.lengths_tokens[0]:,} and N be {other.subsequences} "
-                f"({verdict})"
+    def count(self) -> str:
+        """The next smaller and the next larger N, for the same degrees and model chunks."""
+        cuts = {layout.subsequences: layout for layout in self.other_cuts}
+        chosen = self.layout.subsequences
+        fewer = sorted(count for count in cuts if count < chosen)[-1:]
+        more = sorted(count for count in cuts if count > chosen)[:1]
+        work, ends = self.layout.work_and_ends_seconds
+        sentences = [sentence("count", count=chosen, work=work, ends=ends)]
+        for count in (*fewer, *more):
+            work, ends = cuts[count].work_and_ends_seconds
+            verdict = self._verdict([cuts[count]])
+            sentences.append(
+                sentence("next count", count=count, work=work, ends=ends, verdict=verdict)
             )
-        elif theirs > mine:
-            yield (
-                f"no cap on the early lengths: one of {max(other.lengths_tokens):,} tokens makes N "
-                f"{other.subsequences} ({verdict})"
-            )
+        if len(sentences) == 1:
+            sentences.append(sentence("no count"))
+        return "; ".join(sentences)
 
+    def cap(self) -> Iterator[str]:
+        """The cuts that differ by a cap: it splits early lengths and leaves the late ones."""
+        layout = self.layout
+        starts = set(layout.starts_tokens)
+        for cut in self.other_cuts:
+            if cut.lengths_tokens[-1] != layout.lengths_tokens[-1]:
+                continue
+            cut_starts = set(cut.starts_tokens)
+            if cut_starts < starts or cut_starts > starts:
+                yield sentence(
+                    "capped" if cut_starts < starts else "not capped",
+                    cap=max(layout.lengths_tokens),
+                    longest=max(cut.lengths_tokens),
+                    count=cut.subsequences,
+                    verdict=self._verdict([cut]),
+                )
 
-def _siblings(layout: TimedLayout, search: Search) -> list[TimedLayout]:
-    """The other cuts of the same degrees and parts a stage."""
-    return [
-        one
-        for one in search.layouts
-        if one.degrees_words == layout.degrees_words
-        and one.virtual_stages == layout.virtual_stages
-        and one.lengths_tokens != layout.lengths_tokens
-    ]
-
-
-def _verdict(plan: Plan, group: Sequence[TimedLayout], search: Search) -> str:
-    """What came of these layouts, in a few words."""
-    seconds = [search.seconds[one] for one in group if one in search.seconds]
-    if seconds:
-        return f"simulated {min(seconds) / plan.makespan_seconds - 1:.2%} slower"
-    shorts = [search.short[one] for one in group if one in search.short]
-    if shorts:
-        nearest = min(shorts, key=lambda short: short.bytes)
-        if len(group) == 1:
-            return f"does not fit: short of {nearest}"
-        return f"those tried do not fit: the nearest is short of {nearest}"
-    least = min(one.least_seconds for one in group)
-    if least >= plan.makespan_seconds:
-        return f"estimated {least / plan.makespan_seconds - 1:.2%} slower"
-    return "not simulated: enough layouts of less compute were"
+    def _verdict(self, group: Sequence[TimedLayout]) -> str:
+        """The search's result for a group of layouts, in a few words."""
+        search, makespan = self.search, self.plan.makespan_seconds
+        seconds = [search.seconds[layout] for layout in group if layout in search.seconds]
+        if seconds:
+            return sentence("simulated", slower=min(seconds) / makespan - 1)
+        shorts = [search.short[layout] for layout in group if layout in search.short]
+        if shorts:
+            nearest = min(shorts, key=lambda short: short.bytes)
+            return sentence("does not fit", short=nearest)
+        least = min(layout.least_seconds for layout in group)
+        if least >= makespan:
+            return sentence("estimated", slower=least / makespan - 1)
+        return sentence("not simulated")
