@@ -106,8 +106,8 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
     per_byte = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for part, shape in enumerate(problem.shapes):
         layers = len(shape.layers)
-        for index, unit in itertools.product(range(last + 1), shape.units.values()):
-            size = shape.unit_bytes(unit, problem.lengths[index])
+        for index, unit in itertools.product(range(last + 1), shape.saved_tensors.values()):
+            size = shape.saved_tensor_bytes(unit, problem.lengths[index])
             copies = shape.copies[unit.name]
             if copies == 0:
                 continue

@@ -45,7 +45,7 @@ def recompute_levels(problem: StageProblem) -> list[Decision]:
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
     """Recompute these saved tensors of every block, as far as the model has them; keep the rest."""
-    known = problem.shapes[0].units
+    known = problem.shapes[0].saved_tensors
     return Decision(recompute=tuple(name for name in names if name in known))
 
 

@@ -113,7 +113,7 @@ class StageProblem(StageMemoryModel):
         chosen = []
         for unit in shape.travelling:
             if unit.name not in decision.recompute and wanted > 0:
-                size = shape.unit_bytes(unit, tokens)
+                size = shape.saved_tensor_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
                 wanted -= n * size
                 if n:

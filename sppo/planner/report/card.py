@@ -175,7 +175,7 @@ def _decisions(plan: Plan) -> Iterator[tuple[str, ...]]:
         (len(part.layer_range), tuple(zip(part.recompute_units, part.offload_units, strict=True)))
         for part in plan.parts
     ]
-    block_order = part_shape(plan, 0).units
+    block_order = part_shape(plan, 0).saved_tensors
     for (layers, by_subsequence), chunks in _equal(decisions).items():
         owned = ranges(layer for chunk in chunks for layer in plan.parts[chunk].layer_range)
         names = ranges(chunks), owned or "head"

@@ -44,7 +44,7 @@ def _decided(plan: Plan, layout: TimedLayout) -> Iterator[str]:
         yield sentence("offloaded", share=share)
     recomputed = {name for part in plan.parts for row in part.recompute_units for name in row}
     if recomputed:
-        names = [name for name in layout.shapes[0].units if name in recomputed]
+        names = [name for name in layout.shapes[0].saved_tensors if name in recomputed]
         seconds = max(times.recompute_ns for times in _stage_times(plan, layout)) / 1e9
         work = layout.work_and_ends_seconds[0]
         yield sentence("recomputed", names=", ".join(names), seconds=seconds, share=seconds / work)
