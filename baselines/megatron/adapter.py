@@ -16,6 +16,7 @@ from torch import Tensor
 
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Context, Misfit, Role, System, Unavailable
+from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 from sppo.plan.weights import shard_obstacle
 
@@ -113,19 +114,15 @@ def _recompute_words(settings: MegatronSettings) -> str:
     return {"none": "no recompute", "full": "full recompute"}[settings.recompute]
 
 
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
 def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
     """Degrees and sequence parallelism, not yet what is recomputed.
 
     Wherever a shard has replicas, the optimizer is sharded over them: it moves the same bytes.
     """
     ranks = workload.cluster.ranks
-    for tensor in _divisors(ranks):
-        for pipeline in _divisors(ranks // tensor):
-            for context in _divisors(ranks // (tensor * pipeline)):
+    for tensor in divisors(ranks):
+        for pipeline in divisors(ranks // tensor):
+            for context in divisors(ranks // (tensor * pipeline)):
                 for sequence_parallel in (True, False) if tensor > 1 else (False,):
                     yield MegatronSettings(
                         tensor_parallel=tensor,
