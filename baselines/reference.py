@@ -1,6 +1,6 @@
-"""The yardstick of equal work: a plain torch decoder in one process, one sequence at a time.
+"""The reference of equal work: a plain torch decoder in one process, one sequence at a time.
 
-No sharding, no recompute, no offload, no tricks: ordinary autograd, `scaled_dot_product_attention`,
+No sharding, no recompute, no offload: ordinary autograd, `scaled_dot_product_attention`,
 `torch.optim.AdamW` and `clip_grad_norm_`. Every system must reproduce its losses and norms.
 """
 
@@ -9,21 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import AdamW
 
-from baselines.protocol import Context, Kind, StepResult, Unavailable
+from baselines.protocol import (
+    Adapter,
+    Context,
+    Kind,
+    StepResult,
+    System,
+    Unavailable,
+    Weights,
+)
 from sppo.config.models import Model
-from sppo.config.workload import Workload
+from sppo.config.workload import Optimizer, Workload
+from sppo.engine.optimizer import state_tensors
 from sppo.plan.weights import weight_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSettings:
-    """Nothing to set: that is the point."""
+    """No settings: the reference has one way to run."""
 
 
 def rotary_tables(
@@ -31,7 +40,7 @@ def rotary_tables(
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines of positions start..end, each [end - start, head_width].
 
-    The field's rotate-half convention: column i turns together with column i + head_width / 2.
+    The field's rotate-half convention: column i rotates with column i + head_width / 2.
     Angles are computed in float32 (float64 for a float64 model), as Megatron does.
     """
     precision = torch.float64 if dtype == torch.float64 else torch.float32
@@ -52,7 +61,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 class ReferenceModel(nn.Module):
     """A decoder whose parameters are exactly `weight_shapes(model)`, dots written as `__`."""
 
-    def __init__(self, model: Model, weights: Mapping[str, Tensor], context: Context) -> None:
+    def __init__(self, model: Model, weights: Weights, context: Context) -> None:
         super().__init__()
         self.model = model
         for name, shape in weight_shapes(model).items():
@@ -69,11 +78,10 @@ class ReferenceModel(nn.Module):
 
     def norm(self, name: str, x: Tensor) -> Tensor:
         width, epsilon = (self.model.hidden,), self.model.norm_epsilon
+        weight = self.weight(f"{name}.weight")
         if self.model.norm == "rmsnorm":
-            return F.rms_norm(x, width, self.weight(f"{name}.weight"), epsilon)
-        return F.layer_norm(
-            x, width, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), epsilon
-        )
+            return F.rms_norm(x, width, weight, epsilon)
+        return F.layer_norm(x, width, weight, self.weight(f"{name}.bias"), epsilon)
 
     def attention(self, layer: str, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         tokens, model = x.shape[0], self.model
@@ -112,32 +120,25 @@ class ReferenceModel(nn.Module):
         return F.cross_entropy(precise, targets, reduction="sum")
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW parameter groups: decay on matrices, none on vectors."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for parameter in parameters:
-        (matrices if parameter.dim() >= 2 else vectors).append(parameter)
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+def adamw(model: nn.Module, recipe: Optimizer, *, fused: bool | None = None) -> AdamW:
+    """AdamW of a model: weight decay on matrices, none on vectors."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+    betas = recipe.beta1, recipe.beta2
+    return AdamW(groups, lr=recipe.learning_rate, betas=betas, eps=recipe.epsilon, fused=fused)
 
 
-class ReferenceSystem:
+class ReferenceSystem(System):
     """One process, one model, one optimizer."""
 
-    def __init__(self, workload: Workload, weights: Mapping[str, Tensor], context: Context) -> None:
+    def __init__(self, workload: Workload, weights: Weights, context: Context) -> None:
         self.workload = workload
         self.context = context
         self.model = ReferenceModel(workload.model, weights, context)
-        recipe = workload.optimizer
-        self.optimizer = torch.optim.AdamW(
-            decay_groups(self.model.parameters(), recipe.weight_decay),
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.epsilon,
-        )
+        self.optimizer = adamw(self.model, workload.optimizer)
 
     def step(self, tokens: Tensor) -> StepResult:
         tokens = tokens.to(self.context.device)
@@ -155,33 +156,27 @@ class ReferenceSystem:
 
     def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
         parameters = list(self.model.parameters())
-        states = [
-            value
-            for state in self.optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        ]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        return {"weights": parameters, "gradients": gradients, "optimizer": states}
-
-    def timeline(self) -> list[dict[str, Any]]:
-        return []
+        return {
+            "weights": parameters,
+            "gradients": [p.grad for p in parameters if p.grad is not None],
+            "optimizer": state_tensors(self.optimizer),
+        }
 
     def close(self) -> None:
         """Nothing is held outside the process."""
 
 
-class ReferenceAdapter:
+class ReferenceAdapter(Adapter):
+    """Plain torch in one process; `prepare` raises Unavailable in a launch of several ranks."""
+
     name = "reference"
     settings_type = ReferenceSettings
-    environment: Mapping[str, str] = {}
-    remark = ""
 
     def grid(self, workload: Workload) -> tuple[ReferenceSettings, ...]:
         return (ReferenceSettings(),)
 
     def check(self, workload: Workload, settings: ReferenceSettings) -> None:
-        """Any model runs here, given the memory."""
+        """Nothing: any model runs here, given the memory."""
 
     def describe(self, settings: ReferenceSettings) -> str:
         return "plain torch, one process"
@@ -190,11 +185,7 @@ class ReferenceAdapter:
         return {"torch": version("torch")}
 
     def prepare(
-        self,
-        workload: Workload,
-        settings: ReferenceSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: ReferenceSettings, weights: Weights, context: Context
     ) -> ReferenceSystem:
         if context.ranks != 1:
             raise Unavailable("the reference runs in one process; launch it with one rank")

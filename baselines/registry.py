@@ -24,16 +24,16 @@ _ADAPTERS = {
 _REGISTERED: dict[str, Adapter] = {}
 
 SYSTEMS = ("deepspeed", "megatron", "sppo")
-"""The systems that are compared; `reference` is what they are all compared with."""
+"""The systems that are compared, all against `reference`."""
 
 
 def installed() -> tuple[str, ...]:
-    """Systems of other packages, by name. One that is called like one of ours is left out."""
+    """Systems of other packages, by name. One with the name of an own system is left out."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)} - _ADAPTERS.keys()))
 
 
 def register(name: str, adapter: Adapter) -> None:
-    """Add a system of one's own, for this process alone: launched ranks know only the others.
+    """Add a system in this process alone; launched ranks do not have it.
 
     Raises ValueError where the name is taken.
     """
@@ -45,14 +45,13 @@ def register(name: str, adapter: Adapter) -> None:
 def load(name: str) -> Adapter:
     """The adapter of that name.
 
-    Raises ValueError listing the known names, or saying what another package's adapter lacks.
+    Raises ValueError with the known names, or with the fault of another package's adapter.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    if name in _ADAPTERS:
-        own: Adapter = EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP).load()
-        return own
     points = tuple(entry_points(group=GROUP, name=name))
+    if name in _ADAPTERS:
+        points = (EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP),)
     if not points:
         known = ", ".join(sorted((*_ADAPTERS, *_REGISTERED, *installed())))
         raise ValueError(f"unknown system {name!r}; known: {known}")
@@ -65,7 +64,7 @@ def load(name: str) -> Adapter:
 
 
 def load_planner(name: str) -> Planner:
-    """The adapter of that name, which plans. Raises ValueError where it does not."""
+    """The adapter of that name. Raises ValueError where it is no planner."""
     adapter = load(name)
     if not isinstance(adapter, Planner):
         raise ValueError(f"{name} makes no plans: its settings are given or searched")

@@ -1,4 +1,4 @@
-"""SPPO behind the same small protocol as its peers."""
+"""SPPO behind the protocol of all systems."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from baselines.protocol import Context, Kind, Role, StepResult
+from baselines.protocol import Adapter, Context, Kind, Role, StepResult, System, Weights
 from sppo.comm.mesh import MeshCoordinate, join_groups, rank_of
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload
-from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
-from sppo.offload.host_memory import host_memory
 from sppo.plan.plan import Plan, StepPlans
 from sppo.planner.options import SolverOptions
 from sppo.planner.short_step import short_plan
@@ -26,7 +24,7 @@ from sppo.schedule.build import build_schedule
 from sppo.schedule.dependencies import Schedule
 
 SppoSettings = SolverOptions
-"""What the user may fix is what the solver takes."""
+"""The user may fix the options of the solver."""
 
 FLAGS = (
     "pipeline_parallel",
@@ -41,13 +39,13 @@ FLAGS = (
 
 
 def of_flags(given: Mapping[str, Any], workload: Workload) -> SppoSettings:
-    """What was given; the solver chooses the rest. Raises ValueError."""
+    """The settings of these flags; the solver chooses the rest. Raises ValueError."""
     return SppoSettings(**given)
 
 
 @lru_cache(maxsize=16)
 def _solved(workload: Workload, settings: SppoSettings) -> Plan:
-    """Roles, ranks and reports of one layout ask for the same plan."""
+    """Roles, ranks and reports of one layout use the same plan."""
     return solve(workload, load_hardware(workload.cluster.hardware), settings)
 
 
@@ -59,17 +57,17 @@ def _shortened(workload: Workload, settings: SppoSettings, tokens: int) -> Plan:
     return short_plan(workload, plan, load_hardware(workload.cluster.hardware), tokens)
 
 
-def _doing(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:
-    """What a stage holds and does, parts counted from its own, and where in its node it begins.
+def _stage_role(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:
+    """A key of the stage's memory, instructions and place in its node; part numbers are relative.
 
-    The last decides over which links it sends; where parts are lent, stages help different ones.
+    The place decides which links carry its messages. With MSP every stage helps different owners.
     """
-    mine = plan.stages[stage]
-    parts = [replace(part, layers=(0, len(part.layer_range))) for part in mine.parts]
-    instructions = [one._replace(part=one.part - stage) for one in schedule.stages[stage]]
-    begins = _first_rank(plan, stage) % cluster.ranks_per_node if cluster.nodes > 1 else 0
-    helps = stage if plan.msp_splits else None
-    return (not stage, parts, mine.memory, begins, instructions, helps)
+    stage_plan = plan.stages[stage]
+    parts = [replace(part, layers=(0, len(part.layer_range))) for part in stage_plan.parts]
+    instructions = [each._replace(part=each.part - stage) for each in schedule.stages[stage]]
+    place = _first_rank(plan, stage) % cluster.ranks_per_node if cluster.nodes > 1 else 0
+    helper = stage if plan.msp_splits else None
+    return (not stage, parts, stage_plan.memory, place, instructions, helper)
 
 
 def _first_rank(plan: Plan, stage: int) -> int:
@@ -77,19 +75,19 @@ def _first_rank(plan: Plan, stage: int) -> int:
 
 
 def _role(plan: Plan, stages: Sequence[int]) -> Role:
-    """The first of these stages stands for all of them."""
+    """The role of these stages; the first represents them."""
     first = stages[0]
     ends = (("embedding", not first), ("head", plan.stages[first].head))
-    here = ", ".join(word for word, there in ends if there)
+    words = ", ".join(word for word, is_here in ends if is_here)
     name = f"stage {first}" if len(stages) == 1 else f"stages {first} to {stages[-1]}"
     return Role(
-        name=name + (f" ({here})" if here else ""),
+        name=name + (f" ({words})" if words else ""),
         rank=_first_rank(plan, first),
         ranks=len(stages) * plan.sequence_parallel * plan.data_parallel,
     )
 
 
-class SppoSystem:
+class SppoSystem(System):
     """One rank of the engine."""
 
     def __init__(self, trainer: Trainer) -> None:
@@ -118,31 +116,32 @@ class SppoSystem:
         """The process group belongs to the worker."""
 
 
-class SppoAdapter:
+class SppoAdapter(Adapter):
+    """The solver plans, and the engine follows the plans."""
+
     name = "sppo"
     settings_type = SppoSettings
     environment: Mapping[str, str] = {
-        # Receives are posted ahead: none may share a hardware queue with what it waits for.
+        # A receive that is posted ahead must not share a hardware queue with a kernel it waits for.
         "CUDA_DEVICE_MAX_CONNECTIONS": "32",
         "CUDA_MODULE_LOADING": "EAGER",
     }
-    remark = ""
 
     def grid(self, workload: Workload) -> tuple[SppoSettings, ...]:
-        """The solver chooses; there is nothing to search."""
+        """One point: the solver chooses."""
         return (SppoSettings(),)
 
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
-        """The plan these settings give. Raises Infeasible, NotBuilt or ValueError."""
+        """The plan of these settings. Raises Infeasible, NotBuilt or ValueError."""
         return _solved(workload, settings)
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:
-        """The solver says what cannot run, with its reason, when the plan is made."""
+        """Nothing: the solver refuses what cannot run, with its reason."""
 
     def step_plans(
         self, workload: Workload, settings: SppoSettings, short_tokens: int
     ) -> StepPlans:
-        """The solver's plan, and that of a first step of so many tokens in the same layout."""
+        """The solver's plan, and that of a first step of `short_tokens` in the same layout."""
         return StepPlans(
             whole=self.plan(workload, settings),
             short=_shortened(workload, settings, short_tokens),
@@ -152,14 +151,14 @@ class SppoAdapter:
         return settings.solver
 
     def roles(self, workload: Workload, settings: SppoSettings) -> tuple[Role, ...]:
-        """Neighbouring stages that do alike, with all their shards and replicas."""
+        """Neighbouring stages with the same role, with all their shards and replicas."""
         plan = self.plan(workload, settings)
         schedule = build_schedule(plan)
-        alike = groupby(
+        by_role = groupby(
             range(len(plan.stages)),
-            key=lambda stage: _doing(plan, schedule, stage, workload.cluster),
+            key=lambda stage: _stage_role(plan, schedule, stage, workload.cluster),
         )
-        return tuple(_role(plan, list(stages)) for _, stages in alike)
+        return tuple(_role(plan, list(stages)) for _, stages in by_role)
 
     def describe(self, settings: SppoSettings) -> str:
         count = "auto" if settings.subsequences is None else str(settings.subsequences)
@@ -169,25 +168,14 @@ class SppoAdapter:
         return {"sppo": version("sppo-suite"), "torch": version("torch")}
 
     def prepare(
-        self,
-        workload: Workload,
-        settings: SppoSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: SppoSettings, weights: Weights, context: Context
     ) -> SppoSystem:
         """The engine under the plans of `context`. Raises ValueError where there are none."""
         plans = context.plans
         if plans is None:
             raise ValueError("SPPO's ranks follow plans and make none: give Context its `plans`")
-        engine_context = EngineContext(
-            device=context.device,
-            dtype=context.dtype,
-            label=context.label,
-            note=context.note,
-            take_host=context.take_host or host_memory,
-        )
         groups = join_groups(plans.whole, context.message_timeout)
-        return SppoSystem(Trainer(workload, plans, weights, engine_context, groups))
+        return SppoSystem(Trainer(workload, plans, weights, context, groups))
 
 
 ADAPTER = SppoAdapter()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from sppo.config.models import llama
 from sppo.model.mixers.flash_blocks import attend, attend_backward
-from sppo.model.mixers.kv_cache import KvCache, KvRing
+from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing
 
 
 def check_against_full_attention(
@@ -27,8 +27,9 @@ def check_against_full_attention(
     model = llama(
         "case", layers=1, hidden=heads * width, heads=heads, kv_heads=kv_heads, ffn=8, vocabulary=8
     )
-    ring = KvRing(model, block_tokens, device, dtype) if block_tokens else None
-    cache = KvCache(model, 1, tokens, device, dtype, ring).layers[0]
+    form = KvFormat(model=model, device=device, dtype=dtype)
+    ring = KvRing(form, block_tokens) if block_tokens else None
+    cache = KvCache(form, 1, tokens, ring).layers[0]
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
@@ -38,10 +39,10 @@ def check_against_full_attention(
     query, keys, values, grad = draw(heads), draw(kv_heads), draw(kv_heads), draw(heads)
     exact = [tensor.double().unsqueeze(0).requires_grad_() for tensor in (query, keys, values)]
     expected = F.scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=True)
-    wanted = torch.autograd.grad(expected, exact, grad.double().unsqueeze(0))
+    gradients_expected = torch.autograd.grad(expected, exact, grad.double().unsqueeze(0))
 
-    def close(found: torch.Tensor, exactly: torch.Tensor) -> None:
-        torch.testing.assert_close(found.double(), exactly, atol=tolerance, rtol=tolerance)
+    def assert_close(computed: torch.Tensor, exactly: torch.Tensor) -> None:
+        torch.testing.assert_close(computed.double(), exactly, atol=tolerance, rtol=tolerance)
 
     saved = []
     start = 0
@@ -53,7 +54,7 @@ def check_against_full_attention(
         cache.keep(start, *own)
         out, logsumexp = attend(query[:, span], own, cache.prefix(start))
         saved.append((span, out, logsumexp))
-        close(out, expected[:, :, span])
+        assert_close(out, expected[:, :, span])
         start = span.stop
     for span, out, logsumexp in reversed(saved):
         gradients = cache.own_gradients(span.start, span.stop - span.start)
@@ -65,6 +66,6 @@ def check_against_full_attention(
             gradients,
             cache.prefix_gradients(span.start, span.stop - span.start),
         )
-        close(query_gradient, wanted[0][:, :, span])
-        close(gradients.key_gradients.unsqueeze(0), wanted[1][:, :, span])
-        close(gradients.value_gradients.unsqueeze(0), wanted[2][:, :, span])
+        assert_close(query_gradient, gradients_expected[0][:, :, span])
+        assert_close(gradients.key_gradients.unsqueeze(0), gradients_expected[1][:, :, span])
+        assert_close(gradients.value_gradients.unsqueeze(0), gradients_expected[2][:, :, span])

@@ -1,48 +1,43 @@
 """DeepSpeed as a system: Ulysses sequence parallelism, ZeRO and activation checkpointing.
 
 The engine, its ZeRO optimizers, gradient clipping, `DistributedAttention` and the tiled MLP and
-loss of ALST are DeepSpeed's own (`system.py`); the decoder around them is plain torch
-(`model.py`).
+loss of ALST are DeepSpeed's own (`system.py`). The decoder around them is plain torch (`model.py`).
 
-Checkpointing is torch's, as DeepSpeed advises where no tensor-parallel group exists: its own
-`deepspeed.checkpointing` adds partitioning over tensor-parallel ranks and a copy to the host that
-fails on CPU tensors, and otherwise does the same with a reentrant backward.
+Checkpointing is torch's, as DeepSpeed advises without a tensor-parallel group. Its own
+`deepspeed.checkpointing` adds partitions over tensor-parallel ranks, and a copy to the host that
+fails on CPU tensors. Otherwise it does the same, with a reentrant backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from baselines.deepspeed.settings import FIRST_STEP_TOKENS, DeepSpeedSettings
-from baselines.protocol import Context, Misfit, Role, Unavailable
+from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from baselines.deepspeed.system import DeepSpeedSystem
 
 
-class DeepSpeedAdapter:
-    """Builds `DeepSpeedSystem`; knows the grid and the library's limits."""
+class DeepSpeedAdapter(Adapter):
+    """Builds `DeepSpeedSystem`; has the grid and the library's limits."""
 
     name = "deepspeed"
     settings_type = DeepSpeedSettings
-    environment: Mapping[str, str] = {}
-    remark = ""
 
     def grid(self, workload: Workload) -> tuple[DeepSpeedSettings, ...]:
         """Cheapest step first: the fewest recomputed blocks, then the least ZeRO traffic.
 
-        Ulysses takes all ranks where one sequence is all there is.
+        With one sequence a step, Ulysses takes all ranks.
         """
         return tuple(_grid(workload))
 
     def check(self, workload: Workload, settings: DeepSpeedSettings) -> None:
-        """Refuse what DeepSpeed refuses, and what it would get silently wrong."""
+        """Raise Misfit or Unavailable where DeepSpeed fails, or trains on wrong tokens silently."""
         model, degree, ranks = workload.model, settings.sequence_parallel, workload.cluster.ranks
         if ranks % degree:
             raise Misfit(
@@ -69,7 +64,7 @@ class DeepSpeedAdapter:
             raise Unavailable("DeepSpeed trains in float32, bfloat16 or float16, not in float64")
 
     def _check_copied_heads(self, model: Model, degree: int) -> None:
-        """Fewer KV heads than ranks are copied; more may be split unevenly (both are exact)."""
+        """Fewer KV heads than ranks are copied; more may be divided unevenly (both are exact)."""
         if model.heads % degree:
             raise Unavailable(
                 f"Attention head count {model.heads} is not divisible by SP size {degree}"
@@ -81,7 +76,7 @@ class DeepSpeedAdapter:
             )
 
     def roles(self, workload: Workload, settings: DeepSpeedSettings) -> tuple[Role, ...]:
-        """All ranks do the same: partitions are padded to equal size."""
+        """One role for all ranks: partitions are padded to equal size."""
         return (Role(name="every rank", rank=0, ranks=workload.cluster.ranks),)
 
     def describe(self, settings: DeepSpeedSettings) -> str:
@@ -99,11 +94,7 @@ class DeepSpeedAdapter:
         return {name: version(name) for name in ("deepspeed", "torch")}
 
     def prepare(
-        self,
-        workload: Workload,
-        settings: DeepSpeedSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
     ) -> DeepSpeedSystem:
         self.check(workload, settings)
         if context.ranks != workload.cluster.ranks:

@@ -2,38 +2,26 @@
 
 Modules own their parameters and are always called through `forward`, as ZeRO-3's hooks need.
 Module names are the canonical weight names, but for `attention.qkv`: query, key and value are one
-matrix, so that one product makes them and one rotation turns query and key.
+matrix, so that one product computes all three and one rotation serves query and key.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.protocol import Weights
 from baselines.reference import rotary_tables, rotate
 from sppo.config.models import Model
 from sppo.plan.blocks import block_of
 
 CoreAttention = Callable[..., Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a rank's decoder is told besides the model: its place and the memory savers."""
-
-    model: Model
-    sequence_ranks: int
-    sequence_rank: int
-    checkpointed_layers: int
-    mlp_tiles: int
-    tiled_loss: bool
-    loss_divisor: int
 
 
 def local_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -49,10 +37,10 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def even_tiles(tokens: int, tiles: int) -> int:
-    """The number of pieces `torch.chunk(tokens, tiles)` really makes.
+    """The number of pieces that `torch.chunk(tokens, tiles)` returns, which may be less.
 
-    DeepSpeed counts to the number it was told before it lets a gradient go: fewer pieces than
-    that, and the gradient is never reduced.
+    DeepSpeed reduces a gradient after the given number of pieces. With fewer pieces it never
+    reduces the gradient.
     """
     return math.ceil(tokens / math.ceil(tokens / tiles))
 
@@ -64,14 +52,15 @@ def _norm(model: Model) -> nn.Module:
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape, core: CoreAttention) -> None:
+    """Attention of a block; `core` is DeepSpeed's or `local_attention`."""
+
+    def __init__(self, model: Model, settings: DeepSpeedSettings, core: CoreAttention) -> None:
         super().__init__()
-        model = shape.model
-        self.turning_and_value = [model.heads + model.kv_heads, model.kv_heads]
+        self.rotated_and_value = [model.heads + model.kv_heads, model.kv_heads]
         self.query_and_key = [model.heads, model.kv_heads]
         self.head_width = model.head_width
         # ALST's rule: every rank needs a KV head of its own.
-        self.kv_copies = max(1, shape.sequence_ranks // model.kv_heads)
+        self.kv_copies = max(1, settings.sequence_parallel // model.kv_heads)
         width = model.hidden + 2 * model.kv_width
         self.qkv = nn.Linear(model.hidden, width, bias=model.biases)
         self.output = nn.Linear(model.hidden, model.hidden, bias=model.biases)
@@ -79,9 +68,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
-        turning, value = heads.split_with_sizes(self.turning_and_value, dim=2)
-        turned = rotate(turning, cosines, sines)
-        query, key = turned.split_with_sizes(self.query_and_key, dim=2)
+        query_key, value = heads.split_with_sizes(self.rotated_and_value, dim=2)
+        rotated = rotate(query_key, cosines, sines)
+        query, key = rotated.split_with_sizes(self.query_and_key, dim=2)
         if self.kv_copies > 1:
             key = key.repeat_interleave(self.kv_copies, dim=2)
             value = value.repeat_interleave(self.kv_copies, dim=2)
@@ -90,10 +79,11 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    """MLP of a block, tiled by DeepSpeed if the settings say so."""
+
+    def __init__(self, model: Model, settings: DeepSpeedSettings) -> None:
         super().__init__()
-        model = shape.model
-        self.tiles = shape.mlp_tiles
+        self.tiles = settings.tiled_mlp
         if model.activation == "swiglu":
             self.gate = nn.Linear(model.hidden, model.ffn, bias=model.biases)
         self.swiglu = model.activation == "swiglu"
@@ -115,13 +105,15 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
-    def __init__(self, shape: Shape, core: CoreAttention) -> None:
+class DecoderBlock(nn.Module):
+    """Attention and MLP, each after a norm and with a residual."""
+
+    def __init__(self, model: Model, settings: DeepSpeedSettings, core: CoreAttention) -> None:
         super().__init__()
-        self.norm1 = _norm(shape.model)
-        self.attention = Attention(shape, core)
-        self.norm2 = _norm(shape.model)
-        self.mlp = Mlp(shape)
+        self.norm1 = _norm(model)
+        self.attention = Attention(model, settings, core)
+        self.norm2 = _norm(model)
+        self.mlp = Mlp(model, settings)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), cosines, sines)
@@ -130,39 +122,47 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One rank's slice of one sequence in, its share of the step's mean loss out."""
+    """One rank's slice of one sequence -> its share of the step's mean loss."""
 
-    def __init__(self, shape: Shape, core: CoreAttention) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: DeepSpeedSettings,
+        core: CoreAttention,
+        *,
+        sequence_rank: int,
+        loss_divisor: int,
+    ) -> None:
         super().__init__()
-        model = shape.model
-        self.shape = shape
+        self.model = model
+        self.sequence_rank = sequence_rank
+        self.loss_divisor = loss_divisor
+        self.tiled_loss = settings.tiled_loss
+        self.checkpointed_layers = settings.layers_to_checkpoint(model)
         self.embedding = nn.Embedding(model.vocabulary, model.hidden)
-        self.layers = nn.ModuleList(Block(shape, core) for _ in range(model.layers))
+        blocks = (DecoderBlock(model, settings, core) for _ in range(model.layers))
+        self.layers = nn.ModuleList(blocks)
         self.final_norm = _norm(model)
         self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:
-        """Parameters are made on their device in their dtype; DeepSpeed's `to` has nothing to do.
-
-        And it could not do it to fake tensors.
-        """
+        """Nothing: parameters have device and dtype. DeepSpeed's `to` fails on fake tensors."""
         return self
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Tokens and targets are int64 [1, local tokens].
 
-        Returns their mean cross entropy over `loss_divisor`, so that what DeepSpeed makes of all
-        ranks' gradients is the gradient of the step's mean.
+        Returns their mean cross entropy over `loss_divisor`, so that DeepSpeed's reduction of all
+        ranks' gradients gives the gradient of the step's mean.
         """
         x = self.embedding(tokens)
-        start = self.shape.sequence_rank * tokens.shape[1]
+        start = self.sequence_rank * tokens.shape[1]
         end = start + tokens.shape[1]
-        cosines, sines = rotary_tables(self.shape.model, start, end, x.device, x.dtype)
-        cosines = cosines.unsqueeze(1)
-        sines = sines.unsqueeze(1)
+        tables = rotary_tables(self.model, start, end, x.device, x.dtype)
+        cosines, sines = (table.unsqueeze(1) for table in tables)
         for index, block in enumerate(self.layers):
-            # The first blocks: what the last ones kept is free before the first recompute.
-            if index < self.shape.checkpointed_layers:
+            # The first blocks: the saved tensors of the last are free before the first recompute.
+            if index < self.checkpointed_layers:
                 x = checkpoint(
                     block, x, cosines, sines, use_reentrant=False, preserve_rng_state=False
                 )
@@ -171,19 +171,20 @@ class Decoder(nn.Module):
         return self.loss(self.final_norm(x), targets)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        count = targets.numel() * self.shape.loss_divisor
+        """Mean cross entropy over `loss_divisor` of x [1, l, h] and targets int64 [1, l]."""
+        count = targets.numel() * self.loss_divisor
 
         def cross_entropy(head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
             logits = head(x).float().flatten(0, -2)
             return F.cross_entropy(logits, targets.flatten(), reduction="sum") / count
 
-        if not self.shape.tiled_loss:
+        if not self.tiled_loss:
             return cross_entropy(self.head, x, targets)
         from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledFusedLogitsLoss
 
         # As many tiles as ALST gives an MLP: tiles of about `hidden` tokens.
         tokens = x.shape[1]
-        tiles = even_tiles(tokens, math.ceil(tokens / self.shape.model.hidden))
+        tiles = even_tiles(tokens, math.ceil(tokens / self.model.hidden))
         weights = [self.head.weight]
         out: Tensor = TiledFusedLogitsLoss.apply(
             cross_entropy, self.head, x, targets, None, tiles, weights, "sum"
@@ -192,13 +193,11 @@ class Decoder(nn.Module):
 
 
 def load_weights(
-    decoder: Decoder, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    decoder: Decoder, weights: Weights, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Copy canonical weights into a decoder that was built on the meta device."""
-    model = decoder.shape.model
-    own: dict[str, Tensor] = {}
-    for name, value in weights.items():
-        own[name] = value.to(device, dtype, copy=True)
+    model = decoder.model
+    own = {name: value.to(device, dtype, copy=True) for name, value in weights.items()}
     kinds = [n.rpartition(".")[2] for n in block_of(model).weights if "attention.query" in n]
     for layer in range(model.layers):
         prefix = f"layers.{layer}.attention"

@@ -1,4 +1,4 @@
-"""What of DeepSpeed a row fixes."""
+"""The settings of DeepSpeed in a row."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FIRST_STEP_TOKENS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedSettings:
-    """What a user of DeepSpeed would tune for long sequences.
+    """The settings that users of DeepSpeed tune for long sequences.
 
-    sequence_parallel: the Ulysses degree; the other ranks are data parallel.
+    sequence_parallel: the Ulysses degree; the remaining degree is data parallelism.
     checkpointing: "blocks" recomputes the first `checkpointed_layers` blocks, None meaning all.
     tiled_mlp: tiles per MLP (ALST's TiledMLP, which recomputes the MLP), 0 for none.
     tiled_loss: logits tile by tile (ALST's TiledFusedLogitsLoss, which recomputes nothing).
@@ -48,25 +48,28 @@ class DeepSpeedSettings:
             raise ValueError("tiled_mlp is a number of tiles, or 0 for an untiled MLP")
 
     def layers_to_checkpoint(self, model: Model) -> int:
+        """How many blocks of the model are recomputed."""
         if self.checkpointing == "none":
             return 0
         return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
 
 
 FLAGS = ("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss")
-"""The flags of `sppo-bench emulate` that are settings of DeepSpeed."""
+"""The flags of `sppo-bench emulate` for settings of DeepSpeed."""
 
 
 def of_flags(given: Mapping[str, Any], workload: Workload) -> DeepSpeedSettings:
     """All ranks in one Ulysses group unless a degree is given. Raises ValueError."""
-    what = given.get("recompute", "none")
-    if what not in ("none", "full") and not what.isdecimal():
-        raise ValueError(f"--recompute {what}: DeepSpeed takes none, full or a number of blocks")
+    recompute = given.get("recompute", "none")
+    if recompute not in ("none", "full") and not recompute.isdecimal():
+        raise ValueError(
+            f"--recompute {recompute}: DeepSpeed takes none, full or a number of blocks"
+        )
     return DeepSpeedSettings(
         sequence_parallel=given.get("sequence_parallel", workload.cluster.ranks),
         zero_stage=given.get("zero", 1),
-        checkpointing="none" if what == "none" else "blocks",
-        checkpointed_layers=int(what) if what.isdecimal() else None,
+        checkpointing="none" if recompute == "none" else "blocks",
+        checkpointed_layers=int(recompute) if recompute.isdecimal() else None,
         tiled_mlp=given.get("tiled_mlp", 0),
         tiled_loss=given.get("tiled_loss", False),
     )

@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,15 +13,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from baselines.deepspeed.engine_config import engine_config
-from baselines.deepspeed.model import CoreAttention, Decoder, Shape, load_weights, local_attention
+from baselines.deepspeed.model import CoreAttention, Decoder, load_weights, local_attention
 from baselines.deepspeed.settings import DeepSpeedSettings
-from baselines.protocol import Context, Kind, StepResult
-from baselines.reference import decay_groups
+from baselines.protocol import Context, Kind, StepResult, System, Weights
+from baselines.reference import adamw
 from sppo.config.workload import Workload
 
 
-def _quiet_deepspeed(context: Context) -> ModuleType:
-    """Import DeepSpeed without its chatter and without compiling its C++ collective."""
+def _quiet_deepspeed(context: Context) -> Any:
+    """Import DeepSpeed without its log output and without a build of its C++ collective."""
     if context.device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     index = context.device.index
@@ -34,22 +33,21 @@ def _quiet_deepspeed(context: Context) -> ModuleType:
         import deepspeed
         from deepspeed.utils import logger
     logger.setLevel(logging.ERROR)
-    # It calls collectives by names that newer torch deprecates.
+    # DeepSpeed calls collectives by names that newer torch deprecates.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    module: ModuleType = deepspeed
-    return module
+    return deepspeed
 
 
-def _trust_absent_ranks() -> None:
-    """ZeRO-3 compares its parameters with rank 0's, which in an emulation cannot answer."""
+def _skip_parameter_comparison() -> None:
+    """ZeRO-3 compares its parameters with rank 0's, which is absent in an emulation."""
     from deepspeed.runtime.zero import partitioned_param_coordinator
 
-    def ask_in_vain(numbers: list[int]) -> None:
-        for sent in (len(numbers), numbers):
-            dist.broadcast(torch.tensor(sent), src=0)
+    def broadcast_only(numbers: list[int]) -> None:
+        for message in (len(numbers), numbers):
+            dist.broadcast(torch.tensor(message), src=0)
 
-    partitioned_param_coordinator.assert_ints_same_as_other_ranks = ask_in_vain
+    partitioned_param_coordinator.assert_ints_same_as_other_ranks = broadcast_only
 
 
 _HELD_BY_OPTIMIZER: dict[Kind, tuple[str, ...]] = {
@@ -66,17 +64,15 @@ _HELD_BY_OPTIMIZER: dict[Kind, tuple[str, ...]] = {
         "fp32_groups_flat_partition",
     ),
 }
-"""Where DeepSpeed's ZeRO and bf16 optimizers keep what they own, whichever is in use."""
+"""Attributes of DeepSpeed's ZeRO and bf16 optimizers that hold their buffers."""
 
 
 def _flatten(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _flatten(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
+    items = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for item in items:
             yield from _flatten(item)
 
 
@@ -95,15 +91,11 @@ def engine_tensors(engine: Any) -> dict[Kind, Iterable[Tensor]]:
     return {kind: [t for t in tensors if t.numel()] for kind, tensors in held.items()}
 
 
-class DeepSpeedSystem:
-    """One rank of DeepSpeed: its engine, and its place in the Ulysses group."""
+class DeepSpeedSystem(System):
+    """One rank of DeepSpeed: its engine, and its rank in the Ulysses group."""
 
     def __init__(
-        self,
-        workload: Workload,
-        settings: DeepSpeedSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
     ) -> None:
         self.workload = workload
         self.settings = settings
@@ -119,30 +111,18 @@ class DeepSpeedSystem:
         self.deepspeed = _quiet_deepspeed(context)
         self.deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False)
         if dist.get_backend() == "fake":
-            _trust_absent_ranks()
+            _skip_parameter_comparison()
         self.mpu = self._sequence_groups()
         self.engine = self._engine(weights)
 
-    def _sequence_groups(self) -> ModuleType | None:
+    def _sequence_groups(self) -> Any:
+        """DeepSpeed's module of Ulysses groups; None without Ulysses."""
         if self.settings.sequence_parallel == 1:
             return None
         from deepspeed.runtime.sequence_parallel import parallel_state_sp
 
         parallel_state_sp.initialize_sequence_parallel(self.settings.sequence_parallel)
-        module: ModuleType = parallel_state_sp
-        return module
-
-    def _shape(self) -> Shape:
-        model = self.workload.model
-        return Shape(
-            model=model,
-            sequence_ranks=self.settings.sequence_parallel,
-            sequence_rank=self.sequence_rank,
-            checkpointed_layers=self.settings.layers_to_checkpoint(model),
-            mlp_tiles=self.settings.tiled_mlp,
-            tiled_loss=self.settings.tiled_loss,
-            loss_divisor=self.loss_divisor,
-        )
+        return parallel_state_sp
 
     def _attention(self) -> CoreAttention:
         if self.mpu is None:
@@ -158,21 +138,19 @@ class DeepSpeedSystem:
 
         return attention
 
-    def _engine(self, weights: Mapping[str, Tensor]) -> Any:
+    def _engine(self, weights: Weights) -> Any:
         with torch.device("meta"):
-            decoder = Decoder(self._shape(), self._attention())
+            decoder = Decoder(
+                self.workload.model,
+                self.settings,
+                self._attention(),
+                sequence_rank=self.sequence_rank,
+                loss_divisor=self.loss_divisor,
+            )
         load_weights(decoder, weights, self.context.device, self.context.dtype)
-        recipe = self.workload.optimizer
-        optimizer = torch.optim.AdamW(
-            decay_groups(decoder.parameters(), recipe.weight_decay),
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.epsilon,
-            fused=True,
-        )
         engine, *_ = self.deepspeed.initialize(
             model=decoder,
-            optimizer=optimizer,
+            optimizer=adamw(decoder, self.workload.optimizer, fused=True),
             config=engine_config(self.workload, self.settings, self.sequences),
             mpu=self.mpu,
             dist_init_required=False,
@@ -194,7 +172,7 @@ class DeepSpeedSystem:
         for number, sequence in enumerate(own.unsqueeze(1), 1):
             self.engine.set_gradient_accumulation_boundary(number == len(own))
             share = self.engine(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
-            # A clone: given the model's very output, ZeRO-0 divides by the sequences all the same.
+            # A clone: ZeRO-0 divides the model's own output by the sequences all the same.
             self.engine.backward(share.clone(), scale_wrt_gas=False)
             loss += share.detach()
             last = self._norm_before_clipping()
@@ -205,7 +183,7 @@ class DeepSpeedSystem:
         return StepResult(loss=loss.item() / shares, grad_norm=float(norm))
 
     def _norm_before_clipping(self) -> Tensor | None:
-        """The engine forgets the norm it clips by where it has no optimizer of its own."""
+        """The norm of the clip, where the engine has no optimizer of its own and drops the norm."""
         if hasattr(self.engine.optimizer, "_global_grad_norm"):
             return None
         if not self.engine.is_gradient_accumulation_boundary():
@@ -214,21 +192,17 @@ class DeepSpeedSystem:
         return torch.nn.utils.get_total_norm(gradients)
 
     def least_sequences(self) -> int:
-        """Two a replica, where there are as many: ZeRO-3 settles in the second."""
+        """Two a replica, if there are two: ZeRO-3 reaches its steady state in the second."""
         return self.replicas * min(2, self.sequences)
 
     def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
-        """What DeepSpeed's optimizer holds on this rank between calls.
+        """The tensors of DeepSpeed's optimizer on this rank between calls.
 
-        ZeRO-3: the partitions, and vectors too small to be partitioned; matrices gathered for a
-        moment are temporary. Gradients: the buffers that outlive the backward. Optimizer: fp32
-        copies of this rank's weights (where they are copies) and AdamW's moments.
+        ZeRO-3: the partitions, and vectors too small for a partition; gathered matrices are
+        temporary. Gradients: the buffers that outlive the backward. Optimizer: fp32 copies of this
+        rank's weights (where they are copies) and AdamW's moments.
         """
         return engine_tensors(self.engine)
-
-    def timeline(self) -> list[dict[str, Any]]:
-        """DeepSpeed does not say."""
-        return []
 
     def close(self) -> None:
         """Release the engine's hooks and the Ulysses groups."""
@@ -243,6 +217,6 @@ class DeepSpeedSystem:
             self.mpu.get_sequence_data_parallel_group(),
         ):
             deepspeed_comm.destroy_process_group(group)
-        # Only the end of the whole process group makes DeepSpeed forget these on its own.
+        # By itself DeepSpeed drops these only with the whole process group.
         self.mpu._release_sequence_parallel_groups()
         groups.mpu = None

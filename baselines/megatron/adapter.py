@@ -1,8 +1,8 @@
 """Megatron-Core as it ships: its GPTModel, 1F1B schedule, data parallelism and optimizer.
 
-This file chooses layouts; `system.py` runs one. Ours are the core attention
-(`attention.py`), the weight mapping (`weights.py`) and, on a CPU, the patches
-(`patches.py`). The library is imported in `prepare`, not before.
+This file chooses layouts; `system.py` runs one. Not Megatron's own are the core attention
+(`attention.py`), the weight mapping (`weights.py`) and, on a CPU, the patches (`patches.py`). Only
+`prepare` imports the library.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
-from torch import Tensor
-
 from baselines.megatron.settings import MegatronSettings
-from baselines.protocol import Context, Misfit, Role, System, Unavailable
+from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 from sppo.plan.weights import shard_obstacle
 
 
-class MegatronAdapter:
+class MegatronAdapter(Adapter):
+    """Builds `MegatronSystem`; has the grid and the library's limits."""
+
     name = "megatron"
     settings_type = MegatronSettings
     environment: Mapping[str, str] = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
@@ -61,7 +61,7 @@ class MegatronAdapter:
                 raise error(f"megatron, {self.describe(settings)}: {obstacle}")
 
     def roles(self, workload: Workload, settings: MegatronSettings) -> tuple[Role, ...]:
-        """A stage is a role: its ranks hold equal shards, and stages are blocks of ranks."""
+        """A role a stage: its ranks have equal shards, and a stage is a block of ranks."""
         stages, ranks = settings.pipeline_parallel, workload.cluster.ranks
         if stages == 1:
             return (Role(name="every rank", rank=0, ranks=ranks),)
@@ -89,11 +89,7 @@ class MegatronAdapter:
         return {name: version(name) for name in ("megatron-core", "torch")}
 
     def prepare(
-        self,
-        workload: Workload,
-        settings: MegatronSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
     ) -> System:
         self.check(workload, settings)
         if context.ranks != workload.cluster.ranks:
@@ -115,9 +111,9 @@ def _recompute_words(settings: MegatronSettings) -> str:
 
 
 def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
-    """Degrees and sequence parallelism, not yet what is recomputed.
+    """Degrees and sequence parallelism, without a choice of recompute.
 
-    Wherever a shard has replicas, the optimizer is sharded over them: it moves the same bytes.
+    Where a shard has replicas, the optimizer is sharded over them, at equal bytes of messages.
     """
     ranks = workload.cluster.ranks
     for tensor in divisors(ranks):
@@ -134,7 +130,7 @@ def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
 
 
 def _recompute_choices(layout: MegatronSettings, layers: int) -> Iterator[MegatronSettings]:
-    """No core_attn: a fused attention keeps nothing that its recomputation would not keep too."""
+    """Without core_attn: recomputation of a fused attention saves no memory."""
     yield layout
     yield replace(layout, recompute="modules", recompute_modules=("mlp",))
     for count in range(1, layers // layout.pipeline_parallel):
@@ -143,7 +139,7 @@ def _recompute_choices(layout: MegatronSettings, layers: int) -> Iterator[Megatr
 
 
 def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
-    """Which number does not divide by the degrees, or None."""
+    """The number that the degrees do not divide, or None."""
     ranks, tokens = workload.cluster.ranks, workload.sequence_tokens
     tensor, context = settings.tensor_parallel, settings.context_parallel
     if ranks % settings.model_ranks:
@@ -159,7 +155,7 @@ def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
 
 
 def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
-    """Why Megatron cannot run this, or None. No library is asked."""
+    """The reason why Megatron cannot run the settings, or None; without the library."""
     model = workload.model
     tensor, pipeline = settings.tensor_parallel, settings.pipeline_parallel
     uneven = shard_obstacle(model, tensor, "TP")

@@ -1,4 +1,4 @@
-"""Core attention for Megatron's local layer spec, ours: never an S x S score or mask matrix.
+"""Core attention for Megatron's local layer spec, without an S x S matrix of scores or masks.
 
 Megatron's own local core attention materialises the scores, and its context parallelism needs
 TransformerEngine. Tensors are [tokens, 1, heads, width] as Megatron passes them.
@@ -50,8 +50,8 @@ class CoreAttention(MegatronModule):  # type: ignore[misc]
 class _ContextParallelAttention(torch.autograd.Function):
     """Zig-zag context parallelism: of 2n chunks, rank r holds chunks r and 2n-1-r.
 
-    K and V are gathered, and gathered again in the backward instead of being kept, as in
-    TransformerEngine's all-gather variant. Each chunk attends the whole prefix up to itself.
+    K and V are gathered in the forward and again in the backward, not saved, as in
+    TransformerEngine's all-gather variant. Each chunk attends to the whole prefix and itself.
     """
 
     @staticmethod
@@ -59,15 +59,14 @@ class _ContextParallelAttention(torch.autograd.Function):
         keys, values = _gather_sequence(key, value, group)
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
         log_sums = []
-        extras = []
+        ctx.extras = []
         for local, start, end in _chunks(query.shape[0], group):
             log_sum, extra = _attend(
                 _heads_first(query[local]), keys, values, start, end, _heads_first(out[local])
             )
             log_sums.append(log_sum)
-            extras.append(extra)
+            ctx.extras.append(extra)
         ctx.group = group
-        ctx.extras = extras
         ctx.save_for_backward(query, key, value, out, *log_sums)
         return out
 
@@ -81,11 +80,11 @@ class _ContextParallelAttention(torch.autograd.Function):
         d_query = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
         chunks = _chunks(query.shape[0], ctx.group)
         for (local, start, end), log_sum, extra in zip(chunks, log_sums, ctx.extras, strict=True):
-            d_out, mine, result = (_heads_first(x[local]) for x in (gradients[0], query, out))
+            d_out, queries, result = (_heads_first(x[local]) for x in (gradients[0], query, out))
             for first, last, causal in _blocks(start, end, query.device):
                 span = slice(first, last)
-                block = (mine, keys[:, :, span], values[:, :, span], causal)
-                d_q, d_k, d_v = _block_backward(d_out, *block, result, log_sum, extra)
+                block = (d_out, queries, keys[:, :, span], values[:, :, span], result, log_sum)
+                d_q, d_k, d_v = _block_backward(block, causal, extra)
                 _heads_first(d_query[local]).add_(d_q)
                 d_keys[:, :, span].add_(d_k)
                 d_values[:, :, span].add_(d_v)
@@ -95,13 +94,13 @@ class _ContextParallelAttention(torch.autograd.Function):
 
 
 def _chunks(local_tokens: int, group: ProcessGroup) -> list[tuple[slice, int, int]]:
-    """This rank's two chunks: where they lie locally, and where in the whole sequence."""
+    """This rank's two chunks: local positions, first and last position in the whole sequence."""
     length = local_tokens // 2
-    spans = []
-    for half, chunk in enumerate((group.rank(), 2 * group.size() - 1 - group.rank())):
-        local = slice(half * length, (half + 1) * length)
-        spans.append((local, chunk * length, (chunk + 1) * length))
-    return spans
+    first, second = group.rank(), 2 * group.size() - 1 - group.rank()
+    return [
+        (slice(0, length), first * length, (first + 1) * length),
+        (slice(length, 2 * length), second * length, (second + 1) * length),
+    ]
 
 
 def _gather_sequence(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor]:
@@ -116,18 +115,16 @@ def _gather_sequence(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[T
 def _to_zigzag(ordered: Tensor, group: ProcessGroup) -> Tensor:
     """The whole sequence with each rank's two chunks side by side, rank after rank."""
     chunks = ordered.chunk(2 * group.size())
-    pieces = []
-    for rank in range(group.size()):
-        pieces += [chunks[rank], chunks[-1 - rank]]
-    return torch.cat(pieces)
+    pairs = [(chunks[rank], chunks[-1 - rank]) for rank in range(group.size())]
+    return torch.cat([chunk for pair in pairs for chunk in pair])
 
 
 def _blocks(start: int, end: int, device: torch.device) -> list[tuple[int, int, bool]]:
-    """The calls that make queries [start, end) attend keys [0, end): first, last, causal.
+    """The calls that attend from queries [start, end) to keys [0, end): first, last, causal.
 
-    CUDA's flash kernel aligns its causal mask to the lower right, so one call does it. The CPU
-    kernel aligns it to the upper left: the square on the diagonal and the prefix go apart, and
-    an empty prefix, which would crash it, is left out.
+    CUDA's flash kernel aligns its causal mask to the lower right, so one call is enough. The CPU
+    kernel aligns the mask to the upper left. So the diagonal square and the prefix are two calls,
+    and an empty prefix, which would crash the kernel, is left out.
     """
     if device.type == "cuda":
         return [(0, end, True)]
@@ -143,13 +140,13 @@ def _attend(
         _block(query, keys[:, :, first:last], values[:, :, first:last], causal)
         for first, last, causal in _blocks(start, end, query.device)
     ]
-    part, log_sum, extra = results[0]
+    diagonal, log_sum, extra = results[0]
     if len(results) == 1:
-        out.copy_(part)
+        out.copy_(diagonal)
         return log_sum, extra
     prefix, prefix_log_sum, _ = results[1]
     share = torch.sigmoid(prefix_log_sum - log_sum).unsqueeze(-1)
-    torch.lerp(part, prefix, share.to(part.dtype), out=out)
+    torch.lerp(diagonal, prefix, share.to(diagonal.dtype), out=out)
     return torch.logaddexp(log_sum, prefix_log_sum), extra
 
 
@@ -165,25 +162,14 @@ def _block(
     return out, log_sum, []
 
 
-def _block_backward(
-    d_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    causal: bool,
-    out: Tensor,
-    log_sum: Tensor,
-    extra: list[Any],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients through one block, given the output and log-sum-exp over all blocks."""
-    if query.is_cuda:
+def _block_backward(block: tuple[Tensor, ...], causal: bool, extra: list[Any]) -> Any:
+    """Gradients of query, keys and values of one block, given output and log-sum-exp over all.
+
+    block: output gradient, query, keys, values, output [1, heads, n, width], log-sum-exp.
+    """
+    if block[0].is_cuda:
         *lengths, seed, offset = extra
-        gradients = aten._scaled_dot_product_flash_attention_backward(
-            d_out, query, key, value, out, log_sum, *lengths, 0.0, causal, seed, offset
+        return aten._scaled_dot_product_flash_attention_backward(
+            *block, *lengths, 0.0, causal, seed, offset
         )
-    else:
-        gradients = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            d_out, query, key, value, out, log_sum, 0.0, causal
-        )
-    d_query, d_key, d_value = gradients
-    return d_query, d_key, d_value
+    return aten._scaled_dot_product_flash_attention_for_cpu_backward(*block, 0.0, causal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 
 from baselines.megatron.attention import CoreAttention
 from baselines.megatron.patches import cuda_type_names
-from baselines.megatron.weights import Place, load_weights
-from baselines.protocol import Context
+from baselines.megatron.weights import RankShard, load_weights
+from baselines.protocol import Context, Weights
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class _Norm:
-    """torch's norm, marked for Megatron: its own wrapper refuses sequence parallelism.
+    """torch's norm, marked for Megatron, whose own wrapper refuses sequence parallelism.
 
     The norm works token by token; only the gradients of its parameters must be summed over the
     tensor-parallel ranks, which `sequence_parallel` on the parameter asks for.
@@ -54,9 +53,9 @@ class _Norm:
 def _make_mlp_biases_recomputable(network: GPTModel) -> None:
     """Let Megatron's recompute module "mlp" work in a model with biases.
 
-    MLP returns its last bias, the parameter itself, to be added later. Megatron's checkpoint
-    function then makes that parameter an output of its own, no leaf any more, and the backward
-    recurses without end (seen in 0.16.1). A copy of the bias is an ordinary output.
+    MLP returns its last bias, the parameter itself, for a later addition. Megatron's checkpoint
+    function turns that parameter into an output, which is no leaf, and the backward recurses
+    without end (seen in 0.16.1). A copy of the bias is an ordinary output.
     """
 
     def copy_bias(_: nn.Module, __: Any, result: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -83,8 +82,8 @@ def recompute_options(settings: MegatronSettings) -> dict[str, Any]:
     }
 
 
-def _leave(weight: Tensor) -> None:
-    """No initialisation: the canonical weights come next.
+def _no_initialisation(weight: Tensor) -> None:
+    """The canonical weights are copied later.
 
     `perform_initialization=False` would also drop the marks that gradient clipping reads.
     """
@@ -93,10 +92,10 @@ def _leave(weight: Tensor) -> None:
 def transformer_config(
     workload: Workload, settings: MegatronSettings, context: Context
 ) -> TransformerConfig:
-    """The model in Megatron's words, with Megatron-LM's own defaults where it has a choice.
+    """The model and settings as a TransformerConfig, otherwise with Megatron-LM's defaults.
 
     Fused bias kernels are compiled for CUDA only, and not for GELU: Megatron's is the tanh
-    approximation, which is another model. Fused RoPE and norms need TransformerEngine or Apex.
+    approximation, a different model. Fused RoPE and norms need TransformerEngine or Apex.
     """
     model = workload.model
     cuda = context.device.type == "cuda"
@@ -116,9 +115,9 @@ def transformer_config(
         add_qkv_bias=model.biases,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        init_method=_leave,
-        output_layer_init_method=_leave,
-        embedding_init_method=_leave,
+        init_method=_no_initialisation,
+        output_layer_init_method=_no_initialisation,
+        embedding_init_method=_no_initialisation,
         use_cpu_initialization=not cuda,
         params_dtype=context.dtype,
         pipeline_dtype=context.dtype,
@@ -140,15 +139,12 @@ def transformer_config(
 
 
 def build_model(
-    workload: Workload,
-    settings: MegatronSettings,
-    weights: Mapping[str, Tensor],
-    context: Context,
+    workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
 ) -> DistributedDataParallel:
     """This rank's stage and shard, loaded, wrapped as Megatron always wraps it.
 
-    No Float16Module: parameters are built in the final dtype, inputs are integers and Megatron's
-    cross entropy is float32 already, so that it would only copy.
+    No Float16Module: it would only copy. Parameters are built in the final dtype, inputs are
+    integers, and Megatron's cross entropy is float32 already.
     """
     config = transformer_config(workload, settings, context)
     network = GPTModel(
@@ -166,7 +162,7 @@ def build_model(
     )
     if "mlp" in settings.recompute_modules and workload.model.biases:
         _make_mlp_biases_recomputable(network)
-    load_weights(network, weights, workload.model, _place(workload.model, settings))
+    load_weights(network, weights, workload.model, _rank_shard(workload.model, settings))
     replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
     overlap = replicas > 1
     wrapped = DistributedDataParallel(
@@ -194,9 +190,9 @@ def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
     )
 
 
-def _place(model: Model, settings: MegatronSettings) -> Place:
+def _rank_shard(model: Model, settings: MegatronSettings) -> RankShard:
     stage = parallel_state.get_pipeline_model_parallel_rank()
-    return Place(
+    return RankShard(
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
         tensor_parallel=settings.tensor_parallel,
         first_layer=stage * (model.layers // settings.pipeline_parallel),

@@ -1,13 +1,13 @@
-"""What megatron-core needs to run on a CPU or over torch's fake group: one Patch per obstacle.
+"""Patches for megatron-core on a CPU or over torch's fake group: one Patch per obstacle.
 
-Nothing here touches a run on CUDA, and `torch` itself stays as it is: the patches rebind names
-inside megatron.core.
+No patch changes a run on CUDA, or `torch` itself: patches rebind names inside megatron.core.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """One change to megatron.core, needed in versions `first` to `last` (release numbers).
+    """One change to megatron.core, for releases `first` to `last`.
 
     `where` is a device type, or a backend of the default process group.
     """
@@ -32,27 +32,27 @@ class Patch:
     id: str
     where: Literal["cpu", "fake"]
     reason: str
-    first: str
-    last: str
     apply: Callable[[], None]
+    first: str = "0.16.0"
+    last: str = "0.16.1"
 
     def covers(self, installed: str) -> bool:
         return _release(self.first) <= _release(installed) <= _release(self.last)
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """ "0.16.1" as (0, 16, 1); anything after the release number is ignored."""
-    numbers = []
-    for part in text.split("."):
-        digits = "".join(character for character in part if character.isdigit())
-        if not part[:1].isdigit():
-            break
-        numbers.append(int(digits))
-    return tuple(numbers[:3])
+    """The release number: "0.16.1rc2" -> (0, 16, 1)."""
+    release = re.match(r"\d+(\.\d+){0,2}", text)
+    return tuple(int(number) for number in release[0].split(".")) if release else ()
 
 
-class _View(types.ModuleType):
-    """A module seen through a few replaced names."""
+def _rebind(module: str, **names: Any) -> None:
+    """Replace names of a module of megatron.core."""
+    vars(importlib.import_module(f"megatron.core.{module}")).update(names)
+
+
+class _ModuleView(types.ModuleType):
+    """A module with a few names replaced."""
 
     def __init__(self, target: types.ModuleType, **replaced: Any) -> None:
         super().__init__(target.__name__)
@@ -74,8 +74,8 @@ def _on_cpu(factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _torch_on_cpu() -> types.ModuleType:
     factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "empty", "tensor")}
-    cuda = _View(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
-    return _View(torch, cuda=cuda, **factories)
+    cuda = _ModuleView(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
+    return _ModuleView(torch, cuda=cuda, **factories)
 
 
 _DEVICE_MODULES = (
@@ -97,14 +97,16 @@ _DEVICE_MODULES = (
 def _redirect_devices() -> None:
     view = _torch_on_cpu()
     for name in _DEVICE_MODULES:
-        importlib.import_module(f"megatron.core.{name}").torch = view  # type: ignore[attr-defined]
+        _rebind(name, torch=view)
 
 
-def _forget_cuda_random_state() -> None:
-    random = importlib.import_module("megatron.core.tensor_parallel.random")
-    nothing = torch.empty(0, dtype=torch.uint8)
-    random._get_cuda_rng_state = lambda *_, **__: nothing  # type: ignore[attr-defined]
-    random._set_cuda_rng_state = lambda *_, **__: None  # type: ignore[attr-defined]
+def _skip_cuda_random_state() -> None:
+    empty = torch.empty(0, dtype=torch.uint8)
+    _rebind(
+        "tensor_parallel.random",
+        _get_cuda_rng_state=lambda *_, **__: empty,
+        _set_cuda_rng_state=lambda *_, **__: None,
+    )
 
 
 def _rotary_of_this_rank(table: Tensor, axis: int, group: torch.distributed.ProcessGroup) -> Tensor:
@@ -114,35 +116,27 @@ def _rotary_of_this_rank(table: Tensor, axis: int, group: torch.distributed.Proc
 
 def _slice_rotary_without_pinning() -> None:
     for name in ("rope_utils", "rotary_pos_embedding"):
-        module = importlib.import_module(f"megatron.core.models.common.embeddings.{name}")
-        module.get_pos_emb_on_this_cp_rank = _rotary_of_this_rank  # type: ignore[attr-defined]
-
-
-class _Done:
-    """The handle of collectives that are over."""
-
-    def wait(self) -> None:
-        pass
+        module = f"models.common.embeddings.{name}"
+        _rebind(module, get_pos_emb_on_this_cp_rank=_rotary_of_this_rank)
 
 
 @contextlib.contextmanager
-def _one_by_one(*_: Any, **__: Any) -> Iterator[_Done]:
-    yield _Done()
+def _one_by_one(*_: Any, **__: Any) -> Iterator[types.SimpleNamespace]:
+    """The collectives are done at once: their handle has nothing to wait for."""
+    yield types.SimpleNamespace(wait=lambda: None)
 
 
 def _reduce_buckets_one_by_one() -> None:
-    module = importlib.import_module("megatron.core.distributed.param_and_grad_buffer")
-    module._coalescing_manager = _one_by_one  # type: ignore[attr-defined]
+    _rebind("distributed.param_and_grad_buffer", _coalescing_manager=_one_by_one)
 
 
-def _gather_own_object(into: list[Any], mine: Any, *_: Any, **__: Any) -> None:
-    into[:] = [mine] * len(into)
+def _gather_own_object(into: list[Any], own: Any, *_: Any, **__: Any) -> None:
+    into[:] = [own] * len(into)
 
 
 def _assume_equal_parameter_groups() -> None:
-    module = importlib.import_module("megatron.core.optimizer")
-    distributed = _View(torch.distributed, all_gather_object=_gather_own_object)
-    module.torch = _View(torch, distributed=distributed)  # type: ignore[attr-defined]
+    distributed = _ModuleView(torch.distributed, all_gather_object=_gather_own_object)
+    _rebind("optimizer", torch=_ModuleView(torch, distributed=distributed))
 
 
 def _scalars(values: Any) -> Any:
@@ -150,14 +144,12 @@ def _scalars(values: Any) -> Any:
 
 
 def _read_norms_one_by_one() -> None:
-    module = importlib.import_module("megatron.core.utils")
-    seen = module.torch
+    current = importlib.import_module("megatron.core.utils").torch
 
-    def tensor(values: Any, **options: Any) -> Tensor:
-        built: Tensor = seen.tensor(_scalars(values), **options)
-        return built
+    def tensor(values: Any, **options: Any) -> Any:
+        return current.tensor(_scalars(values), **options)
 
-    module.torch = _View(seen, tensor=tensor)  # type: ignore[attr-defined]
+    _rebind("utils", torch=_ModuleView(current, tensor=tensor))
 
 
 PATCHES = (
@@ -165,55 +157,43 @@ PATCHES = (
         id="cpu-device",
         where="cpu",
         reason='buffers are made on the literal device "cuda" or on torch.cuda.current_device()',
-        first="0.16.0",
-        last="0.16.1",
         apply=_redirect_devices,
     ),
     Patch(
         id="cpu-random-state",
         where="cpu",
-        reason="recompute saves the CUDA generator's state; the CPU generator's is saved anyway",
-        first="0.16.0",
-        last="0.16.1",
-        apply=_forget_cuda_random_state,
+        reason="recompute saves the CUDA generator's state; that of the CPU is saved in any case",
+        apply=_skip_cuda_random_state,
     ),
     Patch(
         id="cpu-context-parallel-rotary",
         where="cpu",
         reason="the rotary table of a context-parallel rank is picked by a pinned index on CUDA",
-        first="0.16.0",
-        last="0.16.1",
         apply=_slice_rotary_without_pinning,
     ),
     Patch(
         id="fake-coalescing",
         where="fake",
-        reason="fake tensors know no coalesced collective; the fake group is done at once anyway",
-        first="0.16.0",
-        last="0.16.1",
+        reason="fake tensors have no coalesced collective, and the fake group is done at once",
         apply=_reduce_buckets_one_by_one,
     ),
     Patch(
         id="fake-parameter-groups",
         where="fake",
-        reason="the optimizer compares its groups with all ranks' as pickled bytes; here nobody is",
-        first="0.16.0",
-        last="0.16.1",
+        reason="the optimizer compares its groups with those of ranks that are absent",
         apply=_assume_equal_parameter_groups,
     ),
     Patch(
         id="fake-gradient-norm",
         where="fake",
-        reason="torch.tensor of a list of tensors reads their storages; float() can be answered",
-        first="0.16.0",
-        last="0.16.1",
+        reason="torch.tensor of a list of tensors reads their storages; float() does not",
         apply=_read_norms_one_by_one,
     ),
 )
 
 
 def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
-    """Apply what this device and process group need and return the ids; nothing for CUDA on NCCL.
+    """Apply the patches of this device and process group; returns their ids, none on CUDA and NCCL.
 
     Raises Unavailable for a megatron-core outside the range the patches were written for.
     """
@@ -231,9 +211,9 @@ def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def cuda_type_names(device: torch.device) -> Iterator[None]:
-    """Around Megatron's optimizer, which compares `tensor.type()` with 'torch.cuda.FloatTensor'.
+    """Context of Megatron's optimizer: it compares `tensor.type()` with 'torch.cuda.FloatTensor'.
 
-    A scope and not a Patch: it is the one change that reaches into torch, so it ends at once.
+    A context and not a Patch: this one change reaches into torch, so it must end at once.
     """
     if device.type == "cuda":
         yield
@@ -241,11 +221,11 @@ def cuda_type_names(device: torch.device) -> Iterator[None]:
     original = torch.Tensor.type
 
     def cuda_name(self: Tensor, *arguments: Any, **options: Any) -> Any:
-        answer = original(self, *arguments, **options)
-        return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
+        name = original(self, *arguments, **options)
+        return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 
     torch.Tensor.type = cuda_name  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        del torch.Tensor.type  # torch's own is inherited: this uncovers it again
+        del torch.Tensor.type  # the inherited original is in force again

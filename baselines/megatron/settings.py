@@ -1,4 +1,4 @@
-"""What of Megatron-Core a row fixes."""
+"""The settings of Megatron-Core in a row."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sppo.config.workload import Workload
 Recompute = Literal["none", "full", "block", "modules"]
 
 MODULES = ("core_attn", "mlp")
-"""Recompute modules of Megatron that a dense model has and that need no TransformerEngine."""
+"""Recompute modules of Megatron in a dense model without TransformerEngine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MegatronSettings:
-    """One layout. What the three degrees leave of the ranks is data parallelism.
+    """One layout; the remaining degree is data parallelism.
 
-    recompute: "full" keeps each layer's input only; "block" does so in the first
-    `recompute_layers` layers of each stage; "modules" recomputes the named parts of every layer.
+    recompute: "full" saves each layer's input only; "block" does so in the first `recompute_layers`
+    layers of each stage; "modules" recomputes the named modules of every layer.
     """
 
     tensor_parallel: int = 1
@@ -63,11 +63,11 @@ FLAGS = (
     "recompute",
     "zero",
 )
-"""The flags of `sppo-bench emulate` that are settings of Megatron."""
+"""The flags of `sppo-bench emulate` for settings of Megatron."""
 
 
 def of_flags(given: Mapping[str, Any], workload: Workload) -> MegatronSettings:
-    """With sequence parallelism where there is TP, and ZeRO-1 where there are replicas.
+    """With sequence parallelism where TP > 1, and ZeRO-1 where DP x CP > 1.
 
     Raises ValueError.
     """
@@ -79,10 +79,10 @@ def of_flags(given: Mapping[str, Any], workload: Workload) -> MegatronSettings:
         raise ValueError(f"--zero {zero}: Megatron shards the optimizer (1) or does not (0)")
     built["distributed_optimizer"] = zero == 1
     built["sequence_parallel"] = tensor > 1 and "no_sequence_parallel" not in given
-    what = given.get("recompute", "none")
-    if what.isdecimal():
-        return MegatronSettings(**built, recompute="block", recompute_layers=int(what))
-    if what in ("none", "full"):
-        return MegatronSettings(**built, recompute=what)
-    modules = tuple(what.split(","))
+    recompute = given.get("recompute", "none")
+    if recompute.isdecimal():
+        return MegatronSettings(**built, recompute="block", recompute_layers=int(recompute))
+    if recompute in ("none", "full"):
+        return MegatronSettings(**built, recompute=recompute)
+    modules = tuple(recompute.split(","))
     return MegatronSettings(**built, recompute="modules", recompute_modules=modules)

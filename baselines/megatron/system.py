@@ -14,19 +14,16 @@ from torch import Tensor
 from baselines.megatron.model import build_model, build_optimizer
 from baselines.megatron.patches import apply_patches, cuda_type_names
 from baselines.megatron.settings import MegatronSettings
-from baselines.protocol import Context, Kind, StepResult
+from baselines.protocol import Context, Kind, StepResult, System, Weights
 from sppo.config.workload import Workload
+from sppo.engine.optimizer import state_tensors
 
 
-class MegatronSystem:
+class MegatronSystem(System):
     """One rank of one layout."""
 
     def __init__(
-        self,
-        workload: Workload,
-        settings: MegatronSettings,
-        weights: Mapping[str, Tensor],
-        context: Context,
+        self, workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
     ) -> None:
         apply_patches(context.device, torch.distributed.get_backend())
         self.context = context
@@ -45,14 +42,16 @@ class MegatronSystem:
         self.forward_backward = get_forward_backward_func()
 
     def step(self, tokens: Tensor) -> StepResult:
-        mine = self._sequences_of_this_replica(tokens.to(self.context.device))
+        replicas = parallel_state.get_data_parallel_world_size()
+        replica = parallel_state.get_data_parallel_rank()
+        sequences = tokens.to(self.context.device).chunk(replicas)[replica]
         self.model.zero_grad_buffer()
-        self.optimizer.zero_grad()  # the last step left p.grad aliasing the gradient buffer
+        self.optimizer.zero_grad()  # p.grad is still a view of the gradient buffer
         reports = self.forward_backward(
             forward_step_func=self._forward,
-            data_iterator=self._microbatches(mine),
+            data_iterator=self._microbatches(sequences),
             model=[self.model],
-            num_microbatches=len(mine),
+            num_microbatches=len(sequences),
             seq_length=tokens.shape[1] - 1,
             micro_batch_size=1,
             forward_only=False,
@@ -60,11 +59,6 @@ class MegatronSystem:
         with cuda_type_names(self.context.device):
             _, grad_norm, _ = self.optimizer.step()
         return StepResult(loss=self._mean_loss(reports), grad_norm=float(grad_norm))
-
-    def _sequences_of_this_replica(self, tokens: Tensor) -> Tensor:
-        replicas = parallel_state.get_data_parallel_world_size()
-        rank: int = parallel_state.get_data_parallel_rank()
-        return tokens.chunk(replicas)[rank]
 
     def _microbatches(self, sequences: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of one sequence at a time, [1, tokens of this rank]."""
@@ -89,15 +83,15 @@ class MegatronSystem:
         return model(inputs, None, None, labels=targets), self._loss
 
     def _loss(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """This rank's share of the sequence's mean loss; Megatron multiplies by CP again.
+        """This rank's share of the sequence's mean loss; Megatron multiplies by CP later.
 
-        It then divides in place by the number of micro-batches: the report needs its own copy.
+        Megatron also divides in place by the number of micro-batches, so the report is a copy.
         """
         mean = losses.sum() / (losses.numel() * self.settings.context_parallel)
         return mean, {"loss": mean.detach().clone()}
 
     def _mean_loss(self, reports: list[dict[str, Tensor]]) -> float:
-        """One all-reduce: the last stage's shares of all data- and context-parallel ranks."""
+        """One all_reduce: the last stage's shares of all data- and context-parallel ranks."""
         total = torch.zeros((), device=self.context.device)
         if parallel_state.get_tensor_model_parallel_rank() == 0:
             for report in reports:
@@ -111,14 +105,10 @@ class MegatronSystem:
         for optimizer in getattr(self.optimizer, "chained_optimizers", [self.optimizer]):
             if self.context.dtype != torch.float32:
                 states += optimizer.get_parameters()  # float32 copies of the weights
-            for state in optimizer.optimizer.state.values():
-                states += [value for value in state.values() if isinstance(value, torch.Tensor)]
+            states += state_tensors(optimizer.optimizer)
         gradients = [buffer.grad_data for buffer in self.model.buffers]
         gradients += [weight.grad for weight in weights if weight.grad is not None]
         return {"weights": weights, "gradients": gradients, "optimizer": states}
-
-    def timeline(self) -> list[dict[str, Any]]:
-        return []
 
     def close(self) -> None:
         parallel_state.destroy_model_parallel()

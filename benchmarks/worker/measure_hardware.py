@@ -28,6 +28,7 @@ from benchmarks.environment import cpu_model
 from benchmarks.worker import device as devices
 from benchmarks.worker.matmul_peak import best_matmul
 from benchmarks.worker.weights import initial_weights
+from sppo.comm.in_process import connect_threads
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
@@ -83,11 +84,9 @@ def _part(length: int, prefix: int, ranks: int) -> Part:
     plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
     device = torch.device("cpu")
     weights = initial_weights(workload.model, 1, torch.float32)
-    stage = plan.stages[0]
-    mine = StageWeights(
-        workload.model, stage.layers, weights, device, torch.float32, head=stage.head
-    )
-    return Stage(plan, 0, mine, EngineContext(device=device, dtype=torch.float32)).parts[0]
+    mine = StageWeights(plan, 0, weights, device, torch.float32)
+    context = EngineContext(device=device, dtype=torch.float32)
+    return Stage(plan, mine, context, connect_threads(plan)[0]).parts[0]
 
 
 class _Sampler:

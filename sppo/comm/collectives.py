@@ -1,18 +1,20 @@
-"""Ranks that do the same thing on their shares of it: shards of a stage, replicas of a pipeline.
+"""Collectives between ranks: the shards of a stage, and the replicas of a pipeline.
 
-    Alone           one rank: nothing moves
-    ProcessGroupTeam       a process group (gloo, NCCL, torch's fake one)
-    InProcessTeam   threads of one process, for tests with more ranks than cores (`in_process.py`)
+    Team              one rank: every collective is the identity
+    ProcessGroupTeam  a process group (gloo, NCCL, torch's fake one)
+    InProcessTeam     threads of one process, for tests with more ranks than cores (`in_process.py`)
 
-Tokens are dealt out like cards: of a subsequence, rank j has the tokens j, j + size, j + 2 size and
-so on, so that a run of them that begins and ends at a multiple of `size` is one run on every rank.
-A gathered tensor holds the first rank's rows, then the second's: see `in_order`.
+Tokens are dealt out like cards. Of a subsequence, rank j has the tokens j, j + size, j + 2 size and
+so on. A run of tokens that begins and ends at a multiple of `size` is therefore one run on every
+rank. A gathered tensor holds the first rank's rows, then the second's: see `in_order`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -21,129 +23,86 @@ from sppo.comm.messages import Traffic
 
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-"""torch 2.13 has new names for them, and warns of the old ones."""
+"""torch 2.13 has new names for both, and warns of the old ones."""
 
 
-class CollectiveWork(Protocol):
-    """A collective on its way; `wait` once."""
+@dataclass(frozen=True)
+class CollectiveWork:
+    """A collective in flight. `wait` returns its result and is called once."""
 
-    def wait(self) -> Tensor: ...
+    wait: Callable[[], Tensor]
 
 
-class Team(Protocol):
-    """All members call the same methods in the same order, and wait in the same order.
+class Team:
+    """Ranks that call the same collectives, and wait for them, in the same order.
 
-    `traffic` counts collectives, and the bytes of the undivided tensor of each.
+    The base class is a team of one rank. `traffic` counts collectives, and the bytes of the
+    undivided tensor of each.
     """
 
-    size: int
-    index: int
-    traffic: Traffic
-
-    def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
-        """[n, ...] of every member -> [size n, ...], in the order of the members."""
-        ...
-
-    def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
-        """Sum over the members of [size n, ...]; each gets its own [n, ...] of it.
-
-        What is gathered may lie where `into` wants it, and the sum go where its own rows lie.
-        """
-        ...
-
-    def all_reduce(self, tensor: Tensor) -> None:
-        """Sum over the members, in place, on all of them."""
-        ...
-
-    def abandon(self) -> None:
-        """After an error: members that wait for this one fail too."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Here:
-    """There was nothing to wait for."""
-
-    tensor: Tensor
-
-    def wait(self) -> Tensor:
-        return self.tensor
-
-
-class Alone:
-    """A team of one."""
-
-    size = 1
-    index = 0
-
-    def __init__(self) -> None:
+    def __init__(self, size: int = 1, index: int = 0) -> None:
+        self.size = size
+        self.index = index
         self.traffic = Traffic()
 
     def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
-        return _Here(rows)
+        """[n, ...] of every rank -> [size n, ...], in the order of the ranks.
+
+        The result may be written to `into`, of which `rows` may be a view.
+        """
+        return CollectiveWork(lambda: rows)
 
     def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
-        return _Here(rows)
+        """Sum of [size n, ...] over the ranks; each rank gets its own [n, ...] of the sum.
+
+        The result may be written to `into`, which may be this rank's view of `rows`.
+        """
+        return CollectiveWork(lambda: rows)
 
     def all_reduce(self, tensor: Tensor) -> None:
-        """The sum of one."""
+        """Sum over the ranks, in place, on all of them."""
 
-    def abandon(self) -> None:
-        """Nobody waits."""
-
-
-@dataclass(frozen=True)
-class _Working:
-    """`source` must outlive the collective."""
-
-    work: dist.Work
-    source: Tensor
-    result: Tensor
-
-    def wait(self) -> Tensor:
-        self.work.wait()
-        return self.result
+    def abort(self) -> None:
+        """After an error: ranks that wait for this one fail too. A process group does so itself."""
 
 
-class ProcessGroupTeam:
-    """The ranks of a process group, in the order of their numbers in it."""
+class ProcessGroupTeam(Team):
+    """The ranks of a process group, in the order of the group."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        super().__init__(dist.get_world_size(group), dist.get_rank(group))
         self.group = group
-        self.size = dist.get_world_size(group)
-        self.index = dist.get_rank(group)
-        self.traffic = Traffic()
 
     def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
-        result = into
-        if result is None:
-            result = rows.new_empty((self.size * rows.shape[0], *rows.shape[1:]))
-        self.traffic.count(result)
-        source = rows.contiguous()
-        work = _all_gather(result, source, group=self.group, async_op=True)
-        assert work is not None
-        return _Working(work, source, result)
+        if into is None:
+            into = rows.new_empty((self.size * rows.shape[0], *rows.shape[1:]))
+        self.traffic.count(into)
+        return self._start(_all_gather, rows, into)
 
     def reduce_scatter(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         self.traffic.count(rows)
+        if into is None:
+            into = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
+        return self._start(_reduce_scatter, rows, into)
+
+    def _start(self, collective: Callable[..., Any], rows: Tensor, into: Tensor) -> CollectiveWork:
         source = rows.contiguous()
-        result = into
-        if result is None:
-            result = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
-        work = _reduce_scatter(result, source, group=self.group, async_op=True)
-        assert work is not None
-        return _Working(work, source, result)
+        work = collective(into, source, group=self.group, async_op=True)
+        return CollectiveWork(partial(_finish, work, source, into))
 
     def all_reduce(self, tensor: Tensor) -> None:
         self.traffic.count(tensor)
         dist.all_reduce(tensor, group=self.group)
 
-    def abandon(self) -> None:
-        """The process group tells them."""
+
+def _finish(work: dist.Work, source: Tensor, result: Tensor) -> Tensor:
+    """`source` must outlive the collective."""
+    work.wait()
+    return result
 
 
 def in_order(gathered: Tensor, size: int) -> Tensor:
-    """Rows [l, ...] as a team of `size` gathers them -> by position."""
+    """Rows [l, ...] as a team of `size` gathers them -> rows by position."""
     if size == 1:
         return gathered
     dealt: Tensor = gathered.unflatten(0, (size, -1))

@@ -7,15 +7,18 @@ stages of a pipeline, then the replicas.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Literal
 
 import torch.distributed as dist
 
-from sppo.comm.collectives import Alone, ProcessGroupTeam, Team
+from sppo.comm.collectives import ProcessGroupTeam, Team
 from sppo.comm.messages import GroupTransport, Transport
 from sppo.config.sharding import Shard
 from sppo.plan.plan import Plan
+
+Axis = Literal["replica", "stage", "shard"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,37 +42,34 @@ def rank_of(plan: Plan, coordinate: MeshCoordinate) -> int:
     return stage * plan.sequence_parallel + coordinate.shard
 
 
-def shard_ranks(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
-    """The ranks that share a stage's weights, heads and tokens."""
+def ranks_along(plan: Plan, coordinate: MeshCoordinate, axis: Axis) -> list[int]:
+    """The ranks whose coordinates differ in one axis only, in its order.
+
+    "shard": they share a stage's weights, heads and tokens. "stage": a pipeline. "replica": they
+    have the same weights and train on different sequences.
+    """
+    degrees = {
+        "replica": plan.data_parallel,
+        "stage": plan.pipeline_parallel,
+        "shard": plan.sequence_parallel,
+    }
+    places = [replace(coordinate, **{axis: place}) for place in range(degrees[axis])]
+    return [rank_of(plan, place) for place in places]
+
+
+def groups_along(plan: Plan, axis: Axis) -> list[list[int]]:
+    """All ranks of the plan in groups by `ranks_along`."""
+    coordinates = [coordinate_of(plan, rank) for rank in range(plan.ranks)]
     return [
-        _at(plan, coordinate.replica, coordinate.stage, j) for j in range(plan.sequence_parallel)
+        ranks_along(plan, coordinate, axis)
+        for coordinate in coordinates
+        if getattr(coordinate, axis) == 0
     ]
-
-
-def replica_ranks(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
-    """The ranks that have the same weights and other sequences."""
-    return [_at(plan, i, coordinate.stage, coordinate.shard) for i in range(plan.data_parallel)]
-
-
-def pipeline(plan: Plan, coordinate: MeshCoordinate) -> list[int]:
-    """The ranks that hand subsequences on, by stage."""
-    return [
-        _at(plan, coordinate.replica, p, coordinate.shard) for p in range(plan.pipeline_parallel)
-    ]
-
-
-def _at(plan: Plan, replica: int, stage: int, shard: int) -> int:
-    return rank_of(plan, MeshCoordinate(replica=replica, stage=stage, shard=shard))
-
-
-def mesh_coordinates(plan: Plan) -> list[MeshCoordinate]:
-    """Of every rank, by rank."""
-    return [coordinate_of(plan, rank) for rank in range(plan.ranks)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankGroups:
-    """What one rank speaks through."""
+    """One rank's messages and collectives: with its pipeline, its stage, its replicas, all."""
 
     coordinate: MeshCoordinate
     transport: Transport
@@ -81,11 +81,10 @@ class RankGroups:
     def shard(self) -> Shard:
         return Shard(self.coordinate.shard, self.shards.size)
 
-    def abandon(self) -> None:
-        """After an error: whoever waits for this rank fails too."""
-        self.transport.abandon()
-        for team in (self.shards, self.replicas, self.everyone):
-            team.abandon()
+    def abort(self) -> None:
+        """After an error: ranks that wait for this one fail too."""
+        for member in (self.transport, self.shards, self.replicas, self.everyone):
+            member.abort()
 
 
 def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
@@ -99,23 +98,20 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
         raise ValueError(
             f"the plan needs {plan.ranks} ranks ({plan.degrees_words}), not {ranks}: start as many"
         )
-    world, mine = dist.group.WORLD, dist.get_rank()
+    world = dist.group.WORLD
     assert world is not None
-    coordinate = coordinate_of(plan, mine)
-    coordinates = mesh_coordinates(plan)
-    shards = [shard_ranks(plan, one) for one in coordinates if one.shard == 0]
-    replicas = [replica_ranks(plan, one) for one in coordinates if one.replica == 0]
+    coordinate = coordinate_of(plan, dist.get_rank())
     return RankGroups(
         coordinate=coordinate,
-        transport=GroupTransport(pipeline(plan, coordinate), timeout),
-        shards=_group_team(shards, timeout),
-        replicas=_group_team(replicas, timeout),
+        transport=GroupTransport(ranks_along(plan, coordinate, "stage"), timeout),
+        shards=_group_team(groups_along(plan, "shard"), timeout),
+        replicas=_group_team(groups_along(plan, "replica"), timeout),
         everyone=ProcessGroupTeam(world),
     )
 
 
-def _group_team(teams: Sequence[list[int]], timeout: timedelta | None) -> Team:
-    if len(teams[0]) == 1:
-        return Alone()
-    group, _ = dist.new_subgroups_by_enumeration(teams, timeout=timeout)
+def _group_team(groups: Sequence[list[int]], timeout: timedelta | None) -> Team:
+    if len(groups[0]) == 1:
+        return Team()
+    group, _ = dist.new_subgroups_by_enumeration(groups, timeout=timeout)
     return ProcessGroupTeam(group)

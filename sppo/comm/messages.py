@@ -1,15 +1,15 @@
-"""Messages between stages: one small protocol, whose kinds count what they send.
+"""Messages between stages: one small interface, whose implementations count the bytes they send.
 
-`GroupTransport` speaks through torch's default process group (gloo, NCCL, torch's fake one).
+`GroupTransport` uses torch's default process group (gloo, NCCL, torch's fake one).
 `in_process.py` connects all stages inside one process, each a thread: fast tests at PP 8.
 
-Messages of a pair and channel arrive in the order of their sending. What belongs to a lending has
-channels of its own: it overtakes hidden states that wait for their turn.
+Messages of a pair and channel arrive in the order of sending. Messages of an MSP split have
+channels of their own. They overtake hidden states that wait for their turn.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,7 +30,7 @@ class Channel(IntEnum):
 
 
 class Connection(NamedTuple):
-    """That one rank of a pipeline sends to another through a channel; in the order of the ranks."""
+    """Rank `source` of a pipeline sends to rank `target` through a channel."""
 
     source: int
     target: int
@@ -39,73 +39,63 @@ class Connection(NamedTuple):
 
 @dataclass(kw_only=True)
 class Traffic:
-    """What one rank has sent to its neighbours."""
+    """Messages or collectives of one rank, and their bytes."""
 
     messages: int = 0
     bytes: int = 0
 
-    def count(self, tensor: Tensor) -> None:
+    def count(self, tensor: Tensor, copies: int = 1) -> None:
+        """One message of `copies` times the bytes of `tensor`."""
         self.messages += 1
-        self.bytes += tensor.numel() * tensor.element_size()
+        self.bytes += copies * tensor.numel() * tensor.element_size()
 
 
 class ReceiveWork(Protocol):
     """A posted receive."""
 
-    def wait(self) -> None:
-        """Returns once the buffer is filled."""
-        ...
+    def wait(self) -> object:
+        """Return once the buffer is filled. Called once."""
 
 
-class Transport(Protocol):
-    traffic: Traffic
+class Transport:
+    """The messages of one rank with the ranks of its pipeline; peers are numbers of stages."""
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
 
     def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
-        """Before the first message: every rank of the pipeline calls it with the same meetings."""
-        ...
+        """Before the first message. All ranks of the pipeline pass the same connections."""
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
-        """Hand over a contiguous tensor; the transport keeps it until it has left."""
-        ...
+        """Send a contiguous tensor; the transport keeps the tensor until the send is done."""
+        raise NotImplementedError
 
     def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
         """Post a receive into a contiguous tensor."""
-        ...
+        raise NotImplementedError
 
     def flush(self, *channels: Channel) -> None:
-        """Wait until everything sent (through these channels) has left."""
-        ...
+        """Wait until all sends are done: those of these channels, or of all."""
 
-    def abandon(self) -> None:
-        """After an error: ranks that wait for this one fail too."""
-        ...
+    def abort(self) -> None:
+        """After an error: ranks that wait for this one fail too. A process group does so itself."""
 
 
-class _GroupWork:
-    def __init__(self, work: dist.Work) -> None:
-        self._work = work
+class GroupTransport(Transport):
+    """Point-to-point through process groups; at most two pipeline sends are in flight.
 
-    def wait(self) -> None:
-        self._work.wait()
-
-
-class GroupTransport:
-    """Point-to-point through process groups; at most two pipeline messages are on their way out.
-
-    gloo tells channels apart by tag. NCCL knows no tags and runs all messages of a pair on one
-    stream, in order: a receive that is posted ahead would hold up the send behind it, on both
-    sides. So there each direction of each channel has a group of its own. (A default group made
-    with `device_id` would put all pairs on one stream, and interleaved stages would wait for ever.)
-    Collective: every rank makes its transport at the same time. `ranks`: those of the pipeline's
+    gloo tells channels apart by tag. NCCL has no tags and runs all messages of a pair on one
+    stream, in order. A receive that is posted ahead would hold up the send behind it, on both
+    sides. So each direction of each channel has an NCCL group of its own. (A default group made
+    with `device_id` would put all pairs on one stream, and interleaved stages would deadlock.)
+    Collective: all ranks make their transports at the same time. `ranks`: those of the pipeline's
     stages in the default group.
     """
 
     def __init__(self, ranks: Sequence[int], timeout: timedelta | None = None) -> None:
+        super().__init__()
         self._ranks = ranks
-        self.traffic = Traffic()
-        self._leaving: dict[Channel, deque[tuple[dist.Work, Tensor]]] = {
-            channel: deque() for channel in Channel
-        }
+        self._in_flight: dict[Channel, deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._rank = dist.get_rank()
         self._nccl = dist.get_backend() == "nccl"
         self._connected: set[Connection] = set()
@@ -118,7 +108,7 @@ class GroupTransport:
     def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
         """NCCL connects a pair at its first message, and both ranks wait inside that call.
 
-        A receive posted ahead would wait for a send that its own rank has not come to. So a token
+        A receive posted ahead would wait for a send that its own rank has not reached. So a token
         goes through every connection first, in one order on all ranks.
         """
         if self._nccl:
@@ -126,7 +116,7 @@ class GroupTransport:
             torch.cuda.synchronize(device)
 
     def exchange_tokens(self, connections: Sequence[Connection], device: torch.device) -> None:
-        """One element through every connection that has had none, uncounted."""
+        """Send one element through every connection that has had none; not counted."""
         token = torch.zeros(1, device=device)
         for connection in sorted(set(connections) - self._connected):
             source, target = self._ranks[connection.source], self._ranks[connection.target]
@@ -138,35 +128,31 @@ class GroupTransport:
         self._connected |= set(connections)
 
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
-        leaving = self._leaving[channel]
-        while channel is Channel.PIPELINE and len(leaving) >= 2:
-            leaving.popleft()[0].wait()
+        in_flight = self._in_flight[channel]
+        while channel is Channel.PIPELINE and len(in_flight) >= 2:
+            in_flight.popleft()[0].wait()
         self.traffic.count(tensor)
         target = self._ranks[peer]
         group = self._groups[channel, self._rank < target]
         work = dist.isend(tensor, target, group=group, tag=channel)
         assert work is not None
-        leaving.append((work, tensor))
+        in_flight.append((work, tensor))
 
     def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
         source = self._ranks[peer]
         group = self._groups[channel, source < self._rank]
         work = dist.irecv(into, source, group=group, tag=channel)
         assert work is not None
-        return _GroupWork(work)
+        return work
 
     def flush(self, *channels: Channel) -> None:
         for channel in channels or Channel:
-            leaving = self._leaving[channel]
-            while leaving:
-                leaving.popleft()[0].wait()
-
-    def abandon(self) -> None:
-        """The process group tells them."""
+            while self._in_flight[channel]:
+                self._in_flight[channel].popleft()[0].wait()
 
 
 def _nccl_group(timeout: timedelta | None) -> dist.ProcessGroup:
-    """A group whose messages have streams of high priority, which no copy shares with them."""
+    """A group whose messages have high-priority streams, which no copy shares with them."""
     options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
     group: dist.ProcessGroup = dist.new_group(timeout=timeout, pg_options=options)
     return group

@@ -1,37 +1,36 @@
-"""Where an engine runs: device, dtype, and who listens to what it holds and does."""
+"""The device of a rank, and the callbacks that observe it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sppo.comm.collectives import Alone, Team
 from sppo.offload.host_memory import TakeHost, host_memory
 
 
-def _nobody(kind: Any, tensor: torch.Tensor) -> None:
-    """Outside the accounted step nobody listens."""
+def _no_label(kind: Any, tensor: torch.Tensor) -> None:
+    """The default outside the accounted step."""
 
 
-def _unnoted(doing: str) -> None:
-    """Without a launch around it nobody asks where a rank is."""
+def _no_note(text: str) -> None:
+    """The default without a launch around the rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineContext:
-    """`label(kind, tensor)`: kinds are "activations", "kv", "dkv", "staging", "host".
+    """The device and dtype of a rank, and its callbacks.
 
-    `take_host` takes the host tier's memory. `team`: the ranks that share a stage's weights, heads
-    and tokens.
-    `note(text)` is told what comes next, before every instruction and every wait for a message.
+    `label(kind, tensor)` tells the accounting what a storage holds. The engine's kinds are
+    "activations", "kv", "dkv", "staging", "host", "weights" and "gradients". `note(text)` says what
+    this rank does next, before every instruction and every wait ("waits" is in that text).
+    `take_host(bytes, device)` takes memory of the host tier.
     """
 
     device: torch.device
     dtype: torch.dtype
-    label: Callable[[Any, torch.Tensor], None] = _nobody
-    team: Team = field(default_factory=Alone)
-    note: Callable[[str], None] = _unnoted
+    label: Callable[[Any, torch.Tensor], None] = _no_label
+    note: Callable[[str], None] = _no_note
     take_host: TakeHost = host_memory

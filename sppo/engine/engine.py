@@ -1,18 +1,29 @@
-"""Runs a schedule, instruction by instruction. There is no policy in here."""
+"""Runs a schedule, instruction by instruction. All decisions are in the schedule and the plan."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sppo.comm.messages import ReceiveWork, Transport
+from sppo.comm.mesh import RankGroups
+from sppo.comm.messages import Channel, Connection
+from sppo.engine.context import EngineContext
+from sppo.engine.msp_part import MspPart
+from sppo.engine.part import Part
 from sppo.engine.stage import Stage
+from sppo.model.weights import StageWeights
+from sppo.plan.plan import Plan
+from sppo.schedule.build import build_schedule
+from sppo.schedule.check import check_schedule
 from sppo.schedule.dependencies import (
     Schedule,
+    carries_msp_weights,
     inputs_of,
     matching_receive,
     message_tokens,
@@ -23,9 +34,8 @@ from sppo.schedule.dependencies import (
 from sppo.schedule.instructions import SENDS, Instruction, Op
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """One instruction as it happened; `start_ns` is after any wait for a message."""
+class TimedInstruction(NamedTuple):
+    """One instruction of the last step; `start_ns` is after the wait for its messages."""
 
     instruction: Instruction
     start_ns: int
@@ -34,68 +44,66 @@ class Timed:
 
 @dataclass(kw_only=True)
 class StepCounters:
-    """What one rank did in one step."""
+    """Loss, bytes and times of one rank in one step.
+
+    loss: this rank's part. Bytes: offloaded and reloaded saved tensors, and K, V, dK and dV between
+    host and device.
+    """
 
     loss: float = 0.0
     offloaded_bytes: int = 0
     fetched_bytes: int = 0
     kv_moved_bytes: int = 0
-    timeline: list[Timed] = field(default_factory=list)
-
-
-@dataclass(kw_only=True)
-class _Posted:
-    """A receive on its way; a lending has no buffer of the engine's."""
-
-    work: ReceiveWork
-    buffer: Tensor | None = None
+    timeline: list[TimedInstruction] = field(default_factory=list)
 
 
 class Engine:
     """One rank's part of a schedule."""
 
-    def __init__(self, schedule: Schedule, stage: Stage, transport: Transport) -> None:
+    def __init__(self, schedule: Schedule, stage: Stage) -> None:
         self.schedule = schedule
         self.stage = stage
-        self.transport = transport
+        self.transport = stage.groups.transport
         self._handlers: dict[Op, Callable[[Instruction], None]] = {
-            Op.RECV_F: self._post,
-            Op.RECV_B: self._post,
+            Op.RECV_F: self._receive,
+            Op.RECV_B: self._receive,
             Op.FORWARD: self._forward,
             Op.BACKWARD: self._backward,
             Op.SEND_F: self._send,
             Op.SEND_B: self._send,
             Op.OFFLOAD: self._offload,
-            Op.RELOAD: self._fetch,
-            Op.ZERO_DKV: self._clear,
-            Op.SEND_W: self._lend,
-            Op.RECV_W: self._borrow,
-            Op.SEND_DW: self._give_back,
-            Op.RECV_DW: self._collect,
-            Op.ADD_DW: self._add,
+            Op.RELOAD: self._reload,
+            Op.ZERO_DKV: self._clear_dkv,
+            Op.SEND_W: self._send_weights,
+            Op.RECV_W: self._receive_weights,
+            Op.SEND_DW: self._send_gradients,
+            Op.RECV_DW: self._receive_gradients,
+            Op.ADD_DW: self._add_gradients,
         }
-        mine = schedule.stages[stage.index]
-        computes = [one for one in mine if one.op in (Op.FORWARD, Op.BACKWARD)]
-        self._needed = {one: needed_receives(schedule, one) for one in mine}
-        self._inputs = {one: inputs_of(schedule, one) for one in computes}
-        self._outputs = {one: outputs_of(schedule, one) for one in computes}
-        self._doing = {one: f"stage {stage.index}, {_words(one)}" for one in mine}
+        instructions = schedule.stages[stage.index]
+        computes = [each for each in instructions if each.op in (Op.FORWARD, Op.BACKWARD)]
+        self._needed = {each: needed_receives(schedule, each) for each in instructions}
+        self._inputs = {each: inputs_of(schedule, each) for each in computes}
+        self._outputs = {each: outputs_of(schedule, each) for each in computes}
+        self._notes = {each: f"stage {stage.index}, {_note(each)}" for each in instructions}
         needed = {receive for receives in self._needed.values() for receive in receives}
-        self._waiting = {one: f"stage {stage.index}, waits for {one}" for one in needed}
+        self._wait_notes = {each: f"stage {stage.index}, waits for {each}" for each in needed}
         self._reset(torch.empty(0), 1.0)
 
     def _reset(self, tokens: Tensor, scale: float) -> None:
         self._tokens = tokens
         self._scale = scale
-        self._posted: dict[Instruction, _Posted] = {}
-        self._outgoing: dict[Instruction, Tensor] = {}
+        # Waits of posted receives; hidden states and gradients by the receive or send of them.
+        self._waits: dict[Instruction, Callable[[], object]] = {}
+        self._tensors: dict[Instruction, Tensor] = {}
         self._losses: list[Tensor] = []
         self.counters = StepCounters()
 
     def run(self, tokens: Tensor, scale: float) -> StepCounters:
         """tokens: int64 [sequences, S + 1] on the device. Gradients are added to the weights.
 
-        The loss is `scale` times the sum of this rank's; 1 / tokens of the step makes it a mean.
+        The loss is `scale` times this rank's sum; with 1 / tokens of the step, all ranks' losses
+        add up to the mean.
         """
         self._reset(tokens, scale)
         kv_moved_before = self.stage.kv_moved_bytes
@@ -103,14 +111,13 @@ class Engine:
         try:
             for instruction in self.schedule.stages[self.stage.index]:
                 for receive in self._needed[instruction]:
-                    note(self._waiting[receive])
-                    self._posted[receive].work.wait()
-                note(self._doing[instruction])
+                    note(self._wait_notes[receive])
+                    self._wait(receive)
+                note(self._notes[instruction])
                 start = time.perf_counter_ns()
                 self._handlers[instruction.op](instruction)
-                self.counters.timeline.append(
-                    Timed(instruction=instruction, start_ns=start, end_ns=time.perf_counter_ns())
-                )
+                timed = TimedInstruction(instruction, start, time.perf_counter_ns())
+                self.counters.timeline.append(timed)
             note(f"stage {self.stage.index}, at the schedule's end, waits for the other stages")
             self.transport.flush()
             self.stage.assert_empty()
@@ -118,116 +125,149 @@ class Engine:
             if self._losses:
                 self.counters.loss = float(torch.stack(self._losses).sum())
         finally:
-            self._posted.clear()
-            self._outgoing.clear()
-            self.stage.abandon()
+            self._waits.clear()
+            self._tensors.clear()
+            self.stage.abort()
         return self.counters
+
+    def _wait(self, receive: Instruction) -> None:
+        """Once: all slices of a helper need the same weights, and gloo hangs in a second wait."""
+        if receive in self._waits:
+            self._waits.pop(receive)()
 
     def _peer(self, instruction: Instruction) -> int:
         return peer_of(self.schedule, instruction)
 
-    def _post(self, instruction: Instruction) -> None:
+    def _part(self, instruction: Instruction) -> Part:
+        return self.stage.part(instruction.part, instruction.subsequence)
+
+    def _msp_part(self, instruction: Instruction) -> MspPart:
+        part = self._part(instruction)
+        assert isinstance(part, MspPart)
+        return part
+
+    def _receive(self, instruction: Instruction) -> None:
         context = self.stage.context
-        tokens = message_tokens(self.schedule, instruction) // context.team.size
+        tokens = message_tokens(self.schedule, instruction) // self.stage.groups.shards.size
         shape = (tokens, self.stage.plan.model.hidden)
         buffer = torch.empty(shape, device=context.device, dtype=context.dtype)
         context.label("staging", buffer)
-        work = self.transport.receive(buffer, self._peer(instruction))
-        self._posted[instruction] = _Posted(buffer=buffer, work=work)
+        self._waits[instruction] = self.transport.receive(buffer, self._peer(instruction)).wait
+        self._tensors[instruction] = buffer
 
     def _join(self, instruction: Instruction, receive: Op) -> Tensor:
-        """What a compute reads: the pieces that came from other ranks and from this one."""
-        pieces = []
-        for side in self._inputs[instruction]:
-            received = instruction._replace(op=receive, other=side.other)
-            if received in self._posted:
-                piece = self._posted.pop(received).buffer
-            else:
-                piece = self._outgoing.pop(received)
-            assert piece is not None
-            pieces.append(piece)
+        """The input of a compute: pieces from other ranks and from this one."""
+        pieces = [
+            self._tensors.pop(instruction._replace(op=receive, other=side.other))
+            for side in self._inputs[instruction]
+        ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _hand_on(self, instruction: Instruction, send: Op, output: Tensor) -> None:
-        """What a compute made, by who reads it. A part of it must not keep all of it."""
-        size = self.stage.context.team.size
+    def _split(self, instruction: Instruction, send: Op, output: Tensor) -> None:
+        """The output of a compute, by reader. A piece must not keep the whole storage."""
+        size = self.stage.groups.shards.size
         for side in self._outputs[instruction]:
             piece = output
             start, tokens = side.start // size, side.tokens // size
             if tokens < output.shape[0]:
                 piece = output[start : start + tokens].clone()
-            sent = instruction._replace(op=send, other=side.other)
+            message = instruction._replace(op=send, other=side.other)
             if side.rank == self.stage.index:
-                sent = matching_receive(sent)
-            self._outgoing[sent] = piece
+                message = matching_receive(message)
+            self._tensors[message] = piece
 
     def _forward(self, instruction: Instruction) -> None:
-        _, sequence, index, number, _, _ = instruction
-        part = self.stage.part(number, index)
-        span = part.span(index)
-        x = self._tokens[sequence, span] if number == 0 else self._join(instruction, Op.RECV_F)
-        last = number + 1 == self.schedule.parts
+        sequence, index = instruction.sequence, instruction.subsequence
+        part = self._part(instruction)
+        span = part.spans[index]
+        first, last = part.index == 0, part.index + 1 == self.schedule.parts
+        x = self._tokens[sequence, span] if first else self._join(instruction, Op.RECV_F)
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
-        self.stage.let_go()
+        self.stage.wait_for_offloads()
         if last:
             self._losses.append(output)
         else:
-            self._hand_on(instruction, Op.SEND_F, output)
+            self._split(instruction, Op.SEND_F, output)
 
     def _backward(self, instruction: Instruction) -> None:
-        _, sequence, index, number, _, _ = instruction
-        part = self.stage.part(number, index)
-        grad = None
-        if number + 1 < self.schedule.parts:
-            grad = self._join(instruction, Op.RECV_B)
-        tokens = self._tokens[sequence, part.span(index)] if number == 0 else None
-        self.stage.let_go()
+        sequence, index = instruction.sequence, instruction.subsequence
+        part = self._part(instruction)
+        last = part.index + 1 == self.schedule.parts
+        grad = None if last else self._join(instruction, Op.RECV_B)
+        tokens = self._tokens[sequence, part.spans[index]] if part.index == 0 else None
+        self.stage.wait_for_offloads()
         input_gradient = part.backward(sequence, index, grad, tokens)
         if input_gradient is not None:
-            self._hand_on(instruction, Op.SEND_B, input_gradient)
+            self._split(instruction, Op.SEND_B, input_gradient)
 
-    def _clear(self, instruction: Instruction) -> None:
+    def _clear_dkv(self, instruction: Instruction) -> None:
         self.stage.clear_gradients(instruction.part)
 
     def _send(self, instruction: Instruction) -> None:
-        tensor = self._outgoing.pop(instruction).contiguous()
+        tensor = self._tensors.pop(instruction).contiguous()
         self.transport.send(tensor, self._peer(instruction))
 
     def _offload(self, instruction: Instruction) -> None:
-        part = self.stage.part(instruction.part, instruction.subsequence)
+        part = self._part(instruction)
         moved = part.offload(instruction.sequence, instruction.subsequence)
         self.counters.offloaded_bytes += moved
 
-    def _fetch(self, instruction: Instruction) -> None:
-        part = self.stage.part(instruction.part, instruction.subsequence)
-        self.stage.let_go()
-        moved = part.fetch(instruction.sequence, instruction.subsequence)
+    def _reload(self, instruction: Instruction) -> None:
+        part = self._part(instruction)
+        self.stage.wait_for_offloads()
+        moved = part.reload(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 
-    def _lend(self, instruction: Instruction) -> None:
-        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
-        msp_part.lend(self._peer(instruction), with_prefix=instruction.other == 0)
+    def _send_weights(self, instruction: Instruction) -> None:
+        with_prefix = instruction.other == 0
+        self._msp_part(instruction).send_weights(self._peer(instruction), with_prefix=with_prefix)
 
-    def _borrow(self, instruction: Instruction) -> None:
-        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
-        work = msp_part.borrow(self._peer(instruction), with_prefix=instruction.other == 0)
-        self._posted[instruction] = _Posted(work=work)
+    def _receive_weights(self, instruction: Instruction) -> None:
+        part, with_prefix = self._msp_part(instruction), instruction.other == 0
+        wait = part.receive_weights(self._peer(instruction), with_prefix=with_prefix)
+        self._waits[instruction] = wait
 
-    def _give_back(self, instruction: Instruction) -> None:
-        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
-        msp_part.give_back(self._peer(instruction))
+    def _send_gradients(self, instruction: Instruction) -> None:
+        self._msp_part(instruction).send_gradients(self._peer(instruction))
 
-    def _collect(self, instruction: Instruction) -> None:
-        msp_part = self.stage.msp_part(instruction.part, instruction.subsequence)
-        work = msp_part.collect(self._peer(instruction))
-        self._posted[instruction] = _Posted(work=work)
+    def _receive_gradients(self, instruction: Instruction) -> None:
+        part = self._msp_part(instruction)
+        self._waits[instruction] = part.receive_gradients(self._peer(instruction))
 
-    def _add(self, instruction: Instruction) -> None:
-        """The receipt adds what has come when it is waited for."""
-        del self._posted[instruction._replace(op=Op.RECV_DW)]
+    def _add_gradients(self, instruction: Instruction) -> None:
+        """The wait for the receive has added the gradients."""
 
 
-def _words(instruction: Instruction) -> str:
-    """A send may have to wait until its peer takes what was sent before."""
+def connections_of(schedule: Schedule) -> list[Connection]:
+    """All (source, target, channel) that the schedule sends on, in one order for all ranks."""
+    connections = {
+        Connection(*pair, Channel.MSP_SLICES)
+        for msp_split in schedule.slicing.msp_splits
+        for pair in permutations(msp_split.ranks, 2)
+    }
+    for stage, instructions in enumerate(schedule.stages):
+        for instruction in instructions:
+            if instruction.op in SENDS:
+                weights = carries_msp_weights(instruction)
+                channel = Channel.MSP_WEIGHTS if weights else Channel.PIPELINE
+                connections.add(Connection(stage, peer_of(schedule, instruction), channel))
+    return sorted(connections)
+
+
+def build_engine(
+    plan: Plan, weights: StageWeights, context: EngineContext, groups: RankGroups
+) -> Engine:
+    """The plan's schedule, checked, on a stage with these weights; its pairs of ranks connected.
+
+    Collective where a backend connects pairs: all ranks call it at the same time.
+    """
+    schedule = build_schedule(plan)
+    check_schedule(schedule)
+    groups.transport.connect(connections_of(schedule), context.device)
+    return Engine(schedule, Stage(plan, weights, context, groups))
+
+
+def _note(instruction: Instruction) -> str:
+    """A send may have to wait until its peer has received the sends before it."""
     return f"waits to send {instruction}" if instruction.op in SENDS else str(instruction)

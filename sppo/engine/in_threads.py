@@ -1,10 +1,10 @@
-"""The whole engine in one process, every rank a thread: for notebooks, examples and tests.
+"""The engine of all ranks in one process, each a thread: for notebooks, examples and tests.
 
     training = run_in_threads(plan, weights, batches)
     training.losses, training.gradient_norms, training.ranks[0].kept_peak_bytes
 
-The very `Trainer` of a real launch runs on every rank. Only messages and collectives differ: they
-pass through the memory of this process. CPU only.
+Every rank runs the `Trainer` of a real launch. Only messages and collectives differ: they pass
+through the memory of this process. CPU only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import RankGroups
+from sppo.comm.messages import Traffic
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import EngineContext
@@ -37,7 +37,7 @@ _DTYPES: dict[int, tuple[Dtype, torch.dtype]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class RankCounts:
-    """What one rank counted in its last step, and its place in the plan.
+    """Counts of one rank in its last step, and its coordinate in the plan's mesh.
 
     `kept_peak_bytes`, of activations between their forward and backward, equals the plan's
     `stages[stage].memory.kept_peak`; messages and bytes sent to other stages equal the
@@ -57,7 +57,7 @@ class RankCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Loss and gradient norm (before clipping) of every step; what each rank counted, by rank."""
+    """Loss and gradient norm (before clipping) of every step; counts of the last step by rank."""
 
     losses: tuple[float, ...]
     gradient_norms: tuple[float, ...]
@@ -76,31 +76,42 @@ def run_in_threads(
     weights: canonical and full-size (`sppo.plan.weight_shapes`), copied, never changed. batches:
     int64 [sequences_per_step, sequence_tokens + 1] each; inputs are [:, :-1], targets [:, 1:].
 
-    Raises ValueError if a batch has another shape, and what a rank raises.
+    Raises ValueError if a batch has another shape, and the error of a rank that fails.
     """
     steps = list(batches)
     shape = (plan.sequences_per_step, plan.sequence_tokens + 1)
     for batch in steps:
         if tuple(batch.shape) != shape:
             raise ValueError(f"the plan is for batches of {shape}, not {tuple(batch.shape)}")
-    workload = _workload_of(plan, optimizer or Optimizer())
+    element, dtype = _DTYPES[plan.element_bytes]
+    workload = _workload_of(plan, element, optimizer or Optimizer())
     groups = connect_threads(plan)
-    ranks = [_Rank(workload, plan, weights, connection) for connection in groups]
+    kept = [_KeptBytes() for _ in groups]
+    trainers = []
+    for rank, counter in enumerate(kept):
+        context = EngineContext(device=torch.device("cpu"), dtype=dtype, label=counter.label)
+        plans = StepPlans(whole=plan, short=plan)
+        trainers.append(Trainer(workload, plans, weights, context, groups[rank]))
 
     def train(rank: int) -> list[tuple[float, float]]:
-        return [ranks[rank].step(batch) for batch in steps]
+        results = []
+        for batch in steps:
+            groups[rank].transport.traffic = Traffic()
+            kept[rank].peak = kept[rank].live
+            results.append(trainers[rank].step(batch))
+        return results
 
     # Loss and norm are sums over all ranks: every rank reports the same.
     results = run_together(groups, train)[0]
     return Training(
         losses=tuple(loss for loss, _ in results),
         gradient_norms=tuple(norm for _, norm in results),
-        ranks=tuple(rank.counts() for rank in ranks),
+        ranks=tuple(map(_counts, trainers, kept)),
     )
 
 
-def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
-    """What the plan was made for, as far as training asks."""
+def _workload_of(plan: Plan, dtype: Dtype, optimizer: Optimizer) -> Workload:
+    """The workload of the plan, as far as training reads it."""
     cluster = Cluster(hardware=plan.hardware, device="cpu", nodes=1, ranks_per_node=plan.ranks)
     return Workload(
         name=plan.workload,
@@ -108,76 +119,37 @@ def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
         cluster=cluster,
         sequence_tokens=plan.sequence_tokens,
         sequences_per_step=plan.sequences_per_step,
-        dtype=_DTYPES[plan.element_bytes][0],
+        dtype=dtype,
         optimizer=optimizer,
     )
 
 
-class _Rank:
-    """One thread's trainer, and the books of its last step."""
-
-    def __init__(
-        self,
-        workload: Workload,
-        plan: Plan,
-        weights: Mapping[str, Tensor],
-        groups: RankGroups,
-    ) -> None:
-        self.groups = groups
-        self.kept = _KeptBytes()
-        context = EngineContext(
-            device=torch.device("cpu"),
-            dtype=_DTYPES[plan.element_bytes][1],
-            label=self.kept.label,
-        )
-        plans = StepPlans(whole=plan, short=plan)
-        self.trainer = Trainer(workload, plans, weights, context, groups)
-        self._sent_before = self._sent()
-
-    def _sent(self) -> tuple[int, int]:
-        traffic = self.groups.transport.traffic
-        return traffic.messages, traffic.bytes
-
-    def step(self, batch: Tensor) -> tuple[float, float]:
-        """One optimizer step; (loss, gradient norm)."""
-        self._sent_before = self._sent()
-        self.kept.begin()
-        return self.trainer.step(batch)
-
-    def counts(self) -> RankCounts:
-        place, counters = self.groups.coordinate, self.trainer.counters
-        before_messages, before_bytes = self._sent_before
-        messages, sent_bytes = self._sent()
-        arenas = self.trainer.engine.stage.buffers.arenas
-        return RankCounts(
-            replica=place.replica,
-            stage=place.stage,
-            shard=place.shard,
-            kept_peak_bytes=self.kept.peak,
-            host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
-            offloaded_bytes=counters.offloaded_bytes,
-            fetched_bytes=counters.fetched_bytes,
-            messages=messages - before_messages,
-            message_bytes=sent_bytes - before_bytes,
-        )
+def _counts(trainer: Trainer, kept: _KeptBytes) -> RankCounts:
+    traffic = trainer.groups.transport.traffic
+    arenas = trainer.engine.stage.buffers.arenas
+    return RankCounts(
+        **asdict(trainer.groups.coordinate),
+        kept_peak_bytes=kept.peak,
+        host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
+        offloaded_bytes=trainer.counters.offloaded_bytes,
+        fetched_bytes=trainer.counters.fetched_bytes,
+        messages=traffic.messages,
+        message_bytes=traffic.bytes,
+    )
 
 
 class _KeptBytes:
     """Bytes of the storages that are labelled "activations", and their peak.
 
-    A storage counts once, from its label to its end.
+    A storage counts once, from its label until it is freed.
     """
 
     def __init__(self) -> None:
         self.live = 0
         self.peak = 0
         self._storages: dict[int, weakref.ref[Any]] = {}
-        # A storage may end on another thread, or by garbage collection inside `label`.
+        # A storage may be freed on another thread, or by garbage collection inside `label`.
         self._lock = threading.RLock()
-
-    def begin(self) -> None:
-        """A step begins: its peak counts from here."""
-        self.peak = self.live
 
     def label(self, kind: Any, tensor: Tensor) -> None:
         if kind != "activations":
@@ -187,11 +159,11 @@ class _KeptBytes:
         with self._lock:
             if key in self._storages:
                 return
-            self._storages[key] = weakref.ref(storage, partial(self._end, key, size))
+            self._storages[key] = weakref.ref(storage, partial(self._freed, key, size))
             self.live += size
             self.peak = max(self.peak, self.live)
 
-    def _end(self, key: int, size: int, reference: weakref.ref[Any]) -> None:
+    def _freed(self, key: int, size: int, reference: weakref.ref[Any]) -> None:
         with self._lock:
             if self._storages.get(key) is reference:
                 del self._storages[key]

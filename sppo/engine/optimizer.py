@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sppo.comm.collectives import Alone, Team
+from sppo.comm.collectives import Team
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.workload import Optimizer
 from sppo.model.weights import StageWeights
@@ -18,39 +18,45 @@ NORM_CHUNK = 16_384
 
 
 def square_by_chunks(values: Tensor) -> Tensor:
-    """Sum of squares of a flat tensor, float64 scalar, where float64 would be slow."""
+    """Sum of squares of a flat tensor, float64 scalar, by norms in the tensor's own dtype."""
     norms = torch.stack(torch._foreach_norm(values.split(NORM_CHUNK)))
     return norms.double().square().sum()
 
 
 def square_in_float64(values: Tensor) -> Tensor:
-    """The same by few chunks: on CUDA tens of thousands would keep the host busy.
+    """The same by few chunks, because tens of thousands of kernels would keep the host busy.
 
-    A norm in float64 makes a float64 copy of what it reads, here of one chunk at a time.
+    A norm in float64 makes a float64 copy of its input, here of one chunk at a time.
     """
     chunks = values.split(FLOAT64_CHUNK)
     norms = [torch.linalg.vector_norm(chunk, dtype=torch.float64) for chunk in chunks]
     return torch.stack(norms).square().sum()
 
 
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The tensors of a torch optimizer's state."""
+    states = [state.values() for state in optimizer.state.values()]
+    return [value for state in states for value in state if isinstance(value, Tensor)]
+
+
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
-    Replicas share it (ZeRO-1): each updates one equal piece of every buffer and gets the others'.
+    Replicas share the state (ZeRO-1): each updates one equal piece of every buffer, and an
+    all_gather of the weights follows.
     """
 
-    def __init__(
-        self, weights: StageWeights, recipe: Optimizer, replicas: Team | None = None
-    ) -> None:
-        self.replicas = replicas or Alone()
+    def __init__(self, weights: StageWeights, recipe: Optimizer, replicas: Team) -> None:
+        self.replicas = replicas
         self.weights = weights
         self._flat = (weights.matrices, weights.vectors)
         self._gradients = (weights.matrix_gradients, weights.vector_gradients)
         self._working = [self._piece(flat) for flat in self._flat]
         precision = weights.matrix_gradients.dtype
         self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
-        for master, gradient in zip(self.masters, self._gradients, strict=True):
-            master.grad = self._piece(gradient)
+        self._pieces = [self._piece(gradient) for gradient in self._gradients]
+        for master, piece in zip(self.masters, self._pieces, strict=True):
+            master.grad = piece
         groups = [
             {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
             {"params": [self.masters[1]], "weight_decay": 0.0},
@@ -69,24 +75,22 @@ class FlatAdamW:
         return flat.chunk(self.replicas.size)[self.replicas.index]
 
     def reduce(self, shards: Team) -> None:
-        """Sum the gradients: over the shards what is whole on all of them, then over the replicas.
+        """Sum the gradients: over the shards where weights are not divided, then over the replicas.
 
         Afterwards this replica's pieces are those of the whole step.
         """
         if shards.size > 1:
             shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
         if self.replicas.size > 1:
-            for gradient in self._gradients:
-                self.replicas.reduce_scatter(gradient, into=self._piece(gradient)).wait()
+            for gradient, piece in zip(self._gradients, self._pieces, strict=True):
+                self.replicas.reduce_scatter(gradient, into=piece).wait()
 
     def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
 
-        Summed over all ranks it is the model's: the first shard counts what is whole on all.
+        The sum over all ranks is the model's. Only the first shard counts undivided weights.
         """
-        matrices, vectors = (master.grad for master in self.masters)
-        assert matrices is not None
-        assert vectors is not None
+        matrices, vectors = self._pieces
         if shard.index:
             before = self.replicas.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
@@ -94,10 +98,10 @@ class FlatAdamW:
         return square(matrices) + square(vectors)
 
     def step(self, factor: float) -> None:
-        """Update the weights; `factor` is what the global-norm clip asks for."""
-        for master in self.masters:
-            if factor < 1.0 and master.grad is not None:
-                master.grad.mul_(factor)
+        """Update the weights with gradients scaled by `factor`, that of the global-norm clip."""
+        if factor < 1.0:
+            for piece in self._pieces:
+                piece.mul_(factor)
         self.optimizer.step()
         if not self._shared:
             for working, master in zip(self._working, self.masters, strict=True):
@@ -107,10 +111,6 @@ class FlatAdamW:
                 self.replicas.all_gather(working, into=flat).wait()
 
     def tensors(self) -> list[Tensor]:
-        states = [
-            value
-            for state in self.optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
-        ]
+        """AdamW's state, and masters where they are no views of the weights."""
+        states = state_tensors(self.optimizer)
         return states if self._shared else [*states, *self.masters]

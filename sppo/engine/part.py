@@ -1,17 +1,19 @@
-"""A part of the model: forward and backward of a subsequence, and what is kept between them."""
+"""A part (model chunk): forward and backward of a subsequence, and the saved tensors between."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from sppo.comm.mesh import RankGroups
 from sppo.engine.context import EngineContext
-from sppo.model.decoder import PartModel, RotaryTable, Trace
-from sppo.model.mixers.kv_cache import Cache, KvCache, KvRing
+from sppo.model.decoder import PartModel, Trace, rotary_turns
+from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing, LayerCache
 from sppo.model.recompute import BlockRecomputer
 from sppo.model.weights import Weights
 from sppo.offload.activation_store import ActivationStore
@@ -19,164 +21,148 @@ from sppo.offload.host_memory import HostArena
 from sppo.plan.plan import Plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """A subsequence between its forward and its backward.
+class StageBuffers:
+    """Buffers that the parts of a stage share, sized by the plan; with plan, context and groups.
 
-    `edge` is the output's place in the graph: the output itself leaves with its message.
+    `turns`: see `rotary_turns`. `arenas`: host memory of offloaded tensors, one stack for each
+    sequence in flight. `ring`: device blocks of K and V in the host tier, if there. `tensors`: by
+    kind, every buffer of the stage but its own weights, for the accounting.
     """
 
-    edge: GradientEdge
-    trace: Trace
-
-
-class StageBuffers:
-    """What the parts of a stage share, sized by the plan: RoPE tables and the host arena."""
-
-    def __init__(self, plan: Plan, stage: int, context: EngineContext) -> None:
-        self.rotary = RotaryTable(plan.model, plan.sequence_tokens, context.device, context.dtype)
-        each = plan.stages[stage].memory.host // plan.kv_sets
+    def __init__(self, plan: Plan, context: EngineContext, groups: RankGroups) -> None:
+        self.plan = plan
+        self.context = context
+        self.groups = groups
+        self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
+        model, tokens = plan.model, plan.sequence_tokens
+        self.turns = rotary_turns(model, tokens, context.device, context.dtype)
+        capacity = plan.stages[groups.coordinate.stage].memory.host // plan.kv_sets
         self.arenas = [
-            HostArena(each, context.device, context.take_host) for _ in range(plan.kv_sets)
+            HostArena(capacity, context.device, context.take_host) for _ in range(plan.kv_sets)
         ]
-        for arena in self.arenas:
-            context.label("host", arena.memory)
+        self.add("host", [arena.memory for arena in self.arenas])
+        self.kv_format = KvFormat(
+            model=plan.model,
+            device=context.device,
+            dtype=context.dtype,
+            shards=plan.sequence_parallel,
+            take_host=context.take_host,
+        )
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
-            self.ring = KvRing(
-                plan.model,
-                plan.kv_block_tokens,
-                context.device,
-                context.dtype,
-                shards=plan.sequence_parallel,
-            )
-            for buffer in self.ring.buffers:
-                context.label("staging", buffer)
+            self.ring = KvRing(self.kv_format, plan.kv_block_tokens)
+            self.add("staging", self.ring.buffers)
+
+    def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:
+        """Label buffers of the stage for the accounting, and list them in `tensors`."""
+        for tensor in tensors:
+            self.context.label(kind, tensor)
+            self.tensors[kind].append(tensor)
 
     def arena_of(self, sequence: int) -> HostArena:
-        """A stack of its own for each sequence in flight."""
         return self.arenas[sequence % len(self.arenas)]
 
-
-def make_caches(
-    plan: Plan, index: int, tokens: int, buffers: StageBuffers, context: EngineContext
-) -> list[KvCache]:
-    """Buffers for the first `tokens` positions in one part, for every set of the plan."""
-    caches: list[KvCache] = []
-    for _ in range(plan.kv_sets):
-        cache = KvCache(
-            plan.model,
-            len(plan.parts[index].layer_range),
-            tokens,
-            context.device,
-            context.dtype,
-            buffers.ring,
-            caches[0] if caches else None,
-            take_host=context.take_host,
-            shards=plan.sequence_parallel,
-        )
-        caches.append(cache)
-    return caches
+    def make_caches(self, part: int, tokens: int) -> list[KvCache]:
+        """K, V, dK and dV of the first `tokens` positions in a part: a cache for every KV set."""
+        layers = len(self.plan.parts[part].layer_range)
+        caches = [KvCache(self.kv_format, layers, tokens, self.ring)]
+        for _ in range(1, self.plan.kv_sets):
+            caches.append(KvCache(self.kv_format, layers, tokens, self.ring, caches[0]))
+        for cache in caches:
+            self.add("host" if self.ring else "kv", cache.buffers[:2])
+        self.add("host" if self.ring else "dkv", caches[0].buffers[2:])
+        return caches
 
 
 class Part:
-    """The compute of one part under one plan. It knows nothing of schedules or other parts.
+    """The compute of one part under one plan, without knowledge of schedules or other parts.
 
-    spans: the positions of each subsequence that are computed here.
+    caches: for every KV set, those of the part's layers. spans: positions of each subsequence that
+    are computed here.
     """
 
     def __init__(
         self,
-        plan: Plan,
         index: int,
         weights: Weights,
-        caches: Sequence[Cache],
+        caches: Sequence[Sequence[LayerCache]],
         spans: Mapping[int, slice],
         buffers: StageBuffers,
-        context: EngineContext,
     ) -> None:
-        self.plan = plan
+        self.plan = buffers.plan
         self.index = index
-        self.context = context
+        self.context = buffers.context
         self.buffers = buffers
         self.caches = caches
-        mine = plan.parts[index]
-        self.model = PartModel(plan.model, mine.layer_range, weights, context.team)
-        self._spans = spans
+        chunk = self.plan.parts[index]
+        team = buffers.groups.shards
+        self.model = PartModel(self.plan.model, chunk.layer_range, weights, team)
+        self.spans = spans
         self._constants = weights.storage_keys()
-        self._work: dict[tuple[int, int], _Work] = {}
-        self._offload = mine.offload_units
-        layers = range(len(mine.layer_range))
-        self._dropped = [
-            frozenset((layer, name) for layer in layers for name in names)
-            for names in mine.recompute_units
-        ]
+        # By (sequence, subsequence) between forward and backward: the output's place in the graph,
+        # because the output itself is freed when its message is sent, and its trace.
+        self._in_flight: dict[tuple[int, int], tuple[GradientEdge, Trace]] = {}
+        self._offload = chunk.offload_units
+        self._dropped = [self._in_all_layers(names) for names in chunk.recompute_units]
 
-    def span(self, subsequence: int) -> slice:
-        return self._spans[subsequence]
+    def _in_all_layers(self, names: Iterable[str]) -> frozenset[tuple[int, str]]:
+        """Keys of saved tensors that are dropped in every layer of the part."""
+        layers = range(len(self.model.layers))
+        return frozenset((layer, name) for layer in layers for name in names)
 
     def forward(
         self, sequence: int, subsequence: int, x: Tensor, targets: Tensor | None, scale: float
     ) -> Tensor:
-        """Hidden states for the next part, or this rank's part of the scaled loss on the last.
+        """Hidden states [l / SP, h] for the next part, or this rank's part of the scaled loss.
 
-        x: token ids int64 [l] on the first part, hidden states [l / SP, h] on the others.
+        x: token ids int64 [l] on the first part, hidden states [l / SP, h] on all later parts.
+        targets: int64 [l] on the last part.
         """
-        span = self.span(subsequence)
-        cache = self.caches[sequence % len(self.caches)]
-        recomputer = BlockRecomputer(
-            model=self.plan.model,
-            layers=self.model.layers,
-            weights=self.model.weights,
-            team=self.context.team,
-            cache=cache,
-            turns=self.buffers.rotary.turns[span],
-            start=span.start,
-        )
-        store = ActivationStore(
-            self._constants,
-            self.context.label,
-            dropped=self._dropped[subsequence],
-            recomputer=recomputer,
-        )
+        span, turns = self.spans[subsequence], self.buffers.turns[self.spans[subsequence]]
+        caches = self.caches[sequence % len(self.caches)]
+        recomputer = BlockRecomputer(part=self.model, caches=caches, turns=turns, start=span.start)
+        dropped = self._dropped[subsequence]
+        store = ActivationStore(self._constants, self.context.label, dropped, recomputer)
         hidden = self.model.embed(x) if self.model.first else x
         trace = Trace(store=store)
         with store.recording():
-            output = self.model.forward(hidden, cache, self.buffers.rotary, span.start, trace)
+            output = self.model.forward(hidden, caches, turns, span.start, trace)
             if targets is not None:
                 output = self.model.loss(output, targets, scale, trace)
-        store.close()
-        self._work[(sequence, subsequence)] = _Work(edge=get_gradient_edge(output), trace=trace)
+        self._in_flight[sequence, subsequence] = get_gradient_edge(output), trace
         return output.detach()
 
     def offload(self, sequence: int, subsequence: int) -> int:
-        """Send the planned units to the host tier; returns bytes moved."""
-        work = self._work[(sequence, subsequence)]
-        arena = self.buffers.arena_of(sequence)
-        return work.trace.store.offload(self._offload[subsequence], arena)
+        """Offload the saved tensors of the plan; returns the bytes (paper sec. 5.1)."""
+        _, trace = self._in_flight[sequence, subsequence]
+        return trace.store.offload(self._offload[subsequence], self.buffers.arena_of(sequence))
 
-    def fetch(self, sequence: int, subsequence: int) -> int:
-        """Bring them back; returns bytes moved."""
-        work = self._work[(sequence, subsequence)]
-        return work.trace.store.fetch(self.context.device, self.buffers.arena_of(sequence))
+    def reload(self, sequence: int, subsequence: int) -> int:
+        """Reload the offloaded tensors of a subsequence; returns the bytes."""
+        _, trace = self._in_flight[sequence, subsequence]
+        return trace.store.reload(self.context.device, self.buffers.arena_of(sequence))
 
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
-        """Gradient of the part's input [l / SP, h]; None on the first part: it takes token ids."""
-        work = self._work.pop((sequence, subsequence))
-        work.trace.store.release()
-        torch.autograd.backward(work.edge, grad)
-        (input_gradient,) = work.trace.input_gradients
+        """Gradient of the part's input [l / SP, h]; None on the first part, which has token ids.
+
+        grad: that of the output [l / SP, h], None for the loss. tokens: int64 [l], on the first
+        part only.
+        """
+        edge, trace = self._in_flight.pop((sequence, subsequence))
+        trace.store.release()
+        torch.autograd.backward(edge, grad)
+        (input_gradient,) = trace.input_gradients
         if tokens is None:
             return input_gradient
         self.model.embed_backward(tokens, input_gradient)
         return None
 
     def assert_empty(self) -> None:
-        """End of a step: everything that was kept has been used."""
-        assert not self._work, f"left behind: {sorted(self._work)}"
+        """End of a step: every subsequence has had its backward."""
+        assert not self._in_flight, f"without a backward: {sorted(self._in_flight)}"
 
-    def abandon(self) -> None:
-        """After an error: drop what an unfinished step kept."""
-        self._work.clear()
+    def abort(self) -> None:
+        """After an error: drop the saved tensors of an unfinished step."""
+        self._in_flight.clear()

@@ -1,8 +1,10 @@
-"""Decoder blocks (GPT of the paper; Llama) of one part, on one rank's shard of the weights."""
+"""Decoder blocks (GPT of the paper; Llama) of one model chunk, with one rank's weight shards."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,44 +15,41 @@ from sppo.comm.collectives import Team, as_gathered
 from sppo.config.models import Model
 from sppo.model.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
 from sppo.model.loss import TiledLoss, own_rows
-from sppo.model.mixers.kv_cache import Cache
+from sppo.model.mixers.kv_cache import LayerCache
 from sppo.model.mixers.prefix_attention import PrefixAttention
-from sppo.model.weights import Weight, Weights
+from sppo.model.weights import Weights, accumulation_dtype
 from sppo.offload.activation_store import ActivationStore
-from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
-class RotaryTable:
-    """The turn of every position, complex [S, D / 2], made once.
+def rotary_turns(model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """RoPE's rotation of every position, complex [S, D / 2].
 
-    The field's convention turns column j of a head with column j + D / 2. Here the two lie side by
-    side, as one complex number, because the rows of the query and key weights do (`pair_rows`):
-    scores do not depend on the order of columns, and RoPE becomes a single product.
+    The field's convention rotates column j of a head with column j + D / 2. Here the two lie side
+    by side, as one complex number, because the rows of the query and key weights do (`pair_rows`).
+    Scores do not depend on the order of columns, and RoPE becomes a single product.
     """
-
-    def __init__(self, model: Model, tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-        precision = torch.float64 if dtype == torch.float64 else torch.float32
-        exponents = torch.arange(0, model.head_width, 2, device=device, dtype=precision)
-        frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
-        positions = torch.arange(tokens, device=device, dtype=precision)
-        angles = torch.outer(positions, frequencies)
-        self.turns = torch.polar(torch.ones_like(angles), angles)
+    precision = accumulation_dtype(dtype)
+    exponents = torch.arange(0, model.head_width, 2, device=device, dtype=precision)
+    frequencies = 1.0 / model.rope_theta ** (exponents / model.head_width)
+    positions = torch.arange(tokens, device=device, dtype=precision)
+    angles = torch.outer(positions, frequencies)
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What a forward leaves for its backward: saved tensors, and the input's gradient."""
+    """The results of a forward for its backward: saved tensors, and later the input's gradient."""
 
     store: ActivationStore
     input_gradients: list[Tensor] = field(default_factory=list)
 
 
 class PartModel:
-    """Consecutive blocks `layers` of the model, with the embedding in front and the head behind.
+    """Consecutive blocks `layers` of the model, after the embedding and before the head, if any.
 
-    Everything is of one subsequence of l tokens; the batch axis is the pipeline. Between blocks a
-    rank has hidden states [l / SP, h], the tokens that were dealt to it (see `team`); inside them
-    its own heads and MLP columns of all tokens.
+    Inputs are of one subsequence of l tokens; the pipeline takes the place of a batch axis. Between
+    blocks a rank has hidden states [l / SP, h] of the tokens dealt to it (see `collectives.py`).
+    Inside a block it has its own heads and MLP columns of all tokens.
     """
 
     def __init__(self, model: Model, layers: range, weights: Weights, team: Team) -> None:
@@ -61,52 +60,44 @@ class PartModel:
         self.first = 0 in layers
         self._entry = torch.zeros((), device=weights.device, requires_grad=True)
 
-    def _parameters(self, name: str) -> tuple[Weight, Weight | None]:
-        return self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
-
     def _column(self, x: Tensor, *names: str) -> Any:
-        return ColumnLinear.apply(x, self.team, tuple(self._parameters(name) for name in names))
+        weights = tuple(self.weights.with_bias(name) for name in names)
+        return ColumnLinear.apply(x, self.team, weights)
 
     def _row(self, x: Tensor, name: str) -> Tensor:
-        out: Tensor = RowLinear.apply(x, self.team, *self._parameters(name))
+        out: Tensor = RowLinear.apply(x, self.team, *self.weights.with_bias(name))
         return out
 
-    def _norm(self, name: str, unit: str, x: Tensor, tag: Tag) -> Tensor:
-        def tag_statistic(_: str, tensor: Tensor) -> None:
-            tag(f"{unit}.statistics", tensor)
-
-        weight = self.weights[f"{name}.weight"]
+    def norm(self, name: str, x: Tensor, tag: Tag) -> Tensor:
+        """The norm `name` of x [l / SP, h]; its statistics are tagged "norm1.statistics"."""
+        tag_statistic = partial(tag, f"{name.rpartition('.')[2]}.statistics")
+        weight, bias = self.weights.with_bias(name)
         epsilon = self.model.norm_epsilon
         if self.model.norm == "rmsnorm":
             out: Tensor = RmsNorm.apply(x, weight, epsilon, tag_statistic)
         else:
-            bias = self.weights[f"{name}.bias"]
             out = LayerNorm.apply(x, weight, bias, epsilon, tag_statistic)
         return out
 
     def _block(
-        self, index: int, x: Tensor, cache: Cache, rotary: RotaryTable, start: int, trace: Trace
+        self, index: int, x: Tensor, cache: LayerCache, turns: Tensor, start: int, trace: Trace
     ) -> Tensor:
         layer = f"layers.{self.layers[index]}"
-
-        def tag(unit: str, tensor: Tensor) -> None:
-            trace.store.tag(index, unit, tensor)
-
-        span = slice(start, start + x.shape[0] * self.team.size)
+        tag = partial(trace.store.tag, index)
         tag("block.input", x)
-        normed = self._norm(f"{layer}.norm1", "norm1", x, tag)
+        normed = self.norm(f"{layer}.norm1", x, tag)
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
             self._column(normed, f"{layer}.attention.qkv"),
-            rotary.turns[span],
-            cache.layers[index],
+            turns,
+            cache,
             start,
             self.team,
             tag,
         )
         middle = self._row(attended, f"{layer}.attention.output").add_(x)
         tag("block.middle", middle)
-        normed = self._norm(f"{layer}.norm2", "norm2", middle, tag)
+        normed = self.norm(f"{layer}.norm2", middle, tag)
         tag("norm2.output", normed)
         active = self._activation(layer, normed, tag)
         return self._row(active, f"{layer}.mlp.down").add_(middle)
@@ -125,12 +116,15 @@ class PartModel:
         return active
 
     def forward(
-        self, x: Tensor, cache: Cache, rotary: RotaryTable, start: int, trace: Trace
+        self, x: Tensor, caches: Sequence[LayerCache], turns: Tensor, start: int, trace: Trace
     ) -> Tensor:
-        """Hidden states [l / SP, h] of positions `start` and on through the blocks."""
+        """Hidden states [l / SP, h] of positions from `start` -> the output of the last block.
+
+        turns: complex [l, D / 2], the rotations of these positions.
+        """
         x = StageInput.apply(self._entry, x, trace.input_gradients)
-        for index in range(len(self.layers)):
-            x = self._block(index, x, cache, rotary, start, trace)
+        for index, cache in enumerate(caches):
+            x = self._block(index, x, cache, turns, start, trace)
         return x
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -139,38 +133,34 @@ class PartModel:
         with torch.no_grad():
             if self.team.size == 1:
                 return F.embedding(tokens, table)
-            rows, mine = self._rows(tokens, table)
-            return self.team.reduce_scatter(F.embedding(rows, table).mul_(mine)).wait()
+            rows, is_own = self._rows(tokens, table)
+            return self.team.reduce_scatter(F.embedding(rows, table).mul_(is_own)).wait()
 
     def _rows(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Row of every token [l], as gathered, in this rank's table, and 1 [l, 1] where it is."""
-        rows, mine = own_rows(as_gathered(tokens, self.team.size), table.shape[0], self.team)
-        return rows, mine.unsqueeze(-1).to(table.dtype)
+        """Row of every token [l] in this rank's table, as gathered; 1 [l, 1] where it is there."""
+        rows, is_own = own_rows(as_gathered(tokens, self.team.size), table.shape[0], self.team)
+        return rows, is_own.unsqueeze(-1).to(table.dtype)
 
     def embed_backward(self, tokens: Tensor, grad: Tensor) -> None:
         """Adds the gradient [l / SP, h] of the hidden states to that of the table."""
         weight = self.weights["embedding.weight"]
         if self.team.size > 1:
-            tokens, mine = self._rows(tokens, weight.value)
-            grad = self.team.all_gather(grad).wait().mul_(mine)
+            tokens, is_own = self._rows(tokens, weight.value)
+            grad = self.team.all_gather(grad).wait().mul_(is_own)
         weight.gradient.index_add_(0, tokens, grad.to(weight.gradient.dtype))
 
     def loss(self, x: Tensor, targets: Tensor, scale: float, trace: Trace) -> Tensor:
-        """This rank's part of scale * sum of cross entropies.
+        """This rank's part of scale * sum of cross entropies, a scalar.
 
-        x: hidden states [l / SP, h]; targets: all l of them.
+        x: hidden states [l / SP, h]; targets: int64 [l].
         """
-
-        def tag(unit: str, tensor: Tensor) -> None:
-            trace.store.tag(len(self.layers), unit, tensor)
-
+        tag = partial(trace.store.tag, len(self.layers))
         tag("final_norm.input", x)
         total: Tensor = TiledLoss.apply(
-            self._norm("final_norm", "final_norm", x, tag),
+            self.norm("final_norm", x, tag),
             self.weights["head.weight"],
             targets,
             scale,
-            LOSS_TILE_TOKENS,
             self.team,
             tag,
         )

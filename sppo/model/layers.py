@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 from sppo.comm.collectives import Team
 from sppo.model.weights import Weight
 
+TagStatistic = Callable[[Tensor], None]
 Tag = Callable[[str, Tensor], None]
-"""Names a tensor about to be saved with its unit of `plan/blocks/`."""
+"""Names a tensor that autograd is about to save, as `plan/blocks/` names saved tensors."""
 
 
 def add_product(gradient: Tensor, left: Tensor, right: Tensor) -> None:
@@ -44,10 +45,10 @@ def row_linear(x: Tensor, team: Team, weight: Weight, bias: Weight | None) -> Te
 
 
 class StageInput(torch.autograd.Function):
-    """Lets a received tensor into the graph without the graph holding on to it.
+    """Lets a received tensor [l / SP, h] into the graph without a reference from the graph.
 
-    A leaf would be kept alive by its AccumulateGrad node, and with it a block input that has
-    already travelled to the host. The gradient arrives in `sink`.
+    The AccumulateGrad node of a leaf would keep the leaf alive, and so a block input that is
+    offloaded already. The gradient is appended to `sink`.
     """
 
     @staticmethod
@@ -66,7 +67,7 @@ class ColumnLinear(torch.autograd.Function):
     """x @ weight.T + bias for one weight or several, of whose outputs every rank has its columns.
 
     x [l / size, in] of this rank's tokens; outputs [l, out / size] of all tokens, as gathered. Only
-    x is kept; in the backward it is gathered again while the gradient of the inputs is computed.
+    x is saved. The backward gathers x while it computes the gradient of the inputs.
     """
 
     @staticmethod
@@ -124,16 +125,16 @@ class RowLinear(torch.autograd.Function):
 
 
 class LayerNorm(torch.autograd.Function):
-    """Layer norm over the last axis of x [l, h]; keeps x and two statistics per token."""
+    """Layer norm over the last axis of x [l, h]; saves x and two statistics per token."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Weight, bias: Weight, epsilon: float, tag: Tag
+        ctx: Any, x: Tensor, weight: Weight, bias: Weight, epsilon: float, tag: TagStatistic
     ) -> Tensor:
         width = [x.shape[-1]]
         out, mean, rstd = torch.native_layer_norm(x, width, weight.value, bias.value, epsilon)
-        tag("mean", mean)
-        tag("rstd", rstd)
+        tag(mean)
+        tag(rstd)
         ctx.save_for_backward(x, mean, rstd)
         ctx.weight = weight
         ctx.bias = bias
@@ -143,35 +144,27 @@ class LayerNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd = ctx.saved_tensors
+        weight, bias, width = ctx.weight.value, ctx.bias.value, [x.shape[-1]]
         x_gradient, weight_gradient, bias_gradient = torch.ops.aten.native_layer_norm_backward(
-            grad.contiguous(),
-            x,
-            [x.shape[-1]],
-            mean,
-            rstd,
-            ctx.weight.value,
-            ctx.bias.value,
-            [True, True, True],
+            grad.contiguous(), x, width, mean, rstd, weight, bias, [True, True, True]
         )
         ctx.weight.gradient.add_(weight_gradient)
         ctx.bias.gradient.add_(bias_gradient)
         return x_gradient, None, None, None, None
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """x / rms(x) * weight over the last axis, and 1 / rms [l, 1] in float32 or wider."""
-    precise = x if x.dtype == torch.float64 else x.float()
-    rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
-    return (precise * rstd).to(x.dtype) * weight, rstd
-
-
 class RmsNorm(torch.autograd.Function):
-    """`rms_norm`; keeps x and one statistic per token."""
+    """x / rms(x) * weight over the last axis of x [l, h]; saves x and 1 / rms [l, 1].
+
+    The statistic is float32 or wider.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Weight, epsilon: float, tag: Tag) -> Tensor:
-        out, rstd = rms_norm(x, weight.value, epsilon)
-        tag("rstd", rstd)
+    def forward(ctx: Any, x: Tensor, weight: Weight, epsilon: float, tag: TagStatistic) -> Tensor:
+        precise = x if x.dtype == torch.float64 else x.float()
+        rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        out: Tensor = (precise * rstd).to(x.dtype) * weight.value
+        tag(rstd)
         ctx.save_for_backward(x, rstd)
         ctx.weight = weight
         return out
@@ -189,7 +182,7 @@ class RmsNorm(torch.autograd.Function):
 
 
 class SwiGlu(torch.autograd.Function):
-    """silu(gate) * up, keeping only its two inputs."""
+    """silu(gate) * up, both [l, ffn / SP]; saves only these two inputs."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -11,44 +11,38 @@ from torch.autograd.function import once_differentiable
 
 from sppo.comm.collectives import Team, as_gathered
 from sppo.model.layers import Tag, add_product
-from sppo.model.weights import Weight
+from sppo.model.weights import Weight, accumulation_dtype
+from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
 
 class TiledLoss(torch.autograd.Function):
-    """Cross entropy of a subsequence, `tile` tokens of logits at a time; they never all exist.
+    """Cross entropy of a subsequence, in tiles: never all logits exist.
 
     x [l / size, h] of this rank's tokens, head weight [V / size, h], targets int64 [l] by position.
     Returns this rank's part of sum(losses) * scale: its own vocabulary's logits, and the
-    log-sum-exps of its own tokens. The backward of a tile runs at once, while its logits are there;
-    only dx [l / size, h] is kept.
+    log-sum-exps of its own tokens. The backward of a tile runs at once, while its logits exist.
+    Only dx [l / size, h] is saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Weight,
-        targets: Tensor,
-        scale: float,
-        tile: int,
-        team: Team,
-        tag: Tag,
+        ctx: Any, x: Tensor, weight: Weight, targets: Tensor, scale: float, team: Team, tag: Tag
     ) -> Tensor:
         gradient = torch.empty_like(x)
-        precision = torch.float64 if x.dtype == torch.float64 else torch.float32
+        precision = accumulation_dtype(x.dtype)
         total = torch.zeros((), dtype=precision, device=x.device)
         by_rank = as_gathered(targets, team.size).view(team.size, -1)
-        step = max(1, tile // team.size)
+        step = max(1, LOSS_TILE_TOKENS // team.size)
         for start in range(0, x.shape[0], step):
             rows = slice(start, min(start + step, x.shape[0]))
             gathered = team.all_gather(x[rows]).wait()
             logits = F.linear(gathered, weight.value).to(precision)
-            wanted, mine = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
-            wanted, mine = wanted.unsqueeze(-1), mine.unsqueeze(-1).to(precision)
-            total -= (logits.gather(-1, wanted) * mine).sum()
+            columns, is_own = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
+            columns, is_own = columns.unsqueeze(-1), is_own.unsqueeze(-1).to(precision)
+            total -= (logits.gather(-1, columns) * is_own).sum()
             logsumexp, probabilities = _softmax_(logits, team)
             total += logsumexp.chunk(team.size)[team.index].sum()
-            probabilities.scatter_add_(-1, wanted, -mine)
+            probabilities.scatter_add_(-1, columns, -is_own)
             scaled = probabilities.mul_(scale).to(x.dtype)
             if team.size == 1:
                 torch.mm(scaled, weight.value, out=gradient[rows])
@@ -64,7 +58,7 @@ class TiledLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad.to(gradient.dtype), None, None, None, None, None, None
+        return gradient * grad.to(gradient.dtype), None, None, None, None, None
 
 
 def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:
@@ -82,10 +76,10 @@ def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:
 
 
 def own_rows(rows: Tensor, count: int, team: Team) -> tuple[Tensor, Tensor]:
-    """Which of these rows of a divided table lie in this rank's `count` rows, and where there.
+    """Rows of a sharded table -> their index in this rank's `count` rows, and whether they are own.
 
-    The others are given its first row.
+    Rows of other ranks get the index 0.
     """
     local = rows - team.index * count
-    mine = (local >= 0) & (local < count)
-    return local * mine, mine
+    is_own = (local >= 0) & (local < count)
+    return local * is_own, is_own

@@ -1,15 +1,14 @@
 """The weights of one rank's stage: its shard of every matrix, in flat buffers with their gradients.
 
-Parameters are views of two flat buffers, matrices and vectors, and their gradients of two more: one
-AdamW call, one norm, one zero, one reduction over replicas.
+Parameters are views of two flat buffers, matrices and vectors. Gradients are of two more. So a step
+has one AdamW call, one norm, one zero and one reduction over replicas.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.offload.activation_store import storage_key
 from sppo.plan.blocks import block_of
+from sppo.plan.plan import Plan
 from sppo.plan.weights import canonical_weights
 
 
@@ -29,12 +29,48 @@ class Weight:
     gradient: Tensor
 
 
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of gradients and sums: float32, or float64 for a float64 model."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Weights(dict[str, Weight]):
+    """Parameters by name."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.values())).value.device
+
+    def with_bias(self, name: str) -> tuple[Weight, Weight | None]:
+        """Weight and bias of a projection or norm; None where it has no bias."""
+        return self[f"{name}.weight"], self.get(f"{name}.bias")
+
+    def storage_keys(self) -> frozenset[int]:
+        """Storages of the parameters: autograd may save these, and they outlive the step."""
+        return frozenset(storage_key(weight.value) for weight in self.values())
+
+
+def weight_views(
+    shapes: Mapping[str, tuple[int, ...]], values: Tensor, gradients: Tensor
+) -> Iterator[tuple[str, Weight]]:
+    """Parameters of these shapes, one after another in two flat buffers [elements]."""
+    start = 0
+    for name, shape in shapes.items():
+        span = slice(start, start + math.prod(shape))
+        start = span.stop
+        yield name, Weight(values[span].view(shape), gradients[span].view(shape))
+
+
+def count_elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
 def stage_weight_names(
     model: Model, layers: Sequence[int], head: bool
 ) -> dict[str, tuple[str, ...]]:
     """Parameter of this stage -> the canonical weights it is the row-wise concatenation of.
 
-    Those of a block that are stored together become one matrix: one product instead of many.
+    Weights of a block that are stored together become one matrix: one product instead of many.
     """
     names: dict[str, tuple[str, ...]] = {}
     if 0 in layers:
@@ -74,7 +110,7 @@ def stage_value(
 ) -> Tensor:
     """One rank's shard of a stage's parameter from its canonical parts.
 
-    They are concatenated; rows that turn together are paired.
+    The parts are concatenated; rows that rotate together are paired.
     """
     canonical = canonical_weights(model)
     paired = block_of(model).paired_weights
@@ -89,83 +125,43 @@ def stage_value(
     return torch.cat(values)
 
 
-class Weights(Protocol):
-    """Parameters by name, wherever they lie."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def __getitem__(self, name: str) -> Weight: ...
-
-    def get(self, name: str) -> Weight | None: ...
-
-    def storage_keys(self) -> frozenset[int]:
-        """Of everything that autograd may save and that outlives the step."""
-        ...
-
-
-class StageWeights:
+class StageWeights(Weights):
     """The parameters of one rank's stage with their gradients, in flat buffers.
 
-    `matrices` carry weight decay, `vectors` do not; `matrix_gradients` and `vector_gradients` are
-    float32 (float64 for a float64 model). The first `whole_elements` of the vectors are those that
-    every shard has; their gradients are parts of a sum. Buffers are padded with zeros to a multiple
-    of `replicas`, so that an optimizer can be divided over them.
+    weights: canonical and full-size, copied.
+
+    `matrices` have weight decay, `vectors` have none; gradients are of `accumulation_dtype`. The
+    first `whole_elements` of the vectors are the same on every shard; their gradients are parts of
+    a sum. Buffers are padded with zeros to a multiple of the replicas, so that ZeRO-1 can divide
+    them.
     """
 
     def __init__(
         self,
-        model: Model,
-        layers: Sequence[int],
+        plan: Plan,
+        stage: int,
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        *,
-        head: bool,
         shard: Shard = WHOLE,
-        replicas: int = 1,
     ) -> None:
+        super().__init__()
+        model, replicas = plan.model, plan.data_parallel
+        layers, head = plan.stages[stage].layers, plan.stages[stage].head
         sources = stage_weight_names(model, layers, head)
         shapes = stage_weight_shapes(model, layers, head, shard.count)
         canonical = canonical_weights(model)
-        whole = [
-            name for name, parts in sources.items() if canonical[parts[0]].sharded_axis is None
-        ]
+        whole = {name for name in sources if canonical[sources[name][0]].sharded_axis is None}
         self.whole_elements = sum(math.prod(shapes[name]) for name in whole)
-        names = [*whole, *(name for name in sources if name not in whole)]
-        sizes = {1: 0, 2: 0}
-        for shape in shapes.values():
-            sizes[len(shape)] += math.prod(shape)
-        self.matrices, self.matrix_gradients = _buffers(sizes[2], replicas, device, dtype)
-        self.vectors, self.vector_gradients = _buffers(sizes[1], replicas, device, dtype)
-        self._weights: dict[str, Weight] = {}
-        used = {1: 0, 2: 0}
-        for name in names:
-            shape = shapes[name]
-            axes = len(shape)
-            flat = self.matrices if axes == 2 else self.vectors
-            gradients = self.matrix_gradients if axes == 2 else self.vector_gradients
-            span = slice(used[axes], used[axes] + math.prod(shape))
-            used[axes] = span.stop
-            value = stage_value(model, weights, sources[name], shard)
-            flat[span].view(shape).copy_(value)
-            self._weights[name] = Weight(flat[span].view(shape), gradients[span].view(shape))
-
-    @property
-    def device(self) -> torch.device:
-        return self.matrices.device
-
-    def __getitem__(self, name: str) -> Weight:
-        return self._weights[name]
-
-    def get(self, name: str) -> Weight | None:
-        return self._weights.get(name)
-
-    def names(self) -> list[str]:
-        return list(self._weights)
-
-    def storage_keys(self) -> frozenset[int]:
-        return frozenset((storage_key(self.matrices), storage_key(self.vectors)))
+        names = sorted(sources, key=lambda name: name not in whole)
+        matrices = {name: shapes[name] for name in names if len(shapes[name]) == 2}
+        vectors = {name: shapes[name] for name in names if len(shapes[name]) == 1}
+        self.matrices, self.matrix_gradients = _buffers(matrices, replicas, device, dtype)
+        self.vectors, self.vector_gradients = _buffers(vectors, replicas, device, dtype)
+        self.update(weight_views(matrices, self.matrices, self.matrix_gradients))
+        self.update(weight_views(vectors, self.vectors, self.vector_gradients))
+        for name, parts in sources.items():
+            self[name].value.copy_(stage_value(model, weights, parts, shard))
 
     def zero_gradients(self) -> None:
         self.matrix_gradients.zero_()
@@ -173,10 +169,11 @@ class StageWeights:
 
 
 def _buffers(
-    elements: int, replicas: int, device: torch.device, dtype: torch.dtype
+    shapes: Mapping[str, tuple[int, ...]], replicas: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
+    """Flat values, of which only the padding is set, and flat gradients, which are zero."""
+    elements = count_elements(shapes)
     size = -(-elements // replicas) * replicas
-    precision = torch.float64 if dtype == torch.float64 else torch.float32
     flat = torch.empty(size, device=device, dtype=dtype)
     flat[elements:].zero_()
-    return flat, torch.zeros(size, device=device, dtype=precision)
+    return flat, torch.zeros(size, device=device, dtype=accumulation_dtype(dtype))

@@ -1,13 +1,14 @@
-"""Two-level activation management: which saved tensor stays, travels, or is made again.
+"""Two-level activation management: each saved tensor is kept, offloaded, or recomputed.
 
-The model tags tensors by unit name; saved-tensor hooks meet every tensor that autograd keeps. The
-storage is the unit of account: a tensor saved twice is kept once, a view keeps its whole storage,
-and weights are told apart by their storage.
+The model tags tensors with the names of saved tensors. Saved-tensor hooks see every tensor that
+autograd saves. Storages are counted, not tensors: a tensor saved twice is kept once, a view keeps
+its whole storage, and weights are recognised by their storage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sppo.offload.host_memory import Arrival, HostArena, Slot
+from sppo.offload.host_memory import CopyEvent, HostArena, Slot
 from sppo.plan.saved_tensors import SavedTensorKey
 
 
@@ -28,27 +29,25 @@ def storage_key(tensor: Tensor) -> int:
 def _bytes_of(tensor: Tensor) -> Tensor:
     """The whole storage of `tensor` as uint8 [bytes].
 
-    By views alone: `set_` on a storage never lets go of it where tensors are fake (torch 2.13).
+    By views alone: `set_` on a storage never frees it where tensors are fake (torch 2.13).
     """
     elements = tensor.untyped_storage().nbytes() // tensor.element_size()
     return tensor.detach().as_strided((elements,), (1,), 0).view(torch.uint8)
 
 
 class Recomputer(Protocol):
-    """Makes dropped units again; see `recompute.BlockRecomputer`."""
+    """Recomputes saved tensors; see `recompute.BlockRecomputer`."""
 
-    def recomputed_from(self, unit: str) -> tuple[str, ...]:
-        """Names of the units of the same block that `unit` is made of."""
-        ...
+    def recomputed_from(self, name: str) -> tuple[str, ...]:
+        """Names of the saved tensors of the same block that this one is recomputed from."""
 
-    def make(self, layer: int, unit: str, read: Callable[[str], Tensor]) -> Tensor:
-        """The unit as the forward had made it, contiguous."""
-        ...
+    def recompute(self, layer: int, name: str, read: Callable[[str], Tensor]) -> Tensor:
+        """The saved tensor as the forward computed it, contiguous."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """How a tensor lies in its storage."""
+    """The layout of a tensor in its storage."""
 
     dtype: torch.dtype
     size: torch.Size
@@ -60,7 +59,7 @@ class _View:
         return cls(tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def on(self, data: Tensor) -> Tensor:
-        """The tensor again, over the storage of `data`."""
+        """The same view of the storage of `data`."""
         return data.view(self.dtype).as_strided(self.size, self.stride, self.offset)
 
 
@@ -68,7 +67,7 @@ class _View:
 class Saved:
     """One saved storage: on the device (`data`), in the host tier (`slot`), or in neither.
 
-    A storage in neither place was dropped: `sources` are what it will be made of, by unit name.
+    A storage in neither place was dropped. It is recomputed from `sources`, saved tensors by name.
     """
 
     key: SavedTensorKey | None
@@ -81,7 +80,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Handle:
-    """What autograd holds in place of a saved tensor."""
+    """Autograd holds this in place of a saved tensor."""
 
     saved: Saved
     view: _View
@@ -91,17 +90,16 @@ class ActivationStore:
     """The saved tensors of one subsequence on one stage.
 
     `constants` are storages that outlive the step (weights, RoPE tables) and pass through.
-    `label` tells the accounting that a storage is now a kept activation. Units in `dropped` are not
-    kept at all: `maker` makes them again when the backward asks for the first time.
+    `label` tells the accounting that a storage is now a kept activation. Saved tensors in `dropped`
+    are not kept: `recomputer` recomputes them when the backward first reads them.
     """
 
     def __init__(
         self,
         constants: frozenset[int],
         label: Callable[[Any, Tensor], None],
-        *,
-        dropped: frozenset[SavedTensorKey] = frozenset(),
-        recomputer: Recomputer | None = None,
+        dropped: frozenset[SavedTensorKey],
+        recomputer: Recomputer,
     ) -> None:
         self._constants = constants
         self._label = label
@@ -111,23 +109,22 @@ class ActivationStore:
         self._mortal: list[StorageWeakRef] = []
         self._tags: dict[int, SavedTensorKey] = {}
         self._open: dict[int, Saved] = {}
-        self._arriving = Arrival(None)
+        self._reloads = CopyEvent(None)
         self.saved: list[Saved] = []
 
-    def tag(self, layer: int, unit: str, tensor: Tensor) -> None:
+    def tag(self, layer: int, name: str, tensor: Tensor) -> None:
         """Name the storage of `tensor`; the first name stays."""
-        self._tags.setdefault(storage_key(tensor), (layer, unit))
-        if (layer, unit) in self._dropped:
-            # A dropped storage dies before the forward ends. While a weak reference lives its
-            # identity is not given to another.
+        self._tags.setdefault(storage_key(tensor), (layer, name))
+        if (layer, name) in self._dropped:
+            # A dropped storage dies before the forward ends. While a weak reference to it lives,
+            # no new storage gets its identity.
             self._mortal.append(StorageWeakRef(tensor.untyped_storage()))
 
-    def recording(self) -> torch.autograd.graph.saved_tensors_hooks:
-        """Context of one forward: everything autograd saves inside goes through this store."""
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
-
-    def close(self) -> None:
-        """End of the forward: names are dropped, the saved storages stay."""
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Context of one forward: this store handles every tensor that autograd saves inside."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+            yield
         self._tags.clear()
         self._open.clear()
         self._by_key.clear()
@@ -149,10 +146,8 @@ class ActivationStore:
         if key is not None:
             self._by_key[key] = saved
             if key in self._dropped:
-                assert self._recomputer is not None
-                layer, unit = key
-                sources = self._recomputer.recomputed_from(unit)
-                saved.sources = {name: self._by_key[layer, name] for name in sources}
+                sources = self._recomputer.recomputed_from(key[1])
+                saved.sources = {name: self._by_key[key[0], name] for name in sources}
                 saved.data = None
                 return saved
         self.saved.append(saved)
@@ -160,20 +155,19 @@ class ActivationStore:
         return saved
 
     def _data(self, saved: Saved) -> Tensor:
-        """The bytes of a saved storage; a dropped one is made again now, once."""
+        """The bytes of a saved storage; a dropped one is recomputed now, once."""
         if saved.data is None:
             assert saved.sources, f"{saved.key} is read while it lies in the host tier"
             assert saved.key is not None
-            assert self._recomputer is not None
             layer, unit = saved.key
 
             def read(name: str) -> Tensor:
                 source = saved.sources[name]
                 return source.view.on(self._data(source))
 
-            made = _bytes_of(self._recomputer.make(layer, unit, read))
-            assert made.numel() == saved.size_bytes, f"{unit} was made with another size"
-            saved.data = made
+            data = _bytes_of(self._recomputer.recompute(layer, unit, read))
+            assert data.numel() == saved.size_bytes, f"{unit} was recomputed with another size"
+            saved.data = data
             saved.sources = {}
         return saved.data
 
@@ -182,48 +176,37 @@ class ActivationStore:
             return packed
         return packed.view.on(self._data(packed.saved))
 
-    @property
-    def device_bytes(self) -> int:
-        return sum(entry.size_bytes for entry in self.saved if entry.data is not None)
-
-    def bytes_by_unit(self) -> dict[SavedTensorKey | None, int]:
-        """Bytes kept under each unit name (None: a tensor the model did not tag)."""
-        totals: dict[SavedTensorKey | None, int] = {}
-        for entry in self.saved:
-            totals[entry.key] = totals.get(entry.key, 0) + entry.size_bytes
-        return totals
-
-    def offload(self, units: Iterable[SavedTensorKey], arena: HostArena) -> int:
-        """Send those units to the host tier and free their device storage; returns bytes moved."""
-        wanted = set(units)
+    def offload(self, names: Iterable[SavedTensorKey], arena: HostArena) -> int:
+        """Copy these saved tensors to the host tier and free their storages; returns the bytes."""
+        offloaded = set(names)
         moved = 0
-        for entry in self.saved:
-            if entry.key in wanted and entry.data is not None:
-                entry.slot = arena.store(entry.data)
-                entry.data = None
-                moved += entry.size_bytes
+        for saved in self.saved:
+            if saved.key in offloaded and saved.data is not None:
+                saved.slot = arena.store(saved.data)
+                saved.data = None
+                moved += saved.size_bytes
         return moved
 
-    def fetch(self, device: torch.device, arena: HostArena) -> int:
-        """Bring everything back to the device, last out first in; returns bytes moved."""
+    def reload(self, device: torch.device, arena: HostArena) -> int:
+        """Queue the copies back to the device, in reverse order; returns the bytes."""
         moved = 0
-        for entry in reversed(self.saved):
-            if entry.slot is None:
+        for saved in reversed(self.saved):
+            if saved.slot is None:
                 continue
-            data = torch.empty(entry.size_bytes, dtype=torch.uint8, device=device)
-            arena.load(entry.slot, data)
-            entry.data = data
-            entry.slot = None
+            data = torch.empty(saved.size_bytes, dtype=torch.uint8, device=device)
+            arena.load(saved.slot, data)
+            saved.data = data
+            saved.slot = None
             self._label("activations", data)
-            moved += entry.size_bytes
-        self._arriving = arena.arrived()
+            moved += saved.size_bytes
+        self._reloads = arena.copies.h2d_event()
         return moved
 
     def release(self) -> None:
-        """Begin of the backward: the graph alone keeps the storages, and lets go as it runs.
+        """Begin of the backward: only the graph refers to the storages, and frees them as it runs.
 
-        On CUDA the compute stream waits for what this store has fetched, and for nothing else.
+        On CUDA the compute stream waits for the reloads of this store, and for nothing else.
         """
-        self._arriving.wait()
-        assert all(entry.slot is None for entry in self.saved), "a unit was never fetched"
+        self._reloads.wait()
+        assert all(saved.slot is None for saved in self.saved), "a saved tensor was not reloaded"
         self.saved.clear()

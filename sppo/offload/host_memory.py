@@ -1,8 +1,8 @@
 """The host tier: one arena per rank, taken once and sized by the plan; a stack of slots.
 
-Subsequences go out in forward order and come back in reverse, so slots are given and taken back
-like plates. The arena is a shared mapping: on a CPU it lies outside the device's enforced limit
-and copies are synchronous; for CUDA its pages are locked and each direction of copies has a stream.
+Subsequences are offloaded in forward order and reloaded in reverse, so slots form a stack. The
+arena is a shared mapping. On a CPU it lies outside the device's enforced limit, and copies are
+synchronous. For CUDA its pages are locked, and D2H and H2D copies have a stream each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +19,10 @@ from sppo.config.errors import HostTierFull
 from sppo.config.sizes import slot_bytes
 
 
-class PageLock(Protocol):
-    """CUDA's runtime, as far as it locks pages; both return 0 if all is well."""
-
-    def cudaHostRegister(self, address: int, size_bytes: int, flags: int) -> Any: ...
-
-    def cudaHostUnregister(self, address: int) -> Any: ...
-
-
 class _LockedMapping(mmap.mmap):
-    """Shared memory whose pages are locked for as long as it is mapped."""
+    """Shared memory whose pages are locked while the mapping exists."""
 
-    runtime: PageLock | None = None
+    runtime: Any = None
     address = 0
 
     def __del__(self) -> None:
@@ -38,11 +30,12 @@ class _LockedMapping(mmap.mmap):
             self.runtime.cudaHostUnregister(self.address)
 
 
-def host_memory(size_bytes: int, device: torch.device, runtime: PageLock | None = None) -> Tensor:
+def host_memory(size_bytes: int, device: torch.device, runtime: Any = None) -> Tensor:
     """uint8 [size_bytes] of the host tier: a shared mapping, its pages locked for CUDA.
 
-    To the byte, where torch's own pinned memory takes the next power of two; on the NUMA node of
-    the process. Raises HostTierFull if the host refuses.
+    The size is exact; torch's own pinned memory takes the next power of two. The pages lie on the
+    NUMA node of the process. `runtime`: CUDA's by default; it locks and unlocks the pages. Raises
+    HostTierFull if the host refuses.
     """
     if size_bytes == 0:
         return torch.empty(0, dtype=torch.uint8)
@@ -68,11 +61,11 @@ def _refused(size_bytes: int, why: str) -> HostTierFull:
 
 
 TakeHost = Callable[[int, torch.device], Tensor]
-"""What takes host memory: `host_memory`, or what tensors without storage have in its place."""
+"""Takes (bytes, device), returns uint8 [bytes]: `host_memory`, or its stand-in for fake tensors."""
 
 
-class Arrival:
-    """Copies on their way; `wait` lets the compute stream wait for them, never the host."""
+class CopyEvent:
+    """Copies in flight; `wait` lets the compute stream wait for them, never the host."""
 
     def __init__(self, event: torch.cuda.Event | None) -> None:
         self._event = event
@@ -82,83 +75,86 @@ class Arrival:
             self._event.wait()
 
 
-class Courier:
+class CopyStreams:
     """Copies between host memory and preallocated device blocks, in the order of the calls.
 
-    On CUDA each direction has a stream; a copy starts when the compute issued before it and the
-    other direction's earlier copies are done. On a CPU a copy is done when the call returns.
+    On CUDA each direction has a stream. A copy starts when the compute issued before it, and the
+    earlier copies of the opposite direction, are done. On a CPU a copy is done when the call
+    returns.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         on_cuda = device.type == "cuda"
-        self._inward = torch.cuda.Stream(device) if on_cuda else None
-        self._outward = torch.cuda.Stream(device) if on_cuda else None
-        self._leaving: list[Tensor] = []
+        self._h2d = torch.cuda.Stream(device) if on_cuda else None
+        self._d2h = torch.cuda.Stream(device) if on_cuda else None
+        self._offloading: list[Tensor] = []
 
-    def bring(self, into: Tensor, source: Tensor) -> None:
-        """Host to device. `into` must not be let go before `arrived().wait()`."""
-        self._copy(self._inward, self._outward, into, source)
+    def copy_to_device(self, into: Tensor, source: Tensor) -> None:
+        """H2D. `into` must not be freed before `h2d_event().wait()`."""
+        self._copy(self._h2d, self._d2h, into, source)
 
-    def take(self, source: Tensor, into: Tensor) -> None:
-        """Device to host. The memory of `source` is in use until `let_go`."""
-        self._copy(self._outward, self._inward, into, source)
-        if self._outward is not None:
-            self._leaving.append(source)
+    def copy_to_host(self, source: Tensor, into: Tensor) -> None:
+        """D2H. The memory of `source` is in use until `wait_for_offloads`."""
+        self._copy(self._d2h, self._h2d, into, source)
+        if self._d2h is not None:
+            self._offloading.append(source)
 
-    def let_go(self) -> None:
-        """Let compute wait until all that was taken has left; then its device memory is free.
+    def wait_for_offloads(self) -> None:
+        """Let compute wait for all D2H copies; then their device memory is free.
 
-        Not left to the allocator, which frees by what the host sees: it runs far ahead.
+        The allocator cannot do so: it frees by the host's progress, which is far ahead.
         """
-        if self._outward is not None and self._leaving:
-            self._outward.record_event().wait()
-        self._leaving.clear()
+        if self._d2h is not None and self._offloading:
+            self._d2h.record_event().wait()
+        self._offloading.clear()
 
     def _copy(
         self,
         stream: torch.cuda.Stream | None,
-        other: torch.cuda.Stream | None,
+        opposite: torch.cuda.Stream | None,
         into: Tensor,
         source: Tensor,
     ) -> None:
-        if stream is None or other is None:
+        if stream is None or opposite is None:
             into.copy_(source)
             return
         stream.wait_stream(torch.cuda.current_stream(self._device))
-        stream.wait_stream(other)
+        stream.wait_stream(opposite)
         with torch.cuda.stream(stream):
             for piece, its_source in contiguous_pieces(into, source):
                 piece.copy_(its_source, non_blocking=True)
 
-    def arrived(self) -> Arrival:
-        """Everything brought so far."""
-        return Arrival(None if self._inward is None else self._inward.record_event())
+    def h2d_event(self) -> CopyEvent:
+        """All H2D copies so far."""
+        return CopyEvent(None if self._h2d is None else self._h2d.record_event())
 
 
 def contiguous_pieces(into: Tensor, source: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """A copy as copies that are contiguous on both sides: the whole, or along the first axis.
+    """Split a copy into copies that are contiguous on both sides, along the first axis if needed.
 
-    CUDA copies nothing else between the tiers without a detour through pageable memory, for which
-    the host waits.
+    CUDA copies anything else through pageable memory, and the host waits for that.
     """
     if into.is_contiguous() and source.is_contiguous():
         return [(into, source)]
     pieces = list(zip(into, source, strict=True))
-    assert all(one.is_contiguous() for pair in pieces for one in pair), "more than one axis is cut"
+    assert all(a.is_contiguous() and b.is_contiguous() for a, b in pieces), "two axes are cut"
     return pieces
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Where a tensor lies in the arena."""
+    """The place of a tensor in the arena."""
 
     offset_bytes: int
     size_bytes: int
 
 
 class HostArena:
-    """`capacity_bytes` of host memory; raises HostTierFull when a slot does not fit."""
+    """A stack of slots in `capacity_bytes` of host memory.
+
+    peak_bytes: its greatest use. copies: the streams of `store` and `load`.
+    """
 
     def __init__(
         self, capacity_bytes: int, device: torch.device, take: TakeHost | None = None
@@ -167,15 +163,16 @@ class HostArena:
         self.used_bytes = 0
         self.peak_bytes = 0
         self.memory = (take or host_memory)(capacity_bytes, device)
-        self._courier = Courier(device)
+        self.copies = CopyStreams(device)
 
     def _view(self, slot: Slot) -> Tensor:
         return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
 
     def store(self, data: Tensor) -> Slot:
-        """Copy `data` (uint8, one axis, on the device) into a new slot on top of the stack.
+        """Copy `data` (uint8 [bytes], on the device) into a new slot on top of the stack.
 
-        Its device memory is in use until `let_go`.
+        Its device memory is in use until `copies.wait_for_offloads`. Raises HostTierFull where the
+        slot does not fit.
         """
         needed = slot_bytes(data.numel())
         if self.used_bytes + needed > self.capacity_bytes:
@@ -186,29 +183,21 @@ class HostArena:
         slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        self._courier.take(data, self._view(slot))
+        self.copies.copy_to_host(data, self._view(slot))
         return slot
 
-    def let_go(self) -> None:
-        """Let compute wait until all that was stored has left; then its device memory is free."""
-        self._courier.let_go()
-
-    def abandon(self) -> None:
-        """After an error: nothing that lies here is wanted."""
-        self.let_go()
-        self.arrived().wait()
+    def abort(self) -> None:
+        """After an error: drop everything in the arena."""
+        self.copies.wait_for_offloads()
+        self.copies.h2d_event().wait()
         self.used_bytes = 0
 
     def load(self, slot: Slot, into: Tensor) -> None:
-        """Queue the copy of the topmost slot to the device and take it off the stack.
+        """Queue the copy of the topmost slot to the device, and remove the slot from the stack.
 
-        `into` may be read after `arrived().wait()`.
+        `into` may be read after `copies.h2d_event().wait()`.
         """
         assert slot.offset_bytes + slot_bytes(slot.size_bytes) == self.used_bytes, "not the top"
-        # A later store() into this slot waits for this read: see Courier.
+        # A later store() into this slot waits for this read: see CopyStreams.
         self.used_bytes = slot.offset_bytes
-        self._courier.bring(into, self._view(slot))
-
-    def arrived(self) -> Arrival:
-        """Everything loaded so far."""
-        return self._courier.arrived()
+        self.copies.copy_to_device(into, self._view(slot))

@@ -219,8 +219,8 @@ def emulated(name: str, directory: Path) -> list[Counts]:
 @pytest.mark.parametrize("name", CASES)
 def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
     workload = CASES[name][1]
-    found = run_ranks(counted, workload.cluster.ranks, name)
-    real = [msgspec.json.decode(data, type=Counts) for data in found]
+    encoded = run_ranks(counted, workload.cluster.ranks, name)
+    real = [msgspec.json.decode(data, type=Counts) for data in encoded]
     fake = emulated(name, tmp_path)
     assert [comparable(counts) for counts in real] == [comparable(counts) for counts in fake]
     needed = step_flops(workload)

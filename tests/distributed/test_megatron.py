@@ -104,7 +104,10 @@ def train(
     adapter = registry.load("megatron")
     system = adapter.prepare(workload, settings, weights_of(workload), context)
     results = [system.step(tokens) for tokens in batches(workload)]
-    sizes = {kind: sum(x.numel() for x in found) for kind, found in system.tensors().items()}
+    sizes = {
+        kind: sum(tensor.numel() for tensor in tensors)
+        for kind, tensors in system.tensors().items()
+    }
     system.close()
     return results, sizes
 
@@ -130,16 +133,16 @@ def train_with_exchanged_weights(context: Context) -> list[StepResult]:
 
 def on_rank(rank: int, ranks: int) -> dict[str, Any]:
     context = context_of(rank, ranks)
-    found: dict[str, Any] = {
+    launched: dict[str, Any] = {
         name: [train(WORKLOADS[name], settings, context) for settings in layouts]
         for name, layouts in LAYOUTS.items()
     }
-    found["exchanged"] = train_with_exchanged_weights(context)
-    return found
+    launched["exchanged"] = train_with_exchanged_weights(context)
+    return launched
 
 
 @pytest.fixture(scope="module")
-def found() -> list[dict[str, Any]]:
+def launched() -> list[dict[str, Any]]:
     """Everything in one launch: importing the library costs more than training here."""
     return run_ranks(on_rank, 2)
 
@@ -153,26 +156,28 @@ def expected(name: str) -> list[StepResult]:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_matches_the_reference(found: list[dict[str, Any]], name: str) -> None:
+def test_every_layout_matches_the_reference(launched: list[dict[str, Any]], name: str) -> None:
     wanted = expected(name)
-    for settings, first, second in zip(LAYOUTS[name], found[0][name], found[1][name], strict=True):
+    for settings, first, second in zip(
+        LAYOUTS[name], launched[0][name], launched[1][name], strict=True
+    ):
         assert first[0] == second[0], f"ranks disagree: {settings}"
         for got, want in zip(first[0], wanted, strict=True):
             assert got.loss == pytest.approx(want.loss, rel=TOLERANCE), settings
             assert got.grad_norm == pytest.approx(want.grad_norm, rel=TOLERANCE), settings
 
 
-def test_two_exchanged_weights_are_noticed(found: list[dict[str, Any]]) -> None:
-    results = found[0]["exchanged"]
+def test_two_exchanged_weights_are_noticed(launched: list[dict[str, Any]]) -> None:
+    results = launched[0]["exchanged"]
     wanted = expected("gpt")
     assert any(
         abs(got.loss / want.loss - 1) > TOLERANCE for got, want in zip(results, wanted, strict=True)
     )
 
 
-def test_the_stages_together_hold_the_model_once(found: list[dict[str, Any]]) -> None:
+def test_the_stages_together_hold_the_model_once(launched: list[dict[str, Any]]) -> None:
     pipeline = LAYOUTS["gpt"].index(PP)
-    sizes = [rank["gpt"][pipeline][1] for rank in found]
+    sizes = [rank["gpt"][pipeline][1] for rank in launched]
     assert sum(size["weights"] for size in sizes) == parameter_count(GPT)
     assert sum(size["gradients"] for size in sizes) >= parameter_count(GPT)
     assert sum(size["optimizer"] for size in sizes) >= 2 * parameter_count(GPT)

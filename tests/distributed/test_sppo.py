@@ -24,7 +24,7 @@ from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import replica_collectives, shard_collectives
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_copied_bytes
-from sppo.engine.connections import connections_of
+from sppo.engine.engine import connections_of
 from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
 
@@ -128,8 +128,8 @@ def _traffic(groups: RankGroups) -> dict[str, int]:
     }
 
 
-def _meet(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> None:
-    """A token through every connection, as NCCL needs it: who sends meets who receives."""
+def _connect(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> None:
+    """A token through every connection, as NCCL needs it: every send has its receive."""
     for job in jobs:
         plan = ADAPTER.plan(*job)
         transport = join_groups(plan).transport
@@ -137,7 +137,9 @@ def _meet(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> N
         connections = connections_of(build_schedule(plan))
         assert {connection.channel for connection in connections} == set(Channel)
         transport.exchange_tokens(connections, torch.device("cpu"))
-        transport.exchange_tokens(connections, torch.device("cpu"))  # again: nothing left to do
+        transport.exchange_tokens(
+            connections, torch.device("cpu")
+        )  # the second time there is nothing to do
 
 
 def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> list[Any]:
@@ -264,12 +266,14 @@ def _assert_equal_work(cases: list[Case], by_rank: list[list[list[StepResult]]])
     """Losses and norms are those of one process, or differ where a case swaps two weights."""
     assert all(results == by_rank[0] for results in by_rank), "ranks must report the same"
     for (workload, settings, broken), results in zip(cases, by_rank[0], strict=True):
-        found = equal_work(
+        deviations = equal_work(
             {"SPPO": _steps(results)},
             _steps(_reference(workload)),
             tolerance=TOLERANCE["float32"],
         )
-        assert ("SPPO" in found) == (broken is not None), f"{workload.name}, {settings}: {found}"
+        assert ("SPPO" in deviations) == (broken is not None), (
+            f"{workload.name}, {settings}: {deviations}"
+        )
 
 
 def test_predicted_equals_counted() -> None:
@@ -307,7 +311,7 @@ def test_predicted_equals_counted() -> None:
     )
 
 
-def test_four_ranks_lend_what_the_simulator_says() -> None:
+def test_four_ranks_with_msp_count_what_is_simulated() -> None:
     four = replace(CLUSTER, ranks_per_node=4)
     jobs = [
         (replace(GPT, cluster=four), SppoSettings(subsequences=6, virtual_stages=1, msp=True)),
@@ -315,7 +319,7 @@ def test_four_ranks_lend_what_the_simulator_says() -> None:
     ]
     for workload, settings in jobs:
         assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3
-    run_ranks(_meet, 4, jobs)
+    run_ranks(_connect, 4, jobs)
     _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
     cases: list[Case] = [(*job, None) for job in jobs]
     _assert_equal_work(cases, run_ranks(_train, 4, cases))

@@ -26,7 +26,7 @@ def test_prefix_attention_equals_full_causal_attention(kv_heads: int, block_toke
     )
 
 
-def test_the_arena_brings_back_every_bit_and_frees_the_device() -> None:
+def test_the_arena_reloads_every_bit_and_frees_the_device() -> None:
     device = torch.device("cuda")
     arena = HostArena(64 * 1024**2, device)
     original = torch.randint(0, 256, (48 * 1024**2,), dtype=torch.uint8, device=device)
@@ -34,11 +34,11 @@ def test_the_arena_brings_back_every_bit_and_frees_the_device() -> None:
     before = torch.cuda.memory_allocated(device)
     slot = arena.store(original)
     del original
-    assert torch.cuda.memory_allocated(device) == before, "given back before it has left"
-    arena.let_go()
+    assert torch.cuda.memory_allocated(device) == before, "freed before the copy was done"
+    arena.copies.wait_for_offloads()
     assert torch.cuda.memory_allocated(device) <= before - 48 * 1024**2
     back = torch.empty(48 * 1024**2, dtype=torch.uint8, device=device)
     arena.load(slot, back)
-    arena.arrived().wait()
+    arena.copies.h2d_event().wait()
     assert torch.equal(back, expected)
     assert arena.used_bytes == 0

@@ -16,11 +16,9 @@ from sppo.config.models import Model
 from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
-from sppo.engine.connections import connections_of
 from sppo.engine.context import EngineContext
-from sppo.engine.engine import Engine, StepCounters
+from sppo.engine.engine import Engine, StepCounters, build_engine
 from sppo.engine.optimizer import FlatAdamW
-from sppo.engine.stage import Stage
 from sppo.memory_model.stage_memory import Decision, StageDecisions
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
 from sppo.plan.msp import Cut, msp_splits
@@ -30,8 +28,6 @@ from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.schedule.build import build_schedule
-from sppo.schedule.check import check_schedule
 
 CPU = torch.device("cpu")
 
@@ -92,8 +88,8 @@ def make_plan(
     if not msp:
         return plan
     cut = equal_slices(lengths, unit=shards)
-    found = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=found), prediction=None)
+    splits = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
+    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:
@@ -124,26 +120,13 @@ class Outcome:
         return whole
 
 
-def build_engine(
+def engine_of(
     plan: Plan, weights: dict[str, Tensor], dtype: torch.dtype, groups: RankGroups
 ) -> Engine:
-    schedule = build_schedule(plan)
-    check_schedule(schedule)
-    rank = groups.coordinate.stage
-    stage_plan = plan.stages[rank]
-    mine = StageWeights(
-        plan.model,
-        stage_plan.layers,
-        weights,
-        CPU,
-        dtype,
-        head=stage_plan.head,
-        shard=groups.shard,
-    )
-    context = EngineContext(device=CPU, dtype=dtype, team=groups.shards)
-    groups.transport.connect(connections_of(schedule), CPU)
-    stage = Stage(plan, rank, mine, context, groups.transport)
-    return Engine(schedule, stage, groups.transport)
+    """The engine of one rank, without an optimizer."""
+    stage = groups.coordinate.stage
+    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shard)
+    return build_engine(plan, stage_weights, EngineContext(device=CPU, dtype=dtype), groups)
 
 
 def run_pipeline(
@@ -152,18 +135,19 @@ def run_pipeline(
     """All ranks of one replica in this process; every rank a thread."""
     groups = connect_threads(plan)
     scale = 1.0 / tokens[:, 1:].numel()
-    engines = [build_engine(plan, weights, dtype, one) for one in groups]
+    engines = [engine_of(plan, weights, dtype, each) for each in groups]
 
     def run(rank: int) -> StepCounters:
         counters = engines[rank].run(tokens, scale)
-        FlatAdamW(engines[rank].stage.weights, Optimizer()).reduce(groups[rank].shards)
+        weights = engines[rank].stage.weights
+        FlatAdamW(weights, Optimizer(), groups[rank].replicas).reduce(groups[rank].shards)
         return counters
 
     counters = run_together(groups, run)
     shards: list[dict[str, Tensor]] = [{} for _ in range(plan.sequence_parallel)]
-    for one, engine in zip(groups, engines, strict=True):
-        mine = engine.stage.weights
-        shards[one.coordinate.shard].update({name: mine[name].gradient for name in mine.names()})
+    for engine in engines:
+        gradients = {name: weight.gradient for name, weight in engine.stage.weights.items()}
+        shards[engine.stage.groups.coordinate.shard].update(gradients)
     loss = sum(counter.loss for counter in counters)
     return Outcome(loss=loss, shards=shards, counters=counters, engines=engines)
 

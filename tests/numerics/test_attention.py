@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo.offload.host_memory import Courier, contiguous_pieces
+from sppo.offload.host_memory import CopyStreams, contiguous_pieces
 from tests.attention_cases import check_against_full_attention
 
 
@@ -21,21 +21,21 @@ def test_prefix_attention_equals_full_causal_attention(kv_heads: int, block_toke
     )
 
 
-def test_hosted_keys_and_values_travel_in_contiguous_pieces(
+def test_hosted_keys_and_values_are_copied_in_contiguous_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As CUDA copies them: of every head the tokens lie together on both sides."""
     copied = []
 
     def copy(
-        courier: Courier, stream: None, other: None, into: torch.Tensor, source: torch.Tensor
+        streams: CopyStreams, stream: None, opposite: None, into: torch.Tensor, source: torch.Tensor
     ) -> None:
         pieces = contiguous_pieces(into, source)
         copied.append(len(pieces))
         for piece, its_source in pieces:
             piece.copy_(its_source)
 
-    monkeypatch.setattr(Courier, "_copy", copy)
+    monkeypatch.setattr(CopyStreams, "_copy", copy)
     check_against_full_attention(
         torch.device("cpu"), torch.float64, kv_heads=2, block_tokens=96, tolerance=1e-9
     )

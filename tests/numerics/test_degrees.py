@@ -12,7 +12,7 @@ from baselines.protocol import Context
 from baselines.reference import ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads, run_together
-from sppo.comm.mesh import mesh_coordinates, rank_of
+from sppo.comm.mesh import coordinate_of, rank_of
 from sppo.config.models import Model, gpt, llama
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import EngineContext
@@ -50,28 +50,28 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
     groups = connect_threads(plan)
     workload, plans = _workload(plan), StepPlans(whole=plan, short=plan)
     context = EngineContext(device=CPU, dtype=torch.float64)
-    trainers = [Trainer(workload, plans, weights, context, one) for one in groups]
+    trainers = [Trainer(workload, plans, weights, context, each) for each in groups]
 
     def run(rank: int) -> list[tuple[float, float]]:
         return [trainers[rank].step(batch) for batch in batches]
 
     results = run_together(groups, run)
-    assert all(one == results[0] for one in results)
+    assert all(result == results[0] for result in results)
     reference = ReferenceSystem(
         workload, weights, Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
     )
     for batch, (loss, norm) in zip(batches, results[0], strict=True):
-        wanted = reference.step(batch)
-        assert abs(loss - wanted.loss) < 1e-9
-        assert abs(norm - wanted.grad_norm) < 1e-9
+        expected_step = reference.step(batch)
+        assert abs(loss - expected_step.loss) < 1e-9
+        assert abs(norm - expected_step.grad_norm) < 1e-9
     updated = {
         name: reference.model.get_parameter(name.replace(".", "__")).detach()
         for name in weight_shapes(plan.model)
     }
     for trainer in trainers:
         expected = stage_values(plan.model, updated, trainer.groups.shard)
-        for name in trainer.weights.names():
-            difference = (trainer.weights[name].value - expected[name]).abs().max().item()
+        for name, weight in trainer.weights.items():
+            difference = (weight.value - expected[name]).abs().max().item()
             assert difference < 1e-9, f"{trainer.groups.coordinate}, {name}: {difference}"
     return trainers
 
@@ -109,9 +109,9 @@ def test_every_combination_of_degrees(stages: int, shards: int, replicas: int) -
         assert state == 2 * flat // replicas, "the optimizer's state is shared by the replicas"
 
 
-def test_a_rank_has_one_place() -> None:
+def test_a_rank_has_one_coordinate() -> None:
     plan = make_plan(MODELS[0], (8, 8), stages=2, shards=2, replicas=2, sequences=2)
-    places = mesh_coordinates(plan)
-    assert len(set(places)) == plan.ranks == 8
-    assert [rank_of(plan, place) for place in places] == list(range(8))
-    assert [place.shard for place in places[:4]] == [0, 1, 0, 1], "shards are neighbours"
+    coordinates = [coordinate_of(plan, rank) for rank in range(8)]
+    assert len(set(coordinates)) == plan.ranks == 8
+    assert [rank_of(plan, coordinate) for coordinate in coordinates] == list(range(8))
+    assert [coordinate.shard for coordinate in coordinates[:4]] == [0, 1, 0, 1]

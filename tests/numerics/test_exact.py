@@ -67,11 +67,11 @@ def assert_equal_work(
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
     assert abs(outcome.loss - loss) < 1e-9
-    for index, found in enumerate(outcome.shards):
+    for index, computed in enumerate(outcome.shards):
         expected = stage_values(model, gradients, Shard(index, shards))
-        assert set(found) == set(expected)
-        for name, wanted in expected.items():
-            difference = (found[name] - wanted).abs().max().item()
+        assert set(computed) == set(expected)
+        for name, gradient in expected.items():
+            difference = (computed[name] - gradient).abs().max().item()
             assert difference < 1e-9, f"{name}, shard {index}: {difference}"
 
 
@@ -121,7 +121,7 @@ def test_any_pipeline_equals_plain_torch(
     recompute=st.sampled_from(block_of(MODELS[0]).recompute_levels),
     sequences=st.integers(1, 3),
 )
-def test_slices_on_lent_weights_equal_plain_torch(
+def test_msp_slices_equal_plain_torch(
     model: Model,
     lengths: tuple[int, ...],
     degrees: tuple[int, int],
@@ -145,7 +145,7 @@ def test_slices_on_lent_weights_equal_plain_torch(
 def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sizes, so that the loops over prefix blocks and loss tiles really go round."""
     monkeypatch.setattr("sppo.model.mixers.kv_cache.PREFIX_BLOCK_TOKENS", 7)
-    monkeypatch.setattr("sppo.model.decoder.LOSS_TILE_TOKENS", 5)
+    monkeypatch.setattr("sppo.model.loss.LOSS_TILE_TOKENS", 5)
     for kv_block_tokens in (0, 8):
         assert_equal_work(
             model,
@@ -160,7 +160,7 @@ def test_blocks_and_tiles_change_nothing(model: Model, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_recomputation_gives_the_same_gradients(model: Model, share: float) -> None:
-    """Every level, and each unit alone, kept or with the others on the host."""
+    """Every recompute level, and each saved tensor alone, without and with offload of the rest."""
     lean = [name for name in RECOMPUTE_FULL if name in block_of(model).saved_tensors_by_name]
     for recompute in (*block_of(model).recompute_levels, *((name,) for name in lean)):
         assert_equal_work(

@@ -52,11 +52,11 @@ CASES = {
         _workload(GPT, 4),
         SolverOptions(pipeline_parallel=4, subsequences=4, policy="full-offload"),
     ),
-    "PP 4, interleaved, lending": (
+    "PP 4, interleaved, MSP": (
         _workload(GPT, 4),
         SolverOptions(pipeline_parallel=4, subsequences=6, virtual_stages=2, msp=True),
     ),
-    "PP 8, lending": (
+    "PP 8, MSP": (
         _workload(GPT, 8),
         SolverOptions(pipeline_parallel=8, subsequences=8, msp=True),
     ),

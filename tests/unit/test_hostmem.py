@@ -33,9 +33,9 @@ def test_a_copy_is_made_of_contiguous_pieces() -> None:
         (host[0, 2:5], torch.rand(3, 4), 1),
     ]
     for into, source, pieces in cases:
-        found = contiguous_pieces(into, source)
-        assert len(found) == pieces
-        for piece, its_source in found:
+        copies = contiguous_pieces(into, source)
+        assert len(copies) == pieces
+        for piece, its_source in copies:
             assert piece.is_contiguous()
             assert its_source.is_contiguous()
             piece.copy_(its_source)
@@ -43,7 +43,7 @@ def test_a_copy_is_made_of_contiguous_pieces() -> None:
 
 
 class Runtime:
-    """CUDA's, but that it only remembers what is locked."""
+    """A stand-in for CUDA's runtime that only remembers locked pages."""
 
     def __init__(self, code: int) -> None:
         self.code = code

@@ -24,6 +24,6 @@ def test_both_sums_of_squares_are_those_of_float64(elements: int) -> None:
     values = 1e-3 + torch.rand(elements, generator=generator)
     expected = values.double().square().sum()
     for square in (square_by_chunks, square_in_float64):
-        found = square(values)
-        assert found.dtype == torch.float64
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        computed = square(values)
+        assert computed.dtype == torch.float64
+        torch.testing.assert_close(computed, expected, rtol=1e-6, atol=0)

@@ -4,7 +4,7 @@ The square block on the diagonal is causal, the prefix before it is not; both ar
 stock ATen flash operator, merged by their log-sum-exp. In the backward each block gets the global
 output and log-sum-exp, so the sums of its gradients are those of full attention.
 
-An empty prefix kills the CPU operator, so it must be no block at all.
+An empty block crashes the CPU operator, so an empty prefix has no blocks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from sppo.config.errors import NotBuilt
-from sppo.model.mixers.kv_cache import Block
+from sppo.model.mixers.kv_cache import KvBlock
 
 _aten: Any = torch.ops.aten
 
 HALVED_QUERIES = range(193, 768)
-"""Causal squares that a CPU computes in halves, see `_halves`."""
+"""Tokens of the causal squares that a CPU computes in halves, see `_halves`."""
 
 
 def _block_forward(
@@ -33,42 +33,6 @@ def _block_forward(
         operator = _aten._scaled_dot_product_flash_attention_for_cpu
     out, logsumexp = operator(query, keys, values, 0.0, causal)[:2]
     return out, logsumexp
-
-
-def _block_backward(
-    grad: Tensor,
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    if query.device.type == "cuda":
-        # Without dropout the philox seed and offset are not read, but must be tensors.
-        unused = torch.empty((), dtype=torch.uint64, device=query.device)
-        gradients = _aten._scaled_dot_product_flash_attention_backward(
-            grad,
-            query,
-            keys,
-            values,
-            out,
-            logsumexp,
-            None,
-            None,
-            query.shape[2],
-            keys.shape[2],
-            0.0,
-            causal,
-            unused,
-            unused,
-        )
-    else:
-        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, keys, values, out, logsumexp, 0.0, causal
-        )
-    query_gradient, key_gradient, value_gradient = gradients
-    return query_gradient, key_gradient, value_gradient
 
 
 def check_attention(device: torch.device, dtype: torch.dtype) -> None:
@@ -86,8 +50,8 @@ def _halves(tokens: int, device: torch.device) -> int | None:
     """Where to halve a causal square; None where one call is best.
 
     Below 768 queries the CPU operator takes keys by 512 and queries by 64, and skips only whole
-    blocks: most of what is masked is computed. Two small squares and what lies between them are
-    less work. From 768 queries on, and on CUDA, its blocks are as fine as they need to be.
+    blocks. So it computes most of the masked scores. Two small squares and the block between them
+    are less work. From 768 queries on, and on CUDA, the operator's blocks are fine enough.
     """
     if device.type != "cpu" or tokens not in HALVED_QUERIES:
         return None
@@ -95,15 +59,15 @@ def _halves(tokens: int, device: torch.device) -> int | None:
 
 
 def _merge(
-    out: Tensor, logsumexp: Tensor, other: Tensor, other_logsumexp: Tensor
+    out: Tensor, logsumexp: Tensor, block_out: Tensor, block_logsumexp: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same queries against two sets of keys as if against both; `out` may be overwritten."""
-    weight = torch.sigmoid(other_logsumexp - logsumexp).unsqueeze(-1)
+    """Attention of the same queries to two sets of keys -> to both; `out` may be overwritten."""
+    weight = torch.sigmoid(block_logsumexp - logsumexp).unsqueeze(-1)
     if out.dtype in (torch.bfloat16, torch.float16):
-        out = torch.lerp(out.float(), other.float(), weight).to(out.dtype)
+        out = torch.lerp(out.float(), block_out.float(), weight).to(out.dtype)
     else:
-        out = out.lerp_(other, weight)
-    return out, torch.logaddexp(logsumexp, other_logsumexp)
+        out = out.lerp_(block_out, weight)
+    return out, torch.logaddexp(logsumexp, block_logsumexp)
 
 
 def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,9 +87,7 @@ def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor
 
 
 def attend(
-    query: Tensor,
-    own: tuple[Tensor, Tensor],
-    prefix: Iterable[tuple[Tensor, Tensor]],
+    query: Tensor, own: tuple[Tensor, Tensor], prefix: Iterable[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     """Output [1, H, l, D] and log-sum-exp [1, H, l] of a subsequence's queries [H, l, D].
 
@@ -139,24 +101,18 @@ def attend(
     return merged
 
 
-class _Square(NamedTuple):
-    """One call within a causal square: which queries meet which keys."""
-
-    queries: slice
-    keys: slice
-    causal: bool
-
-
-def _square_blocks(tokens: int, device: torch.device, first: int = 0) -> Iterator[_Square]:
-    """The calls of `_square_forward` on positions `first` and on."""
+def _square_blocks(
+    tokens: int, device: torch.device, first: int = 0
+) -> Iterator[tuple[slice, slice, bool]]:
+    """The calls of `_square_forward` on positions from `first`: queries, keys, causal."""
     half = _halves(tokens, device)
     span = slice(first, first + tokens)
     if half is None:
-        yield _Square(span, span, True)
+        yield span, span, True
         return
     yield from _square_blocks(half, device, first)
     yield from _square_blocks(tokens - half, device, first + half)
-    yield _Square(slice(first + half, span.stop), slice(first, first + half), False)
+    yield slice(first + half, span.stop), slice(first, first + half), False
 
 
 def attend_backward(
@@ -164,31 +120,31 @@ def attend_backward(
     query: Tensor,
     out: Tensor,
     logsumexp: Tensor,
-    own: Block,
-    prefix: Iterable[Block],
+    own: KvBlock,
+    prefix: Iterable[KvBlock],
 ) -> Tensor:
     """Gradient of the queries [1, H, l, D], in the accumulators' dtype.
 
-    dK and dV are added to the accumulators of `own` and of every block of the prefix.
+    grad, query and out are [1, H, l, D], logsumexp [1, H, l]. dK and dV are added to the
+    accumulators of `own` and of every block of the prefix.
     """
-
-    everything = _Rows(grad, query, out, logsumexp)
+    subsequence = _Queries(grad, query, out, logsumexp)
     tokens, precision = query.shape[2], own.key_gradients.dtype
     if _halves(tokens, query.device) is None:
-        total = _add_block(everything, own, True).to(precision)
+        total = _block_backward(subsequence, own, True).to(precision)
     else:
         total = torch.zeros_like(query, dtype=precision)
         for queries, keys, causal in _square_blocks(tokens, query.device):
-            rows = _Rows(*(tensor[:, :, queries] for tensor in everything))
-            part = Block(*(buffer[:, keys] for buffer in own))
-            total[:, :, queries].add_(_add_block(rows, part, causal))
-    for part in prefix:
-        total.add_(_add_block(everything, part, False))
+            rows = _Queries(*(tensor[:, :, queries] for tensor in subsequence))
+            block = KvBlock(*(buffer[:, keys] for buffer in own))
+            total[:, :, queries].add_(_block_backward(rows, block, causal))
+    for block in prefix:
+        total.add_(_block_backward(subsequence, block, False))
     return total
 
 
-class _Rows(NamedTuple):
-    """Some queries of a subsequence: what their backward needs, [1, H, n, ...]."""
+class _Queries(NamedTuple):
+    """Some queries of a subsequence with the inputs of their backward, [1, H, n, ...]."""
 
     grad: Tensor
     query: Tensor
@@ -196,17 +152,22 @@ class _Rows(NamedTuple):
     logsumexp: Tensor
 
 
-def _add_block(rows: _Rows, part: Block, causal: bool) -> Tensor:
-    """Gradient of these queries from some keys, whose dK and dV are added to the accumulators."""
-    query_gradient, key_gradient, value_gradient = _block_backward(
-        rows.grad,
-        rows.query,
-        part.keys.unsqueeze(0),
-        part.values.unsqueeze(0),
-        rows.out,
-        rows.logsumexp,
-        causal,
-    )
-    part.key_gradients.add_(key_gradient.squeeze(0))
-    part.value_gradients.add_(value_gradient.squeeze(0))
+def _block_backward(queries: _Queries, block: KvBlock, causal: bool) -> Tensor:
+    """Gradient of the queries from one block of keys; dK and dV are added to its accumulators."""
+    grad, query, out, logsumexp = queries
+    keys, values = block.keys.unsqueeze(0), block.values.unsqueeze(0)
+    if query.device.type == "cuda":
+        # Without dropout the philox seed and offset are not read, but must be tensors.
+        unused = torch.empty((), dtype=torch.uint64, device=query.device)
+        lengths = (None, None, query.shape[2], keys.shape[2])
+        gradients = _aten._scaled_dot_product_flash_attention_backward(
+            grad, query, keys, values, out, logsumexp, *lengths, 0.0, causal, unused, unused
+        )
+    else:
+        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, query, keys, values, out, logsumexp, 0.0, causal
+        )
+    query_gradient: Tensor = gradients[0]
+    block.key_gradients.add_(gradients[1].squeeze(0))
+    block.value_gradients.add_(gradients[2].squeeze(0))
     return query_gradient

@@ -1,25 +1,27 @@
 """Keys, values and their gradient accumulators of one stage: the whole sequence, preallocated.
 
-They lie on the device, or, where a sequence is too long for that, in the host tier: then the prefix
-is brought in blocks, the next one while attention works on the last.
+The buffers lie on the device, or in the host tier where a sequence is too long for the device. Then
+the prefix is copied to the device in blocks, the next block while attention computes on the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sppo.config.models import Model
-from sppo.offload.host_memory import Courier, TakeHost, host_memory
+from sppo.model.weights import accumulation_dtype
+from sppo.offload.host_memory import CopyEvent, CopyStreams, TakeHost, host_memory
 from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS
 
 
-class Block(NamedTuple):
-    """Keys and values of some positions [kv_heads, n, D], and where to add their gradients.
+class KvBlock(NamedTuple):
+    """Keys and values of some positions [kv_heads, n, D], and the accumulators of dK and dV.
 
     Accumulators are float32 or wider.
     """
@@ -30,268 +32,234 @@ class Block(NamedTuple):
     value_gradients: Tensor
 
 
-def _span(buffers: Block, start: int, end: int) -> Block:
+def _span(buffers: KvBlock, start: int, end: int) -> KvBlock:
     """Views of these positions; `narrow` is one operator, an index with a slice is two or more."""
-    return Block(*(buffer.narrow(1, start, end - start) for buffer in buffers))
-
-
-class LayerCache(Protocol):
-    """One layer's K and V. Positions are absolute, so a write is idempotent."""
-
-    kv_heads: int
-
-    def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
-        """Where to write key and value of positions start .. start + l, shaped as `like`."""
-        ...
-
-    def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        """They are written: keep them for every later subsequence."""
-        ...
-
-    def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Key and value of one subsequence, on the device."""
-        ...
-
-    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of all positions before `start`, in blocks, on the device."""
-        ...
-
-    def own_gradients(self, start: int, tokens: int) -> Block:
-        """`own`, with what later subsequences have added to its gradients."""
-        ...
-
-    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
-        """`prefix`, to be added to, by `tokens` queries, before the next block is asked for."""
-        ...
-
-
-class Cache(Protocol):
-    """The layers of one part."""
-
-    layers: list[LayerCache]
+    return KvBlock(*(buffer.narrow(1, start, end - start) for buffer in buffers))
 
 
 class ResidentLayer:
-    """K, V, dK and dV [kv_heads, S, D] on the device: blocks are views."""
+    """One layer's K, V, dK and dV [kv_heads, S, D] on the device: blocks are views.
 
-    def __init__(self, buffers: Block) -> None:
+    Positions are absolute, so that a write is idempotent.
+    """
+
+    def __init__(self, buffers: KvBlock) -> None:
         self.buffers = buffers
         self.kv_heads = buffers.keys.shape[0]
 
-    def _span(self, start: int, end: int) -> Block:
-        return _span(self.buffers, start, end)
-
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Where to write K and V [kv_heads, l, D], shaped as `like`, of positions from `start`."""
         return self.own(start, like.shape[1])
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        """They lie in the buffers already."""
+        """K and V are written: keep them for every later subsequence."""
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        span = self._span(start, start + tokens)
+        """K and V [kv_heads, tokens, D] of one subsequence."""
+        span = _span(self.buffers, start, start + tokens)
         return span.keys, span.values
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """K and V of all positions before `start`, in blocks on the device."""
         if start:
             yield self.own(0, start)
 
-    def own_gradients(self, start: int, tokens: int) -> Block:
-        return self._span(start, start + tokens)
+    def own_gradients(self, start: int, tokens: int) -> KvBlock:
+        """`own`, with the dK and dV that later subsequences have added."""
+        return _span(self.buffers, start, start + tokens)
 
-    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
-        """Blocks, so that the operator's own dK and dV stay as small as those of the queries."""
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
+        """`prefix` for `tokens` queries, which add dK and dV before they take the next block.
+
+        In blocks, so that the operator's own dK and dV stay as small as those of the queries.
+        """
         step = max(PREFIX_BLOCK_TOKENS, tokens)
         for first in range(0, start, step):
-            yield self._span(first, min(first + step, start))
+            yield _span(self.buffers, first, min(first + step, start))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KvFormat:
+    """Heads, dtype, device and host memory of the K and V of one of `shards` ranks."""
+
+    model: Model
+    device: torch.device
+    dtype: torch.dtype
+    shards: int = 1
+    take_host: TakeHost = host_memory
+
+    def allocate(self, count: int, tokens: int, dtype: torch.dtype, *, host: bool) -> Tensor:
+        """[count, kv_heads / shards, tokens, D] on the device or in the host tier."""
+        shape = (count, self.model.kv_heads // self.shards, tokens, self.model.head_width)
+        if not host:
+            return torch.empty(shape, device=self.device, dtype=dtype)
+        memory = self.take_host(dtype.itemsize * math.prod(shape), self.device)
+        return memory.view(dtype).view(shape)
+
+    def blocks(
+        self, count: int, tokens: int, *, host: bool, gradients: Sequence[Tensor] = ()
+    ) -> KvBlock:
+        """K, V, dK and dV by `allocate`; dK and dV may be those of another cache."""
+        kv = [self.allocate(count, tokens, self.dtype, host=host) for _ in range(2)]
+        wide = accumulation_dtype(self.dtype)
+        own = gradients or [self.allocate(count, tokens, wide, host=host) for _ in range(2)]
+        return KvBlock(*kv, *own)
 
 
 class KvRing:
     """Two device blocks of `tokens` tokens that all hosted layers of a stage share in turn."""
 
-    def __init__(
-        self,
-        model: Model,
-        tokens: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        shards: int = 1,
-    ) -> None:
-        shape = (2, model.kv_heads // shards, tokens, model.head_width)
-        precision = torch.float64 if dtype == torch.float64 else torch.float32
+    def __init__(self, form: KvFormat, tokens: int) -> None:
         self.tokens = tokens
-        self.buffers = Block(
-            torch.empty(shape, device=device, dtype=dtype),
-            torch.empty(shape, device=device, dtype=dtype),
-            torch.empty(shape, device=device, dtype=precision),
-            torch.empty(shape, device=device, dtype=precision),
-        )
-        self.courier = Courier(device)
+        self.device = form.device
+        self.buffers = form.blocks(2, tokens, host=False)
+        self.copies = CopyStreams(form.device)
 
-    def slot(self, number: int, tokens: int) -> Block:
-        return Block(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
+    def slot(self, number: int, tokens: int) -> KvBlock:
+        return KvBlock(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
 
 
 @dataclass(kw_only=True)
-class Unused:
-    """Whether nothing was added yet to the dK and dV of a layer, which its caches share."""
+class GradientState:
+    """Whether the dK and dV of a layer are still zero; the caches of a layer share it."""
 
-    really: bool = True
+    zero: bool = True
 
 
 class HostedLayer:
-    """K, V, dK and dV [kv_heads, S, D] in the host tier; `ring` brings them by blocks.
+    """The same in the host tier: blocks are copies in `ring`.
 
-    While the accumulators are `unused` (whatever lies in the host) the first backward, that of the
-    last subsequence, begins them with zeros on the device.
+    While dK and dV are zero by `gradients`, their host memory is not read. The first backward, that
+    of the last subsequence, begins with zeros on the device.
     """
 
-    def __init__(self, host: Block, ring: KvRing, device: torch.device, unused: Unused) -> None:
+    def __init__(self, host: KvBlock, ring: KvRing, gradients: GradientState) -> None:
         self.host = host
-        self.unused = unused
+        self.gradients = gradients
         self.ring = ring
-        self.device = device
         self.kv_heads = host.keys.shape[0]
         self.moved_bytes = 0
 
-    def _span(self, start: int, end: int) -> Block:
-        return _span(self.host, start, end)
+    def _to_device(self, into: Tensor, source: Tensor) -> None:
+        self.moved_bytes += source.nbytes
+        self.ring.copies.copy_to_device(into, source)
 
-    def _bring(self, into: Tensor, source: Tensor) -> None:
-        self.moved_bytes += source.numel() * source.element_size()
-        self.ring.courier.bring(into, source)
+    def _to_host(self, source: Tensor, into: Tensor) -> None:
+        self.moved_bytes += source.nbytes
+        self.ring.copies.copy_to_host(source, into)
 
-    def _take(self, source: Tensor, into: Tensor) -> None:
-        self.moved_bytes += source.numel() * source.element_size()
-        self.ring.courier.take(source, into)
+    def _reload(self, source: Tensor) -> Tensor:
+        into = torch.empty(source.shape, device=self.ring.device, dtype=source.dtype)
+        self._to_device(into, source)
+        return into
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
         return like.new_empty(like.shape), like.new_empty(like.shape)
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        span = self._span(start, start + key.shape[1])
-        self.ring.courier.let_go()  # those of the layer before
-        self._take(key, span.keys)
-        self._take(value, span.values)
+        span = _span(self.host, start, start + key.shape[1])
+        self.ring.copies.wait_for_offloads()  # those of the layer before
+        self._to_host(key, span.keys)
+        self._to_host(value, span.values)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        span = self._span(start, start + tokens)
-        own = []
-        for source in (span.keys, span.values):
-            own.append(torch.empty(source.shape, device=self.device, dtype=source.dtype))
-            self._bring(own[-1], source)
-        self.ring.courier.arrived().wait()
-        return own[0], own[1]
+        span = _span(self.host, start, start + tokens)
+        own = self._reload(span.keys), self._reload(span.values)
+        self.ring.copies.h2d_event().wait()
+        return own
 
-    def own_gradients(self, start: int, tokens: int) -> Block:
-        self.ring.courier.let_go()
-        keys, values = self.own(start, tokens)
-        gradients = []
-        for source in self._span(start, start + tokens)[2:]:
-            if self.unused.really:
-                assert start + tokens == self.host.keys.shape[1], "the last comes first"
-                gradients.append(torch.zeros(source.shape, device=self.device, dtype=source.dtype))
-                continue
-            gradients.append(torch.empty(source.shape, device=self.device, dtype=source.dtype))
-            self._bring(gradients[-1], source)
-        self.ring.courier.arrived().wait()
-        return Block(keys, values, *gradients)
+    def own_gradients(self, start: int, tokens: int) -> KvBlock:
+        self.ring.copies.wait_for_offloads()
+        own = self.own(start, tokens)
+        host = _span(self.host, start, start + tokens)[2:]
+        if self.gradients.zero:
+            assert start + tokens == self.host.keys.shape[1], "the last subsequence comes first"
+            device = self.ring.device
+            zeros = [torch.zeros(x.shape, device=device, dtype=x.dtype) for x in host]
+            return KvBlock(*own, *zeros)
+        block = KvBlock(*own, *(self._reload(source) for source in host))
+        self.ring.copies.h2d_event().wait()
+        return block
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         for block, _ in self._blocks(start, 2):
             yield block.keys, block.values
 
-    def prefix_gradients(self, start: int, tokens: int) -> Iterator[Block]:
-        for block, host in self._blocks(start, 2 if self.unused.really else 4):
-            if self.unused.really:
+    def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
+        for block, host in self._blocks(start, 2 if self.gradients.zero else 4):
+            if self.gradients.zero:
                 block.key_gradients.zero_()
                 block.value_gradients.zero_()
             yield block
-            self._take(block.key_gradients, host.key_gradients)
-            self._take(block.value_gradients, host.value_gradients)
-        self.unused.really = False
+            self._to_host(block.key_gradients, host.key_gradients)
+            self._to_host(block.value_gradients, host.value_gradients)
+        self.gradients.zero = False
 
-    def _blocks(self, start: int, kinds: int) -> Iterator[tuple[Block, Block]]:
-        """(device block, its place in the host), the first `kinds` buffers of it brought.
+    def _blocks(self, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock]]:
+        """(device block, its place in the host), with copies of the first `kinds` buffers.
 
-        The next block is on its way while the caller works on this one.
+        The next block is in flight while the caller computes on this one.
         """
-        spans = [
-            (first, min(first + self.ring.tokens, start))
-            for first in range(0, start, self.ring.tokens)
-        ]
-
-        def bring(number: int) -> tuple[Block, Block]:
-            first, last = spans[number]
-            block, host = self.ring.slot(number, last - first), self._span(first, last)
-            for into, source in zip(block[:kinds], host[:kinds], strict=True):
-                self._bring(into, source)
-            return block, host
-
-        following = bring(0) if spans else None
-        for number in range(len(spans)):
-            assert following is not None
-            block, host = following
-            arrived = self.ring.courier.arrived()
-            if number + 1 < len(spans):
-                following = bring(number + 1)
-            arrived.wait()
+        loads = self._loads(start, kinds)
+        load = next(loads, None)
+        while load is not None:
+            block, host, event = load
+            load = next(loads, None)
+            event.wait()
             yield block, host
+
+    def _loads(self, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock, CopyEvent]]:
+        """Every step queues the copies of one block."""
+        for number, first in enumerate(range(0, start, self.ring.tokens)):
+            end = min(first + self.ring.tokens, start)
+            block, host = self.ring.slot(number, end - first), _span(self.host, first, end)
+            for into, source in zip(block[:kinds], host[:kinds], strict=True):
+                self._to_device(into, source)
+            yield block, host, self.ring.copies.h2d_event()
+
+
+LayerCache = ResidentLayer | HostedLayer
 
 
 class KvCache:
-    """The buffers of `layers` layers for `tokens` tokens: the heads of one of `shards` ranks.
+    """The buffers of `layers` layers for `tokens` tokens.
 
-    With a `ring` they lie in the host tier. A sequence's backward must be over before another's
-    forward begins to reuse the buffers. `gradients_of` is a cache to share dK and dV with: they are
-    one sequence's at a time.
+    With a `ring` they lie in the host tier. The backward of a sequence must be over before the
+    forward of the next sequence reuses the buffers. The cache shares dK and dV with the cache
+    `gradients_of`, because only one sequence at a time has gradients.
     """
 
     def __init__(
         self,
-        model: Model,
+        form: KvFormat,
         layers: int,
         tokens: int,
-        device: torch.device,
-        dtype: torch.dtype,
         ring: KvRing | None = None,
         gradients_of: KvCache | None = None,
-        *,
-        shards: int = 1,
-        take_host: TakeHost = host_memory,
     ) -> None:
-        shape = (layers, model.kv_heads // shards, tokens, model.head_width)
-        precision = torch.float64 if dtype == torch.float64 else torch.float32
-
-        def take(kind: torch.dtype) -> Tensor:
-            if ring is None:
-                return torch.empty(shape, device=device, dtype=kind)
-            size_bytes = kind.itemsize * layers * tokens * model.kv_width // shards
-            return take_host(size_bytes, device).view(kind).view(shape)
-
         self.ring = ring
-        if gradients_of is None:
-            self.buffers = Block(take(dtype), take(dtype), take(precision), take(precision))
-        else:
-            self.buffers = Block(take(dtype), take(dtype), *gradients_of.buffers[2:])
-        self._unused: list[Unused] = [Unused() for _ in range(layers)]
+        self._gradients = [GradientState() for _ in range(layers)]
+        shared: Sequence[Tensor] = ()
         if gradients_of is not None:
-            self._unused = gradients_of._unused
+            self._gradients = gradients_of._gradients
+            shared = gradients_of.buffers[2:]
+        host = ring is not None
+        self.buffers: KvBlock = form.blocks(layers, tokens, host=host, gradients=shared)
         self.clear_gradients()
         self.layers: list[LayerCache] = []
-        for layer, unused in enumerate(self._unused):
-            mine = Block(*(buffer[layer] for buffer in self.buffers))
+        for layer, state in enumerate(self._gradients):
+            buffers = KvBlock(*(buffer[layer] for buffer in self.buffers))
             self.layers.append(
-                ResidentLayer(mine) if ring is None else HostedLayer(mine, ring, device, unused)
+                HostedLayer(buffers, ring, state) if ring else ResidentLayer(buffers)
             )
 
     def clear_gradients(self) -> None:
-        """Before a sequence's backward: zeros, in the host tier by word only."""
+        """Before the backward of a sequence: dK and dV are zero. Host memory is not written."""
         if self.ring is None:
             self.buffers.key_gradients.zero_()
             self.buffers.value_gradients.zero_()
-        for unused in self._unused:
-            unused.really = True
+        for state in self._gradients:
+            state.zero = True
 
     @property
     def moved_bytes(self) -> int:

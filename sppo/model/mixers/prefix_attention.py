@@ -15,7 +15,7 @@ from sppo.model.mixers.kv_cache import LayerCache
 
 
 def _pairs(x: Tensor) -> Tensor:
-    """[..., D] as complex [..., D / 2]: neighbouring columns turn together (see `RotaryTable`)."""
+    """[..., D] as complex [..., D / 2]: neighbouring columns rotate together (`rotary_turns`)."""
     return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
 
 
@@ -36,11 +36,6 @@ def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor,
     return query, key, value
 
 
-def attend_cache(query: Tensor, cache: LayerCache, start: int, size: int) -> tuple[Tensor, Tensor]:
-    """`attend_prefix` once more, when this subsequence's K and V are in the buffers."""
-    return attend_prefix(query, cache.own(start, query.shape[1]), cache, start, size)
-
-
 def attend_prefix(
     query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int, size: int
 ) -> tuple[Tensor, Tensor]:
@@ -59,19 +54,13 @@ class PrefixAttention(torch.autograd.Function):
     """RoPE and causal attention of one subsequence; its K and V go into the cache.
 
     qkv [l, (heads + 2 kv_heads) D] of this rank's heads and all tokens, as gathered; turns complex
-    [l, D / 2] by position. Returns [l, heads D], as gathered. Kept: the rotated queries, the output
-    and its log-sum-exp. K and V are read from the cache in the backward, never saved.
+    [l, D / 2] by position. Returns [l, heads D], as gathered. It saves the rotated queries, the
+    output and its log-sum-exp. The backward reads K and V from the cache; they are never saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        qkv: Tensor,
-        turns: Tensor,
-        cache: LayerCache,
-        start: int,
-        team: Team,
-        tag: Tag,
+        ctx: Any, qkv: Tensor, turns: Tensor, cache: LayerCache, start: int, team: Team, tag: Tag
     ) -> Tensor:
         width = 2 * turns.shape[-1]
         query, key, value = split_heads(in_order(qkv, team.size), width, cache.kv_heads)

@@ -1,0 +1,1 @@
+"""Tables of `docs/` that come from committed files or from a plan: made, never typed."""

@@ -1,0 +1,65 @@
+"""Generated tables of docs/ are what committed files, plans and simulations give today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.docs import pages
+from benchmarks.docs.__main__ import main
+from tests.unit.docs_text import CHECKOUT
+
+PAGE = "# Title\n\n<!-- begin: name -->\n{}\n<!-- end -->\n\nMore.\n"
+
+
+def test_every_table_of_the_pages_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["--check"])
+    assert code == 0, capsys.readouterr().out + "run: python -m benchmarks.docs"
+
+
+def test_every_table_has_a_place() -> None:
+    placed = [
+        name
+        for path in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md"))
+        for name in pages.names(path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(placed) == sorted(pages.TABLES)
+
+
+def test_a_table_is_replaced_and_nothing_else() -> None:
+    after = pages.generated(PAGE.format("| old |"), {"name": lambda: "| new |"})
+    assert after == PAGE.format("| new |")
+
+
+def test_an_unknown_table_is_an_error_with_the_known_names() -> None:
+    with pytest.raises(ValueError, match="no table is named 'name': take one of other"):
+        pages.generated(PAGE.format(""), {"other": str})
+
+
+@pytest.mark.parametrize("marker", ["<!-- begin: name -->", "<!-- end -->"])
+def test_a_marker_without_its_pair_is_an_error(marker: str) -> None:
+    with pytest.raises(ValueError, match="a marker has no pair"):
+        pages.names(f"text\n\n{marker}\n")
+
+
+def test_check_names_an_old_page_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin: hardware-profiles -->\n| old |\n<!-- end -->\n")
+    before = page.read_text()
+    assert main(["--check", "--folder", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "page.md: out of date\n"
+    assert page.read_text() == before
+    assert main(["--folder", str(tmp_path)]) == 0
+    assert "| kind | measured |" in page.read_text()
+    assert main(["--check", "--folder", str(tmp_path)]) == 0
+
+
+def test_a_wrong_marker_is_told_with_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.md").write_text("<!-- begin: nothing -->\n<!-- end -->\n")
+    assert main(["--check", "--folder", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: page.md: no table is named 'nothing'")
