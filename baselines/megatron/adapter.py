@@ -14,6 +14,7 @@ from importlib.metadata import version
 
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
+from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 from sppo.plan.weights import shard_obstacle
 
@@ -109,19 +110,15 @@ def _recompute_words(settings: MegatronSettings) -> str:
     return {"none": "no recompute", "full": "full recompute"}[settings.recompute]
 
 
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
-
-
 def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
     """Degrees and sequence parallelism, without a choice of recompute.
 
     Where a shard has replicas, the optimizer is sharded over them, at equal bytes of messages.
     """
     ranks = workload.cluster.ranks
-    for tensor in _divisors(ranks):
-        for pipeline in _divisors(ranks // tensor):
-            for context in _divisors(ranks // (tensor * pipeline)):
+    for tensor in divisors(ranks):
+        for pipeline in divisors(ranks // tensor):
+            for context in divisors(ranks // (tensor * pipeline)):
                 for sequence_parallel in (True, False) if tensor > 1 else (False,):
                     yield MegatronSettings(
                         tensor_parallel=tensor,

@@ -140,9 +140,8 @@ class Hardware:
 
     def rate(self, tokens: int, kind: str) -> float:
         """FLOP/s at that subsequence length: linear between the known lengths, flat outside."""
-        sizes = self._lengths
-        above = bisect_right(sizes, tokens)
-        low, high = self.rates[max(above - 1, 0)], self.rates[min(above, len(sizes) - 1)]
+        above = bisect_right(self._lengths, tokens)
+        low, high = self.rates[max(above - 1, 0)], self.rates[min(above, len(self.rates) - 1)]
         low_rate, high_rate = getattr(low, kind), getattr(high, kind)
         if low is high:
             return float(low_rate)

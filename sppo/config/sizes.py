@@ -48,6 +48,11 @@ def parse_bytes(text: str) -> int | None:
     return size_bytes
 
 
+def divisors(number: int) -> list[int]:
+    """All divisors of a positive number, smallest first."""
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
 def format_bytes(size_bytes: int) -> str:
     """ "160 MiB", "1.50 GiB": for people; records keep bytes."""
     if size_bytes >= GIB:

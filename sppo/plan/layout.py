@@ -87,9 +87,8 @@ class Layout:
         least = max(1, self.pipeline_parallel - 1) if self.msp_splits else 1
         if self.virtual_stages == 1:
             return least
-        if self.head_alone:
-            return max(least, self.group_subsequences)
-        return max(least, self.group_subsequences - self.pipeline_parallel + 1)
+        passed = 0 if self.head_alone else self.pipeline_parallel - 1
+        return max(least, self.group_subsequences - passed)
 
 
 def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:

@@ -64,7 +64,7 @@ def _msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
         first, last = split.subsequences[0], split.subsequences[-1]
         yield MspRole(
             shape=layout.shapes[split.part],
-            borrowed=stage != split.part % layout.pipeline_parallel,
+            helper=stage != split.part % layout.pipeline_parallel,
             virtual=parts.index(split.part),
             start=layout.starts_tokens[first],
             end=layout.starts_tokens[last] + layout.lengths_tokens[last],

@@ -81,7 +81,7 @@ def printed_bytes(problem: StageProblem) -> int:
         total += problem.kept_bytes(0, index, KEEP) + shape.kv_bytes(tokens, shape.element_bytes)
         total -= offloaded
         most = max(most, total)
-        offloaded = int(problem.hidden_share(0, index) * shape.candidate_bytes(tokens))
+        offloaded = int(problem.hidden_share(0, index) * shape.offloadable_bytes(tokens))
     return state + most
 
 

@@ -98,8 +98,7 @@ def _needs(schedule: Schedule, stage: int, instruction: Instruction) -> Needs:
 
 def _same_rank(schedule: Schedule, instruction: Instruction, index: int) -> list[Instruction]:
     """The same compute of another subsequence, if this rank computes (a slice of) it."""
-    rank = schedule.runs_on(instruction)
-    number = schedule.slicing.slice_of(instruction.part, index, rank)
+    number = schedule.slicing.slice_of(instruction.part, index, schedule.runs_on(instruction))
     return [] if number is None else [instruction._replace(subsequence=index, slice=number)]
 
 

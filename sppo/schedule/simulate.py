@@ -11,6 +11,7 @@ The memory model has room for the D2H copy of one subsequence, and the engine ke
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from sppo.schedule.cost_table import ComputeKey, PartCosts, Sent, SliceCosts
 from sppo.schedule.dependencies import Schedule, matching_receive, needed_receives
@@ -64,18 +65,16 @@ class _Stage:
         return Event(stage=self.index, lane=lane, instruction=instruction, start=start, end=end)
 
 
+@dataclass(kw_only=True)
 class _Clock:
     """Messages and slices between the stages of a simulation, and its costs."""
 
-    def __init__(
-        self, schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts
-    ) -> None:
-        self.schedule = schedule
-        self.costs = costs
-        self.slice_costs = slice_costs
-        self.posted: dict[Instruction, int] = {}
-        self.arrived: dict[Instruction, int] = {}
-        self.gathered: dict[Instruction, int] = {}
+    schedule: Schedule
+    costs: Sequence[PartCosts]
+    slice_costs: SliceCosts
+    posted: dict[Instruction, int] = field(default_factory=dict)
+    arrived: dict[Instruction, int] = field(default_factory=dict)
+    gathered: dict[Instruction, int] = field(default_factory=dict)
 
     def advance(self, stage: _Stage, instruction: Instruction) -> bool:
         """Run one instruction; False if the stage must wait for another."""
@@ -165,7 +164,8 @@ def simulate(
     """Run the schedule against costs (one entry per chunk). The schedule must have been checked."""
     assert len(costs) == schedule.parts
     stages = [_Stage(index) for index in range(len(schedule.stages))]
-    clock = _Clock(schedule, costs, slice_costs or SliceCosts())
+    slice_costs = slice_costs or SliceCosts()
+    clock = _Clock(schedule=schedule, costs=costs, slice_costs=slice_costs)
     positions = schedule.run(lambda stage, instruction: clock.advance(stages[stage], instruction))
     assert positions == [len(instructions) for instructions in schedule.stages], "deadlock"
     return Simulation(

@@ -26,7 +26,7 @@ def require_host_room(problem: StageProblem) -> None:
     memory = problem.memory(states[-1])
     if kept + memory.kv_host <= host:
         return
-    rest = min(problem.beside_at_turn_bytes(decisions) for decisions in states)
+    rest = min(problem.base_at_turn_bytes(decisions) for decisions in states)
     rest += problem.untracked.charged
     excess = kept - max(0, device - rest) - (host - memory.kv_host)
     if excess > 0:

@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from sppo.config.errors import Short
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
-from sppo.memory_model.temporary_peaks import linear_moments
+from sppo.memory_model.temporary_peaks import linear_temporary_peaks
 from sppo.planner.activations.policies import recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.schedule.order import residency
@@ -112,7 +112,7 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
             if copies == 0:
                 continue
             offload = recompute = None
-            if unit in shape.travelling and index < last:
+            if unit in shape.offloadable and index < last:
                 cost = 0.0 if profile.overlapped_copies else size * per_byte * 1e3
                 offload = program.column(cost, copies, integer=True)
             if unit.name in lean:
@@ -142,7 +142,7 @@ def _temporary_columns(
             enumerate(problem.tokens[part]), (True, False)
         ):
             column = columns[part, index, forward] = program.column(0.0, np.inf, integer=False)
-            for moment, added in linear_moments(kind, forward):
+            for moment, added in linear_temporary_peaks(kind, forward):
                 base = problem.largest_bytes(part, index, (moment,))
                 if base is not None:
                     cells = {column: -1.0}

@@ -81,7 +81,7 @@ class StageProblem(StageMemoryModel):
         return sum(self._by_row(decisions, of))
 
     def _added_ns(self, part: int, index: int, decision: Decision) -> int:
-        size = self.moved_bytes(part, index, decision)
+        size = self.offloaded_bytes(part, index, decision)
         following = self.costs[part][min(index + 1, len(self.lengths) - 1)]
         copies = exposed_copies_ns(self.profile, size, following)
         return self.recompute_ns(part, index, decision.recompute) + copies
@@ -111,7 +111,7 @@ class StageProblem(StageMemoryModel):
         shape, tokens = self.shapes[part], self.tokens[part][index]
         wanted = share * shape.offloadable_bytes(tokens, decision.recompute)
         chosen = []
-        for unit in shape.travelling:
+        for unit in shape.offloadable:
             if unit.name not in decision.recompute and wanted > 0:
                 size = shape.saved_tensor_bytes(unit, tokens)
                 n = min(shape.copies[unit.name], -int(-wanted // size))
@@ -132,7 +132,7 @@ class StageProblem(StageMemoryModel):
         key = index, "hidden", decision.recompute
         if key not in known:
             tokens = self.tokens[part][index]
-            candidates = self.shapes[part].candidate_bytes(tokens, decision.recompute)
+            candidates = self.shapes[part].offloadable_bytes(tokens, decision.recompute)
             forward_ns = self.costs[part][index + 1].forward_ns
             hidden = int(self.profile.d2h_bytes_per_second * forward_ns / 1e9)
             known[key] = min(1.0, hidden / candidates) if candidates else 0.0

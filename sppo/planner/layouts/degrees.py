@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 from sppo.plan.layout import Degrees
 from sppo.plan.weights import shard_obstacle
@@ -24,14 +25,9 @@ def obstacle(workload: Workload, degrees: Degrees) -> str | None:
 
 
 def _products(ranks: int) -> Iterator[Degrees]:
-    for shards in _divisors(ranks):
-        for stages in _divisors(ranks // shards):
+    for shards in divisors(ranks):
+        for stages in divisors(ranks // shards):
             yield Degrees(shards, stages, ranks // shards // stages)
-
-
-def _divisors(number: int) -> list[int]:
-    small = [divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0]
-    return sorted({*small, *(number // divisor for divisor in small)})
 
 
 def _possible(workload: Workload, ranks: int) -> list[Degrees]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sppo.config.sizes import format_bytes
-from sppo.cost_model.plan_costs import part_moved_bytes
+from sppo.cost_model.plan_costs import part_offloaded_bytes
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import exposed_copies_ns
@@ -77,7 +77,7 @@ def _stage_times(plan: Plan, layout: TimedLayout) -> Iterator[_StageTimes]:
         parts = plan.stages[stage].parts
         order = [place for place in forward_order(layout, stage) if place[0] < len(parts)]
         numbers = range(stage, layout.part_count, layout.pipeline_parallel)
-        moved = [part_moved_bytes(plan, number) for number in numbers]
+        moved = [part_offloaded_bytes(plan, number) for number in numbers]
         exposed = {}
         recomputed = 0
         for (part, index), following in zip(order, [*order[1:], order[-1]], strict=True):
