@@ -211,6 +211,15 @@ def names(items: tuple[str, ...]) -> list[str]:
     return [name.strip().lower() for item in items for name in item.split(",") if name.strip()]
 
 
+def chosen(items: tuple[str, ...], known: Sequence[str], what: str) -> list[str]:
+    """The given names, each once; all known ones if none was given. Raises UsageError."""
+    given = list(dict.fromkeys(names(items)))
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+    return given or list(known)
+
+
 def refuse(command: Any, names: Sequence[str], why: str) -> None:
     """Raise UsageError if one of these flags was given."""
     defaults = {field.name: field.default for field in fields(command)}

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, PaperPoints, Verdict
 from benchmarks.paper.boundaries_report import agreement
-from benchmarks.paper.readings import LONGEST_MODEL
+from benchmarks.paper.layout_rules import LONGEST_MODEL
 from benchmarks.reporting.style import FAILED, FAINT, INK, OTHER
 from sppo.config.sizes import GIB, length_name
 
@@ -59,13 +59,13 @@ def _longest(figure: Any, found: PaperPoints) -> None:
     """A group a number of GPUs; a bar a system, the paper's hollow around it."""
     axes = figure.add_subplot()
     gpus = list(dict.fromkeys(one.gpus for one in found.longest))
-    readings = list(dict.fromkeys(one.reading for one in found.longest))
+    readings = list(dict.fromkeys(one.rule_name for one in found.longest))
     width = 0.8 / max(1, len(readings))
     for number, reading in enumerate(readings):
-        mine = [one for one in found.longest if one.reading == reading]
+        mine = [one for one in found.longest if one.rule_name == reading]
         places = [gpus.index(one.gpus) + (number + 0.5) * width - 0.4 for one in mine]
         heights = [one.longest_tokens / MILLION for one in mine]
-        said = [(one.says_tokens or 0) / MILLION for one in mine]
+        said = [(one.paper_tokens or 0) / MILLION for one in mine]
         colour = COLOURS.get(mine[0].system, OTHER)
         axes.bar(places, heights, width * 0.92, color=colour, label=reading)
         axes.bar(places, said, width * 0.92, fill=False, edgecolor=INK, linewidth=1.0)
@@ -81,19 +81,19 @@ def _longest(figure: Any, found: PaperPoints) -> None:
 
 def _panel(axes: Any, shown: Sequence[Verdict]) -> None:
     lengths = list(dict.fromkeys(one.seq for one in shown))
-    readings = list(dict.fromkeys(one.reading for one in shown))
+    readings = list(dict.fromkeys(one.rule_name for one in shown))
     width = 0.8 / len(readings)
     capacity = next((one.capacity_bytes for one in shown if one.capacity_bytes), None)
     top = max((one.peak_device_bytes or 0 for one in shown), default=0) / GIB
     for number, reading in enumerate(readings):
-        mine = [one for one in shown if one.reading == reading]
+        mine = [one for one in shown if one.rule_name == reading]
         places = [lengths.index(one.seq) + (number + 0.5) * width - 0.4 for one in mine]
         heights = [(one.peak_device_bytes or 0) / GIB for one in mine]
         colour = COLOURS.get(mine[0].system, OTHER)
         axes.bar(places, heights, width * 0.92, color=colour, label=reading)
         for place, height, one in zip(places, heights, mine, strict=True):
             colour = FAILED if one.agrees is False else INK
-            words = f"{one.status}\npaper: {one.says or '-'}"
+            words = f"{one.status}\npaper: {one.paper_outcome or '-'}"
             axes.text(
                 place,
                 height + 0.01 * max(top, 1),
