@@ -6,81 +6,64 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.paper import offload_ablation_order
-from benchmarks.paper.offload_ablation import Point, Row
-from benchmarks.reporting.tables import NO_NUMBER, size_words
+from benchmarks.paper.offload_ablation import AblationPoint, VariantResult
+from benchmarks.paper.offload_ablation_order import comparisons
+from benchmarks.reporting.tables import size_words
+from benchmarks.reporting.text_table import Column, number, text_table
 from sppo.config.sizes import length_name
 
-COLUMNS = (
-    "simulated variant",
-    "s a step",
-    "speed / full offload",
-    "paper (fig. 11, read off)",
-    "compute s",
-    "bubble share",
-    "exposed copies s",
-    "device peak",
-    "host peak",
+COLUMNS: tuple[Column[VariantResult], ...] = (
+    ("simulated variant", lambda row: row.variant),
+    ("s a step", lambda row: row.status if row.status != "ok" else f"{row.step_seconds:.3f}"),
+    ("speed / full offload", lambda row: number(row.speed_over_full_offload, "{:.3f}x")),
+    (
+        "paper (fig. 11, read off)",
+        lambda row: number(row.paper_speed_over_full_offload, "{:.2f}x"),
+    ),
+    ("compute s", lambda row: number(row.compute_seconds, "{:.3f}")),
+    ("bubble share", lambda row: number(row.bubble_share, "{:.1%}")),
+    ("exposed copies s", lambda row: number(row.exposed_copy_seconds, "{:.3f}")),
+    ("device peak", lambda row: size_words(row.peak_device_bytes)),
+    ("host peak", lambda row: size_words(row.host_peak_bytes)),
 )
 
 
-def text(one: Point) -> str:
+def text(point: AblationPoint) -> str:
     """Header, table and notes of a point."""
-    from tabulate import tabulate
-
-    limit, host = size_words(one.device_memory_bytes), size_words(one.host_memory_bytes)
-    head = [
-        f"{one.model}, {length_name(one.sequence_tokens)} tokens, {one.ranks} ranks, simulated "
-        f"with {one.hardware} ({one.profile_kind} profile)",
-        f"- layout: {one.layout}; from {one.layout_from}; rows named further or what if differ",
-        f"- a rank's limits: device {limit if one.device_memory_bytes else 'none'}, host {host}",
-    ]
-    table = tabulate(
-        [_cells(row) for row in one.rows],
-        headers=COLUMNS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("left", *("right",) * (len(COLUMNS) - 1)),
+    limit, host = size_words(point.device_memory_bytes), size_words(point.host_memory_bytes)
+    return "\n".join(
+        [
+            f"{point.model}, {length_name(point.sequence_tokens)} tokens, {point.ranks} ranks, "
+            f"simulated with {point.hardware} ({point.profile_kind} profile)",
+            f"- layout: {point.layout}; from {point.layout_from}; rows named further or what if "
+            "differ",
+            f"- a rank's limits: device {limit if point.device_memory_bytes else 'none'}, "
+            f"host {host}",
+            "",
+            text_table(COLUMNS, point.rows, "l" + "r" * (len(COLUMNS) - 1)),
+            "",
+            *(f"- {line}" for line in _notes(point)),
+        ]
     )
-    return "\n".join([*head, "", table, "", *(f"- {line}" for line in _notes(one))])
 
 
-def _cells(row: Row) -> list[str]:
-    reported_speed = _number(row.paper_speed_over_full_offload, "{:.2f}x")
-    if row.step_seconds is None:
-        return [row.variant, row.status, NO_NUMBER, reported_speed, *[NO_NUMBER] * 5]
-    return [
-        row.variant,
-        f"{row.step_seconds:.3f}",
-        _number(row.speed_over_full_offload, "{:.3f}x"),
-        reported_speed,
-        _number(row.compute_seconds, "{:.3f}"),
-        _number(row.bubble_share, "{:.1%}"),
-        _number(row.exposed_copy_seconds, "{:.3f}"),
-        size_words(row.peak_device_bytes),
-        size_words(row.host_peak_bytes),
-    ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return NO_NUMBER if value is None else form.format(value)
-
-
-def _notes(one: Point) -> Iterator[str]:
-    for row in one.rows:
+def _notes(point: AblationPoint) -> Iterator[str]:
+    for row in point.rows:
         if row.status != "ok":
             yield f"{row.variant}: {row.status}: {row.reason}"
-        elif row.layout != one.layout:
+        elif row.layout != point.layout:
             yield f"{row.variant}: {row.layout}"
-    for comparison in offload_ablation_order.comparisons(one):
-        yield offload_ablation_order.words(comparison)
-    over = {row.variant: row.paper_speed_over_megatron for row in one.rows}
-    known = [f"{name} {speed:.2f}x" for name, speed in over.items() if speed is not None]
-    if known:
-        yield f"over Megatron, paper (fig. 11, read off): {', '.join(known)}; not simulated here"
+    yield from map(str, comparisons(point))
+    speeds = [
+        f"{row.variant} {row.paper_speed_over_megatron:.2f}x"
+        for row in point.rows
+        if row.paper_speed_over_megatron is not None
+    ]
+    if speeds:
+        yield f"over Megatron, paper (fig. 11, read off): {', '.join(speeds)}; not simulated here"
 
 
-def told(one: Point) -> dict[str, Any]:
-    """A point for programs."""
-    order = [asdict(comparison) for comparison in offload_ablation_order.comparisons(one)]
-    return {**asdict(one), "order": order, "megatron": "not simulated"}
+def as_json(point: AblationPoint) -> dict[str, Any]:
+    """A point as JSON values (docs/sweeps.md lists the keys)."""
+    order = [asdict(comparison) for comparison in comparisons(point)]
+    return {**asdict(point), "order": order, "megatron": "not simulated"}

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
-from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.reporting.text_table import NO_NUMBER
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies.ablation import PolicyResult
 

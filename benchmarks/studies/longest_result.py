@@ -10,7 +10,7 @@ import msgspec
 
 from benchmarks.job import Status
 from benchmarks.records import store
-from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.reporting.text_table import NO_NUMBER
 from sppo.config.sizes import format_bytes, limit_label
 
 SCHEMA = "sppo-longest/1"

@@ -9,7 +9,8 @@ from typing import Any
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
-from benchmarks.reporting.tables import NO_NUMBER, Summary
+from benchmarks.reporting.tables import Summary
+from benchmarks.reporting.text_table import NO_NUMBER
 from benchmarks.studies.sweep import SCHEMA, Measured, Quantity
 from sppo.config.sizes import format_bytes, length_name
 from sppo.config.workload import Workload
