@@ -7,17 +7,39 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
+
 from benchmarks.records import store
 
 
+class SavedStudy(msgspec.Struct, frozen=True, kw_only=True):
+    """The head of a saved result: the workload, its limit, and the origin of the numbers.
+
+    machine: device and number of devices. versions: of the libraries. dirty: whether files differed
+    from the commit. date: YYYY-MM-DD.
+    """
+
+    schema: str
+    workload: str
+    device_memory_bytes: int
+    machine: str
+    versions: dict[str, str]
+    commit: str
+    dirty: bool
+    date: str
+
+
 def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:
-    """`kind`.md, .csv and .json beside the records; the keys of `texts` are the endings."""
+    """Write `kind`.ENDING for every ending and text, such as md, csv and json. Raises OSError."""
     for ending, text in texts.items():
         store.write_bytes(directory / f"{kind}.{ending}", text.encode())
 
 
 def publish(directory: Path, kind: str, folder: str, name: str) -> None:
-    """Copy a study's table, CSV if it has one, JSON and figure: results/published/FOLDER/NAME.*."""
+    """Copy table, CSV (if any), JSON and figure to results/published/FOLDER/NAME.*.
+
+    Raises OSError.
+    """
     target = store.published_directory() / folder
     target.mkdir(parents=True, exist_ok=True)
     for ending in ("md", "csv", "json", "png"):

@@ -32,7 +32,7 @@ class Limit(Json, RunFolder, Named):
                 result = limits.search(workload, parent(self), shown)
         except (ValueError, OSError) as error:
             raise UsageError(error) from None
-        path = limits.save(result)
+        path = store.save(limits.path_of(workload.name), result)
         if self.json:
             print(store.to_json(result).decode())
         else:
