@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.records import store
+from benchmarks.records.record import Record
 
 
 class SavedStudy(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,11 @@ class SavedStudy(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
     dirty: bool
     date: str
+
+
+def first_measured(done: Sequence[Record]) -> Record:
+    """The first record of a row; the reference's if no row has one."""
+    return next((record for record in done if record.system != "reference"), done[0])
 
 
 def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.reporting.style import COLOURS, FAILED, FAINT, INK, OTHER
 from benchmarks.reporting.tables import Summary
-from benchmarks.studies.sweep import Measured, Quantity
+from benchmarks.studies.sweep import Quantity, SweepPoint
 from benchmarks.studies.sweep_report import NAMES
 from sppo.config.sizes import MIB
 
@@ -19,7 +19,7 @@ _CROSS_ROW = 0.055
 
 
 def line_chart(
-    quantity: Quantity, found: Sequence[Measured], path: Path, *, title: str, caption: str
+    quantity: Quantity, found: Sequence[SweepPoint], path: Path, *, title: str, caption: str
 ) -> None:
     """Write a PNG. Whiskers are quartiles."""
     from matplotlib.figure import Figure
@@ -40,7 +40,7 @@ def line_chart(
     figure.savefig(path, facecolor="white")
 
 
-def _places(quantity: Quantity, found: Sequence[Measured]) -> list[float]:
+def _places(quantity: Quantity, found: Sequence[SweepPoint]) -> list[float]:
     """Where a value lies on the axis; "no limit" right of all limits, with a gap."""
     if quantity == "sequences-per-step":
         return [float(range_index) for range_index in _ranks(found)]
@@ -50,7 +50,7 @@ def _places(quantity: Quantity, found: Sequence[Measured]) -> list[float]:
     return [beyond if m.device_memory_bytes is None else m.device_memory_bytes / MIB for m in found]
 
 
-def _ranks(found: Sequence[Measured]) -> list[int]:
+def _ranks(found: Sequence[SweepPoint]) -> list[int]:
     counts = sorted({measured.sequences_per_step for measured in found})
     return [counts.index(measured.sequences_per_step) for measured in found]
 
@@ -122,7 +122,7 @@ def _draw_line(
 
 
 def _axes(
-    axes: Any, quantity: Quantity, found: Sequence[Measured], places: Sequence[float]
+    axes: Any, quantity: Quantity, found: Sequence[SweepPoint], places: Sequence[float]
 ) -> None:
     heights = [
         height

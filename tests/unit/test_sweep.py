@@ -23,7 +23,7 @@ from benchmarks.rows.committed_grids import Grid
 from benchmarks.rows.row import ROWS, Configuration, Row
 from benchmarks.rows.tuning import Point
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
-from benchmarks.studies.sweep import Measured
+from benchmarks.studies.sweep import SweepPoint
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
 
@@ -182,9 +182,9 @@ def summary(row: str, system: str, seconds: float | None, speed_up: float | None
     )
 
 
-def found() -> list[Measured]:
-    def at(label: str, limit: int | None, *rows: Summary) -> Measured:
-        return Measured(
+def points() -> list[SweepPoint]:
+    def at(label: str, limit: int | None, *rows: Summary) -> SweepPoint:
+        return SweepPoint(
             label=label,
             device_memory_bytes=limit,
             sequences_per_step=1,
@@ -199,7 +199,7 @@ def found() -> list[Measured]:
 
 
 def test_the_table_has_a_row_a_value_and_a_failure_is_a_cell() -> None:
-    lines = sweep_report.table("device-memory", found()).splitlines()
+    lines = sweep_report.table("device-memory", points()).splitlines()
     first = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert first == [
         "100.0 MiB",
@@ -213,13 +213,13 @@ def test_the_table_has_a_row_a_value_and_a_failure_is_a_cell() -> None:
     ]
     assert lines[3].strip("| ").startswith("no limit")
     assert lines[3].strip("| ").endswith("0.90x")
-    text = sweep_report.document(workloads.find("mini-cpu"), "device-memory", found(), record())
+    text = sweep_report.document(workloads.find("mini-cpu"), "device-memory", points(), record())
     assert "- 100.0 MiB, M: oom: full" in text
     assert "- no limit, M, settings: known" in text
 
 
 def test_csv_has_a_line_for_every_value_and_system() -> None:
-    rows = list(csv.DictReader(io.StringIO(sweep_report.csv_text(found()))))
+    rows = list(csv.DictReader(io.StringIO(sweep_report.csv_text(points()))))
     assert [row["status"] for row in rows] == ["oom", "ok", "ok", "ok"]
     assert rows[0]["device_memory_bytes"] == str(100 * MIB)
     assert rows[2]["device_memory_bytes"] == ""
@@ -227,15 +227,15 @@ def test_csv_has_a_line_for_every_value_and_system() -> None:
 
 
 def test_json_says_where_it_comes_from() -> None:
-    told = sweep_report.told(workloads.find("mini-cpu"), "device-memory", found(), record())
-    assert json.loads(json.dumps(told, allow_nan=False))["commit"] == "a" * 40
-    assert told["values"][1]["rows"][0]["sppo_speed_up"] == 0.9
+    document = sweep_report.as_json(workloads.find("mini-cpu"), "device-memory", points(), record())
+    assert json.loads(json.dumps(document, allow_nan=False))["commit"] == "a" * 40
+    assert document["values"][1]["rows"][0]["sppo_speed_up"] == 0.9
 
 
 @pytest.mark.parametrize("quantity", ["device-memory", "sequences-per-step"])
 def test_the_figure_is_a_png(quantity: sweep.Quantity, tmp_path: Path) -> None:
     path = tmp_path / "sweep.png"
-    sweep_figure.line_chart(quantity, found(), path, title="t", caption="c")
+    sweep_figure.line_chart(quantity, points(), path, title="t", caption="c")
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
