@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,16 @@ SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 
 class UsageError(Exception):
     """Wrong input; the message is one line that names the cure."""
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn ValueError, NotBuilt and errors of `kinds` into a UsageError with the same message."""
+    caught: tuple[type[Exception], ...] = (ValueError, NotBuilt, *kinds)
+    try:
+        yield
+    except caught as error:
+        raise UsageError(error) from None
 
 
 def find_workload(name: str, device_memory: str | None) -> Workload:

@@ -7,7 +7,7 @@ and the profile's memory are fixed beforehand.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -110,62 +110,90 @@ def outcome_of(emulation: Emulation) -> Outcome | None:
     return None if emulation.fits is None else ("fits" if emulation.fits else "oom")
 
 
-def verdicts(
-    rules: Sequence[LayoutRule],
-    points: Sequence[ReportedPoint],
-    emulator: Emulator,
-    sequences_per_step: int,
-) -> Iterator[Verdict]:
-    """The verdicts of fig. 10, one by one, so that each can be saved at once.
+@dataclass(frozen=True, kw_only=True)
+class PaperComparison:
+    """The rows and points to emulate. sequences_per_step: of every system at every point."""
 
-    A row that does not count is left out where the paper is silent.
-    Raises NotBuilt, ValueError or OSError.
-    """
-    for point in points:
-        for rule in rules:
-            if rule.counted or rule.paper_outcome(point) is not None:
-                emulator.told.note(f"{point.model}, {point.seq}, {point.gpus} GPUs: {rule.name}")
-                yield _verdict(rule, point, emulator, sequences_per_step)
+    rules: Sequence[LayoutRule]
+    points: Sequence[ReportedPoint]
+    emulator: Emulator
+    sequences_per_step: int
 
+    def verdicts(self) -> Iterator[Verdict]:
+        """The verdicts of fig. 10, one by one, so that each can be saved at once.
 
-def _verdict(
-    rule: LayoutRule, point: ReportedPoint, emulator: Emulator, sequences_per_step: int
-) -> Verdict:
-    workload = point.workload(sequences_per_step=sequences_per_step)
-    settings = rule.settings(point)
-    try:
-        emulation = emulator.emulate(workload, rule.system, settings)
-        outcome = outcome_of(emulation)
-    except Misfit as error:  # another number of sequences would divide: no verdict on the layout
-        emulation = emulator.refused(workload, rule.system, settings, "unavailable", str(error))
-        outcome = None
-    paper_outcome = rule.paper_outcome(point)
-    fullest = max(emulation.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
-    counts = None if fullest is None else fullest.counts
-    time = emulation.simulated_time
-    settings_text, roles = layout_of(emulation)
-    return Verdict(
-        model=point.model,
-        seq=point.seq,
-        gpus=point.gpus,
-        rule_name=rule.name,
-        system=rule.system,
-        settings_text=settings_text,
-        status=emulation.status,
-        reason=emulation.reason,
-        paper_outcome=paper_outcome,
-        agrees=None if None in (paper_outcome, outcome) else paper_outcome == outcome,
-        counted=rule.counted,
-        peak_device_bytes=None if counts is None else counts.peak_device_bytes,
-        peak_host_bytes=None if counts is None else counts.peak_host_bytes,
-        at_peak_by_kind_bytes={} if counts is None else counts.at_peak_by_kind_bytes,
-        capacity_bytes=emulation.capacity_bytes,
-        limiting_role=emulation.limiting_role,
-        roles_emulated=len(emulation.roles),
-        roles=roles,
-        step_seconds=None if time is None else time.step_seconds,
-        planned=emulation.planned,
-    )
+        A row that does not count is left out where the paper is silent.
+        Raises NotBuilt, ValueError or OSError.
+        """
+        for point in self.points:
+            for rule in self.rules:
+                if rule.counted or rule.paper_outcome(point) is not None:
+                    place = f"{point.model}, {point.seq}, {point.gpus} GPUs"
+                    self.emulator.told.note(f"{place}: {rule.name}")
+                    yield self._verdict(rule, point)
+
+    def _verdict(self, rule: LayoutRule, point: ReportedPoint) -> Verdict:
+        workload = point.workload(sequences_per_step=self.sequences_per_step)
+        settings = rule.settings(point)
+        try:
+            emulation = self.emulator.emulate(workload, rule.system, settings)
+            outcome = outcome_of(emulation)
+        except Misfit as error:
+            # Another number of sequences would divide: no verdict on the layout.
+            emulation = self.emulator.refused(
+                workload, rule.system, settings, "unavailable", str(error)
+            )
+            outcome = None
+        paper_outcome = rule.paper_outcome(point)
+        fullest = max(emulation.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
+        counts = None if fullest is None else fullest.counts
+        time = emulation.simulated_time
+        settings_text, roles = layout_of(emulation)
+        return Verdict(
+            model=point.model,
+            seq=point.seq,
+            gpus=point.gpus,
+            rule_name=rule.name,
+            system=rule.system,
+            settings_text=settings_text,
+            status=emulation.status,
+            reason=emulation.reason,
+            paper_outcome=paper_outcome,
+            agrees=None if None in (paper_outcome, outcome) else paper_outcome == outcome,
+            counted=rule.counted,
+            peak_device_bytes=None if counts is None else counts.peak_device_bytes,
+            peak_host_bytes=None if counts is None else counts.peak_host_bytes,
+            at_peak_by_kind_bytes={} if counts is None else counts.at_peak_by_kind_bytes,
+            capacity_bytes=emulation.capacity_bytes,
+            limiting_role=emulation.limiting_role,
+            roles_emulated=len(emulation.roles),
+            roles=roles,
+            step_seconds=None if time is None else time.step_seconds,
+            planned=emulation.planned,
+        )
+
+    def longest(self) -> Iterator[LongestVerdict]:
+        """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
+
+        A row is left out where the paper is silent. Raises NotBuilt, ValueError or OSError.
+        """
+        for gpus in reported.longest_gpus():
+            point = _longest_point(gpus)
+            workload = point.workload(sequences_per_step=self.sequences_per_step)
+            most_tokens = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
+            for rule in self.rules:
+                paper_tokens = rule.paper_longest(gpus)
+                if paper_tokens is None:
+                    continue
+                self.emulator.told.note(f"longest: {gpus} GPUs: {rule.name}")
+                emulator = replace(self.emulator, hasty=True)
+                searcher = Searcher(workload=workload, system=rule.system, emulator=emulator)
+                try:
+                    search = longest(searcher, [rule.settings(point)], most_tokens)
+                except Misfit as error:
+                    emulator.told.note(str(error))
+                    continue
+                yield _longest_verdict(rule, search, paper_tokens)
 
 
 def layout_of(emulation: Emulation) -> tuple[str, int]:
@@ -179,36 +207,6 @@ def layout_of(emulation: Emulation) -> tuple[str, int]:
         return emulation.settings_text, roles
     plan = adapter.plan(emulation.workload, settings)
     return f"{plan.degrees_words}, N {plan.subsequences}", roles
-
-
-def longest_verdicts(
-    rules: Sequence[LayoutRule],
-    gpus: Sequence[int],
-    emulator: Emulator,
-    sequences_per_step: int,
-) -> Iterator[LongestVerdict]:
-    """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
-
-    A row is left out where the paper is silent. Raises NotBuilt, ValueError or OSError.
-    """
-    for count in gpus:
-        point = _longest_point(count)
-        workload = point.workload(sequences_per_step=sequences_per_step)
-        for rule in rules:
-            paper_tokens = rule.paper_longest(count)
-            if paper_tokens is None:
-                continue
-            emulator.told.note(f"longest: {count} GPUs: {rule.name}")
-            searcher = Searcher(
-                workload=workload, system=rule.system, emulator=replace(emulator, hasty=True)
-            )
-            try:
-                most_tokens = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
-                search = longest(searcher, [rule.settings(point)], most_tokens)
-            except Misfit as error:
-                emulator.told.note(str(error))
-                continue
-            yield _longest_verdict(rule, search, paper_tokens)
 
 
 def _longest_point(gpus: int) -> ReportedPoint:

@@ -138,7 +138,7 @@ def _agreeing(rows: Iterable[Verdict]) -> int:
 
 def plan_accuracy(figure: PaperPoints) -> str:
     """SPPO's predictions against the counts; "" if no SPPO plan was emulated."""
-    plans = [row.planned for row in (*figure.verdicts, *figure.longest)]
+    plans = [row.planned for row in figure.verdicts] + [row.planned for row in figure.longest]
     numbers = [number for plan in plans for number in plan]
     if not numbers:
         return ""

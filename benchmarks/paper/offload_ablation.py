@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
@@ -101,17 +101,11 @@ class VariantResult:
 class AblationPoint:
     """A workload and its rows. The first three rows are the paper's variants."""
 
-    workload: str
-    model: str
-    sequence_tokens: int
-    ranks: int
-    hardware: str
-    profile_kind: str
-    device_memory_bytes: int | None
-    host_memory_bytes: int | None
+    workload: Workload
+    profile: Hardware
     layout: str
     layout_from: str
-    rows: tuple[VariantResult, ...] = field(default=())
+    rows: tuple[VariantResult, ...]
 
 
 def ratio(numerator: float | None, denominator: float | None) -> float | None:
@@ -131,7 +125,7 @@ def fixed_options(
     options = replace(asked, virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES)
     rest = "the solver's fastest for adaptive offload without MSP"
     if asked.virtual_stages is None:
-        rest += ", one part a stage"
+        rest += ", one model chunk a stage"
     degrees = (asked.sequence_parallel, asked.pipeline_parallel, asked.data_parallel)
     if reported is None:
         return options, rest
@@ -162,14 +156,8 @@ def ablation_point(
         words = str(layout)
         rows = list(_rows(layout))
     return AblationPoint(
-        workload=workload.name,
-        model=workload.model.name,
-        sequence_tokens=workload.sequence_tokens,
-        ranks=workload.cluster.ranks,
-        hardware=profile.name,
-        profile_kind=profile.kind,
-        device_memory_bytes=workload.device_memory_bytes,
-        host_memory_bytes=workload.host_memory_bytes,
+        workload=workload,
+        profile=profile,
         layout=words,
         layout_from=source,
         rows=tuple(_with_speeds(rows, reported)),
@@ -286,15 +274,13 @@ def _with_speeds(
     rows: Sequence[VariantResult], reported: ReportedPoint | None
 ) -> Iterator[VariantResult]:
     """Speeds over full offload, and the paper's beside the paper's variants."""
+    paper = {} if reported is None else reported.over_megatron
     names = {variant.name: variant.reported for variant in PAPERS}
     for row in rows:
-        speed = ratio(rows[0].step_seconds, row.step_seconds)
-        row = replace(row, speed_over_full_offload=speed)
-        if reported is not None and row.variant in names:
-            name = names[row.variant]
-            row = replace(
-                row,
-                paper_speed_over_full_offload=reported.over_full_offload(name),
-                paper_speed_over_megatron=reported.over_megatron.get(name),
-            )
-        yield row
+        paper_speed = paper.get(names.get(row.variant, ""))
+        yield replace(
+            row,
+            speed_over_full_offload=ratio(rows[0].step_seconds, row.step_seconds),
+            paper_speed_over_full_offload=ratio(paper_speed, paper.get(FULL.reported)),
+            paper_speed_over_megatron=paper_speed,
+        )

@@ -36,12 +36,6 @@ class ReportedPoint:
     deepspeed_runs: bool
     over_megatron: Mapping[str, float]
 
-    def over_full_offload(self, name: str) -> float | None:
-        """Speed over full offload, from two speeds over Megatron; None if fig. 11 has none."""
-        if name not in self.over_megatron:
-            return None
-        return self.over_megatron[name] / self.over_megatron["full_offload"]
-
     def workload(
         self, *, sequences_per_step: int = 1, device_memory: str | None = None
     ) -> Workload:

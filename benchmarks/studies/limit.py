@@ -94,13 +94,6 @@ def search(workload: Workload, parent: Path, display: Display) -> DeviceLimit:
         workload=workload.name,
         device_memory_bytes=limit_mib * MIB,
         tracked_peak_bytes=peak_bytes,
-        trials=[
-            LimitTrial(
-                device_memory_bytes=record.device_memory_bytes,
-                status=record.status,
-                reason=record.reason,
-            )
-            for record in done
-        ],
+        trials=[msgspec.convert(record, LimitTrial, from_attributes=True) for record in done],
         **origin(done[0]),
     )

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from benchmarks.job import Memory
 from benchmarks.launch import run
 from benchmarks.launch.progress import Display
@@ -50,16 +48,6 @@ class SearchedSetting:
     at: Callable[[Workload], Configuration]
     known_peak_bytes: int | None = None
 
-    def within(
-        self, configuration: Configuration, limit_bytes: int, own_tokens: int
-    ) -> Configuration:
-        """The configuration of a length of at least `own_tokens`; oom if the known peak says so."""
-        peak_bytes = self.known_peak_bytes or 0
-        if peak_bytes <= limit_bytes:
-            return configuration
-        words = f"its known peak at {own_tokens:,} tokens is {format_bytes(peak_bytes)}"
-        return replace(configuration, status="oom", reason=f"not launched: {words}")
-
 
 @dataclass(kw_only=True)
 class Prober:
@@ -84,34 +72,38 @@ class Prober:
         limit_bytes = workload.device_memory_bytes
         assert limit_bytes is not None
         configuration = setting.at(workload)
-        if configuration.status is None and tokens >= self.own_tokens:
-            configuration = setting.within(configuration, limit_bytes, self.own_tokens)
-        trial = LongestTrial(
-            row=setting.row.label,
-            settings_text=configuration.settings_text,
-            tokens=tokens,
-            status=configuration.status or "ok",
-            reason=configuration.reason,
-            launched=configuration.status is None,
-        )
-        if not trial.launched:
-            self.trials.append(trial)
-            return Answer(fits=False)
-        self.inputs = run.with_workload(self.inputs, workload, self.options)
-        probe = replace(configuration, row=replace(setting.row, label=f"{setting.label} {tokens}"))
-        record = run.launch_row(self.inputs, probe, 1, self.options, self.display)
-        self.launched.append(record)
-        peaks = [rank.tracked_peak_bytes for rank in record.memory if rank.tracked_peak_bytes]
+        peak_bytes = setting.known_peak_bytes or 0
+        if configuration.status is None and tokens >= self.own_tokens and peak_bytes > limit_bytes:
+            words = f"its known peak at {self.own_tokens:,} tokens is {format_bytes(peak_bytes)}"
+            configuration = replace(configuration, status="oom", reason=f"not launched: {words}")
+        launched = configuration.status is None
+        result = self._launch(setting, configuration, workload) if launched else configuration
+        memory = result.memory if isinstance(result, Record) else []
+        peaks = [rank.tracked_peak_bytes for rank in memory if rank.tracked_peak_bytes]
+        assert result.status is not None
         self.trials.append(
-            msgspec.structs.replace(
-                trial,
-                status=record.status,
-                reason=record.reason,
+            LongestTrial(
+                row=setting.row.label,
+                settings_text=configuration.settings_text,
+                tokens=tokens,
+                status=result.status,
+                reason=result.reason,
                 peak_device_bytes=max(peaks, default=None),
+                launched=launched,
             )
         )
-        guess = guess_tokens(record.memory, tokens, limit_bytes)
-        return Answer(fits=record.status == "ok", guess_tokens=guess)
+        guess = guess_tokens(memory, tokens, limit_bytes)
+        return Answer(fits=result.status == "ok", guess_tokens=guess)
+
+    def _launch(
+        self, setting: SearchedSetting, configuration: Configuration, workload: Workload
+    ) -> Record:
+        self.inputs = run.with_workload(self.inputs, workload, self.options)
+        label = f"{setting.label} {workload.sequence_tokens}"
+        trial = replace(configuration, row=replace(setting.row, label=label))
+        record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
+        self.launched.append(record)
+        return record
 
 
 def guess_tokens(memory: Sequence[Memory], tokens: int, limit_bytes: int) -> int | None:
@@ -178,17 +170,16 @@ def search_row(settings: Sequence[SearchedSetting], prober: Prober, step: int) -
     workload = replace(prober.inputs.workload, sequence_tokens=longest or prober.own_tokens)
     configuration = best.at(workload)
     row_trials = prober.trials[trials:]
+    peaks = {trial.tokens: trial.peak_device_bytes for trial in row_trials if trial.status == "ok"}
+    unasked = f"not asked beyond {prober.at_most_tokens:,} tokens"
     return LongestRow(
         system=best.row.system,
         row=best.row.label,
         settings=configuration.settings,
         settings_text=configuration.settings_text,
         longest_tokens=longest,
-        peak_device_bytes=next(
-            (t.peak_device_bytes for t in row_trials if _fits(t, longest)), None
-        ),
-        fails_with=_fails_with(row_trials, longest)
-        or f"not asked beyond {prober.at_most_tokens:,} tokens",
+        peak_device_bytes=peaks.get(longest),
+        fails_with=_fails_with(row_trials, longest) or unasked,
         points=len(settings),
         launches=len(prober.launched) - launches,
     )
@@ -211,10 +202,6 @@ def _start(setting: SearchedSetting, workload: Workload, step: int, most: int) -
         has_plan, start_tokens=own, step_tokens=step, most_tokens=most, stride_tokens=own
     )
     return max(step, planned), step
-
-
-def _fits(trial: LongestTrial, tokens: int) -> bool:
-    return trial.status == "ok" and trial.tokens == tokens
 
 
 def _fails_with(trials: Sequence[LongestTrial], longest: int) -> str:

@@ -41,15 +41,15 @@ def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:
         store.write_bytes(directory / f"{kind}.{ending}", text.encode())
 
 
-def publish(directory: Path, kind: str, folder: str, name: str) -> None:
-    """Copy table, CSV (if any), JSON and figure to results/published/FOLDER/NAME.*.
+def publish(directory: Path, kind: str, name: str) -> None:
+    """Copy table, CSV (if any), JSON and figure to results/published/NAME.*. Raises OSError.
 
-    Raises OSError.
+    name: with its folder, such as "sweeps/tiny-cpu-device-memory".
     """
-    target = store.published_directory() / folder
-    target.mkdir(parents=True, exist_ok=True)
+    target = store.published_directory() / name
+    target.parent.mkdir(parents=True, exist_ok=True)
     for ending in ("md", "csv", "json", "png"):
         source = directory / f"{kind}.{ending}"
         if ending != "csv" or source.exists():
-            shutil.copyfile(source, target / f"{name}.{ending}")
-    print(f"published as {target / name}.*", file=sys.stderr)
+            shutil.copyfile(source, target.with_name(f"{target.name}.{ending}"))
+    print(f"published as {target}.*", file=sys.stderr)

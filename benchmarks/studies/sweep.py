@@ -33,20 +33,16 @@ SYSTEMS = tuple(row.system for row in ROWS if row.choosing in ("tuned", "planned
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepValue:
-    """One value of the swept quantity, and the workload with this value."""
-
-    label: str
-    workload: Workload
-
-
-@dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """A checked `sweep` command. points: settings that are measured of an unmeasured grid."""
+    """A checked `sweep` command.
+
+    values: label -> the workload with this value. points: settings that are measured of a grid
+    without measurements.
+    """
 
     workload: Workload
     quantity: Quantity
-    values: list[SweepValue]
+    values: dict[str, Workload]
     rows: list[Row]
     options: Options
     points: int
@@ -65,19 +61,16 @@ class SweepPoint:
 
 def values(
     workload: Workload, quantity: Quantity, limits: Sequence[int | None], counts: Sequence[int]
-) -> list[SweepValue]:
-    """The values in the given order. limits: bytes, None for no limit. counts: sequences a step."""
+) -> dict[str, Workload]:
+    """Label -> the workload with the value, in the given order.
+
+    limits: bytes, None for no limit. counts: sequences a step.
+    """
     if quantity == "device-memory":
-        return [
-            SweepValue(label=limit_label(limit), workload=workload.with_device_memory(limit))
-            for limit in limits
-        ]
+        return {limit_label(limit): workload.with_device_memory(limit) for limit in limits}
     if limits:
         workload = workload.with_device_memory(limits[0])
-    return [
-        SweepValue(label=str(count), workload=replace(workload, sequences_per_step=count))
-        for count in counts
-    ]
+    return {str(count): replace(workload, sequences_per_step=count) for count in counts}
 
 
 def rows_of(systems: Sequence[str]) -> list[Row]:
@@ -87,7 +80,7 @@ def rows_of(systems: Sequence[str]) -> list[Row]:
 
 def measure(
     request: SweepRequest,
-    value: SweepValue,
+    label: str,
     directory: Path,
     display: Display,
     proven: Collection[str] = (),
@@ -97,11 +90,11 @@ def measure(
     proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
     first launch.
     """
-    workload = value.workload
-    folder = directory / value.label
+    workload = request.values[label]
+    folder = directory / label
     folder.mkdir()
     inputs = run.prepare(workload, request.options, folder)
-    display.note(f"{workload.name}, {value.label}:")
+    display.note(f"{workload.name}, {label}:")
     try:
         configurations = [
             configuration
@@ -124,10 +117,10 @@ def measure(
     finally:
         run.remove_inputs(inputs)
     point = SweepPoint(
-        label=value.label,
+        label=label,
         device_memory_bytes=workload.device_memory_bytes,
         sequences_per_step=workload.sequences_per_step,
-        folder=value.label,
+        folder=label,
         rows=tuple(best(done, row) for row in request.rows),
     )
     return point, done

@@ -14,18 +14,31 @@ from benchmarks.job import Status
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
 from benchmarks.paper.boundaries import (
     LongestVerdict,
+    PaperComparison,
     PaperPoints,
     Verdict,
     outcome_of,
-    verdicts,
 )
-from benchmarks.paper.layout_rules import LAYOUT_RULES, Outcome
+from benchmarks.paper.layout_rules import LAYOUT_RULES, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
 from sppo.config.sizes import GIB, parse_tokens
 
 
 def point(model: str, seq: str) -> ReportedPoint:
     return next(point for point in reported.points() if (point.model, point.seq) == (model, seq))
+
+
+def verdicts(
+    rule: LayoutRule, point: ReportedPoint, folder: Path, sequences_per_step: int
+) -> list[Verdict]:
+    """Emulated, which is refused before any process starts."""
+    comparison = PaperComparison(
+        rules=[rule],
+        points=[point],
+        emulator=Emulator(parent=folder, time_limit_seconds=1.0),
+        sequences_per_step=sequences_per_step,
+    )
+    return list(comparison.verdicts())
 
 
 @pytest.mark.parametrize(
@@ -66,19 +79,21 @@ def test_what_cannot_run_is_refused_in_the_library_s_words(
 ) -> None:
     """No process is started for it."""
     deepspeed = LAYOUT_RULES[2]
-    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
-    (found,) = verdicts([deepspeed], [point(model, seq)], emulator, 4)
-    assert (found.status, found.paper_outcome, found.agrees) == ("unavailable", "cannot run", True)
-    assert "head count" in found.reason
-    assert (found.roles, found.roles_emulated) == (0, 0)
+    (result,) = verdicts(deepspeed, point(model, seq), tmp_path, 4)
+    assert (result.status, result.paper_outcome, result.agrees) == (
+        "unavailable",
+        "cannot run",
+        True,
+    )
+    assert "head count" in result.reason
+    assert (result.roles, result.roles_emulated) == (0, 0)
 
 
 def test_what_does_not_divide_is_no_verdict(tmp_path: Path) -> None:
     """One sequence a step does not divide over two replicas; another number would."""
-    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
-    (found,) = verdicts([LAYOUT_RULES[3]], [point("gpt-65b", "512K")], emulator, 1)
-    assert (found.paper_outcome, found.agrees) == ("fits", None)
-    assert "2 replicas" in found.reason
+    (result,) = verdicts(LAYOUT_RULES[3], point("gpt-65b", "512K"), tmp_path, 1)
+    assert (result.paper_outcome, result.agrees) == ("fits", None)
+    assert "2 replicas" in result.reason
 
 
 def test_the_paper_s_longest(tmp_path: Path) -> None:
@@ -93,7 +108,7 @@ def test_the_paper_s_longest(tmp_path: Path) -> None:
 
 
 def test_the_outcome_of_an_emulation() -> None:
-    found = Emulation(
+    emulation = Emulation(
         workload=point("gpt-7b", "512K").workload(sequences_per_step=4),
         system="megatron",
         settings={},
@@ -106,12 +121,12 @@ def test_the_outcome_of_an_emulation() -> None:
         host_capacity_bytes=None,
         roles=[],
     )
-    assert outcome_of(found) == "fits"
+    assert outcome_of(emulation) == "fits"
     changed = msgspec.structs.replace
-    assert outcome_of(changed(found, status="host_oom", fits=False)) == "oom"
-    assert outcome_of(changed(found, status="infeasible", fits=False)) == "oom"
-    assert outcome_of(changed(found, status="unavailable", fits=None)) == "cannot run"
-    assert outcome_of(changed(found, status="timeout", fits=None)) is None
+    assert outcome_of(changed(emulation, status="host_oom", fits=False)) == "oom"
+    assert outcome_of(changed(emulation, status="infeasible", fits=False)) == "oom"
+    assert outcome_of(changed(emulation, status="unavailable", fits=None)) == "cannot run"
+    assert outcome_of(changed(emulation, status="timeout", fits=None)) is None
 
 
 def test_a_point_is_the_paper_s_cluster() -> None:
@@ -150,7 +165,7 @@ def verdict(
 
 
 @pytest.fixture
-def found() -> PaperPoints:
+def figure() -> PaperPoints:
     return PaperPoints(
         hardware="a100-80g",
         sequences_per_step=4,
@@ -183,23 +198,23 @@ def found() -> PaperPoints:
     )
 
 
-def test_agreement_counts_what_the_paper_says_of_rows_that_count(found: PaperPoints) -> None:
-    assert boundaries_report.agreement(found) == (
+def test_agreement_counts_what_the_paper_says_of_rows_that_count(figure: PaperPoints) -> None:
+    assert boundaries_report.agreement(figure) == (
         "agree with the paper: 2 of 3 verdicts (one 2 of 2, two 0 of 1); all systems at 1 of 2 "
         "points"
     )
 
 
-def test_disagreements_are_explained_from_the_counts(found: PaperPoints) -> None:
-    text = boundaries_report.text(found)
+def test_disagreements_are_explained_from_the_counts(figure: PaperPoints) -> None:
+    text = boundaries_report.text(figure)
     assert "two: the paper says oom; 26.00 GiB to spare in stage 0: activations 50.00 GiB" in text
     assert "beside: the paper says fits; 16.00 GiB too much" in text
     assert "its rule" in text
     assert "commit abcdef012" in text
 
 
-def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
-    line = next(row for row in boundaries_report.text(found).splitlines() if "SP 8 x PP 4" in row)
+def test_the_longest_stands_beside_the_paper_s(figure: PaperPoints) -> None:
+    line = next(row for row in boundaries_report.text(figure).splitlines() if "SP 8 x PP 4" in row)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3:] == [
         "2M",
@@ -212,19 +227,19 @@ def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
     ]
 
 
-def test_a_role_that_broke_is_no_disagreement(found: PaperPoints) -> None:
+def test_a_role_that_broke_is_no_disagreement(figure: PaperPoints) -> None:
     broken = msgspec.structs.replace(
-        found.verdicts[0], status="timeout", reason="too slow", agrees=None
+        figure.verdicts[0], status="timeout", reason="too slow", agrees=None
     )
-    text = boundaries_report.text(msgspec.structs.replace(found, verdicts=[broken]))
+    text = boundaries_report.text(msgspec.structs.replace(figure, verdicts=[broken]))
     assert "512K, one: no verdict, timeout: too slow" in text
     assert "to spare" not in text
 
 
-def test_the_figures_are_drawn(found: PaperPoints, tmp_path: Path) -> None:
-    for name, one in (("10", found), ("12", msgspec.structs.replace(found, verdicts=[]))):
+def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
+    for name, drawn in (("10", figure), ("12", msgspec.structs.replace(figure, verdicts=[]))):
         path = tmp_path / f"fig{name}.png"
-        boundaries_figure.draw(one, path)
+        boundaries_figure.draw(drawn, path)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -248,8 +263,8 @@ def test_wrong_input_is_one_line(
 
 
 @pytest.mark.parametrize(("kv_bytes", "words"), [(5, "exact"), (6, "1 of 2 numbers NOT exact")])
-def test_plan_accuracy(found: PaperPoints, kv_bytes: int, words: str) -> None:
-    assert boundaries_report.plan_accuracy(found) == ""
+def test_plan_accuracy(figure: PaperPoints, kv_bytes: int, words: str) -> None:
+    assert boundaries_report.plan_accuracy(figure) == ""
     planned = [
         Planned(role="stage", rank=rank, quantity=quantity, planned=said, counted=seen)
         for rank, quantity, said, seen in (
@@ -259,9 +274,9 @@ def test_plan_accuracy(found: PaperPoints, kv_bytes: int, words: str) -> None:
             (8, "kv_bytes", 5, kv_bytes),
         )
     ]
-    found.verdicts[0] = msgspec.structs.replace(found.verdicts[0], planned=planned)
-    line = boundaries_report.plan_accuracy(found)
+    figure.verdicts[0] = msgspec.structs.replace(figure.verdicts[0], planned=planned)
+    line = boundaries_report.plan_accuracy(figure)
     assert "2 roles" in line
     assert words in line
     assert line.endswith("device peak +0.00% to +1.00%")
-    assert line in boundaries_report.text(found)
+    assert line in boundaries_report.text(figure)

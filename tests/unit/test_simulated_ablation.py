@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.cli import main
 from benchmarks.paper import offload_ablation as ablation
-from benchmarks.paper import offload_ablation_order, reported
+from benchmarks.paper import offload_ablation_report, reported
 from benchmarks.paper.offload_ablation import (
     ADAPTIVE,
     FULL,
@@ -23,7 +23,7 @@ from benchmarks.paper.offload_ablation import (
     AblationPoint,
     VariantResult,
 )
-from benchmarks.paper.offload_ablation_order import Comparison, comparisons
+from benchmarks.paper.offload_ablation_report import comparisons
 from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
@@ -100,8 +100,8 @@ def test_full_offload_hides_at_the_profiles_link_so_adaptive_gains_next_to_nothi
     adaptive, msp = comparisons(papers_point(model))
     assert adaptive.simulated_speed is not None
     assert 1 <= adaptive.simulated_speed < 1.005
-    assert adaptive.verdict == offload_ablation_order.EQUAL
-    assert (msp.simulated_speed, msp.verdict) == (None, offload_ablation_order.INFEASIBLE)
+    assert adaptive.verdict == offload_ablation_report.EQUAL
+    assert (msp.simulated_speed, msp.verdict) == (None, offload_ablation_report.INFEASIBLE)
 
 
 def test_msp_does_not_fit_and_would_pay_at_one_point_only() -> None:
@@ -127,7 +127,7 @@ def test_where_k_and_v_travel_too_adaptive_offload_is_faster_as_in_the_paper(mod
 def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
     comparison = comparisons(papers_point("gpt-13b", with_links(host=1.6)))[0]
     assert comparison.simulated_speed == pytest.approx(1.35, abs=0.03)
-    assert comparison.verdict == offload_ablation_order.AS_IN_THE_PAPER
+    assert comparison.verdict == offload_ablation_report.AS_IN_THE_PAPER
 
 
 def test_links_and_short_slices_are_what_msp_loses_by() -> None:
@@ -149,7 +149,7 @@ def test_a_variant_that_does_not_fit_has_the_reason_instead_of_numbers() -> None
     assert (rows[FULL.name].status, adaptive.status) == ("ok", "infeasible")
     assert "GiB of device memory" in adaptive.reason
     assert (adaptive.step_seconds, adaptive.speed_over_full_offload) == (None, None)
-    assert comparisons(point)[0].verdict == offload_ablation_order.INFEASIBLE
+    assert comparisons(point)[0].verdict == offload_ablation_report.INFEASIBLE
 
 
 @pytest.mark.parametrize("policy", ["full-offload", "paper"])
@@ -202,9 +202,10 @@ def test_what_is_asked_goes_before_the_papers_layout() -> None:
 
 def test_keys_are_documented() -> None:
     text = (DOCS / "sweeps.md").read_text()
-    for kind in (AblationPoint, VariantResult, Comparison):
-        for field in fields(kind):
-            assert f"`{field.name}`" in text, field.name
+    document = offload_ablation_report.as_json(papers_point("gpt-13b"))
+    for values in (document, document["rows"][0], document["order"][0]):
+        for key in values:
+            assert f"`{key}`" in text, key
 
 
 @pytest.mark.parametrize("model", list(SOURCES))

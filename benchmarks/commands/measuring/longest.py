@@ -9,7 +9,14 @@ from typing import Annotated
 import msgspec
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload, names, parent
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    find_workload,
+    names,
+    parent,
+    usage_errors,
+)
 from benchmarks.commands.flags import RunFolder
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
@@ -56,7 +63,7 @@ class Longest(RunFolder):
             raise UsageError(
                 f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
             )
-        try:
+        with usage_errors(OSError, ImportError):
             rows = find(names(self.systems))
             options = run.Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
@@ -67,8 +74,6 @@ class Longest(RunFolder):
                 result, done, directory = search.search(
                     workload, rows, parent(self), options, shown, at_most
                 )
-        except (ValueError, OSError, ImportError) as error:
-            raise UsageError(error) from None
         code = run.exit_code(done)
         path = store.save(directory / "longest.json", result)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)

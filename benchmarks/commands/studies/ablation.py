@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from tyro.conf import arg
@@ -13,21 +12,20 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     DEGREE_FLAGS,
     MODEL_FLAGS,
-    UsageError,
     check_machine,
     chosen,
     find_workload,
     refuse,
+    usage_errors,
 )
 from benchmarks.commands.flags import Measuring
-from benchmarks.commands.output import show_json
 from benchmarks.commands.studies import simulated_ablation
+from benchmarks.commands.studies.show import show_study
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import as_json, csv_text, text
 from benchmarks.workloads import DEFAULT
-from sppo.config.errors import NotBuilt
 from sppo.config.sizes import limit_label
 from sppo.planner.activations.policies import POLICIES
 
@@ -35,12 +33,7 @@ SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
 """Flags of a simulation alone."""
 
 MEASURED_FLAGS = (
-    "launches",
-    "measured_steps",
-    "warmup_steps",
-    "time_limit",
-    "publish",
-    "output",
+    *(field.name for field in fields(Measuring) if field.name != "json"),
     "policies",
 )
 """Flags of a measured ablation alone."""
@@ -81,16 +74,11 @@ class Ablation(Measuring, SimulatedAblation):
         policies.sort(key=lambda policy: policy != "auto")
         options = arguments.options(self)
         check_machine(workload)
-        try:
+        with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
-        except (NotBuilt, ValueError) as error:
-            raise UsageError(error) from None
-        try:
             directory = run.new_directory(arguments.parent(self), workload)
             inputs = run.prepare(workload, options, directory)
-        except (ValueError, OSError) as error:
-            raise UsageError(error) from None
         with display() as shown:
             rows = [configuration for configuration, _ in plans.values()]
             done = run.run(inputs, rows, options, shown)
@@ -103,12 +91,6 @@ class Ablation(Measuring, SimulatedAblation):
             {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(data, indent=2)},
         )
         bar_chart(done, directory / "ablation.png")
-        if self.json:
-            show_json({"directory": str(directory), **data})
-        else:
-            print(document)
-        print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
-        if self.publish:
-            name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
-            publish.publish(directory, "ablation", "ablation", name)
+        name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
+        show_study(self, directory, "ablation", f"ablation/{name}", data, document)
         return run.exit_code(done)

@@ -10,12 +10,11 @@ import msgspec
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import UsageError, chosen
+from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show_json
 from benchmarks.paper import reported
 from benchmarks.studies import publish
-from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ class Paper(Results):
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
         from benchmarks.paper import boundaries_report
+        from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
         from benchmarks.paper.layout_rules import LAYOUT_RULES
 
@@ -67,11 +67,12 @@ class Paper(Results):
                 "--publish: only whole figures are published; leave --models, --systems out"
             )
         count = self.sequences_per_step
-        try:
+        with usage_errors(OSError):
             emulator = self._emulator(points[0].workload(sequences_per_step=count))
-            figures = [emulate_figure(number, rules, points, emulator, count) for number in numbers]
-        except (ValueError, NotBuilt, OSError) as error:
-            raise UsageError(error) from None
+            comparison = PaperComparison(
+                rules=rules, points=points, emulator=emulator, sequences_per_step=count
+            )
+            figures = [emulate_figure(number, comparison) for number in numbers]
         if self.json:
             show_json([msgspec.to_builtins(figure) for figure in figures])
         else:
@@ -81,7 +82,7 @@ class Paper(Results):
         if self.publish and not broken:
             for number in numbers:
                 name = f"fig{number}-{count}-sequences"
-                publish.publish(emulator.parent, f"fig{number}", "emulation", name)
+                publish.publish(emulator.parent, f"fig{number}", f"emulation/{name}")
         return 1 if broken else 0
 
     def _emulator(self, workload: Workload) -> Emulator:

@@ -15,6 +15,7 @@ from benchmarks.commands.arguments import (
     check_positive,
     find_described,
     flag,
+    usage_errors,
 )
 from benchmarks.commands.flags import Degrees, Described
 from benchmarks.commands.output import show_json
@@ -22,7 +23,6 @@ from benchmarks.paper import reported
 from benchmarks.paper.offload_ablation import SCHEMA, AblationPoint, ablation_point
 from benchmarks.paper.offload_ablation_report import as_json, text
 from benchmarks.paper.reported import ReportedPoint
-from sppo.config.errors import NotBuilt
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
 from sppo.planner.options import SolverOptions
@@ -37,7 +37,7 @@ class SimulatedAblation(Degrees, Described):
     --gpus and --hardware; the paper's two points if neither is given."""
     simulate: bool = False
     """Full offload, adaptive offload, + MSP in one layout, simulated; needs no GPU. The layout is
-    the paper's where it states one, with one part a stage."""
+    the paper's where it states one, with one model chunk a stage."""
     host_link: Annotated[float | None, arg(metavar="GB/S")] = None
     """With --simulate: GB/s between a device and its host, each way; the profile's if not given."""
     node_link: Annotated[float | None, arg(metavar="GB/S")] = None
@@ -46,14 +46,12 @@ class SimulatedAblation(Degrees, Described):
     def simulated_points(self) -> list[AblationPoint]:
         """Every point under every variant. Raises UsageError."""
         check_positive(self, DEGREE_FLAGS)
-        try:
+        with usage_errors(OSError):
             asked = SolverOptions(**{name: getattr(self, name) for name in DEGREE_FLAGS})
             return [
                 ablation_point(workload, self._profile(workload), asked, source)
                 for workload, source in self._workloads()
             ]
-        except (ValueError, NotBuilt, OSError) as error:
-            raise UsageError(error) from None
 
     def _workloads(self) -> Iterator[tuple[Workload, ReportedPoint | None]]:
         """The described workload, or the points of the paper's fig. 11."""

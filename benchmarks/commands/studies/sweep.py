@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +10,15 @@ from typing import Annotated
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import UsageError, check_machine, chosen, find_workload
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    chosen,
+    find_workload,
+    usage_errors,
+)
 from benchmarks.commands.flags import Measuring, Named
-from benchmarks.commands.output import show_json
+from benchmarks.commands.studies.show import show_study
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
@@ -48,26 +53,19 @@ class Sweep(Measuring, Named):
         request = self.check()
         points: list[SweepPoint] = []
         done: list[Record] = []
-        try:
+        with usage_errors(OSError):
             directory = run.new_directory(arguments.parent(self), request.workload)
             with display() as shown:
-                for value in request.values:
-                    proven = sweeps.fitting_settings(done, value.workload)
-                    point, launches = sweeps.measure(request, value, directory, shown, proven)
+                for label, workload in request.values.items():
+                    proven = sweeps.fitting_settings(done, workload)
+                    point, launches = sweeps.measure(request, label, directory, shown, proven)
                     points.append(point)
                     done += launches
                     write(directory, request, points, done)
-        except (ValueError, OSError) as error:
-            raise UsageError(error) from None
         about = request.workload, request.quantity, points, publish.first_measured(done)
-        if self.json:
-            show_json({"directory": str(directory), **sweep_report.as_json(*about)})
-        else:
-            print(sweep_report.document(*about))
-        print(f"\nrecords, sweep.md, .csv, .json, .png: {directory}", file=sys.stderr)
-        if self.publish:
-            name = f"{request.workload.name}-{request.quantity}"
-            publish.publish(directory, "sweep", "sweeps", name)
+        data, document = sweep_report.as_json(*about), sweep_report.document(*about)
+        name = f"{request.workload.name}-{request.quantity}"
+        show_study(self, directory, "sweep", f"sweeps/{name}", data, document)
         return run.exit_code(done)
 
     def check(self) -> SweepRequest:
@@ -101,10 +99,8 @@ class Sweep(Measuring, Named):
 
 def limits_of(text: str | None) -> list[int | None]:
     """Bytes, None for "none", each once. Raises UsageError."""
-    try:
+    with usage_errors():
         limits = [parse_bytes(part) for part in (text or "").split(",") if part.strip()]
-    except ValueError as error:
-        raise UsageError(error) from None
     return list(dict.fromkeys(limits))
 
 
