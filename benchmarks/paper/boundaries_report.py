@@ -12,6 +12,8 @@ from benchmarks.paper.layout_rules import LONGEST_MODEL
 from benchmarks.reporting.text_table import Column, text_table
 from sppo.config.sizes import length_name
 
+LIBRARIES = ("torch", "megatron-core", "deepspeed")
+
 AGREES = {True: "yes", False: "NO", None: ""}
 
 REASON_CHARACTERS = 120
@@ -38,11 +40,7 @@ def header(figure: PaperPoints) -> str:
     if environment.get("dirty"):
         commit += " with changes"
     installed = environment.get("versions", {})
-    versions = [
-        f"{name} {installed[name]}"
-        for name in ("torch", "megatron-core", "deepspeed")
-        if name in installed
-    ]
+    versions = [f"{name} {installed[name]}" for name in LIBRARIES if name in installed]
     count = figure.sequences_per_step
     lines = [
         f"{figure.label}: the paper's memory boundaries, {figure.hardware}, {count} "

@@ -8,7 +8,7 @@ policy that does not fit is a row with the planner's reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from benchmarks.job import Status
@@ -23,6 +23,7 @@ from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import stage_moved_bytes
+from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan, part_shape
 from sppo.planner.layouts.candidates import cuts
 from sppo.planner.options import SolverOptions
@@ -31,16 +32,6 @@ SCHEMA = "sppo-ablation/1"
 
 SYSTEM = "sppo"
 """The system whose policies are compared."""
-
-LAYOUT_OPTIONS = (
-    "pipeline_parallel",
-    "sequence_parallel",
-    "data_parallel",
-    "virtual_stages",
-    "group_subsequences",
-    "head_alone",
-)
-"""Options of the solver with the names of a plan's attributes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +89,8 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
 def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOptions:
     """Options under which the solver has this plan's layout only."""
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
-    layout: dict[str, Any] = {name: getattr(plan, name) for name in LAYOUT_OPTIONS}
+    shared = {field.name for field in fields(Layout)} & {field.name for field in fields(options)}
+    layout: dict[str, Any] = {name: getattr(plan.layout, name) for name in shared}
     hosted = plan.kv_block_tokens > 0
     return replace(options, **layout, kv_offload=hosted, subsequences=count, longest_tokens=cap)
 

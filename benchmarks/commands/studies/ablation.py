@@ -19,8 +19,8 @@ from benchmarks.commands.arguments import (
     usage_errors,
 )
 from benchmarks.commands.flags import Measuring
+from benchmarks.commands.output import show_study
 from benchmarks.commands.studies import simulated_ablation
-from benchmarks.commands.studies.show import show_study
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish

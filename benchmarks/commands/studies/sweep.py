@@ -18,7 +18,7 @@ from benchmarks.commands.arguments import (
     usage_errors,
 )
 from benchmarks.commands.flags import Measuring, Named
-from benchmarks.commands.studies.show import show_study
+from benchmarks.commands.output import show_study
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
