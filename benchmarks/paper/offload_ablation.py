@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
@@ -18,10 +19,8 @@ from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
-from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
-from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_msp
@@ -197,10 +196,7 @@ def common_layout(workload: Workload, profile: Hardware, options: SolverOptions)
 def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
     """A variant in the common layout, or the reason why the variant does not fit."""
     changed = _changed(variant, layout)
-
-    def choose(problem: StageProblem) -> StageDecisions:
-        return policies.choose(problem, variant.policy)
-
+    choose = partial(policies.choose, policy=variant.policy)
     try:
         plan = plan_of(changed, choose)
     except Short as short:

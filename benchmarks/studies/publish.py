@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,8 +35,8 @@ def first_measured(done: Sequence[Record]) -> Record:
     return next((record for record in done if record.system != "reference"), done[0])
 
 
-def write(directory: Path, kind: str, texts: Mapping[str, str]) -> None:
-    """Write `kind`.ENDING for every ending and text, such as md, csv and json. Raises OSError."""
+def write(directory: Path, kind: str, **texts: str) -> None:
+    """Write `kind`.ENDING for every ending and text: md="...", csv="...". Raises OSError."""
     for ending, text in texts.items():
         store.write_bytes(directory / f"{kind}.{ending}", text.encode())
 

@@ -85,11 +85,8 @@ class Ablation(Measuring, SimulatedAblation):
         results = ablations.results(done, plans)
         data = as_json(done, results, layout_policy)
         document = text(done, results, layout_policy)
-        publish.write(
-            directory,
-            "ablation",
-            {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(data, indent=2)},
-        )
+        files = {"md": f"# {document}\n", "csv": csv_text(results)}
+        publish.write(directory, "ablation", **files, json=json.dumps(data, indent=2))
         bar_chart(done, directory / "ablation.png")
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         show_study(self, directory, "ablation", f"ablation/{name}", data, document)

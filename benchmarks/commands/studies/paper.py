@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from tyro.conf import arg
@@ -15,10 +15,6 @@ from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show_json
 from benchmarks.paper import reported
 from benchmarks.studies import publish
-from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from benchmarks.emulation.emulator import Emulator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +44,9 @@ class Paper(Results):
 
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
+        from benchmarks.emulation.cache import default_cache
+        from benchmarks.emulation.emulator import Emulator
+        from benchmarks.launch.run import new_directory
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
@@ -68,7 +67,12 @@ class Paper(Results):
             )
         count = self.sequences_per_step
         with usage_errors(OSError):
-            emulator = self._emulator(points[0].workload(sequences_per_step=count))
+            workload = replace(points[0].workload(), name="paper")
+            emulator = Emulator(
+                parent=new_directory(arguments.parent(self), workload),
+                time_limit_seconds=self.time_limit,
+                cache=None if self.again else default_cache(),
+            )
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
@@ -84,15 +88,3 @@ class Paper(Results):
                 name = f"fig{number}-{count}-sequences"
                 publish.publish(emulator.parent, f"fig{number}", f"emulation/{name}")
         return 1 if broken else 0
-
-    def _emulator(self, workload: Workload) -> Emulator:
-        """An emulator that writes into a new folder. Raises OSError."""
-        from benchmarks.emulation.cache import default_cache
-        from benchmarks.emulation.emulator import Emulator
-        from benchmarks.launch.run import new_directory
-
-        return Emulator(
-            parent=new_directory(arguments.parent(self), replace(workload, name="paper")),
-            time_limit_seconds=self.time_limit,
-            cache=None if self.again else default_cache(),
-        )

@@ -120,14 +120,13 @@ def write(
     from benchmarks.studies.sweep_figure import line_chart
 
     about = request.workload, request.quantity, points, publish.first_measured(done)
+    document, values = sweep_report.document(*about), sweep_report.as_json(*about)
     publish.write(
         directory,
         "sweep",
-        {
-            "md": f"# {sweep_report.document(*about)}\n",
-            "csv": sweep_report.csv_text(points),
-            "json": json.dumps(sweep_report.as_json(*about), indent=2, allow_nan=False) + "\n",
-        },
+        md=f"# {document}\n",
+        csv=sweep_report.csv_text(points),
+        json=json.dumps(values, indent=2, allow_nan=False) + "\n",
     )
     title, caption = sweep_report.figure_words(*about)
     line_chart(request.quantity, points, directory / "sweep.png", title=title, caption=caption)
