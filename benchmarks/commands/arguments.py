@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,16 @@ SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 
 class UsageError(Exception):
     """Wrong input; the message is one line that names the cure."""
+
+
+@contextmanager
+def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn ValueError, NotBuilt and errors of `kinds` into a UsageError with the same message."""
+    caught: tuple[type[Exception], ...] = (ValueError, NotBuilt, *kinds)
+    try:
+        yield
+    except caught as error:
+        raise UsageError(error) from None
 
 
 def find_workload(name: str, device_memory: str | None) -> Workload:
@@ -209,6 +220,15 @@ def parent(command: RunFolder) -> Path:
 def names(items: tuple[str, ...]) -> list[str]:
     """Names given by comma, by space, or both."""
     return [name.strip().lower() for item in items for name in item.split(",") if name.strip()]
+
+
+def chosen(items: tuple[str, ...], known: Sequence[str], what: str) -> list[str]:
+    """The given names, each once; all known ones if none was given. Raises UsageError."""
+    given = list(dict.fromkeys(names(items)))
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UsageError(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
+    return given or list(known)
 
 
 def refuse(command: Any, names: Sequence[str], why: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from benchmarks.commands.flags import Measuring
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
+from benchmarks.studies import publish
 
 
 def show_json(value: object) -> None:
@@ -28,3 +32,20 @@ def show_records(done: Sequence[Record], directory: Path, as_json: bool) -> None
             "notes": tables.notes(done),
         }
     )
+
+
+def show_study(
+    command: Measuring, directory: Path, kind: str, name: str, data: dict[str, Any], document: str
+) -> None:
+    """Print the JSON values or the document of a study. With --publish copy the files.
+
+    kind: name of the files in `directory`. name: of the published files, with their folder. Raises
+    OSError.
+    """
+    if command.json:
+        show_json({"directory": str(directory), **data})
+    else:
+        print(document)
+    print(f"\nrecords, {kind}.md, .csv, .json, .png: {directory}", file=sys.stderr)
+    if command.publish:
+        publish.publish(directory, kind, name)

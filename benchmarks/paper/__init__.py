@@ -1,4 +1,4 @@
-"""The paper's points and figures beside what is emulated and simulated here.
+"""The paper's points and figures beside emulated and simulated results.
 
-Read first: `boundaries.verdicts`, `offload_ablation.point`, `reported.points`.
+Read first: `boundaries.PaperComparison`, `offload_ablation.ablation_point`, `reported.points`.
 """

@@ -1,13 +1,13 @@
 """The paper's 15 points (table 4, fig. 10) and its longest sequences (fig. 12), emulated.
 
-Every verdict is of the system's own code at full size, under the rules of `readings.py` and the
-profile's memory, both fixed beforehand.
+Every verdict comes from the system's own code at full size. The layout rules (`layout_rules.py`)
+and the profile's memory are fixed beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -19,35 +19,34 @@ from benchmarks.emulation.result import Emulation, Planned
 from benchmarks.emulation.search import STEP_TOKENS, Searched, Searcher, longest
 from benchmarks.job import Status
 from benchmarks.paper import reported
-from benchmarks.paper.readings import LONGEST_MODEL, READINGS, Reading, Word
+from benchmarks.paper.layout_rules import LONGEST_MODEL, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
-from benchmarks.workloads import of_flags
 from sppo.config.models import MODELS
-from sppo.config.workload import Workload
 
 SCHEMA = "sppo-paper-points/1"
 
 LONGEST_AT_MOST_FACTOR = 3
-"""No search of fig. 12 asks for more than so many times the paper's longest."""
+"""A search of fig. 12 ends at this multiple of the paper's longest."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """One system at one point.
 
-    says: the paper's word, None where it is silent. agrees: None too where a role broke. peak and
-    at_peak_by_kind: of the fullest of the `roles_emulated` of `roles`, bytes; None where none ran.
-    step_seconds: simulated, None unless all roles ran. planned: of SPPO, beside the counts.
+    paper_outcome: None if the paper is silent. agrees: None also if a role broke.
+    peak_device_bytes, peak_host_bytes, at_peak_by_kind_bytes: of the fullest role, None or empty if
+    none ran. roles_emulated: of all `roles`. step_seconds: simulated, None unless all roles ran.
+    planned: SPPO's predictions beside the counts.
     """
 
     model: str
     seq: str
     gpus: int
-    reading: str
+    rule_name: str = msgspec.field(name="reading")
     system: str
     settings_text: str
     status: Status
     reason: str
-    says: Word | None
+    paper_outcome: Outcome | None = msgspec.field(name="says")
     agrees: bool | None
     counted: bool
     peak_device_bytes: int | None
@@ -61,21 +60,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     planned: list[Planned] = []
 
 
-class Longest(msgspec.Struct, frozen=True, kw_only=True):
-    """One system of fig. 12 on so many GPUs; tokens.
+class LongestVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The longest sequence of one system on so many GPUs (fig. 12), in tokens.
 
-    says_tokens: 0 is "cannot run", None where the paper is silent. peaks: of the longest that fits,
-    by role that was emulated, of `roles`, bytes. beyond: why one step more does not fit.
-    unanswered: what broke or took too long, so that more may fit.
+    paper_tokens: 0 for "cannot run", None if the paper is silent. peak_device_bytes and
+    peak_host_bytes: by emulated role (of all `roles`), at the longest that fits. beyond: why one
+    step more does not fit. unanswered: what broke or took too long, so that more may fit.
     """
 
     gpus: int
-    reading: str
+    rule_name: str = msgspec.field(name="reading")
     system: str
     settings_text: str
     sequences_per_step: int
     longest_tokens: int
-    says_tokens: int | None
+    paper_tokens: int | None = msgspec.field(name="says_tokens")
     peak_device_bytes: dict[str, int]
     peak_host_bytes: dict[str, int]
     roles: int
@@ -85,7 +84,7 @@ class Longest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it, with what it rests on."""
+    """The verdicts of fig. 10 or the longest sequences of fig. 12, with rules and environment."""
 
     schema: str = SCHEMA
     label: str = "emulated"
@@ -94,176 +93,157 @@ class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
     rules: dict[str, str]
     step_tokens: int
     verdicts: list[Verdict]
-    longest: list[Longest]
+    longest: list[LongestVerdict]
     environment: dict[str, Any]
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether a role failed or a search was not answered."""
+        failed = any(verdict.status in ("failed", "timeout") for verdict in self.verdicts)
+        return failed or any(verdict.unanswered for verdict in self.longest)
 
-def words_of(found: Emulation) -> Word | None:
-    """An emulated verdict in the paper's words; None where a role broke or did not divide."""
-    if found.status == "unavailable":
+
+def outcome_of(emulation: Emulation) -> Outcome | None:
+    """An emulated status in the paper's words; None if a role broke."""
+    if emulation.status == "unavailable":
         return "cannot run"
-    return None if found.fits is None else ("fits" if found.fits else "oom")
+    return None if emulation.fits is None else ("fits" if emulation.fits else "oom")
 
 
-def workload_of(point: ReportedPoint, sequences_per_step: int) -> Workload:
-    """The point on the paper's hardware."""
-    workload = of_flags(
-        model=point.model,
-        seq=point.seq,
-        gpus=point.gpus,
-        hardware=reported.ABLATION_HARDWARE,
-    )
-    return replace(workload, sequences_per_step=sequences_per_step)
+@dataclass(frozen=True, kw_only=True)
+class PaperComparison:
+    """The rows and points to emulate. sequences_per_step: of every system at every point."""
 
+    rules: Sequence[LayoutRule]
+    points: Sequence[ReportedPoint]
+    emulator: Emulator
+    sequences_per_step: int
 
-def verdicts(
-    readings: Sequence[Reading],
-    points: Sequence[ReportedPoint],
-    emulator: Emulator,
-    sequences_per_step: int,
-) -> Iterator[Verdict]:
-    """One by one, so that each can be kept as soon as it is known.
+    def verdicts(self) -> Iterator[Verdict]:
+        """The verdicts of fig. 10, one by one, so that each can be saved at once.
 
-    A row that does not count is left out where the paper is silent.
-    """
-    for point in points:
-        workload = workload_of(point, sequences_per_step)
-        for reading in readings:
-            if not reading.counted and reading.says(point) is None:
-                continue
-            emulator.told.note(f"{point.model}, {point.seq}, {point.gpus} GPUs: {reading.name}")
-            yield _verdict(reading, point, workload, emulator)
+        A row that does not count is left out where the paper is silent.
+        Raises NotBuilt, ValueError or OSError.
+        """
+        for point in self.points:
+            for rule in self.rules:
+                if rule.counted or rule.paper_outcome(point) is not None:
+                    place = f"{point.model}, {point.seq}, {point.gpus} GPUs"
+                    self.emulator.told.note(f"{place}: {rule.name}")
+                    yield self._verdict(rule, point)
 
-
-def _verdict(
-    reading: Reading, point: ReportedPoint, workload: Workload, emulator: Emulator
-) -> Verdict:
-    settings = reading.settings(point)
-    try:
-        found = emulator.emulate(workload, reading.system, settings)
-        word = words_of(found)
-    except Misfit as error:  # other sequences a step would do: no verdict on the layout
-        found = emulator.refused(workload, reading.system, settings, "unavailable", str(error))
-        word = None
-    says = reading.says(point)
-    worst = max(found.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
-    counts = None if worst is None else worst.counts
-    time = found.simulated_time
-    return Verdict(
-        model=point.model,
-        seq=point.seq,
-        gpus=point.gpus,
-        reading=reading.name,
-        system=reading.system,
-        settings_text=settings_words(found),
-        status=found.status,
-        reason=found.reason,
-        says=says,
-        agrees=None if says is None or word is None else says == word,
-        counted=reading.counted,
-        peak_device_bytes=None if counts is None else counts.peak_device_bytes,
-        peak_host_bytes=None if counts is None else counts.peak_host_bytes,
-        at_peak_by_kind_bytes={} if counts is None else counts.at_peak_by_kind_bytes,
-        capacity_bytes=found.capacity_bytes,
-        limiting_role=found.limiting_role,
-        roles_emulated=len(found.roles),
-        roles=role_count(found),
-        step_seconds=None if time is None else time.step_seconds,
-        planned=found.planned,
-    )
-
-
-def role_count(found: Emulation) -> int:
-    """How many roles these settings have; 0 where they are refused."""
-    if not found.roles:
-        return 0
-    adapter = registry.load(found.system)
-    settings: Any = msgspec.convert(found.settings, adapter.settings_type)
-    return len(roles_of(adapter, found.workload, settings))
-
-
-def settings_words(found: Emulation) -> str:
-    """The settings; of a system that plans the plan that they lead to."""
-    adapter = registry.load(found.system)
-    if not isinstance(adapter, Planner) or found.status == "infeasible":
-        return found.settings_text
-    settings: Any = msgspec.convert(found.settings, adapter.settings_type)
-    plan = adapter.plan(found.workload, settings)
-    return f"{plan.degrees_words}, N {plan.subsequences}"
-
-
-def longest_rows(
-    readings: Sequence[Reading],
-    gpus: Sequence[int],
-    emulator: Emulator,
-    sequences_per_step: int,
-) -> Iterator[Longest]:
-    """Fig. 12: gpt-7b on so many GPUs, searched from where the paper's SPPO ends.
-
-    A row is left out where the paper is silent.
-    """
-    for count in gpus:
-        for reading in readings:
-            if reading.says_longest(count) is None:
-                continue
-            point = _longest_point(count)
-            workload = workload_of(point, sequences_per_step)
-            emulator.told.note(f"longest: {count} GPUs: {reading.name}")
-            searcher = Searcher(
-                workload=workload,
-                system=reading.system,
-                emulator=replace(emulator, hasty=True),
+    def _verdict(self, rule: LayoutRule, point: ReportedPoint) -> Verdict:
+        workload = point.workload(sequences_per_step=self.sequences_per_step)
+        settings = rule.settings(point)
+        try:
+            emulation = self.emulator.emulate(workload, rule.system, settings)
+            outcome = outcome_of(emulation)
+        except Misfit as error:
+            # Another number of sequences would divide: no verdict on the layout.
+            emulation = self.emulator.refused(
+                workload, rule.system, settings, "unavailable", str(error)
             )
-            settings = reading.settings(point)
-            try:
-                most = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
-                found = longest(searcher, [settings], most)
-            except Misfit as error:
-                emulator.told.note(str(error))
-                continue
-            yield _longest(reading, found)
+            outcome = None
+        paper_outcome = rule.paper_outcome(point)
+        fullest = max(emulation.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
+        counts = None if fullest is None else fullest.counts
+        time = emulation.simulated_time
+        settings_text, roles = layout_of(emulation)
+        return Verdict(
+            model=point.model,
+            seq=point.seq,
+            gpus=point.gpus,
+            rule_name=rule.name,
+            system=rule.system,
+            settings_text=settings_text,
+            status=emulation.status,
+            reason=emulation.reason,
+            paper_outcome=paper_outcome,
+            agrees=None if None in (paper_outcome, outcome) else paper_outcome == outcome,
+            counted=rule.counted,
+            peak_device_bytes=None if counts is None else counts.peak_device_bytes,
+            peak_host_bytes=None if counts is None else counts.peak_host_bytes,
+            at_peak_by_kind_bytes={} if counts is None else counts.at_peak_by_kind_bytes,
+            capacity_bytes=emulation.capacity_bytes,
+            limiting_role=emulation.limiting_role,
+            roles_emulated=len(emulation.roles),
+            roles=roles,
+            step_seconds=None if time is None else time.step_seconds,
+            planned=emulation.planned,
+        )
+
+    def longest(self) -> Iterator[LongestVerdict]:
+        """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
+
+        A row is left out where the paper is silent. Raises NotBuilt, ValueError or OSError.
+        """
+        for gpus in reported.longest_gpus():
+            point = _longest_point(gpus)
+            workload = point.workload(sequences_per_step=self.sequences_per_step)
+            most_tokens = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
+            for rule in self.rules:
+                paper_tokens = rule.paper_longest(gpus)
+                if paper_tokens is None:
+                    continue
+                self.emulator.told.note(f"longest: {gpus} GPUs: {rule.name}")
+                emulator = replace(self.emulator, hasty=True)
+                searcher = Searcher(workload=workload, system=rule.system, emulator=emulator)
+                try:
+                    search = longest(searcher, [rule.settings(point)], most_tokens)
+                except Misfit as error:
+                    emulator.told.note(str(error))
+                    continue
+                yield _longest_verdict(rule, search, paper_tokens)
+
+
+def layout_of(emulation: Emulation) -> tuple[str, int]:
+    """The layout in words, of a planner its plan, and the number of roles; 0 if refused."""
+    if not emulation.roles:
+        return emulation.settings_text, 0
+    adapter = registry.load(emulation.system)
+    settings: Any = msgspec.convert(emulation.settings, adapter.settings_type)
+    roles = len(roles_of(adapter, emulation.workload, settings))
+    if not isinstance(adapter, Planner):
+        return emulation.settings_text, roles
+    plan = adapter.plan(emulation.workload, settings)
+    return f"{plan.degrees_words}, N {plan.subsequences}", roles
 
 
 def _longest_point(gpus: int) -> ReportedPoint:
-    """A point of fig. 12, which states no degrees: table 4's of 7B, with stages to fill it up.
+    """A point of fig. 12, which states no degrees: table 4's degrees of 7B with more stages.
 
-    Its length, where the search begins, is the paper's of SPPO.
+    Its length is the paper's longest of SPPO.
     """
     known = next(point for point in reported.points() if point.model == LONGEST_MODEL)
     tensor = min(gpus, MODELS[LONGEST_MODEL].heads)
+    tokens = reported.longest_tokens("sppo", LONGEST_MODEL, gpus)
     return replace(
         known,
         gpus=gpus,
-        seq=reported.longest("sppo", LONGEST_MODEL, gpus) or known.seq,
+        seq=str(tokens) if tokens else known.seq,
         pipeline_parallel=gpus // known.sequence_parallel,
         tuned_megatron=(tensor, gpus // tensor),
     )
 
 
-def _longest(reading: Reading, found: Searched) -> Longest:
-    roles = [] if found.found is None else found.found.roles
-    tokens = found.longest_tokens or 0
-    failed = [
-        trial for trial in found.trials if trial.tokens == tokens + STEP_TOKENS and trial.reason
-    ]
-    gpus = found.workload.cluster.ranks
-    return Longest(
-        gpus=gpus,
-        reading=reading.name,
-        system=reading.system,
-        settings_text="" if found.found is None else settings_words(found.found),
-        sequences_per_step=found.workload.sequences_per_step,
+def _longest_verdict(rule: LayoutRule, search: Searched, paper_tokens: int) -> LongestVerdict:
+    emulation = search.found
+    tokens = search.longest_tokens or 0
+    reasons = [trial.reason for trial in search.trials if trial.tokens == tokens + STEP_TOKENS]
+    settings_text, count = ("", 0) if emulation is None else layout_of(emulation)
+    roles = [] if emulation is None else emulation.roles
+    return LongestVerdict(
+        gpus=search.workload.cluster.ranks,
+        rule_name=rule.name,
+        system=rule.system,
+        settings_text=settings_text,
+        sequences_per_step=search.workload.sequences_per_step,
         longest_tokens=tokens,
-        says_tokens=reading.says_longest(gpus),
+        paper_tokens=paper_tokens,
         peak_device_bytes={role.role: role.peak_device_bytes or 0 for role in roles},
         peak_host_bytes={role.role: role.peak_host_bytes or 0 for role in roles},
-        roles=0 if found.found is None else role_count(found.found),
-        beyond=failed[-1].reason if failed else "",
-        unanswered=found.unanswered,
-        planned=[] if found.found is None else found.found.planned,
+        roles=count,
+        beyond=next((reason for reason in reversed(reasons) if reason), ""),
+        unanswered=search.unanswered,
+        planned=[] if emulation is None else emulation.planned,
     )
-
-
-def rules(readings: Sequence[Reading] = READINGS) -> dict[str, str]:
-    """Name -> rule, for the head of a table."""
-    return {reading.name: reading.rule for reading in readings}

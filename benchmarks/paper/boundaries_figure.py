@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, Longest, PaperPoints, Verdict
+from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, LongestVerdict, PaperPoints, Verdict
 from benchmarks.paper.boundaries_report import agreement
-from benchmarks.paper.readings import LONGEST_MODEL
+from benchmarks.paper.layout_rules import LONGEST_MODEL
 from benchmarks.reporting import style
 from sppo.config.sizes import GIB, format_bytes, length_name
 
@@ -64,7 +64,7 @@ def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
             axes.axhline(capacity, label=label, color=style.INK, linewidth=1, linestyle="--")
         for verdict, place, width in _placed(axes, shown, lambda verdict: verdict.seq):
             height = (verdict.peak_device_bytes or 0) / GIB
-            label = _LABELS.get(verdict.reading, verdict.reading)
+            label = _LABELS.get(verdict.rule_name, verdict.rule_name)
             axes.bar(place, height, 0.9 * width, label=label, **style.bar(verdict.system))
             above = (place, max(height, capacity) if height else 0)
             failed = verdict.agrees is False
@@ -77,16 +77,16 @@ def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
 
 def _words(verdict: Verdict) -> str:
     """Nothing where a counted peak and the paper agree."""
-    words = [f"paper: {verdict.says or '-'}"] if verdict.agrees is False else []
+    words = [f"paper: {verdict.paper_outcome or '-'}"] if verdict.agrees is False else []
     if verdict.peak_device_bytes is None:
         words.insert(0, "cannot run" if verdict.status == "unavailable" else verdict.status)
     return "; ".join(words)
 
 
-def _draw_longest(axes: Any, rows: Sequence[Longest]) -> None:
+def _draw_longest(axes: Any, rows: Sequence[LongestVerdict]) -> None:
     """A group a number of GPUs; a system's bar and, hollow, the paper's beside."""
     for row, place, width in _placed(axes, rows, lambda row: f"{row.gpus} GPUs"):
-        label = _LABELS.get(row.reading, row.reading)
+        label = _LABELS.get(row.rule_name, row.rule_name)
         capped = bool(row.longest_tokens) and not row.beyond
         height = row.longest_tokens / MILLION
         left, right = place - width / 4, place + width / 4
@@ -96,9 +96,9 @@ def _draw_longest(axes: Any, rows: Sequence[Longest]) -> None:
             offset = {"xytext": (0, 13), "textcoords": "offset points"}
             axes.annotate("", (left, height), arrowprops=arrow, **offset)
         _write_tokens(axes, left, row.longest_tokens, capped)
-        says = row.says_tokens or 0
-        axes.bar(right, says / MILLION, 0.45 * width, **style.bar(row.system, hollow=True))
-        _write_tokens(axes, right, says, capped=False)
+        paper_tokens = row.paper_tokens or 0
+        axes.bar(right, paper_tokens / MILLION, 0.45 * width, **style.bar(row.system, hollow=True))
+        _write_tokens(axes, right, paper_tokens, capped=False)
     axes.set_ylabel("million tokens (1M = 1,048,576)")
     axes.margins(y=0.12)
 

@@ -1,119 +1,154 @@
-"""The paper's boundaries beside emulated verdicts: tables, and what agrees."""
+"""The paper's boundaries beside emulated verdicts: tables, agreement and disagreements."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from benchmarks.emulation.tables import size, table
-from benchmarks.paper.boundaries import PaperPoints, Verdict
-from benchmarks.paper.readings import LONGEST_MODEL
+from benchmarks.emulation.result import KINDS
+from benchmarks.emulation.tables import size
+from benchmarks.paper.boundaries import LongestVerdict, PaperPoints, Verdict
+from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.reporting.text_table import Column, text_table
 from sppo.config.sizes import length_name
 
-HELD = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+LIBRARIES = ("torch", "megatron-core", "deepspeed")
+
+AGREES = {True: "yes", False: "NO", None: ""}
+
+REASON_CHARACTERS = 120
+"""A longer reason is cut in the table."""
 
 
-def text(found: PaperPoints) -> str:
-    """For a terminal, and a file."""
-    parts = [head(found)]
-    if found.verdicts:
-        parts += [_verdicts(found), agreement(found), "\n".join(_disagreements(found))]
-    if found.longest:
-        parts.append(_longest(found))
-    parts.append(plans_beside_counts(found))
+def text(figure: PaperPoints) -> str:
+    """Header, tables, agreement and the accuracy of SPPO's plans, for a terminal and a file."""
+    parts = [header(figure)]
+    if figure.verdicts:
+        parts.append(text_table(_verdict_columns(figure.label), figure.verdicts))
+        parts += [agreement(figure), "\n".join(_disagreements(figure))]
+    if figure.longest:
+        table = text_table(_longest_columns(figure.label, figure.step_tokens), figure.longest)
+        parts.append(f"{LONGEST_MODEL}, longest sequence\n\n{table}")
+    parts.append(plan_accuracy(figure))
     return "\n\n".join(part for part in parts if part)
 
 
-def head(found: PaperPoints) -> str:
-    """What all numbers rest on."""
-    environment = found.environment
+def header(figure: PaperPoints) -> str:
+    """Hardware, sequences per step, versions, commit and layout rules."""
+    environment = figure.environment
     commit = (environment.get("commit") or "unknown")[:9]
     if environment.get("dirty"):
         commit += " with changes"
-    named = environment.get("versions", {})
-    versions = ", ".join(
-        f"{name} {named[name]}" for name in ("torch", "megatron-core", "deepspeed") if name in named
-    )
-    count = found.sequences_per_step
+    installed = environment.get("versions", {})
+    versions = [f"{name} {installed[name]}" for name in LIBRARIES if name in installed]
+    count = figure.sequences_per_step
     lines = [
-        f"{found.label}: the paper's memory boundaries, {found.hardware}, {count} "
+        f"{figure.label}: the paper's memory boundaries, {figure.hardware}, {count} "
         f"sequence{'s' if count > 1 else ''} a step at every point, bfloat16",
         "",
-        f"- {versions}; commit {commit}",
-        *(f"- {name}: {rule}" for name, rule in found.rules.items()),
+        f"- {', '.join(versions)}; commit {commit}",
+        *(f"- {name}: {rule}" for name, rule in figure.rules.items()),
     ]
     return "\n".join(lines)
 
 
-def _verdicts(found: PaperPoints) -> str:
-    """A row a point and system."""
-    rows = [
-        (
-            f"{one.model}, {one.gpus} GPUs",
-            one.seq,
-            one.reading,
-            one.settings_text,
-            one.status,
-            size(one.peak_device_bytes),
-            size(one.peak_host_bytes) if one.peak_host_bytes else "",
-            _of(one.roles_emulated, one.roles),
-            one.says or "-",
-            {True: "yes", False: "NO", None: ""}[one.agrees],
-        )
-        for one in found.verdicts
-    ]
-    headers = (
-        "model",
-        "tokens",
-        "system",
-        "layout",
-        f"{found.label}",
-        "device peak",
-        "host peak",
-        "roles run",
-        "paper",
-        "agree",
-    )
-    return table(headers, rows)
-
-
-def agreement(found: PaperPoints) -> str:
-    """How many verdicts, and how many whole points."""
-    points: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for one in found.verdicts:
-        if one.counted and one.agrees is not None:
-            points[one.model, one.seq].append(one)
-    counted = [one for several in points.values() for one in several]
-    by_system: dict[str, list[Verdict]] = defaultdict(list)
-    for one in counted:
-        by_system[one.reading].append(one)
-    each = ", ".join(
-        f"{name} {sum(bool(one.agrees) for one in several)} of {len(several)}"
-        for name, several in by_system.items()
-    )
-    whole = sum(all(one.agrees for one in several) for several in points.values())
-    agreed = sum(bool(one.agrees) for one in counted)
+def _verdict_columns(label: str) -> tuple[Column[Verdict], ...]:
     return (
-        f"agree with the paper: {agreed} of {len(counted)} verdicts ({each}); all systems at "
-        f"{whole} of {len(points)} points"
+        ("model", lambda row: f"{row.model}, {row.gpus} GPUs"),
+        ("tokens", lambda row: row.seq),
+        ("system", lambda row: row.rule_name),
+        ("layout", lambda row: row.settings_text),
+        (label, lambda row: row.status),
+        ("device peak", lambda row: size(row.peak_device_bytes)),
+        ("host peak", lambda row: size(row.peak_host_bytes or None)),
+        ("roles run", lambda row: _of(row.roles_emulated, row.roles)),
+        ("paper", lambda row: row.paper_outcome or "-"),
+        ("agree", lambda row: AGREES[row.agrees]),
     )
 
 
-def plans_beside_counts(found: PaperPoints) -> str:
-    """How far SPPO's plans are off what was counted; nothing where none was counted."""
-    plans = [one.planned for one in found.verdicts] + [one.planned for one in found.longest]
-    if not any(plans):
+def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdict], ...]:
+    return (
+        ("GPUs", lambda row: str(row.gpus)),
+        ("system", lambda row: row.rule_name),
+        ("layout", lambda row: row.settings_text),
+        (f"longest, {label}", lambda row: _length(row.longest_tokens, "none")),
+        ("paper (fig. 12)", lambda row: _length(row.paper_tokens, "cannot run")),
+        ("against it", _over_the_paper),
+        ("device peak", lambda row: _range(row.peak_device_bytes.values())),
+        ("host peak", lambda row: _range(row.peak_host_bytes.values())),
+        ("roles run", lambda row: _of(len(row.peak_device_bytes), row.roles)),
+        (f"{length_name(step_tokens)} more", _why_no_more),
+    )
+
+
+def _length(tokens: int | None, without: str) -> str:
+    return length_name(tokens) if tokens else without
+
+
+def _over_the_paper(row: LongestVerdict) -> str:
+    return f"{row.longest_tokens / row.paper_tokens:.2f}x" if row.paper_tokens else ""
+
+
+def _why_no_more(row: LongestVerdict) -> str:
+    reason = (row.unanswered or row.beyond or "not asked").partition(";")[0]
+    if len(reason) <= REASON_CHARACTERS:
+        return reason
+    return reason[: REASON_CHARACTERS - 3] + "..."
+
+
+def _of(emulated: int, roles: int) -> str:
+    return f"{emulated} of {roles}" if roles else ""
+
+
+def _range(peaks: Iterable[int]) -> str:
+    """The least and the largest peak that is not 0."""
+    present = [peak for peak in peaks if peak]
+    if not present:
+        return ""
+    return " to ".join(dict.fromkeys((size(min(present)), size(max(present)))))
+
+
+def agreement(figure: PaperPoints) -> str:
+    """How many verdicts agree with the paper: in all, by system, and at whole points.
+
+    Counted are the rows that count, where the paper is not silent and no role broke.
+    """
+    counted = [row for row in figure.verdicts if row.counted and row.agrees is not None]
+    by_system: dict[str, list[Verdict]] = defaultdict(list)
+    by_point: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
+    for row in counted:
+        by_system[row.rule_name].append(row)
+        by_point[row.model, row.seq].append(row)
+    systems = ", ".join(
+        f"{name} {_agreeing(rows)} of {len(rows)}" for name, rows in by_system.items()
+    )
+    whole = sum(_agreeing(rows) == len(rows) for rows in by_point.values())
+    return (
+        f"agree with the paper: {_agreeing(counted)} of {len(counted)} verdicts ({systems}); all "
+        f"systems at {whole} of {len(by_point)} points"
+    )
+
+
+def _agreeing(rows: Iterable[Verdict]) -> int:
+    return sum(bool(row.agrees) for row in rows)
+
+
+def plan_accuracy(figure: PaperPoints) -> str:
+    """SPPO's predictions against the counts; "" if no SPPO plan was emulated."""
+    plans = [row.planned for row in figure.verdicts] + [row.planned for row in figure.longest]
+    numbers = [number for plan in plans for number in plan]
+    if not numbers:
         return ""
     roles = sum(len({number.rank for number in plan}) for plan in plans)
-    numbers = [number for plan in plans for number in plan]
     peaks = [
         number.planned / number.counted - 1
         for number in numbers
         if number.quantity == "peak_device_bytes"
     ]
-    others = [number for number in numbers if number.quantity != "peak_device_bytes"]
-    wrong = [number for number in others if number.planned != number.counted]
-    exact = "exact" if not wrong else f"{len(wrong)} of {len(others)} numbers NOT exact"
+    rest = [number for number in numbers if number.quantity != "peak_device_bytes"]
+    wrong = [number for number in rest if number.planned != number.counted]
+    exact = f"{len(wrong)} of {len(rest)} numbers NOT exact" if wrong else "exact"
     return (
         f"SPPO's plans beside the counts of {roles} roles: kept activations with KV and dKV, KV, "
         f"dKV, host tier, copies, messages and collectives {exact}; device peak "
@@ -121,70 +156,23 @@ def plans_beside_counts(found: PaperPoints) -> str:
     )
 
 
-def _disagreements(found: PaperPoints) -> Iterator[str]:
-    """From the counts: what lay there, and by how much the verdict was missed."""
-    for one in found.verdicts:
-        if one.agrees is None and one.says is not None:
-            yield f"- {one.model}, {one.seq}, {one.reading}: no verdict, {one.status}: {one.reason}"
-        if one.agrees is not False:
+def _disagreements(figure: PaperPoints) -> Iterator[str]:
+    """The fullest role's bytes by kind, and the bytes that separate the two outcomes."""
+    for row in figure.verdicts:
+        place = f"- {row.model}, {row.seq}, {row.rule_name}"
+        if row.agrees is None and row.paper_outcome is not None:
+            yield f"{place}: no verdict, {row.status}: {row.reason}"
+        if row.agrees is not False:
             continue
-        where = f"- {one.model}, {one.seq}, {one.reading}: the paper says {one.says or '-'}"
-        if one.status not in ("ok", "oom") or not one.peak_device_bytes or not one.capacity_bytes:
-            yield f"{where}; {one.status}: {one.reason}"
+        place = f"{place}: the paper says {row.paper_outcome}"
+        if row.status not in ("ok", "oom") or not row.peak_device_bytes or not row.capacity_bytes:
+            yield f"{place}; {row.status}: {row.reason}"
             continue
-        held = ", ".join(
-            f"{kind} {size(one.at_peak_by_kind_bytes[kind])}"
-            for kind in HELD
-            if one.at_peak_by_kind_bytes.get(kind)
+        kinds = ", ".join(
+            f"{kind} {size(row.at_peak_by_kind_bytes[kind])}"
+            for kind in KINDS
+            if row.at_peak_by_kind_bytes.get(kind)
         )
-        short = one.peak_device_bytes - one.capacity_bytes
-        word = "too much" if short > 0 else "to spare"
-        yield f"{where}; {size(abs(short))} {word} in {one.limiting_role}: {held}"
-
-
-def _longest(found: PaperPoints) -> str:
-    rows = [
-        (
-            str(one.gpus),
-            one.reading,
-            one.settings_text,
-            length_name(one.longest_tokens) if one.longest_tokens else "none",
-            length_name(one.says_tokens) if one.says_tokens else "cannot run",
-            f"{one.longest_tokens / one.says_tokens:.2f}x" if one.says_tokens else "",
-            _peaks(one.peak_device_bytes),
-            _peaks(one.peak_host_bytes),
-            _of(len(one.peak_device_bytes), one.roles),
-            _short(one.unanswered or one.beyond or "not asked"),
-        )
-        for one in found.longest
-    ]
-    headers = (
-        "GPUs",
-        "system",
-        "layout",
-        f"longest, {found.label}",
-        "paper (fig. 12)",
-        "against it",
-        "device peak",
-        "host peak",
-        "roles run",
-        f"{length_name(found.step_tokens)} more",
-    )
-    return f"{LONGEST_MODEL}, longest sequence\n\n" + table(headers, rows)
-
-
-def _of(run: int, there: int) -> str:
-    return f"{run} of {there}" if there else ""
-
-
-def _peaks(by_role: dict[str, int]) -> str:
-    peaks = [peak for peak in by_role.values() if peak]
-    if not peaks:
-        return ""
-    low, high = size(min(peaks)), size(max(peaks))
-    return high if low == high else f"{low} to {high}"
-
-
-def _short(reason: str, most: int = 120) -> str:
-    first = reason.partition(";")[0]
-    return first if len(first) <= most else first[: most - 3] + "..."
+        excess = row.peak_device_bytes - row.capacity_bytes
+        word = "too much" if excess > 0 else "to spare"
+        yield f"{place}; {size(abs(excess))} {word} in {row.limiting_role}: {kinds}"

@@ -1,13 +1,15 @@
 """The paper's ablation (fig. 11) in simulation: full offload, adaptive offload, + MSP, one layout.
 
-Nothing is launched and nothing measured. The three variants differ in their decisions and in MSP
-alone; further rows show what they do not, each named for it.
+Nothing is launched or measured. The paper's three variants differ in their decisions and in MSP
+alone. Further rows change one thing more, which their name states.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
@@ -17,10 +19,8 @@ from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
-from sppo.memory_model.stage_memory import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
-from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import plan_of
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_msp
@@ -32,18 +32,18 @@ from sppo.schedule.simulate import simulate
 
 SCHEMA = "sppo-simulated-ablation/1"
 
-LIKE_THE_PAPERS_PARTS = 1
-"""Parts a stage where the user does not say: the paper's pipeline has one."""
+PAPER_VIRTUAL_STAGES = 1
+"""Model chunks of a stage where the user names none: the paper's pipeline has one."""
 
-TO_SPARE_BYTES = 2**60
-"""More device memory than anything takes, for what-ifs."""
+SPARE_MEMORY_BYTES = 2**60
+"""A device memory that no variant fills."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What a row changes. `reported`: its name in the paper's numbers.
+    """What a row changes. reported: the variant's name in the paper's numbers.
 
-    hosted_kv: K and V travel too. spacious: as if a device had as much memory as it takes.
+    hosted_kv: K and V are offloaded too. spacious: the device has all the memory that is needed.
     """
 
     name: str
@@ -65,17 +65,17 @@ SPACIOUS_MSP = Variant(
 )
 RECOMPUTE = Variant(name="further: auto (recompute is allowed)", policy="auto")
 RECOMPUTE_MSP = Variant(name="further: auto + MSP", policy="auto", msp=True)
-FREE = "further: auto, the solver's own layout"
+FREE = Variant(name="further: auto, the solver's own layout", policy="auto")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One variant, simulated. Seconds, bytes; None where there is no plan.
+class VariantResult:
+    """One variant, simulated. Seconds and bytes; None without a plan.
 
-    planned_seconds is what the plan says of the same step. compute_seconds is the mean of the
-    stages, bubble_share idle rank-time of any kind. exposed_copy_seconds: compute waits for
-    copies, both directions, on the stage with most such time. Peaks are of the fullest rank; the
-    host's has K and V where they lie there.
+    planned_seconds: the plan's own prediction of the step. compute_seconds: mean of the stages.
+    bubble_share: idle share of all ranks' time. exposed_copy_seconds: time in which compute waits
+    for copies, of the stage with most such time. Peaks are of the fullest rank; the host's peak
+    includes K and V in the host tier.
     """
 
     label: Literal["simulated"] = "simulated"
@@ -97,37 +97,38 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A workload with its rows; the first three are the paper's variants."""
+class AblationPoint:
+    """A workload and its rows. The first three rows are the paper's variants."""
 
-    workload: str
-    model: str
-    sequence_tokens: int
-    ranks: int
-    hardware: str
-    profile_kind: str
-    device_memory_bytes: int | None
-    host_memory_bytes: int | None
+    workload: Workload
+    profile: Hardware
     layout: str
     layout_from: str
-    rows: tuple[Row, ...] = field(default=())
+    rows: tuple[VariantResult, ...]
+
+
+def ratio(numerator: float | None, denominator: float | None) -> float | None:
+    """The quotient; None if either number is unknown."""
+    if numerator is None or denominator is None:
+        return None
+    return numerator / denominator
 
 
 def fixed_options(
     asked: SolverOptions, reported: ReportedPoint | None
 ) -> tuple[SolverOptions, str]:
-    """What of the layout is fixed before the solver is asked for the rest, and by whom, in words.
+    """The solver's options before the search, and the source of the layout in words.
 
-    The paper's table 4, where it has this point; what the user gave goes before it.
+    The user's degrees come first, then the paper's table 4; the solver chooses the rest.
     """
-    options = replace(asked, virtual_stages=asked.virtual_stages or LIKE_THE_PAPERS_PARTS)
+    options = replace(asked, virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES)
     rest = "the solver's fastest for adaptive offload without MSP"
     if asked.virtual_stages is None:
-        rest += ", one part a stage"
-    own = (asked.sequence_parallel, asked.pipeline_parallel, asked.data_parallel)
+        rest += ", one model chunk a stage"
+    degrees = (asked.sequence_parallel, asked.pipeline_parallel, asked.data_parallel)
     if reported is None:
         return options, rest
-    if own != (None, None, None):
+    if degrees != (None, None, None):
         return options, f"what was asked, else {rest}"
     options = replace(
         options,
@@ -140,62 +141,62 @@ def fixed_options(
     return options, "the paper's table 4" + (", but for what was asked" if given else "")
 
 
-def point(
+def ablation_point(
     workload: Workload, profile: Hardware, asked: SolverOptions, reported: ReportedPoint | None
-) -> Point:
-    """All rows of one workload. Raises ValueError if no layout can be what was asked."""
+) -> AblationPoint:
+    """All rows of one workload. Raises ValueError if no layout has the asked degrees."""
     options, source = fixed_options(asked, reported)
-    found = Point(
-        workload=workload.name,
-        model=workload.model.name,
-        sequence_tokens=workload.sequence_tokens,
-        ranks=workload.cluster.ranks,
-        hardware=profile.name,
-        profile_kind=profile.kind,
-        device_memory_bytes=workload.device_memory_bytes,
-        host_memory_bytes=workload.host_memory_bytes,
-        layout="none",
-        layout_from=source,
-    )
     try:
         layout = common_layout(workload, profile, options)
     except Infeasible as error:
-        rows = [_infeasible(variant, "none", str(error)) for variant in PAPERS]
-        return replace(found, rows=tuple(_with_paper(rows, reported)))
-    rows = [variant_row(variant, layout) for variant in PAPERS]
+        words = "none"
+        rows = [_infeasible(variant, words, str(error)) for variant in PAPERS]
+    else:
+        words = str(layout)
+        rows = list(_rows(layout))
+    return AblationPoint(
+        workload=workload,
+        profile=profile,
+        layout=words,
+        layout_from=source,
+        rows=tuple(_with_speeds(rows, reported)),
+    )
+
+
+def _rows(layout: TimedLayout) -> Iterator[VariantResult]:
+    yield from (variant_result(variant, layout) for variant in PAPERS[:2])
+    msp = variant_result(MSP, layout)
+    yield msp
     if not layout.kv_block_tokens:
-        rows.append(variant_row(HOSTED, layout))
-    limited = workload.device_memory_bytes is not None
-    if rows[2].status == "infeasible" and limited and layout.pipeline_parallel > 1:
-        rows.append(variant_row(SPACIOUS_MSP, layout))
-    rows += [variant_row(RECOMPUTE, layout), variant_row(RECOMPUTE_MSP, layout)]
-    rows.append(free_row(workload, profile))
-    return replace(found, layout=str(layout), rows=tuple(_with_paper(rows, reported)))
+        yield variant_result(HOSTED, layout)
+    limited = layout.workload.device_memory_bytes is not None
+    if msp.status == "infeasible" and limited and layout.pipeline_parallel > 1:
+        yield variant_result(SPACIOUS_MSP, layout)
+    yield variant_result(RECOMPUTE, layout)
+    yield variant_result(RECOMPUTE_MSP, layout)
+    yield free_result(layout.workload, layout.profile)
 
 
 def common_layout(workload: Workload, profile: Hardware, options: SolverOptions) -> TimedLayout:
-    """The fastest layout for adaptive offload without MSP; where none fits, for full offload.
+    """The fastest layout for adaptive offload without MSP; if none fits, for full offload.
 
-    K and V stay on the device, as the paper's do, unless neither policy fits so; then auto decides.
-    Raises Infeasible with its reason if nothing fits.
+    K and V stay on the device, as in the paper, unless neither policy fits; then auto decides.
+    Raises Infeasible with the planner's reason if nothing fits.
     """
     for hosted in (False, True):
         for policy in (ADAPTIVE.policy, FULL.policy):
-            tried = replace(options, policy=policy, msp=False, kv_offload=hosted)
+            candidate = replace(options, policy=policy, msp=False, kv_offload=hosted)
             with suppress(Infeasible):
-                plan = solve(workload, profile, tried)
+                plan = solve(workload, profile, candidate)
                 return TimedLayout.of(plan.layout, workload, profile)
     last = replace(options, policy=RECOMPUTE.policy, msp=False)
     return TimedLayout.of(solve(workload, profile, last).layout, workload, profile)
 
 
-def variant_row(variant: Variant, layout: TimedLayout) -> Row:
-    """A variant in the common layout, or why it is not there."""
+def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
+    """A variant in the common layout, or the reason why the variant does not fit."""
     changed = _changed(variant, layout)
-
-    def choose(problem: StageProblem) -> StageDecisions:
-        return policies.choose(problem, variant.policy)
-
+    choose = partial(policies.choose, policy=variant.policy)
     try:
         plan = plan_of(changed, choose)
     except Short as short:
@@ -206,7 +207,7 @@ def variant_row(variant: Variant, layout: TimedLayout) -> Row:
         except (Infeasible, ValueError) as error:
             reason = str(error).removesuffix("; leave --msp out")
             return _infeasible(variant, f"{changed}, MSP", reason)
-    return simulated_row(plan, layout.profile, variant.name, variant.policy)
+    return simulated(plan, variant, changed)
 
 
 def _changed(variant: Variant, layout: TimedLayout) -> TimedLayout:
@@ -214,14 +215,14 @@ def _changed(variant: Variant, layout: TimedLayout) -> TimedLayout:
         blocks = block_tokens(layout.workload, layout.sequence_parallel)
         layout = replace(layout, kv_block_tokens=blocks)
     if variant.spacious:
-        # A limit, though none that binds: without one helpers would recompute nothing.
-        spacious = layout.workload.with_device_memory(TO_SPARE_BYTES)
+        # A limit that never binds: without a limit helpers would recompute nothing.
+        spacious = layout.workload.with_device_memory(SPARE_MEMORY_BYTES)
         layout = replace(layout, workload=spacious, kv_block_tokens=0)
     return layout
 
 
-def _infeasible(variant: Variant, layout: str, reason: str) -> Row:
-    return Row(
+def _infeasible(variant: Variant, layout: str, reason: str) -> VariantResult:
+    return VariantResult(
         variant=variant.name,
         policy=variant.policy,
         layout=layout,
@@ -230,26 +231,30 @@ def _infeasible(variant: Variant, layout: str, reason: str) -> Row:
     )
 
 
-def free_row(workload: Workload, profile: Hardware) -> Row:
-    """What our solver does when nothing is fixed: every layout, policy auto, MSP if it pays."""
+def free_result(workload: Workload, profile: Hardware) -> VariantResult:
+    """The solver's own choice: every layout, policy auto, MSP if it pays."""
     try:
         plan = solve(workload, profile)
     except Infeasible as error:
-        variant = Variant(name=FREE, policy=RECOMPUTE.policy)
-        return _infeasible(variant, "none", str(error))
-    return simulated_row(plan, profile, FREE, RECOMPUTE.policy)
+        return _infeasible(FREE, "none", str(error))
+    layout = TimedLayout.of(replace(plan.layout, msp_splits=()), workload, profile)
+    return simulated(plan, FREE, layout)
 
 
-def simulated_row(plan: Plan, profile: Hardware, name: str, policy: str) -> Row:
-    """The simulated step of a plan."""
+def simulated(plan: Plan, variant: Variant, layout: TimedLayout) -> VariantResult:
+    """The simulated step of a plan. layout: the plan's, without MSP."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    step = simulate(schedule, costs, slice_costs)
-    return Row(
-        variant=name,
-        policy=policy,
-        layout=_words(plan),
+    profile = layout.profile
+    step = simulate(schedule, plan_costs(plan, profile), plan_slice_costs(plan, profile))
+    ends = ""
+    if plan.msp_splits:
+        fills = all(msp_split.fills for msp_split in plan.msp_splits)
+        ends = ", MSP at the first end" if fills else ", MSP at both ends"
+    return VariantResult(
+        variant=variant.name,
+        policy=variant.policy,
+        layout=f"{layout}{ends}",
         status="ok",
         step_seconds=step.makespan / 1e9 + plan.reduction_seconds,
         planned_seconds=plan.makespan_seconds,
@@ -261,29 +266,17 @@ def simulated_row(plan: Plan, profile: Hardware, name: str, policy: str) -> Row:
     )
 
 
-def _words(plan: Plan) -> str:
-    parts = "1 part" if plan.virtual_stages == 1 else f"{plan.virtual_stages} parts"
-    hosted = ", K and V in the host tier" if plan.kv_block_tokens else ""
-    ends = ""
-    if plan.msp_splits:
-        fills = all(msp_split.fills for msp_split in plan.msp_splits)
-        ends = ", MSP at the first end" if fills else ", MSP at both ends"
-    return f"{plan.degrees_words}, {parts} a stage, N {plan.subsequences}{hosted}{ends}"
-
-
-def _with_paper(rows: list[Row], reported: ReportedPoint | None) -> list[Row]:
+def _with_speeds(
+    rows: Sequence[VariantResult], reported: ReportedPoint | None
+) -> Iterator[VariantResult]:
     """Speeds over full offload, and the paper's beside the paper's variants."""
-    full = rows[0].step_seconds
-    done = []
-    for number, row in enumerate(rows):
-        if full is not None and row.step_seconds is not None:
-            row = replace(row, speed_over_full_offload=full / row.step_seconds)
-        if reported is not None and number < len(PAPERS):
-            name = PAPERS[number].reported
-            row = replace(
-                row,
-                paper_speed_over_full_offload=reported.over_full_offload(name),
-                paper_speed_over_megatron=reported.over_megatron.get(name),
-            )
-        done.append(row)
-    return done
+    paper = {} if reported is None else reported.over_megatron
+    names = {variant.name: variant.reported for variant in PAPERS}
+    for row in rows:
+        paper_speed = paper.get(names.get(row.variant, ""))
+        yield replace(
+            row,
+            speed_over_full_offload=ratio(rows[0].step_seconds, row.step_seconds),
+            paper_speed_over_full_offload=ratio(paper_speed, paper.get(FULL.reported)),
+            paper_speed_over_megatron=paper_speed,
+        )

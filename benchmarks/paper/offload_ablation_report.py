@@ -1,86 +1,155 @@
-"""The paper's fig. 11 as tables of simulated steps."""
+"""The paper's fig. 11 as tables of simulated steps, and whether the order is the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.paper import offload_ablation_order
-from benchmarks.paper.offload_ablation import Point, Row
-from benchmarks.reporting.tables import NO_NUMBER, size_words
+from benchmarks.paper.offload_ablation import (
+    ADAPTIVE,
+    FULL,
+    MSP,
+    SPACIOUS_MSP,
+    AblationPoint,
+    VariantResult,
+    ratio,
+)
+from benchmarks.reporting.tables import size_words
+from benchmarks.reporting.text_table import Column, number, text_table
 from sppo.config.sizes import length_name
 
-COLUMNS = (
-    "simulated variant",
-    "s a step",
-    "speed / full offload",
-    "paper (fig. 11, read off)",
-    "compute s",
-    "bubble share",
-    "exposed copies s",
-    "device peak",
-    "host peak",
+TIE = 0.005
+"""Two variants count as equal below this share of a step: a cost model is no finer."""
+
+AS_IN_THE_PAPER = "faster, as in the paper"
+EQUAL = f"equal within {TIE:.1%}, not as in the paper"
+OPPOSITE = "slower, not as in the paper"
+INFEASIBLE = "infeasible, so no order"
+
+COLUMNS: tuple[Column[VariantResult], ...] = (
+    ("simulated variant", lambda row: row.variant),
+    ("s a step", lambda row: row.status if row.status != "ok" else f"{row.step_seconds:.3f}"),
+    ("speed / full offload", lambda row: number(row.speed_over_full_offload, "{:.3f}x")),
+    (
+        "paper (fig. 11, read off)",
+        lambda row: number(row.paper_speed_over_full_offload, "{:.2f}x"),
+    ),
+    ("compute s", lambda row: number(row.compute_seconds, "{:.3f}")),
+    ("bubble share", lambda row: number(row.bubble_share, "{:.1%}")),
+    ("exposed copies s", lambda row: number(row.exposed_copy_seconds, "{:.3f}")),
+    ("device peak", lambda row: size_words(row.peak_device_bytes)),
+    ("host peak", lambda row: size_words(row.host_peak_bytes)),
 )
 
 
-def text(one: Point) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One step of the ablation, as speeds (above 1: `variant` is faster than `than`).
+
+    what_if_speed: with device memory to spare, if the variant does not fit.
+    """
+
+    variant: str
+    than: str
+    simulated_speed: float | None
+    what_if_speed: float | None
+    paper_speed: float | None
+    verdict: str
+
+    def __str__(self) -> str:
+        """ "adaptive offload over full offload: simulated 1.003x, paper 1.35x: ..." """
+        speeds = (
+            ("simulated {:.3f}x", self.simulated_speed),
+            ("simulated with device memory to spare {:.3f}x", self.what_if_speed),
+            ("paper {:.2f}x", self.paper_speed),
+        )
+        known = ", ".join(form.format(speed) for form, speed in speeds if speed is not None)
+        head = f"{self.variant} over {self.than}"
+        return ": ".join(part for part in (head, known, self.verdict) if part)
+
+
+def comparisons(point: AblationPoint) -> list[Comparison]:
+    """Adaptive over full offload, and MSP over adaptive. The paper finds both faster (fig. 11)."""
+    seconds = {row.variant: row.step_seconds for row in point.rows}
+    paper = {row.variant: row.paper_speed_over_megatron for row in point.rows}
+    results = []
+    for faster, slower, what_if in ((ADAPTIVE, FULL, None), (MSP, ADAPTIVE, SPACIOUS_MSP)):
+        speed = ratio(seconds[slower.name], seconds[faster.name])
+        what_if_seconds = None if what_if is None else seconds.get(what_if.name)
+        results.append(
+            Comparison(
+                variant=faster.name,
+                than=slower.name,
+                simulated_speed=speed,
+                what_if_speed=ratio(seconds[slower.name], what_if_seconds),
+                paper_speed=ratio(paper[faster.name], paper[slower.name]),
+                verdict=_verdict(speed),
+            )
+        )
+    return results
+
+
+def _verdict(speed: float | None) -> str:
+    if speed is None:
+        return INFEASIBLE
+    if abs(speed - 1) < TIE:
+        return EQUAL
+    return AS_IN_THE_PAPER if speed > 1 else OPPOSITE
+
+
+def text(point: AblationPoint) -> str:
     """Header, table and notes of a point."""
-    from tabulate import tabulate
-
-    limit, host = size_words(one.device_memory_bytes), size_words(one.host_memory_bytes)
-    head = [
-        f"{one.model}, {length_name(one.sequence_tokens)} tokens, {one.ranks} ranks, simulated "
-        f"with {one.hardware} ({one.profile_kind} profile)",
-        f"- layout: {one.layout}; from {one.layout_from}; rows named further or what if differ",
-        f"- a rank's limits: device {limit if one.device_memory_bytes else 'none'}, host {host}",
-    ]
-    table = tabulate(
-        [_cells(row) for row in one.rows],
-        headers=COLUMNS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("left", *("right",) * (len(COLUMNS) - 1)),
+    workload, profile = point.workload, point.profile
+    limit = workload.device_memory_bytes
+    return "\n".join(
+        [
+            f"{workload.model.name}, {length_name(workload.sequence_tokens)} tokens, "
+            f"{workload.cluster.ranks} ranks, simulated with {profile.name} ({profile.kind} "
+            "profile)",
+            f"- layout: {point.layout}; from {point.layout_from}; rows named further or what if "
+            "differ",
+            f"- a rank's limits: device {size_words(limit) if limit else 'none'}, "
+            f"host {size_words(workload.host_memory_bytes)}",
+            "",
+            text_table(COLUMNS, point.rows, "l" + "r" * (len(COLUMNS) - 1)),
+            "",
+            *(f"- {line}" for line in _notes(point)),
+        ]
     )
-    return "\n".join([*head, "", table, "", *(f"- {line}" for line in _notes(one))])
 
 
-def _cells(row: Row) -> list[str]:
-    reported_speed = _number(row.paper_speed_over_full_offload, "{:.2f}x")
-    if row.step_seconds is None:
-        return [row.variant, row.status, NO_NUMBER, reported_speed, *[NO_NUMBER] * 5]
-    return [
-        row.variant,
-        f"{row.step_seconds:.3f}",
-        _number(row.speed_over_full_offload, "{:.3f}x"),
-        reported_speed,
-        _number(row.compute_seconds, "{:.3f}"),
-        _number(row.bubble_share, "{:.1%}"),
-        _number(row.exposed_copy_seconds, "{:.3f}"),
-        size_words(row.peak_device_bytes),
-        size_words(row.host_peak_bytes),
-    ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return NO_NUMBER if value is None else form.format(value)
-
-
-def _notes(one: Point) -> Iterator[str]:
-    for row in one.rows:
+def _notes(point: AblationPoint) -> Iterator[str]:
+    for row in point.rows:
         if row.status != "ok":
             yield f"{row.variant}: {row.status}: {row.reason}"
-        elif row.layout != one.layout:
+        elif row.layout != point.layout:
             yield f"{row.variant}: {row.layout}"
-    for comparison in offload_ablation_order.comparisons(one):
-        yield offload_ablation_order.words(comparison)
-    over = {row.variant: row.paper_speed_over_megatron for row in one.rows}
-    known = [f"{name} {speed:.2f}x" for name, speed in over.items() if speed is not None]
-    if known:
-        yield f"over Megatron, paper (fig. 11, read off): {', '.join(known)}; not simulated here"
+    yield from map(str, comparisons(point))
+    speeds = [
+        f"{row.variant} {row.paper_speed_over_megatron:.2f}x"
+        for row in point.rows
+        if row.paper_speed_over_megatron is not None
+    ]
+    if speeds:
+        yield f"over Megatron, paper (fig. 11, read off): {', '.join(speeds)}; not simulated here"
 
 
-def told(one: Point) -> dict[str, Any]:
-    """A point for programs."""
-    order = [asdict(comparison) for comparison in offload_ablation_order.comparisons(one)]
-    return {**asdict(one), "order": order, "megatron": "not simulated"}
+def as_json(point: AblationPoint) -> dict[str, Any]:
+    """A point as JSON values (docs/sweeps.md lists the keys)."""
+    workload, profile = point.workload, point.profile
+    return {
+        "workload": workload.name,
+        "model": workload.model.name,
+        "sequence_tokens": workload.sequence_tokens,
+        "ranks": workload.cluster.ranks,
+        "hardware": profile.name,
+        "profile_kind": profile.kind,
+        "device_memory_bytes": workload.device_memory_bytes,
+        "host_memory_bytes": workload.host_memory_bytes,
+        "layout": point.layout,
+        "layout_from": point.layout_from,
+        "rows": [asdict(row) for row in point.rows],
+        "order": [asdict(comparison) for comparison in comparisons(point)],
+        "megatron": "not simulated",
+    }

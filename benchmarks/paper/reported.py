@@ -1,29 +1,29 @@
-"""What the paper reports (results/paper/reported.json): its layouts, and its ablation."""
+"""The numbers that the paper reports (results/paper/reported.json)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from benchmarks.records.store import published_directory, readable
+from benchmarks.workloads import of_flags
 from sppo.config.sizes import parse_tokens
 from sppo.config.workload import Workload
 
 ABLATION_HARDWARE = "a100-80g"
-"""The profile of the paper's testbed."""
+"""The hardware profile of the paper's testbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedPoint:
-    """A point of the paper: its layout (table 4), and where fig. 11 has it, its ablation.
+    """A point of the paper: model, length and layout (table 4), and its ablation (fig. 11).
 
-    tuned_megatron: the (SP, PP) with which the paper tuned Megatron. deepspeed_runs: whether
-    table 4 has degrees for it.
-    over_megatron: speed over Megatron-LM's, read off the figure, by "full_offload",
-    "adaptive_offload" and "msp".
+    tuned_megatron: SP and PP of the paper's tuned Megatron. deepspeed_runs: whether table 4 has
+    degrees of DeepSpeed. over_megatron: speed over Megatron-LM, read off fig. 11, by
+    "full_offload", "adaptive_offload" and "msp"; empty where the figure has no such point.
     """
 
     model: str
@@ -36,22 +36,29 @@ class ReportedPoint:
     deepspeed_runs: bool
     over_megatron: Mapping[str, float]
 
-    def over_full_offload(self, name: str) -> float | None:
-        """Speed over that of full offload, from the numbers over Megatron."""
-        if name not in self.over_megatron:
-            return None
-        return self.over_megatron[name] / self.over_megatron["full_offload"]
+    def workload(
+        self, *, sequences_per_step: int = 1, device_memory: str | None = None
+    ) -> Workload:
+        """The point on the paper's hardware. device_memory: a limit such as "40GiB"."""
+        workload = of_flags(
+            model=self.model,
+            seq=self.seq,
+            gpus=self.gpus,
+            hardware=ABLATION_HARDWARE,
+            device_memory=device_memory,
+        )
+        return replace(workload, sequences_per_step=sequences_per_step)
 
 
 @cache
 def _reported() -> dict[str, Any]:
     path = readable(published_directory().parent / "paper" / "reported.json")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    numbers: dict[str, Any] = json.loads(path.read_text())
+    return numbers
 
 
 def points() -> list[ReportedPoint]:
-    """All points of table 4. Raises OSError where the file is gone."""
+    """All points of table 4. Raises OSError if the file is missing."""
     reported = _reported()
     return [
         ReportedPoint(
@@ -71,12 +78,12 @@ def points() -> list[ReportedPoint]:
 
 
 def ablation_points() -> list[ReportedPoint]:
-    """Those of fig. 11. Raises OSError."""
+    """The points of fig. 11. Raises OSError."""
     return [point for point in points() if point.over_megatron]
 
 
 def find_point(workload: Workload) -> ReportedPoint | None:
-    """The paper's point with this model, length and number of GPUs. Raises OSError."""
+    """The paper's point with this model, length and number of GPUs, if any. Raises OSError."""
     wanted = (workload.model.name, workload.sequence_tokens, workload.cluster.ranks)
     for point in points():
         if (point.model, parse_tokens(point.seq), point.gpus) == wanted:
@@ -84,24 +91,28 @@ def find_point(workload: Workload) -> ReportedPoint | None:
     return None
 
 
-def statements(model: str) -> Mapping[str, Any]:
-    """What the text says of fig. 10. Raises OSError."""
-    found: Mapping[str, Any] = _reported()["fig10_statements"][model]
-    return found
+def stated_tokens(model: str, name: str) -> int | None:
+    """A length in tokens that the text states beside fig. 10, None if silent. Raises OSError.
 
-
-def longest(system: str, model: str, gpus: int) -> str | None:
-    """The longest sequence of fig. 12 ("1.375M"), None where there is none. Raises OSError.
-
-    system: "sppo", "megatron_tuned" or "deepspeed". 0 stands for "cannot run".
+    name: "megatron_max", "megatron_oom_above", "deepspeed_max" or "sppo_max_tested".
     """
-    found = _reported()["fig12_max_seq_m_tokens_gpt7b"]
-    if model != "gpt-7b" or gpus not in found["gpus"]:
+    length = _reported()["fig10_statements"][model].get(name)
+    return None if length is None else parse_tokens(length)
+
+
+def longest_tokens(system: str, model: str, gpus: int) -> int | None:
+    """The longest sequence in fig. 12, in tokens. Raises OSError.
+
+    system: "sppo", "megatron_tuned" or "deepspeed". 0 stands for "cannot run"; None if the
+    figure has no such model or number of GPUs.
+    """
+    figure = _reported()["fig12_max_seq_m_tokens_gpt7b"]
+    if model != "gpt-7b" or gpus not in figure["gpus"]:
         return None
-    millions = found[system][found["gpus"].index(gpus)]
-    return f"{millions}M" if millions else None
+    millions = figure[system][figure["gpus"].index(gpus)]
+    return parse_tokens(f"{millions}M") if millions else 0
 
 
 def longest_gpus() -> list[int]:
-    """The numbers of GPUs of fig. 12. Raises OSError."""
+    """The numbers of GPUs in fig. 12. Raises OSError."""
     return list(_reported()["fig12_max_seq_m_tokens_gpt7b"]["gpus"])

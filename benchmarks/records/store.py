@@ -41,6 +41,13 @@ def to_json(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
+def save(path: Path, value: object) -> Path:
+    """Write the value as JSON, making its folder; the path. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, to_json(value))
+    return path
+
+
 class _Header(msgspec.Struct):
     schema: str
 

@@ -14,9 +14,8 @@ from benchmarks.records.metrics import Spread
 from benchmarks.records.provenance import commit, is_crowded, machine
 from benchmarks.records.record import Record
 from benchmarks.reporting import predicted_vs_counted
+from benchmarks.reporting.text_table import NO_NUMBER
 from sppo.config.sizes import format_bytes, length_name
-
-NO_NUMBER = "-"
 
 _SEVERITY: tuple[Status, ...] = (
     "failed",

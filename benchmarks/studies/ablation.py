@@ -1,15 +1,15 @@
-"""SPPO under each of its policies, in one layout: what two-level offloading and recomputation buy.
+"""SPPO under each of its policies in one layout: the gain of offloading and of recomputation.
 
-The layout (stages, parts, N, the cut) is that of `auto`'s plan, or where it has none that of the
-first policy with one; every policy then decides on the same tensors. A policy that does not fit is
-a row with the planner's reason.
+The layout (stages, model chunks, N, the cut) is that of `auto`'s plan. If `auto` has no plan, the
+first policy with a plan gives the layout. Every policy then decides on the same saved tensors. A
+policy that does not fit is a row with the planner's reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from benchmarks.job import Status
 from benchmarks.records import metrics
@@ -20,24 +20,27 @@ from benchmarks.reporting import tables
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from sppo.plan.plan import Plan
-    from sppo.planner.options import SolverOptions
+from sppo.cost_model.plan_costs import stage_offloaded_bytes
+from sppo.plan.layout import Layout
+from sppo.plan.plan import Plan, part_shape
+from sppo.planner.layouts.candidates import cuts
+from sppo.planner.options import SolverOptions
 
 SCHEMA = "sppo-ablation/1"
 
 SYSTEM = "sppo"
-"""The one system whose policies are compared."""
+"""The system whose policies are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyResult:
-    """A row of the ablation. Bytes; planned sums are over all ranks of one step, one way.
+    """A row of the ablation. Sizes in bytes.
 
-    relative_time: its step over that of `auto`, median of launch pairs. predicted and counted
-    peaks are those of the fullest rank.
+    relative_time: its step over that of `auto`, median of launch pairs. Predicted and measured
+    peaks are those of the fullest rank. offloaded_bytes and recomputed_bytes: planned, of all ranks
+    in one step, offloaded one way.
     """
 
     policy: str
@@ -61,20 +64,21 @@ def label(policy: str) -> str:
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
     """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
-    from baselines import registry
+    from baselines import registry  # imports torch
 
     return registry.load_planner(SYSTEM).plan(workload, options)
 
 
 def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOptions, str]:
-    """The solver's options that repeat the layout of auto's plan, and whose plan it is.
+    """The solver's options that repeat one layout, and the policy whose plan has the layout.
 
-    Where auto has none, of the next policy's that has one; free options and "" where none has.
+    `auto` comes first, then the other policies in turn; free options and "" if none has a plan.
+    Raises NotBuilt or ValueError.
     """
-    from sppo.planner.options import SolverOptions
-
     for policy in ("auto", *policies):
-        options = SolverOptions(policy=policy, msp=False)  # lending takes memory that some lack
+        options = SolverOptions(
+            policy=policy, msp=False
+        )  # MSP takes memory that some policies lack
         try:
             return _repeat(workload, plan_under(workload, options), options), policy
         except Infeasible:
@@ -84,28 +88,18 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
 
 def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOptions:
     """Options under which the solver has this plan's layout only."""
-    fixed = {
-        "pipeline_parallel": plan.pipeline_parallel,
-        "sequence_parallel": plan.sequence_parallel,
-        "data_parallel": plan.data_parallel,
-        "virtual_stages": plan.virtual_stages,
-        "group_subsequences": plan.group_subsequences,
-        "kv_offload": plan.kv_block_tokens > 0,
-        "head_alone": plan.head_alone,
-    }
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
-    changes: dict[str, Any] = {**fixed, "subsequences": count, "longest_tokens": cap}
-    return replace(options, **changes)
+    shared = {field.name for field in fields(Layout)} & {field.name for field in fields(options)}
+    layout: dict[str, Any] = {name: getattr(plan.layout, name) for name in shared}
+    hosted = plan.kv_block_tokens > 0
+    return replace(options, **layout, kv_offload=hosted, subsequences=count, longest_tokens=cap)
 
 
 def cut_of(workload: Workload, plan: Plan, kind: str) -> tuple[int, int | None]:
-    """N and the cap on lengths (None: none) that give the plan's cut: a cap makes more of them.
+    """N and the cap on lengths in tokens (None: no cap) that give the plan's cut.
 
-    Raises ValueError if nothing does.
+    A cap makes more subsequences than N. Raises ValueError if no N and cap give the cut.
     """
-    from sppo.config.hardware import load_hardware
-    from sppo.planner.layouts.candidates import cuts
-
     profile = load_hardware(workload.cluster.hardware)
     for count in range(plan.subsequences, 0, -1):
         for cap in (None, 2 * -(-workload.sequence_tokens // count)):
@@ -118,10 +112,10 @@ def cut_of(workload: Workload, plan: Plan, kind: str) -> tuple[int, int | None]:
     raise ValueError(f"no N and cap give the plan's {plan.subsequences} lengths")
 
 
-def assignments(
+def configurations(
     workload: Workload, policies: Sequence[str], layout: SolverOptions
 ) -> dict[str, tuple[Configuration, Plan | None]]:
-    """One row per policy, with its plan, or refused with the planner's reason."""
+    """The row of each policy with its plan, or with the planner's refusal and no plan."""
     from baselines import registry
 
     adapter = registry.load(SYSTEM)
@@ -136,55 +130,41 @@ def assignments(
             rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue
         data = plan_data(plan)
-        assignment = with_settings(row, adapter, options, grid="", plan=data)
-        rows[policy] = (replace(assignment, settings_text=plan_words(data)), plan)
+        configuration = with_settings(row, adapter, options, grid="", plan=data)
+        rows[policy] = (replace(configuration, settings_text=plan_words(data)), plan)
     return rows
 
 
-def moved_bytes(plan: Plan) -> int:
-    """What the plan sends to the host tier in a step, over all ranks, activations alone."""
-    from sppo.cost_model.plan_costs import stage_offloaded_bytes
-
+def offloaded_bytes(plan: Plan) -> int:
+    """Bytes of activations that the plan offloads in a step, over all ranks."""
     by_stage = sum(stage_offloaded_bytes(plan, stage) for stage in range(plan.pipeline_parallel))
     return plan.data_parallel * plan.sequence_parallel * by_stage
 
 
-def remade_bytes(plan: Plan) -> int:
-    """What the plan drops and makes again in a step, over all ranks."""
-    from sppo.plan.parts import PartShape
-
+def recomputed_bytes(plan: Plan) -> int:
+    """Bytes of saved tensors that the plan recomputes in a step, over all ranks."""
     total = 0
-    for part in plan.parts:
-        shape = PartShape(
-            model=plan.model,
-            layers=part.layer_range,
-            head=part.head,
-            element_bytes=plan.element_bytes,
-            shards=plan.sequence_parallel,
-        )
-        for tokens, dropped in zip(plan.lengths_tokens, part.recompute_units, strict=True):
-            whole = shape.kept_bytes(tokens)
-            total += whole - shape.kept_bytes(tokens, dropped)
+    for number, part in enumerate(plan.parts):
+        shape = part_shape(plan, number)
+        for tokens, recomputed in zip(plan.lengths_tokens, part.recompute_units, strict=True):
+            total += shape.kept_bytes(tokens) - shape.kept_bytes(tokens, recomputed)
     return plan.sequences_per_step * plan.sequence_parallel * total
 
 
 def results(
-    done: Sequence[Record], plans: dict[str, tuple[Configuration, Plan | None]], workload: Workload
+    done: Sequence[Record], plans: dict[str, tuple[Configuration, Plan | None]]
 ) -> list[PolicyResult]:
-    """One row per policy, in the order in which they were asked for."""
-    by_row = {summary.row: summary for summary in tables.summaries(done)}
-    launches = {
-        policy: [record for record in done if record.row == label(policy)] for policy in plans
-    }
-    found = []
+    """One row per policy, in the order of `plans`."""
+    summaries = {summary.row: summary for summary in tables.summaries(done)}
+    auto = [record for record in done if record.row == label("auto")]
+    rows = []
     for policy, (_, plan) in plans.items():
-        summary = by_row[label(policy)]
-        ok = summary.status == "ok"
-        auto = launches.get("auto", [])
+        summary = summaries[label(policy)]
+        launches = [record for record in done if record.row == label(policy)]
         # metrics.speed_up is row over yardstick: the policy's time over auto's.
-        relative = metrics.speed_up(launches[policy], auto) if ok else None
+        relative = metrics.speed_up(launches, auto) if summary.status == "ok" else None
         memory = [] if plan is None else [stage.memory.total for stage in plan.stages]
-        found.append(
+        rows.append(
             PolicyResult(
                 policy=policy,
                 settings=summary.settings,
@@ -194,17 +174,17 @@ def results(
                 relative_time=relative,
                 peak_device_bytes=summary.tracked_peak_bytes,
                 predicted_peak_bytes=max(memory, default=None),
-                offloaded_bytes=None if plan is None else moved_bytes(plan),
-                recomputed_bytes=None if plan is None else remade_bytes(plan),
+                offloaded_bytes=None if plan is None else offloaded_bytes(plan),
+                recomputed_bytes=None if plan is None else recomputed_bytes(plan),
                 host_peak_bytes=summary.host_peak_bytes,
                 mfu_causal=summary.mfu_causal,
             )
         )
-    return found
+    return rows
 
 
 def flat(result: PolicyResult) -> dict[str, Any]:
-    """One plain value a key, for CSV."""
+    """One plain value per key, for CSV."""
     values = asdict(result)
     spread = values.pop("step_seconds") or {}
     return values | {f"step_seconds_{part}": spread.get(part) for part in ("median", "low", "high")}

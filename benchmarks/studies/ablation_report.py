@@ -9,80 +9,54 @@ from typing import Any
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
-from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.reporting.tables import size_words
+from benchmarks.reporting.text_table import NO_NUMBER, Column, number, text_table
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies.ablation import PolicyResult
+from benchmarks.studies.publish import first_measured
 
-COLUMNS = (
-    "policy",
-    "status",
-    "step s, median [quartiles]",
-    "time / auto",
-    "peak device",
-    "predicted",
-    "offloaded",
-    "recomputed",
-    "host",
-    "MFU (causal)",
+
+def _mfu(row: PolicyResult) -> str:
+    return NO_NUMBER if row.mfu_causal is None else f"{100 * row.mfu_causal:.1f} %"
+
+
+COLUMNS: tuple[Column[PolicyResult], ...] = (
+    ("policy", lambda row: row.policy),
+    ("status", lambda row: row.status),
+    ("step s, median [quartiles]", lambda row: tables.spread_words(row.step_seconds)),
+    ("time / auto", lambda row: number(row.relative_time, "{:.2f}")),
+    ("peak device", lambda row: size_words(row.peak_device_bytes)),
+    ("predicted", lambda row: size_words(row.predicted_peak_bytes)),
+    ("offloaded", lambda row: size_words(row.offloaded_bytes)),
+    ("recomputed", lambda row: size_words(row.recomputed_bytes)),
+    ("host", lambda row: size_words(row.host_peak_bytes)),
+    ("MFU (causal)", _mfu),
 )
 
 
-def table(results: Sequence[PolicyResult]) -> str:
-    """GitHub's Markdown."""
-    from tabulate import tabulate
-
-    return str(
-        tabulate(
-            [_cells(result) for result in results],
-            headers=COLUMNS,
-            tablefmt="github",
-            disable_numparse=True,
-            colalign=("left", "left", *("right",) * (len(COLUMNS) - 2)),
-        )
+def text(done: Sequence[Record], results: Sequence[PolicyResult], policy: str) -> str:
+    """Header, table and notes. policy: whose plan has the layout; "" if none has a plan."""
+    title, *facts = tables.header(done)
+    layout = f"that of {policy}'s plan" if policy else "none, as no policy has a plan"
+    facts.append(f"layout of all rows: {layout}")
+    notes = [f"{row.policy}: {row.status}: {row.reason}" for row in results if row.status != "ok"]
+    notes.append(
+        "step, peak device and host: measured; predicted, offloaded (one way) and recomputed: "
+        "planned, bytes of one step, offloaded and recomputed over all ranks"
     )
+    table = text_table(COLUMNS, results, "ll" + "r" * (len(COLUMNS) - 2))
+    lines = [title, "", *(f"- {fact}" for fact in facts), "", table, ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes)])
 
 
-def _cells(result: PolicyResult) -> list[str]:
-    relative, mfu = result.relative_time, result.mfu_causal
-    return [
-        result.policy,
-        result.status,
-        tables.spread_words(result.step_seconds),
-        NO_NUMBER if relative is None else f"{relative:.2f}",
-        tables.size_words(result.peak_device_bytes),
-        tables.size_words(result.predicted_peak_bytes),
-        tables.size_words(result.offloaded_bytes),
-        tables.size_words(result.recomputed_bytes),
-        tables.size_words(result.host_peak_bytes),
-        NO_NUMBER if mfu is None else f"{100 * mfu:.1f} %",
-    ]
-
-
-def text(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> str:
-    """Header, table and notes."""
-    layout = f"that of {whose}'s plan" if whose else "none, as no policy has a plan"
-    lines = [*tables.header(done), f"layout of all rows: {layout}"]
-    lines = [f"- {line}" if number else line for number, line in enumerate(lines)]
-    notes = [
-        f"- {result.policy}: {result.status}: {result.reason}"
-        for result in results
-        if result.status != "ok"
-    ]
-    notes += [
-        "- step, peak device and host: measured; predicted, offloaded (one way) and recomputed: "
-        "planned, bytes of one step, offloaded and recomputed over all ranks",
-    ]
-    return "\n".join([lines[0], "", *lines[1:], "", table(results), "", *notes])
-
-
-def told_of(done: Sequence[Record], results: Sequence[PolicyResult], whose: str) -> dict[str, Any]:
-    """Everything for programs."""
-    first = next((record for record in done if record.system != "reference"), done[0])
+def as_json(done: Sequence[Record], results: Sequence[PolicyResult], policy: str) -> dict[str, Any]:
+    """The ablation as JSON values."""
+    first = first_measured(done)
     return {
         "schema": ablations.SCHEMA,
         "workload": first.workload.name,
         "device_memory_bytes": first.device_memory_bytes,
-        "layout_of": whose,
+        "layout_of": policy,
         **provenance.origin(first),
         "policies": [asdict(result) for result in results],
     }

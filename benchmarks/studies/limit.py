@@ -1,9 +1,12 @@
-"""The rule for a workload's device memory: the least at which Megatron-Core in SPPO's own layout,
-with full recompute, still runs (the paper's operating point). Found by enforced launches.
+"""The device memory of a workload by its rule, from enforced launches.
+
+The rule: the least at which Megatron-Core in SPPO's layout, with full recompute, still runs. That
+is the paper's operating point.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,66 +16,64 @@ from benchmarks.job import Status
 from benchmarks.launch.progress import Display
 from benchmarks.launch.run import Options, launch_row, new_directory, prepare, remove_inputs
 from benchmarks.records import store
-from benchmarks.records.provenance import machine
+from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Configuration
+from benchmarks.rows.row import ROWS
+from benchmarks.studies.publish import SavedStudy
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-limit/1"
 RULE = "the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs"
 SEARCH_MIB = 32
-"""How far above the tracked peak the search looks: what a kernel or a message takes unseen."""
+"""Range of the search above the tracked peak: the untracked memory of kernels and messages."""
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One enforced launch."""
+class LimitTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One enforced launch. device_memory_bytes: its limit, None without one."""
 
     device_memory_bytes: int | None
     status: Status
     reason: str = ""
 
 
-class Limit(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of the search, committed beside the records."""
+class DeviceLimit(SavedStudy, frozen=True, kw_only=True):
+    """The result of the search. tracked_peak_bytes: of the fullest rank without a limit."""
 
     schema: str = SCHEMA
-    workload: str
     rule: str = RULE
-    device_memory_bytes: int
     tracked_peak_bytes: int
-    machine: str
-    commit: str
-    date: str
-    trials: list[Trial]
+    trials: list[LimitTrial]
 
 
 class NoLimit(ValueError):
-    """The baseline did not run at all; the message says how it ended."""
+    """The baseline did not run at all. The message gives its status and reason."""
 
 
 def path_of(workload: str) -> Path:
+    """The published file of a workload's limit."""
     return store.published_directory() / "limits" / f"{workload}.json"
 
 
-def search(workload: Workload, parent: Path, display: Display) -> Limit:
-    """Launch without a limit, then bisect whole MiB between its tracked peak and SEARCH_MIB more.
+def search(workload: Workload, parent: Path, display: Display) -> DeviceLimit:
+    """Launch without a limit, then bisect whole MiB up to SEARCH_MIB above the tracked peak.
 
-    Raises NoLimit if it does not run without a limit or with the largest one.
+    Raises NoLimit if the baseline does not run without a limit, or not with the largest one.
     """
     options = Options(launches=1, measured_steps=1, warmup_steps=0)
     free = workload.with_device_memory(None)
     inputs = prepare(free, options, new_directory(parent, workload))
     row = next(row for row in ROWS if row.choosing == "same layout")
-    assignment = assign(row, free)
+    configuration = assign(row, free)
     done: list[Record] = []
 
     def runs(size_mib: int | None) -> bool:
-        limited = free.with_device_memory(None if size_mib is None else size_mib * MIB)
-        record = launch_row(
-            replace(inputs, workload=limited), _named(assignment, len(done)), 1, options, display
-        )
+        limit_bytes = None if size_mib is None else size_mib * MIB
+        limited = replace(inputs, workload=free.with_device_memory(limit_bytes))
+        # Every trial has a folder of its own.
+        trial = replace(configuration, row=replace(row, label=f"{row.label} {len(done):02d}"))
+        record = launch_row(limited, trial, 1, options, display)
         done.append(record)
         if record.status not in ("ok", "oom"):
             raise NoLimit(f"{row.label} ended as {record.status}, not by memory: {record.reason}")
@@ -81,44 +82,18 @@ def search(workload: Workload, parent: Path, display: Display) -> Limit:
     try:
         if not runs(None):
             raise NoLimit(f"{row.label} does not run without a limit: {done[0].reason}")
-        peak = max(memory.tracked_peak_bytes or 0 for memory in done[0].memory)
-        low, high = peak // MIB, peak // MIB + SEARCH_MIB
-        if not runs(high):
-            raise NoLimit(f"{row.label} does not run with {high} MiB: {done[-1].reason}")
-        while high - low > 1:
-            middle = (low + high) // 2
-            if runs(middle):
-                high = middle
-            else:
-                low = middle
+        peak_bytes = max(memory.tracked_peak_bytes or 0 for memory in done[0].memory)
+        least = peak_bytes // MIB
+        sizes = range(least + 1, least + SEARCH_MIB + 1)
+        if not runs(sizes[-1]):
+            raise NoLimit(f"{row.label} does not run with {sizes[-1]} MiB: {done[-1].reason}")
+        limit_mib = sizes[bisect_left(sizes[:-1], True, key=runs)]
     finally:
         remove_inputs(inputs)
-    return Limit(
+    return DeviceLimit(
         workload=workload.name,
-        device_memory_bytes=high * MIB,
-        tracked_peak_bytes=peak,
-        machine=machine(done[0]),
-        commit=done[0].environment.get("commit") or "unknown",
-        date=done[0].started[:10],
-        trials=[
-            Trial(
-                device_memory_bytes=record.device_memory_bytes,
-                status=record.status,
-                reason=record.reason,
-            )
-            for record in done
-        ],
+        device_memory_bytes=limit_mib * MIB,
+        tracked_peak_bytes=peak_bytes,
+        trials=[msgspec.convert(record, LimitTrial, from_attributes=True) for record in done],
+        **origin(done[0]),
     )
-
-
-def _named(assignment: Configuration, number: int) -> Configuration:
-    """Every trial has a folder of its own."""
-    row = replace(assignment.row, label=f"{assignment.row.label} {number:02d}")
-    return replace(assignment, row=row)
-
-
-def save(limit: Limit) -> Path:
-    path = path_of(limit.workload)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.write_bytes(path, store.to_json(limit))
-    return path

@@ -1,4 +1,4 @@
-"""What a search for the longest sequence found: rows and trials, as table and as file."""
+"""The result of a search for the longest sequence: rows and trials, as table and as file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import msgspec
 
 from benchmarks.job import Status
 from benchmarks.records import store
-from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.reporting.tables import size_words
+from benchmarks.reporting.text_table import NO_NUMBER, Column, text_table
+from benchmarks.studies.publish import SavedStudy
 from sppo.config.sizes import format_bytes, limit_label
 
 SCHEMA = "sppo-longest/1"
@@ -18,8 +20,11 @@ SCHEMA = "sppo-longest/1"
 LABEL = "measured"
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One length under one setting; not launched where planner, library or a known peak said no."""
+class LongestTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One length under one setting.
+
+    launched: False where the planner, the library or a known peak ruled the length out.
+    """
 
     row: str
     settings_text: str
@@ -30,12 +35,11 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     launched: bool = True
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a row. `longest_tokens` 0: not even one step of lengths fits.
+class LongestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a row. longest_tokens: 0 if not even one step of lengths fits.
 
-    peak_device_bytes: tracked, largest rank, at the longest that fits. fails_with: status and
-    reason of the first longer one, "" where the longest that is ever asked fits. points: settings
-    that were looked at; launches: of all of them.
+    peak_device_bytes: tracked bytes of the fullest rank at the longest that fits. fails_with:
+    status and reason of the first longer one. points: the row's settings. launches: of all of them.
     """
 
     system: str
@@ -49,91 +53,70 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     launches: int
 
 
-class Longest(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows of a workload under one limit, committed."""
+class LongestSequences(SavedStudy, frozen=True, kw_only=True):
+    """All rows of a workload under one device limit. Lengths are multiples of step_tokens."""
 
     schema: str = SCHEMA
-    workload: str
-    device_memory_bytes: int
     step_tokens: int
-    machine: str
-    versions: dict[str, str]
-    commit: str
-    dirty: bool
-    date: str
-    rows: list[Found]
-    trials: list[Trial]
+    rows: list[LongestRow]
+    trials: list[LongestTrial]
 
 
 def path_of(workload: str, device_memory_bytes: int) -> Path:
+    """The published file of a workload under a limit."""
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
     return store.published_directory() / "longest" / name
 
 
-def save(longest: Longest, path: Path) -> Path:
-    """Write the file, making its folder; the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.write_bytes(path, store.to_json(longest))
-    return path
-
-
-def lost_rows(longest: Longest, path: Path) -> list[str]:
-    """Rows of the file that is there which the new result does not have; [] of no such file."""
+def lost_rows(longest: LongestSequences, path: Path) -> list[str]:
+    """Rows in the file that the new result does not have; none without a readable file."""
     try:
-        before = msgspec.json.decode(path.read_bytes(), type=Longest)
+        saved = msgspec.json.decode(path.read_bytes(), type=LongestSequences)
     except (OSError, msgspec.DecodeError):
         return []
     new = {row.row for row in longest.rows}
-    return [row.row for row in before.rows if row.row not in new]
+    return [row.row for row in saved.rows if row.row not in new]
 
 
-def table(rows: Sequence[Found]) -> str:
-    """Markdown: the longest of every row, and how SPPO's compares with it."""
-    from tabulate import tabulate
-
+def table(rows: Sequence[LongestRow]) -> str:
+    """Markdown: the longest of every row, and SPPO's length over it."""
     sppo = next((row.longest_tokens for row in rows if row.system == "sppo"), 0)
-    lines = [
+
+    def sppo_over(row: LongestRow) -> str:
+        tokens = row.longest_tokens
+        return f"{sppo / tokens:.2f}x" if sppo and tokens else NO_NUMBER
+
+    columns: tuple[Column[LongestRow], ...] = (
+        ("row", lambda row: row.row),
+        ("settings", lambda row: row.settings_text or NO_NUMBER),
         (
-            row.row,
-            row.settings_text or NO_NUMBER,
-            f"{row.longest_tokens:,}" if row.longest_tokens else "none",
-            f"{sppo / row.longest_tokens:.2f}x" if sppo and row.longest_tokens else NO_NUMBER,
-            NO_NUMBER if row.peak_device_bytes is None else format_bytes(row.peak_device_bytes),
-            row.fails_with or "nothing longer was asked",
-            f"{row.launches} of {row.points} setting{'s' if row.points > 1 else ''}",
-        )
-        for row in rows
-    ]
-    headers = (
-        "row",
-        "settings",
-        f"longest, tokens ({LABEL})",
-        "SPPO's is longer by",
-        "peak device",
-        "one step longer",
-        "launches",
+            f"longest, tokens ({LABEL})",
+            lambda row: f"{row.longest_tokens:,}" if row.longest_tokens else "none",
+        ),
+        ("SPPO's is longer by", sppo_over),
+        ("peak device", lambda row: size_words(row.peak_device_bytes)),
+        ("one step longer", lambda row: row.fails_with or "nothing longer was asked"),
+        (
+            "launches",
+            lambda row: f"{row.launches} of {row.points} setting{'s' if row.points > 1 else ''}",
+        ),
     )
-    return str(
-        tabulate(
-            lines,
-            headers=headers,
-            tablefmt="github",
-            disable_numparse=True,
-            colalign=("left", "left", *("right",) * 3, "left", "left"),
-        )
-    )
+    return text_table(columns, rows, "llrrrll")
 
 
-def text(longest: Longest) -> str:
-    """Heading, table and what the numbers mean."""
-    head = (
-        f"{longest.workload}: the longest sequence with "
-        f"{format_bytes(longest.device_memory_bytes)} of device memory a rank, enforced"
-    )
+def text(longest: LongestSequences) -> str:
+    """Heading, table and the meaning of the numbers."""
+    limit = format_bytes(longest.device_memory_bytes)
     changed = " with changes" if longest.dirty else ""
-    where = f"{longest.machine}, commit {longest.commit[:9]}{changed}, {longest.date}"
-    note = (
-        f"one launch a length, up to its accounted step; lengths are multiples of "
-        f"{longest.step_tokens}; a tuned row is the best of all points of its grid"
+    return "\n".join(
+        [
+            f"{longest.workload}: the longest sequence with {limit} of device memory a rank, "
+            "enforced",
+            f"{LABEL} on {longest.machine}, commit {longest.commit[:9]}{changed}, {longest.date}",
+            "",
+            table(longest.rows),
+            "",
+            "one launch a length, up to its accounted step; lengths are multiples of "
+            f"{longest.step_tokens}; a tuned row is the best of all points of its grid",
+        ]
     )
-    return "\n".join([head, f"{LABEL} on {where}", "", table(longest.rows), "", note])

@@ -1,6 +1,6 @@
 """The best row of each system at several values of one quantity: device limit or sequences a step.
 
-Each value is a run of its own, with its reference and its gate, in a folder of its own.
+Each value is a run of its own in a folder of its own, with its reference and its equal-work check.
 """
 
 from __future__ import annotations
@@ -33,16 +33,24 @@ SYSTEMS = tuple(row.system for row in ROWS if row.choosing in ("tuned", "planned
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value:
-    """One value of the swept quantity and what it makes of the workload."""
+class SweepRequest:
+    """A checked `sweep` command.
 
-    label: str
+    values: label -> the workload with this value. points: settings that are measured of a grid
+    without measurements.
+    """
+
     workload: Workload
+    quantity: Quantity
+    values: dict[str, Workload]
+    rows: list[Row]
+    options: Options
+    points: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The best row of each system at one value; `folder` has its records, under the run's."""
+class SweepPoint:
+    """The best row of each system at one value. folder: of its records, in the run's folder."""
 
     label: str
     device_memory_bytes: int | None
@@ -53,19 +61,16 @@ class Measured:
 
 def values(
     workload: Workload, quantity: Quantity, limits: Sequence[int | None], counts: Sequence[int]
-) -> list[Value]:
-    """What is measured, in the order that was asked for."""
+) -> dict[str, Workload]:
+    """Label -> the workload with the value, in the given order.
+
+    limits: bytes, None for no limit. counts: sequences a step.
+    """
     if quantity == "device-memory":
-        return [
-            Value(label=limit_label(limit), workload=workload.with_device_memory(limit))
-            for limit in limits
-        ]
+        return {limit_label(limit): workload.with_device_memory(limit) for limit in limits}
     if limits:
         workload = workload.with_device_memory(limits[0])
-    return [
-        Value(label=str(count), workload=replace(workload, sequences_per_step=count))
-        for count in counts
-    ]
+    return {str(count): replace(workload, sequences_per_step=count) for count in counts}
 
 
 def rows_of(systems: Sequence[str]) -> list[Row]:
@@ -74,79 +79,79 @@ def rows_of(systems: Sequence[str]) -> list[Row]:
 
 
 def measure(
-    value: Value,
-    rows: Sequence[Row],
+    request: SweepRequest,
+    label: str,
     directory: Path,
-    options: Options,
     display: Display,
-    *,
-    own_sequences: int,
-    points: int,
     proven: Collection[str] = (),
-) -> tuple[Measured, list[Record]]:
-    """Choose, launch and compare at one value, in a new folder of `directory`.
+) -> tuple[SweepPoint, list[Record]]:
+    """Choose settings, launch and compare at one value, in a new folder of `directory`.
 
     proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
     first launch.
     """
-    folder = directory / value.label
+    workload = request.values[label]
+    folder = directory / label
     folder.mkdir()
-    inputs = run.prepare(value.workload, options, folder)
-    display.note(f"{value.workload.name}, {value.label}:")
+    inputs = run.prepare(workload, request.options, folder)
+    display.note(f"{workload.name}, {label}:")
     try:
-        assignments = [
-            assignment
-            for row in rows
-            for assignment in chosen(row, inputs, options, display, own_sequences, points, proven)
+        configurations = [
+            configuration
+            for row in request.rows
+            for configuration in chosen(request, row, inputs, display, proven)
         ]
-        instead = Fallback(
-            workload=value.workload, own_sequences=own_sequences, proven=frozenset(proven)
+        fallback = Fallback(
+            workload=workload,
+            own_sequences=request.workload.sequences_per_step,
+            proven=frozenset(proven),
         )
         done = run.run(
-            inputs, assignments, options, display, narrow=fastest_of_each, instead=instead
+            inputs,
+            configurations,
+            request.options,
+            display,
+            narrow=fastest_of_each,
+            instead=fallback,
         )
     finally:
         run.remove_inputs(inputs)
-    return (
-        Measured(
-            label=value.label,
-            device_memory_bytes=value.workload.device_memory_bytes,
-            sequences_per_step=value.workload.sequences_per_step,
-            folder=value.label,
-            rows=tuple(best(done, row) for row in rows),
-        ),
-        done,
+    point = SweepPoint(
+        label=label,
+        device_memory_bytes=workload.device_memory_bytes,
+        sequences_per_step=workload.sequences_per_step,
+        folder=label,
+        rows=tuple(best(done, row) for row in request.rows),
     )
+    return point, done
 
 
 def fitting_settings(done: Sequence[Record], workload: Workload) -> set[str]:
-    """Settings, as `known.key` writes them, that every launch ran with where memory was no looser.
+    """Keys of the settings that ran in every launch with at most this device memory.
 
-    What fits a tighter device fits a looser one, with as many sequences a step.
+    Settings that fit a tighter device fit a looser one, with as many sequences a step.
     """
     limit = workload.device_memory_bytes
     fit: set[str] = set()
     refused: set[str] = set()
     for record in done:
-        other = record.workload
+        launched = record.workload
         tighter = limit is None or (
-            other.device_memory_bytes is not None and other.device_memory_bytes <= limit
+            launched.device_memory_bytes is not None and launched.device_memory_bytes <= limit
         )
-        if tighter and other.sequences_per_step == workload.sequences_per_step:
+        if tighter and launched.sequences_per_step == workload.sequences_per_step:
             (fit if record.status == "ok" else refused).add(committed_grids.key(record.settings))
     return fit - refused
 
 
 def chosen(
+    request: SweepRequest,
     row: Row,
     inputs: Inputs,
-    options: Options,
     display: Display,
-    own_sequences: int,
-    points: int,
     proven: Collection[str],
 ) -> list[Configuration]:
-    """The settings of a row at this value: SPPO's plan, or what fits of a library's grid."""
+    """The settings of a row at this value: SPPO's plan, or the fitting points of a grid."""
     workload = inputs.workload
     if row.choosing == "planned":
         return [assign(row, workload)]
@@ -154,57 +159,58 @@ def chosen(
         grid = grid_assignments(row.system, workload)
     except ImportError:
         return [assign(row, workload)]  # refused, in the library's words
-    found = candidates.of_system(row.system, workload, grid, own_sequences, proven)
-    untimed = replace(options, launches=1, warmup_steps=0, measured_steps=0)
+    own_sequences = request.workload.sequences_per_step
+    ordered = candidates.of_system(row.system, workload, grid, own_sequences, proven)
+    untimed = replace(request.options, launches=1, warmup_steps=0, measured_steps=0)
 
-    def attempt(assignment: Configuration) -> Status:
-        label = f"{row.label} fits {assignment.row.label.split()[-1]}"
-        named = replace(assignment, row=replace(row, label=label))
-        return run.launch_row(inputs, named, 1, untimed, display).status
+    def attempt(configuration: Configuration) -> Status:
+        label = f"{row.label} fits {configuration.row.label.split()[-1]}"
+        trial = replace(configuration, row=replace(row, label=label))
+        return run.launch_row(inputs, trial, 1, untimed, display).status
 
-    fitting = candidates.fitting(found, 1 if found.timed else points, attempt)
+    fitting = candidates.fitting(ordered, 1 if ordered.timed else request.points, attempt)
     if not fitting:
         reason = grid[0].reason if grid else "its grid is empty here"
         return [Configuration(row=row, status="unavailable", reason=reason)]
     if len(fitting) == 1:
         return [replace(fitting[0], row=row)]
     return [
-        replace(assignment, row=replace(row, label=f"{row.label} {number}"))
-        for number, assignment in enumerate(fitting, start=1)
+        replace(configuration, row=replace(row, label=f"{row.label} {number}"))
+        for number, configuration in enumerate(fitting, start=1)
     ]
 
 
 def fastest_of_each(
-    assignments: Sequence[Configuration], done: Sequence[Record]
+    configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> list[Configuration]:
-    """After the first launch of each: of every system the fastest, or its first where none ran."""
+    """After the first launch of each: the fastest of every system, or its first if none ran."""
     seconds = {
         record.row: record.step_seconds_median
         for record in done
         if record.step_seconds_median is not None
     }
     systems: dict[str, list[Configuration]] = {}
-    for assignment in assignments:
-        systems.setdefault(assignment.row.system, []).append(assignment)
+    for configuration in configurations:
+        systems.setdefault(configuration.row.system, []).append(configuration)
     return [
-        min(own, key=lambda assignment: seconds.get(assignment.row.label, float("inf")))
-        for own in systems.values()
+        min(rows, key=lambda configuration: seconds.get(configuration.row.label, float("inf")))
+        for rows in systems.values()
     ]
 
 
 def best(done: Sequence[Record], row: Row) -> Summary:
     """The system's row at this value: ok, then launched most often, then fastest.
 
-    It gets the row's own name, and the number of points that ran where there were more.
+    The result has the row's own name, and the number of points that ran if there were several.
     """
-    own = [summary for summary in tables.summaries(done) if summary.system == row.system]
+    points = [summary for summary in tables.summaries(done) if summary.system == row.system]
 
     def order(summary: Summary) -> tuple[bool, int, float]:
         step = summary.step_seconds
         seconds = float("inf") if step is None else step.median
         return summary.status != "ok", -summary.launches, seconds
 
-    summary = min(own, key=order)
-    ran = sum(summary.status == "ok" for summary in own)
+    summary = min(points, key=order)
+    ran = sum(point.status == "ok" for point in points)
     grid = summary.grid if ran <= 1 else f"fastest of {ran}; {summary.grid}"
     return replace(summary, row=row.label, grid=grid)

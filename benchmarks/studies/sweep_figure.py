@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.records.metrics import Spread
 from benchmarks.reporting import style
 from benchmarks.reporting.tables import Summary
-from benchmarks.studies.sweep import Measured, Quantity
+from benchmarks.studies.sweep import Quantity, SweepPoint
 from benchmarks.studies.sweep_report import NAMES, value_words
 from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
@@ -23,7 +23,7 @@ _STATUS_ROW = 0.07
 def line_chart(
     workload: Workload,
     quantity: Quantity,
-    results: Sequence[Measured],
+    results: Sequence[SweepPoint],
     origin: Mapping[str, Any],
     path: Path,
 ) -> None:
@@ -56,7 +56,7 @@ def line_chart(
         axes.set_title(values, color=style.FAINT)
 
 
-def _order(result: Measured) -> tuple[float, int]:
+def _order(result: SweepPoint) -> tuple[float, int]:
     """No limit comes last."""
     return result.device_memory_bytes or float("inf"), result.sequences_per_step
 

@@ -9,8 +9,9 @@ from typing import Any
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
-from benchmarks.reporting.tables import NO_NUMBER, Summary
-from benchmarks.studies.sweep import SCHEMA, Measured, Quantity
+from benchmarks.reporting.tables import Summary, size_words, spread_words
+from benchmarks.reporting.text_table import NO_NUMBER, Column, text_table
+from benchmarks.studies.sweep import SCHEMA, Quantity, SweepPoint
 from sppo.config.sizes import format_bytes, length_name
 from sppo.config.workload import Workload
 
@@ -20,57 +21,59 @@ NAMES: dict[Quantity, str] = {
 }
 
 
-def value_words(quantity: Quantity, measured: Measured) -> str:
-    """A value for people: "136.0 MiB", "no limit", "4"."""
-    if quantity == "sequences-per-step":
-        return str(measured.sequences_per_step)
-    limit_bytes = measured.device_memory_bytes
+def limit_words(limit_bytes: int | None) -> str:
+    """ "136.0 MiB" or "no limit"."""
     return "no limit" if limit_bytes is None else format_bytes(limit_bytes)
 
 
-def table(quantity: Quantity, found: Sequence[Measured]) -> str:
-    """A row a value; of each system step time (or how it ended), settings and peak."""
-    from tabulate import tabulate
+def value_words(quantity: Quantity, point: SweepPoint) -> str:
+    """A value for people: "136.0 MiB", "no limit", "4"."""
+    if quantity == "sequences-per-step":
+        return str(point.sequences_per_step)
+    return limit_words(point.device_memory_bytes)
 
-    systems = [row.row for row in found[0].rows]
-    columns = [
-        title
-        for system in systems
-        for title in (f"{system}: step s, median [quartiles]", "settings", "peak device")
+
+def table(quantity: Quantity, points: Sequence[SweepPoint]) -> str:
+    """A row a value, with step time (or status), settings and peak of each system."""
+    systems = [row.row for row in points[0].rows]
+    columns: list[Column[SweepPoint]] = [
+        (NAMES[quantity], lambda point: value_words(quantity, point))
     ]
-    lines = [
-        [
-            value_words(quantity, measured),
-            *(cell for row in measured.rows for cell in _cells(row)),
-            _against_the_best(measured.rows),
-        ]
-        for measured in found
-    ]
-    headers = [NAMES[quantity], *columns, "SPPO faster than the best peer by"]
-    align = ["left", *(["right", "left", "right"] * len(systems)), "right"]
-    return str(
-        tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True, colalign=align)
+    for number, system in enumerate(systems):
+        columns += _system_columns(system, number)
+    columns.append(("SPPO faster than the best peer by", lambda point: _speed_up(point.rows)))
+    return text_table(columns, points, "l" + "rlr" * len(systems) + "r")
+
+
+def _system_columns(system: str, number: int) -> tuple[Column[SweepPoint], ...]:
+    def step(point: SweepPoint) -> str:
+        row = point.rows[number]
+        return spread_words(row.step_seconds) if row.status == "ok" else row.status
+
+    return (
+        (f"{system}: step s, median [quartiles]", step),
+        ("settings", lambda point: point.rows[number].settings or NO_NUMBER),
+        ("peak device", lambda point: size_words(point.rows[number].tracked_peak_bytes)),
     )
 
 
-def _cells(row: Summary) -> tuple[str, str, str]:
-    step = tables.spread_words(row.step_seconds) if row.status == "ok" else row.status
-    return step, row.settings or NO_NUMBER, tables.size_words(row.tracked_peak_bytes)
-
-
-def _against_the_best(rows: Sequence[Summary]) -> str:
+def _speed_up(rows: Sequence[Summary]) -> str:
+    """SPPO's speed over the fastest peer."""
     peers = [row for row in rows if row.system != "sppo"]
     ratios = [row.sppo_speed_up for row in peers if row.sppo_speed_up is not None]
     if ratios:
         return f"{min(ratios):.2f}x"
-    alone = any(row.system == "sppo" and row.status == "ok" for row in rows)
-    return "only SPPO ran" if peers and alone else NO_NUMBER
+    sppo_ran = any(row.system == "sppo" and row.status == "ok" for row in rows)
+    return "only SPPO ran" if peers and sppo_ran else NO_NUMBER
 
 
 def document(
-    workload: Workload, quantity: Quantity, found: Sequence[Measured], record: Record
+    workload: Workload, quantity: Quantity, points: Sequence[SweepPoint], record: Record
 ) -> str:
-    """Heading, table, and where each setting comes from or why there is no number."""
+    """Heading, table, and the source of each setting or the reason for a missing number.
+
+    record: any of a measured row, for the origin.
+    """
     length = length_name(workload.sequence_tokens)
     lines = [
         f"{workload.name} by {NAMES[quantity]}: {workload.model.name}, sequences of {length} "
@@ -80,12 +83,11 @@ def document(
         f"{record.started[:10]}",
     ]
     if quantity == "sequences-per-step":
-        limit = found[0].device_memory_bytes
-        lines.append(f"- device memory: {'no limit' if limit is None else format_bytes(limit)}")
-    lines += ["", table(quantity, found), ""]
-    for measured in found:
-        value = value_words(quantity, measured)
-        for row in measured.rows:
+        lines.append(f"- device memory: {limit_words(points[0].device_memory_bytes)}")
+    lines += ["", table(quantity, points), ""]
+    for point in points:
+        value = value_words(quantity, point)
+        for row in point.rows:
             if row.status != "ok":
                 lines.append(f"- {value}, {row.row}: {row.status}: {row.reason or 'no reason'}")
             if row.grid:
@@ -94,28 +96,28 @@ def document(
     return "\n".join(lines)
 
 
-def told(
-    workload: Workload, quantity: Quantity, found: Sequence[Measured], record: Record
+def as_json(
+    workload: Workload, quantity: Quantity, points: Sequence[SweepPoint], record: Record
 ) -> dict[str, Any]:
-    """Everything for programs."""
+    """The sweep as JSON values."""
     return {
         "schema": SCHEMA,
         "workload": workload.name,
         "quantity": quantity,
         **provenance.origin(record),
-        "values": [asdict(measured) for measured in found],
+        "values": [asdict(point) for point in points],
     }
 
 
-def csv_text(found: Sequence[Measured]) -> str:
+def csv_text(points: Sequence[SweepPoint]) -> str:
     """A line for every value and system, with a header line."""
     rows = [
         {
-            "device_memory_bytes": measured.device_memory_bytes,
-            "sequences_per_step": measured.sequences_per_step,
+            "device_memory_bytes": point.device_memory_bytes,
+            "sequences_per_step": point.sequences_per_step,
             **tables.flat(row),
         }
-        for measured in found
-        for row in measured.rows
+        for point in points
+        for row in point.rows
     ]
     return tables.csv_of(rows)

@@ -28,12 +28,12 @@ def test_two_policies_do_equal_work_in_one_layout(
 ) -> None:
     flags = "--policies auto,lean --launches 1 --measured-steps 2 --warmup-steps 0 --publish --json"
     assert main(["ablation", "mini-cpu", *flags.split()]) == 0
-    told = json.loads(capsys.readouterr().out)
-    auto, lean = told["policies"]
+    document = json.loads(capsys.readouterr().out)
+    auto, lean = document["policies"]
     assert (auto["status"], lean["status"]) == ("ok", "ok")
     assert lean["peak_device_bytes"] < auto["peak_device_bytes"]
     assert (auto["recomputed_bytes"], lean["recomputed_bytes"] > 0) == (0, True)
-    done = records.read_all(Path(told["directory"]))
+    done = records.read_all(Path(document["directory"]))
     lengths = {tuple(record.plan["lengths_tokens"]) for record in done if record.plan}
     assert len(lengths) == 1
     published = {path.name for path in (folder / "published" / "ablation").iterdir()}

@@ -19,19 +19,19 @@ TINY = workloads.find("tiny-cpu")
 @pytest.mark.parametrize("limit_mib", [None, 136, 120, 100])
 def test_the_layout_of_autos_plan_is_repeated(limit_mib: int | None) -> None:
     workload = TINY.with_device_memory(None if limit_mib is None else limit_mib * MIB)
-    layout, whose = ablation.fixed_layout(workload, POLICIES)
+    layout, policy = ablation.fixed_layout(workload, POLICIES)
     auto = ablation.plan_under(workload, SolverOptions(msp=False))
-    again = ablation.plan_under(workload, layout)
-    assert whose == "auto"
-    assert again.lengths_tokens == auto.lengths_tokens
-    assert again.virtual_stages == auto.virtual_stages
-    assert again.group_subsequences == auto.group_subsequences
-    assert again.stages == auto.stages
+    repeated = ablation.plan_under(workload, layout)
+    assert policy == "auto"
+    assert repeated.lengths_tokens == auto.lengths_tokens
+    assert repeated.virtual_stages == auto.virtual_stages
+    assert repeated.group_subsequences == auto.group_subsequences
+    assert repeated.stages == auto.stages
 
 
 def test_a_policy_that_does_not_fit_keeps_the_planners_reason() -> None:
     layout, _ = ablation.fixed_layout(TINY, POLICIES)
-    rows = ablation.assignments(TINY, ("auto", "no-offload"), layout)
+    rows = ablation.configurations(TINY, ("auto", "no-offload"), layout)
     assert rows["auto"][0].status is None
     refused, plan = rows["no-offload"]
     assert (refused.status, plan) == ("infeasible", None)
@@ -40,29 +40,29 @@ def test_a_policy_that_does_not_fit_keeps_the_planners_reason() -> None:
 
 def test_where_no_policy_fits_all_are_infeasible() -> None:
     workload = TINY.with_device_memory(MIB)
-    layout, whose = ablation.fixed_layout(workload, ("auto", "lean"))
-    assert whose == ""
-    rows = ablation.assignments(workload, ("auto", "lean"), layout)
-    assert {assignment.status for assignment, _ in rows.values()} == {"infeasible"}
+    layout, policy = ablation.fixed_layout(workload, ("auto", "lean"))
+    assert policy == ""
+    rows = ablation.configurations(workload, ("auto", "lean"), layout)
+    assert {configuration.status for configuration, _ in rows.values()} == {"infeasible"}
 
 
 def test_planned_bytes() -> None:
     layout, _ = ablation.fixed_layout(TINY, POLICIES)
-    rows = ablation.assignments(TINY, ("full-offload", "full-recompute"), layout)
+    rows = ablation.configurations(TINY, ("full-offload", "full-recompute"), layout)
     offload, recompute = (plan for _, plan in rows.values())
     assert offload is not None
     assert recompute is not None
-    assert ablation.remade_bytes(offload) == 0
-    assert ablation.moved_bytes(recompute) == 0
-    assert ablation.moved_bytes(offload) > 0
+    assert ablation.recomputed_bytes(offload) == 0
+    assert ablation.offloaded_bytes(recompute) == 0
+    assert ablation.offloaded_bytes(offload) > 0
     layers, hidden, tokens = TINY.model.layers, TINY.model.hidden, TINY.sequence_tokens
     # Both norms' outputs, query, attention, middle, and twice the MLP's width.
-    assert ablation.remade_bytes(recompute) == 4 * layers * tokens * (5 + 2 * 4) * hidden
+    assert ablation.recomputed_bytes(recompute) == 4 * layers * tokens * (5 + 2 * 4) * hidden
 
 
-def made() -> tuple[list[Record], list[ablation.PolicyResult]]:
+def measured() -> tuple[list[Record], list[ablation.PolicyResult]]:
     layout, _ = ablation.fixed_layout(TINY, POLICIES)
-    plans = ablation.assignments(TINY, ("auto", "lean", "no-offload"), layout)
+    plans = ablation.configurations(TINY, ("auto", "lean", "no-offload"), layout)
     done = [
         slower("SPPO lean", "sppo", 1.2),
         record(row="SPPO auto"),
@@ -70,11 +70,11 @@ def made() -> tuple[list[Record], list[ablation.PolicyResult]]:
         record(row="SPPO auto", launch=2),
         slower("SPPO lean", "sppo", 1.4, launch=2),
     ]
-    return done, ablation.results(done, plans, TINY)
+    return done, ablation.results(done, plans)
 
 
 def test_rows_relative_to_auto_by_launches_side_by_side() -> None:
-    auto, lean, refused = made()[1]
+    auto, lean, refused = measured()[1]
     assert auto.relative_time == 1.0
     assert lean.relative_time == pytest.approx(1.3)
     assert (refused.status, refused.relative_time) == ("infeasible", None)
@@ -84,7 +84,7 @@ def test_rows_relative_to_auto_by_launches_side_by_side() -> None:
 
 
 def test_table_and_csv() -> None:
-    done, results = made()
+    done, results = measured()
     text = ablation_report.text(done, results, "auto")
     assert "- no-offload: infeasible: 3 MiB short" in text
     line = next(line for line in text.splitlines() if line.startswith("| lean"))
@@ -96,4 +96,4 @@ def test_table_and_csv() -> None:
     rows = list(csv.DictReader(io.StringIO(ablation_report.csv_text(results))))
     assert [row["policy"] for row in rows] == ["auto", "lean", "no-offload"]
     assert rows[2]["step_seconds_median"] == ""
-    assert ablation_report.told_of(done, results, "auto")["policies"][0]["policy"] == "auto"
+    assert ablation_report.as_json(done, results, "auto")["policies"][0]["policy"] == "auto"

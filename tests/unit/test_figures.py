@@ -22,11 +22,11 @@ from matplotlib.transforms import Bbox
 from benchmarks import workloads
 from benchmarks.commands.reports.redraw import redraw
 from benchmarks.paper import boundaries_figure
-from benchmarks.paper.boundaries import Longest, PaperPoints
+from benchmarks.paper.boundaries import LongestVerdict, PaperPoints
 from benchmarks.records import store, timeline
 from benchmarks.reporting import bar_chart, style, timeline_figure
 from benchmarks.studies import sweep_figure
-from benchmarks.studies.sweep import Measured
+from benchmarks.studies.sweep import SweepPoint
 from sppo.config.hardware import load_hardware
 from tests.unit.records_factory import record, slower
 from tests.unit.test_paper_points import verdict
@@ -102,7 +102,7 @@ def draw_failed_bars(system: str, path: Path) -> None:
 
 def draw_sweep(system: str, path: Path, seconds: float | None = 1.0) -> None:
     rows = (summary(system, system, seconds, None),)
-    one_value = Measured(
+    one_value = SweepPoint(
         label="none", device_memory_bytes=None, sequences_per_step=1, folder="none", rows=rows
     )
     workload = workloads.find("mini-cpu")
@@ -130,14 +130,14 @@ def draw_point(system: str, path: Path) -> None:
 
 
 def draw_longest(system: str, path: Path, beyond: str = "too long") -> None:
-    row = Longest(
+    row = LongestVerdict(
         gpus=8,
-        reading=system,
+        rule_name=system,
         system=system,
         settings_text="",
         sequences_per_step=1,
         longest_tokens=1024**2,
-        says_tokens=0,
+        paper_tokens=0,
         peak_device_bytes={},
         peak_host_bytes={},
         roles=1,

@@ -20,7 +20,7 @@ from benchmarks.records import store
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.row import ROWS, Configuration, Row
 from benchmarks.studies import longest, longest_result
-from benchmarks.studies.longest import Point, Prober, search_row
+from benchmarks.studies.longest import Prober, SearchedSetting, search_row
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
 from tests.unit.records_factory import record
@@ -71,14 +71,16 @@ def prober(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prober:
     return Prober(inputs=inputs, options=options, display=Lines(), at_most_tokens=1024**2)
 
 
-def point(name: str, row: Row = TUNED, peak: int | None = None, plans: int = 2**20) -> Point:
+def setting(
+    name: str, row: Row = TUNED, peak: int | None = None, plans: int = 2**20
+) -> SearchedSetting:
     def at(workload: Workload) -> Configuration:
-        made = Configuration(row=row, settings={"name": name}, settings_text=name)
+        configuration = Configuration(row=row, settings={"name": name}, settings_text=name)
         if workload.sequence_tokens > plans:
-            return replace(made, status="infeasible", reason="1 MiB short")
-        return made
+            return replace(configuration, status="infeasible", reason="1 MiB short")
+        return configuration
 
-    return Point(row=row, label=name, at=at, known_peak_bytes=peak)
+    return SearchedSetting(row=row, label=name, at=at, known_peak_bytes=peak)
 
 
 Use = Callable[[Script], Script]
@@ -93,22 +95,22 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return script
 
 
-def test_a_tuned_row_is_the_best_of_its_points_and_others_are_asked_once(
+def test_a_tuned_row_is_the_best_of_its_settings_and_the_worse_are_asked_once(
     prober: Prober, use: Use
 ) -> None:
     script = use(Script({"lean": 2048, "worse": 1500, "better": 3000}))
-    found = search_row([point("lean"), point("worse"), point("better")], prober, STEP)
-    assert (found.settings, found.longest_tokens) == ({"name": "better"}, 2816)
-    assert found.peak_device_bytes == 2816
-    assert found.fails_with == "oom: no memory"
-    assert (found.points, found.launches) == (3, len(script.asked))
+    result = search_row([setting("lean"), setting("worse"), setting("better")], prober, STEP)
+    assert (result.settings, result.longest_tokens) == ({"name": "better"}, 2816)
+    assert result.peak_device_bytes == 2816
+    assert result.fails_with == "oom: no memory"
+    assert (result.points, result.launches) == (3, len(script.asked))
     assert [tokens for name, tokens in script.asked if name == "worse"] == [2304]
 
 
-def test_a_point_whose_known_peak_is_too_much_is_not_launched(prober: Prober, use: Use) -> None:
+def test_a_setting_whose_known_peak_is_too_much_is_not_launched(prober: Prober, use: Use) -> None:
     script = use(Script({"lean": 1024, "large": 9999}))
-    found = search_row([point("lean"), point("large", peak=101 * MIB)], prober, STEP)
-    assert found.longest_tokens == 1024
+    result = search_row([setting("lean"), setting("large", peak=101 * MIB)], prober, STEP)
+    assert result.longest_tokens == 1024
     assert {name for name, _ in script.asked} == {"lean"}
     refused = [trial for trial in prober.trials if not trial.launched]
     assert "not launched: its known peak at 1,024 tokens is 101.0 MiB" in refused[0].reason
@@ -116,29 +118,29 @@ def test_a_point_whose_known_peak_is_too_much_is_not_launched(prober: Prober, us
 
 def test_nothing_fits(prober: Prober, use: Use) -> None:
     use(Script({"a": 0, "b": 0}))
-    found = search_row([point("a"), point("b")], prober, STEP)
-    assert (found.longest_tokens, found.peak_device_bytes) == (0, None)
-    assert found.fails_with == "oom: no memory"
+    result = search_row([setting("a"), setting("b")], prober, STEP)
+    assert (result.longest_tokens, result.peak_device_bytes) == (0, None)
+    assert result.fails_with == "oom: no memory"
 
 
 def test_sppo_starts_where_its_planner_ends(prober: Prober, use: Use) -> None:
     script = use(Script({"plan": 9999}))
-    found = search_row([point("plan", ROW["sppo"], plans=4000)], prober, STEP)
-    assert found.longest_tokens == 3840
+    result = search_row([setting("plan", ROW["sppo"], plans=4000)], prober, STEP)
+    assert result.longest_tokens == 3840
     assert script.asked == [("plan", 3840)]
-    assert found.fails_with == "infeasible: 1 MiB short"
+    assert result.fails_with == "infeasible: 1 MiB short"
 
 
 def test_sppo_whose_plan_does_not_hold_comes_down(prober: Prober, use: Use) -> None:
     use(Script({"plan": 3000}))
-    found = search_row([point("plan", ROW["sppo"], plans=4000)], prober, STEP)
-    assert found.longest_tokens == 2816
-    assert found.fails_with == "oom: no memory"
+    result = search_row([setting("plan", ROW["sppo"], plans=4000)], prober, STEP)
+    assert result.longest_tokens == 2816
+    assert result.fails_with == "oom: no memory"
 
 
-def test_another_ending_than_oom_is_told(prober: Prober, use: Use) -> None:
+def test_another_status_than_oom_is_reported(prober: Prober, use: Use) -> None:
     use(Script({"a": 2048}, status="timeout"))
-    assert search_row([point("a")], prober, STEP).fails_with == "timeout: no memory"
+    assert search_row([setting("a")], prober, STEP).fails_with == "timeout: no memory"
 
 
 def test_the_guess_is_of_the_rank_that_is_full_first() -> None:
@@ -155,10 +157,10 @@ def test_a_step_divides_for_every_system() -> None:
     assert longest.step_tokens(workloads.find("gpt-7b-4m-128xa100")) == 256
 
 
-def rows() -> list[longest_result.Found]:
+def rows() -> list[longest_result.LongestRow]:
     values: dict[str, Any] = {"settings": {}, "points": 1, "launches": 3, "peak_device_bytes": MIB}
     return [
-        longest_result.Found(
+        longest_result.LongestRow(
             system="megatron",
             row="Megatron tuned",
             settings_text="TP2",
@@ -166,7 +168,7 @@ def rows() -> list[longest_result.Found]:
             fails_with="oom: no memory",
             **values,
         ),
-        longest_result.Found(
+        longest_result.LongestRow(
             system="sppo",
             row="SPPO",
             settings_text="PP2",
@@ -187,7 +189,7 @@ def test_the_table_compares_with_sppo() -> None:
 
 def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "published_directory", lambda: tmp_path)
-    result = longest_result.Longest(
+    result = longest_result.LongestSequences(
         workload="mini-cpu",
         device_memory_bytes=16 * MIB,
         step_tokens=256,
@@ -199,9 +201,9 @@ def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         rows=rows(),
         trials=[],
     )
-    path = longest_result.save(result, longest_result.path_of("mini-cpu", 16 * MIB))
+    path = store.save(longest_result.path_of("mini-cpu", 16 * MIB), result)
     assert path == tmp_path / "longest" / "mini-cpu-16MiB.json"
-    assert msgspec.json.decode(path.read_bytes(), type=longest_result.Longest) == result
+    assert msgspec.json.decode(path.read_bytes(), type=longest_result.LongestSequences) == result
     assert "commit aaaaaaaaa with changes" in longest_result.text(result)
     fewer = msgspec.structs.replace(result, rows=rows()[1:])
     assert longest_result.lost_rows(fewer, path) == ["Megatron tuned"]

@@ -13,20 +13,32 @@ from benchmarks.emulation.result import Emulation, Planned
 from benchmarks.job import Status
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
 from benchmarks.paper.boundaries import (
-    Longest,
+    LongestVerdict,
+    PaperComparison,
     PaperPoints,
     Verdict,
-    verdicts,
-    words_of,
-    workload_of,
+    outcome_of,
 )
-from benchmarks.paper.readings import READINGS, Word
+from benchmarks.paper.layout_rules import LAYOUT_RULES, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
 from sppo.config.sizes import GIB, parse_tokens
 
 
 def point(model: str, seq: str) -> ReportedPoint:
-    return next(one for one in reported.points() if (one.model, one.seq) == (model, seq))
+    return next(point for point in reported.points() if (point.model, point.seq) == (model, seq))
+
+
+def verdicts(
+    rule: LayoutRule, point: ReportedPoint, folder: Path, sequences_per_step: int
+) -> list[Verdict]:
+    """Emulated, which is refused before any process starts."""
+    comparison = PaperComparison(
+        rules=[rule],
+        points=[point],
+        emulator=Emulator(parent=folder, time_limit_seconds=1.0),
+        sequences_per_step=sequences_per_step,
+    )
+    return list(comparison.verdicts())
 
 
 @pytest.mark.parametrize(
@@ -41,17 +53,17 @@ def point(model: str, seq: str) -> ReportedPoint:
         ("gpt-65b", "1024K", ("oom", None, "cannot run", "oom", "fits")),
     ],
 )
-def test_what_the_paper_says(model: str, seq: str, words: tuple[Word | None, ...]) -> None:
-    assert tuple(reading.says(point(model, seq)) for reading in READINGS) == words
+def test_what_the_paper_says(model: str, seq: str, words: tuple[Outcome | None, ...]) -> None:
+    assert tuple(rule.paper_outcome(point(model, seq)) for rule in LAYOUT_RULES) == words
 
 
 def test_there_are_fifteen_points_and_one_rule_a_row() -> None:
     assert len(reported.points()) == 15
-    assert len({reading.rule for reading in READINGS}) == len(READINGS) == 5
+    assert len({rule.rule for rule in LAYOUT_RULES}) == len(LAYOUT_RULES) == 5
 
 
 def test_the_rules_give_the_paper_s_degrees() -> None:
-    same, tuned, deepspeed, by_heads, _ = READINGS
+    same, tuned, deepspeed, by_heads, _ = LAYOUT_RULES
     large = point("gpt-65b", "512K")
     assert (same.settings(large).tensor_parallel, same.settings(large).pipeline_parallel) == (16, 8)
     assert tuned.settings(large).tensor_parallel == 64
@@ -66,36 +78,38 @@ def test_what_cannot_run_is_refused_in_the_library_s_words(
     model: str, seq: str, tmp_path: Path
 ) -> None:
     """No process is started for it."""
-    deepspeed = READINGS[2]
-    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
-    (found,) = verdicts([deepspeed], [point(model, seq)], emulator, 4)
-    assert (found.status, found.says, found.agrees) == ("unavailable", "cannot run", True)
-    assert "head count" in found.reason
-    assert (found.roles, found.roles_emulated) == (0, 0)
+    deepspeed = LAYOUT_RULES[2]
+    (result,) = verdicts(deepspeed, point(model, seq), tmp_path, 4)
+    assert (result.status, result.paper_outcome, result.agrees) == (
+        "unavailable",
+        "cannot run",
+        True,
+    )
+    assert "head count" in result.reason
+    assert (result.roles, result.roles_emulated) == (0, 0)
 
 
 def test_what_does_not_divide_is_no_verdict(tmp_path: Path) -> None:
     """One sequence a step does not divide over two replicas; another number would."""
-    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
-    (found,) = verdicts([READINGS[3]], [point("gpt-65b", "512K")], emulator, 1)
-    assert (found.says, found.agrees) == ("fits", None)
-    assert "2 replicas" in found.reason
+    (result,) = verdicts(LAYOUT_RULES[3], point("gpt-65b", "512K"), tmp_path, 1)
+    assert (result.paper_outcome, result.agrees) == ("fits", None)
+    assert "2 replicas" in result.reason
 
 
 def test_the_paper_s_longest(tmp_path: Path) -> None:
-    assert [reading.says_longest(32) for reading in READINGS] == [
+    assert [rule.paper_longest(32) for rule in LAYOUT_RULES] == [
         None,
         1024**2,
         1024**2,
         None,
         parse_tokens("1.3M"),
     ]
-    assert READINGS[2].says_longest(64) == 0, "cannot run"
+    assert LAYOUT_RULES[2].paper_longest(64) == 0, "cannot run"
 
 
-def test_words_of_a_verdict() -> None:
-    found = Emulation(
-        workload=workload_of(point("gpt-7b", "512K"), 4),
+def test_the_outcome_of_an_emulation() -> None:
+    emulation = Emulation(
+        workload=point("gpt-7b", "512K").workload(sequences_per_step=4),
         system="megatron",
         settings={},
         settings_text="",
@@ -107,36 +121,38 @@ def test_words_of_a_verdict() -> None:
         host_capacity_bytes=None,
         roles=[],
     )
-    assert words_of(found) == "fits"
+    assert outcome_of(emulation) == "fits"
     changed = msgspec.structs.replace
-    assert words_of(changed(found, status="host_oom", fits=False)) == "oom"
-    assert words_of(changed(found, status="infeasible", fits=False)) == "oom"
-    assert words_of(changed(found, status="unavailable", fits=None)) == "cannot run"
-    assert words_of(changed(found, status="timeout", fits=None)) is None
+    assert outcome_of(changed(emulation, status="host_oom", fits=False)) == "oom"
+    assert outcome_of(changed(emulation, status="infeasible", fits=False)) == "oom"
+    assert outcome_of(changed(emulation, status="unavailable", fits=None)) == "cannot run"
+    assert outcome_of(changed(emulation, status="timeout", fits=None)) is None
 
 
 def test_a_point_is_the_paper_s_cluster() -> None:
-    workload = workload_of(point("gpt-13b", "1280K"), 4)
+    workload = point("gpt-13b", "1280K").workload(sequences_per_step=4)
     assert workload.sequence_tokens == 1280 * 1024
     assert (workload.cluster.ranks, workload.cluster.nodes) == (64, 8)
     assert workload.sequences_per_step == 4
     assert workload.device_memory_bytes == round(79.15 * GIB) - round(2.5 * GIB)
 
 
-def verdict(seq: str, reading: str, status: Status, says: Word | None, peak_gib: int) -> Verdict:
+def verdict(
+    seq: str, rule_name: str, status: Status, outcome: Outcome | None, peak_gib: int
+) -> Verdict:
     fits = {"ok": "fits", "oom": "oom"}.get(status)
     return Verdict(
         model="gpt-7b",
         seq=seq,
         gpus=32,
-        reading=reading,
+        rule_name=rule_name,
         system="megatron",
         settings_text="TP8 PP4",
         status=status,
         reason="",
-        says=says,
-        agrees=None if says is None else says == fits,
-        counted=reading != "beside",
+        paper_outcome=outcome,
+        agrees=None if outcome is None else outcome == fits,
+        counted=rule_name != "beside",
         peak_device_bytes=peak_gib * GIB,
         peak_host_bytes=0,
         at_peak_by_kind_bytes={"activations": peak_gib * GIB},
@@ -149,7 +165,7 @@ def verdict(seq: str, reading: str, status: Status, says: Word | None, peak_gib:
 
 
 @pytest.fixture
-def found() -> PaperPoints:
+def figure() -> PaperPoints:
     return PaperPoints(
         hardware="a100-80g",
         sequences_per_step=4,
@@ -163,14 +179,14 @@ def found() -> PaperPoints:
             verdict("640K", "beside", "oom", "fits", 92),
         ],
         longest=[
-            Longest(
+            LongestVerdict(
                 gpus=32,
-                reading="one",
+                rule_name="one",
                 system="sppo",
                 settings_text="SP 8 x PP 4",
                 sequences_per_step=4,
                 longest_tokens=2 * 1024**2,
-                says_tokens=1024**2,
+                paper_tokens=1024**2,
                 peak_device_bytes={"stage 0": 70 * GIB, "stage 1": 60 * GIB},
                 peak_host_bytes={"stage 0": 200 * GIB, "stage 1": 200 * GIB},
                 roles=4,
@@ -182,23 +198,23 @@ def found() -> PaperPoints:
     )
 
 
-def test_agreement_counts_what_the_paper_says_of_rows_that_count(found: PaperPoints) -> None:
-    assert boundaries_report.agreement(found) == (
+def test_agreement_counts_what_the_paper_says_of_rows_that_count(figure: PaperPoints) -> None:
+    assert boundaries_report.agreement(figure) == (
         "agree with the paper: 2 of 3 verdicts (one 2 of 2, two 0 of 1); all systems at 1 of 2 "
         "points"
     )
 
 
-def test_disagreements_are_explained_from_the_counts(found: PaperPoints) -> None:
-    text = boundaries_report.text(found)
+def test_disagreements_are_explained_from_the_counts(figure: PaperPoints) -> None:
+    text = boundaries_report.text(figure)
     assert "two: the paper says oom; 26.00 GiB to spare in stage 0: activations 50.00 GiB" in text
     assert "beside: the paper says fits; 16.00 GiB too much" in text
     assert "its rule" in text
     assert "commit abcdef012" in text
 
 
-def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
-    line = next(row for row in boundaries_report.text(found).splitlines() if "SP 8 x PP 4" in row)
+def test_the_longest_stands_beside_the_paper_s(figure: PaperPoints) -> None:
+    line = next(row for row in boundaries_report.text(figure).splitlines() if "SP 8 x PP 4" in row)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[3:] == [
         "2M",
@@ -211,28 +227,28 @@ def test_the_longest_stands_beside_the_paper_s(found: PaperPoints) -> None:
     ]
 
 
-def test_a_role_that_broke_is_no_disagreement(found: PaperPoints) -> None:
+def test_a_role_that_broke_is_no_disagreement(figure: PaperPoints) -> None:
     broken = msgspec.structs.replace(
-        found.verdicts[0], status="timeout", reason="too slow", agrees=None
+        figure.verdicts[0], status="timeout", reason="too slow", agrees=None
     )
-    text = boundaries_report.text(msgspec.structs.replace(found, verdicts=[broken]))
+    text = boundaries_report.text(msgspec.structs.replace(figure, verdicts=[broken]))
     assert "512K, one: no verdict, timeout: too slow" in text
     assert "to spare" not in text
 
 
-def test_the_figures_are_drawn(found: PaperPoints, tmp_path: Path) -> None:
-    for name, one in (("10", found), ("12", msgspec.structs.replace(found, verdicts=[]))):
+def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
+    for name, drawn in (("10", figure), ("12", msgspec.structs.replace(figure, verdicts=[]))):
         path = tmp_path / f"fig{name}.png"
-        boundaries_figure.draw(one, path)
+        boundaries_figure.draw(drawn, path)
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--figures", "11"], "--figures 11: known are 10, 12"),
-        (["--models", "gpt-5b"], "known are gpt-7b"),
-        (["--systems", "fpdt"], "known are deepspeed"),
+        (["--figures", "11"], "unknown figure '11'; known: 10, 12"),
+        (["--models", "gpt-5b"], "unknown model 'gpt-5b'; known: gpt-7b"),
+        (["--systems", "fpdt"], "unknown system 'fpdt'; known: deepspeed"),
         (["--sequences-per-step", "0"], "must be positive"),
         (["--publish", "--models", "gpt-7b"], "only whole figures"),
     ],
@@ -247,8 +263,8 @@ def test_wrong_input_is_one_line(
 
 
 @pytest.mark.parametrize(("kv_bytes", "words"), [(5, "exact"), (6, "1 of 2 numbers NOT exact")])
-def test_plans_beside_counts(found: PaperPoints, kv_bytes: int, words: str) -> None:
-    assert boundaries_report.plans_beside_counts(found) == ""
+def test_plan_accuracy(figure: PaperPoints, kv_bytes: int, words: str) -> None:
+    assert boundaries_report.plan_accuracy(figure) == ""
     planned = [
         Planned(role="stage", rank=rank, quantity=quantity, planned=said, counted=seen)
         for rank, quantity, said, seen in (
@@ -258,9 +274,9 @@ def test_plans_beside_counts(found: PaperPoints, kv_bytes: int, words: str) -> N
             (8, "kv_bytes", 5, kv_bytes),
         )
     ]
-    found.verdicts[0] = msgspec.structs.replace(found.verdicts[0], planned=planned)
-    line = boundaries_report.plans_beside_counts(found)
+    figure.verdicts[0] = msgspec.structs.replace(figure.verdicts[0], planned=planned)
+    line = boundaries_report.plan_accuracy(figure)
     assert "2 roles" in line
     assert words in line
     assert line.endswith("device peak +0.00% to +1.00%")
-    assert line in boundaries_report.text(found)
+    assert line in boundaries_report.text(figure)

@@ -31,8 +31,8 @@ def search(ask: Ask, **changes: int) -> int:
 )
 def test_a_monotone_answer_is_found(limit: int, start: int, stride: int, guess: int | None) -> None:
     asked, ask = asker(set(range(1, limit + 1)), guess)
-    found = search(ask, start_tokens=start, stride_tokens=stride)
-    assert found == min(limit, 64)
+    longest = search(ask, start_tokens=start, stride_tokens=stride)
+    assert longest == min(limit, 64)
     assert all(1 <= tokens <= 64 for tokens in asked)
 
 
@@ -40,9 +40,9 @@ def test_a_monotone_answer_is_found(limit: int, start: int, stride: int, guess: 
 def test_a_result_that_is_not_monotone_is_where_answers_turn(
     fits: set[int], start: int, guess: int
 ) -> None:
-    found = search(asker(fits, guess)[1], start_tokens=start)
-    assert found == 0 or found in fits
-    assert found == 64 or found + 1 not in fits
+    longest = search(asker(fits, guess)[1], start_tokens=start)
+    assert longest == 0 or longest in fits
+    assert longest == 64 or longest + 1 not in fits
 
 
 def test_everything_fails() -> None:
@@ -77,6 +77,8 @@ def test_above_a_floor_that_nothing_beats_one_question_is_enough() -> None:
 @pytest.mark.parametrize("step", [256, 512])
 def test_all_lengths_are_multiples_of_the_step(step: int) -> None:
     asked, ask = asker(set(range(1, 10_000)), guess=9_999)
-    found = search(ask, start_tokens=4096, step_tokens=step, most_tokens=2**20, stride_tokens=4096)
-    assert found == 9_999 // step * step
+    longest = search(
+        ask, start_tokens=4096, step_tokens=step, most_tokens=2**20, stride_tokens=4096
+    )
+    assert longest == 9_999 // step * step
     assert not [tokens for tokens in asked if tokens % step]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -13,11 +13,18 @@ import pytest
 from benchmarks import workloads
 from benchmarks.cli import main
 from benchmarks.paper import offload_ablation as ablation
-from benchmarks.paper import offload_ablation_order, reported
-from benchmarks.paper.offload_ablation import ADAPTIVE, FULL, HOSTED, MSP, SPACIOUS_MSP, Point, Row
-from benchmarks.paper.offload_ablation_order import Comparison, comparisons
+from benchmarks.paper import offload_ablation_report, reported
+from benchmarks.paper.offload_ablation import (
+    ADAPTIVE,
+    FULL,
+    HOSTED,
+    MSP,
+    SPACIOUS_MSP,
+    AblationPoint,
+    VariantResult,
+)
+from benchmarks.paper.offload_ablation_report import comparisons
 from sppo.config.hardware import Hardware, Rates, load_hardware
-from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.planner.activations import policies
@@ -33,19 +40,14 @@ A100 = load_hardware("a100-80g")
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def workload_of(model: str) -> Workload:
-    source = SOURCES[model]
-    return workloads.of_flags(
-        model=model, seq=source.seq, gpus=source.gpus, hardware=reported.ABLATION_HARDWARE
+@cache
+def papers_point(model: str, profile: Hardware = A100) -> AblationPoint:
+    return ablation.ablation_point(
+        SOURCES[model].workload(), profile, SolverOptions(), SOURCES[model]
     )
 
 
-@cache
-def papers_point(model: str, profile: Hardware = A100) -> Point:
-    return ablation.point(workload_of(model), profile, SolverOptions(), SOURCES[model])
-
-
-def rows_of(point: Point) -> dict[str, Row]:
+def rows_of(point: AblationPoint) -> dict[str, VariantResult]:
     return {row.variant: row for row in point.rows}
 
 
@@ -98,8 +100,8 @@ def test_full_offload_hides_at_the_profiles_link_so_adaptive_gains_next_to_nothi
     adaptive, msp = comparisons(papers_point(model))
     assert adaptive.simulated_speed is not None
     assert 1 <= adaptive.simulated_speed < 1.005
-    assert adaptive.verdict == offload_ablation_order.EQUAL
-    assert (msp.simulated_speed, msp.verdict) == (None, offload_ablation_order.INFEASIBLE)
+    assert adaptive.verdict == offload_ablation_report.EQUAL
+    assert (msp.simulated_speed, msp.verdict) == (None, offload_ablation_report.INFEASIBLE)
 
 
 def test_msp_does_not_fit_and_would_pay_at_one_point_only() -> None:
@@ -125,14 +127,14 @@ def test_where_k_and_v_travel_too_adaptive_offload_is_faster_as_in_the_paper(mod
 def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
     comparison = comparisons(papers_point("gpt-13b", with_links(host=1.6)))[0]
     assert comparison.simulated_speed == pytest.approx(1.35, abs=0.03)
-    assert comparison.verdict == offload_ablation_order.AS_IN_THE_PAPER
+    assert comparison.verdict == offload_ablation_report.AS_IN_THE_PAPER
 
 
 def test_links_and_short_slices_are_what_msp_loses_by() -> None:
     def speed(profile: Hardware) -> float:
-        found = comparisons(papers_point("gpt-13b", profile))[1].what_if_speed
-        assert found is not None
-        return found
+        faster = comparisons(papers_point("gpt-13b", profile))[1].what_if_speed
+        assert faster is not None
+        return faster
 
     fast = with_links(node=200)
     assert speed(A100) < 1 < speed(fast)
@@ -147,7 +149,7 @@ def test_a_variant_that_does_not_fit_has_the_reason_instead_of_numbers() -> None
     assert (rows[FULL.name].status, adaptive.status) == ("ok", "infeasible")
     assert "GiB of device memory" in adaptive.reason
     assert (adaptive.step_seconds, adaptive.speed_over_full_offload) == (None, None)
-    assert comparisons(point)[0].verdict == offload_ablation_order.INFEASIBLE
+    assert comparisons(point)[0].verdict == offload_ablation_report.INFEASIBLE
 
 
 @pytest.mark.parametrize("policy", ["full-offload", "paper"])
@@ -165,7 +167,11 @@ def test_no_compute_ends_before_the_copy_beside_it(policy: str) -> None:
     late = {wait.instruction: wait for wait in step.waits if wait.cause is Cause.OFFLOAD}
     for stage, instructions in enumerate(schedule.stages):
         events = {event.instruction: event for event in step.events if event.stage == stage}
-        computes = [each for each in instructions if each.op in (Op.FORWARD, Op.BACKWARD)]
+        computes = [
+            instruction
+            for instruction in instructions
+            if instruction.op in (Op.FORWARD, Op.BACKWARD)
+        ]
         for before, compute in pairwise(computes):
             copy = events.get(before._replace(op=Op.OFFLOAD))
             wait = late.get(compute)
@@ -196,9 +202,10 @@ def test_what_is_asked_goes_before_the_papers_layout() -> None:
 
 def test_keys_are_documented() -> None:
     text = (DOCS / "sweeps.md").read_text()
-    for kind in (Point, Row, Comparison):
-        for field in fields(kind):
-            assert f"`{field.name}`" in text, field.name
+    document = offload_ablation_report.as_json(papers_point("gpt-13b"))
+    for values in (document, document["rows"][0], document["order"][0]):
+        for key in values:
+            assert f"`{key}`" in text, key
 
 
 @pytest.mark.parametrize("model", list(SOURCES))
@@ -211,7 +218,7 @@ def test_the_documents_table_is_what_is_simulated(model: str) -> None:
         assert f"{seconds:.3f}" in text, variant.name
 
 
-def test_the_verb_tells_what_is_simulated_and_what_is_not(
+def test_the_command_names_what_is_simulated_and_what_is_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -227,9 +234,9 @@ def test_the_verb_tells_what_is_simulated_and_what_is_not(
 def test_a_workload_of_ones_own_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     flags = "--model gpt-tiny --seq 4096 --gpus 2 --hardware cpu-2core --host-link 3 --pp 2"
     assert main(["ablation", "--simulate", "--json", *flags.split()]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["schema"] == ablation.SCHEMA
-    (point,) = told["points"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == ablation.SCHEMA
+    (point,) = document["points"]
     assert point["hardware"] == "cpu-2core, host link 3 GB/s"
     assert point["megatron"] == "not simulated"
     assert {row["label"] for row in point["rows"]} == {"simulated"}

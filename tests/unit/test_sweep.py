@@ -17,13 +17,13 @@ from benchmarks.job import Status
 from benchmarks.records import store
 from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
-from benchmarks.rows import candidates, committed_grids
+from benchmarks.rows import candidates
 from benchmarks.rows.candidates import fitting
 from benchmarks.rows.committed_grids import Grid
-from benchmarks.rows.row import ROWS, Configuration, Row
-from benchmarks.rows.tuning import Point
+from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
+from benchmarks.rows.tuning import GridPoint
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
-from benchmarks.studies.sweep import Measured
+from benchmarks.studies.sweep import SweepPoint
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
 
@@ -43,7 +43,7 @@ def grid_of(**points: tuple[float | None, int | None]) -> Grid:
     known_points = {}
     for name, (seconds, peak) in points.items():
         settings = assignment(name).settings
-        known_points[committed_grids.key(settings)] = Point(
+        known_points[settings_key(settings)] = GridPoint(
             settings=settings,
             settings_text=name,
             status="ok" if seconds is not None else "oom",
@@ -59,15 +59,15 @@ FREE = grid_of(fast=(1.0, 300), middle=(1.5, 100), lean=(2.0, 50))
 
 def order(here: Grid, free: Grid, limit_mib: int | None, own: bool = True) -> list[str]:
     limit_bytes = None if limit_mib is None else limit_mib * MIB
-    found = candidates.candidates(GRID, here, free, limit_bytes=limit_bytes, own=own)
-    return [one.settings["name"] for one in found.ordered]
+    ordered = candidates.candidates(GRID, here, free, limit_bytes=limit_bytes, own=own)
+    return [configuration.settings["name"] for configuration in ordered.ordered]
 
 
 def test_a_grid_under_this_very_limit_needs_no_confirmation() -> None:
     here = grid_of(fast=(None, None), middle=(1.5, 100), lean=(1.4, 50))
-    found = candidates.candidates(GRID, here, FREE, limit_bytes=152 * MIB, own=True)
-    chosen = fitting(found, 1, never)
-    assert [one.settings["name"] for one in chosen] == ["lean"]
+    ordered = candidates.candidates(GRID, here, FREE, limit_bytes=152 * MIB, own=True)
+    chosen = fitting(ordered, 1, never)
+    assert [configuration.settings["name"] for configuration in chosen] == ["lean"]
     assert chosen[0].grid == "fastest in tuning/some.json"
 
 
@@ -82,16 +82,16 @@ def test_else_the_fastest_whose_peak_fits_then_the_next_and_the_leanest_last() -
 
 
 def test_the_next_is_taken_where_the_first_does_not_fit_after_all() -> None:
-    found = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
+    ordered = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
     tried = []
 
-    def attempt(one: Configuration) -> Status:
-        tried.append(one.settings["name"])
-        return "ok" if one.settings["name"] == "lean" else "oom"
+    def attempt(configuration: Configuration) -> Status:
+        tried.append(configuration.settings["name"])
+        return "ok" if configuration.settings["name"] == "lean" else "oom"
 
-    chosen = fitting(found, 1, attempt)
+    chosen = fitting(ordered, 1, attempt)
     assert tried == ["middle", "lean"]
-    assert [one.settings["name"] for one in chosen] == ["lean"]
+    assert [configuration.settings["name"] for configuration in chosen] == ["lean"]
     assert chosen[0].grid == (
         "fastest without a limit whose peak there fits in tuning/some.json; confirmed by an "
         "enforced launch, after 1 that did not fit"
@@ -99,9 +99,9 @@ def test_the_next_is_taken_where_the_first_does_not_fit_after_all() -> None:
 
 
 def test_where_nothing_fits_the_last_one_speaks() -> None:
-    found = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
-    chosen = fitting(found, 1, lambda one: "oom")
-    assert [one.settings["name"] for one in chosen] == ["lean"]
+    ordered = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
+    chosen = fitting(ordered, 1, lambda configuration: "oom")
+    assert [configuration.settings["name"] for configuration in chosen] == ["lean"]
 
 
 def test_other_sequences_a_step_take_winners_then_layouts_in_turn() -> None:
@@ -112,15 +112,15 @@ def test_other_sequences_a_step_take_winners_then_layouts_in_turn() -> None:
         assignment("tp-lean", 2),
     ]
     free = grid_of(lean=(0.9, 50), fast=(1.0, 90))
-    found = candidates.candidates(grid, NONE, free, limit_bytes=None, own=False)
-    assert not found.timed
-    assert [one.settings["name"] for one in found.ordered] == [
+    ordered = candidates.candidates(grid, NONE, free, limit_bytes=None, own=False)
+    assert not ordered.timed
+    assert [configuration.settings["name"] for configuration in ordered.ordered] == [
         "lean",
         "tp-fast",
         "fast",
         "tp-lean",
     ]
-    assert len(fitting(found, 3, never)) == 3, "without a limit there is nothing to confirm"
+    assert len(fitting(ordered, 3, never)) == 3, "without a limit there is nothing to confirm"
 
 
 def test_known_peaks_rule_points_out_for_more_sequences_too() -> None:
@@ -129,14 +129,14 @@ def test_known_peaks_rule_points_out_for_more_sequences_too() -> None:
 
 def test_tries_for_fitting_are_few_and_end_with_the_leanest() -> None:
     grid = [assignment(f"{number:02d}") for number in range(20)]
-    found = candidates.candidates(grid, NONE, NONE, limit_bytes=MIB, own=True)
+    ordered = candidates.candidates(grid, NONE, NONE, limit_bytes=MIB, own=True)
     tried = []
 
-    def attempt(one: Configuration) -> Status:
-        tried.append(one.settings["name"])
+    def attempt(configuration: Configuration) -> Status:
+        tried.append(configuration.settings["name"])
         return "oom"
 
-    assert fitting(found, 1, attempt)[0].settings["name"] == "19"
+    assert fitting(ordered, 1, attempt)[0].settings["name"] == "19"
     assert tried == ["00", "01", "02", "03", "19"]
 
 
@@ -152,7 +152,7 @@ def test_after_the_first_launch_the_fastest_of_each_system_goes_on() -> None:
         record(),
     ]
     kept = sweep.fastest_of_each([*rows, sppo], done)
-    assert [one.row.label for one in kept] == ["Megatron tuned 2", "SPPO"]
+    assert [configuration.row.label for configuration in kept] == ["Megatron tuned 2", "SPPO"]
     both = [*done, record(launch=2), slower("Megatron tuned 2", "megatron", 9.0, launch=2)]
     best = sweep.best(both, TUNED)
     assert (best.row, best.launches) == ("Megatron tuned", 2)
@@ -161,7 +161,7 @@ def test_after_the_first_launch_the_fastest_of_each_system_goes_on() -> None:
 
 def test_a_system_that_never_ran_keeps_its_first_row() -> None:
     kept = sweep.fastest_of_each([assignment("a"), assignment("b")], [])
-    assert [one.settings["name"] for one in kept] == ["a"]
+    assert [configuration.settings["name"] for configuration in kept] == ["a"]
 
 
 def summary(row: str, system: str, seconds: float | None, speed_up: float | None) -> Summary:
@@ -182,9 +182,9 @@ def summary(row: str, system: str, seconds: float | None, speed_up: float | None
     )
 
 
-def found() -> list[Measured]:
-    def at(label: str, limit: int | None, *rows: Summary) -> Measured:
-        return Measured(
+def points() -> list[SweepPoint]:
+    def at(label: str, limit: int | None, *rows: Summary) -> SweepPoint:
+        return SweepPoint(
             label=label,
             device_memory_bytes=limit,
             sequences_per_step=1,
@@ -199,7 +199,7 @@ def found() -> list[Measured]:
 
 
 def test_the_table_has_a_row_a_value_and_a_failure_is_a_cell() -> None:
-    lines = sweep_report.table("device-memory", found()).splitlines()
+    lines = sweep_report.table("device-memory", points()).splitlines()
     first = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert first == [
         "100.0 MiB",
@@ -213,13 +213,13 @@ def test_the_table_has_a_row_a_value_and_a_failure_is_a_cell() -> None:
     ]
     assert lines[3].strip("| ").startswith("no limit")
     assert lines[3].strip("| ").endswith("0.90x")
-    text = sweep_report.document(workloads.find("mini-cpu"), "device-memory", found(), record())
+    text = sweep_report.document(workloads.find("mini-cpu"), "device-memory", points(), record())
     assert "- 100.0 MiB, M: oom: full" in text
     assert "- no limit, M, settings: known" in text
 
 
 def test_csv_has_a_line_for_every_value_and_system() -> None:
-    rows = list(csv.DictReader(io.StringIO(sweep_report.csv_text(found()))))
+    rows = list(csv.DictReader(io.StringIO(sweep_report.csv_text(points()))))
     assert [row["status"] for row in rows] == ["oom", "ok", "ok", "ok"]
     assert rows[0]["device_memory_bytes"] == str(100 * MIB)
     assert rows[2]["device_memory_bytes"] == ""
@@ -227,15 +227,15 @@ def test_csv_has_a_line_for_every_value_and_system() -> None:
 
 
 def test_json_says_where_it_comes_from() -> None:
-    told = sweep_report.told(workloads.find("mini-cpu"), "device-memory", found(), record())
-    assert json.loads(json.dumps(told, allow_nan=False))["commit"] == "a" * 40
-    assert told["values"][1]["rows"][0]["sppo_speed_up"] == 0.9
+    document = sweep_report.as_json(workloads.find("mini-cpu"), "device-memory", points(), record())
+    assert json.loads(json.dumps(document, allow_nan=False))["commit"] == "a" * 40
+    assert document["values"][1]["rows"][0]["sppo_speed_up"] == 0.9
 
 
 @pytest.mark.parametrize("quantity", ["device-memory", "sequences-per-step"])
 def test_the_figure_is_a_png(quantity: sweep.Quantity, tmp_path: Path) -> None:
     path = tmp_path / "sweep.png"
-    sweep_figure.line_chart(workloads.find("mini-cpu"), quantity, found(), {}, path)
+    sweep_figure.line_chart(workloads.find("mini-cpu"), quantity, points(), {}, path)
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
@@ -243,11 +243,12 @@ def test_values_of_flags() -> None:
     assert limits_of("100MiB, none,100MiB") == [100 * MIB, None]
     assert counts_of("1, 2,2") == [1, 2]
     workload = workloads.find("mini-cpu")
-    made = sweep.values(workload, "sequences-per-step", [None], [1, 2])
-    assert [value.workload.sequences_per_step for value in made] == [1, 2]
-    assert made[0].workload.device_memory_bytes is None
-    limits = sweep.values(workload, "device-memory", [3 * MIB, None], [])
-    assert [value.label for value in limits] == ["3MiB", "none"]
+    counted = sweep.values(workload, "sequences-per-step", [None], [1, 2])
+    assert [value.sequences_per_step for value in counted.values()] == [1, 2]
+    assert counted["1"].device_memory_bytes is None
+    limited = sweep.values(workload, "device-memory", [3 * MIB, None], [])
+    assert [value.device_memory_bytes for value in limited.values()] == [3 * MIB, None]
+    assert list(limited) == ["3MiB", "none"]
 
 
 def test_everything_of_a_study_is_published(
@@ -256,6 +257,6 @@ def test_everything_of_a_study_is_published(
     monkeypatch.setattr(store, "published_directory", lambda: tmp_path / "published")
     for ending in ("md", "csv", "json", "png"):
         (tmp_path / f"sweep.{ending}").write_text(ending)
-    publish.publish(tmp_path, "sweep", "sweeps", "name")
+    publish.publish(tmp_path, "sweep", "sweeps/name")
     names = sorted(path.name for path in (tmp_path / "published" / "sweeps").iterdir())
     assert names == ["name.csv", "name.json", "name.md", "name.png"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload, parent
+from benchmarks.commands.arguments import check_machine, find_workload, parent, usage_errors
 from benchmarks.commands.flags import Json, Named, RunFolder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
@@ -27,12 +27,9 @@ class Limit(Json, RunFolder, Named):
 
         workload = find_workload(self.workload, None)
         check_machine(workload)
-        try:
-            with display() as shown:
-                result = limits.search(workload, parent(self), shown)
-        except (ValueError, OSError) as error:
-            raise UsageError(error) from None
-        path = limits.save(result)
+        with usage_errors(OSError), display() as shown:
+            result = limits.search(workload, parent(self), shown)
+        path = store.save(limits.path_of(workload.name), result)
         if self.json:
             print(store.to_json(result).decode())
         else:

@@ -9,9 +9,17 @@ from typing import Annotated
 import msgspec
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload, parent
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    find_workload,
+    names,
+    parent,
+    usage_errors,
+)
 from benchmarks.commands.flags import RunFolder
 from benchmarks.commands.output import show_json
+from benchmarks.records import store
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
 from benchmarks.workloads import DEFAULT
@@ -55,8 +63,8 @@ class Longest(RunFolder):
             raise UsageError(
                 f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
             )
-        try:
-            rows = find([name for item in self.systems for name in item.split(",") if name])
+        with usage_errors(OSError, ImportError):
+            rows = find(names(self.systems))
             options = run.Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
@@ -66,14 +74,12 @@ class Longest(RunFolder):
                 result, done, directory = search.search(
                     workload, rows, parent(self), options, shown, at_most
                 )
-        except (ValueError, OSError, ImportError) as error:
-            raise UsageError(error) from None
         code = run.exit_code(done)
-        path = longest_result.save(result, directory / "longest.json")
+        path = store.save(directory / "longest.json", result)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         lost = longest_result.lost_rows(result, published)
         if code == 0 and not lost:
-            path = longest_result.save(result, published)
+            path = store.save(published, result)
         elif lost:
             print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
         if self.json:

@@ -18,7 +18,7 @@ from benchmarks.records import store
 from benchmarks.reporting import bar_chart, style, tables
 from benchmarks.reporting.tables import Summary
 from benchmarks.studies import ablation, sweep, sweep_figure
-from benchmarks.studies.sweep import Measured
+from benchmarks.studies.sweep import SweepPoint
 from benchmarks.workloads import find
 
 
@@ -44,7 +44,7 @@ def _draw(source: Path, path: Path) -> None:
     data = msgspec.json.decode(source.read_bytes())
     match data["schema"]:
         case sweep.SCHEMA:
-            results = msgspec.convert(data["values"], list[Measured])
+            results = msgspec.convert(data["values"], list[SweepPoint])
             sweep_figure.line_chart(find(data["workload"]), data["quantity"], results, data, path)
         case boundaries.SCHEMA:
             boundaries_figure.draw(msgspec.convert(data, PaperPoints), path)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from tyro.conf import arg
@@ -13,36 +12,31 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import (
     DEGREE_FLAGS,
     MODEL_FLAGS,
-    UsageError,
     check_machine,
+    chosen,
     find_workload,
     refuse,
+    usage_errors,
 )
 from benchmarks.commands.flags import Measuring
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show_study
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
-from benchmarks.studies.ablation_report import csv_text, text, told_of
+from benchmarks.studies.ablation_report import as_json, csv_text, text
 from benchmarks.workloads import DEFAULT
-from sppo.config.errors import NotBuilt
 from sppo.config.sizes import limit_label
 from sppo.planner.activations.policies import POLICIES
 
 SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
-"""What a measured ablation does not take."""
+"""Flags of a simulation alone."""
 
 MEASURED_FLAGS = (
-    "launches",
-    "measured_steps",
-    "warmup_steps",
-    "time_limit",
-    "publish",
-    "output",
+    *(field.name for field in fields(Measuring) if field.name != "json"),
     "policies",
 )
-"""What a simulation does not take."""
+"""Flags of a measured ablation alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,45 +70,24 @@ class Ablation(Measuring, SimulatedAblation):
             "it goes with --simulate; launches have the layout of auto's plan",
         )
         workload = find_workload(self.workload or DEFAULT, self.device_memory)
-        policies = self.check_policies()
+        policies = chosen(self.policies, POLICIES, "policy")
+        policies.sort(key=lambda policy: policy != "auto")
         options = arguments.options(self)
         check_machine(workload)
-        try:
-            layout, whose = ablations.fixed_layout(workload, policies)
-            plans = ablations.assignments(workload, policies, layout)
-        except (NotBuilt, ValueError) as error:
-            raise UsageError(error) from None
-        try:
+        with usage_errors(OSError):
+            layout, layout_policy = ablations.fixed_layout(workload, policies)
+            plans = ablations.configurations(workload, policies, layout)
             directory = run.new_directory(arguments.parent(self), workload)
             inputs = run.prepare(workload, options, directory)
-        except (ValueError, OSError) as error:
-            raise UsageError(error) from None
         with display() as shown:
-            rows = [assignment for assignment, _ in plans.values()]
+            rows = [configuration for configuration, _ in plans.values()]
             done = run.run(inputs, rows, options, shown)
-        results = ablations.results(done, plans, workload)
-        data = told_of(done, results, whose)
-        document = text(done, results, whose)
-        publish.write(
-            directory,
-            "ablation",
-            {"md": f"# {document}\n", "csv": csv_text(results), "json": json.dumps(data, indent=2)},
-        )
+        results = ablations.results(done, plans)
+        data = as_json(done, results, layout_policy)
+        document = text(done, results, layout_policy)
+        files = {"md": f"# {document}\n", "csv": csv_text(results)}
+        publish.write(directory, "ablation", **files, json=json.dumps(data, indent=2))
         bar_chart(done, directory / "ablation.png")
-        if self.json:
-            show_json({"directory": str(directory), **data})
-        else:
-            print(document)
-        print(f"\nrecords, ablation.md, .csv, .json, .png: {directory}", file=sys.stderr)
-        if self.publish:
-            name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
-            publish.publish(directory, "ablation", "ablation", name)
+        name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
+        show_study(self, directory, "ablation", f"ablation/{name}", data, document)
         return run.exit_code(done)
-
-    def check_policies(self) -> list[str]:
-        """The asked policies, `auto` first where it is among them. Raises UsageError."""
-        asked = arguments.names(self.policies) or list(POLICIES)
-        unknown = [name for name in asked if name not in POLICIES]
-        if unknown:
-            raise UsageError(f"unknown policy {unknown[0]!r}; known: {', '.join(POLICIES)}")
-        return sorted(dict.fromkeys(asked), key=lambda name: name != "auto")

@@ -15,15 +15,14 @@ from benchmarks.commands.arguments import (
     check_positive,
     find_described,
     flag,
+    usage_errors,
 )
 from benchmarks.commands.flags import Degrees, Described
 from benchmarks.commands.output import show_json
 from benchmarks.paper import reported
-from benchmarks.paper.offload_ablation import SCHEMA, Point, point
-from benchmarks.paper.offload_ablation_report import text, told
+from benchmarks.paper.offload_ablation import SCHEMA, AblationPoint, ablation_point
+from benchmarks.paper.offload_ablation_report import as_json, text
 from benchmarks.paper.reported import ReportedPoint
-from benchmarks.workloads import of_flags
-from sppo.config.errors import NotBuilt
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
 from sppo.planner.options import SolverOptions
@@ -31,49 +30,40 @@ from sppo.planner.options import SolverOptions
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedAblation(Degrees, Described):
-    """What `ablation --simulate` takes, and what it does."""
+    """The flags of `ablation --simulate`, and its simulations."""
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
     """A name of `sppo-bench list`; tiny-cpu if not given. With --simulate also by --model, --seq,
     --gpus and --hardware; the paper's two points if neither is given."""
     simulate: bool = False
     """Full offload, adaptive offload, + MSP in one layout, simulated; needs no GPU. The layout is
-    the paper's where it states one, with one part a stage."""
+    the paper's where it states one, with one model chunk a stage."""
     host_link: Annotated[float | None, arg(metavar="GB/S")] = None
     """With --simulate: GB/s between a device and its host, each way; the profile's if not given."""
     node_link: Annotated[float | None, arg(metavar="GB/S")] = None
     """With --simulate: GB/s of one rank to another node; the profile's if not given."""
 
-    def simulated_points(self) -> list[Point]:
+    def simulated_points(self) -> list[AblationPoint]:
         """Every point under every variant. Raises UsageError."""
         check_positive(self, DEGREE_FLAGS)
-        try:
+        with usage_errors(OSError):
             asked = SolverOptions(**{name: getattr(self, name) for name in DEGREE_FLAGS})
             return [
-                point(workload, self._profile(workload), asked, source)
+                ablation_point(workload, self._profile(workload), asked, source)
                 for workload, source in self._workloads()
             ]
-        except (ValueError, NotBuilt, OSError) as error:
-            raise UsageError(error) from None
 
     def _workloads(self) -> Iterator[tuple[Workload, ReportedPoint | None]]:
-        """What was described, or the points of the paper's fig. 11."""
+        """The described workload, or the points of the paper's fig. 11."""
         described = find_described(self)
         if described is not None:
             yield described, reported.find_point(described)
             return
         for source in reported.ablation_points():
-            workload = of_flags(
-                model=source.model,
-                seq=source.seq,
-                gpus=source.gpus,
-                hardware=reported.ABLATION_HARDWARE,
-                device_memory=self.device_memory,
-            )
-            yield workload, source
+            yield source.workload(device_memory=self.device_memory), source
 
     def _profile(self, workload: Workload) -> Hardware:
-        """The workload's profile, with the asked links and a name that says so."""
+        """The workload's profile with the asked links, which its name states. Raises UsageError."""
         profile = load_hardware(workload.cluster.hardware)
         for name, fields, words in (
             ("host_link", ("d2h_bytes_per_second", "h2d_bytes_per_second"), "host link"),
@@ -90,10 +80,10 @@ class SimulatedAblation(Degrees, Described):
         return profile
 
 
-def show(points: Sequence[Point], as_json: bool) -> int:
-    """Print tables or JSON; the exit code is 1 if no variant of any point has a plan."""
-    if as_json:
-        show_json({"schema": SCHEMA, "points": [told(each) for each in points]})
+def show(points: Sequence[AblationPoint], json: bool) -> int:
+    """Print tables or JSON. The exit code is 1 if no variant of any point has a plan."""
+    if json:
+        show_json({"schema": SCHEMA, "points": [as_json(point) for point in points]})
     else:
-        print("\n\n".join(text(each) for each in points))
-    return 0 if any(row.status == "ok" for each in points for row in each.rows) else 1
+        print("\n\n".join(text(point) for point in points))
+    return 0 if any(row.status == "ok" for point in points for row in point.rows) else 1

@@ -1,39 +1,30 @@
-"""`sppo-bench sweep`: check what was asked, measure every value, write and show the results."""
+"""`sppo-bench sweep`: check the flags, measure every value, write and show the results."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import UsageError, check_machine, find_workload
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    chosen,
+    find_workload,
+    usage_errors,
+)
 from benchmarks.commands.flags import Measuring, Named
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show_study
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
-from benchmarks.rows.row import Row
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
-from benchmarks.studies.sweep import Measured, Quantity, Value
+from benchmarks.studies.sweep import Quantity, SweepPoint, SweepRequest
 from sppo.config.sizes import parse_bytes
-from sppo.config.workload import Workload
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A checked `sweep` command."""
-
-    workload: Workload
-    quantity: Quantity
-    values: list[Value]
-    rows: list[Row]
-    options: Any
-    points: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,32 +52,25 @@ class Sweep(Measuring, Named):
         from benchmarks.launch.progress import display
 
         request = self.check()
-        results: list[Measured] = []
+        points: list[SweepPoint] = []
         done: list[Record] = []
-        try:
+        with usage_errors(OSError):
             directory = run.new_directory(arguments.parent(self), request.workload)
             with display() as shown:
-                for value in request.values:
-                    measured, launches = sweeps.measure(
-                        value,
-                        request.rows,
-                        directory,
-                        request.options,
-                        shown,
-                        own_sequences=request.workload.sequences_per_step,
-                        points=request.points,
-                        proven=sweeps.fitting_settings(done, value.workload),
-                    )
-                    results.append(measured)
+                for label, workload in request.values.items():
+                    proven = sweeps.fitting_settings(done, workload)
+                    point, launches = sweeps.measure(request, label, directory, shown, proven)
+                    points.append(point)
                     done += launches
-                    write(directory, request, results, done)
-        except (ValueError, OSError) as error:
-            raise UsageError(error) from None
-        self._show(directory, request, results, done)
+                    write(directory, request, points, done)
+        about = request.workload, request.quantity, points, publish.first_measured(done)
+        data, document = sweep_report.as_json(*about), sweep_report.document(*about)
+        name = f"{request.workload.name}-{request.quantity}"
+        show_study(self, directory, "sweep", f"sweeps/{name}", data, document)
         return run.exit_code(done)
 
-    def check(self) -> Request:
-        """Turn flags into what is measured. Raises UsageError before anything is written."""
+    def check(self) -> SweepRequest:
+        """The request of the flags. Raises UsageError before anything is written."""
         workload = find_workload(self.workload, None)
         limits = limits_of(self.device_memory)
         counts = counts_of(self.sequences_per_step)
@@ -100,14 +84,11 @@ class Sweep(Measuring, Named):
             )
         if self.points < 1:
             raise UsageError(f"--points {self.points}: it must be at least 1")
-        systems = arguments.names(self.systems) or list(sweeps.SYSTEMS)
-        unknown = [name for name in systems if name not in sweeps.SYSTEMS]
-        if unknown:
-            raise UsageError(f"unknown system {unknown[0]!r}; known: {', '.join(sweeps.SYSTEMS)}")
+        systems = chosen(self.systems, sweeps.SYSTEMS, "system")
         options = arguments.options(self)
         check_machine(workload)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
-        return Request(
+        return SweepRequest(
             workload=workload,
             quantity=quantity,
             values=sweeps.values(workload, quantity, limits, counts),
@@ -116,28 +97,12 @@ class Sweep(Measuring, Named):
             points=self.points,
         )
 
-    def _show(
-        self, directory: Path, request: Request, results: list[Measured], done: list[Record]
-    ) -> None:
-        """The table or JSON on standard output; published where that was asked."""
-        about = request.workload, request.quantity, results, _first(done)
-        if self.json:
-            show_json({"directory": str(directory), **sweep_report.told(*about)})
-        else:
-            print(sweep_report.document(*about))
-        print(f"\nrecords, sweep.md, .csv, .json, .png: {directory}", file=sys.stderr)
-        if self.publish:
-            name = f"{request.workload.name}-{request.quantity}"
-            publish.publish(directory, "sweep", "sweeps", name)
-
 
 def limits_of(text: str | None) -> list[int | None]:
     """Bytes, None for "none", each once. Raises UsageError."""
-    try:
-        found = [parse_bytes(part) for part in (text or "").split(",") if part.strip()]
-    except ValueError as error:
-        raise UsageError(error) from None
-    return list(dict.fromkeys(found))
+    with usage_errors():
+        limits = [parse_bytes(part) for part in (text or "").split(",") if part.strip()]
+    return list(dict.fromkeys(limits))
 
 
 def counts_of(text: str | None) -> list[int]:
@@ -149,23 +114,20 @@ def counts_of(text: str | None) -> list[int]:
     return list(dict.fromkeys(int(part) for part in parts))
 
 
-def _first(done: list[Record]) -> Record:
-    return next((record for record in done if record.system != "reference"), done[0])
-
-
-def write(directory: Path, request: Request, found: list[Measured], done: list[Record]) -> None:
-    """All files of the values so far: an interrupt leaves what is there."""
+def write(
+    directory: Path, request: SweepRequest, points: list[SweepPoint], done: list[Record]
+) -> None:
+    """Write all files of the values so far, so that an interrupt loses none. Raises OSError."""
     from benchmarks.studies.sweep_figure import line_chart
 
-    about = request.workload, request.quantity, found, _first(done)
+    about = request.workload, request.quantity, points, publish.first_measured(done)
+    document, values = sweep_report.document(*about), sweep_report.as_json(*about)
     publish.write(
         directory,
         "sweep",
-        {
-            "md": f"# {sweep_report.document(*about)}\n",
-            "csv": sweep_report.csv_text(found),
-            "json": json.dumps(sweep_report.told(*about), indent=2, allow_nan=False) + "\n",
-        },
+        md=f"# {document}\n",
+        csv=sweep_report.csv_text(points),
+        json=json.dumps(values, indent=2, allow_nan=False) + "\n",
     )
-    origin = provenance.origin(_first(done))
-    line_chart(request.workload, request.quantity, found, origin, directory / "sweep.png")
+    origin = provenance.origin(about[-1])
+    line_chart(request.workload, request.quantity, points, origin, directory / "sweep.png")
