@@ -22,15 +22,7 @@ from sppo.engine.context import EngineContext
 from sppo.plan.plan import Plan, StepPlans
 
 Kind = Literal[
-    "weights",
-    "gradients",
-    "optimizer",
-    "kv",
-    "dkv",
-    "activations",
-    "staging",
-    "temporary",
-    "host",
+    "weights", "gradients", "optimizer", "kv", "dkv", "activations", "staging", "temporary", "host"
 ]
 """What a storage holds. "host" is the host tier; all other kinds lie on the device.
 

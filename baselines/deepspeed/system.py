@@ -184,9 +184,8 @@ class DeepSpeedSystem(System):
 
     def _norm_before_clipping(self) -> Tensor | None:
         """The norm of the clip, where the engine has no optimizer of its own and drops the norm."""
-        if hasattr(self.engine.optimizer, "_global_grad_norm"):
-            return None
-        if not self.engine.is_gradient_accumulation_boundary():
+        has_norm = hasattr(self.engine.optimizer, "_global_grad_norm")
+        if has_norm or not self.engine.is_gradient_accumulation_boundary():
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
