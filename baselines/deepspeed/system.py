@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,11 +133,7 @@ class DeepSpeedSystem(System):
         group = self.mpu.get_sequence_parallel_group()
         ulysses = DistributedAttention(local_attention, group, scatter_idx=2, gather_idx=1)
 
-        def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            out: Tensor = ulysses(query, key, value, 0)
-            return out
-
-        return attention
+        return partial(ulysses, batch_dim_idx=0)
 
     def _engine(self, weights: Weights) -> Any:
         with torch.device("meta"):

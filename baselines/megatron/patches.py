@@ -72,12 +72,6 @@ def _on_cpu(factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return build
 
 
-def _torch_on_cpu() -> types.ModuleType:
-    factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "empty", "tensor")}
-    cuda = _ModuleView(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
-    return _ModuleView(torch, cuda=cuda, **factories)
-
-
 _DEVICE_MODULES = (
     "distributed.param_and_grad_buffer",
     "models.common.embeddings.rotary_pos_embedding",
@@ -95,7 +89,9 @@ _DEVICE_MODULES = (
 
 
 def _redirect_devices() -> None:
-    view = _torch_on_cpu()
+    factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "empty", "tensor")}
+    cuda = _ModuleView(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
+    view = _ModuleView(torch, cuda=cuda, **factories)
     for name in _DEVICE_MODULES:
         _rebind(name, torch=view)
 
