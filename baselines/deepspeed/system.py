@@ -132,7 +132,6 @@ class DeepSpeedSystem(System):
 
         group = self.mpu.get_sequence_parallel_group()
         ulysses = DistributedAttention(local_attention, group, scatter_idx=2, gather_idx=1)
-
         return partial(ulysses, batch_dim_idx=0)
 
     def _engine(self, weights: Weights) -> Any:

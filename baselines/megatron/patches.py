@@ -36,9 +36,6 @@ class Patch:
     first: str = "0.16.0"
     last: str = "0.16.1"
 
-    def covers(self, installed: str) -> bool:
-        return _release(self.first) <= _release(installed) <= _release(self.last)
-
 
 def _release(text: str) -> tuple[int, ...]:
     """The release number: "0.16.1rc2" -> (0, 16, 1)."""
@@ -196,7 +193,7 @@ def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
     needed = [patch for patch in PATCHES if patch.where in (device.type, backend)]
     installed = version("megatron-core")
     for patch in needed:
-        if not patch.covers(installed):
+        if not _release(patch.first) <= _release(installed) <= _release(patch.last):
             raise Unavailable(
                 f"megatron-core {installed}: patch {patch.id} is written for {patch.first} to "
                 f"{patch.last}; install one of those"
