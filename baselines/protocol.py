@@ -155,7 +155,7 @@ class Follower(Adapter, Protocol):
     """An adapter that can take the layout of another system's plan."""
 
     def same_layout(self, workload: Workload, pipeline_parallel: int, tensor_parallel: int) -> Any:
-        """Settings of that layout with full recompute, as in the paper's baselines (sec. 7)."""
+        """Settings of that layout with full recompute, as in the paper's baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)
