@@ -22,15 +22,7 @@ from sppo.engine.context import EngineContext
 from sppo.plan.plan import Plan, StepPlans
 
 Kind = Literal[
-    "weights",
-    "gradients",
-    "optimizer",
-    "kv",
-    "dkv",
-    "activations",
-    "staging",
-    "temporary",
-    "host",
+    "weights", "gradients", "optimizer", "kv", "dkv", "activations", "staging", "temporary", "host"
 ]
 """What a storage holds. "host" is the host tier; all other kinds lie on the device.
 
@@ -163,7 +155,7 @@ class Follower(Adapter, Protocol):
     """An adapter that can take the layout of another system's plan."""
 
     def same_layout(self, workload: Workload, pipeline_parallel: int, tensor_parallel: int) -> Any:
-        """Settings of that layout with full recompute, as in the paper's baselines (sec. 7)."""
+        """Settings of that layout with full recompute, as in the paper's baselines."""
 
 
 @dataclass(frozen=True, kw_only=True)

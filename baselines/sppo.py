@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from itertools import groupby
 from typing import Any
@@ -57,7 +57,7 @@ def _shortened(workload: Workload, settings: SppoSettings, tokens: int) -> Plan:
     return short_plan(workload, plan, load_hardware(workload.cluster.hardware), tokens)
 
 
-def _stage_role(plan: Plan, schedule: Schedule, stage: int, cluster: Cluster) -> tuple[Any, ...]:
+def _stage_role(plan: Plan, schedule: Schedule, cluster: Cluster, stage: int) -> tuple[Any, ...]:
     """A key of the stage's memory, instructions and place in its node; part numbers are relative.
 
     The place decides which links carry its messages. With MSP every stage helps different owners.
@@ -143,8 +143,7 @@ class SppoAdapter(Adapter):
     ) -> StepPlans:
         """The solver's plan, and that of a first step of `short_tokens` in the same layout."""
         return StepPlans(
-            whole=self.plan(workload, settings),
-            short=_shortened(workload, settings, short_tokens),
+            whole=self.plan(workload, settings), short=_shortened(workload, settings, short_tokens)
         )
 
     def solver(self, settings: SppoSettings) -> str:
@@ -154,10 +153,8 @@ class SppoAdapter(Adapter):
         """Neighbouring stages with the same role, with all their shards and replicas."""
         plan = self.plan(workload, settings)
         schedule = build_schedule(plan)
-        by_role = groupby(
-            range(len(plan.stages)),
-            key=lambda stage: _stage_role(plan, schedule, stage, workload.cluster),
-        )
+        role_of = partial(_stage_role, plan, schedule, workload.cluster)
+        by_role = groupby(range(len(plan.stages)), role_of)
         return tuple(_role(plan, list(stages)) for _, stages in by_role)
 
     def describe(self, settings: SppoSettings) -> str:

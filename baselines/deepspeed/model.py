@@ -46,9 +46,8 @@ def even_tiles(tokens: int, tiles: int) -> int:
 
 
 def _norm(model: Model) -> nn.Module:
-    if model.norm == "rmsnorm":
-        return nn.RMSNorm(model.hidden, eps=model.norm_epsilon)
-    return nn.LayerNorm(model.hidden, eps=model.norm_epsilon)
+    kind = nn.RMSNorm if model.norm == "rmsnorm" else nn.LayerNorm
+    return kind(model.hidden, eps=model.norm_epsilon)
 
 
 class Attention(nn.Module):

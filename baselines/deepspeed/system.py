@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -131,12 +132,7 @@ class DeepSpeedSystem(System):
 
         group = self.mpu.get_sequence_parallel_group()
         ulysses = DistributedAttention(local_attention, group, scatter_idx=2, gather_idx=1)
-
-        def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            out: Tensor = ulysses(query, key, value, 0)
-            return out
-
-        return attention
+        return partial(ulysses, batch_dim_idx=0)
 
     def _engine(self, weights: Weights) -> Any:
         with torch.device("meta"):
@@ -184,9 +180,8 @@ class DeepSpeedSystem(System):
 
     def _norm_before_clipping(self) -> Tensor | None:
         """The norm of the clip, where the engine has no optimizer of its own and drops the norm."""
-        if hasattr(self.engine.optimizer, "_global_grad_norm"):
-            return None
-        if not self.engine.is_gradient_accumulation_boundary():
+        has_norm = hasattr(self.engine.optimizer, "_global_grad_norm")
+        if has_norm or not self.engine.is_gradient_accumulation_boundary():
             return None
         gradients = [p.grad for p in self.engine.module.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)

@@ -36,9 +36,6 @@ class Patch:
     first: str = "0.16.0"
     last: str = "0.16.1"
 
-    def covers(self, installed: str) -> bool:
-        return _release(self.first) <= _release(installed) <= _release(self.last)
-
 
 def _release(text: str) -> tuple[int, ...]:
     """The release number: "0.16.1rc2" -> (0, 16, 1)."""
@@ -72,12 +69,6 @@ def _on_cpu(factory: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return build
 
 
-def _torch_on_cpu() -> types.ModuleType:
-    factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "empty", "tensor")}
-    cuda = _ModuleView(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
-    return _ModuleView(torch, cuda=cuda, **factories)
-
-
 _DEVICE_MODULES = (
     "distributed.param_and_grad_buffer",
     "models.common.embeddings.rotary_pos_embedding",
@@ -95,7 +86,9 @@ _DEVICE_MODULES = (
 
 
 def _redirect_devices() -> None:
-    view = _torch_on_cpu()
+    factories = {name: _on_cpu(getattr(torch, name)) for name in ("zeros", "empty", "tensor")}
+    cuda = _ModuleView(torch.cuda, current_device=lambda: _CPU, manual_seed=lambda seed: None)
+    view = _ModuleView(torch, cuda=cuda, **factories)
     for name in _DEVICE_MODULES:
         _rebind(name, torch=view)
 
@@ -200,7 +193,7 @@ def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
     needed = [patch for patch in PATCHES if patch.where in (device.type, backend)]
     installed = version("megatron-core")
     for patch in needed:
-        if not patch.covers(installed):
+        if not _release(patch.first) <= _release(installed) <= _release(patch.last):
             raise Unavailable(
                 f"megatron-core {installed}: patch {patch.id} is written for {patch.first} to "
                 f"{patch.last}; install one of those"

@@ -63,10 +63,8 @@ class MegatronSystem(System):
     def _microbatches(self, sequences: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of one sequence at a time, [1, tokens of this rank]."""
         for sequence in sequences.chunk(len(sequences)):
-            yield (
-                self._tokens_of_this_rank(sequence[:, :-1]),
-                self._tokens_of_this_rank(sequence[:, 1:]),
-            )
+            inputs, targets = sequence[:, :-1], sequence[:, 1:]
+            yield self._tokens_of_this_rank(inputs), self._tokens_of_this_rank(targets)
 
     def _tokens_of_this_rank(self, tokens: Tensor) -> Tensor:
         """Chunks r and 2n-1-r of 2n: context parallelism with equal causal work."""

@@ -59,12 +59,9 @@ def ranks_along(plan: Plan, coordinate: MeshCoordinate, axis: Axis) -> list[int]
 
 def groups_along(plan: Plan, axis: Axis) -> list[list[int]]:
     """All ranks of the plan in groups by `ranks_along`."""
-    coordinates = [coordinate_of(plan, rank) for rank in range(plan.ranks)]
-    return [
-        ranks_along(plan, coordinate, axis)
-        for coordinate in coordinates
-        if getattr(coordinate, axis) == 0
-    ]
+    coordinates = (coordinate_of(plan, rank) for rank in range(plan.ranks))
+    firsts = [coordinate for coordinate in coordinates if getattr(coordinate, axis) == 0]
+    return [ranks_along(plan, first, axis) for first in firsts]
 
 
 @dataclass(frozen=True, kw_only=True)

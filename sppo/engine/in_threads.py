@@ -27,12 +27,8 @@ from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.plan.plan import Plan, StepPlans
 
-_DTYPES: dict[int, tuple[Dtype, torch.dtype]] = {
-    2: ("bfloat16", torch.bfloat16),
-    4: ("float32", torch.float32),
-    8: ("float64", torch.float64),
-}
-"""Element bytes of a plan -> the dtype it computes in."""
+_DTYPES: dict[int, Dtype] = {2: "bfloat16", 4: "float32", 8: "float64"}
+"""Element bytes of a plan -> the dtype of its compute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +79,8 @@ def run_in_threads(
     for batch in steps:
         if tuple(batch.shape) != shape:
             raise ValueError(f"the plan is for batches of {shape}, not {tuple(batch.shape)}")
-    element, dtype = _DTYPES[plan.element_bytes]
-    workload = _workload_of(plan, element, optimizer or Optimizer())
+    workload = _workload_of(plan, optimizer or Optimizer())
+    dtype = getattr(torch, workload.dtype)
     groups = connect_threads(plan)
     kept = [_KeptBytes() for _ in groups]
     trainers = []
@@ -110,7 +106,7 @@ def run_in_threads(
     )
 
 
-def _workload_of(plan: Plan, dtype: Dtype, optimizer: Optimizer) -> Workload:
+def _workload_of(plan: Plan, optimizer: Optimizer) -> Workload:
     """The workload of the plan, as far as training reads it."""
     cluster = Cluster(hardware=plan.hardware, device="cpu", nodes=1, ranks_per_node=plan.ranks)
     return Workload(
@@ -119,7 +115,7 @@ def _workload_of(plan: Plan, dtype: Dtype, optimizer: Optimizer) -> Workload:
         cluster=cluster,
         sequence_tokens=plan.sequence_tokens,
         sequences_per_step=plan.sequences_per_step,
-        dtype=dtype,
+        dtype=_DTYPES[plan.element_bytes],
         optimizer=optimizer,
     )
 

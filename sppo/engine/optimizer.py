@@ -61,12 +61,9 @@ class FlatAdamW:
             {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
             {"params": [self.masters[1]], "weight_decay": 0.0},
         ]
+        betas, epsilon = (recipe.beta1, recipe.beta2), recipe.epsilon
         self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=recipe.learning_rate,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.epsilon,
-            fused=True,
+            groups, lr=recipe.learning_rate, betas=betas, eps=epsilon, fused=True
         )
         self._shared = self.masters[0].dtype == weights.matrices.dtype
 

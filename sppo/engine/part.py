@@ -118,7 +118,8 @@ class Part:
         x: token ids int64 [l] on the first part, hidden states [l / SP, h] on all later parts.
         targets: int64 [l] on the last part.
         """
-        span, turns = self.spans[subsequence], self.buffers.turns[self.spans[subsequence]]
+        span = self.spans[subsequence]
+        turns = self.buffers.turns[span]
         caches = self.caches[sequence % len(self.caches)]
         recomputer = BlockRecomputer(part=self.model, caches=caches, turns=turns, start=span.start)
         dropped = self._dropped[subsequence]

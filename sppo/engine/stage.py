@@ -76,7 +76,7 @@ class Stage:
     @property
     def kv_moved_bytes(self) -> int:
         """Bytes of K, V, dK and dV between host and device since the stage was made."""
-        return sum(cache.moved_bytes for caches in self._caches.values() for cache in caches)
+        return self.buffers.ring.copies.moved_bytes if self.buffers.ring else 0
 
     def assert_empty(self) -> None:
         """End of a step: every subsequence has had its backward, and the arenas are empty."""

@@ -39,7 +39,7 @@ class Trainer:
         plan = plans.whole
         check_plan(plan, workload)
         check_attention(context.device, context.dtype)
-        self.workload = workload
+        self.clip_norm = workload.optimizer.clip_norm
         self.plan = plan
         self.short_plan = plans.short
         self.context = context
@@ -83,9 +83,8 @@ class Trainer:
         self.groups.everyone.all_reduce(totals)
         loss, squared_norm = totals.tolist()
         norm = squared_norm**0.5
-        clip = self.workload.optimizer.clip_norm
         self.context.note(f"stage {stage}, AdamW")
-        self.optimizer.step(min(1.0, clip / (norm + 1e-6)))
+        self.optimizer.step(min(1.0, self.clip_norm / (norm + 1e-6)))
         return loss, norm
 
     def tensors(self) -> Mapping[Any, list[Tensor]]:

@@ -71,12 +71,9 @@ class PartModel:
     def norm(self, name: str, x: Tensor, tag: Tag) -> Tensor:
         """The norm `name` of x [l / SP, h]; its statistics are tagged "norm1.statistics"."""
         tag_statistic = partial(tag, f"{name.rpartition('.')[2]}.statistics")
-        weight, bias = self.weights.with_bias(name)
-        epsilon = self.model.norm_epsilon
-        if self.model.norm == "rmsnorm":
-            out: Tensor = RmsNorm.apply(x, weight, epsilon, tag_statistic)
-        else:
-            out = LayerNorm.apply(x, weight, bias, epsilon, tag_statistic)
+        function = RmsNorm if self.model.norm == "rmsnorm" else LayerNorm
+        parameters = self.weights.with_bias(name)
+        out: Tensor = function.apply(x, *parameters, self.model.norm_epsilon, tag_statistic)
         return out
 
     def _block(
@@ -88,12 +85,7 @@ class PartModel:
         normed = self.norm(f"{layer}.norm1", x, tag)
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
-            self._column(normed, f"{layer}.attention.qkv"),
-            turns,
-            cache,
-            start,
-            self.team,
-            tag,
+            self._column(normed, f"{layer}.attention.qkv"), turns, cache, start, self.team, tag
         )
         middle = self._row(attended, f"{layer}.attention.output").add_(x)
         tag("block.middle", middle)

@@ -160,7 +160,9 @@ class RmsNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Weight, epsilon: float, tag: TagStatistic) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Weight, bias: None, epsilon: float, tag: TagStatistic
+    ) -> Tensor:
         precise = x if x.dtype == torch.float64 else x.float()
         rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
         out: Tensor = (precise * rstd).to(x.dtype) * weight.value
@@ -178,7 +180,7 @@ class RmsNorm(torch.autograd.Function):
         scaled = grad.to(rstd.dtype) * ctx.weight.value
         projection = (scaled * normed).mean(-1, keepdim=True)
         x_gradient = scaled.addcmul_(normed, projection, value=-1).mul_(rstd)
-        return x_gradient.to(x.dtype), None, None, None
+        return x_gradient.to(x.dtype), None, None, None, None
 
 
 class SwiGlu(torch.autograd.Function):

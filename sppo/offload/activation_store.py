@@ -78,14 +78,6 @@ class Saved:
     sources: dict[str, Saved] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Handle:
-    """Autograd holds this in place of a saved tensor."""
-
-    saved: Saved
-    view: _View
-
-
 class ActivationStore:
     """The saved tensors of one subsequence on one stage.
 
@@ -130,7 +122,8 @@ class ActivationStore:
         self._by_key.clear()
         self._mortal.clear()
 
-    def _pack(self, tensor: Tensor) -> Tensor | _Handle:
+    def _pack(self, tensor: Tensor) -> Tensor | tuple[Saved, _View]:
+        """Autograd holds the result in place of a saved tensor."""
         storage = storage_key(tensor)
         if storage in self._constants:
             return tensor
@@ -138,7 +131,7 @@ class ActivationStore:
         if saved is None:
             saved = self._save(tensor, self._tags.get(storage))
             self._open[storage] = saved
-        return _Handle(saved, _View.of(tensor))
+        return saved, _View.of(tensor)
 
     def _save(self, tensor: Tensor, key: SavedTensorKey | None) -> Saved:
         data = _bytes_of(tensor)
@@ -171,10 +164,11 @@ class ActivationStore:
             saved.sources = {}
         return saved.data
 
-    def _unpack(self, packed: Tensor | _Handle) -> Tensor:
+    def _unpack(self, packed: Tensor | tuple[Saved, _View]) -> Tensor:
         if isinstance(packed, Tensor):
             return packed
-        return packed.view.on(self._data(packed.saved))
+        saved, view = packed
+        return view.on(self._data(saved))
 
     def offload(self, names: Iterable[SavedTensorKey], arena: HostArena) -> int:
         """Copy these saved tensors to the host tier and free their storages; returns the bytes."""

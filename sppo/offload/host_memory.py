@@ -80,7 +80,7 @@ class CopyStreams:
 
     On CUDA each direction has a stream. A copy starts when the compute issued before it, and the
     earlier copies of the opposite direction, are done. On a CPU a copy is done when the call
-    returns.
+    returns. `moved_bytes` counts both directions.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -89,13 +89,16 @@ class CopyStreams:
         self._h2d = torch.cuda.Stream(device) if on_cuda else None
         self._d2h = torch.cuda.Stream(device) if on_cuda else None
         self._offloading: list[Tensor] = []
+        self.moved_bytes = 0
 
     def copy_to_device(self, into: Tensor, source: Tensor) -> None:
         """H2D. `into` must not be freed before `h2d_event().wait()`."""
+        self.moved_bytes += source.nbytes
         self._copy(self._h2d, self._d2h, into, source)
 
     def copy_to_host(self, source: Tensor, into: Tensor) -> None:
         """D2H. The memory of `source` is in use until `wait_for_offloads`."""
+        self.moved_bytes += source.nbytes
         self._copy(self._d2h, self._h2d, into, source)
         if self._d2h is not None:
             self._offloading.append(source)

@@ -80,8 +80,7 @@ def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor
     )
     first = _square_forward(early, keys, values)
     second = _merge(
-        *_square_forward(late, late_keys, late_values),
-        *_block_forward(late, keys, values, False),
+        *_square_forward(late, late_keys, late_values), *_block_forward(late, keys, values, False)
     )
     return torch.cat((first[0], second[0]), 2), torch.cat((first[1], second[1]), 2)
 

@@ -138,19 +138,10 @@ class HostedLayer:
         self.gradients = gradients
         self.ring = ring
         self.kv_heads = host.keys.shape[0]
-        self.moved_bytes = 0
-
-    def _to_device(self, into: Tensor, source: Tensor) -> None:
-        self.moved_bytes += source.nbytes
-        self.ring.copies.copy_to_device(into, source)
-
-    def _to_host(self, source: Tensor, into: Tensor) -> None:
-        self.moved_bytes += source.nbytes
-        self.ring.copies.copy_to_host(source, into)
 
     def _reload(self, source: Tensor) -> Tensor:
         into = torch.empty(source.shape, device=self.ring.device, dtype=source.dtype)
-        self._to_device(into, source)
+        self.ring.copies.copy_to_device(into, source)
         return into
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -159,8 +150,8 @@ class HostedLayer:
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
         span = _span(self.host, start, start + key.shape[1])
         self.ring.copies.wait_for_offloads()  # those of the layer before
-        self._to_host(key, span.keys)
-        self._to_host(value, span.values)
+        self.ring.copies.copy_to_host(key, span.keys)
+        self.ring.copies.copy_to_host(value, span.values)
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         span = _span(self.host, start, start + tokens)
@@ -191,8 +182,8 @@ class HostedLayer:
                 block.key_gradients.zero_()
                 block.value_gradients.zero_()
             yield block
-            self._to_host(block.key_gradients, host.key_gradients)
-            self._to_host(block.value_gradients, host.value_gradients)
+            self.ring.copies.copy_to_host(block.key_gradients, host.key_gradients)
+            self.ring.copies.copy_to_host(block.value_gradients, host.value_gradients)
         self.gradients.zero = False
 
     def _blocks(self, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock]]:
@@ -214,7 +205,7 @@ class HostedLayer:
             end = min(first + self.ring.tokens, start)
             block, host = self.ring.slot(number, end - first), _span(self.host, first, end)
             for into, source in zip(block[:kinds], host[:kinds], strict=True):
-                self._to_device(into, source)
+                self.ring.copies.copy_to_device(into, source)
             yield block, host, self.ring.copies.h2d_event()
 
 
@@ -260,8 +251,3 @@ class KvCache:
             self.buffers.value_gradients.zero_()
         for state in self._gradients:
             state.zero = True
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes between host and device so far; 0 for resident layers."""
-        return sum(layer.moved_bytes for layer in self.layers if isinstance(layer, HostedLayer))
