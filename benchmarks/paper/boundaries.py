@@ -16,7 +16,7 @@ from baselines import registry
 from baselines.protocol import Misfit, Planner, roles_of
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Emulation, Planned
-from benchmarks.emulation.search import STEP_TOKENS, Searched, Searcher, longest
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, longest
 from benchmarks.job import Status
 from benchmarks.paper import reported
 from benchmarks.paper.readings import LONGEST_MODEL, READINGS, Reading, Word
@@ -131,7 +131,7 @@ def verdicts(
         for reading in readings:
             if not reading.counted and reading.says(point) is None:
                 continue
-            emulator.told.note(f"{point.model}, {point.seq}, {point.gpus} GPUs: {reading.name}")
+            emulator.progress.note(f"{point.model}, {point.seq}, {point.gpus} GPUs: {reading.name}")
             yield _verdict(reading, point, workload, emulator)
 
 
@@ -208,7 +208,7 @@ def longest_rows(
                 continue
             point = _longest_point(count)
             workload = workload_of(point, sequences_per_step)
-            emulator.told.note(f"longest: {count} GPUs: {reading.name}")
+            emulator.progress.note(f"longest: {count} GPUs: {reading.name}")
             searcher = Searcher(
                 workload=workload,
                 system=reading.system,
@@ -219,7 +219,7 @@ def longest_rows(
                 most = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
                 found = longest(searcher, [settings], most)
             except Misfit as error:
-                emulator.told.note(str(error))
+                emulator.progress.note(str(error))
                 continue
             yield _longest(reading, found)
 
@@ -240,7 +240,7 @@ def _longest_point(gpus: int) -> ReportedPoint:
     )
 
 
-def _longest(reading: Reading, found: Searched) -> Longest:
+def _longest(reading: Reading, found: SearchResult) -> Longest:
     roles = [] if found.found is None else found.found.roles
     tokens = found.longest_tokens or 0
     failed = [

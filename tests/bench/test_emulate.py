@@ -127,13 +127,13 @@ def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
     found = emulator.emulate(
         workload, "sppo", settings, lambda known: asked_roles("1,2", known, workload)
     )
-    one, other = (told(role.counts) for role in found.roles)
-    assert one["flops"] > 0
-    assert one == other
+    first, second = (without_groups(role.counts) for role in found.roles)
+    assert first["flops"] > 0
+    assert first == second
 
 
-def told(counts: Counts | None) -> dict[str, Any]:
-    """Everything but whom it talks to."""
+def without_groups(counts: Counts | None) -> dict[str, Any]:
+    """All counts except the groups of messages."""
     assert counts is not None
     plain: dict[str, Any] = msgspec.to_builtins(counts)
     for item in plain["communication"]:

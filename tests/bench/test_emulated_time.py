@@ -12,6 +12,7 @@ from baselines.registry import load
 from benchmarks.emulation import processes
 from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
+from benchmarks.job import ATTENTION
 from benchmarks.workloads import find
 from sppo.config.hardware import load_hardware
 from sppo.cost_model.flops import head_flops_per_token
@@ -55,7 +56,7 @@ def counted_flops(reports: Sequence[RoleReport]) -> tuple[int, int]:
         backward = sum(
             count
             for name, count in report.counts.flops_by_operator.items()
-            if "_scaled_dot_product_" in name and name.endswith("_backward")
+            if ATTENTION in name and name.endswith("_backward")
         )
         products += report.ranks * operations.matmul
         attention += report.ranks * (operations.attention_causal - backward // 5)

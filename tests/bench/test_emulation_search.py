@@ -13,7 +13,7 @@ import pytest
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Misfit
 from baselines.registry import load
-from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.cli import main
 from benchmarks.emulation.emulator import Choose, Emulator
 from benchmarks.emulation.result import (
@@ -43,7 +43,9 @@ def counts(peak_bytes: int) -> Counts:
         before_step_bytes=STATE_BYTES,
         peak_by_kind_bytes={},
         at_peak_by_kind_bytes={},
-        peak_at=Moment(phase="forward", backwards=0, all_backwards=1, operation="mm", share=0.5),
+        peak_at=StepPosition(
+            phase="forward", backwards=0, all_backwards=1, operation="mm", share=0.5
+        ),
         flops=0,
         flops_by_operation=Operations(matmul=0, attention_causal=0, attention_full=0, recomputed=0),
         flops_by_operator={},
@@ -216,7 +218,7 @@ def test_the_fastest_of_what_fits_wins() -> None:
     assert not found.unanswered
 
 
-def test_a_setting_that_breaks_is_told() -> None:
+def test_a_setting_that_breaks_is_reported() -> None:
     degrees = (1, 2, 4, 8)
     emulator = made_up(
         token_bytes=dict.fromkeys(degrees, 1), seconds=dict.fromkeys(degrees, 1.0), breaks_at=1

@@ -199,7 +199,7 @@ def counted(rank: int, ranks: int, name: str) -> bytes:
     system.step(short)
     del short
     before_bytes = counted_step(system, accounting, whole)
-    counts = counts_of(accounting, journal.tell(), before_bytes, workload.cluster)
+    counts = counts_of(accounting, journal.replay(), before_bytes, workload.cluster)
     system.close()
     return msgspec.json.encode(counts)
 

@@ -186,12 +186,12 @@ def test_collectives_count_calls_and_the_larger_side(accounting: Accounting) -> 
             dist.barrier()
     finally:
         dist.destroy_process_group()
-    assert accounting.collective_calls["allreduce_"] == 2
-    assert accounting.collective_bytes["allreduce_"] == 2 * 1024
-    assert accounting.collective_bytes["allgather_"] == 1024
-    assert accounting.collective_bytes["alltoall_base_"] == 1024
-    assert accounting.collective_calls["barrier"] == 1
-    assert accounting.collective_bytes["barrier"] == 0
+    assert accounting.messages.collective_calls["allreduce_"] == 2
+    assert accounting.messages.collective_bytes["allreduce_"] == 2 * 1024
+    assert accounting.messages.collective_bytes["allgather_"] == 1024
+    assert accounting.messages.collective_bytes["alltoall_base_"] == 1024
+    assert accounting.messages.collective_calls["barrier"] == 1
+    assert accounting.messages.collective_bytes["barrier"] == 0
 
 
 def step(accounting: Accounting) -> None:

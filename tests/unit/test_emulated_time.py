@@ -10,7 +10,7 @@ import pytest
 
 from baselines.megatron.adapter import ADAPTER
 from baselines.megatron.settings import MegatronSettings
-from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.emulation.emulator import conclude
 from benchmarks.emulation.result import (
     Counts,
@@ -86,7 +86,9 @@ def counts(
         before_step_bytes=0,
         peak_by_kind_bytes={"weights": 100, "gradients": 200, "optimizer": 200, "temporary": 9},
         at_peak_by_kind_bytes={},
-        peak_at=Moment(phase="forward", backwards=0, all_backwards=3, operation="mm", share=0.5),
+        peak_at=StepPosition(
+            phase="forward", backwards=0, all_backwards=3, operation="mm", share=0.5
+        ),
         flops=matmul + forward + backward,
         flops_by_operation=Operations(
             matmul=matmul,
@@ -124,7 +126,7 @@ def traffic(operation: str, group: str, calls: int, sent_bytes: int, **changes: 
 # 1.5 s once a step: 8 bytes over both ranks' shares of the node's network, a latency.
 SUM_OF_NORMS = traffic("all_reduce", "0-3", 1, 8)
 
-# A micro-batch: forward 1 + 100/100 + 20/10 = 4 s, made again 4 s, backward
+# A micro-batch: forward 1 + 100/100 + 20/10 = 4 s, recomputed 4 s, backward
 # 2 * (1 + 100/50 + 20/5) = 14 s; collectives 0.5 + 3 = 3.5 s, of which 1 in the forward; send 2 s.
 FIRST = counts(
     matmul=1200,
@@ -139,7 +141,7 @@ FIRST = counts(
     ],
 )
 
-# A micro-batch: forward 1 + 200/100 = 3 s, made again 3, backward 2 * (1 + 200/50) = 10, send 2.
+# A micro-batch: forward 1 + 200/100 = 3 s, recomputed 3, backward 2 * (1 + 200/50) = 10, send 2.
 SECOND = counts(
     matmul=2400,
     forward=0,
@@ -218,7 +220,7 @@ def test_without_sequence_parallelism_a_backward_sends_what_a_forward_does() -> 
 
 
 def test_deepspeed_is_the_sum_of_its_parts() -> None:
-    """4 layers, 3 sequences: overhead 6 s. Forward 15, made again 15, backward 48.
+    """4 layers, 3 sequences: overhead 6 s. Forward 15, recomputed 15, backward 48.
 
     An all-to-all leaves the node with 20 of its 30 bytes, 5 s and two latencies; the gather has
     both ranks' share of the network, 2 s and a latency.
@@ -269,12 +271,12 @@ def test_ranks_one_by_one_take_the_time_of_their_roles() -> None:
     assert found(megatron(alone)).step_seconds == found(megatron(STAGES)).step_seconds
 
 
-def test_what_is_made_again_is_told_from_the_gradients() -> None:
+def test_recomputation_is_no_gradient() -> None:
     work = compute_seconds(FIRST, BY_HAND, tokens=128, layer_passes=0)
-    assert (work.forward, work.backward, work.again) == (9.0, 36.0, 9.0)
+    assert (work.forward, work.backward, work.recompute) == (9.0, 36.0, 9.0)
     once = counts(matmul=900, forward=60, backward=150, recomputed=0, traffic=[])
     work = compute_seconds(once, BY_HAND, tokens=128, layer_passes=0)
-    assert (work.forward, work.backward, work.again) == (9.0, 36.0, 0.0)
+    assert (work.forward, work.backward, work.recompute) == (9.0, 36.0, 0.0)
 
 
 @pytest.mark.parametrize(
