@@ -242,7 +242,7 @@ class Accounting(TorchDispatchMode):
 
     def _entry(self, kind: Kind | None, storage: torch.UntypedStorage) -> LiveStorage:
         reference = weakref.ref(storage, partial(self._drop, storage._cdata))
-        return LiveStorage(kind, reference, next(self._serials))
+        return LiveStorage(kind=kind, reference=reference, serial=next(self._serials))
 
     def _set(self, entry: LiveStorage, kind: Kind, nbytes: int) -> None:
         old = entry.kind

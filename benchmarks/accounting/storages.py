@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,16 +15,14 @@ from torch import Tensor
 from baselines.protocol import Kind
 
 
+@dataclass(kw_only=True, slots=True)
 class LiveStorage:
     """One live storage. `kind` None: known, but not counted. Keys recur, serials do not."""
 
-    __slots__ = ("kind", "nbytes", "reference", "serial")
-
-    def __init__(self, kind: Kind | None, reference: weakref.ref[Any], serial: int) -> None:
-        self.kind = kind
-        self.nbytes = 0
-        self.reference = reference
-        self.serial = serial
+    kind: Kind | None
+    reference: weakref.ref[Any]
+    serial: int
+    nbytes: int = 0
 
 
 def plain(tensor: Tensor) -> Iterator[Tensor]:
@@ -37,8 +37,7 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor._values()
 
 
-@contextmanager
-def resizes_noticed(notice: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+def resizes_noticed(notice: Callable[[torch.UntypedStorage], None]) -> AbstractContextManager[Any]:
     """Inside, `UntypedStorage.resize_` also calls `notice`: no operator shows the resize."""
     resize = torch.UntypedStorage.resize_
 
@@ -47,8 +46,4 @@ def resizes_noticed(notice: Callable[[torch.UntypedStorage], None]) -> Iterator[
         notice(storage)
         return result
 
-    torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+    return patch.object(torch.UntypedStorage, "resize_", resize_)

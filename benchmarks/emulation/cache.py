@@ -58,7 +58,7 @@ class EmulationCache:
         """
         if job.system in registry.installed():
             return None
-        path = self._path(job, role, adapter, code)
+        path = self.directory / f"{key(job, role, adapter, code)}.json"
         try:
             entry = msgspec.json.decode(path.read_bytes(), type=CacheEntry)
         except (OSError, msgspec.DecodeError):
@@ -81,10 +81,8 @@ class EmulationCache:
         curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
         entry = CacheEntry(report=report, curve=curve)
-        store.write_bytes(self._path(job, role, adapter, code), msgspec.json.encode(entry))
-
-    def _path(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> Path:
-        return self.directory / f"{key(job, role, adapter, code)}.json"
+        path = self.directory / f"{key(job, role, adapter, code)}.json"
+        store.write_bytes(path, msgspec.json.encode(entry))
 
 
 def default_cache() -> EmulationCache:

@@ -17,7 +17,6 @@ from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from benchmarks.emulation.result import Emulation, RoleReport, verdict
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.environment import describe_environment
-from benchmarks.job import Status
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.run import new_directory
 from benchmarks.records.plan_record import plan_data, plan_words
@@ -60,14 +59,12 @@ class Emulator:
         refused = self.refusal(workload, system, settings)
         if refused is not None:
             return refused
-        roles: Sequence[Role] = roles_of(adapter, workload, settings)
-        if choose is not None:
-            roles = choose(tuple(roles))
+        roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))
         reports = processes.run(
             processes.make_job(workload, adapter, settings, directory),
-            sorted(roles, key=lambda role: role.name != first),
+            sorted(choose(roles) if choose else roles, key=lambda role: role.name != first),
             adapter,
             self.time_limit_seconds,
             cache=self.cache,
@@ -91,19 +88,19 @@ class Emulator:
         except Misfit:
             raise
         except (Unavailable, Infeasible) as error:
-            status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
-            return self.refused(workload, system, settings, status, str(error))
+            return self.refused(workload, system, settings, error)
         return None
 
     def refused(
-        self, workload: Workload, system: str, settings: Any, status: Status, reason: str
+        self, workload: Workload, system: str, settings: Any, error: Unavailable | Infeasible
     ) -> Emulation:
-        """An emulation in which nothing ran."""
+        """An emulation in which nothing ran, because of the error."""
+        infeasible = isinstance(error, Infeasible)
         return msgspec.structs.replace(
             conclude(workload, registry.load(system), settings, []),
-            status=status,
-            fits=False if status == "infeasible" else None,
-            reason=reason,
+            status="infeasible" if infeasible else "unavailable",
+            fits=False if infeasible else None,
+            reason=str(error),
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from baselines.protocol import Adapter, Role
-from benchmarks.emulation import fake_cluster, memory_figure
+from benchmarks.emulation import memory_figure
 from benchmarks.emulation.cache import EmulationCache, code_digest
 from benchmarks.emulation.result import (
     Emulation,
@@ -26,7 +26,7 @@ from benchmarks.emulation.result import (
     position_text,
 )
 from benchmarks.environment import available_cores
-from benchmarks.launch.processes import GRACE_SECONDS, variables
+from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
 from benchmarks.rows.assign import step_plans
@@ -112,13 +112,17 @@ def _emulate(
     role: Role, job: EmulationJob, adapter: Adapter, time_limit_seconds: float, ended: Event
 ) -> RoleReport:
     """Run one rank until its end, its time limit, or the end of the emulation."""
-    directory = Path(job.output_directory)
+    directory, cluster = Path(job.output_directory), job.workload.cluster
     log = directory / f"log-{role.rank}.txt"
     module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
     environment = {
         **os.environ,
         **variables(1, adapter.environment),
-        **fake_cluster.variables(role.rank, job.workload.cluster),
+        "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
+        "RANK": str(role.rank),
+        "WORLD_SIZE": str(cluster.ranks),
+        "LOCAL_RANK": str(role.rank % cluster.ranks_per_node),
+        "LOCAL_WORLD_SIZE": str(cluster.ranks_per_node),
     }
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -131,22 +135,14 @@ def _emulate(
     deadline = time.monotonic() + time_limit_seconds
     while process.poll() is None:
         if ended.wait(TICK_SECONDS) or time.monotonic() > deadline:
-            _stop(process)
+            process.kill()
+            process.wait()
             return failed(role, "timeout", f"stopped after {time_limit_seconds:g} s")
     path = directory / f"role-{role.rank}.json"
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
     words = log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
     return failed(role, "failed", f"ended with exit code {process.returncode}: {words}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _line(report: RoleReport) -> str:

@@ -176,18 +176,6 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
 
 
-def with_counts(report: RoleReport, counts: Counts) -> RoleReport:
-    """The report of a rank whose step ended."""
-    return msgspec.structs.replace(
-        report,
-        peak_device_bytes=counts.peak_device_bytes,
-        peak_host_bytes=counts.peak_host_bytes,
-        flops=counts.flops,
-        communication_bytes=counts.communication_bytes,
-        counts=counts,
-    )
-
-
 def failed(role: Role, status: Status, reason: str) -> RoleReport:
     """The report of a role whose rank left no report."""
     return RoleReport(
@@ -241,10 +229,10 @@ def verdict(reports: Sequence[RoleReport], workload: Workload) -> dict[str, Any]
 
 def position_text(position: StepPosition) -> str:
     """ "in backward 1 of 8 (mm)": a position in the step in words."""
-    where = f"in the {position.phase}"
-    if position.phase == "backward":
-        where = f"in backward {position.backwards} of {position.all_backwards}"
-    elif position.phase == "forward":
-        done = f"{position.backwards} of {position.all_backwards} backwards done"
-        where = f"in a forward, {done}"
+    count = f"{position.backwards} of {position.all_backwards}"
+    where = {
+        "forward": f"in a forward, {count} backwards done",
+        "backward": f"in backward {count}",
+        "optimizer": "in the optimizer",
+    }[position.phase]
     return f"{where} ({position.operation})" if position.operation else where

@@ -123,9 +123,8 @@ class Searcher:
         except Misfit as error:
             if tokens == start:
                 raise
-            emulation = self.emulator.refused(
-                self._workload(tokens), self.system, settings, "unavailable", str(error)
-            )
+            workload = self._workload(tokens)
+            emulation = self.emulator.refused(workload, self.system, settings, error)
             self.trials.append(_trial(emulation))
         if not emulation.fits:
             return Answer(fits=False)
@@ -218,7 +217,7 @@ def leanest(adapter: Adapter, workload: Workload) -> list[Any]:
 
 
 def _trial(emulation: Emulation) -> EmulationTrial:
-    peaks = [role.peak_device_bytes for role in emulation.roles if role.counts is not None]
+    peaks = [role.counts.peak_device_bytes for role in emulation.roles if role.counts is not None]
     time = emulation.simulated_time
     return EmulationTrial(
         settings_text=emulation.settings_text,

@@ -20,20 +20,6 @@ from benchmarks.emulation.result import (
 from benchmarks.emulation.search import SearchResult
 from sppo.config.sizes import KIB, format_bytes, length_name
 
-PLANNED = {
-    "peak_device_bytes": "device peak",
-    "activation_peak_bytes": "activations, KV, dKV",
-    "kv_bytes": "KV",
-    "dkv_bytes": "dKV",
-    "peak_host_bytes": "host peak",
-    "copied_bytes": "copied",
-    "messages": "messages",
-    "message_bytes": "of bytes",
-    "collectives": "collectives",
-    "collective_bytes": "of bytes",
-}
-"""Headers of the table of predictions, by quantity."""
-
 _UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
 _Counted = Sequence[tuple[RoleReport, Counts]]
@@ -132,7 +118,10 @@ def _planned(numbers: Sequence[Planned]) -> str:
             words += f" ({planned / counted - 1:+.2%})" if counted else " (counted: 0)"
         rows.setdefault((number.role, number.rank), [number.role]).append(words)
     quantities = dict.fromkeys(number.quantity for number in numbers)
-    headers = ("planned (off by; else as counted)", *(PLANNED[name] for name in quantities))
+    headers = (
+        "planned (off by; else as counted)",
+        *(name.replace("_", " ") for name in quantities),
+    )
     return table(headers, rows.values())
 
 
@@ -158,11 +147,11 @@ def _messages(counted: _Counted) -> str:
         for traffic in counts.communication:
             key = (traffic.operation, traffic.link, traffic.group_ranks)
             groups.setdefault(key, []).append(traffic)
-        for key, messages in groups.items():
+        for group, messages in groups.items():
             calls = sum(traffic.calls for traffic in messages)
             total = sum(traffic.bytes for traffic in messages)
             words = format_bytes(total) if total >= KIB else f"{total} B"
-            rows.append((report.role, *map(str, key), f"{calls:,}", words))
+            rows.append((report.role, *map(str, group), f"{calls:,}", words))
     return table(headers, rows)
 
 

@@ -27,13 +27,7 @@ from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.memory_timeline import CurvePoint, Journal
 from benchmarks.emulation import fake_world
 from benchmarks.emulation.counts import counts_of
-from benchmarks.emulation.result import (
-    KINDS,
-    Counts,
-    EmulationJob,
-    RoleReport,
-    with_counts,
-)
+from benchmarks.emulation.result import KINDS, Counts, EmulationJob, RoleReport
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records import store
 from benchmarks.worker.failures import status_of
@@ -59,7 +53,7 @@ def main() -> None:
     except Exception as error:
         rank.write(rank.failure(error))
         raise
-    rank.write(with_counts(rank.report("ok"), counts))
+    rank.write(rank.report("ok", counts))
 
 
 class EmulatedRank:
@@ -69,7 +63,6 @@ class EmulatedRank:
         self.started = time.perf_counter()
         self.job = job
         self.role = role
-        self.rank = role.rank
         self.adapter = registry.load(job.system)
         self.journal = Journal()
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
@@ -78,7 +71,7 @@ class EmulatedRank:
     def run(self) -> Counts:
         """Both steps of the system. Raises every error of the system."""
         workload = self.job.workload
-        with fake_world.rank_of(self.rank, workload.cluster):
+        with fake_world.rank_of(self.role.rank, workload.cluster):
             self.phase = "prepare"
             system = self._prepare()
             self.phase = "throw-away step"
@@ -90,20 +83,24 @@ class EmulatedRank:
             before_bytes = counted_step(system, self.accounting, tokens)
             system.close()
         memory = self.journal.replay()
-        write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.rank}.csv")
+        write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.role.rank}.csv")
         return counts_of(self.accounting, memory, before_bytes, workload.cluster)
 
-    def report(self, status: Status) -> RoleReport:
-        """The report of this rank without counts."""
+    def report(self, status: Status, counts: Counts | None = None) -> RoleReport:
+        """The report of this rank; without counts where its step did not end."""
+        names = ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes")
+        totals: dict[str, Any] = {name: getattr(counts, name, None) for name in names}
         return RoleReport(
             role=self.role.name,
-            rank=self.rank,
+            rank=self.role.rank,
             ranks=self.role.ranks,
             status=status,
             phase=self.phase,
             versions={"torch": torch.__version__, **self.adapter.versions()},
             seconds=time.perf_counter() - self.started,
             process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+            counts=counts,
+            **totals,
         )
 
     def failure(self, error: Exception) -> RoleReport:
@@ -114,16 +111,17 @@ class EmulatedRank:
         return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
 
     def write(self, report: RoleReport) -> None:
-        path = Path(self.job.output_directory) / f"role-{self.rank}.json"
+        path = Path(self.job.output_directory) / f"role-{self.role.rank}.json"
         store.write_bytes(path, store.to_json(report))
 
     def _prepare(self) -> System:
         workload = self.job.workload
         dtype = torch_dtype(workload.dtype)
-        weights = fake_world.weights(weight_shapes(workload.model), dtype)
+        shapes = weight_shapes(workload.model)
+        weights = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         self.accounting.ignore(weights.values())
         context = Context(
-            rank=self.rank,
+            rank=self.role.rank,
             ranks=workload.cluster.ranks,
             device=fake_world.DEVICE,
             dtype=dtype,

@@ -143,7 +143,7 @@ def _verdict(
         found = emulator.emulate(workload, reading.system, settings)
         word = words_of(found)
     except Misfit as error:  # other sequences a step would do: no verdict on the layout
-        found = emulator.refused(workload, reading.system, settings, "unavailable", str(error))
+        found = emulator.refused(workload, reading.system, settings, error)
         word = None
     says = reading.says(point)
     worst = max(found.roles, key=lambda role: role.peak_device_bytes or 0, default=None)

@@ -70,10 +70,7 @@ def tiny_plans() -> PlanCases:
             {"pipeline_parallel": 2, "virtual_stages": 1},
         ),
         "bfloat16": (replace(tiny, dtype="bfloat16"), {}),
-        "DP 2, 2 sequences": (
-            replace(limited["none"], sequences_per_step=2),
-            {"data_parallel": 2},
-        ),
+        "DP 2, 2 sequences": (replace(limited["none"], sequences_per_step=2), {"data_parallel": 2}),
     }
     return {f"tiny-cpu, {name}": case for name, case in cases.items()} | {
         "tiny-llama-cpu, hosted KV, full-recompute": (

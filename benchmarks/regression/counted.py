@@ -111,14 +111,14 @@ def _license() -> Path:
 
 def emulated_values() -> dict[str, Values]:
     """All roles of every emulated case, a process each, and the simulated time."""
-    values = {}
-    for name, (workload, settings) in emulated_cases().items():
-        with tempfile.TemporaryDirectory() as folder:
-            emulator = Emulator(
-                parent=Path(folder), time_limit_seconds=TIME_LIMIT_SECONDS, progress=SILENT
-            )
-            values[name] = _emulation(emulator.emulate(workload, _system(name), settings))
-    return values
+    with tempfile.TemporaryDirectory() as folder:
+        emulator = Emulator(
+            parent=Path(folder), time_limit_seconds=TIME_LIMIT_SECONDS, progress=SILENT
+        )
+        return {
+            name: _emulation(emulator.emulate(workload, _system(name), settings))
+            for name, (workload, settings) in emulated_cases().items()
+        }
 
 
 def _system(name: str) -> str:
@@ -191,15 +191,16 @@ def _record(record: Record) -> Values:
         "grad_norm": [step.grad_norm for step in record.steps],
     }
     for rank, (memory, accounted) in enumerate(zip(record.memory, record.accounted, strict=True)):
-        values[f"rank {rank}"] = {**_memory(memory), **_accounted(accounted)}
+        values[f"rank {rank}"] = _rank(memory, accounted or Accounted())
     return values if record.status == "ok" else {**values, "reason": record.reason}
 
 
-def _memory(memory: Memory) -> Values:
-    """Peaks in bytes. The peak of temporaries is left out; `peak_device_bytes` contains them.
+def _rank(memory: Memory, accounted: Accounted) -> Values:
+    """Peaks in bytes, FLOPs, and collectives of a real rank.
 
-    A thread of gloo frees its buffers some microseconds sooner or later, so two runs need not count
-    the same temporaries. Emulated ranks do.
+    The peak of temporaries is left out; `peak_device_bytes` contains them. A thread of gloo frees
+    its buffers some microseconds sooner or later, so two runs need not count the same temporaries.
+    Emulated ranks do.
     """
     by_kind = memory.tracked_peak_by_kind_bytes.items()
     return {
@@ -208,13 +209,6 @@ def _memory(memory: Memory) -> Values:
         "activation_peak_bytes": memory.activation_peak_bytes,
         "host_peak_bytes": memory.host_peak_bytes,
         "live_before_bytes": memory.tracked_live_before_bytes,
-    }
-
-
-def _accounted(accounted: Accounted | None) -> Values:
-    if accounted is None:
-        return {}
-    return {
         "flops_by_operator": accounted.flops,
         "collective_calls": accounted.collective_calls,
         "collective_bytes": accounted.collective_bytes,

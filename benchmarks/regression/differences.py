@@ -10,8 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from msgspec import UNSET, UnsetType
 
-Scalar = str | int | float | bool | None
-Tree: TypeAlias = "Scalar | Sequence[Tree] | Mapping[str, Tree]"
+Tree: TypeAlias = "str | int | float | bool | Sequence[Tree] | Mapping[str, Tree] | None"
 """A JSON value; a sequence is a list."""
 
 Values: TypeAlias = dict[str, Any]
@@ -73,10 +72,7 @@ def _leaves(
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
             below = replace(
-                difference,
-                key=prefix + name,
-                old=old.get(name, UNSET),
-                new=new.get(name, UNSET),
+                difference, key=prefix + name, old=old.get(name, UNSET), new=new.get(name, UNSET)
             )
             yield from _leaves(below, tolerances)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy as np
 
-PAIRS = 20
-
 STEP_COMMAND = (
     *("python", "-m", "benchmarks", "run", "tiny-cpu", "--systems", "sppo"),
     *("--launches", "1", "--no-wandb", "--json"),
@@ -140,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("tree_a", type=Path, metavar="TREE_A")
     parser.add_argument("tree_b", type=Path, metavar="TREE_B")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="(default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--json-key", help="dotted path to a number in what the command prints")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)

@@ -1,6 +1,6 @@
 """A plan and its simulated step as plain values. No other module reads the planner for them.
 
-The names are those of the files; a class or module may be renamed without them.
+The names of layout and memory are those of the plan's own JSON; all others are the file's own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import astuple, replace
 from functools import cache
 from typing import Any
 
@@ -66,17 +67,12 @@ def _plan_values(workload: Workload, options: SolverOptions) -> Values:
 
 
 def _layout(plan: Plan) -> Values:
+    layout = msgspec.to_builtins(plan.layout)
+    del layout["msp_splits"]
     return {
-        "sequence_parallel": plan.sequence_parallel,
-        "pipeline_parallel": plan.pipeline_parallel,
-        "data_parallel": plan.data_parallel,
-        "virtual_stages": plan.virtual_stages,
-        "group_subsequences": plan.group_subsequences,
-        "kv_block_tokens": plan.kv_block_tokens,
-        "kv_sets": plan.kv_sets,
-        "head_alone": plan.head_alone,
-        "subsequences": plan.subsequences,
+        **layout,
         "lengths_tokens": list(plan.lengths_tokens),
+        "subsequences": plan.subsequences,
         "layers_by_part": [len(part.layer_range) for part in plan.parts],
         "fetch_ahead": plan.fetch_ahead,
         "receive_ahead": plan.receive_ahead,
@@ -132,14 +128,7 @@ def _by_name(stages: list[Counter[str]]) -> Values:
 
 def _msp_splits(splits: tuple[MspSplit, ...]) -> Values:
     exactly = [
-        [
-            split.part,
-            split.fills,
-            split.subsequences,
-            split.ranks,
-            split.lengths_tokens,
-            sorted(split.recompute_units),
-        ]
+        astuple(replace(split, recompute_units=tuple(sorted(split.recompute_units))))
         for split in splits
     ]
     return {

@@ -30,8 +30,8 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     layout = ["--tp", "8", "--pp", "4", "--recompute", "full", "--sequences-per-step", "8"]
     arguments = ["emulate", "megatron", *BIG, *layout, "--ranks", "0", "--json"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    role = found["roles"][0]
+    emulation = json.loads(capsys.readouterr().out)
+    role = emulation["roles"][0]
     counts = role["counts"]
     held = counts["at_peak_by_kind_bytes"]
     state_bytes = held["weights"] + held["gradients"] + held["optimizer"]
@@ -39,10 +39,10 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     assert beside_gib == pytest.approx(73.07, rel=0.01)
     for key in ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes"):
         assert role[key] == counts[key]
-    assert found["fits"] is True
-    assert found["limiting_role"] == "stage 0 (embedding), rank 0"
-    assert found["label"] == "emulated"
-    assert found["simulated_time"] is None, "one stage of four tells no time"
+    assert emulation["fits"] is True
+    assert emulation["limiting_role"] == "stage 0 (embedding), rank 0"
+    assert emulation["label"] == "emulated"
+    assert emulation["simulated_time"] is None, "one stage of four gives no time"
     assert role["versions"]["megatron-core"]
     assert role["seconds"] < 60
     assert role["process_peak_bytes"] < 8 * 2**30
@@ -78,12 +78,12 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["emulate", "deepspeed", "--model", "gpt-7b", "--seq", "1M", "--gpus", "64"]
     assert main([*arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == "unavailable"
-    assert found["fits"] is None
-    assert found["roles"] == []
-    assert found["simulated_time"] is None
-    assert "head count 32" in found["reason"]
+    emulation = json.loads(capsys.readouterr().out)
+    assert emulation["status"] == "unavailable"
+    assert emulation["fits"] is None
+    assert emulation["roles"] == []
+    assert emulation["simulated_time"] is None
+    assert "head count 32" in emulation["reason"]
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,10 @@ def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
         ("stage 3 (head)", 3, 1),
     ]
     emulator = Emulator(parent=tmp_path, time_limit_seconds=200.0)
-    found = emulator.emulate(
+    emulation = emulator.emulate(
         workload, "sppo", settings, lambda known: asked_roles("1,2", known, workload)
     )
-    first, second = (without_groups(role.counts) for role in found.roles)
+    first, second = (without_groups(role.counts) for role in emulation.roles)
     assert first["flops"] > 0
     assert first == second
 

@@ -29,20 +29,20 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
     """
     model, slicing = plan.model, plan.layout.slicing
     block = block_of(model)
-    again = {unit.name: unit.dense_flops for unit in block.units}
+    recompute_flops = {unit.name: unit.dense_flops for unit in block.units}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):
         layers = len(part.layer_range)
         each = 3 * (layers * block.dense_flops_per_token + part.head * head_flops_per_token(model))
         for index, start in enumerate(plan.starts_tokens):
-            for one in slicing.slices(number, index):
+            for piece in slicing.slices(number, index):
                 dropped = part.recompute_units[index]
-                if one.rank != number % plan.pipeline_parallel:
+                if piece.rank != number % plan.pipeline_parallel:
                     dropped = slicing.split_of(number, index).recompute_units
-                made_again = layers * sum(again[name] for name in dropped)
-                products += one.tokens * (each + made_again)
+                recomputed = layers * sum(recompute_flops[name] for name in dropped)
+                products += piece.tokens * (each + recomputed)
                 forwards = 4 if "attention.output" in dropped else 3
-                flops = block.mixer_flops(start + one.start, one.tokens)
+                flops = block.mixer_flops(start + piece.start, piece.tokens)
                 attention += forwards * layers * flops
     return plan.sequences_per_step * products, plan.sequences_per_step * attention
 

@@ -63,10 +63,10 @@ def test_the_same_again_is_reused(cache: EmulationCache, tmp_path: Path) -> None
     first = job_in(tmp_path / "first")
     assert cache.find(first, ROLE, ADAPTER, CODE) is None
     cache.keep(first, ROLE, ADAPTER, ran(first), CODE)
-    found = cache.find(job_in(tmp_path / "second"), ROLE, ADAPTER, CODE)
-    assert found is not None
-    assert found.reused
-    assert found.flops == 7
+    cached = cache.find(job_in(tmp_path / "second"), ROLE, ADAPTER, CODE)
+    assert cached is not None
+    assert cached.reused
+    assert cached.flops == 7
     assert (tmp_path / "second" / "live-0.csv").read_text() == "operator,share\n"
 
 

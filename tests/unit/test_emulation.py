@@ -227,22 +227,22 @@ def report(name: str, device_bytes: int, host_bytes: int = 0) -> RoleReport:
 
 def test_the_verdict_names_the_role_that_does_not_fit() -> None:
     fitting = [report("stage 0", 70 * GIB), report("stage 1", 60 * GIB)]
-    found = verdict(fitting, WORKLOAD)
-    assert (found["fits"], found["status"], found["limiting_role"]) == (True, "ok", "stage 0")
-    found = verdict([*fitting, report("stage 2", 80 * GIB)], WORKLOAD)
-    assert (found["fits"], found["status"], found["limiting_role"]) == (False, "oom", "stage 2")
-    assert "80.00 GiB" in found["reason"]
-    assert "backward 1 of 2" in found["reason"]
-    found = verdict([report("stage 0", GIB, host_bytes=10**13)], WORKLOAD)
-    assert found["status"] == "host_oom"
+    result = verdict(fitting, WORKLOAD)
+    assert (result["fits"], result["status"], result["limiting_role"]) == (True, "ok", "stage 0")
+    result = verdict([*fitting, report("stage 2", 80 * GIB)], WORKLOAD)
+    assert (result["fits"], result["status"], result["limiting_role"]) == (False, "oom", "stage 2")
+    assert "80.00 GiB" in result["reason"]
+    assert "backward 1 of 2" in result["reason"]
+    result = verdict([report("stage 0", GIB, host_bytes=10**13)], WORKLOAD)
+    assert result["status"] == "host_oom"
 
 
 def test_a_failed_role_leaves_the_verdict_open_unless_another_does_not_fit() -> None:
     lost = failed(Role(name="stage 1", rank=8, ranks=8), "failed", "its words")
-    found = verdict([report("stage 0", GIB), lost], WORKLOAD)
-    assert found["fits"] is None
-    assert found["status"] == "failed"
-    assert "its words" in found["reason"]
+    result = verdict([report("stage 0", GIB), lost], WORKLOAD)
+    assert result["fits"] is None
+    assert result["status"] == "failed"
+    assert "its words" in result["reason"]
     assert verdict([report("stage 0", 90 * GIB), lost], WORKLOAD)["fits"] is False
 
 

@@ -16,11 +16,7 @@ from benchmarks.commands.arguments import (
     parent,
 )
 from benchmarks.commands.flags import Described, RunFolder
-from benchmarks.commands.planning.emulate_settings import (
-    SystemSettings,
-    check_tuned,
-    settings_of,
-)
+from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
@@ -168,9 +164,8 @@ def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tupl
     names = map(str, known) if which == "all" else which.split(",")
     ranks = {int(name) if name.strip().isdecimal() else -1 for name in names}
     if not ranks <= set(known):
-        raise UsageError(
-            f"--ranks {which}: roles, all, or ranks of 0 to {known[-1]} by comma, as 0,8"
-        )
+        last = known[-1]
+        raise UsageError(f"--ranks {which}: roles, all, or ranks of 0 to {last} by comma, as 0,8")
     return tuple(_single_rank(rank, roles) for rank in sorted(ranks))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from baselines.protocol import Misfit
@@ -15,7 +14,6 @@ from benchmarks.emulation.search import (
     AT_MOST_FACTOR,
     STEP_TOKENS,
     Searcher,
-    SearchResult,
     fastest,
     leanest,
     longest,
@@ -73,19 +71,14 @@ def search(
     except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
     store.write_bytes(directory / "search.json", store.to_json(result))
-    show(result, directory, as_json)
-    return 0 if result.found is not None and not result.unanswered else 1
-
-
-def show(result: SearchResult, directory: Path, as_json: bool) -> None:
-    """Print the answer, the trials, and the emulation that answers."""
     if as_json:
         print(store.to_json(result).decode(), end="")
     else:
         parts = [tables.answer(result), tables.trials(result)]
         if result.unanswered:
             parts.append(f"not answered, so more may fit: {result.unanswered}")
-        print("\n\n".join(parts))
         if result.found is not None:
-            print("\n" + tables.text(result.found))
+            parts.append(tables.text(result.found))
+        print("\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
+    return 0 if result.found is not None and not result.unanswered else 1

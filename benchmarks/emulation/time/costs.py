@@ -82,9 +82,8 @@ def message_seconds(traffic: Traffic, profile: Hardware, cluster: Cluster) -> fl
     if traffic.operation == "recv":
         return 0.0
     between, latency = profile.internode_bytes_per_second, profile.internode_latency_seconds
-    near = profile.collective_bytes_per_second
-    if traffic.operation == "send":
-        near = profile.p2p_bytes_per_second
+    p2p, collective = profile.p2p_bytes_per_second, profile.collective_bytes_per_second
+    near = p2p if traffic.operation == "send" else collective
     if traffic.link == "in node" or between is None or latency is None:
         return traffic.calls * profile.p2p_latency_seconds + traffic.sent_bytes / near
     members = ranks_of(traffic.group)

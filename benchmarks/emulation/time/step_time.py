@@ -39,7 +39,8 @@ def simulated_time(
     complete = len(counted) == len(reports) and sum(report.ranks for report in reports) == ranks
     if not complete or system not in SYSTEMS:
         return None
-    step = SYSTEMS[system](
+    time_of, assumptions = SYSTEMS[system]
+    step = time_of(
         CountedStep(workload=workload, profile=profile, settings=settings, counted=counted)
     )
     busiest = max(step.ranks, key=lambda rank: rank.busy)
@@ -60,5 +61,5 @@ def simulated_time(
         tokens_per_second_per_gpu=tokens_per_second / ranks,
         mfu=least / step.seconds,
         mfu_if_hidden=least / step.seconds_if_hidden,
-        assumptions=[*COMMON, *step.assumptions],
+        assumptions=[*COMMON, *assumptions],
     )

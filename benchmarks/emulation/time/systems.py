@@ -13,7 +13,6 @@ import msgspec
 
 from baselines import registry
 from benchmarks.emulation.time.costs import (
-    ComputeSeconds,
     by_link,
     compute_seconds,
     message_seconds,
@@ -28,7 +27,7 @@ from sppo.cost_model.plan_costs import simulate_plan
 if TYPE_CHECKING:
     from benchmarks.emulation.result import Counts, RoleReport
 
-AT_ONCE = 1e30
+INSTANT = 1e30
 """Bytes a second of a link that takes no time."""
 
 MEGATRON = (
@@ -68,7 +67,6 @@ class StepTime:
     seconds: float
     seconds_if_hidden: float
     ranks: Sequence[RankTime]
-    assumptions: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,6 @@ def megatron(step: CountedStep) -> StepTime:
             )
             for (report, counts), (task, compute, reduction) in zip(roles, stages, strict=True)
         ],
-        assumptions=MEGATRON,
     )
 
 
@@ -130,7 +127,12 @@ def _inner(step: CountedStep) -> int:
 def _megatron_stage(
     step: CountedStep, counts: Counts, micro_batches: int
 ) -> tuple[StageSeconds, StageSeconds, float]:
-    """A micro-batch with messages, and without; seconds of the reduction at the step's end."""
+    """A micro-batch with messages, and without; seconds of the reduction at the step's end.
+
+    A layer's backward has as many collectives as its first forward. With sequence parallelism it
+    has half as many more, which gather the inputs for the weights' gradients. Recomputation has
+    those of a forward.
+    """
     workload, settings = step.workload, step.settings
     work = compute_seconds(
         counts,
@@ -145,7 +147,7 @@ def _megatron_stage(
     forward = work.forward / micro_batches
     backward = (work.backward + work.recompute) / micro_batches
     collectives = by_use["layers"] / micro_batches
-    share = _forward_share(work, sequence_parallel=settings["sequence_parallel"])
+    share = 1 / (1 + (1.5 if settings["sequence_parallel"] else 1.0) + work.recompute_share)
     exposed = StageSeconds(
         forward=forward + share * collectives,
         backward=backward + (1 - share) * collectives,
@@ -160,15 +162,6 @@ def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
     if operation in ("send", "recv"):
         return "forward" if ranks[0] < ranks[-1] else "backward"
     return "layers" if ranks[0] // inner == ranks[-1] // inner else "once"
-
-
-def _forward_share(work: ComputeSeconds, *, sequence_parallel: bool) -> float:
-    """Share of a layer's collectives that runs in its first forward.
-
-    A backward has as many. With sequence parallelism it has half as many more, which gather the
-    inputs for the weights' gradients. Recomputation has those of a forward.
-    """
-    return 1 / (1 + (1.5 if sequence_parallel else 1.0) + work.recompute_share)
 
 
 def deepspeed(step: CountedStep) -> StepTime:
@@ -191,7 +184,6 @@ def deepspeed(step: CountedStep) -> StepTime:
         seconds=max(rank.busy for rank in ranks),
         seconds_if_hidden=max(rank.compute for rank in ranks) + step.optimizer(),
         ranks=ranks,
-        assumptions=DEEPSPEED,
     )
 
 
@@ -219,7 +211,6 @@ def sppo(step: CountedStep) -> StepTime:
         seconds=exposed.makespan / 1e9 + after,
         seconds_if_hidden=hidden.makespan / 1e9 + step.optimizer(),
         ranks=ranks,
-        assumptions=SPPO,
     )
 
 
@@ -232,7 +223,12 @@ def without_messages(profile: Hardware) -> Hardware:
     if profile.internode_bytes_per_second is not None:
         links.append("internode_bytes_per_second")
         latencies.append("internode_latency_seconds")
-    return replace(profile, **{**dict.fromkeys(links, AT_ONCE), **dict.fromkeys(latencies, 0.0)})  # type: ignore[arg-type]
+    return replace(profile, **{**dict.fromkeys(links, INSTANT), **dict.fromkeys(latencies, 0.0)})  # type: ignore[arg-type]
 
 
-SYSTEMS = {"megatron": megatron, "deepspeed": deepspeed, "sppo": sppo}
+SYSTEMS = {
+    "megatron": (megatron, MEGATRON),
+    "deepspeed": (deepspeed, DEEPSPEED),
+    "sppo": (sppo, SPPO),
+}
+"""The step's time and its assumptions, by system."""
