@@ -66,8 +66,7 @@ def rank_of(rank: int, cluster: Cluster) -> Iterator[None]:
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=cluster.ranks)
     try:
         answers = patch.dict(fake_impls.op_implementations_dict, {_READ: _answer})
-        like_cuda = cluster.device == "cuda"
-        with answers, ShortcutMode(like_cuda=like_cuda, allow_non_fake_inputs=True):
+        with answers, ShortcutMode(like_cuda=cluster.device == "cuda", allow_non_fake_inputs=True):
             yield
     finally:
         dist.destroy_process_group()

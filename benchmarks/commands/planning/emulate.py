@@ -91,12 +91,11 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
-        settings = self.settings(workload)
         try:
             emulation = self._emulator().emulate(
                 workload,
                 self.system,
-                settings,
+                self.settings(workload),
                 lambda roles: asked_roles(self.ranks, roles, workload),
             )
         except (Misfit, NotBuilt, ValueError, OSError) as error:

@@ -40,9 +40,8 @@ def simulated_time(
     if not complete or system not in SYSTEMS:
         return None
     time_of, assumptions = SYSTEMS[system]
-    step = time_of(
-        CountedStep(workload=workload, profile=profile, settings=settings, counted=counted)
-    )
+    inputs = CountedStep(workload=workload, profile=profile, settings=settings, counted=counted)
+    step = time_of(inputs)
     busiest = max(step.ranks, key=lambda rank: rank.busy)
     least = flops.step_flops(workload).causal / (ranks * profile.peak_flops_per_second)
     tokens_per_second = workload.tokens_per_step / step.seconds
