@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Counts, EmulationJob
 from benchmarks.workloads import find, of_flags
 
+ROLES = [Role(name=f"stage {rank}", rank=rank, ranks=1) for rank in range(2)]
 BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
 
 
@@ -73,6 +75,39 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
     assert whole.seconds is not None
     assert whole.seconds > 0.5, "importing torch and two steps take longer"
     assert whole.counts is not None
+
+
+@pytest.fixture
+def rank_0_fails_and_rank_1_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulationJob:
+    """A job whose workers are a shell script; its fifth argument is the rank."""
+    script = tmp_path / "worker.sh"
+    script.write_text(
+        '#!/bin/sh\nif [ "$5" = 0 ]; then echo no memory; exit 3; fi\nexec sleep 60\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(processes.sys, "executable", str(script))
+    return EmulationJob(
+        workload=find("mini-cpu"), system="megatron", settings={}, output_directory=str(tmp_path)
+    )
+
+
+def test_a_rank_without_a_report_and_a_slow_rank(
+    rank_0_fails_and_rank_1_hangs: EmulationJob,
+) -> None:
+    job = rank_0_fails_and_rank_1_hangs
+    failed, slow = processes.run(job, ROLES, load("megatron"), time_limit_seconds=1.0)
+    assert (failed.status, failed.reason) == ("failed", "ended with exit code 3: no memory")
+    assert (slow.status, slow.reason) == ("timeout", "stopped after 1 s")
+
+
+def test_a_hasty_emulation_stops_at_the_first_role_that_does_not_fit(
+    rank_0_fails_and_rank_1_hangs: EmulationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "exceeds", lambda report, workload: report.rank == 0)
+    job, started = rank_0_fails_and_rank_1_hangs, time.monotonic()
+    reports = processes.run(job, ROLES, load("megatron"), time_limit_seconds=60.0, hasty=True)
+    assert [report.rank for report in reports] == [0]
+    assert time.monotonic() - started < 30
 
 
 def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
