@@ -59,9 +59,9 @@ class Accounting(TorchDispatchMode):
     together. `flops_in_backward`: the part of `flops` inside backwards, with recomputation.
     `copied_bytes` cross between the tiers. The journal gets every change.
 
-    `held_bytes` returns all bytes of the process. With it, `untracked_peak_bytes` is the most that
-    lay beside tracked tensors after an operator, above the bytes on entering. `refused` has tracked
-    and untracked bytes at the last operator that ended in an error.
+    `held_bytes` returns all bytes of the process. With it, `untracked_peak_bytes` is the peak of
+    the bytes outside tracked tensors after an operator, above those on entering. `refused` has
+    tracked and untracked bytes at the last operator that ended in an error.
 
     A communication backend may work in buffers of its own, which show when it copies out of them
     (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, to compare
@@ -103,10 +103,11 @@ class Accounting(TorchDispatchMode):
 
     @property
     def host_peak_bytes(self) -> int:
+        """The peak of the host tier."""
         return self.peak_by_kind["host"]
 
     def label(self, kind: Kind, tensor: Tensor) -> None:
-        """The storage of `tensor` holds `kind` from now on; one never seen before is live too."""
+        """The storage of `tensor` has this kind from now on; an unknown storage becomes live."""
         if self._closed:
             return
         for inner in plain(tensor):
@@ -196,7 +197,7 @@ class Accounting(TorchDispatchMode):
         return out
 
     def _untracked_bytes(self) -> int:
-        """Bytes of the process beside tracked tensors, above those before the step."""
+        """Bytes of the process outside tracked tensors, above those before the step."""
         if self._held_bytes is None:
             return 0
         return self._held_bytes() - self.live_bytes - self._untracked_before

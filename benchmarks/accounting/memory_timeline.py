@@ -1,9 +1,9 @@
 """The bytes of one step, change by change, by kinds that are known only after the step.
 
-During a forward nobody knows which of its tensors the backward will read. After the step a tensor
-that was made outside a backward and was live when a backward began is a kept activation, from its
-first byte on. (A gradient from a later stage is among them; a buffer that outlives the step is
-not.)
+During a forward nobody knows which of its tensors the backward will read. After the step this is
+known: a tensor from outside a backward that was live when a backward began was kept for it. Such a
+tensor is an activation from its first byte on. (A gradient from a later stage is among them; a
+buffer that outlives the step is not.)
 """
 
 from __future__ import annotations

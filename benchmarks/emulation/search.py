@@ -77,6 +77,7 @@ class Searcher:
 
     @property
     def adapter(self) -> Adapter:
+        """The adapter of the system. Raises ValueError for an unknown system."""
         return registry.load(self.system)
 
     def try_settings(self, settings: Any, tokens: int) -> Emulation:

@@ -38,6 +38,7 @@ from sppo.plan.weights import weight_shapes
 
 
 def main() -> None:
+    """Emulate the rank of the command line. Raises every error of the system, after its report."""
     parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this emulation")
     parser.add_argument("role", help="name of the role")
@@ -69,7 +70,7 @@ class EmulatedRank:
         self.phase = "start"
 
     def run(self) -> Counts:
-        """Both steps of the system. Raises every error of the system."""
+        """Run both steps; the counts are those of the second. Raises every error of the system."""
         workload = self.job.workload
         with fake_world.rank_of(self.role.rank, workload.cluster):
             self.phase = "prepare"
@@ -111,6 +112,7 @@ class EmulatedRank:
         return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
 
     def write(self, report: RoleReport) -> None:
+        """Write role-{rank}.json. Raises OSError."""
         path = Path(self.job.output_directory) / f"role-{self.role.rank}.json"
         store.write_bytes(path, store.to_json(report))
 

@@ -36,21 +36,24 @@ LAST_WORDS = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """B over A: below 1 B takes less. `quartiles`: of the ratios within pairs."""
+    """The values of A and B, in the order of their runs. Ratios are B over A; below 1 B is less."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
 
     @property
     def of_minima(self) -> float:
+        """Minimum of B over minimum of A."""
         return min(self.b) / min(self.a)
 
     @property
     def of_medians(self) -> float:
+        """Median of B over median of A."""
         return statistics.median(self.b) / statistics.median(self.a)
 
     @property
     def quartiles(self) -> tuple[float, float]:
+        """First and third quartile of the ratios within pairs."""
         ratios = np.divide(self.b, self.a)
         return float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))
 
@@ -88,7 +91,10 @@ def compare(
 
 
 def measure(tree: Path, command: Sequence[str], json_key: str | None) -> float:
-    """One run in one tree: seconds, or the number that the command prints."""
+    """One run in one tree: seconds, or the number that the command prints.
+
+    Raises RuntimeError where the command fails, ValueError where its output has no such number.
+    """
     program = sys.executable if command[0] == "python" else command[0]
     paths = filter(None, (str(tree), os.environ.get("PYTHONPATH")))
     started = time.perf_counter()

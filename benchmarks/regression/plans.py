@@ -96,7 +96,8 @@ def _memory(plan: Plan) -> Values:
 def _decisions(plan: Plan) -> Values:
     """How often a stage offloads or recomputes each saved tensor, and a digest of exactly which.
 
-    The counts are over layers and subsequences. A tensor is recomputed in all layers of a part.
+    The counts are over layers and subsequences. A tensor is recomputed in all layers of a model
+    chunk.
     """
     offloaded = [Counter[str]() for _ in plan.stages]
     recomputed = [Counter[str]() for _ in plan.stages]

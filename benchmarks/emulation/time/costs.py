@@ -34,6 +34,7 @@ class ComputeSeconds:
 
     @property
     def total(self) -> float:
+        """Seconds of all products."""
         return self.forward + self.backward + self.recompute
 
 
@@ -76,7 +77,7 @@ def message_seconds(traffic: Traffic, profile: Hardware, cluster: Cluster) -> fl
     """All calls of one kind of message, one after the other; a receive is charged to its sender.
 
     Between nodes a rank has its share of its node's network. A gather or a sum crosses from node to
-    node once for all ranks of a node, so the group has the shares of all its ranks there. An
+    node once for all ranks of a node: the group has the shares of all its ranks there. An
     all-to-all sends to every rank separately. A profile without nodes has one link.
     """
     if traffic.operation == "recv":
