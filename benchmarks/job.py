@@ -50,6 +50,10 @@ An operator's plain name holds what causality leaves; with the masked part it is
 """
 
 
+ATTENTION = "_scaled_dot_product_"
+"""How the names of torch's attention operators begin."""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 

@@ -1,11 +1,11 @@
-"""What one step holds, computes and sends, counted the same way for every system.
+"""Live bytes, FLOPs and messages of one step, counted the same way for every system.
 
 A dispatch mode sees every operator below autograd. It counts storages, not tensors: a view costs
 nothing, and a storage is live until its last tensor is gone. It never looks at values or
-addresses, so fake tensors are counted like real ones. Unseen: scratch memory inside a kernel,
-allocator rounding, operators started by a thread of one's own.
+addresses, so fake tensors are counted like real ones. Not counted: scratch memory inside a kernel,
+allocator rounding, operators on the system's own threads.
 
-Kinds come from labels; what nobody labels is "temporary". A parameter's gradient becomes
+Kinds come from labels; a storage without label is "temporary". A parameter's gradient becomes
 "gradients" when autograd has accumulated it. Storages off the device, and those labelled "host",
 are the host tier and no part of the device's sum. A meta tensor holds nothing, unless it is
 labelled "host": the host tier of a step on fake tensors.
@@ -30,15 +30,12 @@ from torch.utils.hooks import RemovableHandle
 from baselines.protocol import Kind
 from benchmarks.accounting.memory_timeline import Journal
 from benchmarks.accounting.operators import (
-    BARRIERS,
     COLLECTIVE_NAMESPACES,
-    NOT_SENT,
-    Message,
-    message_of,
+    MessageCounts,
     operator_flops,
     tensor_bytes,
 )
-from benchmarks.accounting.storages import noticed, plain
+from benchmarks.accounting.storages import LiveStorage, plain, resizes_noticed
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
 _DEVICE = torch.ops.prim.device.default
@@ -47,20 +44,8 @@ _COPIES = {"copy_": 1, "_to_copy": 0}
 """Operators that may copy between the tiers, and which argument is the source."""
 
 
-class _Entry:
-    """One live storage. `kind` None: known, but not counted. Keys come again, serials do not."""
-
-    __slots__ = ("kind", "nbytes", "reference", "serial")
-
-    def __init__(self, kind: Kind | None, reference: weakref.ref[Any], serial: int) -> None:
-        self.kind = kind
-        self.nbytes = 0
-        self.reference = reference
-        self.serial = serial
-
-
 class Accounting(TorchDispatchMode):
-    """Counts while it is entered; knows what is live from its making until `close`.
+    """Counts while it is entered; knows the live storages from its creation until `close`.
 
         accounting = Accounting(device)         # labels count from here on
         accounting.adopt("weights", ...)        # then live_bytes
@@ -69,18 +54,17 @@ class Accounting(TorchDispatchMode):
         accounting.peak_bytes, accounting.flops, ...
         accounting.close()
 
-    All sizes are bytes of this rank. `peak_by_kind` holds each kind's own peak, `at_peak_by_kind`
-    what was live when the device's sum was highest, `activation_peak_bytes` the peak of
-    activations, kv and dkv together. `flops_in_backward` is the part of `flops` that autograd
-    computes, recomputed forwards among it. `message_*` say the same as `collective_*` by group,
-    `copied_bytes` is what crossed between the tiers. A journal is told every change.
+    All sizes are bytes of this rank. `peak_by_kind`: each kind's own peak. `at_peak_by_kind`: live
+    at the peak of the device's sum. `activation_peak_bytes`: peak of activations, kv and dkv
+    together. `flops_in_backward`: the part of `flops` inside backwards, with recomputation.
+    `copied_bytes` cross between the tiers. The journal gets every change.
 
-    `held_bytes` tells what the process holds in all: then `untracked_peak_bytes` is the most that
-    lay beside tracked tensors after an operator, above what lay there on entering, and `refused`
-    holds tracked and untracked bytes at the last operator that ended in an error.
+    `held_bytes` returns all bytes of the process. With it, `untracked_peak_bytes` is the peak of
+    the bytes outside tracked tensors after an operator, above those on entering. `refused` has
+    tracked and untracked bytes at the last operator that ended in an error.
 
     A communication backend may work in buffers of its own, which show when it copies out of them
-    (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, for comparison
+    (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, to compare
     with a step on another backend.
     """
 
@@ -107,14 +91,11 @@ class Accounting(TorchDispatchMode):
         self.at_peak_by_kind: Counter[str] = Counter()
         self.activation_peak_bytes = 0
         self.flops: Counter[str] = Counter()
-        self.collective_calls: Counter[str] = Counter()
         self.flops_in_backward: Counter[str] = Counter()
-        self.collective_bytes: Counter[str] = Counter()
-        self.message_calls: Counter[Message] = Counter()
-        self.message_bytes: Counter[Message] = Counter()
+        self.messages = MessageCounts()
         self.copied_bytes: Counter[str] = Counter()
         self._serials = itertools.count()
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, LiveStorage] = {}
         self._hooks: list[RemovableHandle] = []
         self._closed = False
         # A storage may die on another thread, or by garbage collection inside our own update.
@@ -122,41 +103,37 @@ class Accounting(TorchDispatchMode):
 
     @property
     def host_peak_bytes(self) -> int:
+        """The peak of the host tier."""
         return self.peak_by_kind["host"]
 
     def label(self, kind: Kind, tensor: Tensor) -> None:
-        """The storage of `tensor` holds `kind` from now on; one never seen before is live too."""
+        """The storage of `tensor` has this kind from now on; an unknown storage becomes live."""
         if self._closed:
             return
         for inner in plain(tensor):
             self._touch(inner, kind)
 
     def adopt(self, kind: Kind, tensors: Iterable[Tensor]) -> None:
-        """Label what a system says it holds; parameters also announce gradients that appear."""
+        """Label a system's own tensors; the gradients of parameters get their label later."""
         for tensor in tensors:
             self.label(kind, tensor)
             if kind == "weights" and tensor.is_leaf and tensor.requires_grad:
                 self._hooks.append(tensor.register_post_accumulate_grad_hook(self._see_gradient))
 
     def adopt_visible(self) -> None:
-        """Count every other tensor that Python can see: what was set up before the step.
-
-        Buffers that a library allocates in advance must not be free of charge.
-        """
+        """Count all other tensors that Python sees: buffers that a library made before the step."""
         for item in gc.get_objects():
             if issubclass(type(item), Tensor):
-                for inner in plain(item):
-                    self._touch(inner)
+                self._see(item)
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Never count these: mapped files that belong to no system."""
+        """Never count these tensors: mapped files that belong to no system."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            key = storage._cdata
-            self._entries[key] = self._entry(None, storage)
+            self._entries[storage._cdata] = self._entry(None, storage)
 
     def close(self) -> None:
-        """Stop listening: labels, hooks and the ends of storages cost nothing any more."""
+        """Stop counting: labels, hooks and the ends of storages cost nothing after this."""
         self._closed = True
         for hook in self._hooks:
             hook.remove()
@@ -167,20 +144,20 @@ class Accounting(TorchDispatchMode):
         self.peak_bytes = self.live_bytes
         self.peak_by_kind = self.live.copy()
         self.at_peak_by_kind = self.live.copy()
-        self.activation_peak_bytes = sum(self.live[kind] for kind in _ACTIVATION_KINDS)
+        self.activation_peak_bytes = self._activation_bytes()
         if self.journal is not None:
             self.journal.begin()
         if self._held_bytes is not None:
             self._untracked_before = self._held_bytes() - self.live_bytes
             self.untracked_peak_bytes = 0
-        self._resize = torch.UntypedStorage.resize_
-        torch.UntypedStorage.resize_ = noticed(self._resize, self._see_storage)  # type: ignore[method-assign]
+        self._resizes = resizes_noticed(self._see_storage)
+        self._resizes.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        self._resizes.__exit__(None, None, None)
 
     def __torch_dispatch__(
         self,
@@ -190,10 +167,10 @@ class Accounting(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if types and any(hasattr(kind, "__tensor_flatten__") for kind in types):
-            return NotImplemented  # a wrapper (DTensor): its inner calls come back here
+            return NotImplemented  # a wrapper (DTensor): its inner calls come here
         kwargs = kwargs or {}
         if func.namespace == "prim":
-            # Asked of fake tensors only, more often than all else together: what device is it?
+            # The device of a fake tensor: the most frequent call of all.
             return args[0].fake_device if func is _DEVICE else func(*args, **kwargs)
         in_backward = torch._C._current_graph_task_id() >= 0
         if self.journal is not None:
@@ -209,7 +186,7 @@ class Accounting(TorchDispatchMode):
         if self.untracked_peak_bytes is not None:
             self.untracked_peak_bytes = max(self.untracked_peak_bytes, self._untracked_bytes())
         if func.namespace in COLLECTIVE_NAMESPACES:
-            self._count_collective(func, args, kwargs, out)
+            self.messages.count(func, args, kwargs, out)
             return out
         if func._opname in _COPIES:
             self._count_copy(args[_COPIES[func._opname]], out)
@@ -220,7 +197,7 @@ class Accounting(TorchDispatchMode):
         return out
 
     def _untracked_bytes(self) -> int:
-        """What the process holds beside tracked tensors, above what it held before the step."""
+        """Bytes of the process outside tracked tensors, above those before the step."""
         if self._held_bytes is None:
             return 0
         return self._held_bytes() - self.live_bytes - self._untracked_before
@@ -243,7 +220,7 @@ class Accounting(TorchDispatchMode):
             self.label("gradients", parameter.grad)
 
     def _see_storage(self, storage: torch.UntypedStorage) -> None:
-        """A storage was resized in place, which no operator tells."""
+        """A storage was resized in place, which no operator shows."""
         with self._lock:
             entry = self._entries.get(storage._cdata)
             if entry is not None and entry.kind is not None:
@@ -252,35 +229,30 @@ class Accounting(TorchDispatchMode):
     def _touch(self, tensor: Tensor, kind: Kind | None = None) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
+        on_device = tensor.device.type == self.device_type
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 if tensor.device.type == "meta" and kind != "host":
                     return
-                if tensor.device.type != self.device_type:
-                    first: Kind = "host"
-                else:
-                    first = kind or "temporary"
-                entry = self._entries[key] = self._entry(first, storage)
-                self._set(entry, first, storage.nbytes())
+                kind = (kind or "temporary") if on_device else "host"
+                entry = self._entries[key] = self._entry(kind, storage)
+                self._set(entry, kind, storage.nbytes())
             elif entry.kind is not None:
-                on_device = tensor.device.type == self.device_type
                 self._set(entry, kind if kind and on_device else entry.kind, storage.nbytes())
 
-    def _entry(self, kind: Kind | None, storage: torch.UntypedStorage) -> _Entry:
+    def _entry(self, kind: Kind | None, storage: torch.UntypedStorage) -> LiveStorage:
         reference = weakref.ref(storage, partial(self._drop, storage._cdata))
-        return _Entry(kind, reference, next(self._serials))
+        return LiveStorage(kind=kind, reference=reference, serial=next(self._serials))
 
-    def _set(self, entry: _Entry, kind: Kind, nbytes: int) -> None:
+    def _set(self, entry: LiveStorage, kind: Kind, nbytes: int) -> None:
         old = entry.kind
         if old == kind and entry.nbytes == nbytes:
             return
         assert old is not None, "an ignored storage is never set"
         self.live[old] -= entry.nbytes
         self.live[kind] += nbytes
-        self.live_bytes += (nbytes if kind != "host" else 0) - (
-            entry.nbytes if old != "host" else 0
-        )
+        self.live_bytes = self.live.total() - self.live["host"]
         entry.kind, entry.nbytes = kind, nbytes
         if self.journal is not None:
             self.journal.change(entry.serial, kind, nbytes)
@@ -290,12 +262,14 @@ class Accounting(TorchDispatchMode):
         if self.live[kind] > self.peak_by_kind[kind]:
             self.peak_by_kind[kind] = self.live[kind]
         if kind != "host" and self.live_bytes >= self.peak_bytes:
-            # Equal counts too: a label that comes at the peak corrects the breakdown.
+            # Equal bytes too: a label at the peak corrects the bytes by kind.
             self.peak_bytes = self.live_bytes
             self.at_peak_by_kind = self.live.copy()
         if kind in _ACTIVATION_KINDS:
-            held_bytes = sum(self.live[kind] for kind in _ACTIVATION_KINDS)
-            self.activation_peak_bytes = max(self.activation_peak_bytes, held_bytes)
+            self.activation_peak_bytes = max(self.activation_peak_bytes, self._activation_bytes())
+
+    def _activation_bytes(self) -> int:
+        return sum(self.live[kind] for kind in _ACTIVATION_KINDS)
 
     def _drop(self, key: int, reference: weakref.ref[Any]) -> None:
         with self._lock:
@@ -305,27 +279,12 @@ class Accounting(TorchDispatchMode):
             del self._entries[key]
             if entry.kind is not None:
                 self.live[entry.kind] -= entry.nbytes
-                self.live_bytes -= entry.nbytes if entry.kind != "host" else 0
+                self.live_bytes = self.live.total() - self.live["host"]
                 if self.journal is not None:
                     self.journal.change(entry.serial, entry.kind, 0)
 
-    def _count_collective(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """Bytes of a call are those of its larger side: the whole buffer of a gather or scatter."""
-        name = func._opname
-        if name == NOT_SENT:
-            return
-        message = message_of(func, args, kwargs)
-        self.collective_calls[name] += 1
-        self.message_calls[message] += 1
-        if name not in BARRIERS:
-            size_bytes = max(tensor_bytes(operand) for operand in (*args, out))
-            self.collective_bytes[name] += size_bytes
-            self.message_bytes[message] += size_bytes
-
     def _count_copy(self, source: Any, target: Any) -> None:
-        """Only what crosses between the tiers."""
+        """Count a copy that crosses between the tiers."""
         tiers = [self._on_host(tensor) for tensor in (source, target)]
         if tiers[0] != tiers[1]:
             self.copied_bytes["to_host" if tiers[1] else "from_host"] += tensor_bytes(target)

@@ -1,16 +1,16 @@
-"""The bytes of one step, change by change, and what they were when all is known.
+"""The bytes of one step, change by change, by kinds that are known only after the step.
 
-While a forward runs nobody can say which of its tensors the backward will read. Afterwards it is
-plain: what was made outside a backward and was there when one began is a kept activation, from its
-first byte on. (A gradient that a later stage has sent is among them; a buffer that outlives the
-step is not.)
+During a forward nobody knows which of its tensors the backward will read. After the step this is
+known: a tensor from outside a backward that was live when a backward began was kept for it. Such a
+tensor is an activation from its first byte on. (A gradient from a later stage is among them; a
+buffer that outlives the step is not.)
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from baselines.protocol import Kind
 
@@ -18,8 +18,8 @@ StepPhase = Literal["forward", "backward", "optimizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """Where in a step something happened.
+class StepPosition:
+    """A position in a step.
 
     backwards: how many backward passes had begun, of `all_backwards`. operation: the operator that
     ran. share: 0 before the first operator of the step, 1 after its last.
@@ -33,8 +33,8 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """What was live after one change, by kind. "host" is no part of the device's sum."""
+class CurvePoint:
+    """Live bytes after one change, by kind. "host" is no part of the device's sum."""
 
     operator: int
     in_backward: bool
@@ -44,18 +44,17 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """A rank's step in hindsight."""
+class StepMemory:
+    """The live bytes of a whole step of one rank, by kind. `peak_at`: where the peak is."""
 
     peak_bytes: int
-    moment: Moment
+    peak_at: StepPosition
     peak_by_kind: dict[str, int]
     at_peak_by_kind: dict[str, int]
-    points: list[Point]
+    curve: list[CurvePoint]
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(NamedTuple):
     serial: int
     kind: Kind
     size_bytes: int
@@ -64,7 +63,7 @@ class _Change:
 
 
 class Journal:
-    """Told of operators and changes by an `Accounting`; `tell` is for afterwards."""
+    """Written by an `Accounting`, operator by operator and change by change; read by `replay`."""
 
     def __init__(self) -> None:
         self._before: list[_Change] = []
@@ -75,7 +74,7 @@ class Journal:
         self._in_backward = False
 
     def begin(self) -> None:
-        """The step begins; what was told so far is what it starts with."""
+        """The step begins; all earlier changes are the state at its begin."""
         self._changes = []
 
     def operate(self, name: str, in_backward: bool) -> None:
@@ -88,45 +87,45 @@ class Journal:
         self._operations.append(name)
 
     def change(self, serial: int, kind: Kind, size_bytes: int) -> None:
-        """A storage has this kind and size from now on; it holds nothing or is gone at size 0."""
+        """A storage has this kind and size from now on; size 0: it is empty or gone."""
         operator = len(self._operations) - 1
         self._changes.append(_Change(serial, kind, size_bytes, operator, self._in_backward))
 
-    def whereabouts(self) -> str:
-        """How far the step has come, for the report of one that broke."""
+    def progress(self) -> str:
+        """How far the step has come, for the report of a rank that broke."""
         begun = len(self._backward_starts)
         if self._in_backward:
             return f"backward {begun}"
         return f"forward, {begun} backward passes done" if self._operations else "its beginning"
 
-    def tell(self, points: int = 1000) -> Told:
-        """The step in hindsight; its curve in about `points` points, the highest of each part."""
-        replay = _Replay(self._kept())
+    def replay(self, points: int = 1000) -> StepMemory:
+        """The memory of the ended step; its curve has about `points` points, each the highest."""
+        live = _LiveBytes(self._kept())
         for change in self._before:
-            replay.apply(change)
+            live.apply(change)
         operators = max(1, len(self._operations))
-        best = self._point(-1, False, replay)
-        curve: dict[int, Point] = {-1: best}
-        peaks = replay.live.copy()
+        peak = self._point(-1, False, live)
+        curve = {-1: peak}
+        peaks = live.by_kind.copy()
         for change in self._changes:
-            kind = replay.apply(change)
-            peaks[kind] = max(peaks[kind], replay.live[kind])
+            kind = live.apply(change)
+            peaks[kind] = max(peaks[kind], live.by_kind[kind])
             part = change.operator * points // operators
-            if part not in curve or replay.device_bytes >= curve[part].device_bytes:
-                curve[part] = self._point(change.operator, change.in_backward, replay)
-            if replay.device_bytes >= best.device_bytes:
-                best = curve[part]
-        curve[points] = self._point(operators - 1, False, replay)
-        return Told(
-            peak_bytes=best.device_bytes,
-            moment=self._moment(best),
+            if part not in curve or live.device_bytes >= curve[part].device_bytes:
+                curve[part] = self._point(change.operator, change.in_backward, live)
+            if live.device_bytes >= peak.device_bytes:
+                peak = curve[part]
+        curve[points] = self._point(operators - 1, False, live)
+        return StepMemory(
+            peak_bytes=peak.device_bytes,
+            peak_at=self._position(peak),
             peak_by_kind=dict(+peaks),
-            at_peak_by_kind=best.by_kind,
-            points=list(curve.values()),
+            at_peak_by_kind=peak.by_kind,
+            curve=list(curve.values()),
         )
 
     def _kept(self) -> set[int]:
-        """Storages of the step that were made outside a backward, that one found, and now gone."""
+        """Serials of storages that were made outside a backward, live in one, and are gone now."""
         kept: set[int] = set()
         live: set[int] = set()
         before = {change.serial for change in self._before}
@@ -142,51 +141,45 @@ class Journal:
                 live.add(change.serial)
         return kept - live
 
-    def _point(self, operator: int, in_backward: bool, replay: _Replay) -> Point:
-        return Point(
+    def _point(self, operator: int, in_backward: bool, live: _LiveBytes) -> CurvePoint:
+        return CurvePoint(
             operator=operator,
             in_backward=in_backward,
             share=(operator + 1) / max(1, len(self._operations)),
-            device_bytes=replay.device_bytes,
-            by_kind=dict(+replay.live),
+            device_bytes=live.device_bytes,
+            by_kind=dict(+live.by_kind),
         )
 
-    def _moment(self, point: Point) -> Moment:
-        operator = point.operator
-        begun = sum(start <= operator for start in self._backward_starts)
+    def _position(self, point: CurvePoint) -> StepPosition:
         phase: StepPhase = "backward" if point.in_backward else "forward"
-        if operator > self._last_backward >= 0:
+        if point.operator > self._last_backward >= 0:
             phase = "optimizer"
-        return Moment(
+        return StepPosition(
             phase=phase,
-            backwards=begun,
+            backwards=sum(start <= point.operator for start in self._backward_starts),
             all_backwards=len(self._backward_starts),
-            operation=self._operations[operator] if operator >= 0 else "",
+            operation=self._operations[point.operator] if point.operator >= 0 else "",
             share=point.share,
         )
 
 
-class _Replay:
-    """Live bytes while changes are applied, with hindsight."""
+class _LiveBytes:
+    """Live bytes by kind while changes are applied; temporaries in `kept` are activations."""
 
     def __init__(self, kept: set[int]) -> None:
-        self.live: Counter[str] = Counter()
+        self.by_kind: Counter[str] = Counter()
         self.device_bytes = 0
         self._kept = kept
-        self._held: dict[int, tuple[Kind, int]] = {}
+        self._storages: dict[int, tuple[Kind, int]] = {}
 
     def apply(self, change: _Change) -> Kind:
-        """The kind that the change is about."""
+        """Apply a change; returns its kind."""
         kind = change.kind
         if kind == "temporary" and change.serial in self._kept:
             kind = "activations"
-        old_kind, old_bytes = self._held.get(change.serial, (kind, 0))
-        self._held[change.serial] = (kind, change.size_bytes)
-        self._add(old_kind, -old_bytes)
-        self._add(kind, change.size_bytes)
+        old_kind, old_bytes = self._storages.get(change.serial, (kind, 0))
+        self._storages[change.serial] = (kind, change.size_bytes)
+        self.by_kind[old_kind] -= old_bytes
+        self.by_kind[kind] += change.size_bytes
+        self.device_bytes = self.by_kind.total() - self.by_kind["host"]
         return kind
-
-    def _add(self, kind: Kind, more_bytes: int) -> None:
-        self.live[kind] += more_bytes
-        if kind != "host":
-            self.device_bytes += more_bytes

@@ -1,7 +1,8 @@
-"""What one operator computes and sends, from its arguments' shapes alone."""
+"""FLOPs and messages of one operator, from its arguments' shapes alone."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -11,32 +12,27 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.job import MASKED
+from benchmarks.job import ATTENTION, MASKED
 
-ATTENTION = "_scaled_dot_product_"
 COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional")
 BARRIERS = ("barrier", "monitored_barrier_")
 NOT_SENT = "wait_tensor"
 
-_WORDS = {
+_VARIANTS = ("_coalesced", "_base", "_into_tensor", "_tensor", "_single")
+"""Suffixes of c10d's operators for one collective."""
+
+_COLLECTIVES = {
     "allreduce": "all_reduce",
     "allgather": "all_gather",
-    "allgather_base": "all_gather",
-    "allgather_into_tensor": "all_gather",
-    "all_gather_into_tensor": "all_gather",
-    "reduce_scatter_base": "reduce_scatter",
-    "reduce_scatter_tensor": "reduce_scatter",
     "alltoall": "all_to_all",
-    "alltoall_base": "all_to_all",
-    "all_to_all_single": "all_to_all",
     "recv_any_source": "recv",
     "monitored_barrier": "barrier",
 }
-"""c10d has several operators for one collective."""
+"""The collective of an operator, where its name differs."""
 
 
 class Message(NamedTuple):
-    """A kind of message: the collective or direction, and the global ranks that share it.
+    """A kind of message: the collective or direction, and the global ranks of its group.
 
     A `send` goes from the first of two ranks to the second, and so does a `recv`.
     """
@@ -55,23 +51,51 @@ def tensor_bytes(value: Any) -> int:
 
 
 def message_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
-    """What a call of a collective or of point-to-point c10d sends, and between whom."""
-    name = func._opname.strip("_").removesuffix("_coalesced")
-    word = _WORDS.get(name, name)
+    """The message of a call of a collective or of point-to-point c10d."""
+    name = func._opname.strip("_")
+    for suffix in _VARIANTS:
+        name = name.removesuffix(suffix)
+    operation = _COLLECTIVES.get(name, name)
     group = _group(func, args, kwargs)
     ranks = tuple(dist.get_process_group_ranks(group))
-    if word in ("send", "recv"):
-        peer = _argument(func, args, kwargs, "dst" if word == "send" else "src")
-        if peer is not None:  # "from anybody" names no peer
-            mine, other = ranks[group.rank()], ranks[peer]
-            ranks = (mine, other) if word == "send" else (other, mine)
-    return Message(word, ranks)
+    if operation in ("send", "recv"):
+        peer = _argument(func, args, kwargs, "dst" if operation == "send" else "src")
+        if peer is not None:  # "recv_any_source" names no peer
+            pair = (ranks[group.rank()], ranks[peer])
+            ranks = pair if operation == "send" else pair[::-1]
+    return Message(operation, ranks)
+
+
+class MessageCounts:
+    """Calls and bytes of the messages of a step: by c10d's operator, and by message.
+
+    Bytes of a call are those of its larger side: the whole buffer of a gather or scatter.
+    """
+
+    def __init__(self) -> None:
+        self.collective_calls: Counter[str] = Counter()
+        self.collective_bytes: Counter[str] = Counter()
+        self.calls: Counter[Message] = Counter()
+        self.bytes: Counter[Message] = Counter()
+
+    def count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Add one call of an operator of COLLECTIVE_NAMESPACES."""
+        name = func._opname
+        if name == NOT_SENT:
+            return
+        message = message_of(func, args, kwargs)
+        self.collective_calls[name] += 1
+        self.calls[message] += 1
+        if name not in BARRIERS:
+            size_bytes = max(tensor_bytes(operand) for operand in (*args, out))
+            self.collective_bytes[name] += size_bytes
+            self.bytes[message] += size_bytes
 
 
 def sent_bytes(message: Message, size_bytes: int) -> int:
-    """What one rank has to send at least, where `size_bytes` are the call's larger side.
+    """The least bytes that one rank sends; `size_bytes` are those of the call's larger side.
 
-    That of the usual rings: all but its own share, twice where a sum is gathered again.
+    As in a ring: all but the rank's own share, twice for all_reduce.
     """
     count = len(message.ranks)
     match message.operation:
@@ -112,7 +136,7 @@ def causal_pairs(queries: int, keys: int) -> int:
 
 @cache
 def _formula(func: Any) -> Callable[..., int] | None:
-    """torch's own, which it lists for `addmm` but not for the same thing in place, `addmm_`."""
+    """torch's formula. The registry has `addmm` but not the in-place form `addmm_`."""
     packet = func._overloadpacket
     if packet not in flop_registry and func._opname.endswith("_"):
         namespace = getattr(torch.ops, func.namespace)
@@ -135,9 +159,9 @@ def _argument(
 def _attention_flops(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[tuple[str, int]]:
-    """Two products forward (QK', PV); five backward, the first recomputed.
+    """Two products in a forward (QK', PV); five in a backward, the first recomputed.
 
-    torch's own formulas know neither the CPU operator nor grouped heads.
+    torch's formulas support neither the CPU operator nor grouped heads.
     """
     batch, heads, queries, width = _argument(func, args, kwargs, "query").shape
     keys, value_width = _argument(func, args, kwargs, "value").shape[-2:]

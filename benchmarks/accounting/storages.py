@@ -1,16 +1,32 @@
-"""Where tensors keep their bytes, and how to notice that a storage changes its size."""
+"""The storages behind tensors, and how to notice that a storage changes its size."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from baselines.protocol import Kind
+
+
+@dataclass(kw_only=True, slots=True)
+class LiveStorage:
+    """One live storage. `kind` None: known, but not counted. Keys recur, serials do not."""
+
+    kind: Kind | None
+    reference: weakref.ref[Any]
+    serial: int
+    nbytes: int = 0
+
 
 def plain(tensor: Tensor) -> Iterator[Tensor]:
-    """The tensors with storages behind one: itself, what a wrapper wraps, parts of a sparse one."""
+    """The tensors with storages behind a tensor: itself, or parts of a wrapper or sparse one."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from plain(getattr(tensor, name))
@@ -21,14 +37,13 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
         yield tensor._values()
 
 
-def noticed(
-    resize: Callable[..., Any], notice: Callable[[torch.UntypedStorage], None]
-) -> Callable[..., Any]:
-    """`UntypedStorage.resize_` that also tells `notice`: no operator does."""
+def resizes_noticed(notice: Callable[[torch.UntypedStorage], None]) -> AbstractContextManager[Any]:
+    """Inside, `UntypedStorage.resize_` also calls `notice`: no operator shows the resize."""
+    resize = torch.UntypedStorage.resize_
 
     def resize_(storage: torch.UntypedStorage, *size: Any) -> Any:
         result = resize(storage, *size)
         notice(storage)
         return result
 
-    return resize_
+    return patch.object(torch.UntypedStorage, "resize_", resize_)

@@ -1,16 +1,15 @@
-"""Emulated roles that need not run again: same question, same code of the system.
+"""Emulated roles that need not run a second time: same input, same code of the system.
 
 An entry is a file of results/cache/emulation/, named by the digest of all that decides the counts:
 workload, hardware profile, system, settings, role, versions and the source files of `code_digest`.
-An edit elsewhere (commands, records, studies, tests, another system) makes nothing run again. Roles
-of a system that another package brings are not kept: nobody watches that package's code.
+Other edits (commands, records, studies, tests, another system) leave an entry valid. Roles of a
+system from another package are not kept: the digest does not cover that package's code.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,13 +32,13 @@ SHARED_CODE = (
     "benchmarks/worker/weights.py",
     "sppo/config",
 )
-"""What every emulated rank runs, whatever its system. A test follows the imports."""
+"""The code that every emulated rank runs, whatever its system. A test follows the imports."""
 
 FURTHER_CODE = {"deepspeed": ("baselines/reference.py",), "sppo": ("sppo",)}
-"""What a system needs beside baselines/<system>/ or baselines/<system>.py."""
+"""The code of a system outside baselines/<system>/ and baselines/<system>.py."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One emulated rank. curve: the text of its CSV."""
 
     report: RoleReport
@@ -47,21 +46,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache:
+class EmulationCache:
     """Entries below `directory`, written whole or not at all."""
 
     directory: Path
 
     def find(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> RoleReport | None:
-        """The report of a run that this one would repeat; its curve is written to the job's folder.
+        """The report of an equal earlier run; writes its curve to the job's folder.
 
-        `code` is the `code_digest` of now. An entry that cannot be read is none.
+        `code` is the present `code_digest`. None without an entry, or where it cannot be read.
         """
         if job.system in registry.installed():
             return None
-        path = self._path(job, role, adapter, code)
+        path = self.directory / f"{key(job, role, adapter, code)}.json"
         try:
-            entry = msgspec.json.decode(path.read_bytes(), type=Entry)
+            entry = msgspec.json.decode(path.read_bytes(), type=CacheEntry)
         except (OSError, msgspec.DecodeError):
             return None
         curve = Path(job.output_directory) / f"live-{role.rank}.csv"
@@ -71,7 +70,7 @@ class Cache:
     def keep(
         self, job: EmulationJob, role: Role, adapter: Adapter, report: RoleReport, code: str
     ) -> None:
-        """Enter a run that came to its end, unless the code has changed since it began.
+        """Enter a run that ended, unless the code has changed since it began.
 
         `code` is the `code_digest` from before the run. Raises OSError.
         """
@@ -81,16 +80,14 @@ class Cache:
             return
         curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
-        entry = Entry(report=report, curve=curve)
-        store.write_bytes(self._path(job, role, adapter, code), msgspec.json.encode(entry))
-
-    def _path(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> Path:
-        return self.directory / f"{key(job, role, adapter, code)}.json"
+        entry = CacheEntry(report=report, curve=curve)
+        path = self.directory / f"{key(job, role, adapter, code)}.json"
+        store.write_bytes(path, msgspec.json.encode(entry))
 
 
-def default_cache() -> Cache:
-    """That of this checkout."""
-    return Cache(directory=store.results_directory() / "cache" / "emulation")
+def default_cache() -> EmulationCache:
+    """The cache of this checkout."""
+    return EmulationCache(directory=store.results_directory() / "cache" / "emulation")
 
 
 def key(job: EmulationJob, role: Role, adapter: Adapter, code: str) -> str:
@@ -122,11 +119,6 @@ def code_files(system: str, checkout: Path = CHECKOUT) -> list[Path]:
     """The files that decide what an emulated rank of this system counts, sorted."""
     own = (f"baselines/{system}", f"baselines/{system}.py")
     names = (*SHARED_CODE, *own, *FURTHER_CODE.get(system, ()))
-    return sorted({path for name in names for path in _python_files(checkout / name)})
-
-
-def _python_files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        yield from path.rglob("*.py")
-    elif path.is_file():
-        yield path
+    paths = [checkout / name for name in names]
+    files = {file for path in paths if path.is_dir() for file in path.rglob("*.py")}
+    return sorted(files.union(path for path in paths if path.is_file()))

@@ -1,58 +1,75 @@
-"""One rank of any world without the others and without memory: torch's fake tensors and group.
+"""One rank of any world, alone and without memory: torch's fake tensors and process group.
 
-Tensors have shapes, types and storages of a size, but no contents; collectives are done at once.
-So nothing may depend on a value. The few scalars that training code reads are answered: a number
-by 1 (a loss; a gradient norm, which with the libraries' epsilon is just clipped), a truth by False
-(no overflow). What was made of a constant torch itself reads as that constant.
+Tensors have shapes, types and storages of a size, but no contents; collectives end at once. So
+nothing may depend on a value. The few scalars that training code reads have fixed answers: 1 for a
+number (a loss; a gradient norm, which with the libraries' epsilon is just clipped), False for a
+truth (no overflow). torch itself remembers the value of a tensor that was made of a constant.
+
+The fake device is a CPU. For a GPU, a layer norm's mean and 1 / sigma are float32, as CUDA keeps
+them for bfloat16 (a CPU rounds them). These statistics are the only difference in bytes.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch._subclasses import fake_impls
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from benchmarks.emulation.fast_fake_tensors import ShortcutMode
 from sppo.config.workload import Cluster
 
 DEVICE = torch.device("cpu")
-"""Fake CUDA tensors need a build of torch that knows CUDA; sizes are the same."""
+"""Fake CUDA tensors need a build of torch with CUDA; sizes are the same."""
 
-_READ = torch.ops.aten._local_scalar_dense.default
+_ATEN = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
+_LAYER_NORM = _ATEN.native_layer_norm.default
+_READ = _ATEN._local_scalar_dense.default
+
+SHORT = frozenset(
+    (
+        _ATEN._unsafe_view.default,
+        _ATEN.as_strided.default,
+        _ATEN.cat.default,
+        _ATEN.detach.default,
+        _ATEN.expand.default,
+        _ATEN.permute.default,
+        _ATEN.select.int,
+        _ATEN.slice.Tensor,
+        _ATEN.split.Tensor,
+        _ATEN.split_with_sizes.default,
+        _ATEN.squeeze.dim,
+        _ATEN.stack.default,
+        _ATEN.t.default,
+        _ATEN.transpose.int,
+        _ATEN.unsqueeze.default,
+        _ATEN.view.default,
+        _ATEN.view.dtype,
+    )
+)
+"""Views and joins of tensors; all other operators take torch's path."""
 
 
 @contextmanager
 def rank_of(rank: int, cluster: Cluster) -> Iterator[None]:
     """Inside, this process is that rank of that cluster, and every new tensor is fake.
 
-    Its environment is set before torch is imported (`benchmarks.emulation.fake_cluster`).
+    Its environment is set before torch is imported (`benchmarks.emulation.processes`).
     """
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=cluster.ranks)
     try:
-        like_cuda = cluster.device == "cuda"
-        fake = ShortcutMode(like_cuda=like_cuda, allow_non_fake_inputs=True)
-        with _answered_scalars(), fake:
+        answers = patch.dict(fake_impls.op_implementations_dict, {_READ: _answer})
+        with answers, ShortcutMode(like_cuda=cluster.device == "cuda", allow_non_fake_inputs=True):
             yield
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def _answered_scalars() -> Iterator[None]:
-    table: dict[Any, Any] = fake_impls.op_implementations_dict
-    before = table[_READ]
-    table[_READ] = _answer
-    try:
-        yield
-    finally:
-        table[_READ] = before
 
 
 def _answer(mode: FakeTensorMode, func: Any, tensor: FakeTensor) -> bool | int | float:
@@ -61,17 +78,65 @@ def _answer(mode: FakeTensorMode, func: Any, tensor: FakeTensor) -> bool | int |
     return 1.0 if tensor.dtype.is_floating_point else 0
 
 
-def weights(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Fake tensors in the place of the mapped weights."""
-    return {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
-
-
 def host_memory(size_bytes: int, device: torch.device) -> torch.Tensor:
-    """The host tier of a rank that has none."""
+    """A fake host tier of `size_bytes`."""
     return torch.empty(size_bytes, dtype=torch.uint8, device=device)
 
 
 def constants() -> list[torch.Tensor]:
-    """The real tensors that torch remembers behind fake ones made of numbers: nobody's memory."""
-    found = [item for item in gc.get_objects() if type(item) is FakeTensor]
-    return [tensor.constant for tensor in found if tensor.constant is not None]
+    """The real tensors that torch keeps behind fake ones made of numbers; no system owns them."""
+    fakes = [item for item in gc.get_objects() if type(item) is FakeTensor]
+    return [tensor.constant for tensor in fakes if tensor.constant is not None]
+
+
+class ShortcutMode(FakeTensorMode):
+    """Makes the same fake tensors as torch, with a short path for the most frequent operators.
+
+    torch looks every operator up by a hash of all its arguments, and computes some shapes in
+    Python. The shape of a view needs neither: the operator itself gives it for meta tensors.
+    """
+
+    def __init__(self, *, like_cuda: bool, allow_non_fake_inputs: bool = False) -> None:
+        super().__init__(allow_non_fake_inputs=allow_non_fake_inputs)
+        self.like_cuda = like_cuda
+
+    def __torch_dispatch__(  # type: ignore[override]
+        self,
+        func: Any,
+        types: tuple[type, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is _DEVICE:
+            return args[0].fake_device
+        device = self._shared_device(args[0]) if func in SHORT else None
+        if device is None:
+            out: Any = super().__torch_dispatch__(func, types, args, kwargs)
+            if func is _LAYER_NORM and self.like_cuda:
+                return (out[0], *(self._float32(statistic) for statistic in out[1:]))
+            return out
+        with in_kernel_invocation_manager(self):
+            out = func(*args, **kwargs)
+        if isinstance(out, torch.Tensor):
+            return FakeTensor(self, out, device)
+        return [FakeTensor(self, piece, device) for piece in out]
+
+    def _shared_device(self, sources: Any) -> torch.device | None:
+        """The device of all sources; None where one is real, or torch remembers its value."""
+        tensors = sources if isinstance(sources, (list, tuple)) else (sources,)
+        device: torch.device | None = getattr(tensors[0], "fake_device", None) if tensors else None
+        plain = all(
+            type(tensor) is FakeTensor
+            and tensor.fake_mode is self
+            and tensor.constant is None
+            and tensor.fake_device == device
+            for tensor in tensors
+        )
+        return device if plain else None
+
+    def _float32(self, statistic: FakeTensor) -> FakeTensor:
+        if statistic.dtype not in (torch.bfloat16, torch.float16):
+            return statistic
+        wider = torch.empty(statistic.shape, dtype=torch.float32, device="meta")
+        return FakeTensor(self, wider, statistic.fake_device)

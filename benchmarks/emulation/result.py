@@ -1,4 +1,4 @@
-"""What an emulated step tells: by rank, and as a verdict. Every key: docs/emulation.md.
+"""The result of an emulated step: by rank, and as a verdict. Every key: docs/emulation.md.
 
 Files of an emulation's folder: job.json (EmulationJob), role-{rank}.json (RoleReport),
 live-{rank}.csv and .png (live bytes over the step), log-{rank}.txt, emulation.json (Emulation).
@@ -12,13 +12,14 @@ from typing import Any, Literal
 import msgspec
 
 from baselines.protocol import Role
-from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.job import Status
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 from sppo.plan.plan import StepPlans
 
 KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
+"""Kinds of device bytes, in the order of curve and figure."""
 
 SCHEMA = "sppo-emulation/1"
 LABEL = "emulated"
@@ -27,7 +28,7 @@ Link = Literal["in node", "between nodes"]
 
 
 class EmulationJob(msgspec.Struct, frozen=True, kw_only=True):
-    """What every emulated rank is told. `settings` and `plans`: as in `benchmarks.job.Job`."""
+    """The job that every emulated rank reads. `settings`, `plans`: see `benchmarks.job.Job`."""
 
     workload: Workload
     system: str
@@ -39,8 +40,8 @@ class EmulationJob(msgspec.Struct, frozen=True, kw_only=True):
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """All calls of one operation in one group ("0-7", "0-24 by 8"; "0 > 8" from rank to rank).
 
-    bytes: the larger side of each call. sent_bytes: what this rank must send for it at least. A
-    group that spans nodes is charged to the link between them.
+    bytes: of the larger side of each call. sent_bytes: the least that this rank must send. A group
+    that spans nodes is charged to the link between nodes.
     """
 
     operation: str
@@ -53,9 +54,9 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operations(msgspec.Struct, frozen=True, kw_only=True):
-    """FLOPs, a multiply-add being two. `recomputed` are part of the others.
+    """FLOPs; a multiply-add is two. `recomputed` FLOPs are part of the first two.
 
-    attention_causal: the query-key pairs that the mask leaves; attention_full: all of the calls'.
+    attention_causal: of the query-key pairs that the mask leaves; attention_full: of all pairs.
     """
 
     matmul: int
@@ -65,9 +66,10 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank's step. `flops` are matmul and causal attention, what is recomputed included.
+    """Counts of one rank's step. `flops`: matmul and causal attention, recomputation included.
 
-    activation_peak_bytes: of activations, KV and dKV together as the system itself labels them.
+    activation_peak_bytes: of activations, KV and dKV together, by the system's own labels.
+    before_step_bytes: on the device when the step begins. Every key: docs/emulation.md.
     """
 
     peak_device_bytes: int
@@ -76,7 +78,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     before_step_bytes: int
     peak_by_kind_bytes: dict[str, int]
     at_peak_by_kind_bytes: dict[str, int]
-    peak_at: Moment
+    peak_at: StepPosition
     flops: int
     flops_by_operation: Operations
     flops_by_operator: dict[str, int]
@@ -88,11 +90,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank for all that do the same. Counts are None where the step did not come to its end.
+    """One rank, for all ranks of its role. Counts are None where the step did not end.
 
-    phase: where it broke ("prepare", "throw-away step", "step: backward 3"). seconds and
-    process_peak_bytes: what the emulation itself took. reused: by an earlier command, from the
-    cache.
+    phase: where the rank broke ("prepare", "throw-away step", "step: backward 3"). seconds and
+    process_peak_bytes: cost of the emulation itself. reused: from the cache, by an earlier command.
     """
 
     role: str
@@ -113,11 +114,11 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
-    """What the emulated step would take: simulated, and as good as the profile.
+    """The time of the emulated step: simulated, and as good as the profile.
 
     `step_seconds`: messages hide only where the schedule hides them; `_if_hidden`: no message takes
-    time. compute_, optimizer_ and communication_seconds (by link, hidden or not) are those of
-    `role`, which works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
+    time. compute_, optimizer_ and communication_seconds (by link, hidden or not) are of `role`,
+    the role that works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
     workload's causal FLOPs, without recomputation, over all ranks' peak.
     """
 
@@ -139,7 +140,7 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """One number that SPPO's plan has predicted of a role's step, in bytes or calls."""
+    """One number that SPPO's plan predicts of a role's step, and its count: bytes or calls."""
 
     role: str
     rank: int
@@ -151,9 +152,9 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
 class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict over the roles asked for; `fits` is None where one of them was not counted.
 
-    directory: where its files were written, on the machine that made it; "" if nothing ran.
-    planned: of SPPO what its plan has predicted of the counted roles, else empty.
-    `simulated_time` is None wherever a rank was not counted, within its limits or not.
+    directory: of its files, on the machine that made them; "" if nothing ran. planned: predictions
+    of SPPO's plan for the counted roles; empty for other systems. `simulated_time` is None where a
+    rank was not counted, whether the ranks fit or not.
     """
 
     schema: str = SCHEMA
@@ -175,78 +176,63 @@ class Emulation(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = {}
 
 
-def with_counts(report: RoleReport, counts: Counts) -> RoleReport:
-    """The same report of a step that came to its end."""
-    return msgspec.structs.replace(
-        report,
-        peak_device_bytes=counts.peak_device_bytes,
-        peak_host_bytes=counts.peak_host_bytes,
-        flops=counts.flops,
-        communication_bytes=counts.communication_bytes,
-        counts=counts,
-    )
-
-
 def failed(role: Role, status: Status, reason: str) -> RoleReport:
-    """The report of a role that could not write one itself."""
+    """The report of a role whose rank left no report."""
     return RoleReport(
         role=role.name, rank=role.rank, ranks=role.ranks, status=status, reason=reason
     )
 
 
-def verdict(reports: Sequence[RoleReport], workload: Workload) -> dict[str, Any]:
-    """status, fits, reason and limiting_role of an Emulation, from its roles and capacities."""
-    counted = [(report, report.counts) for report in reports if report.counts is not None]
-    largest = max(counted, key=lambda pair: pair[1].peak_device_bytes, default=None)
-    limiting = None if largest is None else largest[0].role
-    worst = _worst(counted, workload)
-    if worst is not None:
-        return {"fits": False, "limiting_role": worst[1], "status": worst[0], "reason": worst[2]}
-    for report in reports:
-        if report.counts is None:
-            reason = f"{report.role}, {report.phase}: {report.reason}"
-            shared = {"fits": None, "limiting_role": limiting, "reason": reason}
-            return {"status": report.status, **shared}
-    return {"fits": True, "limiting_role": limiting, "status": "ok", "reason": ""}
-
-
-def _worst(
-    counted: Sequence[tuple[RoleReport, Counts]], workload: Workload
-) -> tuple[Status, str, str] | None:
-    """(status, role, reason) of the role that is the furthest over a capacity."""
-    found: list[tuple[int, tuple[Status, str, str]]] = []
-    for report, counts in counted:
-        for status, tier, peak_bytes, capacity_bytes in _tiers(counts, workload):
-            if capacity_bytes is not None and peak_bytes > capacity_bytes:
-                reason = (
-                    f"{report.role} needs {format_bytes(peak_bytes)} of {tier} memory, "
-                    f"{format_bytes(capacity_bytes)} are there; peak {moment_text(counts.peak_at)}"
-                )
-                found.append((peak_bytes - capacity_bytes, (status, report.role, reason)))
-    return max(found)[1] if found else None
-
-
-def exceeds(report: RoleReport, workload: Workload) -> bool:
-    """Whether this role alone needs more than a tier has."""
-    return report.counts is not None and any(
-        capacity_bytes is not None and peak_bytes > capacity_bytes
-        for _, _, peak_bytes, capacity_bytes in _tiers(report.counts, workload)
-    )
-
-
-def _tiers(counts: Counts, workload: Workload) -> tuple[tuple[Status, str, int, int | None], ...]:
-    """(what too much is called, tier, peak, capacity) in bytes."""
-    return (
+def _excesses(report: RoleReport, workload: Workload) -> list[tuple[int, Status, str, str]]:
+    """(bytes over the capacity, status, role, reason) of each memory tier that the role exceeds."""
+    counts = report.counts
+    if counts is None:
+        return []
+    tiers: tuple[tuple[Status, str, int, int | None], ...] = (
         ("oom", "device", counts.peak_device_bytes, workload.device_memory_bytes),
         ("host_oom", "host", counts.peak_host_bytes, workload.host_memory_bytes),
     )
+    excesses = []
+    for status, tier, peak_bytes, capacity_bytes in tiers:
+        if capacity_bytes is not None and peak_bytes > capacity_bytes:
+            reason = (
+                f"{report.role} needs {format_bytes(peak_bytes)} of {tier} memory, "
+                f"{format_bytes(capacity_bytes)} are there; peak {position_text(counts.peak_at)}"
+            )
+            excesses.append((peak_bytes - capacity_bytes, status, report.role, reason))
+    return excesses
 
 
-def moment_text(moment: Moment) -> str:
-    """ "in backward 1 of 8, aten.mm": a moment in words."""
-    where = f"in the {moment.phase}"
-    if moment.phase == "backward":
-        where = f"in backward {moment.backwards} of {moment.all_backwards}"
-    elif moment.phase == "forward":
-        where = f"in a forward, {moment.backwards} of {moment.all_backwards} backwards done"
-    return f"{where} ({moment.operation})" if moment.operation else where
+def exceeds(report: RoleReport, workload: Workload) -> bool:
+    """Whether this role alone needs more than a memory tier has."""
+    return bool(_excesses(report, workload))
+
+
+def verdict(reports: Sequence[RoleReport], workload: Workload) -> dict[str, Any]:
+    """status, fits, reason and limiting_role of an Emulation, from its roles and capacities.
+
+    The role furthest over a capacity decides; else the first role without counts leaves it open.
+    """
+    peaks = [(report.counts.peak_device_bytes, report.role) for report in reports if report.counts]
+    limiting = max(peaks, key=lambda peak: peak[0], default=(0, None))
+    shared = {"limiting_role": limiting[1]}
+    excesses = [excess for report in reports for excess in _excesses(report, workload)]
+    if excesses:
+        _, status, role, reason = max(excesses)
+        return {"status": status, "fits": False, "limiting_role": role, "reason": reason}
+    for report in reports:
+        if report.counts is None:
+            reason = f"{report.role}, {report.phase}: {report.reason}"
+            return {**shared, "status": report.status, "fits": None, "reason": reason}
+    return {**shared, "status": "ok", "fits": True, "reason": ""}
+
+
+def position_text(position: StepPosition) -> str:
+    """ "in backward 1 of 8 (mm)": a position in the step in words."""
+    count = f"{position.backwards} of {position.all_backwards}"
+    where = {
+        "forward": f"in a forward, {count} backwards done",
+        "backward": f"in backward {count}",
+        "optimizer": "in the optimizer",
+    }[position.phase]
+    return f"{where} ({position.operation})" if position.operation else where

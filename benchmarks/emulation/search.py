@@ -1,12 +1,13 @@
 """Many emulations, one question: the longest sequence that fits, or the fastest settings that fit.
 
-The longest is a multiple of STEP_TOKENS that fits while the next one does not. SPPO plans every
-length anew and its planner knows the limit, so only its plan's longest is emulated, and less where
-the emulated plan does not fit.
+The longest is a multiple of STEP_TOKENS that fits while the next multiple does not. SPPO plans
+every length separately and its planner knows the limit. So only the longest plan is emulated, and a
+shorter one where the emulated plan does not fit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,11 +26,11 @@ from sppo.config.workload import Workload
 SCHEMA = "sppo-emulated-search/1"
 STEP_TOKENS = 16 * 1024
 AT_MOST_FACTOR = 8
-"""No search asks for more than so many times the length of the workload, unless told."""
+"""A search ends at this multiple of the workload's length, unless the user gives another end."""
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One emulation, in short. Peak: of the role that needs the most; None where nothing ran.
+class EmulationTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One emulation of a search. peak_device_bytes: of the fullest role; None where nothing ran.
 
     step_seconds: simulated.
     """
@@ -43,11 +44,11 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float | None
 
 
-class Searched(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found: `found` is the emulation that answers, None where nothing fits.
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a search: `found` is the emulation that answers, None where nothing fits.
 
     longest_tokens: 0 where nothing fits; None where settings and not a length were searched.
-    unanswered: what broke or took too long, so that the answer may be wrong; "" if nothing did.
+    unanswered: trials that broke or took too long, so that the answer may be wrong; else "".
     """
 
     schema: str = SCHEMA
@@ -58,39 +59,44 @@ class Searched(msgspec.Struct, frozen=True, kw_only=True):
     at_most_tokens: int | None
     longest_tokens: int | None
     found: Emulation | None
-    trials: list[Trial]
+    trials: list[EmulationTrial]
     unanswered: str
 
 
 @dataclass(kw_only=True)
 class Searcher:
-    """Asks one system on one workload, and keeps what came of it."""
+    """Emulates one system on one workload, and keeps the trials."""
 
     workload: Workload
     system: str
     emulator: Emulator
-    trials: list[Trial] = field(default_factory=list)
+    trials: list[EmulationTrial] = field(default_factory=list)
     fitting: dict[int, Emulation] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
     _limiting: str | None = None
 
     @property
     def adapter(self) -> Adapter:
+        """The adapter of the system. Raises ValueError for an unknown system."""
         return registry.load(self.system)
 
     def try_settings(self, settings: Any, tokens: int) -> Emulation:
-        """One emulation, the role that was the fullest last time first. Raises Misfit."""
-        workload = replace(self.workload, sequence_tokens=tokens)
-        found = self.emulator.emulate(workload, self.system, settings, first=self._limiting)
-        self._limiting = found.limiting_role or self._limiting
-        self.trials.append(_trial(found, tokens))
-        if found.fits is None and found.status != "unavailable":
-            words = f"{found.settings_text}, {length_name(tokens)} tokens: {found.status}"
-            self.unanswered.append(f"{words}: {found.reason}")
-        return found
+        """One emulation; the role that was the fullest last time runs first. Raises Misfit."""
+        emulation = self.emulator.emulate(
+            self._workload(tokens), self.system, settings, first=self._limiting
+        )
+        self._limiting = emulation.limiting_role or self._limiting
+        self.trials.append(_trial(emulation))
+        if emulation.fits is None and emulation.status != "unavailable":
+            words = f"{emulation.settings_text}, {length_name(tokens)} tokens: {emulation.status}"
+            self.unanswered.append(f"{words}: {emulation.reason}")
+        return emulation
+
+    def _workload(self, tokens: int) -> Workload:
+        return replace(self.workload, sequence_tokens=tokens)
 
     def longest(self, settings: Any, at_most_tokens: int, floor_tokens: int = 0) -> int:
-        """Tokens, a multiple of the step; the floor where nothing above it fits.
+        """Tokens, a multiple of STEP_TOKENS; the floor where nothing above it fits.
 
         Raises Misfit where the settings do not divide the length at which the search begins.
         """
@@ -114,30 +120,26 @@ class Searcher:
 
     def _ask(self, settings: Any, tokens: int, start: int) -> Answer:
         try:
-            found = self.try_settings(settings, tokens)
+            emulation = self.try_settings(settings, tokens)
         except Misfit as error:
             if tokens == start:
                 raise
-            workload = replace(self.workload, sequence_tokens=tokens)
-            refused = self.emulator.refused(
-                workload, self.system, settings, "unavailable", str(error)
-            )
-            self.trials.append(_trial(refused, tokens))
+            workload = self._workload(tokens)
+            emulation = self.emulator.refused(workload, self.system, settings, error)
+            self.trials.append(_trial(emulation))
+        if not emulation.fits:
             return Answer(fits=False)
-        if not found.fits:
-            return Answer(fits=False)
-        self.fitting[tokens] = found
-        return Answer(fits=True, guess_tokens=_guess(found, tokens))
+        self.fitting[tokens] = emulation
+        return Answer(fits=True, guess_tokens=_guess(emulation))
 
     def _longest_plan(self, settings: Any, start: int, most: int) -> int:
-        """The longest for which there is a plan; nothing runs."""
+        """The longest length in tokens that has a plan; nothing runs."""
 
         def ask(tokens: int) -> Answer:
-            workload = replace(self.workload, sequence_tokens=tokens)
-            refused = self.emulator.refusal(workload, self.system, settings)
+            refused = self.emulator.refusal(self._workload(tokens), self.system, settings)
             if refused is not None:
-                self.trials.append(_trial(refused, tokens))
-            self.emulator.told.note(f"{tokens:,} tokens: {'no ' if refused else 'a '}plan")
+                self.trials.append(_trial(refused))
+            self.emulator.progress.note(f"{tokens:,} tokens: {'no ' if refused else 'a '}plan")
             return Answer(fits=refused is None)
 
         return longest_fit(
@@ -146,9 +148,9 @@ class Searcher:
 
     def result(
         self, longest_tokens: int | None, at_most_tokens: int | None, found: Emulation | None
-    ) -> Searched:
-        """The record."""
-        return Searched(
+    ) -> SearchResult:
+        """The record of the search."""
+        return SearchResult(
             workload=self.workload,
             system=self.system,
             step_tokens=STEP_TOKENS,
@@ -160,44 +162,44 @@ class Searcher:
         )
 
 
-def longest(searcher: Searcher, settings: Sequence[Any], at_most_tokens: int) -> Searched:
+def longest(searcher: Searcher, settings: Sequence[Any], at_most_tokens: int) -> SearchResult:
     """The longest of several settings: each is first asked for more than the best so far.
 
-    Raises Misfit where the only settings do not divide; of several, those are passed over.
+    Raises Misfit where the only settings do not divide; of several, such settings are skipped.
     """
     best = 0
-    for one in settings:
+    for candidate in settings:
         try:
-            best = searcher.longest(one, at_most_tokens, floor_tokens=best)
+            best = searcher.longest(candidate, at_most_tokens, floor_tokens=best)
         except Misfit as error:
             if len(settings) == 1:
                 raise
-            searcher.emulator.told.note(str(error))
+            searcher.emulator.progress.note(str(error))
     most = at_most_tokens // STEP_TOKENS * STEP_TOKENS
     return searcher.result(best, most, searcher.fitting.get(best))
 
 
-def fastest(searcher: Searcher) -> Searched:
-    """The settings of the grid whose simulated step is the shortest of those that fit.
+def fastest(searcher: Searcher) -> SearchResult:
+    """The settings of the grid with the shortest simulated step of those that fit.
 
-    Of each layout the first that fits stands for it: a grid begins with the least recomputation,
+    Of each layout only the first that fits is compared: a grid begins with the least recomputation,
     which is the fastest.
     """
-    tokens = searcher.workload.sequence_tokens
-    fitting: list[tuple[float, int, Emulation]] = []
+    best: Emulation | None = None
+    best_seconds = math.inf
     for layout in layouts(searcher.adapter, searcher.workload):
         for settings in layout:
             try:
-                found = searcher.try_settings(settings, tokens)
+                emulation = searcher.try_settings(settings, searcher.workload.sequence_tokens)
             except Misfit as error:
-                searcher.emulator.told.note(str(error))
+                searcher.emulator.progress.note(str(error))
                 break
-            if found.fits and found.simulated_time is not None:
-                fitting.append((found.simulated_time.step_seconds, len(fitting), found))
-            if found.fits or found.status == "unavailable":
+            time = emulation.simulated_time
+            if emulation.fits and time is not None and time.step_seconds < best_seconds:
+                best, best_seconds = emulation, time.step_seconds
+            if emulation.fits or emulation.status == "unavailable":
                 break
-    best = min(fitting, default=None)
-    return searcher.result(None, None, None if best is None else best[2])
+    return searcher.result(None, None, best)
 
 
 def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:
@@ -211,32 +213,35 @@ def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:
 
 
 def leanest(adapter: Adapter, workload: Workload) -> list[Any]:
-    """Of every layout the settings that the grid puts last: the most recomputation."""
+    """Of every layout the last settings of the grid: the most recomputation."""
     return [layout[-1] for layout in layouts(adapter, workload)]
 
 
-def _trial(found: Emulation, tokens: int) -> Trial:
-    peaks = [role.peak_device_bytes for role in found.roles if role.peak_device_bytes is not None]
-    time = found.simulated_time
-    return Trial(
-        settings_text=found.settings_text,
-        tokens=tokens,
-        status=found.status,
-        reason=found.reason,
+def _trial(emulation: Emulation) -> EmulationTrial:
+    peaks = [role.counts.peak_device_bytes for role in emulation.roles if role.counts is not None]
+    time = emulation.simulated_time
+    return EmulationTrial(
+        settings_text=emulation.settings_text,
+        tokens=emulation.workload.sequence_tokens,
+        status=emulation.status,
+        reason=emulation.reason,
         peak_device_bytes=max(peaks, default=None),
-        limiting_role=found.limiting_role,
+        limiting_role=emulation.limiting_role,
         step_seconds=None if time is None else time.step_seconds,
     )
 
 
-def _guess(found: Emulation, tokens: int) -> int | None:
-    """Where the fullest role reaches the limit, if all but what lay there before grows so."""
-    capacity = found.capacity_bytes
-    guesses = [
-        tokens * (capacity - role.counts.before_step_bytes) // grown
-        for role in found.roles
-        if capacity is not None
-        and role.counts is not None
-        and (grown := role.counts.peak_device_bytes - role.counts.before_step_bytes) > 0
-    ]
+def _guess(emulation: Emulation) -> int | None:
+    """Tokens at which the fullest role reaches the limit, if bytes of the step grow with tokens.
+
+    Bytes that lay on the device before the step do not grow.
+    """
+    guesses = []
+    for role in emulation.roles:
+        if emulation.capacity_bytes is not None and role.counts is not None:
+            free_bytes = emulation.capacity_bytes - role.counts.before_step_bytes
+            grown_bytes = role.counts.peak_device_bytes - role.counts.before_step_bytes
+            if grown_bytes > 0:
+                tokens = emulation.workload.sequence_tokens
+                guesses.append(tokens * free_bytes // grown_bytes)
     return min(guesses, default=None)

@@ -3,8 +3,8 @@
     python -m benchmarks.emulation.worker JOB.json ROLE RANK RANKS
 
 The same program as `benchmarks.worker.rank` up to its accounted step: a throw-away step of 64
-tokens, which makes optimizer state and caches, then one whole step. It ends with role-{rank}.json,
-by an error in the library too.
+tokens, which makes optimizer state and caches, then one whole step. The process writes
+role-{rank}.json, after an error in the library too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import argparse
 import csv
 import gc
 import resource
-import sys
 import time
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -26,10 +24,10 @@ import torch
 from baselines import registry
 from baselines.protocol import Brief, Context, Role, System
 from benchmarks.accounting.accounting import Accounting
-from benchmarks.accounting.memory_timeline import Journal, Told
+from benchmarks.accounting.memory_timeline import CurvePoint, Journal
 from benchmarks.emulation import fake_world
 from benchmarks.emulation.counts import counts_of
-from benchmarks.emulation.result import Counts, EmulationJob, RoleReport, with_counts
+from benchmarks.emulation.result import KINDS, Counts, EmulationJob, RoleReport
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records import store
 from benchmarks.worker.failures import status_of
@@ -38,42 +36,43 @@ from benchmarks.worker.weights import torch_dtype
 from sppo.config.sizes import KIB
 from sppo.plan.weights import weight_shapes
 
-KINDS = ("weights", "gradients", "optimizer", "activations", "kv", "dkv", "staging", "temporary")
-
 
 def main() -> None:
+    """Emulate the rank of the command line. Raises every error of the system, after its report."""
     parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this emulation")
-    parser.add_argument("role", help="its name")
+    parser.add_argument("role", help="name of the role")
     parser.add_argument("rank", type=int)
-    parser.add_argument("ranks", type=int, help="how many ranks it stands for")
+    parser.add_argument("ranks", type=int, help="how many ranks this rank stands for")
     asked = parser.parse_args()
     job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    emulated = Emulated(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
-    record_what_ends_it(emulated)
-    counts = emulated.run()
-    emulated.write(with_counts(emulated.report("ok"), counts))
+    rank = EmulatedRank(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    try:
+        counts = rank.run()
+    except Exception as error:
+        rank.write(rank.failure(error))
+        raise
+    rank.write(rank.report("ok", counts))
 
 
-class Emulated:
-    """One rank's run, and how far it has come."""
+class EmulatedRank:
+    """One rank's run, and how far the run has come."""
 
     def __init__(self, job: EmulationJob, role: Role) -> None:
         self.started = time.perf_counter()
         self.job = job
         self.role = role
-        self.rank = role.rank
         self.adapter = registry.load(job.system)
         self.journal = Journal()
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
         self.phase = "start"
 
     def run(self) -> Counts:
-        """Raises what the system raises."""
+        """Run both steps; the counts are those of the second. Raises every error of the system."""
         workload = self.job.workload
-        with fake_world.rank_of(self.rank, workload.cluster):
+        with fake_world.rank_of(self.role.rank, workload.cluster):
             self.phase = "prepare"
             system = self._prepare()
             self.phase = "throw-away step"
@@ -84,41 +83,47 @@ class Emulated:
             self.accounting.ignore(fake_world.constants())
             before_bytes = counted_step(system, self.accounting, tokens)
             system.close()
-        told = self.journal.tell()
-        write_curve(told, Path(self.job.output_directory) / f"live-{self.rank}.csv")
-        return counts_of(self.accounting, told, before_bytes, workload.cluster)
+        memory = self.journal.replay()
+        write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.role.rank}.csv")
+        return counts_of(self.accounting, memory, before_bytes, workload.cluster)
 
-    def report(self, status: Status) -> RoleReport:
-        """What is known of this rank now, its counts apart."""
+    def report(self, status: Status, counts: Counts | None = None) -> RoleReport:
+        """The report of this rank; without counts where its step did not end."""
+        names = ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes")
+        totals: dict[str, Any] = {name: getattr(counts, name, None) for name in names}
         return RoleReport(
             role=self.role.name,
-            rank=self.rank,
+            rank=self.role.rank,
             ranks=self.role.ranks,
             status=status,
             phase=self.phase,
             versions={"torch": torch.__version__, **self.adapter.versions()},
             seconds=time.perf_counter() - self.started,
             process_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB,
+            counts=counts,
+            **totals,
         )
 
-    def broken(self, error: Exception) -> RoleReport:
-        """The same of a rank that an error of the library has ended, in its words."""
+    def failure(self, error: Exception) -> RoleReport:
+        """The report of a rank that an error of the library has ended, with the error's text."""
         if self.phase == "step":
-            self.phase = f"step: {self.journal.whereabouts()}"
+            self.phase = f"step: {self.journal.progress()}"
         report = self.report(status_of(error, limit_in_force=False))
         return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
 
     def write(self, report: RoleReport) -> None:
-        path = Path(self.job.output_directory) / f"role-{self.rank}.json"
+        """Write role-{rank}.json. Raises OSError."""
+        path = Path(self.job.output_directory) / f"role-{self.role.rank}.json"
         store.write_bytes(path, store.to_json(report))
 
     def _prepare(self) -> System:
         workload = self.job.workload
         dtype = torch_dtype(workload.dtype)
-        weights = fake_world.weights(weight_shapes(workload.model), dtype)
+        shapes = weight_shapes(workload.model)
+        weights = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}
         self.accounting.ignore(weights.values())
         context = Context(
-            rank=self.rank,
+            rank=self.role.rank,
             ranks=workload.cluster.ranks,
             device=fake_world.DEVICE,
             dtype=dtype,
@@ -130,7 +135,7 @@ class Emulated:
         return self.adapter.prepare(workload, settings, weights, context)
 
     def _throw_away(self, system: System) -> torch.Tensor:
-        """The first step's tokens: as few sequences as it takes; here a short one costs as much."""
+        """Tokens of the first step: as few sequences as the system needs."""
         workload = self.job.workload
         sequences = workload.sequences_per_step
         if isinstance(system, Brief):
@@ -139,9 +144,9 @@ class Emulated:
 
 
 def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -> int:
-    """One whole step of a system that has stepped before, real or fake, counted.
+    """One whole step of a system after its first step, real or fake, counted.
 
-    Returns the bytes that lay on the device before.
+    Returns the bytes on the device before the step.
     """
     gc.collect()
     for kind, tensors in system.tensors().items():
@@ -154,26 +159,14 @@ def counted_step(system: System, accounting: Accounting, tokens: torch.Tensor) -
     return before_bytes
 
 
-def record_what_ends_it(emulated: Emulated) -> None:
-    """An error that nobody has caught ends this process as ever, but leaves its report first."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, Exception):
-            emulated.write(emulated.broken(error))
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
-
-
-def write_curve(told: Told, path: Path) -> None:
-    """Live bytes over the step; a row is the highest moment of its part."""
+def write_curve(curve: list[CurvePoint], path: Path) -> None:
+    """Live bytes over the step as CSV; a row is the highest point of its share of the step."""
     with path.open("w", newline="", encoding="ascii") as stream:
         rows = csv.writer(stream)
-        rows.writerow(
-            ("operator", "share", "device_bytes", *(f"{k}_bytes" for k in KINDS), "host_bytes")
-        )
-        for point in told.points:
-            by_kind = [point.by_kind.get(kind, 0) for kind in (*KINDS, "host")]
+        kinds = (*KINDS, "host")
+        rows.writerow(("operator", "share", "device_bytes", *(f"{kind}_bytes" for kind in kinds)))
+        for point in curve:
+            by_kind = [point.by_kind.get(kind, 0) for kind in kinds]
             rows.writerow((point.operator, f"{point.share:.6f}", point.device_bytes, *by_kind))
 
 

@@ -16,7 +16,7 @@ from baselines import registry
 from baselines.protocol import Misfit, Planner, roles_of
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Emulation, Planned
-from benchmarks.emulation.search import STEP_TOKENS, Searched, Searcher, longest
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, longest
 from benchmarks.job import Status
 from benchmarks.paper import reported
 from benchmarks.paper.layout_rules import LONGEST_MODEL, LayoutRule, Outcome
@@ -129,7 +129,7 @@ class PaperComparison:
             for rule in self.rules:
                 if rule.counted or rule.paper_outcome(point) is not None:
                     place = f"{point.model}, {point.seq}, {point.gpus} GPUs"
-                    self.emulator.told.note(f"{place}: {rule.name}")
+                    self.emulator.progress.note(f"{place}: {rule.name}")
                     yield self._verdict(rule, point)
 
     def _verdict(self, rule: LayoutRule, point: ReportedPoint) -> Verdict:
@@ -140,9 +140,7 @@ class PaperComparison:
             outcome = outcome_of(emulation)
         except Misfit as error:
             # Another number of sequences would divide: no verdict on the layout.
-            emulation = self.emulator.refused(
-                workload, rule.system, settings, "unavailable", str(error)
-            )
+            emulation = self.emulator.refused(workload, rule.system, settings, error)
             outcome = None
         paper_outcome = rule.paper_outcome(point)
         fullest = max(emulation.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
@@ -185,13 +183,13 @@ class PaperComparison:
                 paper_tokens = rule.paper_longest(gpus)
                 if paper_tokens is None:
                     continue
-                self.emulator.told.note(f"longest: {gpus} GPUs: {rule.name}")
-                emulator = replace(self.emulator, hasty=True)
+                self.emulator.progress.note(f"longest: {gpus} GPUs: {rule.name}")
+                emulator = replace(self.emulator, stop_at_first_oom=True)
                 searcher = Searcher(workload=workload, system=rule.system, emulator=emulator)
                 try:
                     search = longest(searcher, [rule.settings(point)], most_tokens)
                 except Misfit as error:
-                    emulator.told.note(str(error))
+                    emulator.progress.note(str(error))
                     continue
                 yield _longest_verdict(rule, search, paper_tokens)
 
@@ -226,7 +224,7 @@ def _longest_point(gpus: int) -> ReportedPoint:
     )
 
 
-def _longest_verdict(rule: LayoutRule, search: Searched, paper_tokens: int) -> LongestVerdict:
+def _longest_verdict(rule: LayoutRule, search: SearchResult, paper_tokens: int) -> LongestVerdict:
     emulation = search.found
     tokens = search.longest_tokens or 0
     reasons = [trial.reason for trial in search.trials if trial.tokens == tokens + STEP_TOKENS]

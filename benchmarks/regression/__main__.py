@@ -1,4 +1,4 @@
-"""`python -m benchmarks.regression`: expected values against what this checkout makes of them."""
+"""`python -m benchmarks.regression`: compare this checkout's values with the expected ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.regression import expected, topics
-from benchmarks.regression.differences import LINES, Difference, lines
+from benchmarks.regression.differences import LINES, lines
 from benchmarks.regression.topics import Topic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where everything is as expected, 1 where something differs, 2 for wrong input."""
+    names = ", ".join(topic.name for topic in topics.TOPICS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__)
     parser.add_argument(
         "--topics",
         metavar="NAMES",
         default="",
-        help=f"by comma, whole or first words; all if not given: {_names()}",
+        help=f"by comma, whole or first words; all if not given: {names}",
     )
     parser.add_argument("--update", action="store_true", help="accept: write the files anew")
     parser.add_argument(
@@ -36,21 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         chosen = topics.find([name for name in asked.topics.split(",") if name])
-        outcomes = [
-            _compare_topic(topic, asked.expected, asked.update, asked.lines) for topic in chosen
-        ]
+        differ = [_differs(topic, asked.expected, asked.update, asked.lines) for topic in chosen]
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return int(any(outcomes) and not asked.update)
+    return int(any(differ) and not asked.update)
 
 
-def _names() -> str:
-    return ", ".join(topic.name for topic in topics.TOPICS)
-
-
-def _compare_topic(topic: Topic, directory: Path, update: bool, most: int) -> bool:
-    """Compare or rewrite one topic; whether anything differs. Differences alone go to stdout."""
+def _differs(topic: Topic, directory: Path, update: bool, most: int) -> bool:
+    """Compare or rewrite one topic. Differences go to stdout, everything else to stderr."""
     obstacle = None if update else topics.obstacle(topic, directory)
     if obstacle is not None:
         print(f"{topic.name}: skipped: {obstacle}", file=sys.stderr)
@@ -60,14 +55,10 @@ def _compare_topic(topic: Topic, directory: Path, update: bool, most: int) -> bo
     for line in lines(topic.name, differences, most):
         print(line, flush=True)
     seconds = time.perf_counter() - started
-    print(f"{topic.name}: {_outcome(differences, update)} ({seconds:.1f} s)", file=sys.stderr)
+    outcome = f"{len(differences)} differences" if differences or update else "as expected"
+    written = "written, " if update else ""
+    print(f"{topic.name}: {written}{outcome} ({seconds:.1f} s)", file=sys.stderr)
     return bool(differences)
-
-
-def _outcome(differences: Sequence[Difference], update: bool) -> str:
-    if update:
-        return f"written, {len(differences)} differences"
-    return f"{len(differences)} differences" if differences else "as expected"
 
 
 if __name__ == "__main__":

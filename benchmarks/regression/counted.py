@@ -1,24 +1,33 @@
-"""Counts of emulated and of real ranks as plain values. All that is read of either is read here."""
+"""Counts of emulated and of real ranks as plain values: the cases, and all that is read of them."""
 
 from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from baselines import registry
+from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.megatron.settings import MegatronSettings
+from baselines.sppo import SppoSettings
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import Counts, Emulation, Planned, RoleReport, SimulatedTime
+from benchmarks.emulation.result import Emulation, RoleReport, SimulatedTime
+from benchmarks.environment import CHECKOUT
 from benchmarks.job import Accounted, Memory
 from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
 from benchmarks.records.record import Record
-from benchmarks.regression.cases import RankCase
 from benchmarks.regression.differences import Values
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Row
+from benchmarks.workloads import find, of_flags
+from sppo.config.folders import in_checkout
+from sppo.config.workload import Workload
 
 TIME_LIMIT_SECONDS = 240.0
 """Of one rank: many times what it takes, for a machine that is busy."""
@@ -26,70 +35,124 @@ TIME_LIMIT_SECONDS = 240.0
 OPTIONS = run.Options(
     launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=TIME_LIMIT_SECONDS
 )
-"""Four optimizer steps: throw-away, accounted and two more, whose losses AdamW's state is in."""
+"""Four optimizer steps: throw-away, accounted, and two whose losses depend on AdamW's state."""
+
+FULL_OFFLOAD = SppoSettings(subsequences=4, msp=True, policy="full-offload")
+
+SILENT = Lines(io.StringIO())
+
+NOT_COMPARED = (
+    "peak_at",
+    "flops_by_operation",
+    "communication_bytes",
+    "communication_by_link_bytes",
+)
+"""Counts of an emulated rank that are left out: the moment of the peak, and sums of others."""
 
 
-def _silent() -> Lines:
-    return Lines(io.StringIO())
+RankCases: TypeAlias = dict[str, tuple[Workload, Any]]
+"""By name, which begins with the system: a workload and the system's settings."""
 
 
-def emulated_values(case: RankCase) -> Values:
-    """All roles of a case, a process each, and the time that their counts would take."""
+def emulated_cases() -> RankCases:
+    """Small roles of each system in bfloat16, a few seconds each."""
+    gpt = of_flags(model="gpt-tiny", seq="4K", gpus=4, hardware="a100-80g")
+    llama = of_flags(model="llama-tiny", seq="4K", gpus=4, hardware="a100-80g")
+    return {
+        "megatron, TP 2 SP x PP 2, full recompute, 4 sequences": (
+            replace(gpt, sequences_per_step=4),
+            MegatronSettings(
+                tensor_parallel=2, pipeline_parallel=2, sequence_parallel=True, recompute="full"
+            ),
+        ),
+        "deepspeed, Ulysses 2, ZeRO-3, checkpointed, 2 sequences": (
+            replace(gpt, sequences_per_step=2),
+            DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="blocks"),
+        ),
+        "sppo, SP 2 x PP 2, MSP, full offload, llama": (
+            llama,
+            replace(FULL_OFFLOAD, sequence_parallel=2, pipeline_parallel=2),
+        ),
+        "sppo, SP 4, hosted KV, full recompute": (
+            gpt,
+            SppoSettings(
+                sequence_parallel=4, subsequences=4, kv_offload=True, policy="full-recompute"
+            ),
+        ),
+    }
+
+
+def gloo_cases() -> RankCases:
+    """Real launches at mini-cpu on two ranks; the text is the same on every machine."""
+    mini = replace(find("mini-cpu"), text=str(_license()))
+    return {
+        "megatron, PP 2, full recompute": (
+            mini,
+            MegatronSettings(pipeline_parallel=2, recompute="full"),
+        ),
+        "deepspeed, Ulysses 2, ZeRO-1, checkpointed": (
+            mini,
+            DeepSpeedSettings(sequence_parallel=2, zero_stage=1, checkpointing="blocks"),
+        ),
+        "sppo, PP 2, N 4, MSP, full offload": (
+            mini,
+            replace(FULL_OFFLOAD, pipeline_parallel=2, virtual_stages=1),
+        ),
+    }
+
+
+def _license() -> Path:
+    """A text that is the same in every checkout and beside every installed package."""
+    if in_checkout():
+        return CHECKOUT / "LICENSE"
+    (text,) = (path for path in files("sppo-suite") or () if path.name == "LICENSE")
+    return Path(str(text.locate()))
+
+
+def emulated_values() -> dict[str, Values]:
+    """All roles of every emulated case, a process each, and the simulated time."""
     with tempfile.TemporaryDirectory() as folder:
         emulator = Emulator(
-            parent=Path(folder), time_limit_seconds=TIME_LIMIT_SECONDS, told=_silent()
+            parent=Path(folder), time_limit_seconds=TIME_LIMIT_SECONDS, progress=SILENT
         )
-        return _emulation(emulator.emulate(case.workload, case.system, _settings(case)))
+        return {
+            name: _emulation(emulator.emulate(workload, _system(name), settings))
+            for name, (workload, settings) in emulated_cases().items()
+        }
 
 
-def _settings(case: RankCase) -> Any:
-    return registry.load(case.system).settings_type(**case.settings)
+def _system(name: str) -> str:
+    return name.partition(",")[0]
 
 
 def _emulation(emulation: Emulation) -> Values:
     values: Values = {
         "status": emulation.status,
         "roles": {f"rank {role.rank}": _role(role) for role in emulation.roles},
-        "planned": _planned(emulation.planned),
+        "planned": {
+            f"rank {number.rank}, {number.quantity}": number.planned for number in emulation.planned
+        },
         "simulated_time": _time(emulation.simulated_time),
     }
     return values if emulation.status == "ok" else {**values, "reason": emulation.reason}
 
 
 def _role(role: RoleReport) -> Values:
-    counts = role.counts
-    return {"ranks": role.ranks, **({} if counts is None else _counts(counts))}
-
-
-def _counts(counts: Counts) -> Values:
-    """All but where in the step the peak is."""
-    operations = counts.flops_by_operation
-    return {
-        "peak_device_bytes": counts.peak_device_bytes,
-        "peak_host_bytes": counts.peak_host_bytes,
-        "activation_peak_bytes": counts.activation_peak_bytes,
-        "before_step_bytes": counts.before_step_bytes,
-        "peak_by_kind_bytes": dict(counts.peak_by_kind_bytes),
-        "at_peak_by_kind_bytes": dict(counts.at_peak_by_kind_bytes),
-        "flops": counts.flops,
-        "recomputed_flops": operations.recomputed,
-        "flops_by_operator": dict(counts.flops_by_operator),
+    if role.counts is None:
+        return {"ranks": role.ranks}
+    counts: Values = msgspec.to_builtins(role.counts)
+    return {name: value for name, value in counts.items() if name not in NOT_COMPARED} | {
+        "ranks": role.ranks,
+        "recomputed_flops": role.counts.flops_by_operation.recomputed,
         "communication": {
-            f"{item.operation} {item.group}": {
-                "calls": item.calls,
-                "bytes": item.bytes,
-                "sent_bytes": item.sent_bytes,
+            f"{traffic.operation} {traffic.group}": {
+                "calls": traffic.calls,
+                "bytes": traffic.bytes,
+                "sent_bytes": traffic.sent_bytes,
             }
-            for item in counts.communication
+            for traffic in role.counts.communication
         },
-        "copied_to_host_bytes": counts.copied_to_host_bytes,
-        "copied_from_host_bytes": counts.copied_from_host_bytes,
     }
-
-
-def _planned(planned: Sequence[Planned]) -> Values:
-    """What SPPO's plan has predicted: "rank 0, kv_bytes"."""
-    return {f"rank {item.rank}, {item.quantity}": item.planned for item in planned}
 
 
 def _time(time: SimulatedTime | None) -> Values:
@@ -100,26 +163,24 @@ def _time(time: SimulatedTime | None) -> Values:
         "step_seconds_if_hidden": time.step_seconds_if_hidden,
         "compute_seconds": time.compute_seconds,
         "optimizer_seconds": time.optimizer_seconds,
-        "communication_seconds": dict(time.communication_seconds),
+        "communication_seconds": time.communication_seconds,
         "idle_share": time.idle_share,
         "mfu": time.mfu,
     }
 
 
-def launched_values(cases: Sequence[RankCase]) -> dict[str, Values]:
-    """Real ranks of every case, launched as `sppo-bench run` does; all have the same workload."""
-    workload = cases[0].workload
-    assert all(case.workload == workload for case in cases)
+def launched_values() -> dict[str, Values]:
+    """Real ranks of every gloo case, launched as `sppo-bench run` does; one workload for all."""
+    cases = gloo_cases()
+    (workload,) = {workload for workload, _ in cases.values()}
+    values = {}
     with tempfile.TemporaryDirectory() as folder:
-        directory = run.new_directory(Path(folder), workload)
-        inputs = run.prepare(workload, OPTIONS, directory)
-        values = {}
-        for case in cases:
-            row = Row(label=case.name, system=case.system, choosing="only one")
-            adapter = registry.load(case.system)
-            assignment = with_settings(row, adapter, _settings(case), grid="")
-            record = run.launch_row(inputs, assignment, 1, OPTIONS, _silent())
-            values[case.name] = _record(record)
+        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload))
+        for name, (_, settings) in cases.items():
+            adapter = registry.load(_system(name))
+            row = Row(label=name, system=adapter.name, choosing="only one")
+            configuration = with_settings(row, adapter, settings, grid="")
+            values[name] = _record(run.launch_row(inputs, configuration, 1, OPTIONS, SILENT))
     return values
 
 
@@ -130,15 +191,16 @@ def _record(record: Record) -> Values:
         "grad_norm": [step.grad_norm for step in record.steps],
     }
     for rank, (memory, accounted) in enumerate(zip(record.memory, record.accounted, strict=True)):
-        values[f"rank {rank}"] = {**_memory(memory), **_accounted(accounted)}
+        values[f"rank {rank}"] = _rank(memory, accounted or Accounted())
     return values if record.status == "ok" else {**values, "reason": record.reason}
 
 
-def _memory(memory: Memory) -> Values:
-    """Peaks. Those of temporaries alone are left out, as `peak_device_bytes` has them in it.
+def _rank(memory: Memory, accounted: Accounted) -> Values:
+    """Peaks in bytes, FLOPs, and collectives of a real rank.
 
-    A thread of gloo lets go of its buffers some microseconds sooner or later, so two runs need not
-    count the same temporaries. Emulated ranks do.
+    The peak of temporaries is left out; `peak_device_bytes` contains them. A thread of gloo frees
+    its buffers some microseconds sooner or later, so two runs need not count the same temporaries.
+    Emulated ranks do.
     """
     by_kind = memory.tracked_peak_by_kind_bytes.items()
     return {
@@ -147,14 +209,7 @@ def _memory(memory: Memory) -> Values:
         "activation_peak_bytes": memory.activation_peak_bytes,
         "host_peak_bytes": memory.host_peak_bytes,
         "live_before_bytes": memory.tracked_live_before_bytes,
-    }
-
-
-def _accounted(accounted: Accounted | None) -> Values:
-    if accounted is None:
-        return {}
-    return {
-        "flops_by_operator": dict(accounted.flops),
-        "collective_calls": dict(accounted.collective_calls),
-        "collective_bytes": dict(accounted.collective_bytes),
+        "flops_by_operator": accounted.flops,
+        "collective_calls": accounted.collective_calls,
+        "collective_bytes": accounted.collective_bytes,
     }

@@ -6,149 +6,111 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
-Scalar = str | int | float | bool | None
-Tree: TypeAlias = "Scalar | Sequence[Tree] | Mapping[str, Tree]"
-"""What JSON can say; a sequence is a list."""
+from msgspec import UNSET, UnsetType
 
-Values: TypeAlias = dict[str, Tree]
+Tree: TypeAlias = "str | int | float | bool | Sequence[Tree] | Mapping[str, Tree] | None"
+"""A JSON value; a sequence is a list."""
 
-Cases: TypeAlias = Mapping[str, Values]
+Values: TypeAlias = dict[str, Any]
+"""The values of one case: a JSON object, a `Tree` under each name."""
+
+CaseValues: TypeAlias = Mapping[str, Values]
 """The values of a topic, by the name of the case."""
 
 LINES = 10
-"""Lines of one topic that are shown, unless more are asked for."""
+"""Lines of one topic that are shown, unless the user asks for more."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """One value that is not as expected. `others`: how many more of the same list are not."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ValueDifference:
+    """The expected and the actual value under one dotted key; UNSET where there is no such key.
+
+    more: how many further values of the same list differ.
+    """
 
     case: str
     key: str
-    old: str
-    new: str
-    per_cent: float | None = None
-    others: int = 0
+    old: Tree | UnsetType
+    new: Tree | UnsetType
+    more: int = 0
 
     def __str__(self) -> str:
-        share = "" if self.per_cent is None else f" ({self.per_cent:+.3g} %)"
-        others = f", {self.others} more of the list" if self.others else ""
-        return f"{self.case}: {self.key}: {self.old} -> {self.new}{share}{others}"
+        share = ""
+        if _is_number(self.old) and _is_number(self.new) and self.old:
+            share = f" ({100 * (self.new - self.old) / abs(self.old):+.3g} %)"
+        more = f", {self.more} more of the list" if self.more else ""
+        return f"{self.case}: {self.key}: {_words(self.old)} -> {_words(self.new)}{share}{more}"
 
 
-def compare(expected: Cases, actual: Cases, tolerances: Mapping[str, float]) -> list[Difference]:
+def compare(
+    expected: CaseValues, actual: CaseValues, tolerances: Mapping[str, float]
+) -> list[ValueDifference]:
     """Every value that differs, by case.
 
     `tolerances` are relative, by a name in a key; every other value must be the same.
     """
-    differences = []
+    differences: list[ValueDifference] = []
     for case in dict.fromkeys((*expected, *actual)):
-        if case not in actual:
-            differences.append(_whole_case(case, "expected", "not made any more"))
-        elif case not in expected:
-            differences.append(_whole_case(case, "not in the file", "made"))
-        else:
-            differences += _compare_case(case, expected[case], actual[case], tolerances)
+        key = ""
+        old: Tree = expected.get(case)
+        new: Tree = actual.get(case)
+        if new is None:
+            key, old, new = "the case", "expected", "not made any more"
+        elif old is None:
+            key, old, new = "the case", "not in the file", "made"
+        differences += _leaves(ValueDifference(case=case, key=key, old=old, new=new), tolerances)
     return differences
 
 
-def _whole_case(case: str, old: str, new: str) -> Difference:
-    return Difference(case=case, key="the case", old=old, new=new)
-
-
-def _compare_case(
-    case: str, expected: Tree, actual: Tree, tolerances: Mapping[str, float]
-) -> Iterator[Difference]:
-    for pair in _unequal(_Pair(key="", old=expected, new=actual), tolerances):
-        yield Difference(
-            case=case,
-            key=pair.key,
-            old=_words(pair.old),
-            new=_words(pair.new),
-            per_cent=_per_cent(pair.old, pair.new),
-            others=pair.others,
-        )
-
-
-class _Absent:
-    """What stands where a tree has no such key."""
-
-
-_ABSENT = _Absent()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pair:
-    """The two sides of one dotted key."""
-
-    key: str
-    old: Tree | _Absent
-    new: Tree | _Absent
-    others: int = 0
-
-
-def _unequal(pair: _Pair, tolerances: Mapping[str, float]) -> Iterator[_Pair]:
+def _leaves(
+    difference: ValueDifference, tolerances: Mapping[str, float]
+) -> Iterator[ValueDifference]:
     """The smallest subtrees that differ; of the values of one list the first, with their number."""
-    key, old, new = pair.key, pair.old, pair.new
+    old, new, prefix = difference.old, difference.new, f"{difference.key}.".lstrip(".")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
-            below = _Pair(
-                key=_below(key, name), old=old.get(name, _ABSENT), new=new.get(name, _ABSENT)
+            below = replace(
+                difference, key=prefix + name, old=old.get(name, UNSET), new=new.get(name, UNSET)
             )
-            yield from _unequal(below, tolerances)
+            yield from _leaves(below, tolerances)
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [
-            _Pair(key=_below(key, str(index)), old=before, new=after)
-            for index, (before, after) in enumerate(zip(old, new, strict=True))
-        ]
-        unequal = [leaf for below in pairs for leaf in _unequal(below, tolerances)]
+        unequal: list[ValueDifference] = []
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            below = replace(difference, key=f"{prefix}{index}", old=before, new=after)
+            unequal += _leaves(below, tolerances)
         if unequal:
-            yield replace(unequal[0], others=len(unequal) - 1)
-    elif not _same(pair, max(tolerances.get(name, 0.0) for name in key.split("."))):
-        yield pair
+            yield replace(unequal[0], more=len(unequal) - 1)
+    elif not _same(old, new, max(tolerances.get(name, 0.0) for name in difference.key.split("."))):
+        yield difference
 
 
-def _same(pair: _Pair, tolerance: float) -> bool:
-    old, new = pair.old, pair.new
+def _same(old: Tree | UnsetType, new: Tree | UnsetType, tolerance: float) -> bool:
     if tolerance and _is_number(old) and _is_number(new):
         return math.isclose(old, new, rel_tol=tolerance)
     return type(old) is type(new) and old == new
-
-
-def _below(key: str, name: str) -> str:
-    return f"{key}.{name}" if key else name
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _per_cent(old: Tree | _Absent, new: Tree | _Absent) -> float | None:
-    if not _is_number(old) or not _is_number(new) or old == 0:
-        return None
-    return 100 * (new - old) / abs(old)
-
-
-def _words(value: Tree | _Absent) -> str:
-    if isinstance(value, _Absent):
+def _words(value: Tree | UnsetType) -> str:
+    if value is UNSET:
         return "absent"
-    if isinstance(value, list | Mapping):
-        return f"{len(value)} entries"
-    return str(value)
+    return f"{len(value)} entries" if isinstance(value, list | Mapping) else str(value)
 
 
-def lines(topic: str, differences: Sequence[Difference], most: int = LINES) -> list[str]:
-    """Differences for people, `most` at most: every case has its turn before any has a second."""
-    by_case: dict[str, list[Difference]] = {}
+def lines(topic: str, differences: Sequence[ValueDifference], most: int = LINES) -> list[str]:
+    """Differences for people, at most `most`: each case gets a line before any gets a second."""
+    by_case: dict[str, list[ValueDifference]] = {}
     for difference in differences:
         by_case.setdefault(difference.case, []).append(difference)
     turns = itertools.zip_longest(*by_case.values())
     in_turn = [difference for turn in turns for difference in turn if difference is not None]
-    shown = set(in_turn[:most])
+    shown, hidden = set(in_turn[:most]), in_turn[most:]
     text = [f"{topic}: {difference}" for difference in differences if difference in shown]
-    hidden = [difference for difference in differences if difference not in shown]
     if hidden:
         cases = len({difference.case for difference in hidden})
         text.append(f"{topic}: and {len(hidden)} more, in {cases} of {len(by_case)} cases")

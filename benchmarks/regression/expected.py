@@ -5,28 +5,30 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from benchmarks.environment import library_versions
 from benchmarks.records.store import published_directory, readable, write_bytes
-from benchmarks.regression.differences import Cases, Tree
+from benchmarks.regression.differences import CaseValues, Tree
 
 SCHEMA = "sppo-expected/1"
 
 COUNTED_WITH = ("torch", "megatron-core", "deepspeed")
-"""Libraries whose version decides what a step counts."""
+"""Libraries whose version decides the counts of a step."""
 
 IN_A_ROW = 8
-"""Values of a list in a line: where one changes, the diff shows few others."""
+"""Values of a list in a line: few, so that a diff shows few unchanged values."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """A topic's file. `versions`: what made it, where that matters."""
+class Expected(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="schema", tag=SCHEMA
+):
+    """A topic's file. versions: of the libraries that made counted values; else empty."""
 
-    cases: Cases
-    versions: Mapping[str, str] = field(default_factory=dict)
+    cases: CaseValues
+    versions: Mapping[str, str] = {}
 
 
 def default_directory() -> Path:
@@ -35,36 +37,31 @@ def default_directory() -> Path:
 
 
 def versions_here() -> dict[str, str]:
-    """Versions that counted values depend on, as they are installed."""
+    """Installed versions of Python and of the libraries that counted values depend on."""
     installed = library_versions()
     versions = {name: installed[name] for name in COUNTED_WITH if name in installed}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}
 
 
 def path_of(directory: Path, topic: str) -> Path:
+    """The file of a topic."""
     return directory / f"{topic}.json"
 
 
 def read(directory: Path, topic: str) -> Expected:
-    """Raises ValueError, naming the cure, where there is no such file or it is damaged."""
+    """Raises ValueError, naming the cure, where there is no such file or the file is damaged."""
     path = readable(path_of(directory, topic))
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=Expected)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}; make it with --update") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA or "cases" not in data:
-        raise ValueError(f"{path}: not a {SCHEMA} file; make it again with --update")
-    return Expected(cases=data["cases"], versions=data.get("versions", {}))
 
 
 def write(directory: Path, topic: str, expected: Expected) -> Path:
-    """The file, made anew."""
-    document: dict[str, Tree] = {"cases": expected.cases, "schema": SCHEMA}
-    if expected.versions:
-        document["versions"] = expected.versions
+    """Write the topic's file; returns its path. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     path = path_of(directory, topic)
-    write_bytes(path, (to_text(document) + "\n").encode())
+    write_bytes(path, (to_text(msgspec.to_builtins(expected)) + "\n").encode())
     return path
 
 

@@ -1,10 +1,10 @@
-"""Two source trees, the same command, in turns A B B A: which is faster, and by how much.
+"""Time one command in two source trees, in turns A B B A: which tree is faster, by how much.
 
     python -m benchmarks.regression.interleaved TREE_A TREE_B --pairs 20 -- python -m benchmarks ...
 
-Each run has its tree as working directory and in front of PYTHONPATH. The quantity is the wall time
-of the command, or with --json-key a number that it prints as JSON. Without a command it is the
-measured step of tiny-cpu under SPPO. Machines drift: only runs side by side can be compared.
+Each run has its tree as working directory and in front of PYTHONPATH. The value is the wall time of
+the command, or with --json-key a number that the command prints as JSON. Without a command the
+value is the measured step of tiny-cpu under SPPO. Machines drift: compare only runs in turns.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PAIRS = 20
+import numpy as np
 
 STEP_COMMAND = (
     *("python", "-m", "benchmarks", "run", "tiny-cpu", "--systems", "sppo"),
@@ -35,44 +36,41 @@ LAST_WORDS = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """B over A: below 1 B takes less. `quartiles`: of the ratios within pairs."""
+    """The values of A and B, in the order of their runs. Ratios are B over A; below 1 B is less."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
 
     @property
     def of_minima(self) -> float:
+        """Minimum of B over minimum of A."""
         return min(self.b) / min(self.a)
 
     @property
     def of_medians(self) -> float:
+        """Median of B over median of A."""
         return statistics.median(self.b) / statistics.median(self.a)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        pairs = sorted(after / before for before, after in zip(self.a, self.b, strict=True))
-        if len(pairs) == 1:
-            return pairs[0], pairs[0]
-        low, _, high = statistics.quantiles(pairs, n=4, method="inclusive")
-        return low, high
+        """First and third quartile of the ratios within pairs."""
+        ratios = np.divide(self.b, self.a)
+        return float(np.quantile(ratios, 0.25)), float(np.quantile(ratios, 0.75))
 
     def __str__(self) -> str:
         low, high = self.quartiles
         rows = [
-            f"{name}: least {min(values):.6g}, median {statistics.median(values):.6g}"
+            f"{name}: least {min(values):.6g}, median {statistics.median(values):.6g}\n"
             for name, values in (("A", self.a), ("B", self.b))
         ]
-        return "\n".join(
-            [
-                *rows,
-                f"B / A: {self.of_minima:.4f} of minima, {self.of_medians:.4f} of medians, "
-                f"pairs {low:.4f} to {high:.4f} (quartiles of {len(self.a)})",
-            ]
+        return (
+            f"{''.join(rows)}B / A: {self.of_minima:.4f} of minima, {self.of_medians:.4f} of "
+            f"medians, pairs {low:.4f} to {high:.4f} (quartiles of {len(self.a)})"
         )
 
 
 def turns(pairs: int) -> Iterator[str]:
-    """ "A", "B", "B", "A", "A", "B", ...: what drifts steadily favours neither."""
+    """ "A", "B", "B", "A", "A", "B", ...: a steady drift favours neither tree."""
     for pair in range(pairs):
         yield from "BA" if pair % 2 else "AB"
 
@@ -80,7 +78,10 @@ def turns(pairs: int) -> Iterator[str]:
 def compare(
     trees: dict[str, Path], command: Sequence[str], pairs: int, json_key: str | None
 ) -> Ratio:
-    """Run the command in both trees. Raises RuntimeError where it fails, ValueError."""
+    """Run the command in both trees, `trees` being "A" and "B".
+
+    Raises RuntimeError where the command fails, ValueError where its output has no such number.
+    """
     values: dict[str, list[float]] = {"A": [], "B": []}
     for name in turns(pairs):
         value = measure(trees[name], command, json_key)
@@ -90,15 +91,17 @@ def compare(
 
 
 def measure(tree: Path, command: Sequence[str], json_key: str | None) -> float:
-    """One run in one tree: seconds, or the number that the command prints."""
-    python = [sys.executable] if command[0] == "python" else [command[0]]
-    inherited = os.environ.get("PYTHONPATH")
-    paths = str(tree) if not inherited else f"{tree}{os.pathsep}{inherited}"
+    """One run in one tree: seconds, or the number that the command prints.
+
+    Raises RuntimeError where the command fails, ValueError where its output has no such number.
+    """
+    program = sys.executable if command[0] == "python" else command[0]
+    paths = filter(None, (str(tree), os.environ.get("PYTHONPATH")))
     started = time.perf_counter()
     ended = subprocess.run(
-        [*python, *command[1:]],
+        [program, *command[1:]],
         cwd=tree,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -112,26 +115,23 @@ def measure(tree: Path, command: Sequence[str], json_key: str | None) -> float:
 
 def json_of(output: str) -> Any:
     """The JSON that is the whole output, or its last line. Raises ValueError."""
-    for text in (output, (output.strip().splitlines() or [""])[-1]):
-        try:
+    for text in (output, *output.strip().splitlines()[-1:]):
+        with suppress(json.JSONDecodeError):
             return json.loads(text)
-        except json.JSONDecodeError:
-            continue
     raise ValueError(f"the command prints no JSON: {output.strip()[-LAST_WORDS:]!r}")
 
 
 def number_at(value: Any, dotted: str) -> float:
     """The number under "rows.0.step_seconds_median"; "" is the value itself. Raises ValueError."""
-    at = value
     for name in filter(None, dotted.split(".")):
         try:
-            at = at[int(name)] if isinstance(at, list) else at[name]
+            value = value[int(name)] if isinstance(value, list) else value[name]
         except (LookupError, TypeError, ValueError):
-            known = ", ".join(at) if isinstance(at, dict) else f"a {type(at).__name__}"
+            known = ", ".join(value) if isinstance(value, dict) else f"a {type(value).__name__}"
             raise ValueError(f"no {name!r} of {dotted!r} in the JSON; there is {known}") from None
-    if isinstance(at, bool) or not isinstance(at, int | float):
-        raise ValueError(f"{dotted!r} is no number in the JSON: {at!r}")
-    return float(at)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{dotted!r} is no number in the JSON: {value!r}")
+    return float(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("tree_a", type=Path, metavar="TREE_A")
     parser.add_argument("tree_b", type=Path, metavar="TREE_B")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="(default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=20, help="(default: %(default)s)")
     parser.add_argument("--json-key", help="dotted path to a number in what the command prints")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)

@@ -1,6 +1,6 @@
-"""A plan and its simulated step as plain values. All that is read of the planner is read here.
+"""A plan and its simulated step as plain values. No other module reads the planner for them.
 
-Names in the values are the file's own, so that they outlive those of classes and modules.
+The names of layout and memory are those of the plan's own JSON; all others are the file's own.
 """
 
 from __future__ import annotations
@@ -8,11 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import astuple, replace
 from functools import cache
+from typing import Any
 
-from benchmarks.regression.cases import PlanCase, UnitCase
-from benchmarks.regression.differences import Tree, Values
-from benchmarks.reporting.simulated_step import of_unit_costs
+import msgspec
+
+from benchmarks.regression.differences import Values
+from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
@@ -32,33 +36,17 @@ from sppo.schedule.instructions import SENDS
 from sppo.schedule.simulate import message_cost, simulate
 from sppo.schedule.simulation import Cause, Event
 
-MEMORY_TERMS = (
-    "weights",
-    "gradients",
-    "optimizer",
-    "kv",
-    "dkv",
-    "kept",
-    "kept_peak",
-    "staging",
-    "constants",
-    "temporary",
-    "host",
-    "kv_host",
-    "activations_peak",
-    "total",
-)
-
 DIGEST_CHARACTERS = 16
 
 
-def plan_values(case: PlanCase) -> Values:
-    """Everything that the planner decides and predicts of a case, but its words."""
-    return _plan_values(case.workload, SolverOptions(**case.options))
+def plan_values(workload: Workload, options: Mapping[str, Any]) -> Values:
+    """All decisions and predictions of the planner, except its words. Raises ValueError."""
+    return _plan_values(workload, SolverOptions(**options))
 
 
 @cache
 def _plan_values(workload: Workload, options: SolverOptions) -> Values:
+    """Cached: topics share cases."""
     profile = load_hardware(workload.cluster.hardware)
     needed = step_flops(workload)
     values: Values = {"flops": {"dense": needed.dense, "attention_causal": needed.attention_causal}}
@@ -72,24 +60,19 @@ def _plan_values(workload: Workload, options: SolverOptions) -> Values:
         "layout": _layout(plan),
         "memory_bytes": _memory(plan),
         "decisions": _decisions(plan),
-        "lendings": _lendings(plan.msp_splits),
+        "lendings": _msp_splits(plan.msp_splits),
         "prediction": _prediction(plan),
         "simulation": _simulation(plan, profile),
     }
 
 
 def _layout(plan: Plan) -> Values:
+    layout = msgspec.to_builtins(plan.layout)
+    del layout["msp_splits"]
     return {
-        "sequence_parallel": plan.sequence_parallel,
-        "pipeline_parallel": plan.pipeline_parallel,
-        "data_parallel": plan.data_parallel,
-        "virtual_stages": plan.virtual_stages,
-        "group_subsequences": plan.group_subsequences,
-        "kv_block_tokens": plan.kv_block_tokens,
-        "kv_sets": plan.kv_sets,
-        "head_alone": plan.head_alone,
-        "subsequences": plan.subsequences,
+        **layout,
         "lengths_tokens": list(plan.lengths_tokens),
+        "subsequences": plan.subsequences,
         "layers_by_part": [len(part.layer_range) for part in plan.parts],
         "fetch_ahead": plan.fetch_ahead,
         "receive_ahead": plan.receive_ahead,
@@ -98,28 +81,35 @@ def _layout(plan: Plan) -> Values:
 
 def _memory(plan: Plan) -> Values:
     """By stage."""
-    memories = [stage.memory for stage in plan.stages]
-    terms = {term: [getattr(memory, term) for memory in memories] for term in MEMORY_TERMS}
-    return {**terms, "untracked": [memory.untracked.total for memory in memories]}
+    terms = [
+        {
+            **msgspec.to_builtins(stage.memory),
+            "activations_peak": stage.memory.activations_peak,
+            "total": stage.memory.total,
+            "untracked": stage.memory.untracked.total,
+        }
+        for stage in plan.stages
+    ]
+    return {name: [stage[name] for stage in terms] for name in terms[0]}
 
 
 def _decisions(plan: Plan) -> Values:
     """How often a stage offloads or recomputes each saved tensor, and a digest of exactly which.
 
-    The counts are over layers and subsequences; what is recomputed is so in all layers of a part.
+    The counts are over layers and subsequences. A tensor is recomputed in all layers of a model
+    chunk.
     """
     offloaded = [Counter[str]() for _ in plan.stages]
     recomputed = [Counter[str]() for _ in plan.stages]
     for number, stage in enumerate(plan.stages):
         for part in stage.parts:
-            for units in part.offload_units:
-                offloaded[number].update(name for _, name in units)
+            for keys in part.offload_units:
+                offloaded[number].update(name for _, name in keys)
             for names in part.recompute_units:
-                for name in names:
-                    recomputed[number][name] += len(part.layer_range)
-    exactly: Tree = [
+                recomputed[number].update(dict.fromkeys(names, len(part.layer_range)))
+    exactly = [
         [
-            [sorted([layer, name] for layer, name in units) for units in part.offload_units],
+            [sorted([layer, name] for layer, name in keys) for keys in part.offload_units],
             [sorted(names) for names in part.recompute_units],
         ]
         for part in plan.parts
@@ -137,47 +127,40 @@ def _by_name(stages: list[Counter[str]]) -> Values:
     return {name: [stage[name] for stage in stages] for name in names}
 
 
-def _lendings(msp_splits: tuple[MspSplit, ...]) -> Values:
-    exactly: Tree = [
-        [
-            msp_split.part,
-            msp_split.fills,
-            list(msp_split.subsequences),
-            list(msp_split.ranks),
-            [list(lengths) for lengths in msp_split.lengths_tokens],
-            sorted(msp_split.recompute_units),
-        ]
-        for msp_split in msp_splits
+def _msp_splits(splits: tuple[MspSplit, ...]) -> Values:
+    exactly = [
+        astuple(replace(split, recompute_units=tuple(sorted(split.recompute_units))))
+        for split in splits
     ]
     return {
-        "count": len(msp_splits),
-        "at_the_begin": sum(msp_split.fills for msp_split in msp_splits),
-        "subsequences": sum(len(msp_split.subsequences) for msp_split in msp_splits),
-        "slices": sum(len(row) for msp_split in msp_splits for row in msp_split.lengths_tokens),
-        "recomputed_units": sum(len(msp_split.recompute_units) for msp_split in msp_splits),
+        "count": len(splits),
+        "at_the_begin": sum(split.fills for split in splits),
+        "subsequences": sum(len(split.subsequences) for split in splits),
+        "slices": sum(len(row) for split in splits for row in split.lengths_tokens),
+        "recomputed_units": sum(len(split.recompute_units) for split in splits),
         "digest": _digest(exactly),
     }
 
 
 def _prediction(plan: Plan) -> Values:
-    """What the plan says of its step; lists are by stage."""
-    shared = [step_collectives(plan, stage) for stage in range(len(plan.stages))]
+    """The plan's own prediction of its step; lists are by stage."""
     stages = range(len(plan.stages))
+    collectives = [step_collectives(plan, stage) for stage in stages]
     return {
         "makespan_seconds": plan.makespan_seconds,
         "reduction_seconds": plan.reduction_seconds,
         "bubble_share": plan.bubble_share,
         "messages": list(plan.predicted.messages),
         "message_bytes": list(plan.predicted.message_bytes),
-        "collective_calls": [stage.calls for stage in shared],
-        "collective_bytes": [stage.bytes for stage in shared],
+        "collective_calls": [stage.calls for stage in collectives],
+        "collective_bytes": [stage.bytes for stage in collectives],
         "offloaded_bytes": [stage_offloaded_bytes(plan, stage) for stage in stages],
         "kv_copied_bytes": [stage_kv_copied_bytes(plan, stage) for stage in stages],
     }
 
 
 def _simulation(plan: Plan, profile: Hardware) -> Values:
-    """The step of the very schedule that would run; lists are by stage, times in nanoseconds."""
+    """The step of the schedule that would run; lists are by stage, times in nanoseconds."""
     schedule = build_schedule(plan)
     check_schedule(schedule)
     costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
@@ -211,7 +194,7 @@ def _link_bytes(schedule: Schedule, costs: list[PartCosts], slice_costs: SliceCo
 
 
 def _timeline_digest(events: list[Event]) -> str:
-    """Of when every compute, copy and message begins and ends; not of what they are called."""
+    """Of begin and end of every compute, copy and message; names are no part of the digest."""
     return _digest(sorted([event.stage, event.lane, event.start, event.end] for event in events))
 
 
@@ -219,15 +202,8 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
-def unit_values(case: UnitCase) -> Values:
-    """A pipeline in unit costs, without a model."""
-    step = of_unit_costs(
-        pipeline_parallel=case.pipeline_parallel,
-        subsequences=case.subsequences,
-        virtual_stages=case.virtual_stages,
-        sequences=case.sequences,
-        msp=case.msp,
-    )
+def unit_values(step: Simulated) -> Values:
+    """A simulated pipeline in unit costs, without a model."""
     return {
         "makespan": step.makespan,
         "forward_makespan": step.forward_makespan,

@@ -7,56 +7,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.regression import cases, expected
-from benchmarks.regression.differences import Cases, Difference, compare
+from benchmarks.regression.differences import CaseValues, ValueDifference, compare
 from benchmarks.regression.expected import Expected
+from benchmarks.regression.plans import plan_values, unit_values
 
 ROUNDING = 1e-6
-"""Other processors round otherwise."""
+"""Relative: another processor rounds differently."""
 
-BUFFERS_OF_GLOO = 0.05
-"""Share of a rank's peak: two runs of a step need not have the same buffers of gloo there."""
+GLOO_BUFFERS = 0.05
+"""Share of a rank's peak: two runs of a step may hold different buffers of gloo at the peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """One file of expected values. What is counted depends on libraries, what is planned does not.
+    """One file of expected values.
 
-    `tolerances` are relative, by a name in a key; 0 for all others. `slow`: beyond half a
-    minute, or with processes of its own.
+    counted: the values depend on the versions of the libraries; planned values do not.
+    slow: the topic takes more than half a minute, or starts processes.
+    tolerances: relative, by a name in a key; 0 for every other key.
     """
 
     name: str
-    measure: Callable[[], Cases]
+    measure: Callable[[], CaseValues]
     counted: bool = False
     slow: bool = False
     tolerances: Mapping[str, float] = field(default_factory=dict)
 
 
-def _plans(chosen: Callable[[], Sequence[cases.PlanCase]]) -> Callable[[], Cases]:
-    def measure() -> Cases:
-        from benchmarks.regression.plans import plan_values
-
-        return {case.name: plan_values(case) for case in chosen()}
-
-    return measure
+def _plans(plan_cases: Callable[[], cases.PlanCases]) -> Callable[[], CaseValues]:
+    return lambda: {name: plan_values(*case) for name, case in plan_cases().items()}
 
 
-def _units() -> Cases:
-    from benchmarks.regression.plans import unit_values
-
-    return {case.name: unit_values(case) for case in cases.unit_pipelines()}
+def _units() -> CaseValues:
+    return {name: unit_values(step) for name, step in cases.unit_pipelines().items()}
 
 
-def _emulations() -> Cases:
+def _emulations() -> CaseValues:
     from benchmarks.regression.counted import emulated_values
 
-    return {case.name: emulated_values(case) for case in cases.emulated_cases()}
+    return emulated_values()
 
 
-def _gloo() -> Cases:
+def _gloo() -> CaseValues:
     from benchmarks.regression.counted import launched_values
 
-    return launched_values(cases.gloo_cases())
+    return launched_values()
 
 
 TOPICS = (
@@ -71,52 +66,47 @@ TOPICS = (
         measure=_gloo,
         counted=True,
         slow=True,
-        tolerances={
-            "loss": ROUNDING,
-            "grad_norm": ROUNDING,
-            "peak_device_bytes": BUFFERS_OF_GLOO,
-        },
+        tolerances={"loss": ROUNDING, "grad_norm": ROUNDING, "peak_device_bytes": GLOO_BUFFERS},
     ),
 )
 
 
 def find(names: Sequence[str]) -> list[Topic]:
     """Topics by name or first words ("plans"); all where none is named. Raises ValueError."""
+    chosen = set()
     for name in names:
-        if not any(_is_meant(name, topic) for topic in TOPICS):
+        matches = {topic.name for topic in TOPICS if f"{topic.name}-".startswith(f"{name}-")}
+        if not matches:
             known = ", ".join(topic.name for topic in TOPICS)
             raise ValueError(f"unknown topic {name!r}; known: {known}")
-    return [t for t in TOPICS if not names or any(_is_meant(name, t) for name in names)]
-
-
-def _is_meant(name: str, topic: Topic) -> bool:
-    return topic.name == name or topic.name.startswith(f"{name}-")
+        chosen |= matches
+    return [topic for topic in TOPICS if not names or topic.name in chosen]
 
 
 def obstacle(topic: Topic, directory: Path) -> str | None:
-    """Why this topic cannot be compared here, None where it can.
+    """Why the topic cannot be compared on this machine; None where it can.
 
     Raises ValueError from the file.
     """
     if not topic.counted:
         return None
     made, here = expected.read(directory, topic.name).versions, expected.versions_here()
-    other = [
+    changed = [
         f"{name} {made.get(name, 'absent')} (here {here.get(name, 'absent')})"
         for name in sorted({*made, *here})
         if made.get(name) != here.get(name)
     ]
-    return f"made with {', '.join(other)}" if other else None
+    return f"made with {', '.join(changed)}" if changed else None
 
 
-def check(topic: Topic, directory: Path) -> list[Difference]:
-    """Measure a topic again and compare it with its file. Raises ValueError."""
+def check(topic: Topic, directory: Path) -> list[ValueDifference]:
+    """Measure a topic and compare it with its file. Raises ValueError from the file."""
     known = expected.read(directory, topic.name)
     return compare(known.cases, topic.measure(), topic.tolerances)
 
 
-def update(topic: Topic, directory: Path) -> list[Difference]:
-    """Write a topic's file anew; what differs from the file before, if there was one."""
+def update(topic: Topic, directory: Path) -> list[ValueDifference]:
+    """Write a topic's file; returns the differences from the file before, if there was one."""
     actual = topic.measure()
     try:
         before = expected.read(directory, topic.name).cases

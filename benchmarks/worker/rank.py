@@ -266,8 +266,8 @@ class Launch:
         )
         self.accounted = Accounted(
             flops=dict(accounting.flops),
-            collective_calls=dict(accounting.collective_calls),
-            collective_bytes=dict(accounting.collective_bytes),
+            collective_calls=dict(accounting.messages.collective_calls),
+            collective_bytes=dict(accounting.messages.collective_bytes),
         )
         return result, self.slowest(seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Counts, EmulationJob
 from benchmarks.workloads import find, of_flags
 
+ROLES = [Role(name=f"stage {rank}", rank=rank, ranks=1) for rank in range(2)]
 BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
 
 
@@ -30,8 +32,8 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     layout = ["--tp", "8", "--pp", "4", "--recompute", "full", "--sequences-per-step", "8"]
     arguments = ["emulate", "megatron", *BIG, *layout, "--ranks", "0", "--json"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    role = found["roles"][0]
+    emulation = json.loads(capsys.readouterr().out)
+    role = emulation["roles"][0]
     counts = role["counts"]
     held = counts["at_peak_by_kind_bytes"]
     state_bytes = held["weights"] + held["gradients"] + held["optimizer"]
@@ -39,10 +41,10 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
     assert beside_gib == pytest.approx(73.07, rel=0.01)
     for key in ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes"):
         assert role[key] == counts[key]
-    assert found["fits"] is True
-    assert found["limiting_role"] == "stage 0 (embedding), rank 0"
-    assert found["label"] == "emulated"
-    assert found["simulated_time"] is None, "one stage of four tells no time"
+    assert emulation["fits"] is True
+    assert emulation["limiting_role"] == "stage 0 (embedding), rank 0"
+    assert emulation["label"] == "emulated"
+    assert emulation["simulated_time"] is None, "one stage of four gives no time"
     assert role["versions"]["megatron-core"]
     assert role["seconds"] < 60
     assert role["process_peak_bytes"] < 8 * 2**30
@@ -75,15 +77,50 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
     assert whole.counts is not None
 
 
+@pytest.fixture
+def rank_0_fails_and_rank_1_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EmulationJob:
+    """A job whose workers are a shell script; its fifth argument is the rank."""
+    script = tmp_path / "worker.sh"
+    script.write_text(
+        '#!/bin/sh\nif [ "$5" = 0 ]; then echo no memory; exit 3; fi\nexec sleep 60\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(processes.sys, "executable", str(script))
+    return EmulationJob(
+        workload=find("mini-cpu"), system="megatron", settings={}, output_directory=str(tmp_path)
+    )
+
+
+def test_a_rank_without_a_report_and_a_slow_rank(
+    rank_0_fails_and_rank_1_hangs: EmulationJob,
+) -> None:
+    job = rank_0_fails_and_rank_1_hangs
+    failed, slow = processes.run(job, ROLES, load("megatron"), time_limit_seconds=1.0)
+    assert (failed.status, failed.reason) == ("failed", "ended with exit code 3: no memory")
+    assert (slow.status, slow.reason) == ("timeout", "stopped after 1 s")
+
+
+def test_an_emulation_can_stop_at_the_first_role_that_does_not_fit(
+    rank_0_fails_and_rank_1_hangs: EmulationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "exceeds", lambda report, workload: report.rank == 0)
+    job, started = rank_0_fails_and_rank_1_hangs, time.monotonic()
+    reports = processes.run(
+        job, ROLES, load("megatron"), time_limit_seconds=60.0, stop_at_first_oom=True
+    )
+    assert [report.rank for report in reports] == [0]
+    assert time.monotonic() - started < 30
+
+
 def test_a_layout_the_library_refuses_is_unavailable(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["emulate", "deepspeed", "--model", "gpt-7b", "--seq", "1M", "--gpus", "64"]
     assert main([*arguments, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == "unavailable"
-    assert found["fits"] is None
-    assert found["roles"] == []
-    assert found["simulated_time"] is None
-    assert "head count 32" in found["reason"]
+    emulation = json.loads(capsys.readouterr().out)
+    assert emulation["status"] == "unavailable"
+    assert emulation["fits"] is None
+    assert emulation["roles"] == []
+    assert emulation["simulated_time"] is None
+    assert "head count 32" in emulation["reason"]
 
 
 @pytest.mark.parametrize(
@@ -124,16 +161,16 @@ def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
         ("stage 3 (head)", 3, 1),
     ]
     emulator = Emulator(parent=tmp_path, time_limit_seconds=200.0)
-    found = emulator.emulate(
+    emulation = emulator.emulate(
         workload, "sppo", settings, lambda known: asked_roles("1,2", known, workload)
     )
-    one, other = (told(role.counts) for role in found.roles)
-    assert one["flops"] > 0
-    assert one == other
+    first, second = (without_groups(role.counts) for role in emulation.roles)
+    assert first["flops"] > 0
+    assert first == second
 
 
-def told(counts: Counts | None) -> dict[str, Any]:
-    """Everything but whom it talks to."""
+def without_groups(counts: Counts | None) -> dict[str, Any]:
+    """All counts except the groups of messages."""
     assert counts is not None
     plain: dict[str, Any] = msgspec.to_builtins(counts)
     for item in plain["communication"]:

@@ -12,6 +12,7 @@ from baselines.registry import load
 from benchmarks.emulation import processes
 from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
+from benchmarks.job import ATTENTION
 from benchmarks.workloads import find
 from sppo.config.hardware import load_hardware
 from sppo.cost_model.flops import head_flops_per_token
@@ -28,20 +29,20 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
     """
     model, slicing = plan.model, plan.layout.slicing
     block = block_of(model)
-    again = {unit.name: unit.dense_flops for unit in block.saved_tensors}
+    recompute_flops = {unit.name: unit.dense_flops for unit in block.saved_tensors}
     products, attention = 0, 0
     for number, part in enumerate(plan.parts):
         layers = len(part.layer_range)
         each = 3 * (layers * block.dense_flops_per_token + part.head * head_flops_per_token(model))
         for index, start in enumerate(plan.starts_tokens):
-            for one in slicing.slices(number, index):
+            for piece in slicing.slices(number, index):
                 dropped = part.recompute_units[index]
-                if one.rank != number % plan.pipeline_parallel:
+                if piece.rank != number % plan.pipeline_parallel:
                     dropped = slicing.split_of(number, index).recompute_units
-                made_again = layers * sum(again[name] for name in dropped)
-                products += one.tokens * (each + made_again)
+                recomputed = layers * sum(recompute_flops[name] for name in dropped)
+                products += piece.tokens * (each + recomputed)
                 forwards = 4 if "attention.output" in dropped else 3
-                flops = block.mixer_flops(start + one.start, one.tokens)
+                flops = block.mixer_flops(start + piece.start, piece.tokens)
                 attention += forwards * layers * flops
     return plan.sequences_per_step * products, plan.sequences_per_step * attention
 
@@ -55,7 +56,7 @@ def counted_flops(reports: Sequence[RoleReport]) -> tuple[int, int]:
         backward = sum(
             count
             for name, count in report.counts.flops_by_operator.items()
-            if "_scaled_dot_product_" in name and name.endswith("_backward")
+            if ATTENTION in name and name.endswith("_backward")
         )
         products += report.ranks * operations.matmul
         attention += report.ranks * (operations.attention_causal - backward // 5)

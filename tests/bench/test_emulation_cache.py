@@ -13,7 +13,7 @@ import pytest
 
 from baselines.protocol import Role
 from baselines.registry import SYSTEMS, load
-from benchmarks.emulation.cache import Cache, code_digest, code_files, key
+from benchmarks.emulation.cache import EmulationCache, code_digest, code_files, key
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.environment import CHECKOUT
 from benchmarks.job import Status
@@ -55,28 +55,28 @@ def ran(job: EmulationJob, status: Status = "ok") -> RoleReport:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(directory=tmp_path / "cache")
+def cache(tmp_path: Path) -> EmulationCache:
+    return EmulationCache(directory=tmp_path / "cache")
 
 
-def test_the_same_again_is_reused(cache: Cache, tmp_path: Path) -> None:
+def test_the_same_again_is_reused(cache: EmulationCache, tmp_path: Path) -> None:
     first = job_in(tmp_path / "first")
     assert cache.find(first, ROLE, ADAPTER, CODE) is None
     cache.keep(first, ROLE, ADAPTER, ran(first), CODE)
-    found = cache.find(job_in(tmp_path / "second"), ROLE, ADAPTER, CODE)
-    assert found is not None
-    assert found.reused
-    assert found.flops == 7
+    cached = cache.find(job_in(tmp_path / "second"), ROLE, ADAPTER, CODE)
+    assert cached is not None
+    assert cached.reused
+    assert cached.flops == 7
     assert (tmp_path / "second" / "live-0.csv").read_text() == "operator,share\n"
 
 
-def test_changed_code_is_run_again(cache: Cache, tmp_path: Path) -> None:
+def test_changed_code_is_run_again(cache: EmulationCache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
     assert cache.find(job, ROLE, ADAPTER, "another digest") is None
 
 
-def test_code_that_changed_while_it_ran_is_not_kept(cache: Cache, tmp_path: Path) -> None:
+def test_code_that_changed_while_it_ran_is_not_kept(cache: EmulationCache, tmp_path: Path) -> None:
     """The digest from before the run is not that of the files on disk now."""
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job), "of yesterday")
@@ -84,13 +84,15 @@ def test_code_that_changed_while_it_ran_is_not_kept(cache: Cache, tmp_path: Path
 
 
 @pytest.mark.parametrize("status", ["failed", "timeout", "oom"])
-def test_a_role_that_broke_is_not_kept(cache: Cache, tmp_path: Path, status: Status) -> None:
+def test_a_role_that_broke_is_not_kept(
+    cache: EmulationCache, tmp_path: Path, status: Status
+) -> None:
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job, status), CODE)
     assert not cache.directory.exists()
 
 
-def test_a_damaged_entry_is_none(cache: Cache, tmp_path: Path) -> None:
+def test_a_damaged_entry_is_none(cache: EmulationCache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
     cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
     (entry,) = cache.directory.iterdir()

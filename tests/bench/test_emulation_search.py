@@ -13,7 +13,7 @@ import pytest
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Misfit
 from baselines.registry import load
-from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.cli import main
 from benchmarks.emulation.emulator import Choose, Emulator
 from benchmarks.emulation.result import (
@@ -43,7 +43,9 @@ def counts(peak_bytes: int) -> Counts:
         before_step_bytes=STATE_BYTES,
         peak_by_kind_bytes={},
         at_peak_by_kind_bytes={},
-        peak_at=Moment(phase="forward", backwards=0, all_backwards=1, operation="mm", share=0.5),
+        peak_at=StepPosition(
+            phase="forward", backwards=0, all_backwards=1, operation="mm", share=0.5
+        ),
         flops=0,
         flops_by_operation=Operations(matmul=0, attention_causal=0, attention_full=0, recomputed=0),
         flops_by_operator={},
@@ -138,21 +140,21 @@ def true_longest(token_bytes: int) -> int:
 @pytest.mark.parametrize("token_bytes", [40_000, 90_000, 300_000, 1_000_000])
 def test_the_longest_is_found_to_the_step(token_bytes: int) -> None:
     emulator = made_up(token_bytes={8: token_bytes})
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
-    assert found.longest_tokens == true_longest(token_bytes)
-    assert found.found is not None
-    assert found.found.workload.sequence_tokens == found.longest_tokens
+    result = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
+    assert result.longest_tokens == true_longest(token_bytes)
+    assert result.found is not None
+    assert result.found.workload.sequence_tokens == result.longest_tokens
     assert len(emulator.asked) == len(set(emulator.asked)) <= 10
-    assert len(found.trials) == len(emulator.asked)
+    assert len(result.trials) == len(emulator.asked)
 
 
 def test_the_best_of_several_settings_wins_and_the_others_are_asked_once() -> None:
     emulator = made_up(token_bytes={8: 90_000, 4: 200_000, 2: 60_000})
     settings = [MegatronSettings(tensor_parallel=degree) for degree in (8, 4, 2)]
-    found = longest(searcher(emulator), settings, 8 * 256 * 1024)
-    assert found.longest_tokens == true_longest(60_000)
-    assert found.found is not None
-    assert found.found.settings_text == "TP2 none"
+    result = longest(searcher(emulator), settings, 8 * 256 * 1024)
+    assert result.longest_tokens == true_longest(60_000)
+    assert result.found is not None
+    assert result.found.settings_text == "TP2 none"
     assert [asked for asked in emulator.asked if asked[0] == 4] == [
         (4, true_longest(90_000) + STEP_TOKENS)
     ]
@@ -160,27 +162,27 @@ def test_the_best_of_several_settings_wins_and_the_others_are_asked_once() -> No
 
 def test_nothing_that_fits_is_zero() -> None:
     emulator = made_up(token_bytes={8: 10_000_000})
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 2 * 256 * 1024)
-    assert found.longest_tokens == 0
-    assert found.found is None
-    assert found.trials[-1].status == "oom"
+    result = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 2 * 256 * 1024)
+    assert result.longest_tokens == 0
+    assert result.found is None
+    assert result.trials[-1].status == "oom"
 
 
 @pytest.mark.parametrize("most", [512 * 1024, 128 * 1024, 1_000_000])
 def test_no_more_is_asked_than_allowed(most: int) -> None:
     """Also where that is less than the workload's own length, or no multiple of the step."""
     emulator = made_up(token_bytes={8: 1})
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], most)
-    assert found.longest_tokens == found.at_most_tokens == most // STEP_TOKENS * STEP_TOKENS
-    assert max(tokens for _, tokens in emulator.asked) == found.longest_tokens
-    assert "no more were asked for" in answer(found)
+    result = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], most)
+    assert result.longest_tokens == result.at_most_tokens == most // STEP_TOKENS * STEP_TOKENS
+    assert max(tokens for _, tokens in emulator.asked) == result.longest_tokens
+    assert "no more were asked for" in answer(result)
 
 
 def test_what_breaks_is_no_answer() -> None:
     emulator = made_up(token_bytes={8: 90_000}, breaks_at=400 * 1024)
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
-    assert found.longest_tokens == 384 * 1024
-    assert "TP8 none, 400K tokens: timeout: all, start: too slow" in found.unanswered
+    result = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 8 * 256 * 1024)
+    assert result.longest_tokens == 384 * 1024
+    assert "TP8 none, 400K tokens: timeout: all, start: too slow" in result.unanswered
 
 
 def test_settings_that_do_not_divide_the_first_length_are_wrong_input() -> None:
@@ -191,9 +193,9 @@ def test_settings_that_do_not_divide_the_first_length_are_wrong_input() -> None:
 
 def test_a_length_that_does_not_divide_is_one_that_does_not_fit() -> None:
     emulator = made_up(token_bytes={8: 1}, undivided=128 * 1024)
-    found = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 400 * 1024)
-    assert found.longest_tokens == 384 * 1024
-    assert {trial.status for trial in found.trials} == {"ok", "unavailable"}
+    result = longest(searcher(emulator), [MegatronSettings(tensor_parallel=8)], 400 * 1024)
+    assert result.longest_tokens == 384 * 1024
+    assert {trial.status for trial in result.trials} == {"ok", "unavailable"}
 
 
 def test_layouts_are_the_grid_by_degrees() -> None:
@@ -209,21 +211,21 @@ def test_the_fastest_of_what_fits_wins() -> None:
     """TP8 is the fastest but too large; of TP4 and TP2 the faster one."""
     sizes = {1: 10**7, 2: 1, 4: 1, 8: 10**7}
     emulator = made_up(token_bytes=sizes, seconds={1: 9.0, 2: 3.0, 4: 2.0, 8: 1.0})
-    found = fastest(searcher(emulator))
-    assert found.found is not None
-    assert found.found.settings_text == "TP4 none"
+    result = fastest(searcher(emulator))
+    assert result.found is not None
+    assert result.found.settings_text == "TP4 none"
     assert len([asked for asked in emulator.asked if asked[0] == 8]) > 1, "its leaner settings too"
-    assert not found.unanswered
+    assert not result.unanswered
 
 
-def test_a_setting_that_breaks_is_told() -> None:
+def test_a_setting_that_breaks_is_reported() -> None:
     degrees = (1, 2, 4, 8)
     emulator = made_up(
         token_bytes=dict.fromkeys(degrees, 1), seconds=dict.fromkeys(degrees, 1.0), breaks_at=1
     )
-    found = fastest(searcher(emulator))
-    assert found.found is None
-    assert "timeout" in found.unanswered
+    result = fastest(searcher(emulator))
+    assert result.found is None
+    assert "timeout" in result.unanswered
 
 
 @pytest.mark.parametrize("room_gib", [20, 40])
@@ -259,13 +261,13 @@ def test_the_longest_of_a_real_library(capsys: pytest.CaptureFixture[str], tmp_p
     layout = ["--tp", "2", "--recompute", "full", "--device-memory", "512MiB"]
     arguments = ["emulate", "megatron", *asked, *layout, "--longest", "--json"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    fits, beyond = found["longest_tokens"], found["longest_tokens"] + found["step_tokens"]
-    by_tokens = {trial["tokens"]: trial for trial in found["trials"]}
+    result = json.loads(capsys.readouterr().out)
+    fits, beyond = result["longest_tokens"], result["longest_tokens"] + result["step_tokens"]
+    by_tokens = {trial["tokens"]: trial for trial in result["trials"]}
     assert by_tokens[fits]["peak_device_bytes"] <= 512 * 2**20
     assert by_tokens[beyond]["status"] == "oom"
     assert by_tokens[beyond]["peak_device_bytes"] > 512 * 2**20
-    assert found["found"]["fits"] is True
+    assert result["found"]["fits"] is True
 
 
 @pytest.mark.parametrize(

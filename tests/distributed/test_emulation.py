@@ -126,7 +126,7 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(SPPO, model=LLAMA, sequences_per_step=2),
         SppoSettings(sequence_parallel=2, subsequences=3, policy="lean"),
     ),
-    "sppo PP2 x SP2, lending": (
+    "sppo PP2 x SP2, MSP": (
         "sppo",
         replace(SPPO, cluster=replace(SPPO.cluster, nodes=2)),
         SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4, msp=True),
@@ -199,7 +199,7 @@ def counted(rank: int, ranks: int, name: str) -> bytes:
     system.step(short)
     del short
     before_bytes = counted_step(system, accounting, whole)
-    counts = counts_of(accounting, journal.tell(), before_bytes, workload.cluster)
+    counts = counts_of(accounting, journal.replay(), before_bytes, workload.cluster)
     system.close()
     return msgspec.json.encode(counts)
 
@@ -219,8 +219,8 @@ def emulated(name: str, directory: Path) -> list[Counts]:
 @pytest.mark.parametrize("name", CASES)
 def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
     workload = CASES[name][1]
-    encoded = run_ranks(counted, workload.cluster.ranks, name)
-    real = [msgspec.json.decode(data, type=Counts) for data in encoded]
+    reports = run_ranks(counted, workload.cluster.ranks, name)
+    real = [msgspec.json.decode(data, type=Counts) for data in reports]
     fake = emulated(name, tmp_path)
     assert [comparable(counts) for counts in real] == [comparable(counts) for counts in fake]
     needed = step_flops(workload)
@@ -230,9 +230,10 @@ def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
 
 
 def unseen_flops(name: str) -> int:
-    """Of what SPPO recomputes: its head has its backward in its forward, three products for one.
+    """Recomputed FLOPs of SPPO that are not counted as recomputed: the backward of its head.
 
-    What is recomputed is found as products in backwards beyond twice those outside of them.
+    The head's backward is in its forward. Recomputation is counted as the products in backwards
+    beyond twice the products outside backwards.
     """
     system, workload, settings = CASES[name]
     if system != "sppo" or settings.policy != "lean":
@@ -241,6 +242,6 @@ def unseen_flops(name: str) -> int:
 
 
 def comparable(counts: Counts) -> Counts:
-    """All but the share of operators done: reading a scalar is one more on fake tensors."""
-    moment = replace(counts.peak_at, share=0.0)
-    return msgspec.structs.replace(counts, peak_at=moment)
+    """Counts without the position's share: to read a scalar is an operator on fake tensors only."""
+    position = replace(counts.peak_at, share=0.0)
+    return msgspec.structs.replace(counts, peak_at=position)

@@ -186,12 +186,12 @@ def test_collectives_count_calls_and_the_larger_side(accounting: Accounting) -> 
             dist.barrier()
     finally:
         dist.destroy_process_group()
-    assert accounting.collective_calls["allreduce_"] == 2
-    assert accounting.collective_bytes["allreduce_"] == 2 * 1024
-    assert accounting.collective_bytes["allgather_"] == 1024
-    assert accounting.collective_bytes["alltoall_base_"] == 1024
-    assert accounting.collective_calls["barrier"] == 1
-    assert accounting.collective_bytes["barrier"] == 0
+    assert accounting.messages.collective_calls["allreduce_"] == 2
+    assert accounting.messages.collective_bytes["allreduce_"] == 2 * 1024
+    assert accounting.messages.collective_bytes["allgather_"] == 1024
+    assert accounting.messages.collective_bytes["alltoall_base_"] == 1024
+    assert accounting.messages.collective_calls["barrier"] == 1
+    assert accounting.messages.collective_bytes["barrier"] == 0
 
 
 def step(accounting: Accounting) -> None:
@@ -227,13 +227,13 @@ def test_after_close_nothing_is_counted(accounting: Accounting) -> None:
 
 
 def test_what_lies_beside_tracked_tensors_is_read_after_every_operator() -> None:
-    beside = 5 * MIB
-    counted = Accounting(CPU, held_bytes=lambda: counted.live_bytes + beside)
+    untracked_bytes = 5 * MIB
+    counted = Accounting(CPU, held_bytes=lambda: counted.live_bytes + untracked_bytes)
     with counted:
         first = torch.zeros(MIB_FLOATS)
-        beside = 7 * MIB
+        untracked_bytes = 7 * MIB
         second = first + 1
-        beside = 6 * MIB
+        untracked_bytes = 6 * MIB
         with pytest.raises(RuntimeError, match="size of tensor"):
             second.add_(torch.zeros(3))
     counted.close()

@@ -10,7 +10,7 @@ import pytest
 
 from baselines.megatron.adapter import ADAPTER
 from baselines.megatron.settings import MegatronSettings
-from benchmarks.accounting.memory_timeline import Moment
+from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.emulation.emulator import conclude
 from benchmarks.emulation.result import (
     Counts,
@@ -86,7 +86,9 @@ def counts(
         before_step_bytes=0,
         peak_by_kind_bytes={"weights": 100, "gradients": 200, "optimizer": 200, "temporary": 9},
         at_peak_by_kind_bytes={},
-        peak_at=Moment(phase="forward", backwards=0, all_backwards=3, operation="mm", share=0.5),
+        peak_at=StepPosition(
+            phase="forward", backwards=0, all_backwards=3, operation="mm", share=0.5
+        ),
         flops=matmul + forward + backward,
         flops_by_operation=Operations(
             matmul=matmul,
@@ -124,7 +126,7 @@ def traffic(operation: str, group: str, calls: int, sent_bytes: int, **changes: 
 # 1.5 s once a step: 8 bytes over both ranks' shares of the node's network, a latency.
 SUM_OF_NORMS = traffic("all_reduce", "0-3", 1, 8)
 
-# A micro-batch: forward 1 + 100/100 + 20/10 = 4 s, made again 4 s, backward
+# A micro-batch: forward 1 + 100/100 + 20/10 = 4 s, recomputed 4 s, backward
 # 2 * (1 + 100/50 + 20/5) = 14 s; collectives 0.5 + 3 = 3.5 s, of which 1 in the forward; send 2 s.
 FIRST = counts(
     matmul=1200,
@@ -139,7 +141,7 @@ FIRST = counts(
     ],
 )
 
-# A micro-batch: forward 1 + 200/100 = 3 s, made again 3, backward 2 * (1 + 200/50) = 10, send 2.
+# A micro-batch: forward 1 + 200/100 = 3 s, recomputed 3, backward 2 * (1 + 200/50) = 10, send 2.
 SECOND = counts(
     matmul=2400,
     forward=0,
@@ -164,7 +166,7 @@ def megatron(reports: list[RoleReport]) -> SimulatedTime | None:
     return simulated_time("megatron", MEGATRON, WORKLOAD, BY_HAND, reports)
 
 
-def found(time: SimulatedTime | None) -> SimulatedTime:
+def known(time: SimulatedTime | None) -> SimulatedTime:
     assert time is not None
     return time
 
@@ -186,7 +188,7 @@ def test_two_unequal_stages_and_three_micro_batches() -> None:
     """stage 0 (7, 20.5): F0 -7, F1 -14, B0 25-45.5, F2 -52.5, B1 -73, B2 -93.5;
     stage 1 (3, 15): F0 7-10, B0 -25, F1 -28, B1 -43, F2 52.5-55.5, B2 -70.5.
     """
-    time = found(megatron(STAGES))
+    time = known(megatron(STAGES))
     assert time.step_seconds == pytest.approx(93.5 + 1.5 + 1)
     assert time.step_seconds_if_hidden == pytest.approx(78 + 1)
     assert time.role == "stage 0"
@@ -198,7 +200,7 @@ def test_two_unequal_stages_and_three_micro_batches() -> None:
 
 
 def test_tokens_and_utilisation_are_those_of_the_workload() -> None:
-    time = found(megatron(STAGES))
+    time = known(megatron(STAGES))
     assert time.tokens_per_second == pytest.approx(3 * 256 / 96)
     assert time.tokens_per_second_per_gpu == pytest.approx(3 * 256 / 96 / 4)
     layer = 2 * 12 * 256 * 256 * 256 + 4 * 256 * (256 * 257 // 2)
@@ -212,13 +214,13 @@ def test_without_sequence_parallelism_a_backward_sends_what_a_forward_does() -> 
     and three of its backwards.
     """
     settings = {**MEGATRON, "sequence_parallel": False}
-    time = found(simulated_time("megatron", settings, WORKLOAD, BY_HAND, STAGES))
+    time = known(simulated_time("megatron", settings, WORKLOAD, BY_HAND, STAGES))
     shift = 3.5 / 3 - 1
     assert time.step_seconds == pytest.approx(96 + 2 * shift - 3 * shift)
 
 
 def test_deepspeed_is_the_sum_of_its_parts() -> None:
-    """4 layers, 3 sequences: overhead 6 s. Forward 15, made again 15, backward 48.
+    """4 layers, 3 sequences: overhead 6 s. Forward 15, recomputed 15, backward 48.
 
     An all-to-all leaves the node with 20 of its 30 bytes, 5 s and two latencies; the gather has
     both ranks' share of the network, 2 s and a latency.
@@ -227,7 +229,7 @@ def test_deepspeed_is_the_sum_of_its_parts() -> None:
     step = msgspec.structs.replace(FIRST, communication=messages)
     settings = {"sequence_parallel": 4, "zero_stage": 3}
     reports = [report("every rank", 0, 4, step)]
-    time = found(simulated_time("deepspeed", settings, WORKLOAD, BY_HAND, reports))
+    time = known(simulated_time("deepspeed", settings, WORKLOAD, BY_HAND, reports))
     assert time.step_seconds == pytest.approx(78 + 6 + 2.5 + 1)
     assert time.step_seconds_if_hidden == pytest.approx(78 + 1)
     assert time.compute_seconds == pytest.approx(78)
@@ -239,16 +241,16 @@ def test_sppo_is_the_simulation_of_its_plan() -> None:
     """On a profile that has no nodes."""
     workload, profile = find("mini-cpu"), load_hardware("cpu-2core")
     plan = solve(workload, profile, SolverOptions())
-    alike = plan.sequence_parallel * plan.data_parallel
+    ranks = plan.sequence_parallel * plan.data_parallel
     silent = msgspec.structs.replace(FIRST, communication=[traffic("send", "0 > 1", 1, 8)])
     reports = [
-        report(f"stage {stage}", stage * plan.sequence_parallel, alike, silent)
+        report(f"stage {stage}", stage * plan.sequence_parallel, ranks, silent)
         for stage in range(plan.pipeline_parallel)
     ]
     settings = msgspec.to_builtins(SolverOptions())
-    time = found(simulated_time("sppo", settings, workload, profile, reports))
+    time = known(simulated_time("sppo", settings, workload, profile, reports))
     optimizer = time.optimizer_seconds
-    step, ideal = (simulate_plan(plan, one) for one in (profile, without_messages(profile)))
+    step, ideal = (simulate_plan(plan, links) for links in (profile, without_messages(profile)))
     after = plan.reduction_seconds + optimizer
     assert time.step_seconds == pytest.approx(step.makespan * SECONDS + after)
     assert time.step_seconds_if_hidden == pytest.approx(ideal.makespan * SECONDS + optimizer)
@@ -266,15 +268,15 @@ def test_no_time_where_a_role_is_missing() -> None:
 
 def test_ranks_one_by_one_take_the_time_of_their_roles() -> None:
     alone = [report(f"rank {rank}", rank, 1, (FIRST, SECOND)[rank // 2]) for rank in range(4)]
-    assert found(megatron(alone)).step_seconds == found(megatron(STAGES)).step_seconds
+    assert known(megatron(alone)).step_seconds == known(megatron(STAGES)).step_seconds
 
 
-def test_what_is_made_again_is_told_from_the_gradients() -> None:
+def test_recomputation_is_no_gradient() -> None:
     work = compute_seconds(FIRST, BY_HAND, tokens=128, layer_passes=0)
-    assert (work.forward, work.backward, work.again) == (9.0, 36.0, 9.0)
+    assert (work.forward, work.backward, work.recompute) == (9.0, 36.0, 9.0)
     once = counts(matmul=900, forward=60, backward=150, recomputed=0, traffic=[])
     work = compute_seconds(once, BY_HAND, tokens=128, layer_passes=0)
-    assert (work.forward, work.backward, work.again) == (9.0, 36.0, 0.0)
+    assert (work.forward, work.backward, work.recompute) == (9.0, 36.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +296,8 @@ def test_a_profile_without_nodes_has_one_link() -> None:
     alone: Hardware = replace(
         BY_HAND, device="cpu", internode_bytes_per_second=None, internode_latency_seconds=None
     )
-    found = by_link([traffic("all_reduce", "0-3", 1, 100)], alone, WORKLOAD.cluster)
-    assert found == {"in node": 0.0, "between nodes": 1.25}
+    seconds = by_link([traffic("all_reduce", "0-3", 1, 100)], alone, WORKLOAD.cluster)
+    assert seconds == {"in node": 0.0, "between nodes": 1.25}
     assert without_messages(alone).internode_bytes_per_second is None
 
 
@@ -306,14 +308,14 @@ def test_the_record_of_an_emulation_has_it_too_big_or_not() -> None:
     reports = [report(f"stage {stage}", 8 * stage, 8, too_big) for stage in range(4)]
     record = conclude(workload, ADAPTER, settings, reports)
     assert record.status == "oom"
-    assert found(record.simulated_time).profile == "a100-80g"
-    again = msgspec.json.decode(msgspec.json.encode(record), type=Emulation)
-    assert again.simulated_time == record.simulated_time
+    assert known(record.simulated_time).profile == "a100-80g"
+    decoded = msgspec.json.decode(msgspec.json.encode(record), type=Emulation)
+    assert decoded.simulated_time == record.simulated_time
     assert conclude(workload, ADAPTER, settings, reports[1:]).simulated_time is None
 
 
 def test_the_line_for_people_says_what_it_is() -> None:
-    text = time_text(found(megatron(STAGES)))
+    text = time_text(known(megatron(STAGES)))
     assert text.startswith("simulated, by-hand profile (assumed): 96.0 s a step, 79.0 s if all ")
     assert "2.00 tokens/s a GPU" in text
     assert "bubble 26.3%" in text

@@ -16,7 +16,7 @@ from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.accounting.accounting import Accounting
-from benchmarks.accounting.memory_timeline import Journal, Told
+from benchmarks.accounting.memory_timeline import Journal, StepMemory
 from benchmarks.accounting.operators import Message, sent_bytes
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.planning.emulate import Emulate, asked_roles
@@ -45,41 +45,41 @@ def train_two_sequences(accounting: Accounting) -> None:
         torch.zeros(FLOATS).add_(1)
 
 
-def told_of_two_sequences() -> tuple[Told, Accounting]:
+def memory_of_two_sequences() -> tuple[StepMemory, Accounting]:
     journal = Journal()
     accounting = Accounting(CPU, journal)
     train_two_sequences(accounting)
     accounting.close()
-    return journal.tell(), accounting
+    return journal.replay(), accounting
 
 
 def test_what_a_backward_finds_was_kept_from_its_first_byte_on() -> None:
-    told, accounting = told_of_two_sequences()
-    assert told.peak_bytes == accounting.peak_bytes
+    memory, accounting = memory_of_two_sequences()
+    assert memory.peak_bytes == accounting.peak_bytes
     assert accounting.peak_by_kind["activations"] == 0, "nobody labelled them"
     two_results_of_each, scalars = 2 * 2 * KIB4, 16
-    assert 0 <= told.peak_by_kind["activations"] - two_results_of_each <= scalars
-    assert told.peak_by_kind["weights"] == KIB4
-    assert told.at_peak_by_kind["activations"] > 0
-    assert sum(told.at_peak_by_kind.values()) == told.peak_bytes
+    assert 0 <= memory.peak_by_kind["activations"] - two_results_of_each <= scalars
+    assert memory.peak_by_kind["weights"] == KIB4
+    assert memory.at_peak_by_kind["activations"] > 0
+    assert sum(memory.at_peak_by_kind.values()) == memory.peak_bytes
 
 
-def test_the_moment_of_the_peak_names_its_backward() -> None:
-    told, _ = told_of_two_sequences()
-    moment = told.moment
-    assert (moment.phase, moment.backwards, moment.all_backwards) == ("backward", 1, 2)
-    assert 0 < moment.share < 1
-    assert told.points[-1].share == 1
-    assert max(point.device_bytes for point in told.points) == told.peak_bytes
+def test_the_position_of_the_peak_names_its_backward() -> None:
+    memory, _ = memory_of_two_sequences()
+    position = memory.peak_at
+    assert (position.phase, position.backwards, position.all_backwards) == ("backward", 1, 2)
+    assert 0 < position.share < 1
+    assert memory.curve[-1].share == 1
+    assert max(point.device_bytes for point in memory.curve) == memory.peak_bytes
 
 
 def test_a_broken_step_says_how_far_it_came() -> None:
     journal = Journal()
-    assert journal.whereabouts() == "its beginning"
+    assert journal.progress() == "its beginning"
     journal.operate("mm", False)
-    assert journal.whereabouts() == "forward, 0 backward passes done"
+    assert journal.progress() == "forward, 0 backward passes done"
     journal.operate("mm", True)
-    assert journal.whereabouts() == "backward 1"
+    assert journal.progress() == "backward 1"
 
 
 def test_a_buffer_that_outlives_the_step_is_no_activation() -> None:
@@ -89,14 +89,14 @@ def test_a_buffer_that_outlives_the_step_is_no_activation() -> None:
     with accounting:
         buffer = torch.zeros(FLOATS)
         (weight * 1.0).exp().sum().backward()
-    told = journal.tell()
+    memory = journal.replay()
     assert buffer.nbytes == KIB4
-    assert KIB4 <= told.peak_by_kind["activations"] < 2 * KIB4
+    assert KIB4 <= memory.peak_by_kind["activations"] < 2 * KIB4
     accounting.close()
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_recomputed_products_are_told_from_gradients(recomputed: bool) -> None:
+def test_recomputed_products_are_no_gradients(recomputed: bool) -> None:
     accounting = Accounting(CPU)
     first, second = (torch.randn(8, 8, requires_grad=True) for _ in range(2))
     inputs = torch.randn(16, 8, requires_grad=True)
@@ -214,8 +214,8 @@ def test_roles_cover_every_rank_once() -> None:
 
 
 def small_counts() -> Counts:
-    told, accounting = told_of_two_sequences()
-    return counts_of(accounting, told, 0, TWO_NODES)
+    memory, accounting = memory_of_two_sequences()
+    return counts_of(accounting, memory, 0, TWO_NODES)
 
 
 def report(name: str, device_bytes: int, host_bytes: int = 0) -> RoleReport:
@@ -227,22 +227,22 @@ def report(name: str, device_bytes: int, host_bytes: int = 0) -> RoleReport:
 
 def test_the_verdict_names_the_role_that_does_not_fit() -> None:
     fitting = [report("stage 0", 70 * GIB), report("stage 1", 60 * GIB)]
-    found = verdict(fitting, WORKLOAD)
-    assert (found["fits"], found["status"], found["limiting_role"]) == (True, "ok", "stage 0")
-    found = verdict([*fitting, report("stage 2", 80 * GIB)], WORKLOAD)
-    assert (found["fits"], found["status"], found["limiting_role"]) == (False, "oom", "stage 2")
-    assert "80.00 GiB" in found["reason"]
-    assert "backward 1 of 2" in found["reason"]
-    found = verdict([report("stage 0", GIB, host_bytes=10**13)], WORKLOAD)
-    assert found["status"] == "host_oom"
+    result = verdict(fitting, WORKLOAD)
+    assert (result["fits"], result["status"], result["limiting_role"]) == (True, "ok", "stage 0")
+    result = verdict([*fitting, report("stage 2", 80 * GIB)], WORKLOAD)
+    assert (result["fits"], result["status"], result["limiting_role"]) == (False, "oom", "stage 2")
+    assert "80.00 GiB" in result["reason"]
+    assert "backward 1 of 2" in result["reason"]
+    result = verdict([report("stage 0", GIB, host_bytes=10**13)], WORKLOAD)
+    assert result["status"] == "host_oom"
 
 
 def test_a_failed_role_leaves_the_verdict_open_unless_another_does_not_fit() -> None:
     lost = failed(Role(name="stage 1", rank=8, ranks=8), "failed", "its words")
-    found = verdict([report("stage 0", GIB), lost], WORKLOAD)
-    assert found["fits"] is None
-    assert found["status"] == "failed"
-    assert "its words" in found["reason"]
+    result = verdict([report("stage 0", GIB), lost], WORKLOAD)
+    assert result["fits"] is None
+    assert result["status"] == "failed"
+    assert "its words" in result["reason"]
     assert verdict([report("stage 0", 90 * GIB), lost], WORKLOAD)["fits"] is False
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.emulation.fast_fake_tensors import SHORT, ShortcutMode
+from benchmarks.emulation.fake_world import SHORT, ShortcutMode
 
 CALLS: dict[str, Callable[[Tensor], Tensor | Sequence[Tensor]]] = {
     "_unsafe_view": lambda x: torch.ops.aten._unsafe_view(x, [12, 8]),

@@ -1,4 +1,4 @@
-"""The net itself: what differs is told, by how much, and the command fails."""
+"""The comparison itself: every difference is printed, with its size, and the command fails."""
 
 from __future__ import annotations
 

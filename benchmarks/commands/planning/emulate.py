@@ -1,4 +1,4 @@
-"""`sppo-bench emulate`: check what was asked, emulate every role, and show the verdict."""
+"""`sppo-bench emulate`: check the flags, emulate every role, and show the verdict."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from benchmarks.commands.arguments import (
     parent,
 )
 from benchmarks.commands.flags import Described, RunFolder
-from benchmarks.commands.planning.emulate_settings import (
-    SystemSettings,
-    check_tuned,
-    settings_of,
-)
+from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
@@ -30,21 +26,8 @@ if TYPE_CHECKING:
     from benchmarks.emulation.emulator import Emulator
     from benchmarks.emulation.result import Emulation
 
-COUNTS = (
-    "sequences_per_step",
-    "tensor_parallel",
-    "pipeline_parallel",
-    "context_parallel",
-    "sequence_parallel",
-    "data_parallel",
-    "tiled_mlp",
-    "subsequences",
-    "virtual_stages",
-)
-"""Flags that count something: at least one."""
-
 HARDWARE = "a100-80g"
-"""The paper's card, where a workload by flags names no other."""
+"""The paper's GPU: the default of a workload by flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +74,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
     """--longest: ask for no more than this; eight times --seq if not given."""
     again: bool = False
-    """Run every role, even if the same code has emulated the same before (results/cache/)."""
+    """Run every role, even if the cache has the same role of the same code (results/cache/)."""
     time_limit: float = 900.0
     """Seconds of one rank."""
     json: bool = False
@@ -108,12 +91,11 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
-        settings = self.settings(workload)
         try:
             emulation = self._emulator().emulate(
                 workload,
                 self.system,
-                settings,
+                self.settings(workload),
                 lambda roles: asked_roles(self.ranks, roles, workload),
             )
         except (Misfit, NotBuilt, ValueError, OSError) as error:
@@ -135,7 +117,8 @@ class Emulate(RunFolder, SystemSettings, Described, System):
                 "emulate needs a WORKLOAD of `sppo-bench list`, or --model NAME --seq TOKENS "
                 "--gpus COUNT"
             )
-        check_positive(self, COUNTS)
+        degrees = (name for name in self.given() if name != "zero")
+        check_positive(self, ("sequences_per_step", *degrees))
         hardware = self.hardware or (HARDWARE if by_flags else None)
         workload = find_described(replace(self, hardware=hardware))
         assert workload is not None, "a name or a flag was given"
@@ -144,7 +127,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         return replace(workload, sequences_per_step=self.sequences_per_step)
 
     def _emulator(self) -> Emulator:
-        """Where the flags want files, and from where they allow what is known already."""
+        """An emulator with the folder, the time limit and the cache of the flags."""
         from benchmarks.emulation.cache import default_cache
         from benchmarks.emulation.emulator import Emulator
 
@@ -160,15 +143,12 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         at_most_tokens = emulate_search.at_most_tokens(self.at_most, workload)
         if self.ranks != "roles":
             raise UsageError(f"--ranks {self.ranks}: a search emulates one rank of each role")
-        settings: Any = None
         if self.tuned:
             check_tuned(self.system, self.given())
-        else:
-            settings = self.settings(workload)
         return emulate_search.search(
             workload,
             self.system,
-            settings,
+            None if self.tuned else self.settings(workload),
             self._emulator(),
             longest_up_to=at_most_tokens if self.longest else None,
             as_json=self.json,
@@ -176,23 +156,20 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
 
 def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:
-    """The ranks to emulate, each under the name of its role. Raises UsageError."""
+    """The ranks to emulate, of --ranks, each with the name of its role. Raises UsageError."""
     if which == "roles":
         return roles
-    ranks = range(workload.cluster.ranks)
-    names = which.split(",")
-    if which != "all" and not all(
-        name.strip().isdecimal() and int(name) in ranks for name in names
-    ):
-        raise UsageError(
-            f"--ranks {which}: roles, all, or ranks of 0 to {ranks[-1]} by comma, as 0,8"
-        )
-    asked = ranks if which == "all" else sorted({int(name) for name in names})
-    return tuple(_alone(rank, roles) for rank in asked)
+    known = range(workload.cluster.ranks)
+    names = map(str, known) if which == "all" else which.split(",")
+    ranks = {int(name) if name.strip().isdecimal() else -1 for name in names}
+    if not ranks <= set(known):
+        last = known[-1]
+        raise UsageError(f"--ranks {which}: roles, all, or ranks of 0 to {last} by comma, as 0,8")
+    return tuple(_single_rank(rank, roles) for rank in sorted(ranks))
 
 
-def _alone(rank: int, roles: tuple[Role, ...]) -> Role:
-    """One rank by itself. Roles are blocks of ranks, each named by its first."""
+def _single_rank(rank: int, roles: tuple[Role, ...]) -> Role:
+    """One rank as a role. Roles are blocks of ranks, each with the rank of its first."""
     role = max((role for role in roles if role.rank <= rank), key=lambda role: role.rank)
     return replace(role, name=f"{role.name}, rank {rank}", rank=rank, ranks=1)
 

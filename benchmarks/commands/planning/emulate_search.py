@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from baselines import registry
 from baselines.protocol import Misfit
 from benchmarks.commands.arguments import UsageError
 from benchmarks.emulation import tables
@@ -15,13 +13,11 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import (
     AT_MOST_FACTOR,
     STEP_TOKENS,
-    Searched,
     Searcher,
     fastest,
     leanest,
     longest,
 )
-from benchmarks.emulation.tables import answer, tried
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
@@ -30,7 +26,7 @@ from sppo.config.workload import Workload
 
 
 def at_most_tokens(text: str | None, workload: Workload) -> int:
-    """The longest length to ask for, of --at-most. Raises UsageError."""
+    """The end of the search in tokens, of --at-most. Raises UsageError."""
     if text is None:
         return AT_MOST_FACTOR * max(workload.sequence_tokens, STEP_TOKENS)
     try:
@@ -54,46 +50,35 @@ def search(
     longest_up_to: int | None,
     as_json: bool,
 ) -> int:
-    """The exit code: 1 where nothing fits, or something broke. Raises UsageError.
+    """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
-    settings: None where the system's grid is searched. longest_up_to: tokens of the longest
-    sequence to ask for; None where the fastest settings are searched at the workload's length.
+    settings: None to search the system's grid. longest_up_to: the end of the search for the longest
+    sequence, in tokens; None to search the fastest settings at the workload's length.
     """
+    name = f"search-{system}-{workload.name}"
     try:
-        directory = new_directory(
-            emulator.parent, replace(workload, name=f"search-{system}-{workload.name}")
-        )
+        directory = new_directory(emulator.parent, replace(workload, name=name))
         searcher = Searcher(
             workload=workload,
             system=system,
-            emulator=replace(emulator, parent=directory, hasty=True),
+            emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
         )
-        searched = _search(searcher, settings, longest_up_to)
+        if longest_up_to is None:
+            result = fastest(searcher)
+        else:
+            candidates = leanest(searcher.adapter, workload) if settings is None else [settings]
+            result = longest(searcher, candidates, longest_up_to)
     except (Misfit, NotBuilt, ValueError, OSError) as error:
         raise UsageError(error) from None
-    store.write_bytes(directory / "search.json", store.to_json(searched))
-    show(searched, directory, as_json)
-    return 0 if searched.found is not None and not searched.unanswered else 1
-
-
-def _search(searcher: Searcher, settings: Any, longest_up_to: int | None) -> Searched:
-    if longest_up_to is None:
-        return fastest(searcher)
-    if settings is not None:
-        return longest(searcher, [settings], longest_up_to)
-    adapter = registry.load(searcher.system)
-    return longest(searcher, leanest(adapter, searcher.workload), longest_up_to)
-
-
-def show(searched: Searched, directory: Path, as_json: bool) -> None:
-    """Print the answer, what was tried, and the emulation that answers."""
+    store.write_bytes(directory / "search.json", store.to_json(result))
     if as_json:
-        print(store.to_json(searched).decode(), end="")
+        print(store.to_json(result).decode(), end="")
     else:
-        parts = [answer(searched), tried(searched)]
-        if searched.unanswered:
-            parts.append(f"not answered, so more may fit: {searched.unanswered}")
+        parts = [tables.answer(result), tables.trials(result)]
+        if result.unanswered:
+            parts.append(f"not answered, so more may fit: {result.unanswered}")
+        if result.found is not None:
+            parts.append(tables.text(result.found))
         print("\n\n".join(parts))
-        if searched.found is not None:
-            print("\n" + tables.text(searched.found))
     print(f"saved to {directory}", file=sys.stderr)
+    return 0 if result.found is not None and not result.unanswered else 1

@@ -1,4 +1,4 @@
-"""From the flags of `sppo-bench emulate` to the settings of a system. No library is imported."""
+"""From the flags of `sppo-bench emulate` to the settings of a system. Imports no library."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SYSTEMS = {
     "deepspeed": "baselines.deepspeed.settings",
     "sppo": "baselines.sppo",
 }
-"""The module with the system's FLAGS and its settings `of_flags`."""
+"""By system: the module with its FLAGS and `of_flags`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystemSettings:
-    """The flags that are settings of some system."""
+    """The flags that are settings of a system."""
 
     tensor_parallel: Annotated[int | None, arg(aliases=["--tp"], metavar="COUNT")] = None
     """megatron: tensor-parallel ranks, 1 if not given."""
@@ -33,9 +33,9 @@ class SystemSettings:
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
     """deepspeed: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
-    """sppo: pipelines beside each other; the solver's choice if not given."""
+    """sppo: replicas of the pipeline; the solver's choice if not given."""
     msp: bool = False
-    """sppo: let waiting ranks help, even if it does not pay; the solver weighs it if not given."""
+    """sppo: MSP, even where it is slower; the solver's choice if not given."""
     no_sequence_parallel: bool = False
     """megatron: tokens of norms not sharded over the tensor-parallel ranks (else they are)."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None
@@ -49,24 +49,20 @@ class SystemSettings:
     tiled_loss: bool = False
     """deepspeed: the loss tile by tile."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
-    """sppo: pieces into which a sequence is cut; the solver's choice if not given."""
+    """sppo: subsequences of a sequence; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
-    """sppo: parts of the model on every stage; the solver's choice if not given."""
+    """sppo: model chunks on every stage; the solver's choice if not given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
-    """sppo: what becomes of kept tensors; auto if not given."""
+    """sppo: the policy for saved tensors; auto if not given."""
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""
-        values = {field.name: getattr(self, field.name) for field in fields(SystemSettings)}
-        return {
-            name: value
-            for name, value in values.items()
-            if value is not None and value is not False
-        }
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(SystemSettings))
+        return {name: value for name, value in pairs if value is not None and value is not False}
 
 
 def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> Any:
-    """The system's settings. Raises UsageError for a flag or a value that is none of its."""
+    """The system's settings. Raises UsageError for a flag or a value that the system lacks."""
     check_system(system, SYSTEMS)
     module: Any = importlib.import_module(SYSTEMS[system])
     unknown = [flag(name) for name in given if name not in module.FLAGS]
@@ -82,7 +78,7 @@ def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> An
 
 
 def check_tuned(system: str, given: Mapping[str, Any]) -> None:
-    """Raise UsageError if the grid that --tuned searches is not there, or is fixed by flags."""
+    """Raise UsageError if the system has no grid for --tuned, or if flags fix its settings."""
     from baselines import registry
     from baselines.protocol import Planner
 
@@ -95,6 +91,6 @@ def check_tuned(system: str, given: Mapping[str, Any]) -> None:
 
 
 def check_system(system: str, known: Collection[str]) -> None:
-    """Raise UsageError if the system is none of the known."""
+    """Raise UsageError if the system is unknown."""
     if system not in known:
         raise UsageError(f"unknown system {system!r}; known: {', '.join(known)}")

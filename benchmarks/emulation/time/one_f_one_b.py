@@ -1,13 +1,15 @@
 """The pipeline of whole micro-batches, one forward and one backward in turn (1F1B), simulated.
 
 The order is Megatron's `forward_backward_pipelining_without_interleaving`: stage s of p runs
-p - s - 1 forwards first, then pairs, then the backwards that are left.
+p - s - 1 forwards first, then pairs, then the remaining backwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from itertools import chain, pairwise
 from typing import Literal
 
 Task = tuple[Literal["F", "B"], int]
@@ -16,7 +18,7 @@ Task = tuple[Literal["F", "B"], int]
 
 @dataclass(frozen=True, kw_only=True)
 class StageSeconds:
-    """One micro-batch on one stage. A send holds its sender, and ends when the other has it all."""
+    """One micro-batch on one stage. A send holds its sender until the receiver has all of it."""
 
     forward: float
     backward: float
@@ -25,18 +27,17 @@ class StageSeconds:
 
     @property
     def busy(self) -> float:
-        """Computing and sending."""
+        """Seconds of computing and sending."""
         return self.forward + self.backward + self.send_forward + self.send_backward
 
 
 def order(stage: int, stages: int, micro_batches: int) -> list[Task]:
-    """What one stage does, first to last."""
+    """The tasks of one stage, first to last."""
     ahead = min(stages - stage - 1, micro_batches)
-    tasks: list[Task] = [("F", number) for number in range(ahead)]
-    for number in range(ahead, micro_batches):
-        tasks += [("F", number), ("B", number - ahead)]
-    tasks += [("B", number) for number in range(micro_batches - ahead, micro_batches)]
-    return tasks
+    forwards: list[Task] = [("F", number) for number in range(micro_batches)]
+    backwards: list[Task] = [("B", number) for number in range(micro_batches)]
+    pairs = zip(forwards[ahead:], backwards, strict=False)
+    return [*forwards[:ahead], *chain.from_iterable(pairs), *backwards[micro_batches - ahead :]]
 
 
 def stage_ends(stages: Sequence[StageSeconds], micro_batches: int) -> list[float]:
@@ -46,28 +47,19 @@ def stage_ends(stages: Sequence[StageSeconds], micro_batches: int) -> list[float
     forward, from the stage behind for a backward. A sender waits for no receiver.
     """
     count = len(stages)
-    waiting = [order(stage, count, micro_batches) for stage in range(count)]
-    free = [0.0] * count
-    sent: dict[tuple[int, Task], float] = {}
-    while any(waiting):
-        before = sum(map(len, waiting))
-        for stage, tasks in enumerate(waiting):
-            while tasks:
-                source = _source(stage, tasks[0], count)
-                if source is not None and source not in sent:
-                    break
-                ready = 0.0 if source is None else sent[source]
-                task = tasks.pop(0)
-                free[stage] = max(free[stage], ready) + _seconds(stages[stage], task)
-                sent[stage, task] = free[stage]
-        assert sum(map(len, waiting)) < before, "deadlock"
-    return free
-
-
-def _source(stage: int, task: Task, count: int) -> tuple[int, Task] | None:
-    """The stage and the task that make a task's input; None for tokens and the loss."""
-    neighbour = stage - 1 if task[0] == "F" else stage + 1
-    return (neighbour, task) if 0 <= neighbour < count else None
+    needs: dict[tuple[int, Task], list[tuple[int, Task]]] = {}
+    for stage in range(count):
+        tasks = order(stage, count, micro_batches)
+        for task in tasks:
+            neighbour = stage - 1 if task[0] == "F" else stage + 1
+            needs[stage, task] = [(neighbour, task)] if 0 <= neighbour < count else []
+        for before, task in pairwise(tasks):
+            needs[stage, task].append((stage, before))
+    ends: dict[tuple[int, Task], float] = {}
+    for stage, task in TopologicalSorter(needs).static_order():
+        ready = max((ends[need] for need in needs[stage, task]), default=0.0)
+        ends[stage, task] = ready + _seconds(stages[stage], task)
+    return [ends[stage, ("B", micro_batches - 1)] for stage in range(count)]
 
 
 def _seconds(stage: StageSeconds, task: Task) -> float:

@@ -1,4 +1,4 @@
-"""From an emulated step's counts to a simulated time; by what rules: docs/emulation.md, "Time".
+"""From an emulated step's counts to a simulated time. The rules: docs/emulation.md, "Time".
 
 Pure: no torch, no library. Counts become time by a hardware profile and the system's schedule only.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.emulation.result import RoleReport, SimulatedTime
 from benchmarks.emulation.time.costs import by_link, optimizer_seconds
-from benchmarks.emulation.time.systems import SYSTEMS, Emulated, Step
+from benchmarks.emulation.time.systems import SYSTEMS, CountedStep
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model import flops
@@ -30,26 +30,22 @@ def simulated_time(
     profile: Hardware,
     reports: Sequence[RoleReport],
 ) -> SimulatedTime | None:
-    """The time of an emulated step, None where a rank was not counted or nobody knows the system.
+    """The time of an emulated step; None where a rank was not counted or the system is unknown.
 
-    `settings` are the adapter's, as plain values.
+    `settings` are the adapter's, as plain values. MFU: docs/emulation.md, "Output".
     """
     counted = [(report, report.counts) for report in reports if report.counts is not None]
     ranks = workload.cluster.ranks
-    everybody = len(counted) == len(reports) and sum(report.ranks for report in reports) == ranks
-    if not everybody or system not in SYSTEMS:
+    complete = len(counted) == len(reports) and sum(report.ranks for report in reports) == ranks
+    if not complete or system not in SYSTEMS:
         return None
-    emulated = Emulated(workload=workload, profile=profile, settings=settings, counted=counted)
-    return _record(emulated, SYSTEMS[system](emulated))
-
-
-def _record(emulated: Emulated, step: Step) -> SimulatedTime:
-    workload, profile = emulated.workload, emulated.profile
+    time_of, assumptions = SYSTEMS[system]
+    inputs = CountedStep(workload=workload, profile=profile, settings=settings, counted=counted)
+    step = time_of(inputs)
     busiest = max(step.ranks, key=lambda rank: rank.busy)
-    ranks = workload.cluster.ranks
     least = flops.step_flops(workload).causal / (ranks * profile.peak_flops_per_second)
     tokens_per_second = workload.tokens_per_step / step.seconds
-    worked = sum(rank.busy for rank in step.ranks) / (len(step.ranks) * step.seconds)
+    busy_share = sum(rank.busy for rank in step.ranks) / (len(step.ranks) * step.seconds)
     return SimulatedTime(
         profile=profile.name,
         profile_kind=profile.kind,
@@ -59,10 +55,10 @@ def _record(emulated: Emulated, step: Step) -> SimulatedTime:
         compute_seconds=busiest.compute,
         optimizer_seconds=optimizer_seconds(busiest.counts, profile),
         communication_seconds=by_link(busiest.counts.communication, profile, workload.cluster),
-        idle_share=max(0.0, 1 - worked),
+        idle_share=max(0.0, 1 - busy_share),
         tokens_per_second=tokens_per_second,
         tokens_per_second_per_gpu=tokens_per_second / ranks,
         mfu=least / step.seconds,
         mfu_if_hidden=least / step.seconds_if_hidden,
-        assumptions=[*COMMON, *step.assumptions],
+        assumptions=[*COMMON, *assumptions],
     )

@@ -1,6 +1,6 @@
-"""What a step of each system takes: its counted work on a hardware profile, under its own schedule.
+"""The time of each system's step: its counted work on a hardware profile, under its own schedule.
 
-No torch, no library. By what rules: docs/emulation.md, "Time".
+No torch, no library. The rules: docs/emulation.md, "Time".
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import msgspec
 
 from baselines import registry
 from benchmarks.emulation.time.costs import (
-    ComputeSeconds,
     by_link,
     compute_seconds,
     message_seconds,
@@ -24,12 +23,11 @@ from benchmarks.emulation.time.one_f_one_b import StageSeconds, stage_ends
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import simulate_plan
-from sppo.plan.plan import Plan
 
 if TYPE_CHECKING:
     from benchmarks.emulation.result import Counts, RoleReport
 
-AT_ONCE = 1e30
+INSTANT = 1e30
 """Bytes a second of a link that takes no time."""
 
 MEGATRON = (
@@ -53,8 +51,8 @@ SPPO = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rank:
-    """One rank of those that work alike, in seconds of a step. `busy`: all but waiting."""
+class RankTime:
+    """One rank, for all ranks that work alike, in seconds of a step. `busy`: all but waiting."""
 
     name: str
     counts: Counts
@@ -63,104 +61,100 @@ class Rank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """A system's step; `ranks` stand for equal numbers of ranks."""
+class StepTime:
+    """A system's step in seconds; `ranks` stand for equal numbers of ranks."""
 
     seconds: float
     seconds_if_hidden: float
-    ranks: Sequence[Rank]
-    assumptions: tuple[str, ...]
+    ranks: Sequence[RankTime]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Emulated:
-    """What was emulated, every rank of it counted."""
+class CountedStep:
+    """An emulated step whose ranks are all counted, and the profile that gives its time.
+
+    settings: the adapter's, as plain values.
+    """
 
     workload: Workload
     profile: Hardware
     settings: Mapping[str, Any]
     counted: Sequence[tuple[RoleReport, Counts]]
 
-    def messages(self, counts: Counts) -> float:
-        """Seconds of all of a rank's messages."""
-        cluster = self.workload.cluster
-        return sum(by_link(counts.communication, self.profile, cluster).values())
-
     def optimizer(self) -> float:
-        """Of the slowest rank: the norm keeps all of them together until then."""
+        """Seconds of the slowest rank: the gradient norm keeps all ranks together until then."""
         return max(optimizer_seconds(counts, self.profile) for _, counts in self.counted)
 
-
-@dataclass(frozen=True, kw_only=True)
-class _MegatronStage:
-    """One stage: a micro-batch with and without messages, and what comes once a step."""
-
-    exposed: StageSeconds
-    hidden: StageSeconds
-    reduction: float
+    def by_stage(self, stage_of: Callable[[int], int]) -> dict[int, tuple[RoleReport, Counts]]:
+        """The first counted rank of each stage; `stage_of` is the stage of a rank."""
+        first: dict[int, tuple[RoleReport, Counts]] = {}
+        for report, counts in self.counted:
+            first.setdefault(stage_of(report.rank), (report, counts))
+        return first
 
 
-def megatron(emulated: Emulated) -> Step:
-    """Stages are blocks of ranks; a role of each is enough."""
-    settings, ranks = emulated.settings, emulated.workload.cluster.ranks
-    pipeline: int = settings["pipeline_parallel"]
-    inner = settings["tensor_parallel"] * settings["context_parallel"]
-    micro_batches = emulated.workload.sequences_per_step * inner * pipeline // ranks
-    first: dict[int, tuple[RoleReport, Counts]] = {}
-    for report, counts in emulated.counted:
-        first.setdefault(report.rank * pipeline // ranks, (report, counts))
-    shown = [first[stage] for stage in range(pipeline)]
-    stages = [_megatron_stage(emulated, counts, micro_batches) for _, counts in shown]
-    optimizer = emulated.optimizer()
-    ends = stage_ends([stage.exposed for stage in stages], micro_batches)
-    hidden_ends = stage_ends([stage.hidden for stage in stages], micro_batches)
-    rows = zip(ends, stages, strict=True)
-    return Step(
-        seconds=max(end + stage.reduction for end, stage in rows) + optimizer,
-        seconds_if_hidden=max(hidden_ends) + optimizer,
+def megatron(step: CountedStep) -> StepTime:
+    """1F1B over the stages. Stages are blocks of ranks; one counted role of each is enough."""
+    ranks, pipeline = step.workload.cluster.ranks, step.settings["pipeline_parallel"]
+    micro_batches = step.workload.sequences_per_step * _inner(step) * pipeline // ranks
+    by_stage = step.by_stage(lambda rank: rank * pipeline // ranks)
+    roles = [by_stage[stage] for stage in range(pipeline)]
+    stages = [_megatron_stage(step, counts, micro_batches) for _, counts in roles]
+    exposed, hidden, reductions = zip(*stages, strict=True)
+    ends = zip(stage_ends(exposed, micro_batches), reductions, strict=True)
+    return StepTime(
+        seconds=max(end + reduction for end, reduction in ends) + step.optimizer(),
+        seconds_if_hidden=max(stage_ends(hidden, micro_batches)) + step.optimizer(),
         ranks=[
-            Rank(
+            RankTime(
                 name=report.role,
                 counts=counts,
-                compute=micro_batches * stage.hidden.busy,
-                busy=micro_batches * stage.exposed.busy
-                + stage.reduction
-                + optimizer_seconds(counts, emulated.profile),
+                compute=micro_batches * compute.busy,
+                busy=micro_batches * task.busy
+                + reduction
+                + optimizer_seconds(counts, step.profile),
             )
-            for (report, counts), stage in zip(shown, stages, strict=True)
+            for (report, counts), (task, compute, reduction) in zip(roles, stages, strict=True)
         ],
-        assumptions=MEGATRON,
     )
 
 
-def _megatron_stage(emulated: Emulated, counts: Counts, micro_batches: int) -> _MegatronStage:
-    workload, settings = emulated.workload, emulated.settings
-    inner = settings["tensor_parallel"] * settings["context_parallel"]
-    layers = workload.model.layers // settings["pipeline_parallel"]
+def _inner(step: CountedStep) -> int:
+    """Ranks that share a stage and a sequence."""
+    return int(step.settings["tensor_parallel"] * step.settings["context_parallel"])
+
+
+def _megatron_stage(
+    step: CountedStep, counts: Counts, micro_batches: int
+) -> tuple[StageSeconds, StageSeconds, float]:
+    """A micro-batch with messages, and without; seconds of the reduction at the step's end.
+
+    A layer's backward has as many collectives as its first forward. With sequence parallelism it
+    has half as many more, which gather the inputs for the weights' gradients. Recomputation has
+    those of a forward.
+    """
+    workload, settings = step.workload, step.settings
     work = compute_seconds(
         counts,
-        emulated.profile,
-        tokens=workload.sequence_tokens // inner,
-        layer_passes=layers * micro_batches,
+        step.profile,
+        tokens=workload.sequence_tokens // _inner(step),
+        layer_passes=workload.model.layers // settings["pipeline_parallel"] * micro_batches,
     )
     by_use = {"forward": 0.0, "backward": 0.0, "layers": 0.0, "once": 0.0}
-    for item in counts.communication:
-        use = _use(item.operation, ranks_of(item.group), inner)
-        by_use[use] += message_seconds(item, emulated.profile, workload.cluster)
+    for traffic in counts.communication:
+        use = _use(traffic.operation, ranks_of(traffic.group), _inner(step))
+        by_use[use] += message_seconds(traffic, step.profile, workload.cluster)
     forward = work.forward / micro_batches
-    backward = (work.backward + work.again) / micro_batches
+    backward = (work.backward + work.recompute) / micro_batches
     collectives = by_use["layers"] / micro_batches
-    share = _forward_share(work, sequence_parallel=settings["sequence_parallel"])
-    return _MegatronStage(
-        hidden=StageSeconds(forward=forward, backward=backward),
-        exposed=StageSeconds(
-            forward=forward + share * collectives,
-            backward=backward + (1 - share) * collectives,
-            send_forward=by_use["forward"] / micro_batches,
-            send_backward=by_use["backward"] / micro_batches,
-        ),
-        reduction=by_use["once"],
+    share = 1 / (1 + (1.5 if settings["sequence_parallel"] else 1.0) + work.recompute_share)
+    exposed = StageSeconds(
+        forward=forward + share * collectives,
+        backward=backward + (1 - share) * collectives,
+        send_forward=by_use["forward"] / micro_batches,
+        send_backward=by_use["backward"] / micro_batches,
     )
+    return exposed, StageSeconds(forward=forward, backward=backward), by_use["once"]
 
 
 def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
@@ -170,83 +164,58 @@ def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
     return "layers" if ranks[0] // inner == ranks[-1] // inner else "once"
 
 
-def _forward_share(work: ComputeSeconds, *, sequence_parallel: bool) -> float:
-    """Of a layer's collectives, those in its first forward.
-
-    A backward has as many, and half as many again with sequence parallelism, which gathers the
-    inputs for the weights' gradients; what is made again has those of a forward.
-    """
-    return 1 / (1 + (1.5 if sequence_parallel else 1.0) + work.again_share)
-
-
-def deepspeed(emulated: Emulated) -> Step:
-    """All ranks alike; the slowest of those that were counted."""
-    workload, settings, profile = emulated.workload, emulated.settings, emulated.profile
-    degree: int = settings["sequence_parallel"]
+def deepspeed(step: CountedStep) -> StepTime:
+    """All ranks alike: the slowest of the counted ranks."""
+    workload, profile = step.workload, step.profile
+    degree: int = step.settings["sequence_parallel"]
     sequences = workload.sequences_per_step * degree // workload.cluster.ranks
-    optimizer = emulated.optimizer()
     ranks = []
-    for report, counts in emulated.counted:
-        work = compute_seconds(
+    for report, counts in step.counted:
+        compute = compute_seconds(
             counts,
             profile,
             tokens=workload.sequence_tokens // degree,
             layer_passes=workload.model.layers * sequences,
-        )
-        busy = work.total + emulated.messages(counts) + optimizer_seconds(counts, profile)
-        ranks.append(Rank(name=report.role, counts=counts, compute=work.total, busy=busy))
-    return Step(
+        ).total
+        messages = sum(by_link(counts.communication, profile, workload.cluster).values())
+        busy = compute + messages + optimizer_seconds(counts, profile)
+        ranks.append(RankTime(name=report.role, counts=counts, compute=compute, busy=busy))
+    return StepTime(
         seconds=max(rank.busy for rank in ranks),
-        seconds_if_hidden=max(rank.compute for rank in ranks) + optimizer,
+        seconds_if_hidden=max(rank.compute for rank in ranks) + step.optimizer(),
         ranks=ranks,
-        assumptions=DEEPSPEED,
     )
 
 
-def sppo(emulated: Emulated) -> Step:
-    """The plan that the adapter runs for these settings, from the same solver."""
-    profile = emulated.profile
-    adapter = registry.load_planner("sppo")
-    options: Any = msgspec.convert(dict(emulated.settings), adapter.settings_type)
-    plan = adapter.plan(emulated.workload, options)
-    exposed = simulate_plan(plan, profile)
-    hidden = simulate_plan(plan, without_messages(profile))
-    optimizer = emulated.optimizer()
-    after = plan.reduction_seconds + optimizer
-    of_stage = _by_stage(plan, emulated)
-    return Step(
-        seconds=exposed.makespan / 1e9 + after,
-        seconds_if_hidden=hidden.makespan / 1e9 + optimizer,
-        ranks=[
-            Rank(
-                name=of_stage[stage][0].role,
-                counts=of_stage[stage][1],
-                compute=hidden.busy[stage] / 1e9,
-                busy=exposed.busy[stage] / 1e9 + after,
-            )
-            for stage in range(plan.pipeline_parallel)
-        ],
-        assumptions=SPPO,
-    )
+def sppo(step: CountedStep) -> StepTime:
+    """The simulation of the plan that the adapter runs for these settings.
 
-
-def _by_stage(plan: Plan, emulated: Emulated) -> list[tuple[RoleReport, Counts]]:
-    """For every stage the rank that stands for it: its own, or of the last stage before it.
-
-    Ranks are ordered by replica, stage and shard.
+    Ranks are ordered by replica, stage and shard. A stage without a counted rank has the counts of
+    the last counted stage before it: neighbouring stages may be one role.
     """
-    first: dict[int, tuple[RoleReport, Counts]] = {}
-    for report, counts in emulated.counted:
-        stage = report.rank // plan.sequence_parallel % plan.pipeline_parallel
-        first.setdefault(stage, (report, counts))
-    return [
-        first[max(known for known in first if known <= stage)]
-        for stage in range(plan.pipeline_parallel)
-    ]
+    adapter = registry.load_planner("sppo")
+    options: Any = msgspec.convert(dict(step.settings), adapter.settings_type)
+    plan = adapter.plan(step.workload, options)
+    exposed = simulate_plan(plan, step.profile)
+    hidden = simulate_plan(plan, without_messages(step.profile))
+    after = plan.reduction_seconds + step.optimizer()
+    by_stage = step.by_stage(lambda rank: rank // plan.sequence_parallel % plan.pipeline_parallel)
+    ranks = []
+    for stage, busy in enumerate(exposed.busy):
+        report, counts = by_stage[max(counted for counted in by_stage if counted <= stage)]
+        compute = hidden.busy[stage] / 1e9
+        ranks.append(
+            RankTime(name=report.role, counts=counts, compute=compute, busy=busy / 1e9 + after)
+        )
+    return StepTime(
+        seconds=exposed.makespan / 1e9 + after,
+        seconds_if_hidden=hidden.makespan / 1e9 + step.optimizer(),
+        ranks=ranks,
+    )
 
 
 def without_messages(profile: Hardware) -> Hardware:
-    """The same hardware with links that take no time, copies to the host too where they overlap."""
+    """The same hardware with links that take no time; D2H and H2D too where copies overlap."""
     links = ["p2p_bytes_per_second", "collective_bytes_per_second"]
     if profile.overlapped_copies:
         links += ["d2h_bytes_per_second", "h2d_bytes_per_second"]
@@ -254,11 +223,12 @@ def without_messages(profile: Hardware) -> Hardware:
     if profile.internode_bytes_per_second is not None:
         links.append("internode_bytes_per_second")
         latencies.append("internode_latency_seconds")
-    return replace(profile, **{**dict.fromkeys(links, AT_ONCE), **dict.fromkeys(latencies, 0.0)})  # type: ignore[arg-type]
+    return replace(profile, **{**dict.fromkeys(links, INSTANT), **dict.fromkeys(latencies, 0.0)})  # type: ignore[arg-type]
 
 
-SYSTEMS: dict[str, Callable[[Emulated], Step]] = {
-    "megatron": megatron,
-    "deepspeed": deepspeed,
-    "sppo": sppo,
+SYSTEMS = {
+    "megatron": (megatron, MEGATRON),
+    "deepspeed": (deepspeed, DEEPSPEED),
+    "sppo": (sppo, SPPO),
 }
+"""The step's time and its assumptions, by system."""
