@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.records.record import Record
 
 
 def is_crowded(record: Record) -> bool:
-    """Whether ranks shared cores, so that times say little."""
+    """Whether ranks shared cores, so that measured times are no result."""
     cores = record.environment.get("cores")
     return record.workload.cluster.device == "cpu" and cores is not None and record.ranks > cores
 
 
 def machine(record: Record) -> str:
-    """The device (or processor) and its number, as the record knows them."""
+    """The device and the number of devices; on a CPU the processor and its cores."""
     environment = record.environment
     device = environment.get("device") or environment.get("cpu_model") or "an unknown machine"
     if record.workload.cluster.device == "cpu":
@@ -24,14 +25,19 @@ def machine(record: Record) -> str:
 
 def commit(record: Record) -> str:
     """ "commit 520ef9f91 with changes"."""
-    name = record.environment.get("commit")
+    return commit_words(record.environment)
+
+
+def commit_words(values: Mapping[str, Any]) -> str:
+    """The same of an environment, or of what `origin` returns."""
+    name = values.get("commit")
     if not name:
         return "no commit known"
-    return f"commit {name[:9]}{' with changes' if record.environment.get('dirty') else ''}"
+    return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
 
 
 def origin(record: Record) -> dict[str, Any]:
-    """Where numbers come from, for the head of a file."""
+    """Machine, library versions, commit and date of a record, for the head of a file."""
     environment = record.environment
     return {
         "machine": machine(record),

@@ -11,6 +11,7 @@ import msgspec
 from benchmarks.job import Status
 from benchmarks.records import store
 from benchmarks.reporting.tables import NO_NUMBER
+from benchmarks.rows.row import slug_of
 from sppo.config.sizes import format_bytes, limit_label
 
 SCHEMA = "sppo-longest/1"
@@ -83,8 +84,8 @@ def lost_rows(longest: Longest, path: Path) -> list[str]:
         before = msgspec.json.decode(path.read_bytes(), type=Longest)
     except (OSError, msgspec.DecodeError):
         return []
-    new = {row.row for row in longest.rows}
-    return [row.row for row in before.rows if row.row not in new]
+    new = {slug_of(row.row) for row in longest.rows}
+    return [row.row for row in before.rows if slug_of(row.row) not in new]
 
 
 def table(rows: Sequence[Found]) -> str:

@@ -17,11 +17,11 @@ from benchmarks.job import Status
 from benchmarks.records import store
 from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
-from benchmarks.rows import candidates, committed_grids
+from benchmarks.rows import candidates
 from benchmarks.rows.candidates import fitting
 from benchmarks.rows.committed_grids import Grid
-from benchmarks.rows.row import ROWS, Configuration, Row
-from benchmarks.rows.tuning import Point
+from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
+from benchmarks.rows.tuning import GridPoint
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import Measured
 from sppo.config.sizes import MIB
@@ -43,7 +43,7 @@ def grid_of(**points: tuple[float | None, int | None]) -> Grid:
     known_points = {}
     for name, (seconds, peak) in points.items():
         settings = assignment(name).settings
-        known_points[committed_grids.key(settings)] = Point(
+        known_points[settings_key(settings)] = GridPoint(
             settings=settings,
             settings_text=name,
             status="ok" if seconds is not None else "oom",
