@@ -1,13 +1,14 @@
-"""The command line `sppo-bench`. Commands are imported when asked for."""
+"""The command line `sppo-bench`. Only the command that runs is imported."""
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from io import StringIO
+from pkgutil import resolve_name
 from types import FrameType
 from typing import Annotated, Any, Protocol, Union
 
@@ -15,14 +16,17 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Suppress, subcommand
 
 from benchmarks.workloads import DEFAULT
+from sppo.config.errors import Infeasible
 
 DESCRIPTION = f"""\
 The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measured and compared.
 
     sppo-bench run {DEFAULT}
 
-Exit codes: 0 every asked row ended in a result (ok, oom, host_oom, infeasible, unavailable);
-1 a mismatch, a failure, a time-out, or an infeasible plan; 2 wrong input, told in one line;
+`sppo-bench --version` prints version and commit.
+
+Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavailable);
+1 a mismatch, a failure, a time-out, or an infeasible plan; 2 wrong input, with a one-line error;
 130 interrupted, the records so far are kept."""
 
 INTERRUPTED = 130
@@ -44,21 +48,24 @@ COMMANDS = {
     "profile": "measuring.profile:Profile",
     "env": "reports.env:Env",
 }
-"""Name -> "module:Class" below benchmarks.commands, in the order of the help."""
+"""Name -> "module:Class" in benchmarks.commands, in the order of the help."""
 
 
 class Command(Protocol):
     """A dataclass whose fields are its flags and whose docstring is its help."""
 
     def run(self) -> int:
-        """Do it; returns the exit code. Raises UsageError."""
+        """Run the command; the exit code. Raises UsageError, or Infeasible without a plan."""
         ...
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code. Wrong flags end in SystemExit(2) with a hint."""
+    """Run one command; the exit code. Wrong flags end in SystemExit(2) with a hint."""
+    if list(arguments) == ["--version"]:
+        print(version_text())
+        return 0
     command = parse(arguments)
-    from benchmarks.commands.arguments import UsageError
+    from benchmarks.commands.arguments import UsageError, show_infeasible
 
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -66,6 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
+    except Infeasible as error:
+        return show_infeasible(command, error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -73,11 +82,19 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
+def version_text() -> str:
+    """Version of the package and commit of the checkout, "with changes" where files differ."""
+    from benchmarks.environment import CHECKOUT, git_state
+    from benchmarks.records.provenance import commit_words
+
+    commit, dirty = git_state(CHECKOUT)
+    return f"sppo-bench {version('sppo-suite')}, {commit_words({'commit': commit, 'dirty': dirty})}"
+
+
 def parse(arguments: Sequence[str]) -> Command:
     """The command with its flags. Raises SystemExit after a help or a hint.
 
-    Only the command asked for is imported, but for the general help and for hints on wrong flags,
-    which come from all commands.
+    Only the named command is imported. The general help and hints on wrong flags import all.
     """
     asked = [name for name in arguments[:1] if name in COMMANDS]
     if asked:
@@ -92,9 +109,12 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _parse(arguments: Sequence[str], names: Iterable[str]) -> Command:
-    choices = [Annotated[_load(name), subcommand(name)] for name in names]
+    choices: list[Any] = [
+        Annotated[resolve_name(f"benchmarks.commands.{COMMANDS[name]}"), subcommand(name)]
+        for name in names
+    ]
     if len(choices) == 1:
-        choices.append(Annotated[None, Suppress])  # tyro asks for two at least
+        choices.append(Annotated[None, Suppress])  # tyro needs two choices
     union: Any = Union[tuple(choices)]  # noqa: UP007
     command: Command = tyro.cli(
         union,
@@ -106,11 +126,6 @@ def _parse(arguments: Sequence[str], names: Iterable[str]) -> Command:
     return command
 
 
-def _load(name: str) -> Any:
-    module, attribute = COMMANDS[name].split(":")
-    return getattr(importlib.import_module(f"benchmarks.commands.{module}"), attribute)
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """A TERM ends the command as an interrupt does: no launch outlives it."""
+    """A TERM ends the command like an interrupt, so that no launch outlives it."""
     raise KeyboardInterrupt

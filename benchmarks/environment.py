@@ -1,12 +1,14 @@
-"""Where a record was made: machine, versions, commit, command. Never a token or a key. No torch."""
+"""The environment of a record: machine, versions, commit, command. No secrets. No torch."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import psutil
 from sppo.config.folders import PACKAGES
 
 CHECKOUT = PACKAGES
-"""The folder that the packages lie in, whether they are installed there or checked out."""
+"""The folder of the packages, installed or checked out."""
 
 LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy", "scipy", "msgspec", "wandb", "triton")
 
@@ -44,11 +46,11 @@ VARIABLES = (
     "WANDB_PROJECT",
     "WANDB_GROUP",
 )
-"""The only variables that are ever recorded: those that change results and hold no secret."""
+"""The only recorded variables: they change results and are not secret."""
 
 
 def describe_environment() -> dict[str, Any]:
-    """Everything a reader needs to judge or repeat a run, as JSON values. Sizes in bytes."""
+    """Machine, versions, commit, command and variables as JSON values. Sizes in bytes."""
     commit, dirty = git_state(CHECKOUT)
     return {
         "python": platform.python_version(),
@@ -66,21 +68,19 @@ def describe_environment() -> dict[str, Any]:
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of `LIBRARIES`, read without importing them; absent ones are left out."""
+    """Installed versions of `LIBRARIES`, read without an import; absent libraries are left out."""
     versions = {}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
 def import_path() -> dict[str, str]:
     """Variables with which a Python process imports these very packages.
 
-    Whatever lies in the folder it starts in: `benchmarks` and `baselines` are names that others
-    give to folders too, and `python -m` looks there first.
+    `python -m` searches the current folder first, and `benchmarks` and `baselines` are common
+    folder names.
     """
     inherited = os.environ.get("PYTHONPATH")
     return {
@@ -90,35 +90,31 @@ def import_path() -> dict[str, str]:
 
 
 def available_cores() -> int:
-    """Cores this process may run on, which is fewer than the machine's in a container."""
+    """Cores that this process may use; in a container fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cpu_model() -> str:
-    """The processor's own name where Linux tells it, else the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+    """The name of the processor on Linux, else the architecture."""
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    model = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def gpu_names() -> list[str]:
-    """Names of the machine's NVIDIA GPUs as the driver's own tool tells them."""
+    """Names of the machine's NVIDIA GPUs, from nvidia-smi."""
     listing = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     return listing.splitlines() if listing else []
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout at `root` and whether files differ from it; None where there is none.
+    """Commit of the checkout at `root`, and whether files differ from it; None without a checkout.
 
-    A `root` that merely lies inside somebody else's checkout (site-packages) has no commit.
+    A `root` inside another checkout (site-packages) has no commit.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
@@ -132,7 +128,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What the command prints; None if it is not there or fails."""
+    """The output of the command; None if it is missing or fails."""
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,12 +1,12 @@
-"""What the supervisor tells the ranks of one launch, and what each rank tells the supervisor.
+"""The files through which the supervisor and the ranks of one launch communicate.
 
-Files of a launch directory, all but the note and the log written atomically:
+A launch directory has these files, all but the heartbeat and the log written atomically:
 
     job.json          Job, read by every rank
-    rank-{r}.json     RankReport, written by a rank that came to the end
-    error-{r}.json    RankError, written by a rank that could not; the earliest is the cause
-    timeline-{r}.json what the last measured step of that rank did and when, where the system says
-    where-{r}         what that rank does now, or did last: 256 bytes that it writes over before
+    rank-{r}.json     RankReport of a rank that completed all steps
+    error-{r}.json    RankError of a rank that failed; the earliest is the cause
+    timeline-{r}.json the last measured step of the rank by instruction, where the system has one
+    where-{r}         the current or last instruction of the rank: 256 bytes, overwritten before
                       every instruction (`benchmarks.worker.heartbeat`)
     log.txt           the output of torchrun and of all ranks
 
@@ -30,23 +30,23 @@ Enforcement = Literal["rlimit", "cuda fraction", "accounted, not enforced", "no 
 
 PROGRESS_PREFIX = "@@progress "
 THROW_AWAY_TOKENS = 64
-"""Length of the first optimizer step: real training, the same for all, but too small to matter."""
+"""Sequence length of the first optimizer step: real training, the same for every system."""
 
 
 def throw_away_tokens(workload: Workload) -> int:
-    """Length of the first step: whatever divides the ranks must divide its tokens too."""
+    """Sequence length of the first step: a multiple of the ranks, for any degrees."""
     ranks = workload.cluster.ranks
     return min(workload.sequence_tokens, -(-THROW_AWAY_TOKENS // ranks) * ranks)
 
 
 LEAST_MESSAGE_TIMEOUT_SECONDS = 120.0
-"""How long a rank waits for a message of another, at least."""
+"""The shortest time-out of a message between ranks."""
 
 
 MASKED = " (masked)"
-"""Suffix in `Accounted.flops` of what a causal attention's mask throws away.
+"""Suffix in `Accounted.flops` of the operations that a causal mask discards.
 
-An operator's plain name holds what causality leaves; with the masked part it is the full block.
+The plain name of an operator has the causal operations; both together are the full block.
 """
 
 
@@ -57,9 +57,9 @@ ATTENTION = "_scaled_dot_product_"
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 
-    `plans` are those of a system that plans before the launch: no rank plans.
-    `account` off skips the accounted step (and with it the enforced limit). A rank waits
-    `message_timeout_seconds` at most for a message: a long step keeps its peers waiting.
+    `plans`: those of a system that plans before the launch; ranks do not plan. `account`: whether
+    there is an accounted step, which has the enforced limit. `message_timeout_seconds`: the longest
+    wait of a rank for a message.
     """
 
     workload: Workload
@@ -78,8 +78,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     plans: StepPlans | None = None
     message_timeout_seconds: float = LEAST_MESSAGE_TIMEOUT_SECONDS
 
+    @property
+    def phases(self) -> list[Phase]:
+        """The phase of every step, in order. Step i reads tokens[i]."""
+        phases: list[Phase] = ["throw-away"]
+        if self.account:
+            phases.append("accounted")
+        phases += ["warm-up"] * self.warmup_steps
+        phases += ["measured"] * self.measured_steps
+        return phases
+
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of one rank; `tokens` of all sequences together."""
+
     phase: Phase
     tokens: int
     seconds: float
@@ -88,18 +100,20 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """A step of rank 0 that has ended: number `step`, from 0, of `steps`."""
+
     step: int
     steps: int
     report: StepReport
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of one rank; None where this machine cannot say. Peaks are of the accounted step.
+    """Bytes of one rank, None where unknown. Peaks are those of the accounted step.
 
-    `tracked_*` are counted by the accounting mode (storages, the same for every system);
-    `untracked_peak` is the most that the device held beside tracked tensors after an operator,
-    above what it held before the step. `allocated`, `reserved` and `driver_used` are CUDA's own;
-    `rss` is the process's peak.
+    `tracked_*`: counted by the accounting mode, by storage, for every system in the same way.
+    `untracked_peak`: the most device memory outside tracked tensors after an operator, above its
+    value before the step. `allocated`, `reserved` and `driver_used`: CUDA's own counters. `rss`:
+    the peak of the process.
     """
 
     tracked_peak_bytes: int | None = None
@@ -117,7 +131,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accounted(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one rank over the accounted step: integers, by operator or collective name."""
+    """Counts of one rank over the accounted step, by name of operator or collective."""
 
     flops: dict[str, int] = {}
     collective_calls: dict[str, int] = {}
@@ -125,6 +139,8 @@ class Accounted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one rank. `accounted` is None without an accounted step."""
+
     rank: int
     steps: list[StepReport]
     memory: Memory
@@ -133,9 +149,9 @@ class RankReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device held in bytes when it refused more: tracked tensors, and what lay beside them.
+    """The bytes on a device when it refused an allocation.
 
-    `untracked_bytes` is above what it held before the step, as in `Memory`.
+    `untracked_bytes` are above their value before the step, as in `Memory`.
     """
 
     limit_bytes: int
@@ -144,9 +160,9 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RankError(msgspec.Struct, frozen=True, kw_only=True):
-    """`status` is decided where the error happened, from its type, never from a log.
+    """The error of one rank. `status` is decided where it happened, from its type, not from a log.
 
-    `lost_peer`: it only says that another rank is gone, so the cause lies there.
+    `lost_peer`: the error only reports that another rank is gone, so the cause lies there.
     """
 
     rank: int

@@ -1,4 +1,4 @@
-"""The workloads by name. The hardware is part of the name: a time means nothing without it."""
+"""The workloads by name. The hardware is part of the name, because times depend on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sppo.config.workload import Cluster, Workload
 DEVICE_MEMORY = 136 * MIB
 """Bytes of one rank's device under tiny-cpu.
 
-The rule: the least at which Megatron-Core in SPPO's own layout with full recompute still runs
-(`sppo-bench limit tiny-cpu`: 132 MiB, results/published/limits/), up to a multiple of 8 MiB, so
-that the allocators of other machines have room.
+The rule: the least at which Megatron-Core in SPPO's layout with full recompute still runs
+(`sppo-bench limit tiny-cpu`: 132 MiB, results/published/limits/), up to a multiple of 8 MiB, for
+the allocators of further machines.
 """
 
 HOST_MEMORY_CPU = 2 * GIB
@@ -94,10 +94,10 @@ def find(name: str) -> Workload:
 def of_flags(
     *, model: str, seq: str, gpus: int, hardware: str, device_memory: str | None = None
 ) -> Workload:
-    """A workload that has no name here, on `gpus` ranks; named as those above are.
+    """A workload outside `WORKLOADS`, on `gpus` ranks, with a name of the same form.
 
-    Nodes, device and host memory are the profile's (on a CPU one node, without a device limit).
-    Raises ValueError naming the cure, NotBuilt listing the profiles.
+    Nodes, device and host memory are those of the profile; a CPU has one node and no device limit.
+    Raises ValueError with the cure, NotBuilt with the known profiles.
     """
     from sppo.config.hardware import load_hardware
 

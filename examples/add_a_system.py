@@ -6,7 +6,7 @@ from baselines import registry
 from baselines.protocol import Context
 from baselines.reference import ReferenceAdapter, ReferenceSystem
 from benchmarks.records.equal_work import TOLERANCE, equal_work
-from benchmarks.records.record import Step
+from benchmarks.records.record import StepRecord
 from benchmarks.worker.weights import initial_weights
 from sppo import MODELS, Cluster, Workload
 
@@ -34,6 +34,6 @@ for name in ("reference", "toy"):
     adapter = registry.load(name)
     system = adapter.prepare(workload, adapter.grid(workload)[0], weights, here)
     results = [system.step(tokens) for _ in range(3)]
-    rows[name] = [Step(tokens=128, seconds=0.0, phase="measured", **vars(r)) for r in results]
+    rows[name] = [StepRecord(tokens=128, seconds=0.0, phase="measured", **vars(r)) for r in results]
     print(name, *(f"loss {step.loss:.4f}" for step in rows[name]))
 print("other work:", equal_work(rows, rows["reference"], tolerance=TOLERANCE["float32"]) or "none")

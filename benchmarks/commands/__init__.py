@@ -1,1 +1,1 @@
-"""The commands of `sppo-bench`: flags, checks, and what each prints."""
+"""The commands of `sppo-bench`: flags, checks and output."""

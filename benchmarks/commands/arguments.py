@@ -1,4 +1,4 @@
-"""From flags to a workload, options and the plan; wrong input is a UsageError."""
+"""From flags to a workload, options and the plan. Wrong input is a UsageError."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sppo.planner.options import SolverOptions
 
 MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
-"""Instead of a workload's name."""
+"""The flags that describe a workload without a name."""
 
 DEGREE_FLAGS = (
     "subsequences",
@@ -31,14 +31,14 @@ DEGREE_FLAGS = (
     "sequence_parallel",
     "data_parallel",
 )
-"""The layout, as far as the user fixes it."""
+"""The flags that fix a layout."""
 
 SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
-"""Handed to the solver under the same names."""
+"""The flags that are options of the solver, under the same names."""
 
 
 class UsageError(Exception):
-    """Wrong input; the message is one line that names the cure."""
+    """Wrong input. The message is one line with the cure."""
 
 
 @contextmanager
@@ -52,18 +52,16 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def find_workload(name: str, device_memory: str | None) -> Workload:
-    """The named workload with the asked limit. Raises UsageError."""
-    try:
+    """The named workload, with this limit if one is given. Raises UsageError."""
+    with usage_errors():
         workload = workloads.find(name)
         if device_memory is None:
             return workload
         return workload.with_device_memory(parse_bytes(device_memory))
-    except ValueError as error:
-        raise UsageError(error) from None
 
 
 def find_selected(command: Selection) -> Workload:
-    """The described workload with the asked sequences a step. Raises UsageError."""
+    """The workload of the flags, with their sequences a step. Raises UsageError."""
     check_positive(command, ("sequences_per_step", *DEGREE_FLAGS))
     workload = find_described(command) or find_workload(workloads.DEFAULT, command.device_memory)
     if command.sequences_per_step is not None:
@@ -77,15 +75,11 @@ def find_described(command: Described) -> Workload | None:
     Raises UsageError.
     """
     check_positive(command, ("gpus",))
-    given = {
-        name: getattr(command, name) for name in MODEL_FLAGS if getattr(command, name) is not None
-    }
+    given = given_flags(command, MODEL_FLAGS)
+    if not given and command.workload is None:
+        return None
     if not given:
-        return (
-            None
-            if command.workload is None
-            else find_workload(command.workload, command.device_memory)
-        )
+        return find_workload(str(command.workload), command.device_memory)
     if command.workload is not None:
         raise UsageError(
             f"{command.workload} names a workload and {flag(next(iter(given)))} describes one: "
@@ -97,48 +91,44 @@ def find_described(command: Described) -> Workload | None:
             f"{', '.join(missing)} missing: a workload by flags needs --model NAME --seq "
             "TOKENS --gpus COUNT --hardware PROFILE"
         )
-    try:
+    with usage_errors():
         return workloads.of_flags(**given, device_memory=command.device_memory)
-    except (ValueError, NotBuilt) as error:
-        raise UsageError(error) from None
+
+
+def given_flags(command: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The flags among `names` that were given, with their values."""
+    return {name: getattr(command, name) for name in names if getattr(command, name) is not None}
 
 
 def solver_options(command: Selection) -> SolverOptions:
-    """The solver's options of the flags that were given. Raises UsageError."""
+    """The solver's options from the given flags. Raises UsageError."""
     from sppo.planner.options import SolverOptions
 
-    try:
+    with usage_errors():
         return SolverOptions(**solver_flags(command))
-    except (ValueError, NotBuilt) as error:
-        raise UsageError(error) from None
 
 
 def solver_flags(command: Selection) -> dict[str, Any]:
-    """What the user fixed, by the names of the solver's options."""
-    given = {
-        name: getattr(command, name) for name in SOLVER_FLAGS if getattr(command, name) is not None
-    }
+    """The given flags, by the names of the solver's options. Raises UsageError."""
+    given = given_flags(command, SOLVER_FLAGS)
     if command.msp and command.no_msp:
-        raise UsageError("--msp and --no-msp: give one of them, or neither to let the solver weigh")
+        raise UsageError("--msp and --no-msp: give one; without either the solver decides")
     if command.msp or command.no_msp:
         given["msp"] = command.msp
     return given
 
 
 def planned(command: Selection) -> Plan:
-    """SPPO's plan of what the flags select. Raises UsageError or Infeasible."""
+    """SPPO's plan for the flags. Raises UsageError or Infeasible."""
     from benchmarks.rows.assign import sppo_plan
 
-    workload, options = find_selected(command), solver_options(command)
-    try:
-        return sppo_plan(workload, options)
-    except (NotBuilt, ValueError) as error:
-        raise UsageError(error) from None
+    with usage_errors():
+        return sppo_plan(find_selected(command), solver_options(command))
 
 
-def tell_infeasible(command: Selection, error: Infeasible) -> int:
-    """Say why nothing fits; the exit code."""
-    if command.json:
+def show_infeasible(command: object, error: Infeasible) -> int:
+    """Show why no plan fits; the exit code."""
+    if isinstance(command, Selection) and command.json:
         name = find_selected(command).name
         show_json({"workload": name, "status": "infeasible", "reason": str(error)})
     else:
@@ -147,20 +137,19 @@ def tell_infeasible(command: Selection, error: Infeasible) -> int:
 
 
 def flag(name: str) -> str:
-    """A field as it is typed: "device_memory" -> "--device-memory"."""
+    """The flag of a field: "device_memory" -> "--device-memory"."""
     return f"--{name.replace('_', '-')}"
 
 
 def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None:
     """Raise UsageError if one of these numbers was given and is below 1."""
-    for name in names:
-        value = getattr(command, name)
-        if isinstance(value, int) and value < 1:
+    for name, value in given_flags(command, names).items():
+        if value < 1:
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
 
 def check_machine(workload: Workload) -> None:
-    """Raise UsageError, naming a command that fits, if this machine cannot run the workload."""
+    """Raise UsageError, with a command that fits, if this machine cannot run the workload."""
     from benchmarks.environment import available_cores
 
     cluster = workload.cluster
@@ -172,48 +161,41 @@ def check_machine(workload: Workload) -> None:
         return
     import torch
 
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found < cluster.ranks_per_node or cluster.nodes > 1:
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices < cluster.ranks_per_node or cluster.nodes > 1:
         raise UsageError(
             f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices, this machine "
-            f"has {found}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
+            f"has {devices}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
             f"`sppo-bench run {workloads.DEFAULT}` runs here"
         )
 
 
-def check_steps(options: Any) -> None:
-    """Raise UsageError if the launches are not timed, or too short for the equal-work gate."""
-    from benchmarks.launch.run import REFERENCE_STEPS
-
-    if options.measured_steps < 1:
-        raise UsageError("measured_steps must be at least 1")
-
-    if options.steps < REFERENCE_STEPS:
-        raise UsageError(
-            f"{options.steps} optimizer steps a launch are too few to compare losses over "
-            f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
-        )
-
-
 def options(command: Launches) -> Any:
-    """The supervisor's options. Raises UsageError on numbers that cannot be."""
-    from benchmarks.launch.run import Options
+    """The supervisor's options from the flags.
 
-    try:
-        asked = Options(
+    Raises UsageError on impossible numbers, or too few steps for the equal-work gate.
+    """
+    from benchmarks.launch.run import REFERENCE_STEPS, Options
+
+    with usage_errors():
+        options = Options(
             launches=command.launches,
             warmup_steps=command.warmup_steps,
             measured_steps=command.measured_steps,
             time_limit_seconds=command.time_limit,
         )
-    except ValueError as error:
-        raise UsageError(error) from None
-    check_steps(asked)
-    return asked
+    if options.measured_steps < 1:
+        raise UsageError("measured_steps must be at least 1")
+    if options.steps < REFERENCE_STEPS:
+        raise UsageError(
+            f"{options.steps} optimizer steps a launch are too few to compare losses over "
+            f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
+        )
+    return options
 
 
 def parent(command: RunFolder) -> Path:
-    """The folder in which the run's folder is made."""
+    """The folder that gets the run's folder."""
     return command.output or store.results_directory() / "runs"
 
 

@@ -1,4 +1,4 @@
-"""Flags that several commands share; those of one command lie beside it. No torch."""
+"""Flags that several commands share. The flags of one command are in its module. No torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Json:
     """Output for programs instead of people."""
 
     json: bool = False
-    """For programs."""
+    """Print JSON for programs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where a command's run folder is made."""
+    """The place of a command's run folder."""
 
     output: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder in which the run's folder is made; results/runs/ if not given."""
@@ -29,7 +29,7 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Results(RunFolder):
-    """Where a study's run folder is made, and its results for programs."""
+    """The place of a study's run folder, and its results for programs."""
 
     json: bool = False
     """The results as JSON on standard output."""
@@ -63,7 +63,7 @@ class Model:
     seq: Annotated[str | None, arg(metavar="TOKENS")] = None
     """Tokens of a sequence: 4096, 128K or 4M (1K = 1,024)."""
     gpus: Annotated[int | None, arg(metavar="COUNT")] = None
-    """Ranks in all; nodes of eight."""
+    """All ranks; a node has eight."""
     hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
     """A hardware profile: cpu-2core, a100-80g, ..."""
 
@@ -75,58 +75,57 @@ class Described(DeviceMemory, Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Degrees:
-    """What the user fixes of a layout."""
+    """The layout, where the user fixes it."""
 
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
-    """Pieces into which a sequence is cut; the solver's choice if not given."""
+    """Subsequences of a sequence (N); the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
-    """Parts of the model on every stage; the solver's choice if not given."""
+    """Model chunks on every stage (V); the solver's choice if not given."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
     """Pipeline stages; the solver's choice if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp"], metavar="S")] = None
-    """Ranks inside a stage; the solver's choice if not given."""
+    """Ranks of a stage, which share each subsequence; the solver's choice if not given."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
-    """Pipelines beside each other, each with sequences of its own; the solver's choice if not
-    given."""
+    """Replicas of the pipeline, each with its own sequences; the solver's choice if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection(Degrees, Described):
-    """What is planned: a workload by name or by the four model flags, and what the user fixes."""
+    """A workload to plan, by name or by the four model flags, and the options of its plan."""
 
     sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
     """Sequences of an optimizer step; the workload's own if not given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
-    """What becomes of kept tensors: auto, no-offload, full-offload, full-recompute, lean, paper."""
+    """Saved tensors: auto, no-offload, full-offload, full-recompute, lean or paper."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
-    """Who chooses: paper, heuristic or exact."""
+    """The planner's method: paper, heuristic or exact."""
     cut: Annotated[str | None, arg(metavar="NAME")] = None
-    """Pieces of equal flops, equal length (equal) or equal time; auto is flops in a pipeline."""
+    """Subsequences of equal FLOPs (flops), length (equal) or time; auto: flops in a pipeline."""
     msp: bool = False
-    """Let ranks that wait at the pipeline's ends help their neighbours, even if it does not pay."""
+    """Always let idle ranks at the pipeline's ends compute slices for their neighbours."""
     no_msp: bool = False
-    """Never do that; without either flag the solver weighs it."""
+    """Never do so. Without either flag the solver decides."""
     json: bool = False
-    """For programs, with every number."""
+    """Print JSON for programs, with every number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launches:
-    """How rows are launched."""
+    """The launches of each row."""
 
     launches: int = 2
-    """Launches of each row, interleaved with the others'."""
+    """Launches of each row, interleaved with those of further rows."""
     measured_steps: int = 5
     """Timed steps of a launch."""
     warmup_steps: int = 1
-    """Untimed steps after the throw-away and the accounted one."""
+    """Untimed steps after the throw-away step and the accounted step."""
     time_limit: float = 300.0
-    """Seconds of one launch; after that it is stopped and recorded as timeout."""
+    """Seconds of one launch. A longer launch is stopped and recorded as timeout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publish:
-    """Whether a study's results are committed."""
+    """Whether a study's results go into the committed results."""
 
     publish: bool = False
     """Copy table, figure and JSON to results/published/."""
@@ -134,4 +133,4 @@ class Publish:
 
 @dataclass(frozen=True, kw_only=True)
 class Measuring(Results, Publish, Launches):
-    """How the rows of a study are launched and where its results go."""
+    """The launches of a study, and the place of its results."""

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, and the table of a run."""
+"""The output of commands: JSON for programs, and the table of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from benchmarks.studies import publish
 
 
 def show_json(value: object) -> None:
-    """Indented JSON on standard output; what JSON cannot say is an error."""
+    """Indented JSON on standard output. Raises ValueError for NaN and infinities."""
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def show_records(done: Sequence[Record], directory: Path, as_json: bool) -> None:
-    """The table of these records, or all of it as JSON."""
+    """Print the table of these records, or its content as JSON."""
     if not as_json:
         print(tables.text(done))
         return

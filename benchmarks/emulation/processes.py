@@ -63,9 +63,9 @@ def run(
 ) -> list[RoleReport]:
     """The reports of the roles, in their order. A role that breaks stops no other role.
 
-    time_limit_seconds: of one rank. cache: a role with an entry does not run. stop_at_first_oom: the first role
-    that exceeds a memory capacity is the last one reported; the others are stopped. progress:
-    standard error if not given.
+    time_limit_seconds: of one rank. cache: a role with an entry does not run. stop_at_first_oom:
+    the first role that exceeds a memory capacity is the last one reported; the others are stopped.
+    progress: standard error if not given.
     """
     progress = progress or Lines()
     code = code_digest(job.system)

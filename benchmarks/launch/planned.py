@@ -1,57 +1,43 @@
-"""One launch of a system that may plan: the plans are made here, once, and travel in the job."""
+"""One launch of a system that may plan. The plans are made here, once, and go into the job."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from benchmarks.job import Job, Progress, Status
+from benchmarks.job import Job, Status
 from benchmarks.launch import processes
 from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import Nodes
+from benchmarks.launch.processes import LaunchOptions
 from benchmarks.rows.assign import step_plans
 from sppo.config.errors import Infeasible, NotBuilt
 
 
-def launch(
-    job: Job,
-    *,
-    environment: Mapping[str, str],
-    time_limit_seconds: float,
-    on_progress: Callable[[Progress], None],
-    nodes: Nodes | None = None,
-) -> Outcome:
-    """As `processes.launch`, with the system's plans. No plan and no process are outcomes too."""
+def launch(job: Job, options: LaunchOptions) -> Outcome:
+    """As `processes.launch`, with the plans of the system. A missing plan is an outcome too."""
     try:
         job = with_plans(job)
     except Infeasible as error:
-        return _ended("infeasible", str(error))
+        return _no_launch("infeasible", str(error))
     except NotBuilt as error:
-        return _ended("unavailable", str(error))
+        return _no_launch("unavailable", str(error))
     except (ValueError, msgspec.ValidationError) as error:
-        return _ended("failed", f"no plan: {error}")
+        return _no_launch("failed", f"no plan: {error}")
     try:
-        return processes.launch(
-            job,
-            environment=environment,
-            time_limit_seconds=time_limit_seconds,
-            on_progress=on_progress,
-            nodes=nodes,
-        )
+        return processes.launch(job, options)
     except OSError as error:
-        return _ended("failed", f"could not launch: {error}")
+        return _no_launch("failed", f"could not launch: {error}")
 
 
-def _ended(status: Status, reason: str) -> Outcome:
+def _no_launch(status: Status, reason: str) -> Outcome:
     return Outcome(status=status, reason=reason, reports=[])
 
 
 def with_plans(job: Job) -> Job:
     """The job with the plans of its system, if that plans. Raises Infeasible, NotBuilt, ValueError.
 
-    They are made for the job's own workload: its length or limit may not be the row's.
+    The plans are for the job's own workload: its length or limit may differ from the row's.
     """
     from baselines import registry
     from baselines.protocol import Planner
@@ -60,4 +46,5 @@ def with_plans(job: Job) -> Job:
     if not isinstance(adapter, Planner):
         return job
     settings: Any = msgspec.convert(job.settings, adapter.settings_type)
-    return msgspec.structs.replace(job, plans=step_plans(adapter, job.workload, settings))
+    plans = step_plans(adapter, job.workload, settings)
+    return msgspec.structs.replace(job, plans=plans)

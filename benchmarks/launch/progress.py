@@ -1,63 +1,33 @@
-"""What one sees while launches run: bars on a terminal, else one plain line per step."""
+"""The display of a run: bars on a terminal, else one plain line per step."""
 
 from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Protocol, Self, TextIO
+from contextlib import AbstractContextManager
+from typing import TextIO, TypeAlias
 
 from benchmarks.job import Progress, Status
 
 _COLOURS = {"ok": "green", "oom": "yellow", "host_oom": "yellow", "infeasible": "yellow"}
 
 
-class Display(Protocol):
-    """Told by the supervisor what happens; a context, closed at the end of the run."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-    def start(self, label: str, steps: int) -> None:
-        """A launch begins; `steps` is how many it will take."""
-        ...
-
-    def step(self, progress: Progress) -> None:
-        """A step has ended."""
-        ...
-
-    def end(self, status: Status, reason: str, seconds: float | None) -> None:
-        """The launch has ended; seconds: its median measured step."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something to say between launches."""
-        ...
-
-
-class Lines:
-    """Plain lines for logs and pipes."""
+class Lines(AbstractContextManager["Lines"]):
+    """Plain lines for logs and pipes. A context, closed at the end of the run."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.label = ""
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Lines need no closing."""
 
     def start(self, label: str, steps: int) -> None:
+        """A launch of `steps` steps begins."""
         self.label = label
 
     def step(self, progress: Progress) -> None:
+        """A step has ended."""
         report = progress.report
         self.note(
             f"{self.label}: step {progress.step + 1}/{progress.steps} {report.phase}, "
@@ -65,26 +35,33 @@ class Lines:
         )
 
     def end(self, status: Status, reason: str, seconds: float | None) -> None:
-        self.note(f"{self.label}: {_ending(status, reason, seconds)}")
+        """The launch has ended. seconds: its median measured step."""
+        self.note(f"{self.label}: {status}{_details(status, reason, seconds)}")
 
     def note(self, text: str) -> None:
+        """Print a line between launches."""
         print(text, file=self.stream, flush=True)
 
 
-def _ending(status: Status, reason: str, seconds: float | None) -> str:
+Display: TypeAlias = Lines
+"""Every display has the methods of `Lines`."""
+
+
+def _details(status: Status, reason: str, seconds: float | None) -> str:
     if seconds is not None and status == "ok":
-        return f"{status}, {seconds:.3f} s a step"
-    return f"{status}: {reason}" if reason else status
+        return f", {seconds:.3f} s a step"
+    return f": {reason}" if reason else ""
 
 
-class Bars:
-    """A rich bar per launch, on standard error; finished launches stay as lines above."""
+class Bars(Lines):
+    """A rich bar per launch on standard error. Finished launches stay as lines above."""
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as RichProgress
 
+        super().__init__()
         self.console = Console(stderr=True, highlight=False)
         self.progress = RichProgress(
             TextColumn("{task.description}"),
@@ -97,10 +74,9 @@ class Bars:
             transient=True,
         )
         self.task = self.progress.add_task("preparing", total=None, last="", visible=False)
-        self.label = ""
         self.started = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bars:
         self.progress.start()
         return self
 
@@ -108,14 +84,11 @@ class Bars:
         self.progress.stop()
 
     def start(self, label: str, steps: int) -> None:
-        self.label = label
+        super().start(label, steps)
         self.started = time.monotonic()
+        description, last = f"{label:<30}", f"{'starting':<18}"
         self.progress.reset(
-            self.task,
-            total=steps,
-            description=f"{label:<30}",
-            last=f"{'starting':<18}",
-            visible=True,
+            self.task, total=steps, description=description, last=last, visible=True
         )
 
     def step(self, progress: Progress) -> None:
@@ -128,8 +101,8 @@ class Bars:
 
         colour = _COLOURS.get(status, "red")
         took = time.monotonic() - self.started
-        text = escape(_ending(status, reason, seconds).removeprefix(status))
-        line = f"{escape(self.label):<30} [{colour}]{status}[/{colour}]{text}"
+        details = escape(_details(status, reason, seconds))
+        line = f"{escape(self.label):<30} [{colour}]{status}[/{colour}]{details}"
         self.progress.update(self.task, visible=False)
         self.console.print(f"{line}  [dim]({took:.0f} s in all)[/dim]")
 

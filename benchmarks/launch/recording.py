@@ -1,4 +1,4 @@
-"""From what ranks reported to the record of their launch."""
+"""From the reports of the ranks to the record of their launch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import msgspec
 from benchmarks.job import Job, RankReport
 from benchmarks.launch.outcome import Outcome
 from benchmarks.records import equal_work, metrics, timeline
-from benchmarks.records.record import Peak, Record, Step, Text
+from benchmarks.records.record import Peak, Record, StepRecord, Text
 from benchmarks.rows.row import Configuration
 from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
 RANKS_AGREE = 1e-6
-"""Largest relative difference of what should be one number on all ranks."""
+"""Largest relative difference of a loss or norm between ranks of a launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What all launches of a run share. `cpu_peak` is of one rank, None on GPUs."""
+    """The inputs of all launches of a run. `cpu_peak` is the peak of one rank, None on GPUs."""
 
     workload: Workload
     directory: Path
@@ -34,31 +34,33 @@ class Inputs:
 
     @property
     def weights_path(self) -> Path:
+        """The file of the initial weights."""
         return self.directory / "weights.pt"
 
     @property
     def tokens_path(self) -> Path:
+        """The file of the tokens of all steps."""
         return self.directory / "tokens.npy"
 
 
 def make_record(
-    inputs: Inputs, assignment: Configuration, job: Job, outcome: Outcome, started: datetime
+    inputs: Inputs, configuration: Configuration, job: Job, outcome: Outcome, started: datetime
 ) -> Record:
-    """The record of a launch that has ended, however it did."""
+    """The record of a launch that has ended, with any outcome."""
     reports = outcome.reports
     steps = merge_steps(reports)
     spread = metrics.spread(metrics.measured_seconds(steps)) if outcome.status == "ok" else None
     seconds = None if spread is None else spread.median
-    flops = metrics.with_recompute(
-        metrics.step_flops(job.workload), [report.accounted for report in reports]
-    )
+    accounted = [report.accounted for report in reports]
+    flops = metrics.with_recompute(metrics.step_flops(job.workload), accounted)
     peak = _peak(inputs, reports) if job.system != "reference" else None
     environment = {**inputs.environment, **(reports[0].environment if reports else {})}
     environment["versions"] = {
         **inputs.environment.get("versions", {}),
-        **assignment.versions,
+        **configuration.versions,
         **environment.get("versions", {}),
     }
+    tokens = job.workload.tokens_per_step
     return Record(
         workload=job.workload,
         system=job.system,
@@ -70,66 +72,56 @@ def make_record(
         ranks=job.ranks,
         warmup_steps=sum(step.phase != "measured" for step in steps),
         steps=steps,
-        tokens_per_step=job.workload.tokens_per_step,
-        tokens_per_second_per_rank=(
-            None if seconds is None else job.workload.tokens_per_step / seconds / job.ranks
-        ),
+        tokens_per_step=tokens,
+        tokens_per_second_per_rank=None if seconds is None else tokens / seconds / job.ranks,
         step_seconds_median=seconds,
         flops=flops,
-        mfu_causal=metrics.utilisation(
-            flops.dense + flops.attention_causal, seconds, job.ranks, peak
-        ),
-        mfu_full=metrics.utilisation(flops.dense + flops.attention_full, seconds, job.ranks, peak),
-        hfu=(
-            None
-            if flops.recompute is None
-            else metrics.utilisation(
-                flops.dense + flops.attention_causal + flops.recompute, seconds, job.ranks, peak
-            )
-        ),
+        mfu_causal=metrics.utilisation(flops.causal, seconds, job.ranks, peak),
+        mfu_full=metrics.utilisation(flops.full, seconds, job.ranks, peak),
+        hfu=metrics.utilisation(flops.executed, seconds, job.ranks, peak),
         peak=peak,
         memory=[report.memory for report in reports],
         device_memory_bytes=job.workload.device_memory_bytes,
         enforcement=reports[0].memory.enforcement if reports else None,
-        settings=assignment.settings,
-        settings_text=assignment.settings_text,
-        tuned=assignment.tuned,
-        grid=assignment.grid,
+        settings=configuration.settings,
+        settings_text=configuration.settings_text,
+        tuned=configuration.tuned,
+        grid=configuration.grid,
         text=inputs.text,
-        accounted=[report.accounted for report in reports],
+        accounted=accounted,
         bubble_share=_bubble_share(job) if outcome.status == "ok" else None,
-        plan=assignment.plan,
+        plan=configuration.plan,
         environment=environment,
     )
 
 
-def merge_steps(reports: Sequence[RankReport]) -> list[Step]:
-    """One list for all ranks: the slowest rank's seconds, rank 0's loss and norm.
+def merge_steps(reports: Sequence[RankReport]) -> list[StepRecord]:
+    """The steps of a launch: seconds of the slowest rank, loss and norm of rank 0.
 
-    A step on whose loss or norm the ranks disagree has none, so that the gate refuses it.
+    Where the ranks disagree on a loss or norm, it is None, so that the gate refuses the step.
     """
     merged = []
-    for same in zip(*(report.steps for report in reports), strict=False):
-        first = Step.of(same[0])
-        seconds = max(step.seconds for step in same)
+    for by_rank in zip(*(report.steps for report in reports), strict=False):
+        step = StepRecord.of(by_rank[0])
+        changes: dict[str, float | None] = {"seconds": max(report.seconds for report in by_rank)}
         for quantity in ("loss", "grad_norm"):
-            values = {getattr(step, quantity) for step in same}
-            value = getattr(first, quantity)
-            if not all(equal_work.close(other, value, RANKS_AGREE) for other in values):
-                first = msgspec.structs.replace(first, **{quantity: None})
-        merged.append(msgspec.structs.replace(first, seconds=seconds))
+            value = getattr(step, quantity)
+            values = {getattr(report, quantity) for report in by_rank}
+            if not all(equal_work.close(reported, value, RANKS_AGREE) for reported in values):
+                changes[quantity] = None
+        merged.append(msgspec.structs.replace(step, **changes))
     return merged
 
 
 def _bubble_share(job: Job) -> float | None:
-    """Measured on a CPU; on CUDA the host's clock says when work was queued, not when it ran."""
+    """Measured on a CPU only: on CUDA the host's clock has the time at which work was queued."""
     if job.workload.cluster.device != "cpu":
         return None
     return timeline.bubble_share(timeline.read(Path(job.output_directory), job.ranks))
 
 
 def _peak(inputs: Inputs, reports: Sequence[RankReport]) -> Peak | None:
-    """One rank's peak: the datasheet's where it knows the GPU, else a measured one."""
+    """The peak of one rank: from the datasheet where it lists the GPU, else measured."""
     if inputs.workload.cluster.device == "cpu":
         return inputs.cpu_peak
     if not reports:
@@ -139,7 +131,7 @@ def _peak(inputs: Inputs, reports: Sequence[RankReport]) -> Peak | None:
 
 
 def as_mismatch(record: Record, reason: str) -> Record:
-    """The record of a launch that did other work: its steps stay, no rate is made from them."""
+    """The record of a launch that did different work: with its steps, without rates."""
     return msgspec.structs.replace(
         record,
         status="mismatch",

@@ -1,7 +1,7 @@
-"""A whole run: inputs once, the reference, interleaved launches, a record of each, the gate.
+"""A whole run: inputs, the reference, interleaved launches with their records, the gate.
 
-One launch cannot harm another: each is a process family of its own, and its record is on disk
-before the next one starts.
+Launches are independent: each has processes of its own, and its record is on disk before the next
+launch starts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,14 +18,14 @@ import msgspec
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
 from benchmarks.launch import planned
 from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import Nodes
+from benchmarks.launch.processes import LaunchOptions
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs, as_mismatch, make_record
 from benchmarks.records import equal_work
 from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import REFERENCE, Configuration, slug
+from benchmarks.rows.row import REFERENCE, Configuration, slug_of
 from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
@@ -33,14 +33,14 @@ REFERENCE_STEPS = 4
 """Optimizer steps of the reference: the throw-away step and three full ones."""
 
 UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
-"""Ends that are no result: the command exits 1."""
+"""Statuses that are no result; the command then exits 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How each row is launched. The time limit is of one launch, in seconds.
+    """The launches of each row. The time limit is that of one launch, in seconds.
 
-    Without warm-up and measured steps a launch ends after its accounted step, untimed.
+    Without warm-up and measured steps a launch ends after its accounted step and has no times.
     """
 
     launches: int = 2
@@ -48,7 +48,6 @@ class Options:
     measured_steps: int = 5
     time_limit_seconds: float = 120.0
     threads_per_rank: int = 1
-    nodes: Nodes = field(default_factory=Nodes)
 
     def __post_init__(self) -> None:
         for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
@@ -64,7 +63,7 @@ class Options:
 
 
 def new_directory(parent: Path, workload: Workload) -> Path:
-    """A folder for this run: UTC time and workload; never one that exists."""
+    """A new folder for this run, named by UTC time and workload. Raises FileExistsError."""
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{workload.name}"
     for number in range(1, 100):
         path = parent / (name if number == 1 else f"{name}-{number}")
@@ -79,16 +78,14 @@ def new_directory(parent: Path, workload: Workload) -> Path:
 def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     """Write weights and tokens, measure the peak, describe the machine.
 
-    Raises ValueError or OSError on text that cannot be used. The folder is gone after any failure.
+    Raises ValueError or OSError on text that cannot be used. A failure removes the folder.
     """
     from benchmarks.environment import describe_environment
-    from benchmarks.worker.tokens import token_file
     from benchmarks.worker.weights import initial_weights, save_weights, torch_dtype
 
-    steps = max(options.steps, REFERENCE_STEPS)
     with ExitStack() as undo:
         undo.callback(shutil.rmtree, directory)
-        source = token_file(workload, steps, directory / "tokens.npy")
+        text = _write_tokens(workload, options, directory / "tokens.npy")
         dtype = torch_dtype(workload.dtype)
         weights = initial_weights(workload.model, workload.seed, dtype)
         save_weights(weights, directory / "weights.pt")
@@ -96,7 +93,7 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
         inputs = Inputs(
             workload=workload,
             directory=directory,
-            text=Text(description=source.description, sha256=source.sha256),
+            text=text,
             cpu_peak=matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None,
             environment=describe_environment(),
         )
@@ -105,52 +102,54 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
 
 
 def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
-    """The same weights under another length, limit or number of sequences; tokens are rewritten.
+    """The same weights for another length, limit or number of sequences, with new tokens.
 
     Raises ValueError on text that is too short.
     """
-    from benchmarks.worker.tokens import token_file
-
-    before = inputs.workload
-    if (workload.sequence_tokens, workload.sequences_per_step) == (
-        before.sequence_tokens,
-        before.sequences_per_step,
-    ):
-        return replace(inputs, workload=workload)
-    source = token_file(workload, max(options.steps, REFERENCE_STEPS), inputs.tokens_path)
-    text = Text(description=source.description, sha256=source.sha256)
+    text = inputs.text
+    if _batch_shape(workload) != _batch_shape(inputs.workload):
+        text = _write_tokens(workload, options, inputs.tokens_path)
     return replace(inputs, workload=workload, text=text)
 
 
+def _batch_shape(workload: Workload) -> tuple[int, int]:
+    return workload.sequences_per_step, workload.sequence_tokens
+
+
+def _write_tokens(workload: Workload, options: Options, path: Path) -> Text:
+    from benchmarks.worker.tokens import token_file
+
+    return token_file(workload, max(options.steps, REFERENCE_STEPS), path)
+
+
 Narrow = Callable[[Sequence[Configuration], Sequence[Record]], Sequence[Configuration]]
-"""Which rows are worth further launches, after the first launch of each."""
+"""The rows to launch again, after the first launch of each."""
 
 
 Instead = Callable[[Configuration], Configuration | None]
-"""What to launch in place of a row whose launch was refused memory; None: its oom is the result."""
+"""The row to launch in place of one that ran out of memory; None: the oom is its result."""
 
 
 def run(
     inputs: Inputs,
-    assignments: Sequence[Configuration],
+    configurations: Sequence[Configuration],
     options: Options,
     display: Display,
     narrow: Narrow | None = None,
     instead: Instead | None = None,
 ) -> list[Record]:
-    """The reference, then launch 1 of every row, launch 2 in reverse order, ..., then the gate.
+    """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
-    Every record is on disk when this returns, or when an interrupt passes through it; weights and
-    tokens are not.
+    Every record is on disk at the end, also after an interrupt. Weights and tokens are removed.
     """
     done: list[Record] = []
     try:
         done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
-                assignments = narrow(assignments, done)
-            current = list(assignments)
-            # There and back again, so that no row is always the last.
+                configurations = narrow(configurations, done)
+            current = list(configurations)
+            # Forwards, then backwards, so that no row is always the last.
             places = range(len(current))
             for place in places if number % 2 else reversed(places):
                 if number > 1 and current[place].status is not None:
@@ -158,7 +157,7 @@ def run(
                 launched = _launch(inputs, current[place], number, options, display, instead)
                 for current[place], record in launched:
                     done.append(record)
-            assignments = current
+            configurations = current
     finally:
         done = gate(inputs.directory, done, display)
         remove_inputs(inputs)
@@ -167,80 +166,74 @@ def run(
 
 def _launch(
     inputs: Inputs,
-    assignment: Configuration,
+    configuration: Configuration,
     number: int,
     options: Options,
     display: Display,
     instead: Instead | None,
 ) -> Iterator[tuple[Configuration, Record]]:
-    """This launch of a row; after an oom all launches so far of what takes its place."""
-    record = launch_row(inputs, assignment, number, options, display)
-    yield assignment, record
+    """This launch of a row. After an oom, all launches so far of the row in its place."""
+    record = launch_row(inputs, configuration, number, options, display)
+    yield configuration, record
     while record.status == "oom" and instead is not None:
-        other = instead(assignment)
-        if other is None:
+        replacement = instead(configuration)
+        if replacement is None:
             return
-        assignment = other
+        configuration = replacement
         for earlier in range(1, number + 1):
-            record = launch_row(inputs, assignment, earlier, options, display)
-            yield assignment, record
+            record = launch_row(inputs, configuration, earlier, options, display)
+            yield configuration, record
             if record.status == "oom":
                 break
 
 
 def remove_inputs(inputs: Inputs) -> None:
-    """Weights and tokens can be made again; records cannot, and stay."""
+    """Remove weights and tokens, which are reproducible. Records stay."""
     inputs.weights_path.unlink(missing_ok=True)
     inputs.tokens_path.unlink(missing_ok=True)
 
 
 def launch_row(
-    inputs: Inputs, assignment: Configuration, number: int, options: Options, display: Display
+    inputs: Inputs, configuration: Configuration, number: int, options: Options, display: Display
 ) -> Record:
     """Launch one row once and write its record."""
     started = datetime.now(UTC)
-    job = make_job(inputs, assignment, number, options)
-    label = f"{assignment.row.label}, launch {number}"
-    display.start(label, _steps(job))
-    if assignment.status is not None:
-        outcome = Outcome(status=assignment.status, reason=assignment.reason, reports=[])
+    job = make_job(inputs, configuration, number, options)
+    display.start(f"{configuration.row.label}, launch {number}", len(job.phases))
+    if configuration.status is not None:
+        outcome = Outcome(status=configuration.status, reason=configuration.reason, reports=[])
     else:
-        outcome = planned.launch(
-            job,
-            environment=assignment.environment,
+        launch_options = LaunchOptions(
+            environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
             on_progress=display.step,
-            nodes=options.nodes if job.ranks > 1 else None,
         )
-    record = make_record(inputs, assignment, job, outcome, started)
+        outcome = planned.launch(job, launch_options)
+    record = make_record(inputs, configuration, job, outcome, started)
     records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)
     return record
 
 
-def _steps(job: Job) -> int:
-    return 1 + int(job.account) + job.warmup_steps + job.measured_steps
-
-
-def make_job(inputs: Inputs, assignment: Configuration, number: int, options: Options) -> Job:
-    """What the ranks of this launch are told."""
+def make_job(inputs: Inputs, configuration: Configuration, number: int, options: Options) -> Job:
+    """The job of this launch. The reference has one rank, no limit and no accounted step."""
     workload = inputs.workload
     job = Job(
         workload=workload,
-        system=assignment.row.system,
-        row=assignment.row.label,
+        system=configuration.row.system,
+        row=configuration.row.label,
         launch=number,
-        settings=assignment.settings,
+        settings=configuration.settings,
         weights_path=str(inputs.weights_path),
         tokens_path=str(inputs.tokens_path),
-        output_directory=str(inputs.directory / f"{assignment.row.slug}-{number}"),
+        output_directory=str(inputs.directory / f"{configuration.row.slug}-{number}"),
         ranks=workload.cluster.ranks,
         warmup_steps=options.warmup_steps,
         measured_steps=options.measured_steps,
         threads_per_rank=options.threads_per_rank,
         message_timeout_seconds=max(LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds),
     )
-    if assignment.row != REFERENCE:
+    if configuration.row != REFERENCE:
         return job
     return msgspec.structs.replace(
         job,
@@ -254,31 +247,29 @@ def make_job(inputs: Inputs, assignment: Configuration, number: int, options: Op
 
 
 def name_of(record: Record) -> str:
-    """A launch, for people."""
+    """The name of a launch: "SPPO, launch 2"."""
     return f"{record.row}, launch {record.launch}"
 
 
 def folder(record: Record) -> str:
-    """The launch's folder inside its run's."""
-    return f"{slug(record.row)}-{record.launch}"
+    """The folder of a launch inside the folder of its run."""
+    return f"{slug_of(record.row)}-{record.launch}"
 
 
 def exit_code(done: Sequence[Record]) -> int:
-    """0 where every launch ended in a result, else 1."""
+    """0 if every launch ended in a result, else 1."""
     return int(any(record.status in UNWANTED for record in done))
 
 
 def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
-    """Mark the launches that did other work as `mismatch`, on disk too."""
-    fine = {name_of(record): record for record in done if record.status == "ok"}
-    reference = next((r for r in fine.values() if r.system == "reference"), None)
-    rows = {name: r.steps for name, r in fine.items() if r.system != "reference"}
+    """The records, with status `mismatch` for launches that did different work, on disk too."""
+    fine = [record for record in done if record.status == "ok"]
+    reference = next((record.steps for record in fine if record.is_reference), None)
+    rows = {name_of(record): record.steps for record in fine if not record.is_reference}
     if not rows:
         return list(done)
     tolerance = equal_work.TOLERANCE[done[0].workload.dtype]
-    different = equal_work.equal_work(
-        rows, None if reference is None else reference.steps, tolerance=tolerance
-    )
+    different = equal_work.equal_work(rows, reference, tolerance=tolerance)
     judged = []
     for record in done:
         difference = different.get(name_of(record))

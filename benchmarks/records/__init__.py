@@ -1,4 +1,4 @@
-"""What a launch leaves on disk, and the numbers that follow from it.
+"""The records of launches on disk, and the numbers that follow from them.
 
 Read first: `record.Record`, `store.write_bytes`, `equal_work.equal_work`, `metrics.step_flops`.
 """

@@ -1,7 +1,7 @@
-"""Equal work, or no comparison: every row must compute the losses and norms of the reference.
+"""The equal-work gate: every row must compute the losses and norms of the reference.
 
-Where the reference has no step (it runs fewer), rows are compared with each other: the row that
-disagrees with more than half of the others is the one that did other work.
+The reference runs fewer steps. In the remaining steps rows are compared with each other: a row
+that disagrees with more than half of its peers did different work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.records.record import Step
+from benchmarks.records.record import StepRecord
 from sppo.config.sizes import Dtype
 
 TOLERANCE: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 2e-2}
@@ -19,7 +19,7 @@ TOLERANCE: dict[Dtype, float] = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 2
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The first place where a row left the others."""
+    """The first step at which two rows differ."""
 
     step: int
     quantity: str
@@ -29,17 +29,17 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: {self.quantity} {_say(self.value)}, "
-            f"{self.against} has {_say(self.expected)}"
+            f"step {self.step}: {self.quantity} {_number(self.value)}, "
+            f"{self.against} has {_number(self.expected)}"
         )
 
 
-def _say(value: float | int | None) -> str:
+def _number(value: float | int | None) -> str:
     return "no finite value" if value is None else f"{value:.9g}"
 
 
 def close(value: float | None, expected: float | None, tolerance: float) -> bool:
-    """Equal within a relative tolerance; what is not finite equals nothing, not even itself."""
+    """Equal within a relative tolerance. A value that is not finite equals nothing."""
     if value is None or expected is None:
         return False
     if not (math.isfinite(value) and math.isfinite(expected)):
@@ -48,26 +48,26 @@ def close(value: float | None, expected: float | None, tolerance: float) -> bool
 
 
 def first_difference(
-    steps: Sequence[Step],
-    expected: Sequence[Step],
+    steps: Sequence[StepRecord],
+    expected: Sequence[StepRecord],
     *,
     tolerance: float,
     against: str,
     prefix: bool = False,
 ) -> Difference | None:
-    """The first step at which two rows differ in tokens, loss or norm, or in their number.
+    """The first step at which two rows differ in tokens, loss, norm or number of steps.
 
-    With `prefix`, `expected` may be the shorter: only its own steps are asked for.
+    With `prefix`, `expected` may have fewer steps, but at least one.
     """
-    for index, (ours, theirs) in enumerate(zip(steps, expected, strict=False)):
+    for index, (step, expected_step) in enumerate(zip(steps, expected, strict=False)):
         for quantity, allowed in (("tokens", 0.0), ("loss", tolerance), ("grad_norm", tolerance)):
-            value = getattr(ours, quantity)
-            wanted = getattr(theirs, quantity)
+            value = getattr(step, quantity)
+            wanted = getattr(expected_step, quantity)
             if not close(value, wanted, allowed):
                 return Difference(
                     step=index, quantity=quantity, value=value, expected=wanted, against=against
                 )
-    if len(steps) == len(expected) or (prefix and len(steps) > len(expected)):
+    if len(steps) == len(expected) or (prefix and 0 < len(expected) < len(steps)):
         return None
     return Difference(
         step=min(len(steps), len(expected)),
@@ -79,40 +79,32 @@ def first_difference(
 
 
 def equal_work(
-    rows: Mapping[str, Sequence[Step]],
-    reference: Sequence[Step] | None,
+    rows: Mapping[str, Sequence[StepRecord]],
+    reference: Sequence[StepRecord] | None,
     *,
     tolerance: float,
 ) -> dict[str, Difference]:
-    """The launches that did other work, by name, each with its first difference.
+    """The launches that did different work, by name, each with its first difference.
 
-    rows: the steps of every launch that ended well. reference: None where no single device can
-    hold it; then only the majority rule is left. A reference without steps agrees with nobody.
+    rows: the steps of every launch with status ok. reference: None where no single device can
+    hold it; then only the majority rule remains. A reference without steps differs from all rows.
     """
     different: dict[str, Difference] = {}
     if reference is not None:
         for name, steps in rows.items():
-            found = first_difference(
+            difference = first_difference(
                 steps, reference, tolerance=tolerance, against="the reference", prefix=True
             )
-            if not reference:
-                found = Difference(
-                    step=0,
-                    quantity="number of steps",
-                    value=len(steps),
-                    expected=0,
-                    against="the reference",
-                )
-            if found is not None:
-                different[name] = found
+            if difference is not None:
+                different[name] = difference
     accepted = {name: steps for name, steps in rows.items() if name not in different}
     for name, steps in accepted.items():
-        others = [(other, theirs) for other, theirs in accepted.items() if other != name]
-        found_by = [
-            found
-            for other, theirs in others
-            if (found := first_difference(steps, theirs, tolerance=tolerance, against=other))
+        differences = [
+            difference
+            for peer, expected in accepted.items()
+            if peer != name
+            and (difference := first_difference(steps, expected, tolerance=tolerance, against=peer))
         ]
-        if 2 * len(found_by) > len(others):
-            different[name] = min(found_by, key=lambda found: found.step)
+        if 2 * len(differences) > len(accepted) - 1:
+            different[name] = min(differences, key=lambda difference: difference.step)
     return different

@@ -1,4 +1,4 @@
-"""FLOPs from the workload, times from the steps, utilisation from both. Everything recomputable.
+"""FLOPs from the workload, times from the steps, utilisation from both.
 
 Conventions: a multiply-add is two operations; a backward costs twice its forward (one product for
 the input's gradient, one for the weight's), so a step is three forwards. Norms, activation
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.job import MASKED, Accounted
-from benchmarks.records.record import Flops, Peak, Record, Step
+from benchmarks.records.record import Flops, Peak, Record, StepRecord
 from sppo.config.workload import Workload
 from sppo.cost_model import flops as model_flops
 
@@ -31,20 +31,15 @@ DATASHEET = (
 
 def step_flops(workload: Workload) -> Flops:
     """Operations of one optimizer step over all ranks: exact, from the workload alone."""
-    counted = model_flops.step_flops(workload)
-    return Flops(
-        dense=counted.dense,
-        attention_causal=counted.attention_causal,
-        attention_full=counted.attention_full,
-    )
+    return msgspec.convert(model_flops.step_flops(workload), Flops, from_attributes=True)
 
 
 def with_recompute(flops: Flops, accounted: Sequence[Accounted | None]) -> Flops:
-    """Add what the ranks were counted to do beyond the workload's own operations.
+    """Add the recomputed operations: those counted beyond the workload's own.
 
-    A fused attention really takes seven products for the six of the convention (its backward
-    computes QK^T again); that one is its own business, not recomputation. What a causal mask
-    throws away is not counted either. None (unknown) where a rank was not counted.
+    A fused attention takes seven products for the six of the convention, because its backward
+    computes QK^T again. That product is no recomputation, and masked work is not counted either.
+    `recompute` stays None (unknown) where a rank was not counted.
     """
     counts = [rank.flops for rank in accounted if rank is not None]
     if not counts or len(counts) < len(accounted):
@@ -58,7 +53,7 @@ def with_recompute(flops: Flops, accounted: Sequence[Accounted | None]) -> Flops
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Median and quartiles; one value is its own quartiles."""
+    """Median and quartiles. A single value is its own quartiles."""
 
     median: float
     low: float
@@ -66,7 +61,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Median and interquartile range (inclusive method); None of no values."""
+    """Median and interquartile range (inclusive method); None without values."""
     if not values:
         return None
     if len(values) == 1:
@@ -75,37 +70,47 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(median=median, low=low, high=high)
 
 
-def measured_seconds(steps: Sequence[Step]) -> list[float]:
-    """Seconds of the measured steps; warm-up and accounted steps are left out."""
+def measured_seconds(steps: Sequence[StepRecord]) -> list[float]:
+    """Seconds of the measured steps, without warm-up and accounted steps."""
     return [step.seconds for step in steps if step.phase == "measured"]
 
 
-def utilisation(flops: int, seconds: float | None, ranks: int, peak: Peak | None) -> float | None:
-    """Share of all ranks' peak, 0 to 1; None where there is no time or no peak."""
-    if not seconds or peak is None:
+def largest_bytes(records: Sequence[Record], field: str) -> int | None:
+    """The largest value of a field of `Memory` over all launches and ranks; None if unknown."""
+    values = [getattr(memory, field) for record in records for memory in record.memory]
+    return max((value for value in values if value is not None), default=None)
+
+
+def utilisation(
+    flops: int | None, seconds: float | None, ranks: int, peak: Peak | None
+) -> float | None:
+    """FLOPs over time and the peak of all ranks, 0 to 1; None where one of them is unknown."""
+    if flops is None or not seconds or peak is None:
         return None
     return flops / (seconds * ranks * peak.flops_per_second)
 
 
 def speed_up(row: Sequence[Record], sppo: Sequence[Record]) -> float | None:
-    """How many times faster SPPO's step is than that row's: the median over launch pairs.
+    """Step time of the row over step time of SPPO: the median over pairs of launches.
 
-    Launches of one number ran next to each other, so a busy neighbour slows both alike.
+    Launches with the same number ran next to each other, so other load slows both.
     """
-    ours = {record.launch: record.step_seconds_median for record in sppo if record.status == "ok"}
+    sppo_seconds = {
+        record.launch: record.step_seconds_median for record in sppo if record.status == "ok"
+    }
     ratios = [
         record.step_seconds_median / seconds
         for record in row
         if record.status == "ok"
         and record.step_seconds_median is not None
-        and (seconds := ours.get(record.launch)) is not None
+        and (seconds := sppo_seconds.get(record.launch)) is not None
     ]
     return statistics.median(ratios) if ratios else None
 
 
 def datasheet_peak(device_name: str) -> Peak | None:
-    """Dense BF16 peak of a CUDA device by its name; None where the table does not know it."""
-    for name, flops_per_second, source in DATASHEET:
+    """Dense BF16 peak of a CUDA device by its name; None if `DATASHEET` does not list it."""
+    for name, rate, source in DATASHEET:
         if name.lower() in device_name.lower():
-            return Peak(flops_per_second=flops_per_second, source=source, kind="datasheet")
+            return Peak(flops_per_second=rate, source=source, kind="datasheet")
     return None

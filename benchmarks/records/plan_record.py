@@ -1,7 +1,7 @@
-"""A plan as a record keeps it, and in words.
+"""A plan in a record, and a plan in words.
 
-On disk a plan is flat: the keys of its layout and of its prediction lie beside its own. They are
-flattened and read back here, and nowhere else.
+On disk a plan is flat: layout and prediction have no objects of their own. Only this module
+flattens a plan and reads it back.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ KEYS = (
     "predicted_messages",
     "predicted_message_bytes",
 )
-"""Those of a plan on disk, in their order."""
+"""The keys of a plan on disk, in order."""
 
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
-    """A plan with its prediction as plain values under `KEYS`."""
+    """A plan and its prediction as plain values, by the names in `KEYS`."""
     import msgspec
 
     values: dict[str, Any] = msgspec.to_builtins(plan)
@@ -59,9 +59,9 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(values: Mapping[str, Any]) -> Plan:
-    """The plan of a record; keys that are not its own are ignored.
+    """The plan of a record; further keys are ignored.
 
-    Raises msgspec.ValidationError where they are those of another version.
+    Raises msgspec.ValidationError for a plan of another version.
     """
     import msgspec
 
@@ -74,9 +74,9 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
 
 
 def _fields_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a flat plan has of the fields of a dataclass."""
-    keys = {field.name: _key_on_disk(field.name) for field in fields(kind)}
-    return {name: values[key] for name, key in keys.items() if key in values}
+    """The fields of a dataclass that a flat plan has."""
+    names = [field.name for field in fields(kind)]
+    return {name: values[_key_on_disk(name)] for name in names if _key_on_disk(name) in values}
 
 
 _KEYS_ON_DISK = {
@@ -93,29 +93,29 @@ def _key_on_disk(name: str) -> str:
 def plan_words(plan: Mapping[str, Any]) -> str:
     """A plan as the settings of a row: "PP2, N 8, offload 36%, recompute norms, activation".
 
-    Both are means over parts with layers and subsequences.
+    Both shares are means over subsequences and over the chunks with layers.
     """
-    every = [part for stage in plan["stages"] for part in stage["parts"]]
-    parts = [part for part in every if part["layers"][0] < part["layers"][1]]
+    chunks = [part for stage in plan["stages"] for part in stage["parts"]]
+    parts = [part for part in chunks if part["layers"][0] < part["layers"][1]]
     shares = [share for part in parts for share in part["offload_share"]]
-    degrees = [f"PP{plan['pipeline_parallel']}"]
-    if plan["sequence_parallel"] > 1:
-        degrees.append(f"SP{plan['sequence_parallel']}")
-    if plan.get("data_parallel", 1) > 1:
-        degrees.append(f"DP{plan['data_parallel']}")
-    if plan["virtual_stages"] > 1:
-        degrees.append(f"x {plan['virtual_stages']} parts")
-    offload = sum(shares) / len(shares) if shares else 0.0
-    words = f"{' '.join(degrees)}, N {len(plan['lengths_tokens'])}"
+    words = f"PP{plan['pipeline_parallel']}"
+    for key, template in (
+        ("sequence_parallel", " SP{}"),
+        ("data_parallel", " DP{}"),
+        ("virtual_stages", " x {} chunks"),
+    ):
+        degree = plan.get(key, 1)
+        words += template.format(degree) if degree > 1 else ""
+    words += f", N {len(plan['lengths_tokens'])}"
     words += ", MSP" if plan.get("lendings") else ""
     words += ", hosted KV" if plan.get("kv_block_tokens") else ""
-    words += f", offload {offload:.0%}"
+    words += f", offload {sum(shares) / max(len(shares), 1):.0%}"
     rows = [row for part in parts for row in part["recompute_units"]]
     return words + _recompute_words(block_of(Model(**plan["model"])), rows)
 
 
 def _recompute_words(block: BlockSpec, rows: Sequence[Sequence[str]]) -> str:
-    """What is made again, by the level that names it, and in how many of the subsequences."""
+    """The recompute level, and the share of the subsequences that recompute."""
     names = {name for row in rows for name in row}
     if not names:
         return ""
@@ -131,9 +131,9 @@ def _recompute_words(block: BlockSpec, rows: Sequence[Sequence[str]]) -> str:
 def plan_data(
     plan: Plan, *, solver: str | None = None, profile_kind: str | None = None
 ) -> dict[str, Any]:
-    """A plan for records and programs, with what it predicts by stage and by subsequence.
+    """A plan for records and programs, with its predictions by stage and by subsequence.
 
-    Keys and units: docs/plan.md. `solver` and `profile_kind` are null where the caller gives none.
+    Keys and units: docs/plan.md. `solver` and `profile_kind` are null unless the caller gives them.
     """
     from sppo.cost_model.collectives import step_collectives
 

@@ -9,13 +9,13 @@ from benchmarks.records.record import Record
 
 
 def is_crowded(record: Record) -> bool:
-    """Whether ranks shared cores, so that times say little."""
+    """Whether ranks shared cores, so that measured times are no result."""
     cores = record.environment.get("cores")
     return record.workload.cluster.device == "cpu" and cores is not None and record.ranks > cores
 
 
 def machine(record: Record) -> str:
-    """The device (or processor) and its number, as the record knows them."""
+    """The device and the number of devices; on a CPU the processor and its cores."""
     environment = record.environment
     device = environment.get("device") or environment.get("cpu_model") or "an unknown machine"
     if record.workload.cluster.device == "cpu":
@@ -37,7 +37,7 @@ def commit_words(values: Mapping[str, Any]) -> str:
 
 
 def origin(record: Record) -> dict[str, Any]:
-    """Where numbers come from, for the head of a file."""
+    """Machine, library versions, commit and date of a record, for the head of a file."""
     environment = record.environment
     return {
         "machine": machine(record),

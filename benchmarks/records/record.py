@@ -5,21 +5,22 @@ Schema history: sppo-record/1 is the first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from benchmarks.job import Accounted, Enforcement, Memory, Phase, Status, StepReport
-from benchmarks.records.store import RecordError, check_schema, finite, to_json, write_bytes
+from benchmarks.records.store import RecordError, finite, read_json, save
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-record/1"
 FILE_NAME = "record.json"
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One optimizer step. `seconds` is the slowest rank's; None is a value that is not finite."""
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One optimizer step, `seconds` of the slowest rank. None stands for a value not finite."""
 
     phase: Phase
     tokens: int
@@ -28,27 +29,39 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     grad_norm: float | None
 
     @classmethod
-    def of(cls, report: StepReport) -> Step:
-        return cls(
-            phase=report.phase,
-            tokens=report.tokens,
-            seconds=report.seconds,
-            loss=finite(report.loss),
-            grad_norm=finite(report.grad_norm),
-        )
+    def of(cls, report: StepReport) -> StepRecord:
+        """The step as one rank reports it."""
+        values = msgspec.structs.asdict(report)
+        values |= {"loss": finite(report.loss), "grad_norm": finite(report.grad_norm)}
+        return cls(**values)
 
 
 class Flops(msgspec.Struct, frozen=True, kw_only=True):
-    """Operations of one optimizer step over all ranks, a multiply and an add being two."""
+    """Operations of one optimizer step over all ranks. A multiply-add counts as two."""
 
     dense: int
     attention_causal: int
     attention_full: int
     recompute: int | None = None
 
+    @property
+    def causal(self) -> int:
+        """Model FLOPs with the causal half of attention."""
+        return self.dense + self.attention_causal
+
+    @property
+    def full(self) -> int:
+        """Model FLOPs with attention over all pairs."""
+        return self.dense + self.attention_full
+
+    @property
+    def executed(self) -> int | None:
+        """Model FLOPs (causal) and recomputed ones; None where the latter are unknown."""
+        return None if self.recompute is None else self.causal + self.recompute
+
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rank's device could do at best, and who says so."""
+    """The peak rate of one rank's device, in FLOP/s, and its source."""
 
     flops_per_second: float
     source: str
@@ -56,16 +69,16 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the tokens come from."""
+    """The source of the tokens. `sha256` covers the bytes that were read."""
 
     description: str
     sha256: str
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything known about one launch; written even when the launch failed.
+    """Everything known about one launch. A failed launch has a record too.
 
-    Numbers that a failed launch does not have are None, never zero.
+    A number that a failed launch does not have is None, never zero.
     """
 
     schema: str = SCHEMA
@@ -78,7 +91,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     ranks: int
     warmup_steps: int = 0
-    steps: list[Step] = []
+    steps: list[StepRecord] = []
     tokens_per_step: int
     tokens_per_second_per_rank: float | None = None
     step_seconds_median: float | None = None
@@ -100,28 +113,36 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     plan: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether the launch is that of the plain torch reference."""
+        return self.system == "reference"
+
+
+def grouped(records: Sequence[Record], key: Literal["row", "system"]) -> dict[str, list[Record]]:
+    """Records by row or by system, in the order of the first launch, without the reference."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        if not record.is_reference:
+            groups.setdefault(getattr(record, key), []).append(record)
+    return groups
+
 
 def write(record: Record, path: Path) -> None:
     """Write the record atomically, making its folder where needed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, to_json(record))
+    save(path, record)
 
 
 def read(path: Path) -> Record:
-    """The record of that file. Raises RecordError with one line naming the cure."""
+    """The record in a file. Raises RecordError with one line that names the cure."""
     try:
-        data = path.read_bytes()
+        return read_json(path, Record, SCHEMA, "the file is damaged, delete it")
     except OSError as error:
         raise RecordError(f"{path}: {error.strerror}; name a folder of `sppo-bench run`") from None
-    check_schema(path, data, SCHEMA)
-    try:
-        return msgspec.json.decode(data, type=Record)
-    except msgspec.ValidationError as error:
-        raise RecordError(f"{path}: {error}; the file is damaged, delete it") from None
 
 
 def read_all(directory: Path) -> list[Record]:
-    """The records of a run folder, by start time. Raises RecordError; an empty folder is one."""
+    """The records of a run folder, by start time. Raises RecordError, also for an empty folder."""
     if not directory.is_dir():
         raise RecordError(f"no folder {directory}; name one that `sppo-bench run` has made")
     paths = sorted(directory.glob(f"*/{FILE_NAME}"))

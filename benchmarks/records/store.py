@@ -1,25 +1,28 @@
-"""Files of results: whole or not at all, of a known schema, in a known folder."""
+"""Files of results: written whole or not at all, with a schema, in a known folder."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from benchmarks.environment import CHECKOUT
 from sppo.config.folders import in_checkout, user_folder
 
-BROUGHT = CHECKOUT / "benchmarks" / "results"
-"""What an installed package brings of `results/`: see setup.py. In a checkout there is none."""
+PACKAGED = CHECKOUT / "benchmarks" / "results"
+"""The part of `results/` that an installed package contains (setup.py). A checkout has none."""
+
+_T = TypeVar("_T")
 
 
 class RecordError(ValueError):
-    """A record that cannot be read; the message is one line naming the file and the cure."""
+    """A record cannot be read. The message is one line with the file and the cure."""
 
 
 def finite(value: float) -> float | None:
-    """The value, or None for NaN and the infinities, which JSON cannot say."""
+    """The value, or None for NaN and the infinities, which JSON does not have."""
     return value if abs(value) < float("inf") else None
 
 
@@ -53,36 +56,40 @@ class _Header(msgspec.Struct):
 
 
 def check_schema(path: Path, data: bytes, expected: str) -> None:
-    """Raise RecordError unless the JSON object says that it is of the expected schema."""
+    """Raise RecordError unless the JSON object names the expected schema."""
     try:
         schema = msgspec.json.decode(data, type=_Header).schema
     except msgspec.DecodeError as error:
         raise RecordError(f"{path}: not a {expected} file ({error}); delete it") from None
     if schema == expected:
         return
-    name, _, number = schema.partition("/")
-    ours = expected.partition("/")
-    if name != ours[0] or not number.isdecimal():
-        raise RecordError(f"{path}: schema {schema!r}, expected {expected!r}; not a file of this")
-    age, cure = (
-        ("newer", "update this program")
-        if int(number) > int(ours[2])
-        else (
-            "older",
-            "run the workload again",
-        )
-    )
+    family, _, version = schema.partition("/")
+    own_family, _, own_version = expected.partition("/")
+    if family != own_family or not version.isdecimal():
+        raise RecordError(f"{path}: schema {schema!r}, expected {expected!r}; name another file")
+    newer = int(version) > int(own_version)
+    age, cure = ("newer", "update this program") if newer else ("older", "run the workload again")
     raise RecordError(f"{path}: schema {schema!r} is {age} than {expected!r}; {cure}")
 
 
+def read_json(path: Path, kind: type[_T], schema: str, cure: str) -> _T:
+    """The value in a JSON file. Raises OSError; RecordError with the cure on a damaged file."""
+    data = path.read_bytes()
+    check_schema(path, data, schema)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{path}: {error}; {cure}") from None
+
+
 def results_directory() -> Path:
-    """`results/` of the folder we stand in, else of the checkout, else of the user's data."""
+    """`results/` of the current folder, else of the checkout, else of the user's data."""
     here = Path.cwd() / "results"
     return here if here.is_dir() else _own_results()
 
 
 def published_directory() -> Path:
-    """What is committed, wherever we stand; of an installed package, what its user published."""
+    """The committed results; with an installed package, the results that its user published."""
     return _own_results() / "published"
 
 
@@ -91,19 +98,19 @@ def _own_results() -> Path:
 
 
 def readable(path: Path) -> Path:
-    """The file to read for a path below `results/`: where the user has none, what we bring."""
+    """The file to read for a path below `results/`: the user's own, else the packaged one."""
     own = published_directory().parent
     if in_checkout() or path.exists() or not path.is_relative_to(own):
         return path
-    brought = BROUGHT / path.relative_to(own)
-    return brought if brought.exists() else path
+    packaged = PACKAGED / path.relative_to(own)
+    return packaged if packaged.exists() else path
 
 
 def readable_files(folder: Path, pattern: str) -> list[Path]:
-    """The files to read of a folder below `results/`, by name; the user's before what we bring."""
+    """The files to read in a folder below `results/`, by name; the user's own come first."""
     own = published_directory().parent
     paths = {path.name: path for path in folder.glob(pattern)}
     if not in_checkout() and folder.is_relative_to(own):
-        for path in (BROUGHT / folder.relative_to(own)).glob(pattern):
+        for path in (PACKAGED / folder.relative_to(own)).glob(pattern):
             paths.setdefault(path.name, path)
     return [paths[name] for name in sorted(paths)]

@@ -1,4 +1,4 @@
-"""What the ranks did and when: as a system tells it, or as the simulator says it would be."""
+"""Timelines of the ranks of a step, measured by the system itself or simulated."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rank did from `start_ns` to `end_ns`; `lane` is one of LANES.
+    """One instruction of a rank, from `start_ns` to `end_ns`. `lane` is one of `LANES`.
 
-    `name` is an instruction of a schedule as text, such as F0.3@1.
+    `name` is the instruction as text, such as F0.3@1.
     """
 
     name: str
@@ -33,14 +33,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def instruction(self) -> Instruction:
-        """Raises ValueError if the system that wrote the event follows no schedule."""
+        """The event's instruction. Raises ValueError for a system without a schedule."""
         return parse_instruction(self.name)
 
 
 LANES = ("compute", "d2h", "h2d", "p2p")
 
 BUSY_LANES = ("compute", "d2h", "h2d")
-"""Where a copy takes the compute's time (a CPU) it counts as work, as in the simulator."""
+"""Lanes that count as work. On a CPU a copy takes time from compute, as in the simulator."""
 
 
 def read(directory: Path, ranks: int) -> list[list[Event]]:
@@ -54,10 +54,10 @@ def read(directory: Path, ranks: int) -> list[list[Event]]:
 def bubble_share(
     timelines: Sequence[Sequence[Event]], *, overlapped_copies: bool = False
 ) -> float | None:
-    """Idle rank-time over ranks x makespan, of the ranks of one host (one clock); None if unknown.
+    """Idle rank-time over ranks x makespan; None without events. The ranks share one clock.
 
-    Waiting for a message is idle time; so are the moments between instructions. With
-    `overlapped_copies` only computes are work: a copy beside one would count twice.
+    A rank is idle while it waits for a message and between instructions. With
+    `overlapped_copies` only computes are work, because a copy runs at the same time.
     """
     if not any(timelines):
         return None
@@ -73,26 +73,21 @@ def bubble_share(
 
 
 def span_ns(timelines: Sequence[Sequence[Event]]) -> tuple[int, int]:
-    """First start and last end over all ranks, in nanoseconds of their one clock."""
+    """First start and last end over all ranks, in nanoseconds of one clock."""
     events = [event for timeline in timelines for event in timeline]
     return min(e.start_ns for e in events), max(e.end_ns for e in events)
 
 
 def simulated(plan: Plan, profile: Hardware) -> list[list[Event]]:
-    """The simulated step, one timeline per pipeline stage, from 0 ns on.
+    """The simulated step: one timeline per pipeline stage, from 0 ns on.
 
-    Copies lie in their own lanes also where they take compute's time; a message lies in the lane of
-    its sender, from the moment both sides are ready until it has arrived.
+    Copies have lanes of their own, also on hardware where they take time from compute. A message
+    lies in the lane of its sender, from the time both sides are ready until arrival.
     """
-    from sppo.cost_model.msp import plan_slice_costs
-    from sppo.cost_model.plan_costs import plan_costs
-    from sppo.schedule.build import build_schedule
-    from sppo.schedule.simulate import simulate
+    from sppo.cost_model.plan_costs import simulate_plan
 
-    schedule, costs = build_schedule(plan), plan_costs(plan, profile)
-    slice_costs = plan_slice_costs(plan, profile)
-    simulation = simulate(schedule, costs, slice_costs)
-    timelines: list[list[Event]] = [[] for _ in schedule.stages]
+    simulation = simulate_plan(plan, profile)
+    timelines: list[list[Event]] = [[] for _ in range(plan.pipeline_parallel)]
     for event in (*simulation.events, *simulation.transfers):
         timelines[event.stage].append(
             Event(
@@ -106,18 +101,18 @@ def simulated(plan: Plan, profile: Hardware) -> list[list[Event]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A launch of SPPO that told what its ranks did in its last step, and the plan it followed."""
+class MeasuredLaunch:
+    """A launch with its plan and the timelines of its last step, one per rank."""
 
     record: Record
     plan: Plan
     timelines: Sequence[Sequence[Event]]
 
 
-def find_measured(run_directory: Path) -> Measured:
-    """The first launch in a run's folder that has a timeline. Raises RecordError.
+def find_measured(run_directory: Path) -> MeasuredLaunch:
+    """The first launch in a run's folder with a timeline. Raises RecordError without one.
 
-    Only a system that follows a plan writes one.
+    Only a system that follows a plan writes timelines.
     """
     records.read_all(run_directory)
     for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
@@ -133,8 +128,8 @@ def find_measured(run_directory: Path) -> Measured:
             raise RecordError(
                 f"{path}: its plan is not of this version ({error}); run the workload again"
             ) from None
-        return Measured(record=record, plan=plan, timelines=timelines)
+        return MeasuredLaunch(record=record, plan=plan, timelines=timelines)
     raise RecordError(
-        f"{run_directory}: no launch of sppo that ended ok and wrote timeline-*.json; make one: "
+        f"{run_directory}: no launch with status ok has timeline-*.json; make one: "
         "sppo-bench run WORKLOAD --systems sppo"
     )

@@ -1,4 +1,4 @@
-"""Timelines as Chrome traces: one JSON object per rank, for Perfetto and holistic analysers."""
+"""Timelines as Chrome traces: one JSON file per rank, for Perfetto and trace analysers."""
 
 from __future__ import annotations
 
@@ -23,61 +23,53 @@ CATEGORIES = {
     Op.RECV_F: "receive",
     Op.RECV_B: "receive",
 }
-"""What is not here moves or adds weights of MSP."""
+"""All further instructions send or add weights of an MSP split."""
 
 
 def category(event: Event) -> str:
-    """F0.3@1 -> "forward"."""
+    """The category of an event in viewers: F0.3@1 -> "forward"."""
     return CATEGORIES.get(event.instruction.op, "MSP weights")
 
 
 def chrome_trace(
     events: Sequence[Event], *, rank: int, ranks: int, label: str, origin_ns: int = 0
 ) -> dict[str, Any]:
-    """One rank's trace; microseconds after `origin_ns`. `label` is "simulated" or "measured".
+    """The trace of one rank, in microseconds after `origin_ns`.
 
-    A viewer needs the events of a thread to nest, so what overlaps in a lane (two messages on their
-    way) gets a further thread of the same lane.
+    `label` is "simulated" or "measured". In a viewer the events of a thread must nest, so a lane
+    with overlapping events (two messages at a time) has further threads. `stream` marks computes
+    of the device for analysers of GPU traces.
     """
     threads = _threads(events)
-    return {
-        "distributedInfo": {"rank": rank, "world_size": ranks},
-        "label": label,
-        "displayTimeUnit": "ms",
-        "traceEvents": [
-            *_names(rank, label, [name for name, _ in threads]),
-            *(
+    trace = _names(rank, label, [name for name, _ in threads])
+    for thread, (_, lane_events) in enumerate(threads):
+        for event in lane_events:
+            stream = {"stream": thread} if event.lane == "compute" else {}
+            trace.append(
                 {
                     "ph": "X",
                     "name": event.name,
                     "cat": category(event),
                     "pid": rank,
-                    "tid": number,
+                    "tid": thread,
                     "ts": (event.start_ns - origin_ns) / 1e3,
                     "dur": (event.end_ns - event.start_ns) / 1e3,
-                    "args": _arguments(event, label, number),
+                    "args": {"label": label, **stream},
                 }
-                for number, (_, lane_events) in enumerate(threads)
-                for event in lane_events
-            ),
-        ],
+            )
+    return {
+        "distributedInfo": {"rank": rank, "world_size": ranks},
+        "label": label,
+        "displayTimeUnit": "ms",
+        "traceEvents": trace,
     }
 
 
-def _arguments(event: Event, label: str, thread: int) -> dict[str, Any]:
-    """`stream` tells analysers of GPU traces that compute runs on the device."""
-    arguments: dict[str, Any] = {"label": label}
-    if event.lane == "compute":
-        arguments["stream"] = thread
-    return arguments
-
-
 def _threads(events: Sequence[Event]) -> list[tuple[str, list[Event]]]:
-    """(name, events without overlaps): a thread for every lane, then those for what overlaps."""
+    """(name, events without overlaps): a thread for every lane, then threads for overlaps."""
     first, further = [], []
     for lane in LANES:
-        mine = [event for event in events if event.lane == lane]
-        rows = without_overlap(mine)
+        rows = without_overlap([event for event in events if event.lane == lane])
         first.append((LANE_NAMES[lane], rows[0] if rows else []))
         further += [(f"{LANE_NAMES[lane]} {n}", row) for n, row in enumerate(rows[1:], start=2)]
     return first + further
@@ -87,12 +79,11 @@ def without_overlap(events: Sequence[Event]) -> list[list[Event]]:
     """The events in as few rows as their overlaps allow, each row in the order of time."""
     rows: list[list[Event]] = []
     for event in sorted(events, key=lambda e: (e.start_ns, e.end_ns)):
-        for row in rows:
-            if row[-1].end_ns <= event.start_ns:
-                row.append(event)
-                break
-        else:
+        free = next((row for row in rows if row[-1].end_ns <= event.start_ns), None)
+        if free is None:
             rows.append([event])
+        else:
+            free.append(event)
     return rows
 
 
@@ -120,15 +111,13 @@ def write_traces(
     ranks: int,
     first_ranks: Sequence[int],
 ) -> list[Path]:
-    """rank-N.json for every timeline, `first_ranks` being their ranks; older ones are removed."""
+    """Write rank-N.json for every timeline, N from `first_ranks`; earlier files are removed."""
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob("rank-*.json"):
         path.unlink()
     origin_ns, _ = span_ns(timelines)
     paths = []
     for rank, events in zip(first_ranks, timelines, strict=True):
-        path = directory / f"rank-{rank}.json"
         trace = chrome_trace(events, rank=rank, ranks=ranks, label=label, origin_ns=origin_ns)
-        store.write_bytes(path, store.to_json(trace))
-        paths.append(path)
+        paths.append(store.save(directory / f"rank-{rank}.json", trace))
     return paths

@@ -1,4 +1,4 @@
-"""What a plan has predicted against what was counted and measured, in words for the table."""
+"""The predictions of a plan against counted and measured values, as lines under the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _T = TypeVar("_T")
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """How the plan's predictions compare with what was counted and measured."""
+    """Predicted memory, traffic and bubble share of the first planned launch, against its record.
+
+    Empty where no launch with status ok has a plan.
+    """
     planned = [record for record in records if record.plan is not None and record.status == "ok"]
     if not planned:
         return []
@@ -22,41 +25,38 @@ def lines(records: Sequence[Record]) -> list[str]:
     counted = [memory.activation_peak_bytes for memory in planned[0].memory]
     verdict = "exactly" if counted == predicted else "NOT"
     sizes = ", ".join(format_bytes(size or 0) for size in counted)
-    found = [
+    result = [
         f"{planned[0].row}: peak of kept activations, KV and dKV counted {sizes} by rank, "
         f"{verdict} as predicted"
     ]
-    found += _traffic(planned[0], plan)
+    result += _traffic(planned[0], plan)
     measured = [record.bubble_share for record in planned if record.bubble_share is not None]
     if measured:
-        found.append(
+        result.append(
             f"{planned[0].row}: bubble share {100 * plan['bubble_share']:.1f} % simulated, "
             f"{100 * statistics.median(measured):.1f} % measured"
         )
-    return found
+    return result
 
 
 def _traffic(record: Record, plan: Mapping[str, Any]) -> list[str]:
-    """Messages and collectives of the accounted step against the plan's, by call and byte."""
-    known = "predicted_collectives" in plan and record.accounted
-    if not known or any(one is None for one in record.accounted):
+    """Calls and bytes of messages and collectives of the accounted step, against the plan's."""
+    by_rank = [accounted for accounted in record.accounted if accounted is not None]
+    if "predicted_collectives" not in plan or not by_rank or len(by_rank) < len(record.accounted):
         return []
-    sent, shared = [], []
-    for one in record.accounted:
-        assert one is not None
-        sizes = one.collective_bytes
-        calls = {name: count for name, count in one.collective_calls.items() if name in sizes}
-        sent.append((calls.pop("send", 0), sizes.get("send", 0)))
+    messages, collectives = [], []
+    for accounted in by_rank:
+        sizes = accounted.collective_bytes
+        calls = {name: count for name, count in accounted.collective_calls.items() if name in sizes}
+        messages.append((calls.pop("send", 0), sizes.get("send", 0)))
         calls.pop("recv_", None)
-        shared.append((sum(calls.values()), sum(sizes[name] for name in calls)))
+        collectives.append((sum(calls.values()), sum(sizes[name] for name in calls)))
     verdicts = []
-    for counted, what in ((sent, "message"), (shared, "collective")):
-        of_stages = list(
-            zip(plan[f"predicted_{what}s"], plan[f"predicted_{what}_bytes"], strict=True)
-        )
-        exact = counted == _by_rank(plan, of_stages, record.ranks)
+    for counted, kind in ((messages, "message"), (collectives, "collective")):
+        predicted = zip(plan[f"predicted_{kind}s"], plan[f"predicted_{kind}_bytes"], strict=True)
+        exact = counted == _by_rank(plan, list(predicted), record.ranks)
         count, size = max(counted, key=lambda pair: pair[1])
-        words = f"{count} {what}{'' if count == 1 else 's'} of {_size(size)}"
+        words = f"{count} {kind}{'' if count == 1 else 's'} of {_size(size)}"
         verdicts.append(f"{words} {'exactly' if exact else 'NOT'} as predicted")
     return [f"{record.row}: counted on the busiest rank {' and '.join(verdicts)}"]
 
@@ -66,6 +66,6 @@ def _size(size_bytes: int) -> str:
 
 
 def _by_rank(plan: Mapping[str, Any], of_stages: Sequence[_T], ranks: int) -> list[_T]:
-    """What a plan predicts of its stages, for every rank: shards are neighbours."""
+    """A prediction by stage, for every rank. The ranks of a stage are neighbours."""
     shards = plan["sequence_parallel"]
     return [of_stages[rank // shards % len(of_stages)] for rank in range(ranks)]

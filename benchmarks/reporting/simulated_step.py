@@ -1,4 +1,4 @@
-"""A simulated step as numbers for people and programs: of a plan, or of a bare pipeline."""
+"""A simulated step as numbers for people and programs, of a plan or of unit costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from benchmarks.reporting.tables import rows_table
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import format_bytes
@@ -36,12 +37,12 @@ class Simulated:
     """A simulated forward and backward, without the optimizer.
 
     Times are in `unit`: seconds, or cost units (one is the forward of a subsequence through a
-    stage). Sizes are in `byte_unit`. Tuples have one entry per pipeline stage. `profile_kind` says
-    where the rates come from: a profile is "measured" or "assumed", unit costs are neither.
+    stage). Sizes are in `byte_unit`. Tuples have one entry per pipeline stage. `profile_kind`:
+    "measured" or "assumed" for a profile, else unit costs.
 
     `bubble_share` is idle rank-time over ranks x makespan, `bubble_ratio_paper` idle over busy time
-    (the paper's ratio, (PP - 1) / N for equal costs). `messages` and their bytes are what a stage
-    sends. `exposed_transfer_seconds` is the time in which compute waits for nothing but a copy.
+    (the paper's ratio, (PP - 1) / N for equal costs). `messages` and their bytes are those that a
+    stage sends. `exposed_transfer_seconds` is the time in which compute waits only for a copy.
     """
 
     label: Literal["simulated"] = "simulated"
@@ -70,16 +71,9 @@ class Simulated:
 
 
 def of_plan(plan: Plan, profile: Hardware) -> Simulated:
-    """The planned step on that hardware; peaks are the plan's memory model, in bytes."""
-    return _simulated(
-        plan,
-        plan_costs(plan, profile),
-        hardware=profile.name,
-        profile_kind=profile.kind,
-        peaks=tuple(stage.memory.total for stage in plan.stages),
-        time_divisor=10**9,
-        slice_costs=plan_slice_costs(plan, profile),
-    )
+    """The planned step on that hardware. Peaks are those of the plan's memory model, in bytes."""
+    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
+    return _simulated(plan, costs, slice_costs, profile=profile, time_divisor=10**9)
 
 
 def of_unit_costs(
@@ -92,43 +86,27 @@ def of_unit_costs(
 ) -> Simulated:
     """A pipeline without a model: a forward through a stage costs one unit, a backward two.
 
-    With V parts a stage, each part costs 1 / V of it, and one of m slices 1 / m. Transfers are
-    free. Raises ValueError.
+    With V chunks a stage, each chunk costs 1 / V of a stage. In an MSP split over m ranks each
+    slice costs 1 / m. Transfers are free. Raises ValueError.
     """
-    plan = uniform_plan(
-        pipeline_parallel=pipeline_parallel,
-        subsequences=subsequences,
-        virtual_stages=virtual_stages,
-        sequences=sequences,
-        msp=msp,
-    )
-    unit = math.lcm(*range(1, pipeline_parallel + 1)) if msp else 1
+    plan = _uniform_plan(pipeline_parallel, subsequences, virtual_stages, sequences)
+    unit = 1
+    if msp:
+        plan = _with_msp(plan)
+        unit = math.lcm(*range(1, pipeline_parallel + 1))
     costs = [unit_costs(subsequences, unit)] * (pipeline_parallel * virtual_stages)
-    return _simulated(
-        plan,
-        costs,
-        hardware=UNIT_COSTS,
-        profile_kind=UNIT_COSTS,
-        peaks=None,
-        time_divisor=virtual_stages * unit,
-        slice_costs=unit_slice_costs(plan.msp_splits, unit),
-    )
+    slice_costs = unit_slice_costs(plan.msp_splits, unit)
+    return _simulated(plan, costs, slice_costs, profile=None, time_divisor=virtual_stages * unit)
 
 
-def uniform_plan(
-    *,
-    pipeline_parallel: int,
-    subsequences: int,
-    virtual_stages: int = 1,
-    sequences: int = 1,
-    msp: bool = False,
+def _uniform_plan(
+    pipeline_parallel: int, subsequences: int, virtual_stages: int, sequences: int
 ) -> Plan:
-    """A plan whose only point is its schedule: one tiny layer a part, PP tokens a subsequence."""
+    """A plan of which only the schedule counts: one tiny layer a chunk, PP tokens a subsequence."""
+    layers = pipeline_parallel * virtual_stages
     workload = Workload(
         name=UNIT_COSTS,
-        model=gpt(
-            "unit", layers=pipeline_parallel * virtual_stages, hidden=2, heads=1, vocabulary=1
-        ),
+        model=gpt("unit", layers=layers, hidden=2, heads=1, vocabulary=1),
         cluster=Cluster(
             hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=pipeline_parallel
         ),
@@ -144,64 +122,67 @@ def uniform_plan(
         policy="no-offload",
         cut="equal",
     )
-    plan = solve(workload, load_hardware("cpu-2core"), options)
-    if not msp:
-        return plan
+    return solve(workload, load_hardware("cpu-2core"), options)
+
+
+def _with_msp(plan: Plan) -> Plan:
+    """The plan with MSP splits wherever ranks wait. Raises ValueError for mixed sequences."""
     if plan.kv_sets > 1:
         raise ValueError(
-            "sequences that are mixed fill the pipeline themselves: leave --msp out, or take "
+            "mixed sequences leave no idle ranks to MSP: leave --msp out, or take "
             "--sequences-per-step 1"
         )
 
     def cut(part: int, index: int, ranks: int) -> tuple[int, ...]:
         return (*[1] * (ranks - 1), plan.lengths_tokens[index] - ranks + 1)
 
-    parts = pipeline_parallel * virtual_stages
-    slice_costs = msp_splits(pipeline_parallel, parts, subsequences, cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=slice_costs), prediction=None)
+    parts = plan.pipeline_parallel * plan.virtual_stages
+    splits = msp_splits(plan.pipeline_parallel, parts, plan.subsequences, cut)
+    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
 
 
 def _simulated(
     plan: Plan,
     costs: Sequence[PartCosts],
-    *,
-    hardware: str,
-    profile_kind: str,
-    peaks: tuple[int, ...] | None,
-    time_divisor: int,
     slice_costs: SliceCosts,
+    *,
+    profile: Hardware | None,
+    time_divisor: int,
 ) -> Simulated:
+    """The simulated step. Without a profile times and sizes are in unit costs."""
     schedule: Schedule = build_schedule(plan)
     check_schedule(schedule)
     simulation = simulate(schedule, costs, slice_costs)
-    total = len(simulation.busy) * simulation.makespan
     busy = sum(simulation.busy)
+    idle = len(simulation.busy) * simulation.makespan - busy
 
     def times(values: Sequence[int]) -> tuple[float, ...]:
         return tuple(_ratio(value, time_divisor) for value in values)
 
     def sizes(values: Sequence[int]) -> tuple[float, ...]:
-        return tuple(values) if peaks else times(values)
+        return times(values) if profile is None else tuple(values)
 
     kept = sizes(simulation.kept_peak_bytes)
+    totals = tuple(stage.memory.total for stage in plan.stages)
+    forward_makespan, makespan = times((simulation.forward_makespan, simulation.makespan))
     return Simulated(
         workload=plan.workload,
-        hardware=hardware,
-        profile_kind=profile_kind,
-        unit=SECONDS if peaks else COST_UNIT,
-        byte_unit=BYTES if peaks else KEPT_UNIT,
+        hardware=UNIT_COSTS if profile is None else profile.name,
+        profile_kind=UNIT_COSTS if profile is None else profile.kind,
+        unit=COST_UNIT if profile is None else SECONDS,
+        byte_unit=KEPT_UNIT if profile is None else BYTES,
         pipeline_parallel=plan.pipeline_parallel,
         sequence_parallel=plan.sequence_parallel,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,
         subsequences=plan.subsequences,
         sequences=plan.sequences,
-        forward_makespan=_ratio(simulation.forward_makespan, time_divisor),
-        makespan=_ratio(simulation.makespan, time_divisor),
+        forward_makespan=forward_makespan,
+        makespan=makespan,
         bubble_share=simulation.bubble_share,
-        bubble_ratio_paper=(total - busy) / busy,
+        bubble_ratio_paper=idle / busy,
         busy_per_stage=times(simulation.busy),
-        peak_bytes_per_stage=peaks or kept,
+        peak_bytes_per_stage=kept if profile is None else totals,
         kept_peak_bytes_per_stage=kept,
         host_peak_bytes_per_stage=sizes(simulation.host_peak_bytes),
         exposed_transfer_seconds=times(simulation.exposed_copies),
@@ -216,29 +197,26 @@ def _ratio(value: int, divisor: int) -> float:
 
 
 def text(step: Simulated) -> str:
-    """Two tables: the step, and its stages (like ones in one line)."""
-    from tabulate import tabulate
-
+    """Two tables: the step, and its stages. Equal stages share a line."""
     whole = [
         ("forward", _time(step, step.forward_makespan)),
         ("forward + backward", _time(step, step.makespan)),
         ("bubble share (idle / all)", f"{step.bubble_share:.1%}"),
         ("bubble ratio (idle / busy, the paper's)", f"{step.bubble_ratio_paper:.3f}"),
     ]
-    headers = ("busy", "exposed copies", "device peak", "kept peak", "host peak", "sent")
-    tables = [
-        tabulate(rows, headers=titles, tablefmt="github", disable_numparse=True)
-        for rows, titles in (
-            (whole, ("simulated", "step")),
-            (_stage_rows(step), ("simulated: stage", *headers)),
-        )
+    titles = ("busy", "exposed copies", "device peak", "kept peak", "host peak", "sent")
+    blocks = [
+        _head(step),
+        rows_table(("simulated", "step"), whole),
+        rows_table(("simulated: stage", *titles), _stage_rows(step)),
     ]
-    notes = [] if step.byte_unit == BYTES else [f"peaks in {step.byte_unit}"]
-    return "\n\n".join([_head(step), *tables, *notes])
+    if step.byte_unit != BYTES:
+        blocks.append(f"peaks in {step.byte_unit}")
+    return "\n\n".join(blocks)
 
 
 def _head(step: Simulated) -> str:
-    layout = f"PP {step.pipeline_parallel}, parts a stage {step.virtual_stages}"
+    layout = f"PP {step.pipeline_parallel}, chunks a stage {step.virtual_stages}"
     if step.sequence_parallel > 1:
         layout = f"SP {step.sequence_parallel} x {layout}"
     if step.data_parallel > 1:
@@ -262,8 +240,8 @@ def _stage_rows(step: Simulated) -> list[tuple[str, ...]]:
         for stage in range(step.pipeline_parallel)
     ]
     merged = []
-    for row, alike in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[1]):
-        stages = [stage for stage, _ in alike]
+    for row, equal in itertools.groupby(enumerate(rows), key=lambda numbered: numbered[1]):
+        stages = [stage for stage, _ in equal]
         name = str(stages[0]) if len(stages) == 1 else f"{stages[0]} .. {stages[-1]}"
         merged.append((name, *row))
     return merged

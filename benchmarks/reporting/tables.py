@@ -6,16 +6,20 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from benchmarks.job import Status
 from benchmarks.records import equal_work, metrics
 from benchmarks.records.metrics import Spread
 from benchmarks.records.provenance import commit, is_crowded, machine
-from benchmarks.records.record import Record
+from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import predicted_vs_counted
-from benchmarks.reporting.text_table import NO_NUMBER
+from benchmarks.reporting.text_table import NO_NUMBER, Column, number, text_table
 from sppo.config.sizes import format_bytes, length_name
+
+COMPARED_SYSTEM = "sppo"
+"""The system whose step time the column "SPPO faster by" compares with."""
 
 _SEVERITY: tuple[Status, ...] = (
     "failed",
@@ -33,7 +37,7 @@ _NOT_RUN: tuple[Status, ...] = ("infeasible", "unavailable")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A row over all its launches. Only a row whose launches were all ok has numbers."""
+    """A row over all its launches. It has numbers only if all launches have status ok."""
 
     row: str
     system: str
@@ -54,13 +58,9 @@ class Summary:
 
 
 def summaries(records: Sequence[Record]) -> list[Summary]:
-    """One per row, in the order in which they were first launched; the reference is no row."""
-    rows: dict[str, list[Record]] = {}
-    for record in records:
-        if record.system != "reference":
-            rows.setdefault(record.row, []).append(record)
-    sppo = [record for record in records if record.system == "sppo"]
-    return [_summary(row, sppo) for row in rows.values()]
+    """One summary per row, in the order of the first launch, without the reference."""
+    sppo = [record for record in records if record.system == COMPARED_SYSTEM]
+    return [_summary(launches, sppo) for launches in grouped(records, "row").values()]
 
 
 def _summary(launches: Sequence[Record], sppo: Sequence[Record]) -> Summary:
@@ -84,27 +84,22 @@ def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[R
     step = metrics.spread(
         [seconds for record in launches for seconds in metrics.measured_seconds(record.steps)]
     )
-    memory = [memory for record in launches for memory in record.memory]
+    seconds = None if step is None else step.median
     comparable = last.tuned and not is_crowded(last)
     return replace(
         summary,
         step_seconds=step,
         tokens_per_second_per_rank=rate(last.tokens_per_step / last.ranks, step),
         sppo_speed_up=metrics.speed_up(launches, sppo) if comparable else None,
-        mfu_causal=metrics.utilisation(
-            last.flops.dense + last.flops.attention_causal,
-            None if step is None else step.median,
-            last.ranks,
-            last.peak,
-        ),
-        tracked_peak_bytes=_largest([m.tracked_peak_bytes for m in memory]),
-        host_peak_bytes=_largest([m.host_peak_bytes for m in memory]),
+        mfu_causal=metrics.utilisation(last.flops.causal, seconds, last.ranks, last.peak),
+        tracked_peak_bytes=metrics.largest_bytes(launches, "tracked_peak_bytes"),
+        host_peak_bytes=metrics.largest_bytes(launches, "host_peak_bytes"),
         final_loss=last.steps[-1].loss if last.steps else None,
     )
 
 
 def rate(tokens_per_rank: float, step: Spread | None) -> Spread | None:
-    """Tokens per second and rank, from the tokens of a step and its seconds."""
+    """Tokens per second of a rank; None without a time."""
     if step is None:
         return None
     return Spread(
@@ -114,38 +109,32 @@ def rate(tokens_per_rank: float, step: Spread | None) -> Spread | None:
     )
 
 
-def _largest(values: Sequence[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
+def _rows(records: Sequence[Record]) -> list[Record]:
+    """The records without the reference; the reference alone where there is nothing else."""
+    return [record for record in records if not record.is_reference] or list(records)
 
 
 def header(records: Sequence[Record]) -> list[str]:
-    """What was measured, where, from which commit, under which limit: one fact a line."""
-    record = next((r for r in records if r.system != "reference"), records[0])
-    workload = record.workload
-    cluster = workload.cluster
-    sequences = workload.sequences_per_step
+    """Workload, machine, commit, limit and equal work: one fact a line."""
+    record = _rows(records)[0]
+    workload, cluster = record.workload, record.workload.cluster
+    count = workload.sequences_per_step
+    sequences = "one sequence" if count == 1 else f"{count} sequences"
     length = length_name(workload.sequence_tokens)
-    one = f"one sequence of {length} tokens per step"
-    many = f"{sequences} sequences of {length} tokens per step"
-    return [
-        f"{workload.name}: {workload.model.name}, {one if sequences == 1 else many}, "
+    lines = [
+        f"{workload.name}: {workload.model.name}, {sequences} of {length} tokens per step, "
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
         f"measured on {machine(record)}, {commit(record)}, {record.started[:10]}",
-        f"device memory: {_limit(records)}",
-        *_crowded(record),
-        *_equal_work(records),
+        f"device memory: {_limit(_rows(records))}",
     ]
+    if is_crowded(record):
+        cores = record.environment["cores"]
+        shared = f"{record.ranks} ranks shared {cores} cores"
+        lines.append(f"{shared}: times and rates are NO result here")
+    return [*lines, *_equal_work(records)]
 
 
-def _crowded(record: Record) -> list[str]:
-    if not is_crowded(record):
-        return []
-    cores = record.environment["cores"]
-    return [f"{record.ranks} ranks shared {cores} cores: times and rates are NO result here"]
-
-
-def _limit(records: Sequence[Record]) -> str:
-    rows = [record for record in records if record.system != "reference"] or list(records)
+def _limit(rows: Sequence[Record]) -> str:
     limit_bytes = rows[0].device_memory_bytes
     if limit_bytes is None:
         return "no limit"
@@ -157,10 +146,10 @@ def _limit(records: Sequence[Record]) -> str:
 
 def _equal_work(records: Sequence[Record]) -> list[str]:
     tolerance = equal_work.TOLERANCE[records[0].workload.dtype]
-    rows = [record for record in records if record.system != "reference"]
+    rows = [record for record in records if not record.is_reference]
     if not any(record.status in ("ok", "mismatch") for record in rows):
         return []
-    reference = next((record for record in records if record.system == "reference"), None)
+    reference = next((record for record in records if record.is_reference), None)
     if reference is not None and reference.status == "ok":
         whom = f"the plain torch reference over {len(reference.steps)} optimizer steps"
     else:
@@ -171,46 +160,6 @@ def _equal_work(records: Sequence[Record]) -> list[str]:
     return [f"equal work: {verdict} with {whom}, loss and gradient norm within {tolerance:g}"]
 
 
-COLUMNS = (
-    "row",
-    "settings",
-    "status",
-    "step s, median [quartiles]",
-    "tokens/s/rank",
-    "SPPO faster by",
-    "MFU (causal)",
-    "peak device",
-    "host",
-    "final loss",
-    "label",
-)
-
-
-def cells(summary: Summary) -> list[str]:
-    """A line of the table; what is not known is a dash."""
-    step = summary.step_seconds
-    rate = summary.tokens_per_second_per_rank
-    return [
-        summary.row,
-        summary.settings or NO_NUMBER,
-        _status(summary),
-        spread_words(step),
-        NO_NUMBER if rate is None else f"{rate.median:,.0f}",
-        NO_NUMBER if summary.sppo_speed_up is None else f"{summary.sppo_speed_up:.2f}x",
-        NO_NUMBER if summary.mfu_causal is None else f"{100 * summary.mfu_causal:.1f} %",
-        size_words(summary.tracked_peak_bytes),
-        size_words(summary.host_peak_bytes),
-        NO_NUMBER if summary.final_loss is None else f"{summary.final_loss:.6f}",
-        summary.label,
-    ]
-
-
-def _status(summary: Summary) -> str:
-    if 0 < summary.launches_ok < summary.launches:
-        return f"{summary.status} ({summary.launches_ok} of {summary.launches} ok)"
-    return summary.status
-
-
 def spread_words(spread: Spread | None) -> str:
     """ "0.968 [0.951, 0.977]": median and quartiles, or a dash."""
     if spread is None:
@@ -219,14 +168,45 @@ def spread_words(spread: Spread | None) -> str:
 
 
 def size_words(size_bytes: int | None) -> str:
-    """ "123.5 MiB", 0, or a dash where it is not known."""
+    """ "123.5 MiB", 0, or a dash where the size is unknown."""
     if size_bytes is None:
         return NO_NUMBER
     return format_bytes(size_bytes) if size_bytes else "0"
 
 
+def _status(summary: Summary) -> str:
+    if 0 < summary.launches_ok < summary.launches:
+        return f"{summary.status} ({summary.launches_ok} of {summary.launches} ok)"
+    return summary.status
+
+
+def _rate_words(summary: Summary) -> str:
+    rate = summary.tokens_per_second_per_rank
+    return number(None if rate is None else rate.median, "{:,.0f}")
+
+
+def _mfu_words(summary: Summary) -> str:
+    mfu = summary.mfu_causal
+    return number(None if mfu is None else 100 * mfu, "{:.1f} %")
+
+
+COLUMNS: tuple[Column[Summary], ...] = (
+    ("row", lambda summary: summary.row),
+    ("settings", lambda summary: summary.settings or NO_NUMBER),
+    ("status", _status),
+    ("step s, median [quartiles]", lambda summary: spread_words(summary.step_seconds)),
+    ("tokens/s/rank", _rate_words),
+    ("SPPO faster by", lambda summary: number(summary.sppo_speed_up, "{:.2f}x")),
+    ("MFU (causal)", _mfu_words),
+    ("peak device", lambda summary: size_words(summary.tracked_peak_bytes)),
+    ("host", lambda summary: size_words(summary.host_peak_bytes)),
+    ("final loss", lambda summary: number(summary.final_loss, "{:.6f}")),
+    ("label", lambda summary: summary.label),
+)
+
+
 def notes(records: Sequence[Record]) -> list[str]:
-    """Under the table: failures with their reasons, where settings and the peak come from."""
+    """The lines under the table: failures with reasons, sources of settings and peak."""
     lines = []
     for summary in summaries(records):
         if summary.status != "ok":
@@ -236,29 +216,16 @@ def notes(records: Sequence[Record]) -> list[str]:
     lines += predicted_vs_counted.lines(records)
     peak = next((record.peak for record in records if record.peak is not None), None)
     if peak is not None:
-        lines.append(
-            f"MFU: of {peak.flops_per_second / 1e12:.4g} TFLOP/s per rank, {peak.kind} "
-            f"({peak.source})"
-        )
+        rate = f"{peak.flops_per_second / 1e12:.4g} TFLOP/s per rank"
+        lines.append(f"MFU: of {rate}, {peak.kind} ({peak.source})")
     if any(summary.tracked_peak_bytes is not None for summary in summaries(records)):
         lines.append("peak device, host: tracked bytes of the accounted step, largest rank")
     return lines
 
 
 def grid(records: Sequence[Record]) -> str:
-    """The table alone, GitHub's Markdown."""
-    from tabulate import tabulate
-
-    rows = [cells(summary) for summary in summaries(records)]
-    right = ("right",) * 7
-    table: str = tabulate(
-        rows,
-        headers=COLUMNS,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=("left", "left", "left", *right, "left") if rows else None,
-    )
-    return table
+    """The table alone, in GitHub's Markdown."""
+    return text_table(COLUMNS, summaries(records), "lll" + "r" * 7 + "l")
 
 
 def text(records: Sequence[Record]) -> str:
@@ -267,14 +234,14 @@ def text(records: Sequence[Record]) -> str:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """The same as a Markdown document."""
+    """Header, table and notes as a Markdown document."""
     title, *facts = header(records)
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", grid(records), ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes(records)), ""])
 
 
 def flat(summary: Summary) -> dict[str, Any]:
-    """A row for programs: one plain value a key, units in the names, None where not known."""
+    """A row for programs: one plain value a key, units in the names, None where unknown."""
     values = asdict(summary)
     for name in ("step_seconds", "tokens_per_second_per_rank"):
         spread = values.pop(name) or {}
@@ -283,13 +250,21 @@ def flat(summary: Summary) -> dict[str, Any]:
     return values
 
 
+def rows_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown from rows of finished cells."""
+    columns: list[Column[Sequence[str]]] = [
+        (title, itemgetter(place)) for place, title in enumerate(titles)
+    ]
+    return text_table(columns, rows)
+
+
 def csv_text(records: Sequence[Record]) -> str:
     """The rows as CSV, with a header line."""
     return csv_of([flat(summary) for summary in summaries(records)])
 
 
 def csv_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same keys as CSV, with a header line; empty if there is none."""
+    """Rows of the same keys as CSV, with a header line; empty without rows."""
     stream = io.StringIO()
     if rows:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")

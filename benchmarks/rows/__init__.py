@@ -1,4 +1,4 @@
-"""The rows of a table: a system, its settings, and where those come from.
+"""The rows of a table: a system, its settings, and their source.
 
-Read first: `row.Row`, `row.Assignment`, `assign.assign`, `tuning.choose`.
+Read first: `row.Row`, `row.Configuration`, `assign.assign`, `tuning.choose`.
 """

@@ -1,11 +1,11 @@
-"""How each row of the comparison gets its settings."""
+"""The settings of each row: planned, tuned, or in the layout of SPPO's plan."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.job import Status, throw_away_tokens
+from benchmarks.job import throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def assign(row: Row, workload: Workload) -> Configuration:
-    """Choose the row's settings. A refusal of planner or library is an Assignment with its status.
+    """The row with its settings, or with the status and reason of a refusal.
 
-    Raises RecordError where a committed tuning file is damaged.
+    Planner and library may refuse. Raises RecordError on a damaged tuning file, ValueError where
+    the adapter does not choose settings in the row's way.
     """
     from baselines import registry
     from baselines.protocol import Unavailable
@@ -31,25 +32,15 @@ def assign(row: Row, workload: Workload) -> Configuration:
     try:
         adapter = registry.load(row.system)
     except ImportError as error:
-        return _refused(row, "unavailable", error)
+        return Configuration(row=row, status="unavailable", reason=str(error))
     try:
-        settings, grid, plan = _choose(row, workload, adapter)
+        settings, grid, changes = _choose(row, workload, adapter)
         adapter.check(workload, settings)
-    except (Unavailable, NotBuilt) as error:
-        return _refused(row, "unavailable", error)
     except Infeasible as error:
-        return _refused(row, "infeasible", error)
-    assignment = with_settings(row, adapter, settings, grid=grid, plan=plan)
-    if plan is not None:
-        return replace(assignment, settings_text=plan_words(plan))
-    if row.choosing == "tuned" and not tuning.choose(row.system, workload).settings:
-        words = f"{assignment.settings_text} (untuned)"
-        return replace(assignment, settings_text=words, tuned=False)
-    return assignment
-
-
-def _refused(row: Row, status: Status, error: Exception) -> Configuration:
-    return Configuration(row=row, status=status, reason=str(error))
+        return Configuration(row=row, status="infeasible", reason=str(error))
+    except (Unavailable, NotBuilt) as error:
+        return Configuration(row=row, status="unavailable", reason=str(error))
+    return replace(with_settings(row, adapter, settings, grid=grid), **changes)
 
 
 def with_settings(
@@ -69,71 +60,94 @@ def with_settings(
     )
 
 
-def recheck(assignment: Configuration, workload: Workload) -> Configuration:
-    """The same settings on another workload, or refused there in the library's words."""
+def recheck(configuration: Configuration, workload: Workload) -> Configuration:
+    """The same settings on another workload, or the library's refusal there."""
     import msgspec
 
     from baselines import registry
+
+    if not configuration.settings:
+        return configuration  # refused before it had any
+    adapter = registry.load(configuration.row.system)
+    settings: Any = msgspec.convert(configuration.settings, adapter.settings_type)
+    return _checked(configuration, adapter, workload, settings)
+
+
+def _checked(
+    configuration: Configuration, adapter: Adapter, workload: Workload, settings: Any
+) -> Configuration:
+    """The configuration without a status, or with the library's refusal."""
     from baselines.protocol import Unavailable
 
-    if not assignment.settings:
-        return assignment  # refused before it had any
-    adapter = registry.load(assignment.row.system)
-    settings: Any = msgspec.convert(assignment.settings, adapter.settings_type)
     try:
         adapter.check(workload, settings)
     except Unavailable as error:
-        return replace(assignment, status="unavailable", reason=str(error))
-    return replace(assignment, status=None, reason="")
+        return replace(configuration, status="unavailable", reason=str(error))
+    return replace(configuration, status=None, reason="")
 
 
-def _choose(
-    row: Row, workload: Workload, adapter: Adapter
-) -> tuple[Any, str, dict[str, Any] | None]:
-    """Settings, where they come from, and the plan of a system that plans.
+def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, dict[str, Any]]:
+    """Settings, their source in words, and further fields of the row's Configuration.
 
-    Raises ValueError where the adapter cannot choose so.
+    Raises ValueError where the adapter does not choose settings in the row's way.
     """
-    import msgspec
+    from baselines.protocol import Follower
 
-    from baselines.protocol import Follower, Planner
-
-    settings: Any
     if row.choosing == "tuned":
-        choice = tuning.choose(row.system, workload)
-        if choice.settings is None:
-            return adapter.grid(workload)[-1], choice.source, None
-        try:
-            settings = msgspec.convert(choice.settings, adapter.settings_type)
-        except msgspec.ValidationError as error:
-            reason = f"settings of {row.system}, {choice.source}: {error}; tune again with --tune"
-            raise RecordError(reason) from None
-        return settings, choice.source, None
+        return _choose_tuned(row, workload, adapter)
     if row.choosing == "same layout":
         if not isinstance(adapter, Follower):
             raise ValueError(f"{row.label}: {row.system} cannot follow another system's layout")
-        pipeline_parallel, tensor_parallel, whose = sppo_layout(workload)
+        pipeline_parallel, tensor_parallel, source = sppo_layout(workload)
+        degrees = f"PP {pipeline_parallel}, TP {tensor_parallel}"
         settings = adapter.same_layout(workload, pipeline_parallel, tensor_parallel)
-        return settings, f"{whose} PP{pipeline_parallel} TP{tensor_parallel}, full recompute", None
+        return settings, f"{source}: {degrees}; full recompute", {}
     settings = adapter.grid(workload)[0]
     if row.choosing == "planned":
-        from sppo.config.hardware import load_hardware
+        return _choose_planned(row, workload, adapter, settings)
+    return settings, "nothing to choose", {}
 
-        if not isinstance(adapter, Planner):
-            raise ValueError(f"{row.label}: {row.system} makes no plans")
-        limit = workload.device_memory_bytes
-        memory = "no limit" if limit is None else format_bytes(limit)
-        recorded = plan_data(
-            adapter.plan(workload, settings),
-            solver=adapter.solver(settings),
-            profile_kind=load_hardware(workload.cluster.hardware).kind,
-        )
-        return settings, f"planned by the solver, device memory: {memory}", recorded
-    return settings, "nothing to choose", None
+
+def _choose_tuned(
+    row: Row, workload: Workload, adapter: Adapter
+) -> tuple[Any, str, dict[str, Any]]:
+    """The committed winner, else the last point of the adapter's grid."""
+    import msgspec
+
+    choice = tuning.choose(row.system, workload)
+    if choice.settings is None:
+        settings = adapter.grid(workload)[-1]
+        words = f"{adapter.describe(settings)} (untuned)"
+        return settings, choice.source, {"settings_text": words, "tuned": False}
+    try:
+        return msgspec.convert(choice.settings, adapter.settings_type), choice.source, {}
+    except msgspec.ValidationError as error:
+        reason = f"settings of {row.system}, {choice.source}: {error}; tune again with --tune"
+        raise RecordError(reason) from None
+
+
+def _choose_planned(
+    row: Row, workload: Workload, adapter: Adapter, settings: Any
+) -> tuple[Any, str, dict[str, Any]]:
+    """The settings with their plan. Raises Infeasible, NotBuilt or ValueError."""
+    from baselines.protocol import Planner
+    from sppo.config.hardware import load_hardware
+
+    if not isinstance(adapter, Planner):
+        raise ValueError(f"{row.label}: {row.system} makes no plans")
+    limit_bytes = workload.device_memory_bytes
+    memory = "no limit" if limit_bytes is None else format_bytes(limit_bytes)
+    plan = plan_data(
+        adapter.plan(workload, settings),
+        solver=adapter.solver(settings),
+        profile_kind=load_hardware(workload.cluster.hardware).kind,
+    )
+    source = f"planned by the solver, device memory: {memory}"
+    return settings, source, {"plan": plan, "settings_text": plan_words(plan)}
 
 
 def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans | None:
-    """The plans that a launcher gives to all ranks; None where the system plans nothing.
+    """The plans that a launcher gives to all ranks; None for a system that does not plan.
 
     Raises Infeasible, NotBuilt or ValueError.
     """
@@ -145,7 +159,7 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
 
 
 def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
-    """SPPO's plan of this workload, as its adapter makes it, without importing torch.
+    """SPPO's plan of this workload, as its adapter makes it, without an import of torch.
 
     Raises Infeasible, NotBuilt (no profile) or ValueError.
     """
@@ -156,30 +170,25 @@ def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
 
 
 def sppo_layout(workload: Workload) -> tuple[int, int, str]:
-    """PP and TP of SPPO on this workload, and in whose words.
+    """PP and TP of SPPO's plan, and their source in words.
 
-    Where SPPO has no plan, a pipeline over all ranks stands in for it.
+    Without a plan the layout is a pipeline over all ranks.
     """
     try:
         plan = sppo_plan(workload)
     except (ImportError, Infeasible, NotBuilt):
-        return workload.cluster.ranks, 1, "no SPPO plan to follow:"
-    return plan.pipeline_parallel, plan.sequence_parallel, "SPPO's"
+        return workload.cluster.ranks, 1, "SPPO has no plan, so a pipeline over all ranks"
+    return plan.pipeline_parallel, plan.sequence_parallel, "degrees of SPPO's plan"
 
 
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
-    """Every point of a library's grid as a row of its own; refused points keep their reason."""
+    """Every point of a library's grid as a row of its own; a refused point keeps its reason."""
     from baselines import registry
-    from baselines.protocol import Unavailable
 
     adapter = registry.load(system)
     points = []
     for number, settings in enumerate(adapter.grid(workload), start=1):
         row = Row(label=f"{system} {number:02d}", system=system, choosing="tuned")
         point = with_settings(row, adapter, settings, grid="")
-        try:
-            adapter.check(workload, settings)
-        except Unavailable as error:
-            point = replace(point, status="unavailable", reason=str(error))
-        points.append(point)
+        points.append(_checked(point, adapter, workload, settings))
     return points

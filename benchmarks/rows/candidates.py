@@ -1,8 +1,8 @@
-"""Which settings of a library a sweep tries at one value, in which order, and which of them fit.
+"""The settings of a library that a sweep tries at one value, in order, and those that fit.
 
-Where the committed grid knows the times (the workload's own sequences per step), its order is by
-time and the first that fits is taken. Elsewhere a few points are taken to be measured: the
-committed winners, then each layout's point of least recomputation, then its next.
+Where the committed grid has times (at the workload's own sequences per step), the order is by time
+and the first point that fits is taken. Elsewhere a few points are measured: the committed winners,
+then the point of least recomputation of each layout, then the next of each layout.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from dataclasses import dataclass, replace
 from benchmarks.job import Status
 from benchmarks.rows import committed_grids
 from benchmarks.rows.committed_grids import Grid
-from benchmarks.rows.row import Configuration
+from benchmarks.rows.row import Configuration, settings_key
 from sppo.config.workload import Workload
 
 TRIES_PER_POINT = 4
-"""Launches for fitting alone, per point that is wanted."""
+"""Launches only to check the fit, per wanted point."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """Settings in the order in which they are tried; `proven` need no launch to know that they fit:
-    they ran under this limit or a tighter one, or there is none.
+    """Settings in the order in which they are tried.
 
-    `timed`: the order is that of known times, so the first that fits is the fastest known.
+    `proven` are keys of settings that need no launch to check the fit: they ran under this limit or
+    a tighter one, or there is no limit. `timed`: the order is by known times, so the first
+    candidate that fits is the fastest known.
     """
 
     ordered: Sequence[Configuration]
@@ -45,112 +46,100 @@ def candidates(
 ) -> Candidates:
     """Order a library's grid. `here` and `free`: the committed grids at this limit and without one.
 
-    own: the value has the workload's own sequences per step, so that the known times hold. proven:
-    settings that ran under this limit or a tighter one, with as many sequences.
+    own: the value has the workload's own sequences per step, so the known times hold. proven: keys
+    of settings that ran under this limit or a tighter one, with as many sequences.
     """
-    able = [assignment for assignment in grid if assignment.status is None]
+    able = [point for point in grid if point.status is None]
     fast = _by_time(able, here)
     if own and fast:
-        ran = frozenset(committed_grids.key(assignment.settings) for assignment in fast)
-        return Candidates(ordered=_sourced(fast, "fastest", here), proven=ran, timed=True)
-    fitting = [a for a in able if _may_fit(a, free, limit_bytes)]
+        keys = frozenset(point.key for point in fast)
+        return Candidates(ordered=_sourced(fast, "fastest", here), proven=keys, timed=True)
+    fitting = [point for point in able if _may_fit(point, free, limit_bytes)]
     leanest = committed_grids.leanest_first(able, free)[:1]
     if own and free.points:
         how = "fastest without a limit whose peak there fits"
-        ordered = _unique([*_by_time(fitting, free), *leanest])
-        return Candidates(
-            ordered=_sourced(ordered, how, free), proven=frozenset(proven), timed=True
-        )
+        ordered = _sourced(_unique([*_by_time(fitting, free), *leanest]), how, free)
+        return Candidates(ordered=ordered, proven=frozenset(proven), timed=True)
     winners = [*_by_time(fitting, here)[:1], *_by_time(fitting, free)[:1]]
     ordered = _unique([*winners, *_by_layout(fitting, free), *leanest])
+    keys = frozenset(point.key for point in ordered)
     return Candidates(
         ordered=_sourced(ordered, "one of a few points of its grid, measured", None),
-        proven=frozenset(
-            key
-            for key in (committed_grids.key(assignment.settings) for assignment in ordered)
-            if limit_bytes is None or key in proven
-        ),
+        proven=keys if limit_bytes is None else keys & frozenset(proven),
     )
 
 
-def _by_time(assignments: Sequence[Configuration], grid: Grid) -> list[Configuration]:
-    timed = [
-        (seconds, number) for number, a in enumerate(assignments) if (seconds := grid.seconds(a))
-    ]
-    return [assignments[number] for _, number in sorted(timed)]
+def _by_time(points: Sequence[Configuration], grid: Grid) -> list[Configuration]:
+    timed = [point for point in points if grid.seconds(point)]
+    return sorted(timed, key=lambda point: grid.seconds(point) or 0.0)
 
 
-def _may_fit(assignment: Configuration, free: Grid, limit_bytes: int | None) -> bool:
-    """Not ruled out by its peak with one sequence: several in a step need no less."""
-    peak = free.peak_bytes(assignment)
+def _may_fit(point: Configuration, free: Grid, limit_bytes: int | None) -> bool:
+    """Whether the known peak with one sequence fits. Several sequences in a step need no less."""
+    peak = free.peak_bytes(point)
     return limit_bytes is None or peak is None or peak <= limit_bytes
 
 
-def _by_layout(assignments: Sequence[Configuration], free: Grid) -> list[Configuration]:
-    """The first point of every layout, then the second of every one, ...
+def _by_layout(points: Sequence[Configuration], free: Grid) -> list[Configuration]:
+    """The first point of every layout, then the second of every layout, and so on.
 
-    Layouts that the committed grid does not have (replicas need several sequences) come first.
-    A library's grid begins with the least recomputation.
+    Layouts without a committed point (replicas need several sequences) come first. A library's
+    grid begins with the least recomputation.
     """
     layouts: dict[str, list[Configuration]] = {}
-    for assignment in assignments:
-        degrees = {k: v for k, v in assignment.settings.items() if k.endswith("_parallel")}
-        layouts.setdefault(committed_grids.key(degrees), []).append(assignment)
-    groups = sorted(layouts.values(), key=lambda group: any(free.has(a) for a in group))
-    rounds = itertools.zip_longest(*groups)
-    return [assignment for one in rounds for assignment in one if assignment is not None]
+    for point in points:
+        degrees = {k: v for k, v in point.settings.items() if k.endswith("_parallel")}
+        layouts.setdefault(settings_key(degrees), []).append(point)
+    groups = sorted(layouts.values(), key=lambda group: any(p.key in free.points for p in group))
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*groups))
+    return [point for point in rounds if point is not None]
 
 
-def _unique(assignments: Sequence[Configuration]) -> list[Configuration]:
-    return list(
-        {
-            committed_grids.key(assignment.settings): assignment for assignment in assignments
-        }.values()
-    )
+def _unique(points: Sequence[Configuration]) -> list[Configuration]:
+    return list({point.key: point for point in points}.values())
 
 
-def _sourced(
-    assignments: Sequence[Configuration], how: str, grid: Grid | None
-) -> list[Configuration]:
-    """Each says where it comes from; a remark of its adapter stays."""
-    where = how if grid is None else f"{how} in {grid.source}"
+def _sourced(points: Sequence[Configuration], how: str, grid: Grid | None) -> list[Configuration]:
+    """The points with their source, before the remark of the adapter."""
+    source = how if grid is None else f"{how} in {grid.source}"
     return [
-        replace(assignment, grid="; ".join(text for text in (where, assignment.grid) if text))
-        for assignment in assignments
+        replace(point, grid="; ".join(text for text in (source, point.grid) if text))
+        for point in points
     ]
 
 
 Try = Callable[[Configuration], Status]
-"""One launch up to the accounted step, under the limit: how it ended."""
+"""One launch up to the accounted step, under the limit; its status."""
 
 
-def fitting(found: Candidates, wanted: int, attempt: Try) -> list[Configuration]:
-    """The first `wanted` of the candidates that fit, by enforced launches where none has proven it.
+def fitting(candidates: Candidates, wanted: int, attempt: Try) -> list[Configuration]:
+    """The first `wanted` candidates that fit, checked by launches where the fit is not proven.
 
-    Where none fits, the last that was tried, whose failure is then the result; [] of no candidate.
+    If none fits, the last candidate that was tried, whose failure is then the result. Empty
+    without candidates.
     """
     chosen: list[Configuration] = []
     tried: list[Configuration] = []
-    for assignment in found.ordered:
+    for point in candidates.ordered:
         if len(chosen) == wanted:
             break
-        if committed_grids.key(assignment.settings) in found.proven:
-            chosen.append(assignment)
+        if point.key in candidates.proven:
+            chosen.append(point)
             continue
-        if len(tried) == TRIES_PER_POINT * wanted and assignment is not found.ordered[-1]:
+        if len(tried) == TRIES_PER_POINT * wanted and point is not candidates.ordered[-1]:
             continue
-        status = attempt(assignment)
-        tried.append(assignment)
+        status = attempt(point)
+        tried.append(point)
         if status == "ok":
-            chosen.append(_after(assignment, len(tried) - len(chosen) - 1))
+            chosen.append(_confirmed(point, len(tried) - len(chosen) - 1))
     return chosen or tried[-1:]
 
 
-def _after(assignment: Configuration, failed: int) -> Configuration:
-    words = f"{assignment.grid}; confirmed by an enforced launch"
+def _confirmed(point: Configuration, failed: int) -> Configuration:
+    words = f"{point.grid}; confirmed by an enforced launch"
     if failed > 0:
         words += f", after {failed} that did not fit"
-    return replace(assignment, grid=words)
+    return replace(point, grid=words)
 
 
 def of_system(

@@ -1,63 +1,51 @@
-"""What the committed grids say of single settings: the order in which a search tries them."""
+"""The committed grids by settings: the order in which a search tries them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from benchmarks.records import store
 from benchmarks.rows import tuning
-from benchmarks.rows.row import Configuration
-from benchmarks.rows.tuning import Point, SystemTuning
+from benchmarks.rows.row import Configuration, settings_key
+from benchmarks.rows.tuning import GridPoint
 from sppo.config.workload import Workload
-
-
-def key(settings: Mapping[str, Any]) -> str:
-    """Settings as text that is equal where they are, whoever wrote them."""
-    return msgspec.json.encode(settings, order="sorted").decode()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """One committed grid by settings, empty where there is none. `source` names file and origin."""
+    """One committed grid, by `settings_key`; empty without a file. `source` is file and origin."""
 
-    points: Mapping[str, Point]
+    points: Mapping[str, GridPoint]
     source: str
 
-    def seconds(self, assignment: Configuration) -> float | None:
-        """Its median step there, in seconds; None where it was not ok or not tried."""
-        point = self.points.get(key(assignment.settings))
+    def seconds(self, configuration: Configuration) -> float | None:
+        """Median step in seconds; None where the point is not ok or was not tried."""
+        point = self.points.get(configuration.key)
         return point.step_seconds_median if point is not None and point.status == "ok" else None
 
-    def peak_bytes(self, assignment: Configuration) -> int | None:
-        """Its tracked peak there, largest rank, in bytes; None where nobody counted."""
-        point = self.points.get(key(assignment.settings))
+    def peak_bytes(self, configuration: Configuration) -> int | None:
+        """Tracked peak of the largest rank, in bytes; None where it was not counted."""
+        point = self.points.get(configuration.key)
         return None if point is None else point.tracked_peak_bytes
-
-    def has(self, assignment: Configuration) -> bool:
-        return key(assignment.settings) in self.points
 
 
 def grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Grid:
     """The committed grid of a system under a limit. Raises RecordError on a damaged file."""
     path = tuning.path_of(workload.name, device_memory_bytes)
-    loaded = tuning.load(path)
-    if loaded is None or system not in loaded.systems:
+    committed = tuning.load_system(path, system)
+    if committed is None:
         return Grid(points={}, source="")
-    found = loaded.systems[system]
     return Grid(
-        points={key(point.settings): point for point in found.points},
-        source=f"tuning/{path.name} ({_origin(found)})",
+        points={settings_key(point.settings): point for point in committed.points},
+        source=f"tuning/{path.name} ({committed.origin})",
     )
 
 
 def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
-    """Settings, as `key` writes them, that ran under a committed limit no looser than this one.
+    """Keys of the settings that ran under a committed limit of at most `limit_bytes`.
 
-    What fits a tighter device fits a looser one. Raises RecordError on a damaged file.
+    Settings that fit a small device also fit a larger one. Raises RecordError on a damaged file.
     """
     keys: set[str] = set()
     folder = tuning.path_of(workload.name, None).parent
@@ -68,23 +56,19 @@ def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
         if loaded.device_memory_bytes is None or loaded.device_memory_bytes > limit_bytes:
             continue
         points = loaded.systems[system].points
-        keys |= {key(point.settings) for point in points if point.status == "ok"}
+        keys |= {settings_key(point.settings) for point in points if point.status == "ok"}
     return keys
 
 
-def _origin(found: SystemTuning) -> str:
-    return f"{found.machine}, commit {found.commit[:9]}, {found.date}"
-
-
-def leanest_first(assignments: Sequence[Configuration], free: Grid) -> list[Configuration]:
-    """By their known peak without a limit; those without one come last, most recompute first.
+def leanest_first(configurations: Sequence[Configuration], free: Grid) -> list[Configuration]:
+    """By the known peak without a limit, then those with unknown peak, most recompute first.
 
     A library's own grid begins with the least recompute.
     """
 
     def order(numbered: tuple[int, Configuration]) -> tuple[bool, int]:
-        number, assignment = numbered
-        peak = free.peak_bytes(assignment)
+        number, configuration = numbered
+        peak = free.peak_bytes(configuration)
         return (True, -number) if peak is None else (False, peak)
 
-    return [assignment for _, assignment in sorted(enumerate(assignments), key=order)]
+    return [configuration for _, configuration in sorted(enumerate(configurations), key=order)]

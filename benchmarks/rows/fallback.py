@@ -1,6 +1,7 @@
-"""The next point of a tuned row's grid, where the one that was chosen does not fit after all.
+"""The next point of a tuned row's grid, after the chosen point ran out of memory.
 
-A chosen point may be near the limit: known to fit from its peak without one, or by a single launch.
+A chosen point may be near the limit: its fit is known from its peak without a limit, or from a
+single launch.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from benchmarks.rows import candidates, committed_grids
+from benchmarks.rows import candidates
 from benchmarks.rows.assign import grid_assignments
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
 from benchmarks.rows.row import Configuration
@@ -17,11 +18,11 @@ from sppo.config.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """Told of a launch that was refused memory: what to launch instead, or None.
+    """The configuration to launch after an out-of-memory launch of a tuned row, or None.
 
-    `own_sequences` is the workload's own count, for which its committed times hold; `proven` are
-    settings that ran under this limit or a tighter one. A row falls back TRIES_PER_POINT times,
-    then once more, to the point of least memory.
+    `own_sequences` is the workload's own count, for which the committed times hold. `proven` are
+    keys of settings that ran under this limit or a tighter one. A row falls back TRIES_PER_POINT
+    times, then once more, to the point of least memory.
     """
 
     workload: Workload
@@ -32,25 +33,23 @@ class Fallback:
 
     def __call__(self, refused: Configuration) -> Configuration | None:
         if refused.row.choosing != "tuned" or not refused.settings or not refused.tuned:
-            return None  # an untuned row stands for the least memory already
+            return None  # an untuned row already has the least memory
         rest = self._after(refused)
         label, falls = self._falls.get(refused.row.label, (refused.row.label, 0))
         if not rest or falls > TRIES_PER_POINT:
             return None
-        other = rest[0] if falls < TRIES_PER_POINT else rest[-1]
+        point = rest[0] if falls < TRIES_PER_POINT else rest[-1]
         row = replace(refused.row, label=f"{label}, point {falls + 2}")
         self._falls[row.label] = label, falls + 1
-        grid = f"{other.grid}; after {falls + 1} that did not fit"
-        return replace(other, row=row, grid=grid)
+        return replace(point, row=row, grid=f"{point.grid}; after {falls + 1} that did not fit")
 
     def _after(self, refused: Configuration) -> list[Configuration]:
-        """Of the candidates behind the refused one those proven to fit, if any; else all."""
-        found = self._candidates(refused.row.system)
-        keys = [committed_grids.key(assignment.settings) for assignment in found.ordered]
-        key = committed_grids.key(refused.settings)
-        rest = list(found.ordered[keys.index(key) + 1 :] if key in keys else found.ordered)
-        sure = [one for one in rest if committed_grids.key(one.settings) in found.proven]
-        return sure or rest
+        """The candidates after the refused one: those proven to fit, if any, else all."""
+        known = self._candidates(refused.row.system)
+        keys = [point.key for point in known.ordered]
+        first = keys.index(refused.key) + 1 if refused.key in keys else 0
+        rest = list(known.ordered[first:])
+        return [point for point in rest if point.key in known.proven] or rest
 
     def _candidates(self, system: str) -> Candidates:
         if system not in self._known:

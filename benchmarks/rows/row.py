@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from benchmarks.job import Status
 
 Choosing = Literal["tuned", "same layout", "planned", "only one"]
@@ -14,16 +16,20 @@ Choosing = Literal["tuned", "same layout", "planned", "only one"]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the table."""
+    """A line of the table: a system, and the way in which its settings are chosen.
+
+    `name` is for folders and the command line, where the label does not give one.
+    """
 
     label: str
     system: str
     choosing: Choosing
+    name: str = ""
 
     @property
     def slug(self) -> str:
         """The row's name in folders and on the command line."""
-        return slug(self.label)
+        return self.name or slug(self.label)
 
 
 def slug(label: str) -> str:
@@ -33,7 +39,12 @@ def slug(label: str) -> str:
 
 ROWS = (
     Row(label="DeepSpeed Ulysses", system="deepspeed", choosing="tuned"),
-    Row(label="Megatron same layout", system="megatron", choosing="same layout"),
+    Row(
+        label="Megatron in SPPO's layout",
+        name="megatron-same-layout",
+        system="megatron",
+        choosing="same layout",
+    ),
     Row(label="Megatron tuned", system="megatron", choosing="tuned"),
     Row(label="SPPO", system="sppo", choosing="planned"),
 )
@@ -41,9 +52,19 @@ ROWS = (
 REFERENCE = Row(label="Reference", system="reference", choosing="only one")
 
 
+def slug_of(label: str) -> str:
+    """The slug of the row with this label; of a row outside `ROWS`, from its label."""
+    return next((row.slug for row in ROWS if row.label == label), slug(label))
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Settings as text: equal settings have equal keys, whatever the order of their fields."""
+    return msgspec.json.encode(settings, order="sorted").decode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """A row with its settings. `status` is set where it ends before any launch, with a reason."""
+    """A row with its settings. A `status` says that there is no launch, for this `reason`."""
 
     row: Row
     settings: dict[str, Any] = field(default_factory=dict)
@@ -56,26 +77,31 @@ class Configuration:
     status: Status | None = None
     reason: str = ""
 
+    @property
+    def key(self) -> str:
+        """The settings as `settings_key` writes them."""
+        return settings_key(self.settings)
+
 
 def find(names: Sequence[str]) -> tuple[Row, ...]:
-    """Rows by system, slug or label, in the table's order; no names are all rows.
+    """Rows by system, slug or label, in the table's order; all rows without names.
 
-    Then those of systems that other packages bring, by the system's name only. Raises ValueError
-    listing the known names.
+    Then rows of systems from other packages, by the system's name. Raises ValueError with the
+    known names.
     """
     if not names:
         return ROWS
     chosen: dict[Row, None] = {}
     for name in names:
-        wanted = name.strip().lower()
-        matches = [row for row in ROWS if wanted in (row.system, row.slug, row.label.lower())]
+        wanted = slug(name)
+        matches = [row for row in ROWS if wanted in (row.system, row.slug, slug(row.label))]
         chosen.update(dict.fromkeys(matches or [_installed(name)]))
     own = [row for row in ROWS if row in chosen]
     return (*own, *(row for row in chosen if row not in ROWS))
 
 
 def _installed(name: str) -> Row:
-    """The row of a system that another package brings."""
+    """The row of a system from another package."""
     from baselines import registry
     from baselines.protocol import Planner
 

@@ -1,11 +1,12 @@
-"""The measured grids of the tuned baselines, committed, and the choice of a row's settings.
+"""The committed grids of the tuned baselines, and the choice of a tuned row's settings.
 
-One file per workload and limit, `results/published/tuning/<workload>-<limit>.json`: every point
-that was tried, with its time and peak or the way it failed.
+One file per workload and limit, `results/published/tuning/<workload>-<limit>.json`, has every
+point that was tried, with its time and peak, or with the status of its failure.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import msgspec
 
 from benchmarks.job import Status
 from benchmarks.records import metrics, store
-from benchmarks.records.provenance import machine
-from benchmarks.records.record import Record
+from benchmarks.records.provenance import origin
+from benchmarks.records.record import Record, grouped
 from sppo.config.sizes import format_bytes, limit_label
 from sppo.config.workload import Workload
 
@@ -33,8 +34,8 @@ LAUNCHES = 3
 """Launches of a finalist in all."""
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting. Seconds: median over its launches; peak: the largest of any rank, tracked."""
+class GridPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting: the median step in seconds over its launches, the tracked peak of any rank."""
 
     settings: dict[str, Any]
     settings_text: str
@@ -53,10 +54,17 @@ class SystemTuning(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
     dirty: bool
     versions: dict[str, str]
-    points: list[Point]
+    points: list[GridPoint]
+
+    @property
+    def origin(self) -> str:
+        """Machine, commit and date of the measurement."""
+        return f"{self.machine}, commit {self.commit[:9]}, {self.date}"
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """The file of one workload and limit: the grid of each system that was tuned."""
+
     schema: str = SCHEMA
     workload: str
     device_memory_bytes: int | None
@@ -65,148 +73,121 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Settings of a tuned row, None where nothing was tuned, and where they come from."""
+    """Settings of a tuned row with their source; None where no tuned point fits."""
 
     settings: dict[str, Any] | None
     source: str
 
 
 def path_of(workload: str, device_memory_bytes: int | None) -> Path:
-    """Where a grid is saved."""
+    """The file of the grids of a workload under a limit (None: no limit)."""
     name = f"{workload}-{limit_label(device_memory_bytes)}.json"
     return store.published_directory() / "tuning" / name
 
 
 def load(path: Path) -> Tuning | None:
-    """The file, or None where there is none. Raises RecordError on a damaged one."""
+    """The file's content, None without a file. Raises RecordError on a damaged file."""
     path = store.readable(path)
     if not path.is_file():
         return None
-    data = path.read_bytes()
-    store.check_schema(path, data, SCHEMA)
-    try:
-        return msgspec.json.decode(data, type=Tuning)
-    except msgspec.ValidationError as error:
-        raise store.RecordError(f"{path}: {error}; tune again with --tune") from None
+    return store.read_json(path, Tuning, SCHEMA, "tune again with --tune")
 
 
-def fastest(points: Sequence[Point], within_bytes: int | None = None) -> Point | None:
-    """The fastest point that ran, and whose tracked peak is within the limit if there is one.
+def load_system(path: Path, system: str) -> SystemTuning | None:
+    """The grid of one system; None without one. Raises RecordError on a damaged file."""
+    tuning = load(path)
+    return None if tuning is None else tuning.systems.get(system)
 
-    Of the most often launched: a single lucky launch must not beat finalists launched again.
+
+def fastest(points: Sequence[GridPoint], within_bytes: int | None = None) -> GridPoint | None:
+    """The fastest point that ran with a tracked peak of at most `within_bytes` (None: any).
+
+    Only the points with the most launches count: a single launch may be fast by chance.
     """
-    able = [
+    fitting = [
         point
         for point in points
         if point.status == "ok"
         and point.step_seconds_median is not None
-        and (
-            within_bytes is None
-            or (point.tracked_peak_bytes is not None and point.tracked_peak_bytes <= within_bytes)
-        )
+        and (within_bytes is None or (point.tracked_peak_bytes or math.inf) <= within_bytes)
     ]
-    most = max((point.launches for point in able), default=0)
-    finalists_only = [point for point in able if point.launches == most]
+    most = max((point.launches for point in fitting), default=0)
+    finalists_only = [point for point in fitting if point.launches == most]
     return min(finalists_only, key=lambda point: point.step_seconds_median or 0.0, default=None)
 
 
 def choose(system: str, workload: Workload) -> Choice:
-    """The committed winner for this workload and limit, else the best guess, and its reason."""
-    limit = workload.device_memory_bytes
-    exact = path_of(workload.name, limit)
-    unlimited = path_of(workload.name, None)
-    if winner := _winner(exact, system, None, "fastest"):
-        return winner
-    if limit is not None:
-        within = f"fastest without a limit whose peak fits {format_bytes(limit)}"
-        if winner := _winner(unlimited, system, limit, within):
-            return winner
-    tuned = any(
-        (tuning := load(path)) is not None and system in tuning.systems
-        for path in (exact, unlimited)
-    )
-    why = "no tuned point fits this limit" if tuned else f"not tuned: no {system} in {exact.name}"
-    return Choice(settings=None, source=f"{why}; the last of the adapter's grid stands in")
+    """The committed winner for this workload and limit, or no settings and the reason.
+
+    Without a fitting grid under the limit, the grid without a limit counts. Raises RecordError on
+    a damaged file.
+    """
+    limit_bytes = workload.device_memory_bytes
+    exact = path_of(workload.name, limit_bytes)
+    grids: list[tuple[Path, int | None, str]] = [(exact, None, "fastest")]
+    if limit_bytes is not None:
+        how = f"fastest without a limit whose peak fits {format_bytes(limit_bytes)}"
+        grids.append((path_of(workload.name, None), limit_bytes, how))
+    reason = f"not tuned: no {system} in {exact.name}"
+    for path, within_bytes, how in grids:
+        grid = load_system(path, system)
+        if grid is None:
+            continue
+        point = fastest(grid.points, within_bytes)
+        if point is not None:
+            source = f"{how} of {len(grid.points)} points in tuning/{path.name} ({grid.origin})"
+            return Choice(settings=point.settings, source=source)
+        reason = "no tuned point fits this limit"
+    return Choice(settings=None, source=f"{reason}; the last point of the adapter's grid is used")
 
 
-def _winner(path: Path, system: str, within_bytes: int | None, how: str) -> Choice | None:
-    tuning = load(path)
-    if tuning is None or system not in tuning.systems:
-        return None
-    grid = tuning.systems[system]
-    point = fastest(grid.points, within_bytes)
-    if point is None:
-        return None
-    source = (
-        f"{how} of {len(grid.points)} points in tuning/{path.name} "
-        f"({grid.machine}, commit {grid.commit[:9]}, {grid.date})"
-    )
-    return Choice(settings=point.settings, source=source)
-
-
-def point_of(launches: Sequence[Record]) -> Point:
-    """What the launches of one setting say about it; one that is not ok speaks for all."""
+def point_of(launches: Sequence[Record]) -> GridPoint:
+    """The launches of one setting as a point; a launch that is not ok decides the status."""
     worst = next((record for record in launches if record.status != "ok"), launches[-1])
-    peaks = [
-        memory.tracked_peak_bytes
-        for record in launches
-        for memory in record.memory
-        if memory.tracked_peak_bytes is not None
-    ]
     seconds = [second for record in launches for second in metrics.measured_seconds(record.steps)]
-    return Point(
+    return GridPoint(
         settings=worst.settings,
         settings_text=worst.settings_text,
         status=worst.status,
         reason=worst.reason,
         launches=len(launches),
         step_seconds_median=statistics.median(seconds) if worst.status == "ok" else None,
-        tracked_peak_bytes=max(peaks, default=None),
+        tracked_peak_bytes=metrics.largest_bytes(launches, "tracked_peak_bytes"),
     )
 
 
 def finalists(
-    assignments: Sequence[Configuration], done: Sequence[Record]
+    configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> Sequence[Configuration]:
-    """The FINALISTS fastest points of each system: noise must not choose among them."""
+    """The FINALISTS fastest points of each system, to be launched again."""
     fastest_rows: set[str] = set()
-    for system in {assignment.row.system for assignment in assignments}:
+    for system in {configuration.row.system for configuration in configurations}:
         timed = sorted(
             (record.step_seconds_median, record.row)
             for record in done
             if record.system == system and record.step_seconds_median is not None
         )
         fastest_rows |= {row for _, row in timed[:FINALISTS]}
-    return [assignment for assignment in assignments if assignment.row.label in fastest_rows]
+    return [point for point in configurations if point.row.label in fastest_rows]
 
 
 def of_records(done: Sequence[Record]) -> SystemTuning:
     """The whole grid of one system, from the records of its launches."""
-    rows: dict[str, list[Record]] = {}
-    for record in done:
-        rows.setdefault(record.row, []).append(record)
-    environment = done[0].environment
-    return SystemTuning(
-        date=done[0].started[:10],
-        machine=machine(done[0]),
-        commit=environment.get("commit") or "unknown",
-        dirty=bool(environment.get("dirty")),
-        versions=environment.get("versions", {}),
-        points=[point_of(launches) for launches in rows.values()],
-    )
+    points = [point_of(launches) for launches in grouped(done, "row").values()]
+    return SystemTuning(points=points, **origin(done[0]))
 
 
 def save(workload: Workload, systems: Mapping[str, SystemTuning]) -> Path:
-    """Merge whole grids into the file of this workload and limit; other systems' stay."""
+    """Put whole grids into the file of this workload and limit; the path.
+
+    Grids of further systems stay in the file.
+    """
     path = path_of(workload.name, workload.device_memory_bytes)
     before = load(path)
-    merged = dict(before.systems) if before is not None else {}
-    merged.update(systems)
+    earlier = {} if before is None else before.systems
     tuning = Tuning(
         workload=workload.name,
         device_memory_bytes=workload.device_memory_bytes,
-        systems=dict(sorted(merged.items())),
+        systems=dict(sorted({**earlier, **systems}.items())),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    store.write_bytes(path, store.to_json(tuning))
-    return path
+    return store.save(path, tuning)

@@ -12,6 +12,7 @@ from benchmarks.job import Status
 from benchmarks.records import store
 from benchmarks.reporting.tables import size_words
 from benchmarks.reporting.text_table import NO_NUMBER, Column, text_table
+from benchmarks.rows.row import slug_of
 from benchmarks.studies.publish import SavedStudy
 from sppo.config.sizes import format_bytes, limit_label
 
@@ -74,8 +75,8 @@ def lost_rows(longest: LongestSequences, path: Path) -> list[str]:
         saved = msgspec.json.decode(path.read_bytes(), type=LongestSequences)
     except (OSError, msgspec.DecodeError):
         return []
-    new = {row.row for row in longest.rows}
-    return [row.row for row in saved.rows if row.row not in new]
+    new = {slug_of(row.row) for row in longest.rows}
+    return [row.row for row in saved.rows if slug_of(row.row) not in new]
 
 
 def table(rows: Sequence[LongestRow]) -> str:

@@ -18,10 +18,10 @@ from benchmarks.launch.run import Options
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary
-from benchmarks.rows import candidates, committed_grids
+from benchmarks.rows import candidates
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import ROWS, Configuration, Row
+from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
 from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 
@@ -140,7 +140,7 @@ def fitting_settings(done: Sequence[Record], workload: Workload) -> set[str]:
             launched.device_memory_bytes is not None and launched.device_memory_bytes <= limit
         )
         if tighter and launched.sequences_per_step == workload.sequences_per_step:
-            (fit if record.status == "ok" else refused).add(committed_grids.key(record.settings))
+            (fit if record.status == "ok" else refused).add(settings_key(record.settings))
     return fit - refused
 
 

@@ -1,10 +1,9 @@
-"""The device a rank computes on: its memory limit, and what it says about its memory.
+"""The device of a rank: its memory limit, and readings of its memory.
 
-A CPU has no memory of its own to run out of, so the limit is made: Linux counts private writable
-mappings, which is what torch allocates, against RLIMIT_DATA and refuses more with torch's ordinary
-out-of-memory error. Shared mappings are not counted and can play the host tier. For the count to
-follow the live tensors, glibc must give freed memory back at once (the strict allocator), which
-costs time: never while timing.
+A CPU has no device memory, so RLIMIT_DATA is the limit. Linux counts private writable mappings,
+which torch allocates, against it; torch then raises its ordinary out-of-memory error. Shared
+mappings do not count and serve as the host tier. The count follows the live tensors only if glibc
+returns freed memory at once (the strict allocator). That costs time, so timed steps do not use it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks.job import Enforcement
+from benchmarks.job import Enforcement, Memory
 from sppo.config.sizes import GIB, KIB, MIB, format_bytes
 
 _M_TRIM_THRESHOLD = -1
@@ -35,26 +33,25 @@ _PYTHON_BYTES = 8 * MIB
 _PROBE_BYTES = 16 * MIB
 _STATM = Path("/proc/self/statm")
 UNSEEN_BYTES = GIB
-"""What CUDA's allocator may hold beyond the limit of tracked memory: what kernels take beside their
-tensors (cuBLAS workspaces, the float32 dQ of a flash backward) and what is lost to fragments. Part
-of a profile's reserve, as MKL's buffers on a CPU are no part of the limit either."""
+"""Bytes that CUDA's allocator may hold above the limit of tracked memory: cuBLAS workspaces, the
+float32 dQ of a flash backward, fragments. They are part of a profile's reserve. In the same way
+MKL's buffers on a CPU are no part of the limit."""
 
 _NO_MEMORY_FOR_CODE = "could not create a primitive"
-"""oneDNN's words where it gets no memory for a kernel's machine code or scratch. What it does not
-support it refuses earlier, as a primitive descriptor."""
+"""oneDNN's message without memory for a kernel's machine code or scratch. For an unsupported
+operation its message ends in "primitive descriptor"."""
 
 
 def strict_allocator() -> bool:
-    """Freed memory of 64 KiB and more goes back to the system at once. False without glibc.
+    """Return freed memory of 64 KiB and more to the system at once. False without glibc.
 
-    Call it before anything large is allocated: a hole left in the heap would be used again
-    unseen by any limit.
+    Call this before any large allocation: no limit counts the reuse of a hole in the heap.
     """
     return _set_allocator(_STRICT_BYTES, _STRICT_BYTES)
 
 
 def relaxed_allocator() -> bool:
-    """Freed memory is kept for the next allocation, for timing. False without glibc."""
+    """Keep freed memory for the next allocation, for timing. False without glibc."""
     return _set_allocator(_RELAXED_MMAP_BYTES, _RELAXED_TRIM_BYTES)
 
 
@@ -62,10 +59,10 @@ def relaxed_allocator() -> bool:
 def enforce(
     limit_bytes: int | None, live_tracked_bytes: int, device: torch.device
 ) -> Iterator[Enforcement]:
-    """Let the device hold `limit_bytes` at most, `live_tracked_bytes` of which it holds already.
+    """Limit the device to `limit_bytes`, of which `live_tracked_bytes` are in use already.
 
-    Yields how the limit is enforced. `None` is no limit, under the same strict allocator.
-    On leaving, by an exception too, the limit is lifted and the allocator relaxed.
+    Yields the way of enforcement. None is no limit, with the same strict allocator. At the end,
+    also after an exception, the limit is lifted and the allocator relaxed.
     """
     strict = strict_allocator()
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -79,9 +76,9 @@ def enforce(
 
 
 def check_tracked(peak_bytes: int, limit_bytes: int | None, enforcement: Enforcement) -> None:
-    """Raise torch's out-of-memory error where CUDA's allocator let a step pass that is too large.
+    """Raise torch's out-of-memory error if tracked memory exceeded the limit on CUDA.
 
-    It is told to allow more than the limit, see `UNSEEN_BYTES`.
+    CUDA's allocator allows `UNSEEN_BYTES` more than the limit.
     """
     if enforcement == "cuda fraction" and limit_bytes is not None and peak_bytes > limit_bytes:
         raise torch.OutOfMemoryError(
@@ -91,11 +88,10 @@ def check_tracked(peak_bytes: int, limit_bytes: int | None, enforcement: Enforce
 
 
 def warm_kernels(device: torch.device, dtype: torch.dtype) -> None:
-    """Let the matrix library of a CPU take the scratch buffers it keeps for good.
+    """Make the matrix library of a CPU allocate its permanent scratch buffers.
 
-    They are about 12 MiB a thread (MKL), come with the first large product of each orientation,
-    and would be charged to whichever step computes it. Like a GPU's context they are no part of
-    what the device may hold.
+    They are about 12 MiB a thread (MKL) and come with the first large product of each orientation.
+    Like a GPU's context they do not count against the limit.
     """
     if device.type == "cpu":
         square = torch.ones(_WARM_ROWS, _WARM_ROWS, dtype=dtype)
@@ -105,9 +101,9 @@ def warm_kernels(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def warm_interpreter() -> None:
-    """Let Python take room for the small objects of a step, which it keeps and fills again.
+    """Make Python allocate room for the small objects of a step, which it then reuses.
 
-    It takes 1 MiB at a time, in a process of which only tensors shall count.
+    Python allocates 1 MiB at a time, which would count against the limit of tensors.
     """
     size_bytes = sys.getsizeof(object())
     everything = [object() for _ in range(_PYTHON_BYTES // size_bytes)]
@@ -115,48 +111,36 @@ def warm_interpreter() -> None:
 
 
 _interpreter_room: list[object] = []
-"""Some object of each block of that room: Python gives back a block in which nothing lives."""
+"""Objects in each block of that room: Python frees a block without objects."""
 
 
 def is_out_of_memory(error: BaseException, limit_in_force: bool) -> bool:
-    """Whether `error` says that the device is full, by its type and torch's own words.
+    """Whether `error` says that the device is full, by its type and torch's message.
 
-    A CPU allocation refused without a limit in force is the machine's trouble, not the device's.
+    Without a limit in force, a failed CPU allocation is an error of the machine.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    if not limit_in_force:
-        return False
-    if isinstance(error, MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in str(error)
-        or "std::bad_alloc" in str(error)
-        or str(error) == _NO_MEMORY_FOR_CODE
+    message = str(error)
+    full = "can't allocate memory" in message or "std::bad_alloc" in message
+    is_allocation = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and (full or message == _NO_MEMORY_FOR_CODE)
     )
+    return limit_in_force and is_allocation
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemoryReading:
-    """Bytes as the system and CUDA count them; None where there is no such thing."""
+def memory_reading(device: torch.device) -> Memory:
+    """Bytes that the system and CUDA count. Tracked fields are empty.
 
-    rss_peak_bytes: int
-    allocated_peak_bytes: int | None = None
-    reserved_peak_bytes: int | None = None
-    driver_used_bytes: int | None = None
-
-
-def memory_reading(device: torch.device) -> MemoryReading:
-    """Peaks of this process so far (CUDA: since `reset_peaks`), and the driver's use now.
-
-    The driver counts everybody on the device.
+    Peaks are those of this process (on CUDA since `reset_peaks`). The driver counts all processes
+    on the device, at this time.
     """
     unit_bytes = 1 if sys.platform == "darwin" else KIB
     rss_peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
     if device.type != "cuda":
-        return MemoryReading(rss_peak_bytes=rss_peak_bytes)
+        return Memory(rss_peak_bytes=rss_peak_bytes)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
-    return MemoryReading(
+    return Memory(
         rss_peak_bytes=rss_peak_bytes,
         allocated_peak_bytes=torch.cuda.max_memory_allocated(device),
         reserved_peak_bytes=torch.cuda.max_memory_reserved(device),
@@ -165,16 +149,16 @@ def memory_reading(device: torch.device) -> MemoryReading:
 
 
 def reset_peaks(device: torch.device) -> None:
-    """Start CUDA's peaks anew; elsewhere nothing happens."""
+    """Reset CUDA's peaks. Does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def data_reader(device: torch.device) -> Callable[[], int] | None:
-    """Reads what this process holds, for differences: quick enough after every operator.
+    """A function that reads the bytes this process holds, fast enough after every operator.
 
-    On CUDA what the allocator has given out. None where the system does not tell.
+    On CUDA the bytes of the allocator. Only differences have a meaning. None without `/proc`.
     """
     if device.type == "cuda":
         return partial(torch.cuda.memory_allocated, device)
@@ -190,11 +174,14 @@ def data_reader(device: torch.device) -> Callable[[], int] | None:
 
 
 def private_bytes() -> int:
-    """Private writable memory of this process, what RLIMIT_DATA counts. Linux only."""
+    """Private writable memory of this process, which RLIMIT_DATA counts. Linux only.
+
+    Raises OSError where the kernel does not report it.
+    """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmData:"):
             return int(line.split()[1]) * KIB
-    raise OSError("this kernel does not tell VmData")
+    raise OSError("this kernel does not report VmData")
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -219,22 +206,18 @@ def _limit(
     if limit_bytes is None:
         return "no limit"
     if device.type == "cuda":
-        return _limit_cuda(limit_bytes, device)
+        torch.cuda.empty_cache()
+        total_bytes = torch.cuda.get_device_properties(device).total_memory
+        share = min(1.0, (limit_bytes + UNSEEN_BYTES) / total_bytes)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+        return "cuda fraction"
     if strict and device.type == "cpu":
         return _limit_data(limit_bytes - live_tracked_bytes)
     return "accounted, not enforced"
 
 
-def _limit_cuda(limit_bytes: int, device: torch.device) -> Enforcement:
-    torch.cuda.empty_cache()
-    total_bytes = torch.cuda.get_device_properties(device).total_memory
-    share = min(1.0, (limit_bytes + UNSEEN_BYTES) / total_bytes)
-    torch.cuda.set_per_process_memory_fraction(share, device)
-    return "cuda fraction"
-
-
 def _limit_data(more_bytes: int) -> Enforcement:
-    """Allow `more_bytes` above what the process holds now. Only the soft limit: it is lifted."""
+    """Allow `more_bytes` above the present memory. Only the soft limit, so it can be lifted."""
     library = _glibc()
     assert library is not None, "the strict allocator was set"
     library.malloc_trim(0)
@@ -250,7 +233,7 @@ def _limit_data(more_bytes: int) -> Enforcement:
 
 
 def _refuses(size_bytes: int) -> bool:
-    """Whether the kernel keeps its word: some sandboxes accept the limit and ignore it."""
+    """Whether the kernel enforces the limit: some sandboxes accept and ignore it."""
     try:
         mapping = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, MemoryError):

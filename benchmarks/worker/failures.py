@@ -1,4 +1,4 @@
-"""How a rank that cannot go on ends: what it writes, what it prints, its exit code."""
+"""The end of a rank that fails: its error file, its output, its exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
 from sppo.config.sizes import format_bytes
 
 WRONG_INPUT = 2
-"""The exit code of a rank that was started wrongly; as of `sppo-bench`."""
+"""The exit code of a rank that was started wrongly, as for `sppo-bench`."""
 
 LOST_PEER = (
     "Connection closed by peer",
@@ -27,85 +27,87 @@ LOST_PEER = (
     "Broken pipe",
     "ncclRemoteError",
 )
-"""gloo's and NCCL's words for a peer that is gone; they have no error type of their own for it."""
+"""Messages of gloo and NCCL about a lost peer. Neither has an error type for it."""
+
+STATUSES: tuple[tuple[type[Exception], Status], ...] = (
+    (HostTierFull, "host_oom"),
+    (Infeasible, "infeasible"),
+    (Unavailable, "unavailable"),
+    (NotBuilt, "unavailable"),
+)
+"""Error types with a status of their own; the first match counts."""
 
 
-def record_what_ends_it(job: Job, where: Heartbeat) -> None:
-    """An error that nobody has caught ends this process as ever, but leaves its record first."""
+def record_uncaught_errors(job: Job, heartbeat: Heartbeat) -> None:
+    """Install a hook: an uncaught error writes error-{r}.json before it ends this process."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, Exception):
-            fail(job, where, error)
+            fail(job, heartbeat, error)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
 
 
 def status_of(error: Exception, limit_in_force: bool) -> Status:
-    """The word for `error`, from its type (and torch's own words for a CPU that is full)."""
+    """The status for `error`, from its type (and torch's message for a full CPU)."""
     if devices.is_out_of_memory(error, limit_in_force):
         return "oom"
-    if isinstance(error, HostTierFull):
-        return "host_oom"
-    if isinstance(error, Infeasible):
-        return "infeasible"
-    if isinstance(error, (Unavailable, NotBuilt)):
-        return "unavailable"
-    return "failed"
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), "failed")
 
 
 def lost_peer(error: Exception) -> bool:
-    """Whether `error` only says that another rank is gone, and so cannot be the cause."""
+    """Whether `error` only reports that another rank is gone, and so is not the cause."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER)
 
 
 def refusal_words(refusal: Refusal | None) -> str:
-    """What a full device held, to follow the error's own words."""
+    """The bytes on a full device, to follow the error's message."""
     if refusal is None:
         return ""
     return (
         f"; the device held {format_bytes(refusal.tracked_bytes)} of tracked tensors and "
-        f"{format_bytes(refusal.untracked_bytes)} beside them, its limit is "
+        f"{format_bytes(refusal.untracked_bytes)} outside them, its limit is "
         f"{format_bytes(refusal.limit_bytes)}"
     )
 
 
-def fail(job: Job, where: Heartbeat, error: Exception) -> NoReturn:
+def fail(job: Job, heartbeat: Heartbeat, error: Exception) -> NoReturn:
     """Write error-{r}.json and end at once: a peer or a library's thread may hang for ever."""
-    text = _record(job, where, error)
+    text = _record(job, heartbeat, error)
     sys.stdout.flush()
-    # torch.distributed's own hook, which calls ours, holds sys.stderr back until we return.
+    # torch.distributed's own hook, which calls this one, holds sys.stderr back until it returns.
     print(text, file=sys.__stderr__, flush=True)
     os._exit(1)
 
 
-def refuse(job: Job, where: Heartbeat, error: ValueError) -> NoReturn:
-    """Write error-{r}.json and end with one line: nothing has been started yet."""
-    _record(job, where, error)
+def refuse(job: Job, heartbeat: Heartbeat, error: ValueError) -> NoReturn:
+    """Write error-{r}.json and end with one line, before anything has started."""
+    _record(job, heartbeat, error)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(WRONG_INPUT)
 
 
 def write(job: Job, name: str, value: Any) -> None:
-    """One file of the launch directory."""
-    store.write_bytes(Path(job.output_directory) / name, store.to_json(value))
+    """Write a value as JSON into the launch directory."""
+    store.save(Path(job.output_directory) / name, value)
 
 
-def _record(job: Job, where: Heartbeat, error: Exception) -> str:
+def _record(job: Job, heartbeat: Heartbeat, error: Exception) -> str:
     """Write error-{r}.json; the traceback."""
     now_ns = time.time_ns()
     text = "".join(traceback.format_exception(error))
-    status = status_of(error, where.limit_in_force)
-    refusal = where.refusal if status == "oom" else None
+    status = status_of(error, heartbeat.limit_in_force)
+    refusal = heartbeat.refusal if status == "oom" else None
     record = RankError(
-        rank=where.rank,
+        rank=heartbeat.rank,
         status=status,
         message=(str(error) or type(error).__name__) + refusal_words(refusal),
         traceback=text,
-        phase=where.phase,
+        phase=heartbeat.phase,
         time_ns=now_ns,
         lost_peer=status == "failed" and lost_peer(error),
         refusal=refusal,
     )
-    write(job, f"error-{where.rank}.json", record)
+    write(job, f"error-{heartbeat.rank}.json", record)
     return text

@@ -1,8 +1,8 @@
-"""Where each rank of a launch is: one note a rank, in memory that outlives it.
+"""The heartbeat of each rank of a launch: one note a rank, in memory that outlives the process.
 
-A rank that was killed, or that hangs, says nothing more. So each writes what it does before it does
-it, and whoever ends the launch reads that. A note is a copy into mapped memory, about 1 us: no
-system call, no flush. It survives the process, and need not survive the machine.
+A rank that was killed, or that hangs, reports nothing more. So each rank writes its next
+instruction before it runs, and the supervisor reads the notes at the end. A note is a copy into
+mapped memory, about 1 us, without a system call or a flush.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import get_args
 from benchmarks.job import Phase, Refusal
 
 NOTE_BYTES = 256
-"""A note's length on disk, whatever it says; the rest is blanks."""
+"""The length of a note on disk, padded with blanks."""
 
 WAITS = "waits"
-"""In the text of a rank that can go on only when another has."""
+"""Part of the note of a rank that waits for another rank."""
 
 HUNG_SHARE = 0.25
-"""Of the time limit: if nobody moved for so long, whoever does not wait hangs. Else it is slow."""
+"""Share of the time limit. Without a new note for so long, a rank that does not wait hangs."""
 
 MOST_NAMED = 4
-"""Ranks that one line names; the others are counted."""
+"""Ranks that one line names; further ranks are counted."""
 
 
 def file_name(rank: int) -> str:
+    """The file of a rank's note in the launch directory."""
     return f"where-{rank}"
 
 
 class Heartbeat:
-    """What a rank does now, for itself and, in its file, for others. Raises OSError."""
+    """The phase and the next instruction of a rank, here and in its file. Raises OSError."""
 
     def __init__(self, rank: int, directory: Path) -> None:
         self.rank = rank
@@ -48,19 +49,19 @@ class Heartbeat:
         self.enter("set-up")
 
     def enter(self, phase: str) -> None:
-        """The next phase of the launch begins."""
+        """Begin the next phase of the launch."""
         self.phase = phase
         self.note("")
 
     def note(self, doing: str) -> None:
-        """What this rank does from now on, in one copy: a reader may come at any time."""
+        """Write the next instruction in one copy, because a reader may come at any time."""
         text = f"{time.time_ns()} {self.phase}\n{doing}"
         self._room[:] = text.encode()[:NOTE_BYTES].ljust(NOTE_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """What a rank said last: "stage 1, F0.3@1", or nothing but its phase."""
+    """The last note of a rank: its phase, and an instruction such as "stage 1, F0.3@1"."""
 
     time_ns: int
     phase: str
@@ -68,6 +69,7 @@ class Note:
 
     @property
     def waits(self) -> bool:
+        """Whether the rank waits for another rank."""
         return WAITS in self.doing
 
     def __str__(self) -> str:
@@ -78,7 +80,7 @@ class Note:
 
 
 def read_note(path: Path) -> Note | None:
-    """The note in a rank's file; None where there is none, or half of one."""
+    """The note in a rank's file; None where it is missing or incomplete."""
     try:
         text = path.read_bytes()[:NOTE_BYTES].decode("utf-8", "replace")
     except OSError:
@@ -91,14 +93,14 @@ def read_note(path: Path) -> Note | None:
 
 
 def read_notes(directory: Path, ranks: int) -> list[Note | None]:
-    """Of all ranks, in their order."""
+    """The notes of all ranks, in rank order."""
     return [read_note(directory / file_name(rank)) for rank in range(ranks)]
 
 
-def who_hangs(notes: Sequence[Note | None], now_ns: int, limit_seconds: float) -> str:
-    """Why a launch came to no end: who kept the others waiting. Nothing if nobody left a note.
+def hang_reason(notes: Sequence[Note | None], now_ns: int, limit_seconds: float) -> str:
+    """The ranks that a launch waited for at its time limit; "" without notes.
 
-    Where all wait, or none does, none is singled out.
+    If all ranks wait, or none does, all are named.
     """
     known = [note for note in notes if note is not None]
     if not known:
@@ -110,14 +112,14 @@ def who_hangs(notes: Sequence[Note | None], now_ns: int, limit_seconds: float) -
     if idle_seconds < HUNG_SHARE * limit_seconds:
         return f"still moving: {_each(culprits, notes)}"
     if not (busy and waiting):
-        return f"nobody moved for {idle_seconds:.0f} s: {_each(culprits, notes)}"
-    others = [f"rank {rank} {_wait_of(notes[rank])}" for rank in waiting]
-    ranks = [f"rank {rank} hung {_where(notes[rank])}" for rank in busy]
-    return f"{few(ranks, '; ')} ({few(others, ', ')}; nobody moved for {idle_seconds:.0f} s)"
+        return f"no progress for {idle_seconds:.0f} s: {_each(culprits, notes)}"
+    peers = [f"rank {rank} {_wait_of(notes[rank])}" for rank in waiting]
+    hung = [f"rank {rank} hung {_where(notes[rank])}" for rank in busy]
+    return f"{few(hung, '; ')} ({few(peers, ', ')}; no progress for {idle_seconds:.0f} s)"
 
 
 def few(words: Sequence[str], between: str) -> str:
-    """The first of many, and how many more there are."""
+    """The first `MOST_NAMED` of the words, and the number of the rest."""
     named = list(words[:MOST_NAMED])
     if len(words) > MOST_NAMED:
         named.append(f"{len(words) - MOST_NAMED} more")

@@ -12,9 +12,9 @@ from benchmarks.records.record import Peak
 
 
 def measured_peak(threads: int, device: str = "cpu", dtype: str = "float32") -> Peak | None:
-    """The best matrix product of a process of its own, with one rank's threads (about 2 s).
+    """The best matrix product in a process of its own, with the threads of a rank (about 2 s).
 
-    None where the measurement itself fails: a table without MFU beats a made-up one.
+    None if the measurement fails; the table then has no MFU.
     """
     command = [sys.executable, "-m", "benchmarks.worker.matmul_peak", str(threads), device, dtype]
     try:

@@ -1,10 +1,10 @@
-"""Measure a hardware profile: the engine's own stage on every rank at once, copies and messages.
+"""Measure a hardware profile: the engine's own chunk on every rank at once, copies and messages.
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 \
         -m benchmarks.worker.measure_hardware cpu-2core sppo/config/hardware_profiles/cpu-2core.json
 
-All ranks measure at the same time, because they share memory and links when they train. Rates are
-those of the model they were measured with (`source` names it): a small hidden size is slower.
+All ranks measure at the same time, because they share memory and links in training. The rates are
+those of the measured model (`source` names it): a small hidden size is slower.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sppo.comm.in_process import connect_threads
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
-from sppo.config.sizes import KIB, MIB
+from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import EngineContext
 from sppo.engine.part import Part
@@ -40,24 +40,34 @@ from sppo.engine.stage import Stage
 from sppo.model.weights import StageWeights
 from sppo.offload.host_memory import HostArena
 from sppo.plan.blocks import block_of
-from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
-_aten = torch.ops.aten
+BASE = "cpu-2core"
+"""The profile of the plans here, and of the numbers that are not measured, with their reasons."""
+
+MODEL = MODELS["gpt-tiny"]
 
 LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 PREFIX_TOKENS = 3072
 REPEATS = 15
 CODE_LENGTHS = (520, 584, 648, 712)
-"""Tokens that no other measurement uses."""
+"""Tokens that no further measurement uses."""
 
-PROCESS_BYTES = 512 * KIB
-LONGEST_UNIT_TOKENS = 1024
-"""Tokens of the unit whose size the element-wise kernels are measured at."""
+ELEMENTWISE_TOKENS = 1024
+"""Tokens of the saved tensor on which the element-wise kernels are measured."""
+
+SOURCES = {
+    "peak_flops_per_second": "best of repeated 1024 x 1024 products, float32",
+    "memory_bytes_per_second": "layer norm and GELU, float32",
+    "kernel_code_bytes": "private memory that a GELU of a new shape keeps",
+    "collective_bytes_per_second": "all_gather of 16 MiB over gloo",
+}
+"""The measurements whose source names machine and date, by field of the profile."""
 
 
-def _median_seconds(action: Callable[[], None]) -> float:
+def _median_seconds(action: Callable[[], object]) -> float:
+    """Median time of an action that all ranks begin together."""
     action()
     times = []
     for _ in range(REPEATS):
@@ -68,38 +78,39 @@ def _median_seconds(action: Callable[[], None]) -> float:
     return statistics.median(times)
 
 
-def _part(length: int, prefix: int, ranks: int) -> Part:
-    """The first stage of gpt-tiny with one subsequence of `length` tokens behind `prefix`."""
+def _part(length: int, prefix: int) -> Part:
+    """The first of two stages of gpt-tiny, for `length` tokens after `prefix` tokens."""
     workload = Workload(
         name="profile",
-        model=MODELS["gpt-tiny"],
-        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=ranks),
+        model=MODEL,
+        cluster=Cluster(hardware=BASE, device="cpu", nodes=1, ranks_per_node=2),
         sequence_tokens=length + prefix,
     )
-    options = SolverOptions(
-        subsequences=2 if prefix else 1, virtual_stages=1, policy="no-offload", cut="equal"
+    layout = SolverOptions(
+        pipeline_parallel=2, subsequences=2 if prefix else 1, virtual_stages=1, msp=False
     )
-    plan: Plan = solve(workload, load_hardware("cpu-2core"), options)
+    options = replace(layout, policy="no-offload", cut="equal")
+    plan = solve(workload, load_hardware(BASE), options)
     lengths = (prefix, length) if prefix else (length,)
     plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
-    device = torch.device("cpu")
-    weights = initial_weights(workload.model, 1, torch.float32)
-    mine = StageWeights(plan, 0, weights, device, torch.float32)
-    context = EngineContext(device=device, dtype=torch.float32)
-    return Stage(plan, mine, context, connect_threads(plan)[0]).parts[0]
+    context = EngineContext(device=torch.device("cpu"), dtype=torch.float32)
+    weights = initial_weights(MODEL, 1, context.dtype)
+    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype)
+    return Stage(plan, stage_weights, context, connect_threads(plan)[0]).parts[0]
 
 
 class _Sampler:
-    """Forward and backward of a part, repeated; seconds per layer."""
+    """Forward and backward of a chunk, repeated; seconds per layer."""
 
-    def __init__(self, length: int, prefix: int, ranks: int) -> None:
-        self.part = _part(length, prefix, ranks)
+    def __init__(self, length: int, prefix: int) -> None:
+        self.part = _part(length, prefix)
         self.index = 1 if prefix else 0
         self.tokens = torch.randint(0, 256, (length,))
         self.gradient = torch.randn(length, self.part.plan.model.hidden)
         self.seconds: list[tuple[float, float]] = []
 
     def sample(self) -> None:
+        """One forward and one backward, which all ranks begin together."""
         dist.barrier()
         start = time.perf_counter()
         self.part.forward(0, self.index, self.tokens, None, 1.0)
@@ -109,62 +120,59 @@ class _Sampler:
         self.seconds.append(((middle - start) / layers, (time.perf_counter() - middle) / layers))
 
     def medians(self) -> tuple[float, float]:
-        """Without the first sample, which warms up."""
+        """Medians of forward and backward, without the first sample, which warms up."""
         forwards, backwards = zip(*self.seconds[1:], strict=True)
         return statistics.median(forwards), statistics.median(backwards)
 
 
-def _every_rate(ranks: int) -> list[Rates]:
-    """Rates by length. All lengths take turns, so that a slow minute slows all of them alike."""
-    alone = {length: _Sampler(length, 0, ranks) for length in LENGTHS}
-    behind = {length: _Sampler(length, PREFIX_TOKENS, ranks) for length in LENGTHS}
+def _every_rate() -> list[Rates]:
+    """Rates by length. The lengths take turns, so that a slow minute slows all of them."""
+    samplers = [(_Sampler(length, 0), _Sampler(length, PREFIX_TOKENS)) for length in LENGTHS]
     for _ in range(REPEATS + 1):
-        for length in LENGTHS:
-            alone[length].sample()
-            behind[length].sample()
-    return [_rates(length, alone[length].medians(), behind[length].medians()) for length in LENGTHS]
+        for alone, after_prefix in samplers:
+            alone.sample()
+            after_prefix.sample()
+    return [
+        _rates(length, alone.medians(), after_prefix.medians())
+        for length, (alone, after_prefix) in zip(LENGTHS, samplers, strict=True)
+    ]
 
 
-def _rates(length: int, alone: tuple[float, float], behind: tuple[float, float]) -> Rates:
-    """From (forward, backward) seconds without and with PREFIX_TOKENS earlier tokens."""
-    model = MODELS["gpt-tiny"]
-    block = block_of(model)
+def _rates(length: int, alone: tuple[float, float], after_prefix: tuple[float, float]) -> Rates:
+    """From (forward, backward) seconds without and with PREFIX_TOKENS, whose attention differs."""
+    block = block_of(MODEL)
     dense = block.dense_flops_per_token * length
     own = block.mixer_flops(0, length)
     prefix = block.mixer_flops_per_pair * length * PREFIX_TOKENS
-    rates = []
-    for factor, short, long in zip((1, 2), alone, behind, strict=True):
+    rates: dict[str, float] = {}
+    directions = zip(("forward", "backward"), (1, 2), alone, after_prefix, strict=True)
+    for direction, factor, short, long in directions:
         attention_rate = factor * prefix / max(long - short, 1e-6)
         dense_seconds = max(short - factor * own / attention_rate, short / 10)
-        rates.append((factor * dense / dense_seconds, attention_rate))
-    (dense_forward, attention_forward), (dense_backward, attention_backward) = rates
-    return Rates(
-        tokens=length,
-        dense_forward=dense_forward,
-        dense_backward=dense_backward,
-        attention_forward=attention_forward,
-        attention_backward=attention_backward,
-    )
+        rates[f"dense_{direction}"] = factor * dense / dense_seconds
+        rates[f"attention_{direction}"] = attention_rate
+    means = _mean_over_ranks(list(rates.values()))
+    return Rates(tokens=length, **dict(zip(rates, means, strict=True)))
 
 
 def _copy_rates() -> tuple[float, float]:
-    """Bytes/s into and out of the host tier, in tensors of a unit's size."""
+    """Bytes/s into and out of the host tier (D2H, H2D), in tensors of 1 MiB."""
     arena = HostArena(16 * MIB, torch.device("cpu"))
     data = torch.ones(1 * MIB, dtype=torch.uint8)
+    first_slot = arena.store(data)
 
-    def out() -> None:
+    def offload() -> None:
         arena.used_bytes = 0
         for _ in range(16):
             arena.store(data)
 
-    def back() -> None:
+    def reload() -> None:
         for index in reversed(range(16)):
             arena.used_bytes = (index + 1) * MIB
-            slot = replace(arena_slot, offset_bytes=index * MIB)
+            slot = replace(first_slot, offset_bytes=index * MIB)
             arena.load(slot, torch.empty(MIB, dtype=torch.uint8))
 
-    arena_slot = arena.store(data)
-    return 16 * MIB / _median_seconds(out), 16 * MIB / _median_seconds(back)
+    return 16 * MIB / _median_seconds(offload), 16 * MIB / _median_seconds(reload)
 
 
 def _message_cost() -> tuple[float, float]:
@@ -192,26 +200,25 @@ def _message_cost() -> tuple[float, float]:
 
 
 def _memory_rate() -> float:
-    """Bytes/s, read and written, of what a recomputation does: a layer norm and a GELU."""
-    model = MODELS["gpt-tiny"]
-    narrow = torch.randn(LONGEST_UNIT_TOKENS, model.hidden)
-    wide = torch.randn(LONGEST_UNIT_TOKENS, model.ffn)
-    weight, bias = torch.ones(model.hidden), torch.zeros(model.hidden)
+    """Bytes/s, read and written, of a recomputed layer norm and GELU."""
+    narrow = torch.randn(ELEMENTWISE_TOKENS, MODEL.hidden)
+    wide = torch.randn(ELEMENTWISE_TOKENS, MODEL.ffn)
+    weight, bias = torch.ones(MODEL.hidden), torch.zeros(MODEL.hidden)
 
-    def make() -> None:
-        F.layer_norm(narrow, [model.hidden], weight, bias)
+    def recompute() -> None:
+        F.layer_norm(narrow, [MODEL.hidden], weight, bias)
         F.gelu(wide)
 
-    return 2 * (narrow.nbytes + wide.nbytes) / _median_seconds(make)
+    return 2 * (narrow.nbytes + wide.nbytes) / _median_seconds(recompute)
 
 
 def _kernel_code_bytes() -> int:
-    """What a GELU's kernel keeps for a shape that it has not met: its machine code, if compiled."""
+    """Private bytes that a GELU keeps for a new shape: the machine code of its kernel."""
     devices.strict_allocator()
     grown = []
     for length in CODE_LENGTHS:
-        wide = torch.randn(length, MODELS["gpt-tiny"].ffn)
-        for operator in (partial(F.gelu, wide), partial(_aten.gelu_backward, wide, wide)):
+        wide = torch.randn(length, MODEL.ffn)
+        for operator in (partial(F.gelu, wide), partial(torch.ops.aten.gelu_backward, wide, wide)):
             before = devices.private_bytes()
             out = operator()
             grown.append(devices.private_bytes() - before - out.nbytes)
@@ -221,11 +228,11 @@ def _kernel_code_bytes() -> int:
 
 
 def _collective_rate() -> float:
-    """Bus bytes/s of an all-gather: what each rank receives from the others, over its time."""
+    """Bus bytes/s of an all_gather: the bytes that each rank receives, over the time."""
     ranks = dist.get_world_size()
-    own = torch.zeros(4 * MIB // ranks)
-    parts = [torch.empty_like(own) for _ in range(ranks)]
-    return (ranks - 1) * own.nbytes / _median_seconds(lambda: dist.all_gather(parts, own))
+    shard = torch.zeros(4 * MIB // ranks)
+    shards = [torch.empty_like(shard) for _ in range(ranks)]
+    return (ranks - 1) * shard.nbytes / _median_seconds(lambda: dist.all_gather(shards, shard))
 
 
 def _mean_over_ranks(numbers: list[float]) -> list[float]:
@@ -236,15 +243,10 @@ def _mean_over_ranks(numbers: list[float]) -> list[float]:
 
 
 def measure(name: str) -> Hardware:
-    """Measure on every rank at once; the mean over ranks, the same on all."""
+    """Measure on every rank at once. Every rank gets the same profile, the mean over ranks."""
     ranks = dist.get_world_size()
-    code = _kernel_code_bytes()
-    rates = []
-    for measured in _every_rate(ranks):
-        own = asdict(measured)
-        length = own.pop("tokens")
-        means = _mean_over_ranks(list(own.values()))
-        rates.append(Rates(tokens=length, **dict(zip(own, means, strict=True))))
+    code_bytes = _kernel_code_bytes()
+    rates = _every_rate()
     d2h, h2d, p2p, latency, collective, memory = _mean_over_ranks(
         [*_copy_rates(), *_message_cost(), _collective_rate(), _memory_rate()]
     )
@@ -255,26 +257,18 @@ def measure(name: str) -> Hardware:
         f"{ranks} ranks at once, one thread each, on {cpu_model()}, {os.cpu_count()} cores, torch "
         f"{torch.__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}"
     )
-    return Hardware(
+    base = load_hardware(BASE)
+    measured = {field: f"{how}, {where}" for field, how in SOURCES.items()}
+    return replace(
+        base,
         name=name,
-        kind="measured",
-        source=f"measured with gpt-tiny, float32, {where} "
-        "(python -m benchmarks.worker.measure_hardware)",
-        sources=_sources(where),
-        device="cpu",
-        dtype="float32",
+        source=f"measured with gpt-tiny, float32, {where} (sppo-bench profile)",
+        sources={**base.sources, **measured},
         rates=tuple(rates),
-        layer_overhead_seconds=0.0,
         peak_flops_per_second=peak,
         memory_bytes_per_second=memory,
         device_memory_bytes=share,
-        reserve_bytes=0,
-        context_bytes=0,
-        kernel_code_bytes=code,
-        workspace_bytes=0,
-        communicator_bytes=0,
-        connection_bytes=0,
-        process_bytes=PROCESS_BYTES,
+        kernel_code_bytes=code_bytes,
         host_memory_bytes_per_rank=share,
         ranks_per_node=ranks,
         d2h_bytes_per_second=d2h,
@@ -282,36 +276,7 @@ def measure(name: str) -> Hardware:
         p2p_bytes_per_second=p2p,
         p2p_latency_seconds=latency,
         collective_bytes_per_second=collective,
-        internode_bytes_per_second=None,
-        internode_latency_seconds=None,
-        overlapped_copies=False,
     )
-
-
-def _sources(where: str) -> dict[str, str]:
-    """How each number that is no rate came about, by field of the profile."""
-    share = "the machine's memory divided by its ranks; one memory is both tiers"
-    return {
-        "layer_overhead_seconds": "none: the rates of short subsequences contain it",
-        "peak_flops_per_second": f"best of repeated 1024 x 1024 products, float32, {where}",
-        "memory_bytes_per_second": f"layer norm and GELU, float32, {where}",
-        "device_memory_bytes": share,
-        "reserve_bytes": "none: the device limit of a workload is set above what libraries hold",
-        "context_bytes": "none: a CPU has no driver's context",
-        "kernel_code_bytes": f"private memory that a GELU of a new shape keeps, {where}",
-        "workspace_bytes": "none: the matrix library has its own before the limit is set",
-        "communicator_bytes": "none: gloo sends from the tensors",
-        "connection_bytes": "none: gloo sends from the tensors",
-        "process_bytes": "assumption: 512 KiB that the allocator rounds up and threads keep; "
-        "100 to 270 KiB were seen in whole steps",
-        "host_memory_bytes_per_rank": share,
-        "ranks_per_node": "the ranks that measured",
-        "d2h_bytes_per_second": "copies of 1 MiB into the host tier's arena",
-        "h2d_bytes_per_second": "copies of 1 MiB out of the host tier's arena",
-        "p2p_bytes_per_second": "half a ping-pong of 4 MiB over gloo, less its latency",
-        "p2p_latency_seconds": "half a ping-pong of 64 bytes over gloo",
-        "collective_bytes_per_second": f"all-gather of 16 MiB over gloo, {where}",
-    }
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node N -m benchmarks.worker.rank JOB.json
 
-Every system runs under this same program. It ends with rank-{r}.json, or with error-{r}.json and
-exit code 1, 2 where it was started wrongly (see `benchmarks.job` for the files).
+Every system runs under this program. It ends with rank-{r}.json, or with error-{r}.json and exit
+code 1 (2 if it was started wrongly). The files: `benchmarks.job`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,64 +36,64 @@ from benchmarks.job import (
     Accounted,
     Job,
     Memory,
-    Phase,
     Progress,
     RankReport,
     Refusal,
     StepReport,
-    throw_away_tokens,
 )
 from benchmarks.worker import device as devices
-from benchmarks.worker.failures import record_what_ends_it, refuse, write
+from benchmarks.worker.failures import record_uncaught_errors, refuse, write
 from benchmarks.worker.heartbeat import Heartbeat
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
-from benchmarks.worker.tokens import map_tokens
+from benchmarks.worker.tokens import job_tokens, step_tokens
 from benchmarks.worker.weights import map_weights, torch_dtype
-from sppo.config.workload import Workload
 
 MEETING = "waits for all ranks"
 """A rank's note at a barrier."""
 
 
 def main() -> None:
+    """Run the job that the command line names."""
     parser = argparse.ArgumentParser(prog="benchmarks.worker.rank", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
-    where = Heartbeat(int(os.environ.get("RANK", "0")), Path(job.output_directory))
-    record_what_ends_it(job, where)
+    heartbeat = Heartbeat(int(os.environ.get("RANK", "0")), Path(job.output_directory))
+    record_uncaught_errors(job, heartbeat)
     try:
         check_ranks(job)
     except ValueError as error:
-        refuse(job, where, error)
-    report, timeline = run(job, where)
+        refuse(job, heartbeat, error)
+    report, timeline = run(job, heartbeat)
     if timeline:
-        write(job, f"timeline-{where.rank}.json", timeline)
-    write(job, f"rank-{where.rank}.json", report)
+        write(job, f"timeline-{heartbeat.rank}.json", timeline)
+    write(job, f"rank-{heartbeat.rank}.json", report)
     dist.destroy_process_group()
 
 
-def run(job: Job, where: Heartbeat) -> tuple[RankReport, list[dict[str, Any]]]:
-    """The whole launch of this rank: its report and its timeline. Raises what the system raises."""
+def run(job: Job, heartbeat: Heartbeat) -> tuple[RankReport, list[dict[str, Any]]]:
+    """The whole launch of this rank: its report and its timeline. Errors of the system pass on."""
     for category in (UserWarning, FutureWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
     if job.account:
         devices.strict_allocator()
     torch.set_num_threads(job.threads_per_rank)
     torch.set_num_interop_threads(1)
-    where.note(MEETING)
+    heartbeat.note(MEETING)
     device = join_ranks(job)
-    tokens = checked_tokens(job)
+    tokens = job_tokens(job)
     adapter = registry.load(job.system)
     accounting = Accounting(device, held_bytes=devices.data_reader(device))
-    where.enter("prepare")
-    system = prepare(job, adapter, accounting, where, device)
-    launch = Launch(job=job, where=where, system=system, device=device, accounting=accounting)
+    heartbeat.enter("prepare")
+    system = prepare(job, adapter, accounting, heartbeat, device)
+    launch = Launch(
+        job=job, heartbeat=heartbeat, system=system, device=device, accounting=accounting
+    )
     launch.run_steps(tokens)
-    where.enter("close")
+    heartbeat.enter("close")
     timeline = system.timeline()
     system.close()
     report = RankReport(
-        rank=where.rank,
+        rank=heartbeat.rank,
         steps=launch.steps,
         memory=launch.memory,
         accounted=launch.accounted,
@@ -103,11 +103,11 @@ def run(job: Job, where: Heartbeat) -> tuple[RankReport, list[dict[str, Any]]]:
 
 
 def check_ranks(job: Job) -> None:
-    """Raise ValueError if torchrun has not started as many ranks as the job was planned for."""
-    found = os.environ.get("WORLD_SIZE")
-    if found is None or int(found) != job.ranks:
+    """Raise ValueError unless torchrun has started the ranks of the job."""
+    world_size = os.environ.get("WORLD_SIZE")
+    if world_size is None or int(world_size) != job.ranks:
         raise ValueError(
-            f"the job wants {job.ranks} ranks and WORLD_SIZE is {found}; "
+            f"the job wants {job.ranks} ranks and WORLD_SIZE is {world_size}; "
             f"start it by torchrun with {job.ranks} processes in all"
         )
 
@@ -120,60 +120,27 @@ def join_ranks(job: Job) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     torch.cuda.set_device(device)
-    # Without device_id: a group that knows its device sends all its messages through one stream, so
-    # that a receive posted ahead holds up the sends of this rank to others.
+    # Without device_id: with it a group has one stream for all messages, and a receive that is
+    # posted ahead would block the sends of this rank.
     dist.init_process_group("nccl", timeout=timeout)
     return device
 
 
-def phases(job: Job) -> list[Phase]:
-    """What each step of the launch is for; step i reads tokens[i]."""
-    plan: list[Phase] = ["throw-away"]
-    if job.account:
-        plan.append("accounted")
-    plan += ["warm-up"] * job.warmup_steps
-    plan += ["measured"] * job.measured_steps
-    return plan
-
-
-def checked_tokens(job: Job) -> npt.NDArray[np.int32]:
-    """The token file, mapped. Raises ValueError if it was not written for this job."""
-    tokens = map_tokens(Path(job.tokens_path))
-    workload = job.workload
-    wanted = (len(phases(job)), workload.sequences_per_step, workload.sequence_tokens + 1)
-    if tokens.shape[0] < wanted[0] or tokens.shape[1:] != wanted[1:]:
-        raise ValueError(
-            f"{job.tokens_path} holds {list(tokens.shape)} tokens, the job reads {list(wanted)}; "
-            "write the token file anew for this workload and number of steps"
-        )
-    return tokens
-
-
-def step_tokens(
-    workload: Workload, tokens: npt.NDArray[np.int32], index: int, phase: Phase
-) -> torch.Tensor:
-    """int64 [sequences, T + 1] on the CPU."""
-    length_tokens = workload.sequence_tokens
-    if phase == "throw-away":
-        length_tokens = throw_away_tokens(workload)
-    return torch.from_numpy(tokens[index, :, : length_tokens + 1].astype(np.int64))
-
-
 def prepare(
-    job: Job, adapter: Adapter, accounting: Accounting, where: Heartbeat, device: torch.device
+    job: Job, adapter: Adapter, accounting: Accounting, heartbeat: Heartbeat, device: torch.device
 ) -> System:
-    """Have the adapter build its system. The mapped weights are nobody's memory."""
+    """Let the adapter build its system. The accounting ignores the mapped weights."""
     weights = map_weights(Path(job.weights_path))
     accounting.ignore(weights.values())
     context = Context(
-        rank=where.rank,
+        rank=heartbeat.rank,
         ranks=job.ranks,
         device=device,
         dtype=torch_dtype(job.workload.dtype),
         message_timeout=timedelta(seconds=job.message_timeout_seconds),
         plans=job.plans,
         label=accounting.label,
-        note=where.note,
+        note=heartbeat.note,
     )
     settings: Any = msgspec.convert(job.settings, adapter.settings_type)
     return adapter.prepare(job.workload, settings, weights, context)
@@ -181,31 +148,26 @@ def prepare(
 
 @dataclass(kw_only=True)
 class Launch:
-    """The steps of one rank and what they brought."""
+    """The steps of one rank, with their reports, memory and counts."""
 
     job: Job
-    where: Heartbeat
+    heartbeat: Heartbeat
     system: System
     device: torch.device
     accounting: Accounting
-
-    def __post_init__(self) -> None:
-        self.steps: list[StepReport] = []
-        self.memory = Memory()
-        self.accounted: Accounted | None = None
+    steps: list[StepReport] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+    accounted: Accounted | None = None
 
     def run_steps(self, tokens: npt.NDArray[np.int32]) -> None:
-        """All steps in order, each checked and announced. Raises what the system raises."""
-        plan = phases(self.job)
+        """All steps in order, each checked and announced. Errors of the system pass on."""
         if not self.job.account:
             self.accounting.close()
-        for index, phase in enumerate(plan):
-            self.where.enter(phase)
+        for index, phase in enumerate(self.job.phases):
+            self.heartbeat.enter(phase)
             batch = step_tokens(self.job.workload, tokens, index, phase)
-            if phase == "accounted":
-                result, seconds = self.accounted_step(batch)
-            else:
-                result, seconds = self.timed_step(batch)
+            take_step = self.accounted_step if phase == "accounted" else self.timed_step
+            result, seconds = take_step(batch)
             report = StepReport(
                 phase=phase,
                 tokens=batch.shape[0] * (batch.shape[1] - 1),
@@ -215,11 +177,10 @@ class Launch:
             )
             check_finite(index, report)
             self.steps.append(report)
-            if self.where.rank == 0:
-                announce(Progress(step=index, steps=len(plan), report=report))
+            if self.heartbeat.rank == 0:
+                announce(Progress(step=index, steps=len(self.job.phases), report=report))
         if not self.job.account:
-            reading = devices.memory_reading(self.device)
-            self.memory = Memory(**vars(reading))
+            self.memory = devices.memory_reading(self.device)
 
     def timed_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
         """The result, and the seconds of the slowest rank between two barriers."""
@@ -232,7 +193,7 @@ class Launch:
         return result, self.slowest(seconds)
 
     def accounted_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
-        """As `timed_step`, counted and under the device's limit. Its seconds mean little."""
+        """As `timed_step`, counted and under the device's limit. The time is no result."""
         accounting, limit_bytes = self.accounting, self.job.workload.device_memory_bytes
         devices.warm_kernels(self.device, torch_dtype(self.job.workload.dtype))
         gc.collect()
@@ -245,15 +206,16 @@ class Launch:
         self.meet()
         start = time.perf_counter()
         with devices.enforce(limit_bytes, live_before_bytes, self.device) as enforcement:
-            self.where.limit_in_force = enforcement in ("rlimit", "cuda fraction")
+            self.heartbeat.limit_in_force = enforcement in ("rlimit", "cuda fraction")
             with uncompiled(self.device), accounting, self.refusals(limit_bytes):
                 result = self.system.step(batch)
                 self.finish()
             devices.check_tracked(accounting.peak_bytes, limit_bytes, enforcement)
-        self.where.limit_in_force = False
+        self.heartbeat.limit_in_force = False
         seconds = time.perf_counter() - start
         accounting.close()
-        self.memory = Memory(
+        self.memory = msgspec.structs.replace(
+            devices.memory_reading(self.device),
             tracked_peak_bytes=accounting.peak_bytes,
             tracked_live_before_bytes=live_before_bytes,
             tracked_peak_by_kind_bytes=dict(+accounting.peak_by_kind),
@@ -262,7 +224,6 @@ class Launch:
             host_peak_bytes=accounting.host_peak_bytes,
             untracked_peak_bytes=accounting.untracked_peak_bytes,
             enforcement=enforcement,
-            **vars(devices.memory_reading(self.device)),
         )
         self.accounted = Accounted(
             flops=dict(accounting.flops),
@@ -273,13 +234,13 @@ class Launch:
 
     @contextmanager
     def refusals(self, limit_bytes: int | None) -> Iterator[None]:
-        """Note what a device held that refused more, for the rank's last words."""
+        """Note the bytes on a device that refused an allocation, for the rank's error."""
         try:
             yield
         except (RuntimeError, MemoryError):
             if self.accounting.refused is not None and limit_bytes is not None:
                 tracked_bytes, untracked_bytes = self.accounting.refused
-                self.where.refusal = Refusal(
+                self.heartbeat.refusal = Refusal(
                     limit_bytes=limit_bytes,
                     tracked_bytes=tracked_bytes,
                     untracked_bytes=untracked_bytes,
@@ -287,10 +248,10 @@ class Launch:
             raise
 
     def meet(self) -> None:
-        """Wait until every rank is here and its device idle."""
-        self.where.note(MEETING)
+        """Wait for all ranks, and for the device of this rank."""
+        self.heartbeat.note(MEETING)
         dist.barrier()
-        self.where.note("")
+        self.heartbeat.note("")
         self.finish()
 
     def finish(self) -> None:
@@ -301,7 +262,7 @@ class Launch:
     def slowest(self, seconds: float) -> float:
         """The largest `seconds` of all ranks."""
         value = torch.tensor([seconds], dtype=torch.float64, device=self.device)
-        self.where.note(MEETING)
+        self.heartbeat.note(MEETING)
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return float(value.item())
 
@@ -315,12 +276,12 @@ def check_finite(index: int, report: StepReport) -> None:
 
 
 def announce(progress: Progress) -> None:
-    """One line for the supervisor."""
+    """Print a line for the supervisor."""
     print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
 
 
 def rank_environment(job: Job, adapter: Adapter, device: torch.device) -> dict[str, Any]:
-    """Versions, device and threads this rank ran with."""
+    """Versions, device and threads of this rank."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
     versions: Mapping[str, str] = {"torch": torch.__version__, **adapter.versions()}
     return {"versions": dict(versions), "device": name, "threads": job.threads_per_rank}

@@ -1,4 +1,4 @@
-"""What must not happen inside a step that is timed or counted."""
+"""No compilation in a counted step, no garbage collection in a timed step."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 
 def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
-    """For a step under a dispatch mode: what would be compiled there would never be again.
+    """Run a step without torch.compile on CUDA, for a step under a dispatch mode.
 
-    Megatron fuses its activations by torch.compile on CUDA; the timed steps must have them fused.
+    A function compiled there would stay so. Megatron compiles its fused activations, and the timed
+    steps need them.
     """
     if device.type != "cuda":
         return nullcontext()
@@ -23,7 +24,7 @@ def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Collect before, so that no step pays for another's garbage, and not inside."""
+    """Collect garbage before the step, and not during the step."""
     gc.collect()
     gc.freeze()
     gc.disable()

@@ -14,79 +14,50 @@ import hashlib
 import os
 import platform
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from benchmarks.job import Job, Phase, throw_away_tokens
+from benchmarks.records.record import Text
 from sppo.config.workload import Workload
 
 RAW_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
-_BYTE_VOCABULARY = 256
-_CHUNK_TOKENS = 1 << 22
 
 _Tokens = npt.NDArray[np.integer[Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextSource:
-    """Where the tokens of a run come from.
-
-    `tokens` were read from the source; a run that needs more reads them again from the start.
-    `sha256` is over exactly their source bytes. `vocabulary` is an upper bound of the ids.
-    """
-
-    description: str
-    sha256: str
-    tokens: int
-    vocabulary: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """An opened source. `tokens` may hold more than was asked for; None says plain bytes."""
-
-    description: str
-    tokens: _Tokens
-    is_text: bool
-
-
-def token_file(workload: Workload, steps: int, path: Path) -> TextSource:
+def token_file(workload: Workload, steps: int, path: Path) -> Text:
     """Write int32 `[steps, sequences_per_step, sequence_tokens + 1]` of consecutive text to `path`.
 
-    Wraps round where the text is shorter than all steps. Writes the whole file or none of it.
-    Raises ValueError, naming the cure, if the text cannot be read, is shorter than one sequence,
-    or holds a token id that the model's vocabulary does not.
+    A short text is repeated from its start. The SHA-256 covers the source bytes of the tokens in
+    use. The file is written whole or not at all. Raises ValueError with the cure if the text cannot
+    be read, is shorter than one sequence, or has a token id outside the model's vocabulary.
     """
-    if steps < 1:
-        raise ValueError(f"{steps} steps need no tokens; ask for at least one step")
     width_tokens = workload.sequence_tokens + 1
-    needed_tokens = steps * workload.sequences_per_step * width_tokens
-    source = _open_source(workload.text, needed_tokens)
-    used = source.tokens[:needed_tokens]
-    if len(used) < width_tokens:
-        raise ValueError(
-            f"text {workload.text!r} holds {len(used)} tokens, one sequence needs {width_tokens}; "
-            "give a longer text or a shorter sequence"
-        )
-    sha256, highest = _scan(used, workload)
     shape = (steps, workload.sequences_per_step, width_tokens)
-    _write_wrapped(used, shape, path)
-    return TextSource(
-        description=source.description,
-        sha256=sha256,
-        tokens=len(used),
-        vocabulary=_BYTE_VOCABULARY if source.is_text else highest + 1,
-    )
+    description, source = _open_source(workload.text, int(np.prod(shape)))
+    tokens = source[: int(np.prod(shape))]
+    if len(tokens) < width_tokens:
+        raise _unusable(
+            workload.text,
+            f"holds {len(tokens)} tokens, one sequence needs {width_tokens}; "
+            "give a longer text or a shorter sequence",
+        )
+    _check_ids(tokens, workload)
+    _write_repeated(tokens, shape, path)
+    digest = hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest()
+    return Text(description=description, sha256=digest)
 
 
 def map_tokens(path: Path) -> npt.NDArray[np.int32]:
     """The array that `token_file` wrote, memory-mapped and read-only.
 
-    Raises ValueError if the file is something else.
+    Raises ValueError for any other file.
     """
     tokens: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     if tokens.dtype != np.int32 or tokens.ndim != 3:
@@ -97,153 +68,148 @@ def map_tokens(path: Path) -> npt.NDArray[np.int32]:
     return tokens
 
 
-def _open_source(text: str, needed_tokens: int) -> _Source:
+def job_tokens(job: Job) -> npt.NDArray[np.int32]:
+    """The mapped token file of a job. Raises ValueError if its shape is not that of the job."""
+    tokens = map_tokens(Path(job.tokens_path))
+    workload = job.workload
+    wanted = (len(job.phases), workload.sequences_per_step, workload.sequence_tokens + 1)
+    if tokens.shape[0] < wanted[0] or tokens.shape[1:] != wanted[1:]:
+        raise ValueError(
+            f"{job.tokens_path} holds {list(tokens.shape)} tokens, the job reads {list(wanted)}; "
+            "write the token file again for this workload and number of steps"
+        )
+    return tokens
+
+
+def step_tokens(
+    workload: Workload, tokens: npt.NDArray[np.int32], index: int, phase: Phase
+) -> torch.Tensor:
+    """The tokens of step `index`: int64 [sequences, T + 1] on the CPU."""
+    throw_away = phase == "throw-away"
+    length_tokens = throw_away_tokens(workload) if throw_away else workload.sequence_tokens
+    return torch.from_numpy(tokens[index, :, : length_tokens + 1].astype(np.int64))
+
+
+def _unusable(text: str, problem: str) -> ValueError:
+    """The error for a text; `problem` ends with the cure."""
+    return ValueError(f"text {text!r}: {problem}")
+
+
+def _open_source(text: str, needed_tokens: int) -> tuple[str, _Tokens]:
+    """Description and token ids of a text, maybe more ids than are needed."""
     if text == "stdlib":
         description = f"Python {platform.python_version()} standard library sources, as bytes"
-        return _text_source(description, _read_files(_stdlib_files(), needed_tokens, text=None))
+        return description, _read_bytes(text, _stdlib_files(), needed_tokens)
     name, _, dtype = text.rpartition(":")
     if name and dtype in RAW_DTYPES:
-        return _raw_source(_existing(name), dtype)
-    path = _existing(text)
+        path = _existing(text, name)
+        return f"{path.name}, {dtype} tokens", _raw_tokens(text, path, dtype)
+    path = _existing(text, text)
     if path.is_dir():
-        files = _folder_files(path)
-        description = f"text files of {path.name}, as bytes"
-        return _text_source(description, _read_files(files, needed_tokens, text=text))
+        files = _read_bytes(text, _folder_files(path), needed_tokens)
+        return f"text files of {path.name}, as bytes", files
     if path.suffix == ".npy":
-        return _npy_source(path)
-    description = f"{path.name}, as bytes"
-    return _text_source(description, _read_files(iter([path]), needed_tokens, text=text))
+        tokens = _numpy_tokens(text, path)
+        return f"{path.name}, {tokens.dtype} tokens", tokens
+    return f"{path.name}, as bytes", _read_bytes(text, [path], needed_tokens)
 
 
-def _existing(name: str) -> Path:
+def _existing(text: str, name: str) -> Path:
     path = Path(name).expanduser()
     if not path.exists():
-        raise ValueError(
-            f"text {name!r}: no such file or folder; give 'stdlib', a text file or folder, "
-            "a token file PATH.npy, or raw tokens as PATH:uint16"
+        raise _unusable(
+            text,
+            "no such file or folder; give 'stdlib', a text file or folder, "
+            "a token file PATH.npy, or raw tokens as PATH:uint16",
         )
     return path
 
 
-def _text_source(description: str, content: bytes) -> _Source:
-    tokens = np.frombuffer(content, dtype=np.uint8)
-    return _Source(description=description, tokens=tokens, is_text=True)
+def _stdlib_files() -> Iterable[Path]:
+    """Sources by path inside the library: the same order on every machine.
 
-
-def _stdlib_files() -> Iterator[Path]:
-    """In the order of their paths inside the library, which is the same wherever it is installed.
-
-    What is installed on top of it (site-packages) is no part of it.
+    Packages that are installed there (site-packages) are left out.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    inside = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    for name in inside:
-        if not name.startswith(("site-packages/", "dist-packages/")):
-            yield root / name
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    packages = ("site-packages/", "dist-packages/")
+    return (root / name for name in names if not name.startswith(packages))
 
 
-def _folder_files(folder: Path) -> Iterator[Path]:
-    """Regular files in sorted order; hidden ones (`.git`) are left out."""
+def _folder_files(folder: Path) -> Iterable[Path]:
+    """Regular files in sorted order, without hidden ones (`.git`)."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden:
             yield path
 
 
-def _read_files(files: Iterator[Path], needed_bytes: int, *, text: str | None) -> bytes:
-    """The first `needed_bytes` of the files one after another, or all there is.
-
-    With `text` (what the user wrote) a file with NUL bytes is refused.
-    """
+def _read_bytes(text: str, files: Iterable[Path], needed_bytes: int) -> _Tokens:
+    """The first `needed_bytes` of the files in order, or all bytes. A user's text has no NUL."""
     content = bytearray()
     for path in files:
         try:
             with path.open("rb") as file:
                 piece = file.read(needed_bytes - len(content))
         except OSError as error:
-            raise ValueError(
-                f"text {text!r}: {path} cannot be read ({error.strerror}); "
-                "make it readable or leave it out"
-            ) from error
-        if text is not None and b"\0" in piece:
-            raise ValueError(
-                f"text {text!r}: {path} is binary (it holds NUL bytes); leave it out, or, if it "
-                f"holds raw token ids, name their type: {path}:uint16"
+            problem = f"{path} cannot be read ({error.strerror}); make it readable or leave it out"
+            raise _unusable(text, problem) from error
+        if text != "stdlib" and b"\0" in piece:
+            raise _unusable(
+                text,
+                f"{path} is binary (it holds NUL bytes); leave it out, or, if it "
+                f"holds raw token ids, name their type: {path}:uint16",
             )
         content += piece
         if len(content) >= needed_bytes:
             break
-    return bytes(content)
+    return np.frombuffer(content, dtype=np.uint8)
 
 
-def _npy_source(path: Path) -> _Source:
+def _numpy_tokens(text: str, path: Path) -> _Tokens:
     try:
         tokens: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(
-            f"text {path}: not a numpy file ({error}); write it by numpy.save"
-        ) from error
+        raise _unusable(text, f"not a numpy file ({error}); write it by numpy.save") from error
     if tokens.dtype.kind not in "iu":
-        raise ValueError(
-            f"text {path}: tokens are {tokens.dtype}, not integers; save them as uint16 or int32"
-        )
-    return _Source(
-        description=f"{path.name}, {tokens.dtype} tokens", tokens=tokens.reshape(-1), is_text=False
-    )
+        problem = f"tokens are {tokens.dtype}, not integers; save them as uint16 or int32"
+        raise _unusable(text, problem)
+    return tokens.reshape(-1)
 
 
-def _raw_source(path: Path, dtype: str) -> _Source:
+def _raw_tokens(text: str, path: Path, dtype: str) -> _Tokens:
     size_bytes = path.stat().st_size if path.is_file() else 0
     layout = np.dtype(dtype).newbyteorder("<")
     if size_bytes == 0 or size_bytes % layout.itemsize:
-        raise ValueError(
-            f"text {path}: {size_bytes} bytes are no whole number of {dtype} tokens; "
-            f"name the right type, one of {', '.join(RAW_DTYPES)}"
+        raise _unusable(
+            text,
+            f"{size_bytes} bytes are no whole number of {dtype} tokens; "
+            f"name the right type, one of {', '.join(RAW_DTYPES)}",
         )
-    tokens = np.memmap(path, dtype=layout, mode="r")
-    return _Source(description=f"{path.name}, {dtype} tokens", tokens=tokens, is_text=False)
+    return np.memmap(path, dtype=layout, mode="r")
 
 
-def _chunks(tokens: _Tokens) -> Iterator[_Tokens]:
-    for start in range(0, len(tokens), _CHUNK_TOKENS):
-        yield tokens[start : start + _CHUNK_TOKENS]
-
-
-def _scan(tokens: _Tokens, workload: Workload) -> tuple[str, int]:
-    """SHA-256 of the source bytes and the highest id. Raises ValueError for an id out of range."""
-    digest = hashlib.sha256()
-    highest = 0
-    for chunk in _chunks(tokens):
-        digest.update(np.ascontiguousarray(chunk).tobytes())
-        highest = max(highest, int(chunk.max()))
-        if int(chunk.min()) < 0:
-            raise ValueError(
-                f"text {workload.text!r}: token id {int(chunk.min())} is negative; "
-                "name the type the ids were written with"
-            )
-    model = workload.model
+def _check_ids(tokens: _Tokens, workload: Workload) -> None:
+    """Raise ValueError for a token id outside the model's vocabulary."""
+    lowest, highest, model = int(tokens.min()), int(tokens.max()), workload.model
+    if lowest < 0:
+        problem = f"token id {lowest} is negative; name the type the ids were written with"
+        raise _unusable(workload.text, problem)
     if highest >= model.vocabulary:
-        raise ValueError(
-            f"text {workload.text!r}: token id {highest} is outside the vocabulary of "
-            f"{model.vocabulary} of model {model.name}; take a model with a larger vocabulary or "
-            "a text made by its tokenizer"
+        raise _unusable(
+            workload.text,
+            f"token id {highest} is outside the vocabulary of {model.vocabulary} of model "
+            f"{model.name}; take a model with a larger vocabulary or a text made by its tokenizer",
         )
-    return digest.hexdigest(), highest
 
 
-def _write_wrapped(tokens: _Tokens, shape: tuple[int, int, int], path: Path) -> None:
+def _write_repeated(tokens: _Tokens, shape: tuple[int, int, int], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.int32, shape=shape)
-        flat = array.reshape(-1)
-        filled = 0
-        while filled < len(flat):
-            for chunk in _chunks(tokens[: len(flat) - filled]):
-                flat[filled : filled + len(chunk)] = chunk
-                filled += len(chunk)
+        array[...] = np.resize(tokens, shape)
         array.flush()
-        del array, flat
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -11,24 +11,18 @@ from torch import Tensor
 from sppo.config.models import Model
 from sppo.plan.weights import weight_shapes
 
-_TORCH_DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-}
-
 
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of a workload's dtype name."""
-    return _TORCH_DTYPES[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def initial_weights(model: Model, seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Canonical name -> tensor. Norm scales and biases are perturbed too.
+    """Canonical name -> tensor, the same for a seed on every machine (CPU generator).
 
-    Ones and zeros would hide a wrong mapping from the equal-work gate, and so would attention
-    scores near zero: queries and keys get unit variance. The same seed gives the same weights on
-    every machine (CPU generator).
+    Norm scales and biases are random too, and queries and keys have unit variance: with ones,
+    zeros or scores near zero the equal-work gate would miss a wrong mapping of weights.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -44,10 +38,11 @@ def initial_weights(model: Model, seed: int, dtype: torch.dtype) -> dict[str, Te
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write the weights for `map_weights`."""
     torch.save(dict(weights), path)
 
 
 def map_weights(path: Path) -> dict[str, Tensor]:
-    """Memory-mapped: no rank holds a copy of what it does not own."""
+    """The weights, memory-mapped, so that no rank holds a copy of all."""
     weights: dict[str, Tensor] = torch.load(path, mmap=True, weights_only=True)
     return weights

@@ -19,7 +19,6 @@ from benchmarks.job import (
     PROGRESS_PREFIX,
     Job,
     Memory,
-    Phase,
     Progress,
     RankError,
     RankReport,
@@ -81,12 +80,8 @@ def is_gone(pid_path: Path) -> bool:
 
 def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
     """Steps that agree with everybody else's but for `factor`."""
-    phases: list[Phase] = ["throw-away"]
-    if job.account:
-        phases.append("accounted")
-    phases += ["warm-up"] * job.warmup_steps + ["measured"] * job.measured_steps
     steps = []
-    for index, phase in enumerate(phases):
+    for index, phase in enumerate(job.phases):
         report = StepReport(
             phase=phase,
             tokens=64 if phase == "throw-away" else job.workload.tokens_per_step,
@@ -96,7 +91,7 @@ def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
         )
         steps.append(report)
         if rank == 0:
-            progress = Progress(step=index, steps=len(phases), report=report)
+            progress = Progress(step=index, steps=len(job.phases), report=report)
             print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
     return steps
 

@@ -13,7 +13,7 @@ from baselines import registry
 from baselines.protocol import Context
 from benchmarks import workloads
 from benchmarks.records.equal_work import TOLERANCE, equal_work
-from benchmarks.records.record import Step
+from benchmarks.records.record import StepRecord
 from benchmarks.worker import tokens as data
 from benchmarks.worker.weights import initial_weights
 
@@ -21,7 +21,7 @@ WORKLOAD = workloads.find("mini-cpu")
 STEPS = 3
 
 
-def train(weights: Mapping[str, Tensor], tokens: Tensor) -> list[Step]:
+def train(weights: Mapping[str, Tensor], tokens: Tensor) -> list[StepRecord]:
     adapter = registry.load("reference")
     context = Context(rank=0, ranks=1, device=torch.device("cpu"), dtype=torch.float32)
     system = adapter.prepare(WORKLOAD, adapter.settings_type(), weights, context)
@@ -29,7 +29,7 @@ def train(weights: Mapping[str, Tensor], tokens: Tensor) -> list[Step]:
     for batch in tokens:
         result = system.step(batch)
         steps.append(
-            Step(
+            StepRecord(
                 phase="measured",
                 tokens=batch[:, 1:].numel(),
                 seconds=0.0,

@@ -13,7 +13,7 @@ from baselines.protocol import Context, StepResult
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.records.equal_work import TOLERANCE, equal_work
-from benchmarks.records.record import Step
+from benchmarks.records.record import StepRecord
 from benchmarks.rows.assign import step_plans
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.mesh import RankGroups, coordinate_of, join_groups
@@ -90,9 +90,9 @@ def _reference(workload: Workload) -> list[StepResult]:
     return [system.step(batch) for batch in _batches(workload)]
 
 
-def _steps(results: list[StepResult]) -> list[Step]:
+def _steps(results: list[StepResult]) -> list[StepRecord]:
     return [
-        Step(phase="measured", tokens=1, seconds=0.0, loss=r.loss, grad_norm=r.grad_norm)
+        StepRecord(phase="measured", tokens=1, seconds=0.0, loss=r.loss, grad_norm=r.grad_norm)
         for r in results
     ]
 

@@ -11,14 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks.job import Job, Progress
+from benchmarks.job import Job
 from benchmarks.launch.outcome import Outcome, judge, out_of_time
-from benchmarks.launch.processes import Nodes
+from benchmarks.launch.processes import LaunchOptions
 from benchmarks.records import store
 from benchmarks.worker import device, rank
 
@@ -31,19 +31,10 @@ def prepare() -> None:
     torch.set_num_threads(1)
 
 
-def launch(
-    job: Job,
-    *,
-    environment: Mapping[str, str],
-    time_limit_seconds: float,
-    on_progress: Callable[[Progress], None],
-    nodes: Nodes | None = None,
-) -> Outcome:
+def launch(job: Job, options: LaunchOptions) -> Outcome:
     """In place of `processes.launch`. Progress goes to the log."""
     directory = Path(job.output_directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    job_path = directory / "job.json"
-    store.write_bytes(job_path, store.to_json(job))
+    job_path = store.save(directory / "job.json", job)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -51,10 +42,10 @@ def launch(
     for number in range(job.ranks):
         process = os.fork()
         if process == 0:
-            _run_rank(job_path, number, job.ranks, port, environment)
+            _run_rank(job_path, number, job.ranks, port, options.environment)
         running[process] = number
     codes = []
-    deadline = time.monotonic() + time_limit_seconds
+    deadline = time.monotonic() + options.time_limit_seconds
     while running:
         for process in list(running):
             ended, status = os.waitpid(process, os.WNOHANG)
@@ -68,7 +59,7 @@ def launch(
                     os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
             if not any(codes):
-                return out_of_time(directory, job.ranks, time_limit_seconds, 0)
+                return out_of_time(directory, job.ranks, options.time_limit_seconds, 0)
             break
         time.sleep(0.02)
     return judge(directory, job.ranks, max(map(abs, codes), default=0))

@@ -9,14 +9,14 @@ import msgspec
 from benchmarks import workloads
 from benchmarks.job import Memory
 from benchmarks.records import metrics
-from benchmarks.records.record import Peak, Record, Step, Text
+from benchmarks.records.record import Peak, Record, StepRecord, Text
 
 MIB = 1024**2
 
 
-def step(loss: float | None = 5.0, norm: float | None = 1.0, **changes: Any) -> Step:
+def step(loss: float | None = 5.0, norm: float | None = 1.0, **changes: Any) -> StepRecord:
     values: dict[str, Any] = {"phase": "measured", "tokens": 512, "seconds": 0.5}
-    return Step(**{**values, "loss": loss, "grad_norm": norm, **changes})
+    return StepRecord(**{**values, "loss": loss, "grad_norm": norm, **changes})
 
 
 def record(**changes: Any) -> Record:

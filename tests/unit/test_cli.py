@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from benchmarks import environment
 from benchmarks.cli import COMMANDS, main, parse
 from benchmarks.commands.planning.emulate import Emulate
 from benchmarks.records import record as records
@@ -32,7 +34,7 @@ def test_every_help_shows_an_example(command: str, capsys: pytest.CaptureFixture
 def test_the_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "Exit codes: 0 every asked row ended in a result" in capsys.readouterr().out
+    assert "Exit codes: 0 every row ended in a result" in capsys.readouterr().out
 
 
 def test_system_comes_before_workload() -> None:
@@ -145,7 +147,7 @@ def test_list_names_workloads_and_rows(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert "tiny-cpu" in out
-    assert "Megatron same layout (megatron-same-layout)" in out
+    assert "Megatron in SPPO's layout (megatron-same-layout)" in out
     assert main(["list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["workloads"]["tiny-cpu"]["sequence_tokens"] == 4096
 
@@ -185,6 +187,16 @@ def test_table_prints_from_records_alone(folder: Path, capsys: pytest.CaptureFix
 def test_a_table_with_a_failure_exits_1(folder: Path) -> None:
     records.write(record(status="failed", reason="x"), folder / "run" / "sppo-1" / "record.json")
     assert main(["table", str(folder / "run")]) == 1
+
+
+def test_the_version_names_the_commit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dirty, words in ((True, " with changes"), (False, "")):
+        monkeypatch.setattr(environment, "git_state", lambda root, dirty=dirty: ("c" * 40, dirty))
+        assert main(["--version"]) == 0
+        told = f"sppo-bench {version('sppo-suite')}, commit ccccccccc{words}\n"
+        assert capsys.readouterr().out == told
 
 
 def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from benchmarks.records.equal_work import Difference, close, equal_work, first_difference
-from benchmarks.records.record import Step
+from benchmarks.records.record import StepRecord
 from tests.unit.records_factory import step
 
 TOLERANCE = 1e-5
@@ -13,14 +13,14 @@ GOOD = [step(5.5 - 0.1 * index, 1.0 + index) for index in range(6)]
 REFERENCE = GOOD[:4]
 
 
-def changed(index: int, **values: float | None) -> list[Step]:
+def changed(index: int, **values: float | None) -> list[StepRecord]:
     loss = values.get("loss", GOOD[index].loss)
     norm = values.get("grad_norm", GOOD[index].grad_norm)
     return [*GOOD[:index], step(loss, norm), *GOOD[index + 1 :]]
 
 
 def gate(
-    rows: dict[str, list[Step]], reference: list[Step] | None = REFERENCE
+    rows: dict[str, list[StepRecord]], reference: list[StepRecord] | None = REFERENCE
 ) -> dict[str, Difference]:
     return equal_work(rows, reference, tolerance=TOLERANCE)
 

@@ -15,7 +15,7 @@ from benchmarks.records.record import Record
 from benchmarks.rows import candidates, committed_grids, fallback
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import ROWS, Configuration, Row
+from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
 from benchmarks.studies import sweep
 from sppo.config.sizes import MIB
 from tests.unit.records_factory import record, slower
@@ -31,7 +31,7 @@ def point(name: str, row: Row = TUNED) -> Configuration:
 def falling(monkeypatch: pytest.MonkeyPatch, *proven: str, points: str = "abcdefgh") -> Fallback:
     found = Candidates(
         ordered=[point(name) for name in points],
-        proven=frozenset(committed_grids.key({"name": name}) for name in proven),
+        proven=frozenset(settings_key({"name": name}) for name in proven),
         timed=True,
     )
     monkeypatch.setattr(fallback, "grid_assignments", lambda system, workload: [])
@@ -96,7 +96,7 @@ def test_what_ran_under_a_tighter_limit_fits_a_looser_one() -> None:
         at(120 * MIB, "oom", a=5),
     ]
     fits = sweep.fitting_settings(done, WORKLOAD)
-    assert fits == {committed_grids.key({"a": 1}), committed_grids.key({"a": 2})}
+    assert fits == {settings_key({"a": 1}), settings_key({"a": 2})}
     assert sweep.fitting_settings(done, replace(WORKLOAD, sequences_per_step=2)) == set()
 
 

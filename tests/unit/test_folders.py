@@ -30,7 +30,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As if the packages lay in site-packages and brought what the checkout has committed."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(store, "in_checkout", lambda: False)
-    monkeypatch.setattr(store, "BROUGHT", PACKAGES / "results")
+    monkeypatch.setattr(store, "PACKAGED", PACKAGES / "results")
     monkeypatch.setattr(hardware, "in_checkout", lambda: False)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -95,7 +95,7 @@ def test_searches_see_grids_of_both_folders(installed: Path) -> None:
     paths = {path.name: path.parent for path in store.readable_files(folder, "tiny-cpu-*.json")}
     assert len(paths) == 4
     assert paths["tiny-cpu-1MiB.json"] == paths["tiny-cpu-none.json"] == folder
-    assert paths["tiny-cpu-136MiB.json"] == store.BROUGHT / "published" / "tuning"
+    assert paths["tiny-cpu-136MiB.json"] == store.PACKAGED / "published" / "tuning"
 
 
 def test_the_papers_numbers_and_expected_values_are_brought(installed: Path) -> None:

@@ -16,9 +16,9 @@ from benchmarks.worker.heartbeat import (
     Heartbeat,
     Note,
     file_name,
+    hang_reason,
     read_note,
     read_notes,
-    who_hangs,
 )
 
 SECOND_NS = 1_000_000_000
@@ -99,20 +99,20 @@ def note(doing: str, age_seconds: float = 14) -> Note:
         (
             [note("stage 0, waits for RECV_B0.2@0"), note("stage 1, F0.3@1")],
             "rank 1 hung in the measured step: stage 1, F0.3@1 (rank 0 waits for RECV_B0.2@0; "
-            "nobody moved for 14 s)",
+            "no progress for 14 s)",
         ),
         (
             [note("waits for all ranks"), None],
-            "rank 1 hung before its first note (rank 0 waits for all ranks; nobody moved for 14 s)",
+            "rank 1 hung before its first note (rank 0 waits for all ranks; no progress for 14 s)",
         ),
         (
             [note("stage 0, waits for RECV_B0.2@0"), note("stage 1, waits for RECV_F0.3@1", 15)],
-            "nobody moved for 14 s: rank 0 in the measured step: stage 0, waits for RECV_B0.2@0; "
+            "no progress for 14 s: rank 0 in the measured step: stage 0, waits for RECV_B0.2@0; "
             "rank 1 in the measured step: stage 1, waits for RECV_F0.3@1",
         ),
         (
             [note(""), note("")],
-            "nobody moved for 14 s: rank 0 in the measured step; rank 1 in the measured step",
+            "no progress for 14 s: rank 0 in the measured step; rank 1 in the measured step",
         ),
         (
             [note("stage 0, waits for RECV_B0.2@0", 2), note("stage 1, F0.3@1", 1)],
@@ -122,19 +122,19 @@ def note(doing: str, age_seconds: float = 14) -> Note:
     ],
     ids=["one hangs", "one never came", "all wait", "none waits", "slow", "no notes"],
 )
-def test_who_hangs(notes: list[Note | None], words: str) -> None:
-    assert who_hangs(notes, MEASURED_NS, limit_seconds=20) == words
+def test_hang_reason(notes: list[Note | None], words: str) -> None:
+    assert hang_reason(notes, MEASURED_NS, limit_seconds=20) == words
 
 
 def test_many_ranks_are_counted() -> None:
     notes = [note("stage 1, F0.3@1"), *(note(f"waits for RECV_F0.{rank}@0") for rank in range(9))]
-    words = who_hangs(notes, MEASURED_NS, limit_seconds=20)
+    words = hang_reason(notes, MEASURED_NS, limit_seconds=20)
     assert words.startswith("rank 0 hung in the measured step: stage 1, F0.3@1 (rank 1 waits")
     assert "rank 4 waits for RECV_F0.3@0, 5 more" in words
     assert "rank 5" not in words
 
 
-def test_at_the_time_limit_the_reason_ends_with_who_hangs(tmp_path: Path) -> None:
+def test_at_the_time_limit_the_reason_ends_with_hang_reason(tmp_path: Path) -> None:
     outcome = verdict.out_of_time(tmp_path, 2, 20.0, 3)
     assert outcome.status == "timeout"
     assert outcome.reason == "no end after 20 s, 3 steps done; stopped"
@@ -166,7 +166,7 @@ def test_a_rank_that_ends_with_exit_code_0_and_no_word(tmp_path: Path) -> None:
     ranks_at(tmp_path, *doings)
     error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
     exits(tmp_path, {0: 1})
-    words = "rank 1 ended without a word in the measured step: stage 1, F0.3@1"
+    words = "rank 1 ended without an error in the measured step: stage 1, F0.3@1"
     assert reason(tmp_path, ranks=3) == words
 
 

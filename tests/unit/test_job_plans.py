@@ -18,6 +18,7 @@ from benchmarks.emulation import processes as emulated
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.job import Job, throw_away_tokens
 from benchmarks.launch import planned, processes
+from benchmarks.launch.processes import LaunchOptions
 from benchmarks.records import store
 from benchmarks.records.plan_record import KEYS, plan_data, read_plan
 from benchmarks.rows.assign import assign
@@ -137,8 +138,7 @@ def test_no_plan_is_an_outcome_and_nothing_is_launched(
         raise AssertionError("nothing may be launched")
 
     monkeypatch.setattr(processes, "launch", refuse)
-    outcome = planned.launch(
-        job_of(workload, settings), environment={}, time_limit_seconds=1.0, on_progress=refuse
-    )
+    options = LaunchOptions(environment={}, time_limit_seconds=1.0, on_progress=refuse)
+    outcome = planned.launch(job_of(workload, settings), options)
     assert outcome.status == status
     assert outcome.reason

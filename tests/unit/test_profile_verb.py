@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.commands.measuring import profile
+from benchmarks.worker import measure_hardware
 from sppo.config.hardware import PROFILES
 
 
@@ -91,3 +92,12 @@ def test_wrong_input_measures_nothing(
     captured = capsys.readouterr()
     assert words in captured.err
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("prefix", [0, 128])
+def test_the_measured_stage_needs_no_other_rank(prefix: int) -> None:
+    """Neither an MSP split nor a shard: the stage computes without messages."""
+    part = measure_hardware._part(64, prefix)
+    assert part.plan.sequence_parallel == 1
+    assert not part.plan.msp_splits
+    assert part.plan.lengths_tokens[-1] == 64

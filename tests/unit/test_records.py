@@ -8,7 +8,7 @@ import pytest
 from benchmarks.job import Accounted, Memory, StepReport
 from benchmarks.records import record as records
 from benchmarks.records import store
-from benchmarks.records.record import Flops, Peak, Record, Step, Text
+from benchmarks.records.record import Flops, Peak, Record, StepRecord, Text
 from benchmarks.records.store import RecordError
 from tests.unit.records_factory import record
 
@@ -28,7 +28,7 @@ def test_a_value_that_is_not_finite_is_null_and_comes_back_as_none(tmp_path: Pat
         phase="measured", tokens=2, seconds=0.1, loss=float("nan"), grad_norm=float("inf")
     )
     path = tmp_path / "record.json"
-    records.write(record(steps=[Step.of(report)]), path)
+    records.write(record(steps=[StepRecord.of(report)]), path)
     assert records.read(path).steps[0].loss is None
     assert records.read(path).steps[0].grad_norm is None
 
@@ -43,7 +43,7 @@ def test_the_spelling_of_the_keys() -> None:
     assert asked <= keys
 
 
-@pytest.mark.parametrize("kind", [Record, Step, Flops, Peak, Text, Memory, Accounted])
+@pytest.mark.parametrize("kind", [Record, StepRecord, Flops, Peak, Text, Memory, Accounted])
 def test_the_document_names_every_key(kind: type[msgspec.Struct]) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     missing = [key for key in kind.__struct_encode_fields__ if f"`{key}`" not in text]

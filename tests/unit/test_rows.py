@@ -15,8 +15,8 @@ from benchmarks.records.store import RecordError
 from benchmarks.rows import assign as rows
 from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Row, find
-from benchmarks.rows.tuning import Point, SystemTuning
+from benchmarks.rows.row import ROWS, Row, find, slug_of
+from benchmarks.rows.tuning import GridPoint, SystemTuning
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import MIB
 from sppo.planner.options import SolverOptions
@@ -35,7 +35,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-def grid(*points: Point) -> dict[str, SystemTuning]:
+def grid(*points: GridPoint) -> dict[str, SystemTuning]:
     system = SystemTuning(
         date="2026-11-24",
         machine="a machine",
@@ -47,8 +47,8 @@ def grid(*points: Point) -> dict[str, SystemTuning]:
     return {"megatron": system}
 
 
-def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = "ok") -> Point:
-    return Point(
+def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = "ok") -> GridPoint:
+    return GridPoint(
         settings={"name": text},
         settings_text=text,
         status=status,
@@ -60,7 +60,7 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
 def test_the_four_rows_of_the_paper() -> None:
     assert [row.label for row in ROWS] == [
         "DeepSpeed Ulysses",
-        "Megatron same layout",
+        "Megatron in SPPO's layout",
         "Megatron tuned",
         "SPPO",
     ]
@@ -73,11 +73,17 @@ def test_the_four_rows_of_the_paper() -> None:
         (["megatron"], ["megatron-same-layout", "megatron-tuned"]),
         (["sppo", "megatron-tuned"], ["megatron-tuned", "sppo"]),
         (["Megatron same layout"], ["megatron-same-layout"]),
+        (["Megatron in SPPO's layout"], ["megatron-same-layout"]),
         (["deepspeed", "deepspeed-ulysses"], ["deepspeed-ulysses"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
     assert [row.slug for row in find(names)] == slugs
+
+
+def test_old_and_new_labels_of_a_row_have_one_slug() -> None:
+    labels = ("Megatron same layout", "Megatron in SPPO's layout")
+    assert {slug_of(label) for label in labels} == {"megatron-same-layout"}
 
 
 def test_an_unknown_system_lists_the_known() -> None:
@@ -149,7 +155,7 @@ def test_a_refusal_is_a_row_with_a_status(
 def test_same_layout_follows_sppos_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = SimpleNamespace(pipeline_parallel=4, sequence_parallel=2)
     monkeypatch.setattr(rows, "sppo_plan", lambda workload: plan)
-    assert rows.sppo_layout(WORKLOAD) == (4, 2, "SPPO's")
+    assert rows.sppo_layout(WORKLOAD) == (4, 2, "degrees of SPPO's plan")
 
 
 def test_same_layout_without_a_plan_is_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_the_figure_names_machine_commit_and_both_labels(
     [
         ({}, "tiny-cpu", "ran mini-cpu, not tiny-cpu"),
         ({}, "--n 4", "leave --subsequences out"),
-        ({"status": "oom"}, "", "no launch of sppo that ended ok"),
+        ({"status": "oom"}, "", "no launch with status ok has timeline"),
         ({"plan": {"workload": "old"}}, "", "not of this version"),
         ({"plan": None}, "", "not of this version"),
     ],

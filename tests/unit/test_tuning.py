@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.rows.tuning import Point, fastest
+from benchmarks.rows.tuning import GridPoint, fastest
 
 
-def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100) -> Point:
-    return Point(
+def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100) -> GridPoint:
+    return GridPoint(
         settings={"name": name},
         settings_text=name,
         status="oom" if seconds is None else "ok",
@@ -16,7 +16,7 @@ def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100
     )
 
 
-def name_of(points: list[Point], within_bytes: int | None = None) -> str | None:
+def name_of(points: list[GridPoint], within_bytes: int | None = None) -> str | None:
     found = fastest(points, within_bytes)
     return None if found is None else found.settings_text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,33 +16,32 @@ from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.output import show_json
-from benchmarks.launch.processes import variables
+from benchmarks.launch import processes
+from benchmarks.reporting.tables import rows_table
+from benchmarks.reporting.text_table import Column, text_table
 from sppo.config import hardware
-
-GRACE_SECONDS = 10.0
-"""From TERM to KILL."""
 
 LABEL = "measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Measure this machine's rates and links as a hardware profile, which the planner then knows.
+    """Measure this machine's rates and links as a hardware profile for the planner.
 
     Example: sppo-bench profile my-machine --ranks 2
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
-    """What --hardware will call it: small letters, digits and dashes."""
+    """The profile's name for --hardware: small letters, digits and dashes."""
     ranks: int = 2
-    """Processes that measure at once; an even number, as messages go to a neighbour."""
+    """Processes that measure at once, an even number: each sends messages to a neighbour."""
     output: Annotated[Path | None, arg(metavar="FILE")] = None
-    """File to write, also over an old one; a new file among the profiles if not given."""
+    """File to write or replace; a new file among the profiles if not given."""
     json: bool = False
     """The profile as JSON on standard output."""
 
     def run(self) -> int:
-        """Launch the ranks, show the rates and say where they lie; 1 if the launch failed."""
+        """Launch the ranks, show and save the rates; 1 if the launch failed."""
         path = self.check()
         print(f"measuring with {self.ranks} ranks, some minutes ...", file=sys.stderr)
         returncode, output = launch(command(self.name, path, self.ranks))
@@ -70,7 +68,7 @@ class Profile:
             )
         if self.ranks < 2 or self.ranks % 2:
             raise UsageError(
-                f"--ranks {self.ranks}: an even number, every rank sends to a neighbour"
+                f"--ranks {self.ranks}: an even number is needed, every rank has a neighbour"
             )
         path = (self.output or hardware.own_profiles() / f"{self.name}.json").absolute()
         if self.output is None and self.name in hardware.known_profiles():
@@ -78,7 +76,7 @@ class Profile:
                 f"a profile {self.name} exists: take another name, or --output {path} to replace it"
             )
         if self.output is None:
-            with suppress(OSError):  # said below
+            with suppress(OSError):  # reported below
                 path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.is_dir():
             raise UsageError(
@@ -91,58 +89,35 @@ class Profile:
 
 def command(name: str, path: Path, ranks: int) -> list[str]:
     """The torchrun command that measures."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [
-        *torchrun,
-        "--nproc-per-node",
-        str(ranks),
-        "-m",
-        "benchmarks.worker.measure_hardware",
-        name,
-        str(path),
-    ]
+    return processes.torchrun(ranks, "benchmarks.worker.measure_hardware", name, str(path))
 
 
 def launch(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit code and output. An interrupt stops the ranks: torchrun passes a TERM on to them."""
-    process = subprocess.Popen(
-        arguments,
-        env={**os.environ, **variables(1, {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    """Exit code and output. An interrupt stops all ranks."""
+    tree = processes.start(arguments, processes.variables(1, {}))
     try:
-        output, _ = process.communicate()
-        return process.returncode, output
+        output, _ = tree.process.communicate()
     finally:
-        process.terminate()  # nothing, if it has ended
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        tree.stop()
+    return tree.process.returncode, output.decode("utf-8", "replace")
 
 
-def text(found: hardware.Hardware) -> str:
-    """The rates as a table, then the other numbers."""
-    from tabulate import tabulate
+def _rate_column(kind: str) -> Column[hardware.Rates]:
+    return kind.replace("_", " "), lambda rates: f"{getattr(rates, kind) / 1e9:,.1f}"
 
-    kinds = ("dense_forward", "dense_backward", "attention_forward", "attention_backward")
-    rows = [
-        (f"{rates.tokens:,}", *(f"{getattr(rates, kind) / 1e9:,.1f}" for kind in kinds))
-        for rates in found.rates
-    ]
-    headers = (f"{LABEL}, GFLOP/s: tokens", *(kind.replace("_", " ") for kind in kinds))
+
+COLUMNS: tuple[Column[hardware.Rates], ...] = (
+    (f"{LABEL}, GFLOP/s: tokens", lambda rates: f"{rates.tokens:,}"),
+    *map(_rate_column, hardware.RATE_KINDS),
+)
+
+
+def text(profile: hardware.Hardware) -> str:
+    """The rates as a table, then the numbers of links and memories."""
     numbers = [
         (name, f"{value:,.6g}")
-        for name, value in msgspec.to_builtins(found).items()
+        for name, value in msgspec.to_builtins(profile).items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     ]
-    return "\n\n".join(
-        [
-            f"{found.name}: {found.source}",
-            tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True),
-            tabulate(numbers, headers=(LABEL, "value"), tablefmt="github", disable_numparse=True),
-        ]
-    )
+    tables = text_table(COLUMNS, profile.rates), rows_table((LABEL, "value"), numbers)
+    return "\n\n".join([f"{profile.name}: {profile.source}", *tables])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.commands.arguments import find_selected, planned, solver_options, tell_infeasible
+from benchmarks.commands.arguments import find_selected, planned, solver_options
 from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show_json
 from benchmarks.records.plan_record import plan_data
-from sppo.config.errors import Infeasible
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Selection):
-    """Show what SPPO's solver decides for a workload; needs no GPU. Exits 1 if nothing fits.
+    """Show the plan of SPPO's solver for a workload; needs no GPU. Exits 1 if no plan fits.
 
     Example: sppo-bench plan tiny-cpu --device-memory 120MiB
 
@@ -21,14 +20,11 @@ class Plan(Selection):
     """
 
     def run(self) -> int:
-        """Show the plan's card or JSON; the exit code. Raises UsageError."""
+        """Show the plan's card or JSON; the exit code. Raises UsageError or Infeasible."""
         from sppo.config.hardware import load_hardware
         from sppo.planner.report.card import card
 
-        try:
-            plan = planned(self)
-        except Infeasible as error:
-            return tell_infeasible(self, error)
+        plan = planned(self)
         workload = find_selected(self)
         profile = load_hardware(workload.cluster.hardware)
         if self.json:

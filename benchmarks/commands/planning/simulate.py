@@ -9,24 +9,24 @@ from benchmarks.commands.arguments import (
     UsageError,
     check_positive,
     flag,
+    given_flags,
     planned,
     solver_flags,
-    tell_infeasible,
+    usage_errors,
 )
 from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show_json
 from benchmarks.reporting import simulated_step
 from benchmarks.reporting.simulated_step import Simulated
-from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
 
 UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_per_step", "msp")
-"""What a pipeline without a model has."""
+"""The flags of a pipeline without a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simulate(Selection):
-    """Simulate the planned step: makespan, bubbles, peaks, transfers. Exits 1 if nothing fits.
+    """Simulate the planned step: makespan, bubbles, peaks, transfers. Exits 1 if no plan fits.
 
     Example: sppo-bench simulate tiny-cpu
 
@@ -37,14 +37,11 @@ class Simulate(Selection):
     """No model: --pp stages, --n subsequences, a forward costs one unit and a backward two."""
 
     def run(self) -> int:
-        """Show tables or JSON, every number simulated; the exit code. Raises UsageError."""
+        """Show simulated numbers; the exit code. Raises UsageError or Infeasible."""
         if self.unit_costs:
             step = self._unit_costs()
         else:
-            try:
-                plan = planned(self)
-            except Infeasible as error:
-                return tell_infeasible(self, error)
+            plan = planned(self)
             step = simulated_step.of_plan(plan, load_hardware(plan.hardware))
         if self.json:
             show_json(asdict(step))
@@ -53,9 +50,8 @@ class Simulate(Selection):
         return 0
 
     def _unit_costs(self) -> Simulated:
-        others = {"workload", *MODEL_FLAGS, "device_memory", *solver_flags(self)} - set(UNIT_FLAGS)
-        others.discard("no_msp")
-        given = sorted(name for name in others if getattr(self, name) is not None)
+        model_flags = ("workload", *MODEL_FLAGS, "device_memory", *solver_flags(self))
+        given = sorted(given_flags(self, model_flags).keys() - set(UNIT_FLAGS))
         if given:
             name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
             raise UsageError(
@@ -67,7 +63,7 @@ class Simulate(Selection):
             raise UsageError(
                 "--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8"
             )
-        try:
+        with usage_errors():
             return simulated_step.of_unit_costs(
                 pipeline_parallel=self.pipeline_parallel,
                 subsequences=self.subsequences,
@@ -75,5 +71,3 @@ class Simulate(Selection):
                 sequences=self.sequences_per_step or 1,
                 msp=self.msp,
             )
-        except ValueError as error:
-            raise UsageError(error) from None

@@ -1,1 +1,1 @@
-"""Commands that read what is there and show it."""
+"""Commands that show existing records, workloads and the machine."""

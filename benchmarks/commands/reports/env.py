@@ -1,4 +1,4 @@
-"""`sppo-bench env`: where commands run."""
+"""`sppo-bench env`: the machine of the records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sppo-bench list`: what there is to run."""
+"""`sppo-bench list`: the workloads and the rows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from benchmarks import workloads
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show_json
+from benchmarks.reporting.text_table import Column, text_table
 from benchmarks.rows.row import ROWS
-from sppo.config import sizes
-from sppo.config.sizes import format_bytes
+from sppo.config.sizes import format_bytes, length_name
 from sppo.config.workload import Workload
 
 
@@ -23,26 +23,13 @@ class List(Json):
     def run(self) -> int:
         """Show workloads and rows; the exit code."""
         import msgspec
-        from tabulate import tabulate
 
         if self.json:
             names = {name: msgspec.to_builtins(w) for name, w in workloads.WORKLOADS.items()}
             rows = [{"label": row.label, "slug": row.slug, "system": row.system} for row in ROWS]
             show_json({"workloads": names, "rows": rows})
             return 0
-        lines = [
-            (
-                workload.name,
-                workload.model.name,
-                sizes.length_name(workload.sequence_tokens),
-                workload.cluster.ranks,
-                workload.cluster.hardware,
-                _memory(workload),
-            )
-            for workload in workloads.WORKLOADS.values()
-        ]
-        headers = ("workload", "model", "tokens", "ranks", "hardware", "device memory")
-        print(tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True))
+        print(text_table(COLUMNS, list(workloads.WORKLOADS.values())))
         print("\nrows: " + ", ".join(f"{row.label} ({row.slug})" for row in ROWS))
         return 0
 
@@ -50,3 +37,13 @@ class List(Json):
 def _memory(workload: Workload) -> str:
     limit_bytes = workload.device_memory_bytes
     return "no limit" if limit_bytes is None else format_bytes(limit_bytes)
+
+
+COLUMNS: tuple[Column[Workload], ...] = (
+    ("workload", lambda workload: workload.name),
+    ("model", lambda workload: workload.model.name),
+    ("tokens", lambda workload: length_name(workload.sequence_tokens)),
+    ("ranks", lambda workload: str(workload.cluster.ranks)),
+    ("hardware", lambda workload: workload.cluster.hardware),
+    ("device memory", _memory),
+)

@@ -1,4 +1,4 @@
-"""`sppo-bench timeline`: a planned step, and the one that ran, as Chrome traces and as a figure."""
+"""`sppo-bench timeline`: a simulated and a measured step, as Chrome traces and as a figure."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from benchmarks.commands.arguments import (
     MODEL_FLAGS,
     UsageError,
     flag,
+    given_flags,
     planned,
     solver_flags,
-    tell_infeasible,
+    usage_errors,
 )
 from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show_json
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
-from benchmarks.records.store import RecordError
-from benchmarks.records.timeline import Event, Measured
+from benchmarks.records.timeline import Event, MeasuredLaunch
 from benchmarks.reporting import timeline_figure
 from benchmarks.reporting.chrome_trace import write_traces
 from benchmarks.reporting.timeline_figure import Panel
-from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.plan.plan import Plan
 
@@ -36,7 +35,7 @@ FIGURE = "timeline.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline(Selection):
-    """Write the simulated step, and a measured one beside it, as Chrome traces and as a figure.
+    """Write the simulated step, and a measured one, as Chrome traces and as a figure.
 
     Example: sppo-bench timeline tiny-cpu
 
@@ -49,21 +48,15 @@ class Timeline(Selection):
     """Folder to write into; DIR/timeline, or results/runs/timeline-WORKLOAD, if not given."""
 
     def run(self) -> int:
-        """Write simulated/rank-N.json, measured/rank-N.json with --run, and timeline.png."""
+        """Write simulated/rank-N.json, measured/rank-N.json with --run, and timeline.png.
+
+        Returns the exit code. Raises UsageError or Infeasible.
+        """
         measured = None if self.run_directory is None else self._measured(self.run_directory)
-        try:
+        with usage_errors():
             plan = planned(self) if measured is None else measured.plan
             profile = load_hardware(plan.hardware)
-        except Infeasible as error:
-            return tell_infeasible(self, error)
-        except NotBuilt as error:
-            raise UsageError(error) from None
-        if self.output is not None:
-            directory = self.output
-        elif self.run_directory is not None:
-            directory = self.run_directory / "timeline"
-        else:
-            directory = store.results_directory() / "runs" / f"timeline-{plan.workload}"
+        directory = self.output or self._directory(plan)
         try:
             paths = write(plan, profile, measured, directory)
         except OSError as error:
@@ -78,76 +71,76 @@ class Timeline(Selection):
             print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
         return 0
 
-    def _measured(self, run: Path) -> Measured:
-        """The launch to draw. Raises UsageError, also for flags of another plan than it ran."""
-        fixed = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(self))
-        given = [name for name in fixed if getattr(self, name) is not None]
+    def _directory(self, plan: Plan) -> Path:
+        if self.run_directory is not None:
+            return self.run_directory / "timeline"
+        return store.results_directory() / "runs" / f"timeline-{plan.workload}"
+
+    def _measured(self, run: Path) -> MeasuredLaunch:
+        """The launch to draw. Raises UsageError, also for flags that select a plan."""
+        plan_flags = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(self))
+        given = given_flags(self, plan_flags)
         if given:
             raise UsageError(
                 f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
             )
-        try:
+        with usage_errors():
             measured = timelines.find_measured(run)
-        except RecordError as error:
-            raise UsageError(error) from None
         name = measured.record.workload.name
         if self.workload not in (None, name):
             raise UsageError(f"{run} ran {name}, not {self.workload}: leave {self.workload} out")
         return measured
 
 
-def write(plan: Plan, profile: Hardware, measured: Measured | None, directory: Path) -> list[Path]:
-    """All files of one timeline; with SP inside a stage, its ranks do the same at one time."""
-    simulated = timelines.simulated(plan, profile)
+def write(
+    plan: Plan, profile: Hardware, measured: MeasuredLaunch | None, directory: Path
+) -> list[Path]:
+    """Write all files of one timeline; their paths.
+
+    The simulated step has one timeline per stage, under the first rank of the stage: the further
+    ranks of a stage (SP) do the same at the same time.
+    """
+    steps = timelines.simulated(plan, profile)
     width = plan.sequence_parallel
-    ranks = plan.pipeline_parallel * width
-    first_ranks = range(0, ranks, width)
-    paths = write_traces(
-        simulated,
-        directory / "simulated",
-        label="simulated",
-        ranks=ranks,
-        first_ranks=first_ranks,
-    )
-    share = timelines.bubble_share(simulated, overlapped_copies=profile.overlapped_copies)
-    kind = f"from the {profile.kind} profile {profile.name}"
+    share = timelines.bubble_share(steps, overlapped_copies=profile.overlapped_copies)
     panels = [
         Panel(
             label="simulated",
-            caption=_caption(simulated, share, kind),
+            caption=_caption(steps, share, f"from the {profile.kind} profile {profile.name}"),
             stages=plan.pipeline_parallel,
-            ranks=first_ranks,
-            timelines=simulated,
+            ranks=range(0, plan.pipeline_parallel * width, width),
+            timelines=steps,
         )
     ]
     if measured is not None:
-        paths += write_traces(
-            measured.timelines,
-            directory / "measured",
-            label="measured",
-            ranks=len(measured.timelines),
-            first_ranks=range(len(measured.timelines)),
-        )
         panels.append(_measured_panel(measured))
+    paths = []
+    for panel in panels:
+        paths += write_traces(
+            panel.timelines,
+            directory / panel.label,
+            label=panel.label,
+            ranks=len(panel.timelines) * (width if panel.label == "simulated" else 1),
+            first_ranks=panel.ranks,
+        )
     layout = f"SP {width} x PP" if width > 1 else "PP"
     title = (
         f"{plan.workload}: forward and backward of one step, {layout} {plan.pipeline_parallel}, "
-        f"{plan.virtual_stages} chunks a stage, N {plan.subsequences}"
+        f"chunks a stage {plan.virtual_stages}, N {plan.subsequences}"
     )
     timeline_figure.draw(panels, directory / FIGURE, title=title)
     return [*paths, directory / FIGURE]
 
 
-def _measured_panel(measured: Measured) -> Panel:
+def _measured_panel(measured: MeasuredLaunch) -> Panel:
     record = measured.record
-    where = (
+    source = (
         f"last step of launch {record.launch}, {provenance.machine(record)}, "
         f"{provenance.commit(record)}, {record.started[:10]}"
     )
-    caption = _caption(measured.timelines, record.bubble_share, where)
     return Panel(
         label="measured",
-        caption=caption,
+        caption=_caption(measured.timelines, record.bubble_share, source),
         stages=measured.plan.pipeline_parallel,
         ranks=range(len(measured.timelines)),
         timelines=measured.timelines,
