@@ -5,7 +5,8 @@ the compute lane. A message leaves when its sender reaches the SEND and its rece
 the receive; it then takes the link's latency and bytes over bandwidth.
 
 The memory model has room for the D2H copy of one subsequence, and the engine keeps to that
-(`offload/host_memory.py`): a compute does not end before the copy issued ahead of it.
+(`Engine._forward`, `_backward`, `_reload`): a forward does not end, and a backward or a reload does
+not begin, before the copies issued ahead of it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class _Stage:
         )
         return end
 
+    def wait_for_offloads(self, instruction: Instruction) -> int:
+        """Compute stands still until all copies to the host have left; returns its clock."""
+        clock = self.wait(instruction, Cause.OFFLOAD, self.lanes["compute"], self.offloaded)
+        self.lanes["compute"] = clock
+        return clock
+
     def transfer(self, instruction: Instruction, start: int, sent: Sent) -> int:
         """A message leaves at `start`; returns when it has arrived."""
         self.transfers.append(self._event("p2p", instruction, start, sent.time))
@@ -100,10 +107,11 @@ class _Clock:
             return False
         now = stage.lanes["compute"]
         received = max((self.arrived[receive] for receive in needed), default=now)
-        reloaded = 0
+        reloaded = offloaded = 0
         if instruction.op is Op.BACKWARD:
             reloaded = stage.reloaded.get(instruction._replace(op=Op.RELOAD), 0)
-        begin = max(now, received, reloaded)
+            offloaded = stage.offloaded
+        begin = max(now, received, reloaded, offloaded)
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
             self.gathered[instruction] = begin
             slices = self.schedule.together(instruction)
@@ -112,18 +120,18 @@ class _Clock:
             begin = max(self.gathered[each] for each in slices)
         now = stage.wait(instruction, Cause.MESSAGE, now, received)
         now = stage.wait(instruction, Cause.RELOAD, now, reloaded)
+        now = stage.wait(instruction, Cause.OFFLOAD, now, offloaded)
         stage.wait(instruction, Cause.MSP_SLICES, now, begin)
         stage.occupy("compute", instruction, begin, self._duration(instruction))
         self._finish(stage, instruction)
         return True
 
     def _finish(self, stage: _Stage, instruction: Instruction) -> None:
-        """Count the bytes at a compute's end, which is not before the end of the copy ahead."""
+        """Count the bytes at a compute's end; a forward ends no earlier than the copy ahead."""
         op, part, index = instruction.op, instruction.part, instruction.subsequence
         if op not in (Op.FORWARD, Op.BACKWARD):
             return
-        end = stage.wait(instruction, Cause.OFFLOAD, stage.lanes["compute"], stage.offloaded)
-        stage.lanes["compute"] = end
+        end = stage.wait_for_offloads(instruction) if op is Op.FORWARD else stage.lanes["compute"]
         key = Op.FORWARD, part, index, instruction.slice
         saved = self.slice_costs.kept_bytes.get(key, self.costs[part].kept_bytes[index])
         stage.memory.append((end, saved if op is Op.FORWARD else -saved))
@@ -184,9 +192,9 @@ def simulate(
 
 def _copy(stage: _Stage, instruction: Instruction, costs: PartCosts) -> None:
     """OFFLOAD frees the device when its copy ends; RELOAD takes the device when it is issued."""
-    index, now = instruction.subsequence, stage.lanes["compute"]
+    index, out = instruction.subsequence, instruction.op is Op.OFFLOAD
+    now = stage.lanes["compute"] if out else stage.wait_for_offloads(instruction)
     size = costs.offloaded_bytes[index]
-    out = instruction.op is Op.OFFLOAD
     lane = ("d2h" if out else "h2d") if costs.overlapped_copies else "compute"
     duration = costs.d2h[index] if out else costs.h2d[index]
     end = stage.occupy(lane, instruction, now, duration)

@@ -151,3 +151,31 @@ def test_a_message_lies_with_its_sender_after_both_are_ready() -> None:
     first = simulate(schedule, costs).transfers[0]
     assert (first.stage, str(first.instruction), first.lane) == (0, "SEND_F0.0@0", "p2p")
     assert (first.start, first.end) == (10, 17)
+
+
+@settings(deadline=None, max_examples=30)
+@given(d2h=TIMES, stages=st.integers(1, 3), fetch_ahead=st.integers(0, 1))
+def test_mixed_sequences_wait_for_offloads_as_the_engine_does(
+    d2h: list[int], stages: int, fetch_ahead: int
+) -> None:
+    """A backward or a reload begins after all earlier copies to the host (`Engine._backward`)."""
+    plan = make_plan(
+        MODEL, (8,) * 6, stages=stages, share=1.0, fetch_ahead=fetch_ahead, sequences=3, mixed=True
+    )
+    schedule = build_schedule(plan)
+    simulation = simulate(schedule, [costs_of(6, d2h=[*d2h[:5], 0])] * stages)
+    for stage in range(stages):
+        events = {event.instruction: event for event in simulation.events if event.stage == stage}
+        copied = 0
+        for instruction in schedule.stages[stage]:
+            if instruction.op is Op.OFFLOAD:
+                copied = events[instruction].end
+            elif instruction.op in (Op.BACKWARD, Op.RELOAD):
+                assert events[instruction].start >= copied
+
+
+def test_a_backward_after_an_offload_waits_for_the_copy() -> None:
+    plan = make_plan(MODEL, (8,) * 2, stages=1, share=1.0, sequences=2, mixed=True)
+    simulation = simulate(build_schedule(plan), [costs_of(2, d2h=[70, 0])])
+    late = [wait for wait in simulation.waits if wait.cause is Cause.OFFLOAD]
+    assert any(wait.instruction.op is not Op.FORWARD for wait in late)
