@@ -10,7 +10,7 @@ adapters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -18,7 +18,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 
 from sppo.config.workload import Workload
-from sppo.engine.context import EngineContext
 from sppo.plan.plan import Plan, StepPlans
 
 Kind = Literal[
@@ -41,19 +40,34 @@ class Misfit(Unavailable):
     """Ranks, sequences or tokens do not divide by the degrees asked for: other numbers would do."""
 
 
+def _no_label(kind: Kind, tensor: torch.Tensor) -> None:
+    """The default outside the accounted step."""
+
+
+def _no_note(text: str) -> None:
+    """The default without a launch around the rank."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Context(EngineContext):
-    """The rank of a system, its device, and optional callbacks (see `EngineContext`).
+class Context:
+    """The rank of a system, its device, and optional callbacks. No system must use a callback.
 
     The default process group exists already (gloo, NCCL or torch's fake one). `message_timeout` is
     for further groups of a system (None: the backend's default). `plans` are the launcher's plans
-    for all ranks of a `Planner`'s system. `label` takes a `Kind`. No system must use a callback.
+    for all ranks of a `Planner`'s system. `label(kind, tensor)` tells the accounting what a storage
+    holds. `note(text)` says what this rank does next, with "waits" where it needs another rank.
+    `take_host(bytes, device)` takes memory of the host tier (None: as the system does it).
     """
 
     rank: int
     ranks: int
+    device: torch.device
+    dtype: torch.dtype
     message_timeout: timedelta | None = None
     plans: StepPlans | None = None
+    label: Callable[[Kind, torch.Tensor], None] = _no_label
+    note: Callable[[str], None] = _no_note
+    take_host: Callable[[int, torch.device], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +79,12 @@ class StepResult:
 
     loss: float
     grad_norm: float
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """The tensors of a torch optimizer's state, for `System.tensors`."""
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 class System(Protocol):

@@ -15,10 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from baselines.protocol import Adapter, Context, Kind, StepResult, System, Unavailable, Weights
+from baselines.protocol import (
+    Adapter,
+    Context,
+    Kind,
+    StepResult,
+    System,
+    Unavailable,
+    Weights,
+    state_tensors,
+)
 from sppo.config.models import Model
 from sppo.config.workload import Optimizer, Workload
-from sppo.engine.optimizer import state_tensors
 from sppo.plan.weights import weight_shapes
 
 

@@ -15,7 +15,9 @@ from baselines.protocol import Adapter, Context, Kind, Role, StepResult, System,
 from sppo.comm.mesh import MeshCoordinate, join_groups, rank_of
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload
+from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
+from sppo.offload.host_memory import host_memory
 from sppo.plan.plan import Plan, StepPlans
 from sppo.planner.options import SolverOptions
 from sppo.planner.short_step import short_plan
@@ -172,7 +174,14 @@ class SppoAdapter(Adapter):
         if plans is None:
             raise ValueError("SPPO's ranks follow plans and make none: give Context its `plans`")
         groups = join_groups(plans.whole, context.message_timeout)
-        return SppoSystem(Trainer(workload, plans, weights, context, groups))
+        engine_context = EngineContext(
+            device=context.device,
+            dtype=context.dtype,
+            label=context.label,
+            note=context.note,
+            take_host=context.take_host or host_memory,
+        )
+        return SppoSystem(Trainer(workload, plans, weights, engine_context, groups))
 
 
 ADAPTER = SppoAdapter()

@@ -14,9 +14,8 @@ from torch import Tensor
 from baselines.megatron.model import build_model, build_optimizer
 from baselines.megatron.patches import apply_patches, cuda_type_names
 from baselines.megatron.settings import MegatronSettings
-from baselines.protocol import Context, Kind, StepResult, System, Weights
+from baselines.protocol import Context, Kind, StepResult, System, Weights, state_tensors
 from sppo.config.workload import Workload
-from sppo.engine.optimizer import state_tensors
 
 
 class MegatronSystem(System):

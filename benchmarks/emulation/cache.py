@@ -1,7 +1,7 @@
 """Emulated roles that need not run a second time: same input, same code of the system.
 
-An entry is a file of results/cache/emulation/, named by the digest of all that decides the counts:
-workload, hardware profile, system, settings, role, versions and the source files of `code_digest`.
+An entry is a file of results/cache/emulation/, named by two digests of all that decides the counts:
+workload, hardware profile, system, settings, role, versions; and the source files (`code_digest`).
 Other edits (commands, records, studies, tests, another system) leave an entry valid. Roles of a
 system from another package are not kept: the digest does not cover that package's code.
 """
@@ -18,7 +18,7 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation.result import EmulationJob, RoleReport
-from benchmarks.environment import CHECKOUT
+from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records import store
 from sppo.config.hardware import load_hardware
 
@@ -39,17 +39,23 @@ FURTHER_CODE = {"deepspeed": ("baselines/reference.py",), "sppo": ("sppo",)}
 
 
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One emulated rank. curve: the text of its CSV."""
+    """One emulated rank. curve: the text of its CSV. commit: of the checkout that ran it."""
 
     report: RoleReport
     curve: str
+    commit: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmulationCache:
-    """Entries below `directory`, written whole or not at all."""
+    """Entries below `directory`, written whole or not at all.
+
+    accept_stale: an entry of older code answers too, the newest first. Its report is marked with
+    the commit of that code.
+    """
 
     directory: Path
+    accept_stale: bool = False
 
     def find(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> RoleReport | None:
         """The report of an equal earlier run; writes its curve to the job's folder.
@@ -58,14 +64,21 @@ class EmulationCache:
         """
         if job.system in registry.installed():
             return None
-        path = self.directory / f"{key(job, role, adapter, code)}.json"
-        try:
-            entry = msgspec.json.decode(path.read_bytes(), type=CacheEntry)
-        except (OSError, msgspec.DecodeError):
-            return None
-        curve = Path(job.output_directory) / f"live-{role.rank}.csv"
-        store.write_bytes(curve, entry.curve.encode())
-        return msgspec.structs.replace(entry.report, reused=True)
+        present = self._path(job, role, adapter, code)
+        paths = [present]
+        if self.accept_stale:
+            older = self.directory.glob(self._path(job, role, adapter, "*").name)
+            paths += sorted(older, key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in paths:
+            try:
+                entry = msgspec.json.decode(path.read_bytes(), type=CacheEntry)
+            except (OSError, msgspec.DecodeError):
+                continue
+            curve = Path(job.output_directory) / f"live-{role.rank}.csv"
+            store.write_bytes(curve, entry.curve.encode())
+            stale_commit = "" if path == present else entry.commit
+            return msgspec.structs.replace(entry.report, reused=True, stale_commit=stale_commit)
+        return None
 
     def keep(
         self, job: EmulationJob, role: Role, adapter: Adapter, report: RoleReport, code: str
@@ -80,18 +93,21 @@ class EmulationCache:
             return
         curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
-        entry = CacheEntry(report=report, curve=curve)
-        path = self.directory / f"{key(job, role, adapter, code)}.json"
-        store.write_bytes(path, msgspec.json.encode(entry))
+        entry = CacheEntry(report=report, curve=curve, commit=git_state(CHECKOUT)[0] or "unknown")
+        store.write_bytes(self._path(job, role, adapter, code), msgspec.json.encode(entry))
+
+    def _path(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> Path:
+        return self.directory / f"{key(job, role, adapter)}-{code[:16]}.json"
 
 
-def default_cache() -> EmulationCache:
+def default_cache(*, accept_stale: bool = False) -> EmulationCache:
     """The cache of this checkout."""
-    return EmulationCache(directory=store.results_directory() / "cache" / "emulation")
+    directory = store.results_directory() / "cache" / "emulation"
+    return EmulationCache(directory=directory, accept_stale=accept_stale)
 
 
-def key(job: EmulationJob, role: Role, adapter: Adapter, code: str) -> str:
-    """A digest of all that decides the counts; `code` is the system's `code_digest`."""
+def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
+    """A digest of all that decides the counts, except the system's code (`code_digest`)."""
     asked = (
         replace(job.workload, name=""),
         msgspec.to_builtins(load_hardware(job.workload.cluster.hardware)),
@@ -101,7 +117,6 @@ def key(job: EmulationJob, role: Role, adapter: Adapter, code: str) -> str:
         (role.name, role.rank, role.ranks),
         adapter.versions(),
         sys.version_info[:2],
-        code,
     )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
 

@@ -148,6 +148,7 @@ def _emulate(
 def _line(report: RoleReport) -> str:
     took = "" if report.seconds is None else f" ({report.seconds:.0f} s)"
     took = " (reused)" if report.reused else took
+    took = f" (stale: commit {report.stale_commit[:9]})" if report.stale_commit else took
     if report.counts is None:
         return f"{report.role}: {report.status}, {report.phase}: {report.reason}{took}"
     peak = format_bytes(report.counts.peak_device_bytes)

@@ -94,6 +94,7 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
 
     phase: where the rank broke ("prepare", "throw-away step", "step: backward 3"). seconds and
     process_peak_bytes: cost of the emulation itself. reused: from the cache, by an earlier command.
+    stale_commit: the commit of older code whose cache entry was accepted; "" of the present code.
     """
 
     role: str
@@ -111,6 +112,13 @@ class RoleReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     process_peak_bytes: int | None = None
     reused: bool = False
+    stale_commit: str = ""
+
+
+def stale_text(roles: Sequence[RoleReport]) -> str:
+    """ "stale: counted at commit 1a2b3c4d5", for roles of older code; "" without any."""
+    commits = dict.fromkeys(role.stale_commit[:9] for role in roles if role.stale_commit)
+    return f"stale: counted at commit {', '.join(commits)}" if commits else ""
 
 
 class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):

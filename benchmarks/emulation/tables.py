@@ -16,6 +16,7 @@ from benchmarks.emulation.result import (
     SimulatedTime,
     Traffic,
     position_text,
+    stale_text,
 )
 from benchmarks.emulation.search import SearchResult
 from sppo.config.sizes import KIB, format_bytes, length_name
@@ -28,6 +29,8 @@ _Counted = Sequence[tuple[RoleReport, Counts]]
 def text(emulation: Emulation) -> str:
     """Head, verdict, simulated time and tables; every other number is emulated."""
     parts = [head(emulation), verdict_text(emulation)]
+    if stale_text(emulation.roles):
+        parts.append(stale_text(emulation.roles))
     if emulation.simulated_time is not None:
         parts.append(time_text(emulation.simulated_time))
     counted = [(report, report.counts) for report in emulation.roles if report.counts is not None]

@@ -15,7 +15,7 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Misfit, Planner, roles_of
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import Emulation, Planned
+from benchmarks.emulation.result import Emulation, Planned, stale_text
 from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, longest
 from benchmarks.job import Status
 from benchmarks.paper import reported
@@ -201,10 +201,12 @@ def layout_of(emulation: Emulation) -> tuple[str, int]:
     adapter = registry.load(emulation.system)
     settings: Any = msgspec.convert(emulation.settings, adapter.settings_type)
     roles = len(roles_of(adapter, emulation.workload, settings))
-    if not isinstance(adapter, Planner):
-        return emulation.settings_text, roles
-    plan = adapter.plan(emulation.workload, settings)
-    return f"{plan.degrees_words}, N {plan.subsequences}", roles
+    text = emulation.settings_text
+    if isinstance(adapter, Planner):
+        plan = adapter.plan(emulation.workload, settings)
+        text = f"{plan.degrees_words}, N {plan.subsequences}"
+    stale = stale_text(emulation.roles)
+    return f"{text} ({stale})" if stale else text, roles
 
 
 def _longest_point(gpus: int) -> ReportedPoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,8 +15,8 @@ import pytest
 from baselines.protocol import Role
 from baselines.registry import SYSTEMS, load
 from benchmarks.emulation.cache import EmulationCache, code_digest, code_files, key
-from benchmarks.emulation.result import EmulationJob, RoleReport
-from benchmarks.environment import CHECKOUT
+from benchmarks.emulation.result import EmulationJob, RoleReport, stale_text
+from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.job import Status
 from benchmarks.workloads import find
 
@@ -76,6 +77,29 @@ def test_changed_code_is_run_again(cache: EmulationCache, tmp_path: Path) -> Non
     assert cache.find(job, ROLE, ADAPTER, "another digest") is None
 
 
+def test_older_code_answers_only_where_it_is_accepted(
+    cache: EmulationCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_in(tmp_path / "job")
+    for digest, flops in (("first digest", 1), ("second digest", 2)):
+        monkeypatch.setattr("benchmarks.emulation.cache.code_digest", lambda system, it=digest: it)
+        report = msgspec.structs.replace(ran(job), flops=flops)
+        cache.keep(job, ROLE, ADAPTER, report, digest)
+    for number, path in enumerate(sorted(cache.directory.iterdir())):
+        os.utime(path, (number, number))
+    assert cache.find(job, ROLE, ADAPTER, CODE) is None
+    accepting = replace(cache, accept_stale=True)
+    newest = accepting.find(job, ROLE, ADAPTER, CODE)
+    assert newest is not None
+    assert (newest.flops, newest.reused) == (2, True)
+    assert newest.stale_commit == git_state(CHECKOUT)[0]
+    assert stale_text([newest]) == f"stale: counted at commit {newest.stale_commit[:9]}"
+    present = accepting.find(job, ROLE, ADAPTER, "first digest")
+    assert present is not None
+    assert (present.flops, present.stale_commit) == (1, "")
+    assert stale_text([present]) == ""
+
+
 def test_code_that_changed_while_it_ran_is_not_kept(cache: EmulationCache, tmp_path: Path) -> None:
     """The digest from before the run is not that of the files on disk now."""
     job = job_in(tmp_path / "job")
@@ -104,18 +128,17 @@ def test_what_decides_the_counts_decides_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_in(tmp_path)
-    first = key(job, ROLE, ADAPTER, CODE)
+    first = key(job, ROLE, ADAPTER)
     longer = replace(job.workload, sequence_tokens=1024)
     renamed = replace(job.workload, name="another")
     elsewhere = replace(job.workload, cluster=replace(job.workload.cluster, hardware="a100-80g"))
-    assert key(msgspec.structs.replace(job, workload=renamed), ROLE, ADAPTER, CODE) == first
-    assert key(msgspec.structs.replace(job, workload=longer), ROLE, ADAPTER, CODE) != first
-    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE, ADAPTER, CODE) != first
-    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE, ADAPTER, CODE) != first
-    assert key(job, replace(ROLE, rank=1), ADAPTER, CODE) != first
-    assert key(job, ROLE, ADAPTER, "another digest") != first
+    assert key(msgspec.structs.replace(job, workload=renamed), ROLE, ADAPTER) == first
+    assert key(msgspec.structs.replace(job, workload=longer), ROLE, ADAPTER) != first
+    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE, ADAPTER) != first
+    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE, ADAPTER) != first
+    assert key(job, replace(ROLE, rank=1), ADAPTER) != first
     monkeypatch.setattr(type(ADAPTER), "versions", lambda self: {"megatron-core": "0.0"})
-    assert key(job, ROLE, ADAPTER, CODE) != first
+    assert key(job, ROLE, ADAPTER) != first
 
 
 @pytest.fixture

@@ -75,6 +75,8 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     """--longest: ask for no more than this; eight times --seq if not given."""
     again: bool = False
     """Run every role, even if the cache has the same role of the same code (results/cache/)."""
+    stale: bool = False
+    """Accept counts of older code from results/cache/, marked `stale` with their commit."""
     time_limit: float = 900.0
     """Seconds of one rank."""
     json: bool = False
@@ -134,7 +136,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         return Emulator(
             parent=parent(self),
             time_limit_seconds=self.time_limit,
-            cache=None if self.again else default_cache(),
+            cache=None if self.again else default_cache(accept_stale=self.stale),
         )
 
     def _search(self, workload: Workload) -> int:

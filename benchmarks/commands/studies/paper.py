@@ -39,6 +39,8 @@ class Paper(Results):
     """Seconds of one rank."""
     again: bool = False
     """Run every role, even if the same code has emulated the same before."""
+    stale: bool = False
+    """Accept counts of older code from results/cache/, marked `stale` with their commit."""
     publish: bool = False
     """Copy table, figure and JSON to results/published/emulation/."""
 
@@ -61,6 +63,8 @@ class Paper(Results):
         points = [point for point in reported.points() if point.model in models]
         if self.sequences_per_step < 1 or self.time_limit <= 0:
             raise UsageError("--sequences-per-step and --time-limit must be positive")
+        if self.publish and self.stale:
+            raise UsageError("--publish: stale counts are not published; leave --stale out")
         if self.publish and (self.models or self.systems):
             raise UsageError(
                 "--publish: only whole figures are published; leave --models, --systems out"
@@ -71,7 +75,7 @@ class Paper(Results):
             emulator = Emulator(
                 parent=new_directory(arguments.parent(self), workload),
                 time_limit_seconds=self.time_limit,
-                cache=None if self.again else default_cache(),
+                cache=None if self.again else default_cache(accept_stale=self.stale),
             )
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
