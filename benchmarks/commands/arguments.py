@@ -144,7 +144,7 @@ def flag(name: str) -> str:
 def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None:
     """Raise UsageError if one of these numbers was given and is below 1."""
     for name, value in given_flags(command, names).items():
-        if value < 1:
+        if isinstance(value, int) and value < 1:
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
 

@@ -18,7 +18,7 @@ from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.simulate import simulate
-from tests.numerics.pipelines import build_engine, make_plan, run_pipeline
+from tests.numerics.pipelines import engine_of, make_plan, run_pipeline
 
 TINY = workloads.find("tiny-cpu")
 PROFILE = load_hardware("cpu-2core")
@@ -60,6 +60,6 @@ def test_chunking_in_one_process(benchmark: Any, subsequences: int) -> None:
     cut = equal_cut(tokens_count, subsequences)
     plan = make_plan(TINY.model, cut, stages=1, element_bytes=4)
     (groups,) = connect_threads(plan)
-    engine = build_engine(plan, weights, torch.float32, groups)
+    engine = engine_of(plan, weights, torch.float32, groups)
     counters = benchmark(engine.run, tokens, 1.0 / tokens_count)
     assert 5.0 < counters.loss < 6.5
