@@ -51,7 +51,7 @@ _ROWS: tuple[tuple[str, Callable[[Hardware], str]], ...] = (
     ("host memory of a rank", lambda hardware: gib(hardware.host_memory_bytes_per_rank)),
     ("ranks of a node", lambda hardware: str(hardware.ranks_per_node)),
     (
-        "D2H / H2D, all ranks of a node at once, GB/s",
+        "D2H / H2D of one rank, all ranks of its node copying, GB/s",
         lambda hardware: (
             f"{hardware.d2h_bytes_per_second / GIGA:.3g} / "
             f"{hardware.h2d_bytes_per_second / GIGA:.3g}"
