@@ -160,21 +160,28 @@ MESSAGES = frozenset(
 
 
 class PatientJournal(Journal):
-    """gloo's own thread lets go of a tensor some microseconds after the step has gone on."""
+    """gloo's own thread lets go of a tensor some microseconds after the step has gone on.
+
+    On a busy machine the thread may wait for its core, so the patience is a parameter.
+    """
 
     last = ""
 
+    def __init__(self, patience_seconds: float) -> None:
+        super().__init__()
+        self.patience_seconds = patience_seconds
+
     def operate(self, name: str, in_backward: bool) -> None:
         if self.last in MESSAGES:
-            time.sleep(0.01)
+            time.sleep(self.patience_seconds)
         self.last = name
         super().operate(name, in_backward)
 
 
-def counted(rank: int, ranks: int, name: str) -> bytes:
+def counted(rank: int, ranks: int, name: str, patience_seconds: float) -> bytes:
     """The counts of a real rank as JSON, after the same two steps."""
     system_name, workload, settings = CASES[name]
-    journal = PatientJournal()
+    journal = PatientJournal(patience_seconds)
     device = torch.device("cpu")
     accounting = Accounting(device, journal, backend_buffers=False)
     dtype = torch_dtype(workload.dtype)
@@ -219,10 +226,14 @@ def emulated(name: str, directory: Path) -> list[Counts]:
 @pytest.mark.parametrize("name", CASES)
 def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
     workload = CASES[name][1]
-    reports = run_ranks(counted, workload.cluster.ranks, name)
-    real = [msgspec.json.decode(data, type=Counts) for data in reports]
     fake = emulated(name, tmp_path)
-    assert [comparable(counts) for counts in real] == [comparable(counts) for counts in fake]
+    expected = [comparable(counts) for counts in fake]
+    for patience_seconds in (0.01, 0.1):
+        reports = run_ranks(counted, workload.cluster.ranks, name, patience_seconds)
+        real = [comparable(msgspec.json.decode(data, type=Counts)) for data in reports]
+        if real == expected:
+            break
+    assert real == expected
     needed = step_flops(workload)
     attention = needed.attention_causal // 6 * 7  # a flash backward computes QK' again
     once = sum(counts.flops - counts.flops_by_operation.recomputed for counts in fake)
