@@ -1,1 +1,4 @@
-"""The systems that are compared, each behind the protocol of `protocol.py`."""
+"""The systems that are compared, each behind the protocol of `protocol.py`.
+
+Read first: `protocol.Adapter`, `protocol.System`, `registry.load`, `reference.ReferenceAdapter`.
+"""

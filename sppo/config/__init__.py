@@ -1,1 +1,4 @@
-"""Model, workload, cluster, hardware and their sizes."""
+"""Model, workload, cluster, hardware and their sizes.
+
+Read first: `workload.Workload`, `models.Model`, `hardware.Hardware`, `hardware.load_hardware`.
+"""

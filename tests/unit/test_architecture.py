@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -27,6 +28,24 @@ def test_rooms_are_small(root: str) -> None:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         if folder.name != "__pycache__" and (folder / "__init__.py").exists():
             assert 2 <= len(files) <= 14, folder
+
+
+def packages() -> list[str]:
+    roots = ("sppo", "baselines", "benchmarks")
+    files = (path for root in roots for path in (CHECKOUT / root).rglob("__init__.py"))
+    return sorted(str(path.parent.relative_to(CHECKOUT)).replace("/", ".") for path in files)
+
+
+@pytest.mark.parametrize("package", packages())
+def test_a_package_says_its_purpose_and_its_public_names(package: str) -> None:
+    """In the docstring of its `__init__`, or as imports that are listed in `__all__`."""
+    module = importlib.import_module(package)
+    purpose, _, names = (module.__doc__ or "").partition("Read first:")
+    assert purpose.strip()
+    listed = re.findall(r"`(\w[\w.]*)\.(\w+)`", names)
+    assert listed or module.__all__
+    for file, name in listed:
+        assert hasattr(importlib.import_module(f"{package}.{file}"), name), f"{file}.{name}"
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,4 @@
-"""Commands that launch ranks for one answer."""
+"""Commands that launch ranks for one answer.
+
+Read first: `run.Run`, `limit.Limit`, `longest.Longest`, `profile.Profile`.
+"""

@@ -1,1 +1,4 @@
-"""Commands that launch nothing: plan, simulate, emulate."""
+"""Commands that launch nothing: plan, simulate, emulate.
+
+Read first: `plan.Plan`, `simulate.Simulate`, `emulate.Emulate`.
+"""

@@ -1,1 +1,4 @@
-"""Commands that show existing records, workloads and the machine."""
+"""Commands that show existing records, workloads and the machine.
+
+Read first: `table.Table`, `timeline.Timeline`, `list.List`.
+"""

@@ -1,1 +1,4 @@
-"""Commands of many launches or many emulations."""
+"""Commands of many launches or many emulations.
+
+Read first: `sweep.Sweep`, `ablation.Ablation`, `paper.Paper`.
+"""

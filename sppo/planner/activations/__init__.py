@@ -1,1 +1,4 @@
-"""Which saved tensors of a stage are kept, offloaded or recomputed."""
+"""Which saved tensors of a stage are kept, offloaded or recomputed.
+
+Read first: `stage_problem.StageProblem`, `policies.choose`, `integer_program.cheapest_decisions`.
+"""

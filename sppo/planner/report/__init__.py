@@ -1,1 +1,4 @@
-"""A plan, and why it was chosen, in words."""
+"""A plan, and why it was chosen, in words.
+
+Read first: `card.card`, `reasons.explain`, `wording.SENTENCES`.
+"""
