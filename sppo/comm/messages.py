@@ -9,6 +9,7 @@ channels of their own. They overtake hidden states that wait for their turn.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,28 +58,31 @@ class ReceiveWork(Protocol):
         """Return once the buffer is filled. Called once."""
 
 
-class Transport:
+class Transport(ABC):
     """The messages of one rank with the ranks of its pipeline; peers are numbers of stages."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
 
+    @abstractmethod
     def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
         """Before the first message. All ranks of the pipeline pass the same connections."""
 
+    @abstractmethod
     def send(self, tensor: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> None:
         """Send a contiguous tensor; the transport keeps the tensor until the send is done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self, into: Tensor, peer: int, channel: Channel = Channel.PIPELINE) -> ReceiveWork:
         """Post a receive into a contiguous tensor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flush(self, *channels: Channel) -> None:
         """Wait until all sends are done: those of these channels, or of all."""
 
+    @abstractmethod
     def abort(self) -> None:
-        """After an error: ranks that wait for this one fail too. A process group does so itself."""
+        """After an error: ranks that wait for this one fail too."""
 
 
 class GroupTransport(Transport):
@@ -149,6 +153,9 @@ class GroupTransport(Transport):
         for channel in channels or Channel:
             while self._in_flight[channel]:
                 self._in_flight[channel].popleft()[0].wait()
+
+    def abort(self) -> None:
+        """The process group tells the other ranks."""
 
 
 def _nccl_group(timeout: timedelta | None) -> dist.ProcessGroup:
