@@ -99,7 +99,7 @@ def of_flags(
     Nodes, device and host memory are those of the profile; a CPU has one node and no device limit.
     Raises ValueError with the cure, NotBuilt with the known profiles.
     """
-    from sppo.config.hardware import load_hardware
+    from sppo.config.hardware import committed_profiles, load_hardware
 
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
@@ -116,9 +116,10 @@ def of_flags(
         limit_bytes = parse_bytes(device_memory)
     else:
         limit_bytes = None if on_cpu else profile.device_memory_bytes - profile.reserve_bytes
+    card = profile.name.split("-")[0] if hardware in committed_profiles() else profile.name
     length = length_name(tokens).replace(",", "").lower()
     return Workload(
-        name=f"{model}-{length}-{gpus}x{hardware.split('-')[0]}",
+        name=f"{model}-{length}-{gpus}x{card}",
         model=MODELS[model],
         cluster=Cluster(
             hardware=hardware,

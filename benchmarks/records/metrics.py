@@ -7,6 +7,7 @@ functions, RoPE, the embedding look-up and the optimizer are not counted, as in 
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,18 @@ from sppo.cost_model import flops as model_flops
 
 _NVIDIA = "NVIDIA datasheet, dense BF16 without sparsity"
 DATASHEET = (
-    ("A100", 312e12, f"{_NVIDIA}: nvidia.com/en-us/data-center/a100"),
-    ("H100 NVL", 835.5e12, f"{_NVIDIA}: nvidia.com/en-us/data-center/h100 (NVL)"),
-    ("H100 PCIe", 756.5e12, f"{_NVIDIA}: H100 PCIe product brief"),
-    ("H100", 989.4e12, f"{_NVIDIA}: nvidia.com/en-us/data-center/h100 (SXM)"),
-    ("H200", 989.4e12, f"{_NVIDIA}: nvidia.com/en-us/data-center/h200 (SXM)"),
+    (r"A100-(SXM4-[48]0GB|PCIE-40GB)", 312e12, "nvidia.com/en-us/data-center/a100"),
+    (r"A100 80GB PCIe", 312e12, "nvidia.com/en-us/data-center/a100"),
+    (r"H100 NVL", 835.5e12, "nvidia.com/en-us/data-center/h100 (NVL)"),
+    (r"H100 PCIe", 756.5e12, "H100 PCIe product brief"),
+    (r"H100 80GB HBM3", 989.4e12, "nvidia.com/en-us/data-center/h100 (SXM)"),
+    (r"H200 NVL", 835.5e12, "nvidia.com/en-us/data-center/h200 (NVL)"),
+    (r"H200", 989.4e12, "nvidia.com/en-us/data-center/h200 (SXM)"),
 )
-"""Device name contains, FLOP/s of one device, source. The first match counts."""
+"""The whole name of a device after "NVIDIA", as a pattern, FLOP/s of one device, source.
+
+A name with anything else in it (a MIG slice, a vGPU, another card of the family) is not known.
+"""
 
 
 def step_flops(workload: Workload) -> Flops:
@@ -111,6 +117,6 @@ def speed_up(row: Sequence[Record], sppo: Sequence[Record]) -> float | None:
 def datasheet_peak(device_name: str) -> Peak | None:
     """Dense BF16 peak of a CUDA device by its name; None if `DATASHEET` does not list it."""
     for name, rate, source in DATASHEET:
-        if name.lower() in device_name.lower():
-            return Peak(flops_per_second=rate, source=source, kind="datasheet")
+        if re.fullmatch(f"NVIDIA {name}", device_name):
+            return Peak(flops_per_second=rate, source=f"{_NVIDIA}: {source}", kind="datasheet")
     return None

@@ -188,9 +188,10 @@ def own_profiles() -> Path:
 def load_hardware(name: str) -> Hardware:
     """A known profile by its name, or the profile of a file by a path that ends in `.json`.
 
-    The user's own come before the committed ones. Raises UnknownHardware (a ValueError) listing the
-    known names. Raises ValueError in one line where the file is missing or no JSON, or where its
-    fields are not those of a profile.
+    The user's own come before the committed ones. A profile has the name of its file, whatever the
+    name inside: a changed copy must not pass for the original. Raises UnknownHardware (a
+    ValueError) listing the known names. Raises ValueError in one line where the file is missing or
+    no JSON, or where its fields are not those of a profile.
     """
     path = Path(name)
     if path.suffix != ".json":
@@ -209,10 +210,14 @@ def load_hardware(name: str) -> Hardware:
     except ValueError as error:
         raise ValueError(f"profile {name}: not JSON: {error}; {CURE}") from None
     _check_values(name, loaded)
-    return msgspec.convert(loaded, Hardware)
+    return msgspec.convert({**loaded, "name": path.stem}, Hardware)
+
+
+def committed_profiles() -> list[str]:
+    """Names of the profiles that come with the suite, in order."""
+    return sorted(entry.stem for entry in PROFILES.glob("*.json"))
 
 
 def known_profiles() -> list[str]:
     """Names of the profiles that there are, the user's own among them, in order."""
-    folders = (own_profiles(), PROFILES)
-    return sorted({entry.stem for folder in folders for entry in folder.glob("*.json")})
+    return sorted({*committed_profiles(), *(entry.stem for entry in own_profiles().glob("*.json"))})

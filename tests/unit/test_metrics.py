@@ -92,11 +92,32 @@ def test_speed_up_pairs_launches_of_one_number() -> None:
     assert metrics.speed_up(row, failed) is None
 
 
-def test_datasheet_never_guesses() -> None:
-    a100 = metrics.datasheet_peak("NVIDIA A100-SXM4-80GB")
-    assert a100 is not None
-    assert a100.flops_per_second == 312e12
-    h100 = metrics.datasheet_peak("NVIDIA H100 80GB HBM3")
-    assert h100 is not None
-    assert h100.flops_per_second == 989.4e12
-    assert metrics.datasheet_peak("NVIDIA Unheard-of 9000") is None
+@pytest.mark.parametrize(
+    ("name", "tera_flops"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H100 PCIe MIG 2g.20gb", None),
+        ("GRID A100-10C", None),
+        ("NVIDIA A100X", None),
+        ("NVIDIA A10", None),
+        ("NVIDIA A100-SXM-64GB", None),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H20", None),
+        ("NVIDIA H2000", None),
+        ("NVIDIA Unheard-of 9000", None),
+        ("", None),
+    ],
+)
+def test_datasheet_never_guesses(name: str, tera_flops: float | None) -> None:
+    peak = metrics.datasheet_peak(name)
+    assert (peak and peak.flops_per_second) == (tera_flops and tera_flops * 1e12)

@@ -8,6 +8,7 @@ from benchmarks.commands.arguments import (
     MODEL_FLAGS,
     UsageError,
     check_positive,
+    find_selected,
     flag,
     given_flags,
     planned,
@@ -42,7 +43,8 @@ class Simulate(Selection):
             step = self._unit_costs()
         else:
             plan = planned(self)
-            step = simulated_step.of_plan(plan, load_hardware(plan.hardware))
+            profile = load_hardware(find_selected(self).cluster.hardware)
+            step = simulated_step.of_plan(plan, profile)
         if self.json:
             show_json(asdict(step))
         else:

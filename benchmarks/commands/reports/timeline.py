@@ -13,6 +13,7 @@ from tyro.conf import arg
 from benchmarks.commands.arguments import (
     MODEL_FLAGS,
     UsageError,
+    find_selected,
     flag,
     given_flags,
     planned,
@@ -54,8 +55,11 @@ class Timeline(Selection):
         """
         measured = None if self.run_directory is None else self._measured(self.run_directory)
         with usage_errors():
-            plan = planned(self) if measured is None else measured.plan
-            profile = load_hardware(plan.hardware)
+            if measured is None:
+                plan, workload = planned(self), find_selected(self)
+            else:
+                plan, workload = measured.plan, measured.record.workload
+            profile = load_hardware(workload.cluster.hardware)
         directory = self.output or self._directory(plan)
         try:
             paths = write(plan, profile, measured, directory)
