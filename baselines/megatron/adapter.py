@@ -158,7 +158,7 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
     """The reason why Megatron cannot run the settings, or None; without the library."""
     model = workload.model
     tensor, pipeline = settings.tensor_parallel, settings.pipeline_parallel
-    uneven = shard_obstacle(model, tensor, "TP")
+    uneven = shard_obstacle(model, tensor, "TP", copied_kv_heads=True)
     if uneven is not None:
         return uneven
     if model.layers % pipeline:

@@ -38,10 +38,16 @@ def parameter_count(model: Model) -> int:
     return sum(math.prod(shape) for shape in weight_shapes(model).values())
 
 
-def shard_obstacle(model: Model, shards: int, degree: str = "SP") -> str | None:
-    """Why `shards` ranks cannot share a stage of this model, or None."""
+def shard_obstacle(
+    model: Model, shards: int, degree: str = "SP", *, copied_kv_heads: bool = False
+) -> str | None:
+    """Why `shards` ranks cannot share a stage of this model, or None.
+
+    `copied_kv_heads`: a KV head may be on several ranks, which share its query heads.
+    """
     counts = (*block_of(model).shard_counts, ("vocabulary entries", model.vocabulary))
     for name, count in counts:
-        if count % shards:
+        copied = copied_kv_heads and name == "KV heads" and shards % count == 0
+        if count % shards and not copied:
             return f"{count:,} {name} do not divide over {degree} {shards}"
     return None

@@ -32,6 +32,7 @@ LLAMA = llama(
     vocabulary=128,
     rope_theta=10_000.0,
 )
+ONE_KV_HEAD = replace(LLAMA, name="llama-one-kv-head", kv_heads=1)
 TP = MegatronSettings(tensor_parallel=2)
 TP_SP = replace(TP, sequence_parallel=True)
 PP = MegatronSettings(pipeline_parallel=2)
@@ -56,6 +57,7 @@ LAYOUTS = {
         replace(PP, recompute="full"),
         CP,
     ),
+    "llama, fewer KV heads than TP": (TP, TP_SP, replace(TP_SP, recompute="full")),
 }
 
 
@@ -73,6 +75,7 @@ WORKLOADS = {
     "gpt": workload_of(GPT, 1),
     "gpt, four sequences a step": workload_of(GPT, 4),
     "llama": workload_of(LLAMA, 1),
+    "llama, fewer KV heads than TP": workload_of(ONE_KV_HEAD, 1),
 }
 
 

@@ -71,6 +71,12 @@ def test_every_point_of_a_grid_passes_the_check(ranks: int) -> None:
         ADAPTER.check(workload, point)
 
 
+def test_a_kv_head_may_be_on_several_ranks() -> None:
+    workload = workload_of(MODELS["llama-8b"], ranks=16)
+    ADAPTER.check(workload, MegatronSettings(tensor_parallel=16))
+    assert any(point.tensor_parallel == 16 for point in ADAPTER.grid(workload))
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "words"),
     [
@@ -78,9 +84,9 @@ def test_every_point_of_a_grid_passes_the_check(ranks: int) -> None:
         (MegatronSettings(), {}, "do not divide over DP 2"),
         (MegatronSettings(tensor_parallel=8), {"ranks": 8}, "4 query heads"),
         (
-            MegatronSettings(tensor_parallel=4),
-            {"ranks": 4, "model": MODELS["llama-tiny"]},
-            "2 KV heads",
+            MegatronSettings(tensor_parallel=8),
+            {"ranks": 8, "model": replace(MODELS["llama-8b"], hidden=6144, heads=48, kv_heads=12)},
+            "12 KV heads",
         ),
         (MegatronSettings(pipeline_parallel=8), {"ranks": 8}, "4 layers"),
         (MegatronSettings(context_parallel=2), {"tokens": 4098}, "2 x CP = 4"),
