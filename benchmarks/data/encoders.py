@@ -71,7 +71,10 @@ class TokenizerEncoder:
                 f"a tokenizer reads UTF-8, and byte 0x{error.object[error.start]:02x} "
                 f"({error.reason}) is none; convert the text, or leave --tokenizer out",
             ) from None
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # the library raises Exception itself
+            raise self._unusable(self.name, f"has no ids for the text ({error})") from None
         return np.asarray(encoding.ids, dtype=np.uint32)
 
     def _load(self, name: str, content: bytes) -> Any:

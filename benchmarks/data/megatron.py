@@ -63,8 +63,7 @@ def open_pair(file: str, stem: Path, needed_tokens: int) -> Source:
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     content = np.memmap(tokens_path, dtype=np.uint8, mode="r") if size_bytes else _nothing()
     tokens = _gather(file, content, index.dtype, offsets, places)
-    last = int(np.searchsorted(index.marks, len(lengths), side="left"))
-    starts = offsets[index.marks[:last]]
+    starts = offsets[_first_marks(file, index, len(lengths))]
     return Source(
         file=file,
         format=f"Megatron .bin and .idx, {index.dtype.name} tokens",
@@ -141,10 +140,15 @@ def _first_sequences(
         count *= 4
     count = int(np.searchsorted(ends, needed_tokens)) + 1
     lengths = lengths[:count]
-    marks = index.marks
-    if len(marks) and (marks[0] != 0 or (np.diff(marks[: count + 1]) < 0).any()):
-        raise unusable(file, "its .idx is damaged (documents out of order); make the pair again")
     return lengths, np.asarray(index.places[: len(lengths)])
+
+
+def _first_marks(file: str, index: Index, sequences: int) -> npt.NDArray[np.int64]:
+    """The marks of documents that begin in the first sequences. Empty documents share a mark."""
+    marks = np.asarray(index.marks[: int(np.searchsorted(index.marks, sequences))])
+    if len(marks) and (marks[0] != 0 or marks[-1] >= sequences or (np.diff(marks) < 0).any()):
+        raise unusable(file, "its .idx is damaged (documents out of order); make the pair again")
+    return marks
 
 
 def _gather(
@@ -156,7 +160,7 @@ def _gather(
 ) -> Tokens:
     """The sequences at `places` one after another: a view where the file has them in order."""
     begins, ends = places, places + np.diff(offsets) * dtype.itemsize
-    if (begins < 0).any() or (ends > len(content)).any():
+    if (begins < 0).any() or (ends < begins).any() or (ends > len(content)).any():
         raise unusable(file, "its .idx is damaged (a place outside the .bin); make the pair again")
     if (begins[1:] == ends[:-1]).all():
         return content[begins[0] : ends[-1]].view(dtype)

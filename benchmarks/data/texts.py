@@ -21,8 +21,13 @@ LONE_JSONL_ENDING = ".json"
 """JSONL if the user names the file. In a folder of text it may be any JSON, and is text."""
 
 DEFAULT_FIELD = "text"
-PIECE_BYTES = 2**20
+TOKEN_ENDINGS = (".bin", ".idx", ".npy")
+"""Files of ids that say their type, mostly. A folder is read as text."""
 
+PIECE_BYTES = 2**20
+HEAD_BYTES = 4096
+
+_NO_OBJECT = "no JSON object; write one object a line, or name raw text .txt"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -121,20 +126,26 @@ def _check_text(file: str, path: Path, content: bytes, is_first: bool) -> None:
     if words is not None:
         raise unusable(file, f"{name} is {words}")
     if b"\0" in content:
+        has_ids = path.suffix.lower() in TOKEN_ENDINGS
+        cure = f"give it alone: {name}" if has_ids else f"name their type: {name}:uint16"
         raise unusable(
             file,
-            f"{name} is binary (it holds NUL bytes); leave it out, or, if it "
-            f"holds raw token ids, name their type: {name}:uint16",
+            f"{name} is binary (it holds NUL bytes); leave it out, or, if it holds token ids, "
+            f"{cure}",
         )
 
 
 def _jsonl_pieces(file: str, path: Path, field: str) -> Iterator[Piece]:
     """The text of every record. Empty lines are passed over, and so is a byte-order mark."""
     with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+        _check_text(file, path, head, is_first=True)
+        content = head.removeprefix(_BYTE_ORDER_MARK)
+        if content.lstrip()[:1] not in (b"{", b""):
+            # Said here, since all of a file may be in its first line.
+            raise unusable(file, f"{printable(path.name)}, line 1: {_NO_OBJECT}")
+        stream.seek(len(head) - len(content))
         for number, line in enumerate(stream, start=1):
-            if number == 1:
-                _check_text(file, path, line, is_first=True)
-                line = line.removeprefix(_BYTE_ORDER_MARK)
             if line.strip():
                 where = f"{printable(path.name)}, line {number}"
                 yield Piece(_text_of_record(file, where, line, field), begins_document=True)
@@ -147,7 +158,7 @@ def _text_of_record(file: str, where: str, line: bytes, field: str) -> bytes:
         problem = f"{where}: no JSON ({error}); write one object a line, or name raw text .txt"
         raise unusable(file, problem) from None
     if not isinstance(record, dict):
-        raise unusable(file, f"{where}: no JSON object; write one object a line")
+        raise unusable(file, f"{where}: {_NO_OBJECT}")
     if field not in record:
         known = ", ".join(list(record)[:8]) or "none"
         raise unusable(

@@ -40,7 +40,7 @@ def open_numpy(file: str, path: Path, needed_tokens: int) -> Source:
     """The first ids of a .npy of integers, row by row. Nothing is unpickled. Raises ValueError."""
     try:
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy reads the header as Python: any error of its tokenizer
         raise unusable(
             file,
             f"not a numpy file ({error}); write it by numpy.save, or, if it holds raw token ids, "

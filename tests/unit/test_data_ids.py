@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.worker.tokens import token_file
 from tests.unit.data_files import CODES, flat, workload, write_llmc, write_megatron
@@ -34,6 +37,7 @@ def test_megatron_core_writes_what_is_read(tmp_path: Path) -> None:
     builders = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     builder = builders.IndexedDatasetBuilder(str(tmp_path / "c.bin"), dtype=np.uint16)
     builder.add_document(torch.tensor([1, 2, 3, 4, 5]), [2, 3])
+    builder.end_document()
     builder.add_document(torch.tensor([6, 7, 8]), [3])
     builder.finalize(str(tmp_path / "c.idx"))
     text = token_file(workload(tmp_path / "c.bin"), 1, tmp_path / "tokens.npy")
@@ -238,6 +242,15 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "tokens.npy").exists()
 
 
+WHOLE: dict[str, Callable[[Path], object]] = {
+    "pair.bin": lambda folder: write_megatron(folder / "pair", DOCUMENTS, "int32"),
+    "llm.bin": lambda folder: write_llmc(folder / "llm.bin", IDS, 20240520, 1, "uint16"),
+    "raw.bin": lambda folder: np.array(IDS, dtype=np.uint16).tofile(folder / "raw.bin"),
+    "array.npy": lambda folder: np.save(folder / "array.npy", np.array(IDS)),
+    "c.jsonl": lambda folder: (folder / "c.jsonl").write_text('{"text": "abcdefgh"}\n' * 2),
+}
+
+
 def test_a_large_file_is_mapped_and_not_read(tmp_path: Path) -> None:
     """A sparse file of 64 GiB: only its first tokens are touched."""
     with (tmp_path / "large.bin").open("wb") as file:
@@ -245,3 +258,31 @@ def test_a_large_file_is_mapped_and_not_read(tmp_path: Path) -> None:
         file.truncate(64 * 2**30)
     token_file(workload(tmp_path / "large.bin"), 1, tmp_path / "tokens.npy")
     assert flat(tmp_path / "tokens.npy").tolist() == IDS[:16]
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(sorted(WHOLE)), change=st.data())
+def test_damaged_files_are_refused_in_one_line_or_read(name: str, change: st.DataObject) -> None:
+    """Bytes changed or cut at any place: an error for users, or ids of the vocabulary."""
+    with tempfile.TemporaryDirectory() as folder:
+        WHOLE[name](Path(folder))
+        damaged = change.draw(st.sampled_from(sorted(Path(folder).iterdir())))
+        content = bytearray(damaged.read_bytes())
+        place = change.draw(st.integers(0, len(content) - 1))
+        content[place : place + 1] = change.draw(st.binary(max_size=9))
+        end = change.draw(st.integers(0, 3 * len(content)))
+        damaged.write_bytes(content[:end])
+        problem = problem_of(Path(folder) / name, Path(folder) / "tokens.npy")
+        assert "\n" not in problem
+        if not problem:
+            ids = flat(Path(folder) / "tokens.npy")
+            assert 0 <= ids.min() <= ids.max() < 256
+
+
+def problem_of(data: Path, path: Path) -> str:
+    """The error for users; "" if the data were read."""
+    try:
+        token_file(workload(data), 1, path)
+    except ValueError as error:
+        return str(error)
+    return ""

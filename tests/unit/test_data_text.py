@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from benchmarks.worker.tokens import token_file
-from tests.unit.data_files import flat, workload
+from tests.unit.data_files import flat, workload, write_megatron
 
 RECORDS = [
     {"id": 1, "text": "first é"},
@@ -83,6 +83,7 @@ WRONG = {
     "corpus.txt.zst": "compressed by zstd",
     "corpus.parquet": "a Parquet file; write its text as JSONL",
     "folder": "compressed by xz",
+    "pair": r"c\.bin is binary .* give it alone: .*c\.bin$",
 }
 
 
@@ -92,13 +93,15 @@ def test_text_that_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pretty.json").write_text(json.dumps(RECORDS, indent=1))
     (tmp_path / "array.json").write_text(json.dumps(RECORDS))
     (tmp_path / "broken.jsonl").write_text('{"text": "abc"}\n{"text": "abc\n')
-    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    (tmp_path / "deep.jsonl").write_text('{"text":' * 100_000)
     (tmp_path / "utf16.jsonl").write_text('{"text": "abcdefgh"}', encoding="utf-16")
     (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}' * 9))
     (tmp_path / "corpus.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(90))
     (tmp_path / "corpus.parquet").write_bytes(b"PAR1" + bytes(90))
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.xz").write_bytes(b"\xfd7zXZ\x00" + bytes(90))
+    (tmp_path / "pair").mkdir()
+    write_megatron(tmp_path / "pair" / "c", [[1, 2, 3]], "int32")
     for name, words in WRONG.items():
         with pytest.raises(ValueError, match=words) as caught:
             token_file(workload(tmp_path / name), 1, tmp_path / "tokens.npy")
@@ -151,11 +154,13 @@ def test_tokenizers_that_are_refused(tmp_path: Path, tokenizer: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 20)
     (tmp_path / "a.txt").write_text("first " * 20)
     (tmp_path / "empty.json").write_text("{}")
+    Tokenizer(models.WordLevel({"second": 0}, unk_token="?")).save(str(tmp_path / "unk.json"))
     (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\xff")
     np.save(tmp_path / "ids.npy", np.arange(40))
     cases = [
         ("latin.txt", tokenizer, "reads UTF-8, and byte 0xe9"),
         ("a.txt", tmp_path / "empty.json", "the tokenizer empty.json is none"),
+        ("a.txt", tmp_path / "unk.json", "has no ids for the text"),
         ("a.txt", tmp_path / "spiece.model", "the tokenizer spiece.model is none"),
         ("a.txt", tmp_path / "absent.json", "the tokenizer absent.json cannot be read"),
         ("a.txt", tmp_path, "the tokenizer tokenizer.json cannot be read"),
