@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -12,6 +13,8 @@ BROKEN_PIPE = 141
 def main() -> None:
     from benchmarks.cli import main as run_command
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
     try:
         status = run_command(sys.argv[1:])
         sys.stdout.flush()

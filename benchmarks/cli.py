@@ -64,6 +64,13 @@ def main(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         print(version_text())
         return 0
+    empty = empty_value(arguments)
+    if empty is not None:
+        print(
+            f"error: {empty} has an empty value (an unset variable?): give one, or leave it out",
+            file=sys.stderr,
+        )
+        return WRONG_INPUT
     command = parse(arguments)
     from benchmarks.commands.arguments import UsageError, show_infeasible
 
@@ -80,6 +87,19 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def empty_value(arguments: Sequence[str]) -> str | None:
+    """The flag, or the command, whose value is the empty string; None without one.
+
+    An empty path would be the current folder.
+    """
+    for before, argument in zip(["sppo-bench", *arguments], arguments, strict=False):
+        if not argument:
+            return before
+        if argument.startswith("--") and argument.endswith("="):
+            return argument.removesuffix("=")
+    return None
 
 
 def version_text() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.file_names import printable
 from sppo.config.folders import PACKAGES
 
 CHECKOUT = PACKAGES
@@ -62,8 +63,10 @@ def describe_environment() -> dict[str, Any]:
         "versions": library_versions(),
         "commit": commit,
         "dirty": dirty,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "command": shlex.join(map(printable, [Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "variables": {
+            name: printable(os.environ[name]) for name in VARIABLES if name in os.environ
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
-from benchmarks.commands.flags import Degrees, Described, Launches, RunFolder, Selection
+from benchmarks.commands.flags import Data, Degrees, Described, Launches, RunFolder, Selection
 from benchmarks.commands.output import show_json
+from benchmarks.file_names import printable
 from benchmarks.records import store
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.sizes import parse_bytes
@@ -58,6 +60,26 @@ def find_workload(name: str, device_memory: str | None) -> Workload:
         if device_memory is None:
             return workload
         return workload.with_device_memory(parse_bytes(device_memory))
+
+
+def with_data(workload: Workload, command: Data) -> Workload:
+    """The workload on the data of the flags. Raises UsageError; nothing is opened."""
+    if command.data_field is not None and command.data is None:
+        raise UsageError("--data-field names a field of JSONL: give the file by --data")
+    given = given_flags(command, ("data", "data_field", "tokenizer"))
+    for name, value in given.items():
+        if not value.strip():
+            raise UsageError(
+                f"{flag(name)} has an empty value (an unset variable?): give one, or leave "
+                f"{flag(name)} out"
+            )
+    words = {name: printable(value) for name, value in given.items()}
+    return replace(
+        workload,
+        text=words.get("data", workload.text),
+        data_field=words.get("data_field"),
+        tokenizer=words.get("tokenizer"),
+    )
 
 
 def find_selected(command: Selection) -> Workload:
@@ -195,8 +217,14 @@ def options(command: Launches) -> Any:
 
 
 def parent(command: RunFolder) -> Path:
-    """The folder that gets the run's folder."""
-    return command.output or store.results_directory() / "runs"
+    """The folder that gets the run's folder. Raises UsageError for a name outside UTF-8."""
+    folder = command.output or store.results_directory() / "runs"
+    if os.fsencode(os.path.realpath(folder)).decode("utf-8", "ignore") != os.path.realpath(folder):
+        raise UsageError(
+            f"{printable(str(folder))} lies in a folder whose name is not UTF-8, which records "
+            "cannot hold: name another folder by --output"
+        )
+    return folder
 
 
 def names(items: tuple[str, ...]) -> list[str]:

@@ -124,6 +124,19 @@ class Launches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Data:
+    """The data that a launch trains on."""
+
+    data: Annotated[str | None, arg(aliases=["--text"], metavar="PATH")] = None
+    """File or folder to train on: text, JSONL, .npy, Megatron .bin/.idx, nanoGPT or llm.c .bin, raw
+    ids as PATH:uint16; else Python's own sources (docs/data.md)."""
+    data_field: Annotated[str | None, arg(metavar="NAME")] = None
+    """The field of JSONL records that has the text; "text" if not given."""
+    tokenizer: Annotated[str | None, arg(metavar="FILE")] = None
+    """A Hugging Face tokenizer.json for text; bytes are the tokens if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Publish:
     """Whether a study's results go into the committed results."""
 
@@ -132,5 +145,5 @@ class Publish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Results, Publish, Launches):
-    """The launches of a study, and the place of its results."""
+class Measuring(Results, Publish, Data, Launches):
+    """The launches of a study, their data, and the place of its results."""

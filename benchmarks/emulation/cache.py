@@ -34,6 +34,9 @@ SHARED_CODE = (
 )
 """The code that every emulated rank runs, whatever its system. A test follows the imports."""
 
+DATA_FIELDS = ("data_field", "tokenizer")
+"""Fields of a workload that an emulation does not read. Keys of older entries have none of them."""
+
 FURTHER_CODE = {"deepspeed": ("baselines/reference.py",), "sppo": ("sppo",)}
 """The code of a system outside baselines/<system>/ and baselines/<system>.py."""
 
@@ -108,8 +111,9 @@ def default_cache(*, accept_stale: bool = False) -> EmulationCache:
 
 def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
     """A digest of all that decides the counts, except the system's code (`code_digest`)."""
+    workload = msgspec.to_builtins(replace(job.workload, name=""))
     asked = (
-        replace(job.workload, name=""),
+        {name: value for name, value in workload.items() if name not in DATA_FIELDS},
         msgspec.to_builtins(load_hardware(job.workload.cluster.hardware)),
         job.system,
         job.settings,

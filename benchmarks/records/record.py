@@ -69,10 +69,20 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
-    """The source of the tokens. `sha256` covers the bytes that were read."""
+    """The source of the tokens. `sha256` covers the bytes that were read.
+
+    file: the name as given. tokenizer: None for files of token ids. tokens_read: distinct tokens;
+    a shorter text is repeated. documents_crossed: passages from a document to the next among them,
+    None where the format marks none. All are None in records of before these keys.
+    """
 
     description: str
     sha256: str
+    file: str | None = None
+    tokenizer: str | None = None
+    tokenizer_sha256: str | None = None
+    tokens_read: int | None = None
+    documents_crossed: int | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from benchmarks.environment import CHECKOUT
+from benchmarks.file_names import printable
 from sppo.config.folders import in_checkout, user_folder
 
 PACKAGED = CHECKOUT / "benchmarks" / "results"
@@ -40,8 +41,22 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def to_json(value: object) -> bytes:
-    """Indented JSON with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+    """Indented JSON with a final newline. Text that is no Unicode is escaped, as by `printable`."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_printable_values(msgspec.to_builtins(value)))
+    return msgspec.json.format(encoded, indent=2) + b"\n"
+
+
+def _printable_values(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable_values(key): _printable_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable_values(item) for item in value]
+    return value
 
 
 def save(path: Path, value: object) -> Path:

@@ -126,12 +126,25 @@ def header(records: Sequence[Record]) -> list[str]:
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
         f"measured on {machine(record)}, {commit(record)}, {record.started[:10]}",
         f"device memory: {_limit(_rows(records))}",
+        *_data_words(record),
     ]
     if is_crowded(record):
         cores = record.environment["cores"]
         shared = f"{record.ranks} ranks shared {cores} cores"
         lines.append(f"{shared}: times and rates are NO result here")
     return [*lines, *_equal_work(records)]
+
+
+def _data_words(record: Record) -> list[str]:
+    """The data of the user, in a line; none for the suite's own and in older records."""
+    text = record.text
+    if text is None or text.tokens_read is None:
+        return []
+    if (text.file, text.tokenizer) == ("stdlib", "bytes"):
+        return []
+    crossed = text.documents_crossed
+    documents = "" if crossed is None else f", {crossed:,} passages to the next document"
+    return [f"data: {text.description}; {text.tokens_read:,} tokens read{documents}"]
 
 
 def _limit(rows: Sequence[Record]) -> str:

@@ -6,6 +6,7 @@ Project, group, tags and keys: `docs/wandb.md`.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from benchmarks.file_names import printable
 from benchmarks.records import metrics
 from benchmarks.records.record import Record
 from sppo.config.sizes import limit_label
@@ -52,8 +54,12 @@ def track(records: Sequence[Record], directory: Path) -> str | None:
     """
     import wandb
 
+    arguments = list(map(printable, sys.argv))  # wandb sends them, and knows Unicode only
     try:
-        with patch.dict(os.environ, WANDB_SILENT="true", WANDB_CONSOLE="off"):
+        with (
+            patch.dict(os.environ, WANDB_SILENT="true", WANDB_CONSOLE="off"),
+            patch.object(sys, "argv", arguments),
+        ):
             for record in records:
                 _write(wandb, record, directory)
             wandb.teardown()

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+from benchmarks.data.checks import check_length
+from benchmarks.data.formats import STDLIB, open_source
 from benchmarks.job import Memory
 from benchmarks.launch import run
 from benchmarks.launch.progress import Display
@@ -229,12 +231,15 @@ def search(
     assert limit_bytes is not None, "the caller has asked for a limit"
     step = step_tokens(workload)
     settings = [settings_of(row, workload) for row in rows]
+    at_most_tokens = at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens
+    if workload.text != STDLIB:
+        check_length(open_source(workload, at_most_tokens + 1), at_most_tokens)
     directory = run.new_directory(parent, workload)
     prober = Prober(
         inputs=run.prepare(workload, options, directory),
         options=options,
         display=display,
-        at_most_tokens=at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens,
+        at_most_tokens=at_most_tokens,
     )
     environment = prober.inputs.environment
     results = []

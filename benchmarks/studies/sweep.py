@@ -6,6 +6,7 @@ Each value is a run of its own in a folder of its own, with its reference and it
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,12 @@ def measure(
     workload = request.values[label]
     folder = directory / label
     folder.mkdir()
-    inputs = run.prepare(workload, request.options, folder)
+    try:
+        inputs = run.prepare(workload, request.options, folder)
+    except (ValueError, OSError):
+        with suppress(OSError):  # earlier values stay
+            directory.rmdir()
+        raise
     display.note(f"{workload.name}, {label}:")
     try:
         configurations = [

@@ -51,7 +51,8 @@ class Workload:
     activations); None means no limit. `host_memory_bytes` is the host tier of one rank.
     `sequence_parallel` and `pipeline_parallel` fix the degrees of SPPO, and of systems in its
     layout; None leaves them to the solver.
-    `text` is "stdlib" (the Python standard library's sources as bytes) or a file or folder.
+    `text` is "stdlib" (the Python standard library's sources) or a file or folder of text or token
+    ids. `data_field` names the text in JSONL. `tokenizer` is a tokenizer.json; None means bytes.
     """
 
     name: str
@@ -66,6 +67,8 @@ class Workload:
     sequence_parallel: int | None = None
     pipeline_parallel: int | None = None
     text: str = "stdlib"
+    data_field: str | None = None
+    tokenizer: str | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:

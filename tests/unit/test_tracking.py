@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,10 @@ def test_tags_tell_system_workload_status_and_limit() -> None:
 def test_runs_are_written_offline_failed_ones_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """The command of the process may have a name that is no Unicode; wandb reads it."""
     for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["sppo-bench", "run", "--data", os.fsdecode(b"caf\xe9.txt")])
     done = [record(), record(launch=2, status="failed", reason="x")]
     assert wandb_runs.track(done, tmp_path) is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2

@@ -5,14 +5,20 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from benchmarks.commands.arguments import check_machine, find_workload, parent, usage_errors
-from benchmarks.commands.flags import Json, Named, RunFolder
+from benchmarks.commands.arguments import (
+    check_machine,
+    find_workload,
+    parent,
+    usage_errors,
+    with_data,
+)
+from benchmarks.commands.flags import Data, Json, Named, RunFolder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit(Json, RunFolder, Named):
+class Limit(Json, RunFolder, Data, Named):
     """Find the device memory of a workload by its rule, with enforced launches, and save it.
 
     The rule: the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs.
@@ -25,7 +31,7 @@ class Limit(Json, RunFolder, Named):
         from benchmarks.launch.progress import display
         from benchmarks.studies import limit as limits
 
-        workload = find_workload(self.workload, None)
+        workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
         with usage_errors(OSError), display() as shown:
             result = limits.search(workload, parent(self), shown)

@@ -16,8 +16,9 @@ from benchmarks.commands.arguments import (
     names,
     parent,
     usage_errors,
+    with_data,
 )
-from benchmarks.commands.flags import RunFolder
+from benchmarks.commands.flags import Data, RunFolder
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
 from benchmarks.rows.row import find
@@ -27,7 +28,7 @@ from sppo.config.sizes import parse_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Longest(RunFolder):
+class Longest(RunFolder, Data):
     """Find the longest sequence each row can train under the device limit, and save it.
 
     Searched with enforced launches up to their accounted step. SPPO plans each length; a tuned row
@@ -58,7 +59,7 @@ class Longest(RunFolder):
         from benchmarks.launch.progress import display
         from benchmarks.studies import longest as search
 
-        workload = find_workload(self.workload, self.device_memory)
+        workload = with_data(find_workload(self.workload, self.device_memory), self)
         if workload.device_memory_bytes is None:
             raise UsageError(
                 f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"

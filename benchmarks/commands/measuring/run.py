@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import DeviceMemory, Launches, Named, RunFolder
+from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
 from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
@@ -34,7 +34,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(RunFolder, Launches, DeviceMemory, Named):
+class Run(RunFolder, Data, Launches, DeviceMemory, Named):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
@@ -43,8 +43,6 @@ class Run(RunFolder, Launches, DeviceMemory, Named):
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space: deepspeed, megatron (both its rows), megatron-same-layout,
     megatron-tuned, sppo; all four if not given."""
-    text: Annotated[str | None, arg(metavar="PATH")] = None
-    """File or folder to train on (text, .npy, or raw FILE:dtype); else Python's own sources."""
     time_limit: float = 120.0
     """Seconds of one launch. A longer launch is stopped and recorded as timeout."""
     tune: bool = False
@@ -93,8 +91,7 @@ class Run(RunFolder, Launches, DeviceMemory, Named):
         from benchmarks.rows.assign import assign, grid_assignments
 
         workload = arguments.find_workload(self.workload, self.device_memory)
-        if self.text is not None:
-            workload = replace(workload, text=self.text)
+        workload = arguments.with_data(workload, self)
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
             options = arguments.options(self)

@@ -17,6 +17,7 @@ from benchmarks.commands.arguments import (
     find_workload,
     refuse,
     usage_errors,
+    with_data,
 )
 from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
@@ -69,7 +70,7 @@ class Ablation(Measuring, SimulatedAblation):
             SIMULATED_FLAGS,
             "it goes with --simulate; launches have the layout of auto's plan",
         )
-        workload = find_workload(self.workload or DEFAULT, self.device_memory)
+        workload = with_data(find_workload(self.workload or DEFAULT, self.device_memory), self)
         policies = chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
         options = arguments.options(self)

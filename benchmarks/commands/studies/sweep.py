@@ -16,6 +16,7 @@ from benchmarks.commands.arguments import (
     chosen,
     find_workload,
     usage_errors,
+    with_data,
 )
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
@@ -71,7 +72,7 @@ class Sweep(Measuring, Named):
 
     def check(self) -> SweepRequest:
         """The request of the flags. Raises UsageError before anything is written."""
-        workload = find_workload(self.workload, None)
+        workload = with_data(find_workload(self.workload, None), self)
         limits = limits_of(self.device_memory)
         counts = counts_of(self.sequences_per_step)
         if not limits and not counts:
