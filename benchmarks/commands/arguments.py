@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import workloads
 from benchmarks.commands.flags import Degrees, Described, Launches, RunFolder, Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.records import store
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.sizes import parse_bytes
@@ -128,11 +128,11 @@ def planned(command: Selection) -> Plan:
 
 def show_infeasible(command: object, error: Infeasible) -> int:
     """Show why no plan fits; the exit code."""
-    if isinstance(command, Selection) and command.json:
-        name = find_selected(command).name
-        show_json({"workload": name, "status": "infeasible", "reason": str(error)})
-    else:
-        print(f"infeasible: {error}")
+    values = {"status": "infeasible", "reason": str(error)}
+    as_json = isinstance(command, Selection) and command.json
+    if isinstance(command, Selection):
+        values = {"workload": find_selected(command).name, **values}
+    show(as_json, values, f"infeasible: {error}")
     return 1
 
 

@@ -11,7 +11,7 @@ from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
 from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotBuilt
-from sppo.config.sizes import format_bytes
+from sppo.config.sizes import limit_words
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -135,14 +135,12 @@ def _choose_planned(
 
     if not isinstance(adapter, Planner):
         raise ValueError(f"{row.label}: {row.system} makes no plans")
-    limit_bytes = workload.device_memory_bytes
-    memory = "no limit" if limit_bytes is None else format_bytes(limit_bytes)
     plan = plan_data(
         adapter.plan(workload, settings),
         solver=adapter.solver(settings),
         profile_kind=load_hardware(workload.cluster.hardware).kind,
     )
-    source = f"planned by the solver, device memory: {memory}"
+    source = f"planned by the solver, device memory: {limit_words(workload.device_memory_bytes)}"
     return settings, source, {"plan": plan, "settings_text": plan_words(plan)}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.commands.arguments import check_machine, find_workload, parent, usage_errors
 from benchmarks.commands.flags import Json, Named, RunFolder
+from benchmarks.commands.output import show
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
@@ -30,9 +31,7 @@ class Limit(Json, RunFolder, Named):
         with usage_errors(OSError), display() as shown:
             result = limits.search(workload, parent(self), shown)
         path = store.save(limits.path_of(workload.name), result)
-        if self.json:
-            print(store.to_json(result).decode())
-        else:
-            print(f"{workload.name}: {format_bytes(result.device_memory_bytes)}, {result.rule}")
+        limit = format_bytes(result.device_memory_bytes)
+        show(self.json, result, f"{workload.name}: {limit}, {result.rule}")
         print(f"saved to {path}", file=sys.stderr)
         return 0

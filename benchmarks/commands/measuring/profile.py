@@ -15,7 +15,7 @@ import msgspec
 from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.launch import processes
 from benchmarks.reporting.tables import rows_table
 from benchmarks.reporting.text_table import Column, text_table
@@ -53,10 +53,8 @@ class Profile:
         except (OSError, msgspec.DecodeError, ValueError) as error:
             print(f"failed: {path}: {error}", file=sys.stderr)
             return 1
-        if self.json:
-            show_json({"label": LABEL, "path": str(path), "profile": msgspec.to_builtins(measured)})
-        else:
-            print(text(measured))
+        values = {"label": LABEL, "path": str(path), "profile": measured}
+        show(self.json, values, text(measured))
         print(f"saved to {path}", file=sys.stderr)
         return 0
 

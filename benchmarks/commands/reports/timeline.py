@@ -10,17 +10,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from benchmarks.commands.arguments import (
-    MODEL_FLAGS,
-    UsageError,
-    flag,
-    given_flags,
-    planned,
-    solver_flags,
-    usage_errors,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
 from benchmarks.records.timeline import Event, MeasuredLaunch
@@ -54,21 +47,19 @@ class Timeline(Selection):
         """
         measured = None if self.run_directory is None else self._measured(self.run_directory)
         with usage_errors():
-            plan = planned(self) if measured is None else measured.plan
+            plan = arguments.planned(self) if measured is None else measured.plan
             profile = load_hardware(plan.hardware)
         directory = self.output or self._directory(plan)
         try:
             paths = write(plan, profile, measured, directory)
         except OSError as error:
             raise UsageError(f"{error}; name another folder with --output DIR") from None
-        if self.json:
-            show_json({"directory": str(directory), "files": [str(path) for path in paths]})
-        else:
-            labels = "simulated" if measured is None else "simulated and measured"
-            print(f"{labels} timeline of {plan.workload}: {directory}")
-            for path in paths:
-                print(f"  {path.relative_to(directory)}")
-            print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
+        values = {"directory": str(directory), "files": [str(path) for path in paths]}
+        labels = "simulated" if measured is None else "simulated and measured"
+        lines = [f"{labels} timeline of {plan.workload}: {directory}"]
+        lines += [f"  {path.relative_to(directory)}" for path in paths]
+        show(self.json, values, "\n".join(lines))
+        print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
         return 0
 
     def _directory(self, plan: Plan) -> Path:
@@ -78,12 +69,11 @@ class Timeline(Selection):
 
     def _measured(self, run: Path) -> MeasuredLaunch:
         """The launch to draw. Raises UsageError, also for flags that select a plan."""
-        plan_flags = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(self))
-        given = given_flags(self, plan_flags)
+        plan_flags = (*arguments.MODEL_FLAGS, "device_memory", "sequences_per_step")
+        given = arguments.given_flags(self, plan_flags) | arguments.solver_flags(self)
         if given:
-            raise UsageError(
-                f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
-            )
+            flags = ", ".join(map(arguments.flag, given))
+            raise UsageError(f"--run draws the plan that ran: leave {flags} out, or --run")
         with usage_errors():
             measured = timelines.find_measured(run)
         name = measured.record.workload.name
