@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from benchmarks.emulation.result import KINDS
 from benchmarks.emulation.tables import size
 from benchmarks.paper.boundaries import LongestVerdict, PaperPoints, Verdict
 from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.records.record import group_by
 from benchmarks.reporting.text_table import Column, text_table
 from sppo.config.sizes import length_name
 
@@ -115,11 +115,8 @@ def agreement(figure: PaperPoints) -> str:
     Counted are the rows that count, where the paper is not silent and no role broke.
     """
     counted = [row for row in figure.verdicts if row.counted and row.agrees is not None]
-    by_system: dict[str, list[Verdict]] = defaultdict(list)
-    by_point: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for row in counted:
-        by_system[row.rule_name].append(row)
-        by_point[row.model, row.seq].append(row)
+    by_system = group_by(counted, lambda row: row.rule_name)
+    by_point = group_by(counted, lambda row: (row.model, row.seq))
     systems = ", ".join(
         f"{name} {_agreeing(rows)} of {len(rows)}" for name, rows in by_system.items()
     )

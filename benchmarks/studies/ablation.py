@@ -130,8 +130,8 @@ def configurations(
             rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue
         data = plan_data(plan)
-        configuration = with_settings(row, adapter, options, grid="", plan=data)
-        rows[policy] = (replace(configuration, settings_text=plan_words(data)), plan)
+        changes = {"plan": data, "settings_text": plan_words(data)}
+        rows[policy] = (with_settings(row, adapter, options, grid="", **changes), plan)
     return rows
 
 

@@ -20,8 +20,8 @@ from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
 from benchmarks.longest_fit import Answer, longest_fit
 from benchmarks.records.provenance import machine
-from benchmarks.records.record import Record
-from benchmarks.rows import committed_grids
+from benchmarks.records.record import Record, group_by
+from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign, grid_assignments, recheck
 from benchmarks.rows.row import Configuration, Row
 from benchmarks.studies.longest_result import LongestRow, LongestSequences, LongestTrial
@@ -134,8 +134,8 @@ def settings_of(row: Row, workload: Workload) -> list[SearchedSetting]:
     if row.choosing != "tuned":
         fixed = assign(row, workload)
         return [SearchedSetting(row=row, label=row.label, at=partial(recheck, fixed))]
-    free = committed_grids.grid(row.system, workload, None)
-    grid = committed_grids.leanest_first(grid_assignments(row.system, workload), free)
+    free = tuning.grid(row.system, workload, None)
+    grid = tuning.leanest_first(grid_assignments(row.system, workload), free)
     return [
         SearchedSetting(
             row=row,
@@ -262,9 +262,7 @@ def search(
 
 def judged(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
     """The records by length; launches of one length that did other work become a mismatch."""
-    by_length: dict[int, list[Record]] = {}
-    for record in done:
-        by_length.setdefault(record.workload.sequence_tokens, []).append(record)
+    by_length = group_by(done, lambda record: record.workload.sequence_tokens)
     return [
         record
         for length in sorted(by_length)
