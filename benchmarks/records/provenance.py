@@ -36,6 +36,13 @@ def commit_words(values: Mapping[str, Any]) -> str:
     return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
 
 
+def library_words(environment: Mapping[str, Any]) -> str:
+    """ "torch 2.11.0, megatron-core 0.16.1, deepspeed 0.19.8": what counts depend on."""
+    known = environment.get("versions", {})
+    libraries = ("torch", "megatron-core", "deepspeed")
+    return ", ".join(f"{name} {known[name]}" for name in libraries if name in known)
+
+
 def origin(record: Record) -> dict[str, Any]:
     """Machine, library versions, commit and date of a record, for the head of a file."""
     environment = record.environment

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmarks.reporting.tables import rows_table
+from benchmarks.reporting.text_table import rows_table
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import format_bytes

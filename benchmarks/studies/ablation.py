@@ -8,7 +8,7 @@ policy that does not fit is a row with the planner's reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from benchmarks.job import Status
@@ -181,10 +181,3 @@ def results(
             )
         )
     return rows
-
-
-def flat(result: PolicyResult) -> dict[str, Any]:
-    """One plain value per key, for CSV."""
-    values = asdict(result)
-    spread = values.pop("step_seconds") or {}
-    return values | {f"step_seconds_{part}": spread.get(part) for part in ("median", "low", "high")}

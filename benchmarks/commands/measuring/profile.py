@@ -17,8 +17,7 @@ from tyro.conf import Positional, arg
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.output import show
 from benchmarks.launch import processes
-from benchmarks.reporting.tables import rows_table
-from benchmarks.reporting.text_table import Column, text_table
+from benchmarks.reporting.text_table import Column, rows_table, text_table
 from sppo.config import hardware
 
 LABEL = "measured"
