@@ -84,6 +84,8 @@ class StepResult:
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """The tensors of a torch optimizer's state, for `System.tensors`."""
+    import torch
+
     values = (value for state in optimizer.state.values() for value in state.values())
     return [value for value in values if isinstance(value, torch.Tensor)]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from baselines import registry
+from baselines.protocol import Adapter, Follower, Planner, Unavailable
 from benchmarks.job import throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
@@ -16,11 +18,9 @@ from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import limit_words
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from baselines.protocol import Adapter
-    from sppo.plan.plan import Plan, StepPlans
-    from sppo.planner.options import SolverOptions
+from sppo.plan.plan import Plan, StepPlans
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 
 
 def assign(row: Row, workload: Workload) -> Configuration:
@@ -29,9 +29,6 @@ def assign(row: Row, workload: Workload) -> Configuration:
     Planner and library may refuse. Raises RecordError on a damaged tuning file, ValueError where
     the adapter does not choose settings in the row's way.
     """
-    from baselines import registry
-    from baselines.protocol import Unavailable
-
     try:
         adapter = registry.load(row.system)
     except ImportError as error:
@@ -66,9 +63,6 @@ def with_settings(
 
 def recheck(configuration: Configuration, workload: Workload) -> Configuration:
     """The same settings on another workload, or the library's refusal there."""
-    from baselines import registry
-    from baselines.protocol import Unavailable
-
     if configuration.status is not None and not configuration.settings:
         return configuration  # refused before it had any
     adapter = registry.load(configuration.row.system)
@@ -85,8 +79,6 @@ def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, d
 
     Raises ValueError where the adapter does not choose settings in the row's way.
     """
-    from baselines.protocol import Follower
-
     if row.choosing == "tuned":
         return _choose_tuned(row, workload, adapter)
     if row.choosing == "same layout":
@@ -122,8 +114,6 @@ def _choose_planned(
     row: Row, workload: Workload, adapter: Adapter, settings: Any
 ) -> tuple[Any, str, dict[str, Any]]:
     """The settings with their plan. Raises Infeasible, NotBuilt or ValueError."""
-    from baselines.protocol import Planner
-
     if not isinstance(adapter, Planner):
         raise ValueError(f"{row.label}: {row.system} makes no plans")
     plan = plan_data(
@@ -140,8 +130,6 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
 
     Raises Infeasible, NotBuilt or ValueError.
     """
-    from baselines.protocol import Planner
-
     if not isinstance(adapter, Planner):
         return None
     return adapter.step_plans(workload, settings, throw_away_tokens(workload))
@@ -152,8 +140,6 @@ def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
 
     Raises Infeasible, NotBuilt (no profile) or ValueError.
     """
-    from sppo.planner.solve import solve
-
     return solve(workload, load_hardware(workload.cluster.hardware), options)
 
 
@@ -171,8 +157,6 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
 
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
     """Every point of a library's grid as a row of its own; a refused point keeps its reason."""
-    from baselines import registry
-
     adapter = registry.load(system)
     points = []
     for number, settings in enumerate(adapter.grid(workload), start=1):

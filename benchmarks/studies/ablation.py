@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from baselines import registry
 from benchmarks.job import Status
 from benchmarks.records import metrics
 from benchmarks.records.metrics import Spread
@@ -64,8 +65,6 @@ def label(policy: str) -> str:
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
     """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
-    from baselines import registry  # imports torch
-
     return registry.load_planner(SYSTEM).plan(workload, options)
 
 
@@ -116,8 +115,6 @@ def configurations(
     workload: Workload, policies: Sequence[str], layout: SolverOptions
 ) -> dict[str, tuple[Configuration, Plan | None]]:
     """The row of each policy with its plan, or with the planner's refusal and no plan."""
-    from baselines import registry
-
     adapter = registry.load(SYSTEM)
     rows: dict[str, tuple[Configuration, Plan | None]] = {}
     for policy in policies:
