@@ -24,13 +24,7 @@ from sppo.planner.options import SolverOptions
 MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
 """The flags that describe a workload without a name."""
 
-DEGREE_FLAGS = (
-    "subsequences",
-    "virtual_stages",
-    "pipeline_parallel",
-    "sequence_parallel",
-    "data_parallel",
-)
+DEGREE_FLAGS = tuple(field.name for field in fields(Degrees))
 """The flags that fix a layout."""
 
 SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")

@@ -29,8 +29,10 @@ class RunFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Results(RunFolder):
-    """The place of a study's run folder, and its results for programs."""
+    """The results of a study: where they go, and for programs."""
 
+    publish: bool = False
+    """Copy table, figure and JSON to results/published/."""
     json: bool = False
     """The results as JSON on standard output."""
 
@@ -124,13 +126,5 @@ class Launches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish:
-    """Whether a study's results go into the committed results."""
-
-    publish: bool = False
-    """Copy table, figure and JSON to results/published/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measuring(Results, Publish, Launches):
+class Measuring(Results, Launches):
     """The launches of a study, and the place of its results."""

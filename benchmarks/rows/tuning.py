@@ -213,14 +213,10 @@ def finalists(
     configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> Sequence[Configuration]:
     """The FINALISTS fastest points of each system, to be launched again."""
-    fastest_rows: set[str] = set()
-    for system in {configuration.row.system for configuration in configurations}:
-        timed = sorted(
-            (record.step_seconds_median, record.row)
-            for record in done
-            if record.system == system and record.step_seconds_median is not None
-        )
-        fastest_rows |= {row for _, row in timed[:FINALISTS]}
+    timed = [record for record in done if record.step_seconds_median is not None]
+    timed.sort(key=lambda record: (record.step_seconds_median or 0.0, record.row))
+    by_system = grouped(timed, "system").values()
+    fastest_rows = {record.row for records in by_system for record in records[:FINALISTS]}
     return [point for point in configurations if point.row.label in fastest_rows]
 
 

@@ -13,12 +13,11 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from benchmarks.job import Memory
 from benchmarks.launch import run
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
-from benchmarks.longest_fit import Answer, longest_fit
+from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record, group_by
 from benchmarks.rows import tuning
@@ -92,7 +91,12 @@ class Prober:
                 launched=launched,
             )
         )
-        guess = guess_tokens(memory, tokens, limit_bytes)
+        counted = [
+            (rank.tracked_peak_bytes, rank.tracked_live_before_bytes)
+            for rank in memory
+            if rank.tracked_peak_bytes is not None and rank.tracked_live_before_bytes is not None
+        ]
+        guess = guess_tokens(counted, tokens, limit_bytes)
         return Answer(fits=result.status == "ok", guess_tokens=guess)
 
     def _launch(
@@ -104,19 +108,6 @@ class Prober:
         record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
         self.launched.append(record)
         return record
-
-
-def guess_tokens(memory: Sequence[Memory], tokens: int, limit_bytes: int) -> int | None:
-    """Tokens at which the fullest rank reaches the limit, if the step's bytes grow with tokens.
-
-    Bytes from before the step (model state) do not grow. None without counts.
-    """
-    guesses = []
-    for rank in memory:
-        peak, before = rank.tracked_peak_bytes, rank.tracked_live_before_bytes
-        if peak is not None and before is not None and peak > before:
-            guesses.append(tokens * (limit_bytes - before) // (peak - before))
-    return min(guesses, default=None)
 
 
 def step_tokens(workload: Workload) -> int:

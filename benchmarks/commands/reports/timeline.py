@@ -106,13 +106,8 @@ def write(
         panels.append(_measured_panel(measured))
     paths = []
     for panel in panels:
-        paths += write_traces(
-            panel.timelines,
-            directory / panel.label,
-            label=panel.label,
-            ranks=len(panel.timelines) * (width if panel.label == "simulated" else 1),
-            first_ranks=panel.ranks,
-        )
+        folder = directory / panel.label
+        paths += write_traces(panel.timelines, folder, label=panel.label, ranks=panel.ranks)
     layout = f"SP {width} x PP" if width > 1 else "PP"
     title = (
         f"{plan.workload}: forward and backward of one step, {layout} {plan.pipeline_parallel}, "

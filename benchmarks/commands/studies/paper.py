@@ -40,8 +40,6 @@ class Paper(Results):
     """Run every role, even if the same code has emulated the same before."""
     stale: bool = False
     """Accept counts of older code from results/cache/, marked `stale` with their commit."""
-    publish: bool = False
-    """Copy table, figure and JSON to results/published/emulation/."""
 
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
