@@ -85,10 +85,8 @@ def ablation_points() -> list[ReportedPoint]:
 def find_point(workload: Workload) -> ReportedPoint | None:
     """The paper's point with this model, length and number of GPUs, if any. Raises OSError."""
     wanted = (workload.model.name, workload.sequence_tokens, workload.cluster.ranks)
-    for point in points():
-        if (point.model, parse_tokens(point.seq), point.gpus) == wanted:
-            return point
-    return None
+    matching = (p for p in points() if (p.model, parse_tokens(p.seq), p.gpus) == wanted)
+    return next(matching, None)
 
 
 def stated_tokens(model: str, name: str) -> int | None:

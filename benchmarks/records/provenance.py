@@ -23,13 +23,13 @@ def machine(record: Record) -> str:
     return f"{record.ranks} x {device}"
 
 
-def commit(record: Record) -> str:
-    """ "commit 520ef9f91 with changes"."""
-    return commit_words(record.environment)
+def measured_on(record: Record) -> str:
+    """ "AMD EPYC, 2 cores, commit 520ef9f91 with changes, 2026-11-28"."""
+    return f"{machine(record)}, {commit_words(record.environment)}, {record.started[:10]}"
 
 
 def commit_words(values: Mapping[str, Any]) -> str:
-    """The same of an environment, or of what `origin` returns."""
+    """ "commit 520ef9f91 with changes", of an environment or of what `origin` returns."""
     name = values.get("commit")
     if not name:
         return "no commit known"

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from benchmarks.job import Status
 from benchmarks.records import equal_work, metrics
 from benchmarks.records.metrics import Spread
-from benchmarks.records.provenance import commit, is_crowded, machine
+from benchmarks.records.provenance import is_crowded, measured_on
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import predicted_vs_counted
 from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
@@ -113,7 +113,7 @@ def header(records: Sequence[Record]) -> list[str]:
     lines = [
         f"{workload.name}: {workload.model.name}, {sequences} of {length} tokens per step, "
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
-        f"measured on {machine(record)}, {commit(record)}, {record.started[:10]}",
+        f"measured on {measured_on(record)}",
         f"device memory: {_limit(_rows(records))}",
     ]
     if is_crowded(record):

@@ -198,11 +198,8 @@ def point_of(launches: Sequence[Record]) -> GridPoint:
     """The launches of one setting as a point; a launch that is not ok decides the status."""
     worst = next((record for record in launches if record.status != "ok"), launches[-1])
     seconds = [second for record in launches for second in metrics.measured_seconds(record.steps)]
-    return GridPoint(
-        settings=worst.settings,
-        settings_text=worst.settings_text,
-        status=worst.status,
-        reason=worst.reason,
+    return msgspec.structs.replace(
+        msgspec.convert(worst, GridPoint, from_attributes=True),
         launches=len(launches),
         step_seconds_median=statistics.median(seconds) if worst.status == "ok" else None,
         tracked_peak_bytes=metrics.largest_bytes(launches, "tracked_peak_bytes"),

@@ -74,8 +74,7 @@ def document(
         f"{workload.name} by {NAMES[quantity]}: {workload.model.name}, sequences of {length} "
         f"tokens, {workload.cluster.ranks} ranks ({workload.cluster.hardware})",
         "",
-        f"- measured on {provenance.machine(record)}, {provenance.commit(record)}, "
-        f"{record.started[:10]}",
+        f"- measured on {provenance.measured_on(record)}",
     ]
     if quantity == "sequences-per-step":
         lines.append(f"- device memory: {limit_words(points[0].device_memory_bytes)}")

@@ -15,6 +15,7 @@ import msgspec
 from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.launch import processes
 from benchmarks.reporting.text_table import Column, rows_table, text_table
@@ -24,7 +25,7 @@ LABEL = "measured"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Json):
     """Measure this machine's rates and links as a hardware profile for the planner.
 
     Example: sppo-bench profile my-machine --ranks 2
@@ -36,8 +37,6 @@ class Profile:
     """Processes that measure at once, an even number: each sends messages to a neighbour."""
     output: Annotated[Path | None, arg(metavar="FILE")] = None
     """File to write or replace; a new file among the profiles if not given."""
-    json: bool = False
-    """The profile as JSON on standard output."""
 
     def run(self) -> int:
         """Launch the ranks, show and save the rates; 1 if the launch failed."""

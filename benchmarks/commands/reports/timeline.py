@@ -119,10 +119,7 @@ def write(
 
 def _measured_panel(measured: MeasuredLaunch) -> Panel:
     record = measured.record
-    source = (
-        f"last step of launch {record.launch}, {provenance.machine(record)}, "
-        f"{provenance.commit(record)}, {record.started[:10]}"
-    )
+    source = f"last step of launch {record.launch}, {provenance.measured_on(record)}"
     return Panel(
         label="measured",
         caption=_caption(measured.timelines, record.bubble_share, source),
