@@ -102,10 +102,10 @@ def longest_tokens(system: str, model: str, gpus: int) -> int | None:
     """The longest sequence in fig. 12, in tokens. Raises OSError.
 
     system: "sppo", "megatron_tuned" or "deepspeed". 0 stands for "cannot run"; None if the
-    figure has no such model or number of GPUs.
+    figure has no such system, model or number of GPUs.
     """
     figure = _reported()["fig12_max_seq_m_tokens_gpt7b"]
-    if model != "gpt-7b" or gpus not in figure["gpus"]:
+    if model != "gpt-7b" or gpus not in figure["gpus"] or system not in figure:
         return None
     millions = figure[system][figure["gpus"].index(gpus)]
     return parse_tokens(f"{millions}M") if millions else 0
