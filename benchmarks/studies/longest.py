@@ -91,12 +91,11 @@ class Prober:
                 launched=launched,
             )
         )
-        counted = [
-            (rank.tracked_peak_bytes, rank.tracked_live_before_bytes)
-            for rank in memory
-            if rank.tracked_peak_bytes is not None and rank.tracked_live_before_bytes is not None
+        # A rank without counts has not grown, so no guess comes from that rank.
+        sizes = [
+            (rank.tracked_peak_bytes or 0, rank.tracked_live_before_bytes or 0) for rank in memory
         ]
-        guess = guess_tokens(counted, tokens, limit_bytes)
+        guess = guess_tokens(sizes, tokens, limit_bytes)
         return Answer(fits=result.status == "ok", guess_tokens=guess)
 
     def _launch(
