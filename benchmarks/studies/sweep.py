@@ -145,11 +145,7 @@ def fitting_settings(done: Sequence[Record], workload: Workload) -> set[str]:
 
 
 def chosen(
-    request: SweepRequest,
-    row: Row,
-    inputs: Inputs,
-    display: Display,
-    proven: Collection[str],
+    request: SweepRequest, row: Row, inputs: Inputs, display: Display, proven: Collection[str]
 ) -> list[Configuration]:
     """The settings of a row at this value: SPPO's plan, or the fitting points of a grid."""
     workload = inputs.workload

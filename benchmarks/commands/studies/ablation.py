@@ -23,10 +23,7 @@ from sppo.planner.activations.policies import POLICIES
 SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
 """Flags of a simulation alone."""
 
-MEASURED_FLAGS = (
-    *(field.name for field in fields(Measuring) if field.name != "json"),
-    "policies",
-)
+MEASURED_FLAGS = (*(field.name for field in fields(Measuring) if field.name != "json"), "policies")
 """Flags of a measured ablation alone."""
 
 
