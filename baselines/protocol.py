@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, Protocol, runtime_checkable
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from sppo.config.workload import Workload
 from sppo.plan.plan import Plan, StepPlans
+
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal[
     "weights", "gradients", "optimizer", "kv", "dkv", "activations", "staging", "temporary", "host"
@@ -28,7 +29,7 @@ Kind = Literal[
 "activations": saved tensors of a forward. Storages without a label are "temporary".
 """
 
-Weights = Mapping[str, torch.Tensor]
+Weights = Mapping[str, "torch.Tensor"]
 """Full-size weights by canonical name (`sppo.plan.weights.weight_shapes`)."""
 
 
@@ -83,6 +84,8 @@ class StepResult:
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """The tensors of a torch optimizer's state, for `System.tensors`."""
+    import torch
+
     values = (value for state in optimizer.state.values() for value in state.values())
     return [value for value in values if isinstance(value, torch.Tensor)]
 

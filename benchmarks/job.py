@@ -23,8 +23,9 @@ from sppo.config.workload import Workload
 from sppo.plan.plan import StepPlans
 
 Status = Literal[
-    "ok", "oom", "host_oom", "timeout", "failed", "mismatch", "infeasible", "unavailable"
+    "failed", "timeout", "mismatch", "host_oom", "oom", "infeasible", "unavailable", "ok"
 ]
+"""How a launch ended, the worst first."""
 Phase = Literal["throw-away", "accounted", "warm-up", "measured"]
 Enforcement = Literal["rlimit", "cuda fraction", "accounted, not enforced", "no limit"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -13,6 +13,22 @@ class Answer:
 
     fits: bool
     guess_tokens: int | None = None
+
+
+def guess_tokens(
+    sizes_bytes: Iterable[tuple[int, int]], tokens: int, limit_bytes: int
+) -> int | None:
+    """Tokens at which the fullest rank reaches the limit, if the step's bytes grow with tokens.
+
+    sizes_bytes: (peak, live before the step) by rank. Bytes from before the step (model state) do
+    not grow. None without counts.
+    """
+    guesses = [
+        tokens * (limit_bytes - before_bytes) // (peak_bytes - before_bytes)
+        for peak_bytes, before_bytes in sizes_bytes
+        if peak_bytes > before_bytes
+    ]
+    return min(guesses, default=None)
 
 
 Ask = Callable[[int], Answer]

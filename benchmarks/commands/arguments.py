@@ -8,31 +8,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks import workloads
 from benchmarks.commands.flags import Data, Degrees, Described, Launches, RunFolder, Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
+from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
 from benchmarks.records import store
+from benchmarks.rows.assign import sppo_plan
 from sppo.config.errors import Infeasible, NotBuilt
 from sppo.config.sizes import parse_bytes
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from sppo.plan.plan import Plan
-    from sppo.planner.options import SolverOptions
+from sppo.plan.plan import Plan
+from sppo.planner.options import SolverOptions
 
 MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
 """The flags that describe a workload without a name."""
 
-DEGREE_FLAGS = (
-    "subsequences",
-    "virtual_stages",
-    "pipeline_parallel",
-    "sequence_parallel",
-    "data_parallel",
-)
+DEGREE_FLAGS = tuple(field.name for field in fields(Degrees))
 """The flags that fix a layout."""
 
 SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
@@ -124,8 +118,6 @@ def given_flags(command: Any, names: Sequence[str]) -> dict[str, Any]:
 
 def solver_options(command: Selection) -> SolverOptions:
     """The solver's options from the given flags. Raises UsageError."""
-    from sppo.planner.options import SolverOptions
-
     with usage_errors():
         return SolverOptions(**solver_flags(command))
 
@@ -142,19 +134,17 @@ def solver_flags(command: Selection) -> dict[str, Any]:
 
 def planned(command: Selection) -> Plan:
     """SPPO's plan for the flags. Raises UsageError or Infeasible."""
-    from benchmarks.rows.assign import sppo_plan
-
     with usage_errors():
         return sppo_plan(find_selected(command), solver_options(command))
 
 
 def show_infeasible(command: object, error: Infeasible) -> int:
     """Show why no plan fits; the exit code."""
-    if isinstance(command, Selection) and command.json:
-        name = find_selected(command).name
-        show_json({"workload": name, "status": "infeasible", "reason": str(error)})
-    else:
-        print(f"infeasible: {error}")
+    values = {"status": "infeasible", "reason": str(error)}
+    as_json = isinstance(command, Selection) and command.json
+    if isinstance(command, Selection):
+        values = {"workload": find_selected(command).name, **values}
+    show(as_json, values, f"infeasible: {error}")
     return 1
 
 
@@ -172,8 +162,6 @@ def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None
 
 def check_machine(workload: Workload) -> None:
     """Raise UsageError, with a command that fits, if this machine cannot run the workload."""
-    from benchmarks.environment import available_cores
-
     cluster = workload.cluster
     name = workload.name
     if cluster.device == "cpu":

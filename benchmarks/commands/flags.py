@@ -16,7 +16,7 @@ class Json:
     """Output for programs instead of people."""
 
     json: bool = False
-    """Print JSON for programs."""
+    """Print JSON for programs, with every number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class RunFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results(RunFolder):
-    """The place of a study's run folder, and its results for programs."""
+class Results(Json, RunFolder):
+    """The results of a study: where they go, and for programs."""
 
-    json: bool = False
-    """The results as JSON on standard output."""
+    publish: bool = False
+    """Copy table, figure and JSON to results/published/."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class DeviceMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A workload by name or by the four model flags."""
+class Described(DeviceMemory):
+    """A workload by name or by the four model flags, and its device limit."""
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
     """A name of `sppo-bench list`, or instead of it --model, --seq, --gpus and --hardware;
@@ -66,11 +66,6 @@ class Model:
     """All ranks; a node has eight."""
     hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
     """A hardware profile: cpu-2core, a100-80g, ..."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Described(DeviceMemory, Model):
-    """A workload by name or by the four model flags, and its device limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +85,7 @@ class Degrees:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection(Degrees, Described):
+class Selection(Json, Degrees, Described):
     """A workload to plan, by name or by the four model flags, and the options of its plan."""
 
     sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
@@ -105,8 +100,6 @@ class Selection(Degrees, Described):
     """Always let idle ranks at the pipeline's ends compute slices for their neighbours."""
     no_msp: bool = False
     """Never do so. Without either flag the solver decides."""
-    json: bool = False
-    """Print JSON for programs, with every number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +130,5 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Publish:
-    """Whether a study's results go into the committed results."""
-
-    publish: bool = False
-    """Copy table, figure and JSON to results/published/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measuring(Results, Publish, Data, Launches):
+class Measuring(Results, Data, Launches):
     """The launches of a study, their data, and the place of its results."""

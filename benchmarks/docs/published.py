@@ -174,7 +174,7 @@ def disagreement() -> str:
     rows = [
         [
             f"{verdict['model']}, {verdict['seq']}, {verdict['gpus']} GPUs",
-            verdict["reading"] + ("" if verdict["counted"] else " (does not count)"),
+            verdict["reading"] + ("" if verdict["counted"] else " (excluded)"),
             verdict["settings_text"],
             f"{verdict['status']}, {gib(verdict['peak_device_bytes'])}",
             verdict["says"],

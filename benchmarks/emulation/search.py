@@ -19,7 +19,7 @@ from baselines.protocol import Adapter, Misfit, Planner
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import LABEL, Emulation
 from benchmarks.job import Status
-from benchmarks.longest_fit import Answer, longest_fit
+from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 
@@ -232,16 +232,8 @@ def _trial(emulation: Emulation) -> EmulationTrial:
 
 
 def _guess(emulation: Emulation) -> int | None:
-    """Tokens at which the fullest role reaches the limit, if bytes of the step grow with tokens.
-
-    Bytes that lay on the device before the step do not grow.
-    """
-    guesses = []
-    for role in emulation.roles:
-        if emulation.capacity_bytes is not None and role.counts is not None:
-            free_bytes = emulation.capacity_bytes - role.counts.before_step_bytes
-            grown_bytes = role.counts.peak_device_bytes - role.counts.before_step_bytes
-            if grown_bytes > 0:
-                tokens = emulation.workload.sequence_tokens
-                guesses.append(tokens * free_bytes // grown_bytes)
-    return min(guesses, default=None)
+    if emulation.capacity_bytes is None:
+        return None
+    counts = [role.counts for role in emulation.roles if role.counts is not None]
+    sizes_bytes = [(count.peak_device_bytes, count.before_step_bytes) for count in counts]
+    return guess_tokens(sizes_bytes, emulation.workload.sequence_tokens, emulation.capacity_bytes)

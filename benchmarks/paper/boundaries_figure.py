@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, LongestVerdict, PaperPoints, Verdict
 from benchmarks.paper.boundaries_report import agreement
 from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.records.record import group_by
 from benchmarks.reporting import style
 from sppo.config.sizes import GIB, format_bytes, length_name
 
@@ -117,9 +118,7 @@ def _placed(
     axes: Any, rows: Sequence[Row], group: Callable[[Row], str]
 ) -> Iterator[tuple[Row, float, float]]:
     """Rows with the middle and the width of their bars, side by side in groups; names groups."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(group(row), []).append(row)
+    groups = group_by(rows, group)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_xlim(-0.5, len(groups) - 0.5)
     width = 0.86 / max(3, *map(len, groups.values()))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from benchmarks.emulation.result import KINDS
 from benchmarks.emulation.tables import size
 from benchmarks.paper.boundaries import LongestVerdict, PaperPoints, Verdict
 from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.records.provenance import commit_words, library_words
+from benchmarks.records.record import group_by
 from benchmarks.reporting.text_table import Column, text_table
 from sppo.config.sizes import length_name
-
-LIBRARIES = ("torch", "megatron-core", "deepspeed")
 
 AGREES = {True: "yes", False: "NO", None: ""}
 
@@ -35,18 +34,12 @@ def text(figure: PaperPoints) -> str:
 
 def header(figure: PaperPoints) -> str:
     """Hardware, sequences per step, versions, commit and layout rules."""
-    environment = figure.environment
-    commit = (environment.get("commit") or "unknown")[:9]
-    if environment.get("dirty"):
-        commit += " with changes"
-    installed = environment.get("versions", {})
-    versions = [f"{name} {installed[name]}" for name in LIBRARIES if name in installed]
     count = figure.sequences_per_step
     lines = [
         f"{figure.label}: the paper's memory boundaries, {figure.hardware}, {count} "
         f"sequence{'s' if count > 1 else ''} a step at every point, bfloat16",
         "",
-        f"- {', '.join(versions)}; commit {commit}",
+        f"- {library_words(figure.environment)}; {commit_words(figure.environment)}",
         *(f"- {name}: {rule}" for name, rule in figure.rules.items()),
     ]
     return "\n".join(lines)
@@ -115,11 +108,8 @@ def agreement(figure: PaperPoints) -> str:
     Counted are the rows that count, where the paper is not silent and no role broke.
     """
     counted = [row for row in figure.verdicts if row.counted and row.agrees is not None]
-    by_system: dict[str, list[Verdict]] = defaultdict(list)
-    by_point: dict[tuple[str, str], list[Verdict]] = defaultdict(list)
-    for row in counted:
-        by_system[row.rule_name].append(row)
-        by_point[row.model, row.seq].append(row)
+    by_system = group_by(counted, lambda row: row.rule_name)
+    by_point = group_by(counted, lambda row: (row.model, row.seq))
     systems = ", ".join(
         f"{name} {_agreeing(rows)} of {len(rows)}" for name, rows in by_system.items()
     )

@@ -50,8 +50,6 @@ class LayoutRule:
 
     def paper_longest(self, gpus: int) -> int | None:
         """Tokens in fig. 12 on so many GPUs; 0 for "cannot run", None if the paper is silent."""
-        if not self.figure_12:
-            return None
         return reported.longest_tokens(self.figure_12, LONGEST_MODEL, gpus)
 
 

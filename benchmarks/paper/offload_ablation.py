@@ -13,11 +13,10 @@ from functools import partial
 from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
+from benchmarks.reporting.simulated_step import checked_simulation
 from sppo.config.errors import Infeasible, Short
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
-from sppo.cost_model.msp import plan_slice_costs
-from sppo.cost_model.plan_costs import plan_costs
 from sppo.memory_model.model_state import block_tokens
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
@@ -26,9 +25,6 @@ from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_msp
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
-from sppo.schedule.build import build_schedule
-from sppo.schedule.check import check_schedule
-from sppo.schedule.simulate import simulate
 
 SCHEMA = "sppo-simulated-ablation/1"
 
@@ -195,22 +191,6 @@ def common_layout(workload: Workload, profile: Hardware, options: SolverOptions)
 
 def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
     """A variant in the common layout, or the reason why the variant does not fit."""
-    changed = _changed(variant, layout)
-    choose = partial(policies.choose, policy=variant.policy)
-    try:
-        plan = plan_of(changed, choose)
-    except Short as short:
-        return _infeasible(variant, str(changed), f"short by {short}")
-    if variant.msp:
-        try:
-            plan = with_msp(plan, [changed], choose, wanted=True).plan
-        except (Infeasible, ValueError) as error:
-            reason = str(error).removesuffix("; leave --msp out")
-            return _infeasible(variant, f"{changed}, MSP", reason)
-    return simulated(plan, variant, changed)
-
-
-def _changed(variant: Variant, layout: TimedLayout) -> TimedLayout:
     if variant.hosted_kv:
         blocks = block_tokens(layout.workload, layout.sequence_parallel)
         layout = replace(layout, kv_block_tokens=blocks)
@@ -218,7 +198,18 @@ def _changed(variant: Variant, layout: TimedLayout) -> TimedLayout:
         # A limit that never binds: without a limit helpers would recompute nothing.
         spacious = layout.workload.with_device_memory(SPARE_MEMORY_BYTES)
         layout = replace(layout, workload=spacious, kv_block_tokens=0)
-    return layout
+    choose = partial(policies.choose, policy=variant.policy)
+    try:
+        plan = plan_of(layout, choose)
+    except Short as short:
+        return _infeasible(variant, str(layout), f"short by {short}")
+    if variant.msp:
+        try:
+            plan = with_msp(plan, [layout], choose, wanted=True).plan
+        except (Infeasible, ValueError) as error:
+            reason = str(error).removesuffix("; leave --msp out")
+            return _infeasible(variant, f"{layout}, MSP", reason)
+    return simulated(plan, variant, layout)
 
 
 def _infeasible(variant: Variant, layout: str, reason: str) -> VariantResult:
@@ -243,10 +234,7 @@ def free_result(workload: Workload, profile: Hardware) -> VariantResult:
 
 def simulated(plan: Plan, variant: Variant, layout: TimedLayout) -> VariantResult:
     """The simulated step of a plan. layout: the plan's, without MSP."""
-    schedule = build_schedule(plan)
-    check_schedule(schedule)
-    profile = layout.profile
-    step = simulate(schedule, plan_costs(plan, profile), plan_slice_costs(plan, profile))
+    step = checked_simulation(plan, layout.profile)
     ends = ""
     if plan.msp_splits:
         fills = all(msp_split.fills for msp_split in plan.msp_splits)

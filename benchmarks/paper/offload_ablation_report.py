@@ -31,10 +31,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ("simulated variant", lambda row: row.variant),
     ("s a step", lambda row: row.status if row.status != "ok" else f"{row.step_seconds:.3f}"),
     ("speed / full offload", lambda row: number(row.speed_over_full_offload, "{:.3f}x")),
-    (
-        "paper (fig. 11, read off)",
-        lambda row: number(row.paper_speed_over_full_offload, "{:.2f}x"),
-    ),
+    ("paper (fig. 11, read off)", lambda row: number(row.paper_speed_over_full_offload, "{:.2f}x")),
     ("compute s", lambda row: number(row.compute_seconds, "{:.3f}")),
     ("bubble share", lambda row: number(row.bubble_share, "{:.1%}")),
     ("exposed copies s", lambda row: number(row.exposed_copy_seconds, "{:.3f}")),

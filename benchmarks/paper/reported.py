@@ -85,10 +85,8 @@ def ablation_points() -> list[ReportedPoint]:
 def find_point(workload: Workload) -> ReportedPoint | None:
     """The paper's point with this model, length and number of GPUs, if any. Raises OSError."""
     wanted = (workload.model.name, workload.sequence_tokens, workload.cluster.ranks)
-    for point in points():
-        if (point.model, parse_tokens(point.seq), point.gpus) == wanted:
-            return point
-    return None
+    matching = (p for p in points() if (p.model, parse_tokens(p.seq), p.gpus) == wanted)
+    return next(matching, None)
 
 
 def stated_tokens(model: str, name: str) -> int | None:
@@ -104,10 +102,10 @@ def longest_tokens(system: str, model: str, gpus: int) -> int | None:
     """The longest sequence in fig. 12, in tokens. Raises OSError.
 
     system: "sppo", "megatron_tuned" or "deepspeed". 0 stands for "cannot run"; None if the
-    figure has no such model or number of GPUs.
+    figure has no such system, model or number of GPUs.
     """
     figure = _reported()["fig12_max_seq_m_tokens_gpt7b"]
-    if model != "gpt-7b" or gpus not in figure["gpus"]:
+    if model != "gpt-7b" or gpus not in figure["gpus"] or system not in figure:
         return None
     millions = figure[system][figure["gpus"].index(gpus)]
     return parse_tokens(f"{millions}M") if millions else 0

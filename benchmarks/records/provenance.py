@@ -23,17 +23,24 @@ def machine(record: Record) -> str:
     return f"{record.ranks} x {device}"
 
 
-def commit(record: Record) -> str:
-    """ "commit 520ef9f91 with changes"."""
-    return commit_words(record.environment)
+def measured_on(record: Record) -> str:
+    """ "AMD EPYC, 2 cores, commit 520ef9f91 with changes, 2026-11-28"."""
+    return f"{machine(record)}, {commit_words(record.environment)}, {record.started[:10]}"
 
 
 def commit_words(values: Mapping[str, Any]) -> str:
-    """The same of an environment, or of what `origin` returns."""
+    """ "commit 520ef9f91 with changes", of an environment or of what `origin` returns."""
     name = values.get("commit")
     if not name:
         return "no commit known"
     return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
+
+
+def library_words(environment: Mapping[str, Any]) -> str:
+    """ "torch 2.11.0, megatron-core 0.16.1, deepspeed 0.19.8": what counts depend on."""
+    known = environment.get("versions", {})
+    libraries = ("torch", "megatron-core", "deepspeed")
+    return ", ".join(f"{name} {known[name]}" for name in libraries if name in known)
 
 
 def origin(record: Record) -> dict[str, Any]:

@@ -5,9 +5,10 @@ Schema history: sppo-record/1 is the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -17,6 +18,9 @@ from sppo.config.workload import Workload
 
 SCHEMA = "sppo-record/1"
 FILE_NAME = "record.json"
+
+Item = TypeVar("Item")
+Key = TypeVar("Key")
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,13 +133,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return self.system == "reference"
 
 
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """The items by key, in the order of the first of each key."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
 def grouped(records: Sequence[Record], key: Literal["row", "system"]) -> dict[str, list[Record]]:
     """Records by row or by system, in the order of the first launch, without the reference."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        if not record.is_reference:
-            groups.setdefault(getattr(record, key), []).append(record)
-    return groups
+    return group_by((record for record in records if not record.is_reference), attrgetter(key))
 
 
 def write(record: Record, path: Path) -> None:

@@ -104,20 +104,18 @@ def _names(rank: int, label: str, threads: Sequence[str]) -> list[dict[str, Any]
 
 
 def write_traces(
-    timelines: Sequence[Sequence[Event]],
-    directory: Path,
-    *,
-    label: str,
-    ranks: int,
-    first_ranks: Sequence[int],
+    timelines: Sequence[Sequence[Event]], directory: Path, *, label: str, ranks: range
 ) -> list[Path]:
-    """Write rank-N.json for every timeline, N from `first_ranks`; earlier files are removed."""
+    """Write rank-N.json for every timeline, N of `ranks`; earlier files are removed.
+
+    The range ends at the number of all ranks.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for path in directory.glob("rank-*.json"):
         path.unlink()
     origin_ns, _ = span_ns(timelines)
     paths = []
-    for rank, events in zip(first_ranks, timelines, strict=True):
-        trace = chrome_trace(events, rank=rank, ranks=ranks, label=label, origin_ns=origin_ns)
+    for rank, events in zip(ranks, timelines, strict=True):
+        trace = chrome_trace(events, rank=rank, ranks=ranks.stop, label=label, origin_ns=origin_ns)
         paths.append(store.save(directory / f"rank-{rank}.json", trace))
     return paths

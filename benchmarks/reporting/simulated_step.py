@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmarks.reporting.tables import rows_table
+from benchmarks.reporting.text_table import rows_table
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import format_bytes
@@ -22,8 +22,8 @@ from sppo.planner.solve import solve
 from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.cost_table import PartCosts, SliceCosts, unit_costs, unit_slice_costs
-from sppo.schedule.dependencies import Schedule
 from sppo.schedule.simulate import simulate
+from sppo.schedule.simulation import Simulation
 
 UNIT_COSTS = "unit costs"
 COST_UNIT = "cost units"
@@ -70,10 +70,23 @@ class Simulated:
     message_bytes: tuple[int, ...]
 
 
+def checked_simulation(plan: Plan, profile: Hardware) -> Simulation:
+    """The simulation of a plan whose schedule has been checked, in nanoseconds and bytes."""
+    return _check_and_simulate(plan, plan_costs(plan, profile), plan_slice_costs(plan, profile))
+
+
+def _check_and_simulate(
+    plan: Plan, costs: Sequence[PartCosts], slice_costs: SliceCosts
+) -> Simulation:
+    schedule = build_schedule(plan)
+    check_schedule(schedule)
+    return simulate(schedule, costs, slice_costs)
+
+
 def of_plan(plan: Plan, profile: Hardware) -> Simulated:
     """The planned step on that hardware. Peaks are those of the plan's memory model, in bytes."""
-    costs, slice_costs = plan_costs(plan, profile), plan_slice_costs(plan, profile)
-    return _simulated(plan, costs, slice_costs, profile=profile, time_divisor=10**9)
+    simulation = checked_simulation(plan, profile)
+    return _simulated(plan, simulation, profile=profile, time_divisor=10**9)
 
 
 def of_unit_costs(
@@ -95,8 +108,8 @@ def of_unit_costs(
         plan = _with_msp(plan)
         unit = math.lcm(*range(1, pipeline_parallel + 1))
     costs = [unit_costs(subsequences, unit)] * (pipeline_parallel * virtual_stages)
-    slice_costs = unit_slice_costs(plan.msp_splits, unit)
-    return _simulated(plan, costs, slice_costs, profile=None, time_divisor=virtual_stages * unit)
+    simulation = _check_and_simulate(plan, costs, unit_slice_costs(plan.msp_splits, unit))
+    return _simulated(plan, simulation, profile=None, time_divisor=virtual_stages * unit)
 
 
 def _uniform_plan(
@@ -142,17 +155,9 @@ def _with_msp(plan: Plan) -> Plan:
 
 
 def _simulated(
-    plan: Plan,
-    costs: Sequence[PartCosts],
-    slice_costs: SliceCosts,
-    *,
-    profile: Hardware | None,
-    time_divisor: int,
+    plan: Plan, simulation: Simulation, *, profile: Hardware | None, time_divisor: int
 ) -> Simulated:
     """The simulated step. Without a profile times and sizes are in unit costs."""
-    schedule: Schedule = build_schedule(plan)
-    check_schedule(schedule)
-    simulation = simulate(schedule, costs, slice_costs)
     busy = sum(simulation.busy)
     idle = len(simulation.busy) * simulation.makespan - busy
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.records.provenance import commit_words
+from benchmarks.records.provenance import commit_words, library_words
 from sppo.config.sizes import format_bytes
 
 PAPER = "#ffffff"
@@ -113,10 +113,8 @@ def source(label: str, origin: Mapping[str, Any], *facts: str) -> str:
 
 def emulated_source(hardware: str, environment: Mapping[str, Any]) -> str:
     """The source of counts: the profile whose memory is the limit, and the libraries' versions."""
-    known = environment.get("versions", {})
-    libraries = ("torch", "megatron-core", "deepspeed")
-    versions = ", ".join(f"{name} {known[name]}" for name in libraries if name in known)
-    return source("emulated", environment, f"memory of the {hardware} profile", versions)
+    memory = f"memory of the {hardware} profile"
+    return source("emulated", environment, memory, library_words(environment))
 
 
 @contextmanager

@@ -6,32 +6,21 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.job import Status
 from benchmarks.records import equal_work, metrics
 from benchmarks.records.metrics import Spread
-from benchmarks.records.provenance import commit, is_crowded, machine
+from benchmarks.records.provenance import is_crowded, measured_on
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import predicted_vs_counted
-from benchmarks.reporting.text_table import NO_NUMBER, Column, number, text_table
+from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
 from sppo.config.sizes import format_bytes, length_name
 
 COMPARED_SYSTEM = "sppo"
 """The system whose step time the column "SPPO faster by" compares with."""
 
-_SEVERITY: tuple[Status, ...] = (
-    "failed",
-    "timeout",
-    "mismatch",
-    "host_oom",
-    "oom",
-    "infeasible",
-    "unavailable",
-    "ok",
-)
-
+_SEVERITY: tuple[Status, ...] = get_args(Status)
 _NOT_RUN: tuple[Status, ...] = ("infeasible", "unavailable")
 
 
@@ -124,7 +113,7 @@ def header(records: Sequence[Record]) -> list[str]:
     lines = [
         f"{workload.name}: {workload.model.name}, {sequences} of {length} tokens per step, "
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
-        f"measured on {machine(record)}, {commit(record)}, {record.started[:10]}",
+        f"measured on {measured_on(record)}",
         f"device memory: {_limit(_rows(records))}",
         *_data_words(record),
     ]
@@ -198,11 +187,6 @@ def _rate_words(summary: Summary) -> str:
     return number(None if rate is None else rate.median, "{:,.0f}")
 
 
-def _mfu_words(summary: Summary) -> str:
-    mfu = summary.mfu_causal
-    return number(None if mfu is None else 100 * mfu, "{:.1f} %")
-
-
 COLUMNS: tuple[Column[Summary], ...] = (
     ("row", lambda summary: summary.row),
     ("settings", lambda summary: summary.settings or NO_NUMBER),
@@ -210,7 +194,7 @@ COLUMNS: tuple[Column[Summary], ...] = (
     ("step s, median [quartiles]", lambda summary: spread_words(summary.step_seconds)),
     ("tokens/s/rank", _rate_words),
     ("SPPO faster by", lambda summary: number(summary.sppo_speed_up, "{:.2f}x")),
-    ("MFU (causal)", _mfu_words),
+    ("MFU (causal)", lambda summary: percent(summary.mfu_causal)),
     ("peak device", lambda summary: size_words(summary.tracked_peak_bytes)),
     ("host", lambda summary: size_words(summary.host_peak_bytes)),
     ("final loss", lambda summary: number(summary.final_loss, "{:.6f}")),
@@ -253,22 +237,17 @@ def markdown(records: Sequence[Record]) -> str:
     return "\n".join([*lines, *(f"- {note}" for note in notes(records)), ""])
 
 
-def flat(summary: Summary) -> dict[str, Any]:
-    """A row for programs: one plain value a key, units in the names, None where unknown."""
-    values = asdict(summary)
-    for name in ("step_seconds", "tokens_per_second_per_rank"):
+def flat(row: Any) -> dict[str, Any]:
+    """A row (a dataclass) for programs: one plain value a key, units in the names.
+
+    None stands for an unknown number.
+    """
+    values = asdict(row)
+    for name in [name for name in ("step_seconds", "tokens_per_second_per_rank") if name in values]:
         spread = values.pop(name) or {}
         for part in ("median", "low", "high"):
             values[f"{name}_{part}"] = spread.get(part)
     return values
-
-
-def rows_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in GitHub's Markdown from rows of finished cells."""
-    columns: list[Column[Sequence[str]]] = [
-        (title, itemgetter(place)) for place, title in enumerate(titles)
-    ]
-    return text_table(columns, rows)
 
 
 def csv_text(records: Sequence[Record]) -> str:

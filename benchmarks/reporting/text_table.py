@@ -21,16 +21,21 @@ def text_table(columns: Sequence[Column[Item]], items: Sequence[Item], align: st
 
     align: "l" (left) or "r" (right) per column, such as "llrr"; all left if empty.
     """
+    rows = [[cell(item) for _, cell in columns] for item in items]
+    return rows_table([title for title, _ in columns], rows, align)
+
+
+def rows_table(titles: Sequence[str], rows: Sequence[Sequence[str]], align: str = "") -> str:
+    """A table from rows of finished cells, aligned as in `text_table`."""
     from tabulate import tabulate
 
-    table: str = tabulate(
-        [[cell(item) for _, cell in columns] for item in items],
-        headers=[title for title, _ in columns],
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=[ALIGNMENTS[letter] for letter in align] if align and items else None,
-    )
-    return table
+    alignments = [ALIGNMENTS[letter] for letter in align] if align and rows else None
+    return str(tabulate(rows, titles, "github", disable_numparse=True, colalign=alignments))
+
+
+def percent(share: float | None) -> str:
+    """ "50.7 %" for 0.507; NO_NUMBER for None."""
+    return number(None if share is None else 100 * share, "{:.1f} %")
 
 
 def number(value: float | None, form: str) -> str:

@@ -25,13 +25,14 @@ _DIGIT_SHARE = 0.0065
 class Panel:
     """One step: a timeline for each of `ranks`, on a pipeline of `stages`.
 
-    `label` is "simulated" or "measured", `caption` says where it comes from.
+    The range `ranks` ends at the number of all ranks. `label` is "simulated" or "measured",
+    `caption` says where the step comes from.
     """
 
     label: str
     caption: str
     stages: int
-    ranks: Sequence[int]
+    ranks: range
     timelines: Sequence[Sequence[Event]]
 
     @property

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
+
+from baselines import registry
+from baselines.protocol import Adapter, Follower, Planner, Unavailable
 from benchmarks.job import throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
 from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotBuilt
-from sppo.config.sizes import format_bytes
+from sppo.config.hardware import load_hardware
+from sppo.config.sizes import limit_words
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from baselines.protocol import Adapter
-    from sppo.plan.plan import Plan, StepPlans
-    from sppo.planner.options import SolverOptions
+from sppo.plan.plan import Plan, StepPlans
+from sppo.planner.options import SolverOptions
+from sppo.planner.solve import solve
 
 
 def assign(row: Row, workload: Workload) -> Configuration:
@@ -26,9 +29,6 @@ def assign(row: Row, workload: Workload) -> Configuration:
     Planner and library may refuse. Raises RecordError on a damaged tuning file, ValueError where
     the adapter does not choose settings in the row's way.
     """
-    from baselines import registry
-    from baselines.protocol import Unavailable
-
     try:
         adapter = registry.load(row.system)
     except ImportError as error:
@@ -40,45 +40,33 @@ def assign(row: Row, workload: Workload) -> Configuration:
         return Configuration(row=row, status="infeasible", reason=str(error))
     except (Unavailable, NotBuilt) as error:
         return Configuration(row=row, status="unavailable", reason=str(error))
-    return replace(with_settings(row, adapter, settings, grid=grid), **changes)
+    return with_settings(row, adapter, settings, grid=grid, **changes)
 
 
 def with_settings(
-    row: Row, adapter: Adapter, settings: Any, *, grid: str, plan: dict[str, Any] | None = None
+    row: Row, adapter: Adapter, settings: Any, *, grid: str, **changes: Any
 ) -> Configuration:
-    """The row with exactly these settings (an instance of the adapter's settings type)."""
-    import msgspec
+    """The row with exactly these settings (an instance of the adapter's settings type).
 
-    return Configuration(
+    changes: further fields of the Configuration, such as its plan.
+    """
+    configuration = Configuration(
         row=row,
         settings=msgspec.to_builtins(settings),
         settings_text=adapter.describe(settings),
         grid="; ".join(text for text in (grid, adapter.remark) if text),
-        plan=plan,
         environment=dict(adapter.environment),
         versions=adapter.versions(),
     )
+    return replace(configuration, **changes)
 
 
 def recheck(configuration: Configuration, workload: Workload) -> Configuration:
     """The same settings on another workload, or the library's refusal there."""
-    import msgspec
-
-    from baselines import registry
-
-    if not configuration.settings:
+    if configuration.status is not None and not configuration.settings:
         return configuration  # refused before it had any
     adapter = registry.load(configuration.row.system)
     settings: Any = msgspec.convert(configuration.settings, adapter.settings_type)
-    return _checked(configuration, adapter, workload, settings)
-
-
-def _checked(
-    configuration: Configuration, adapter: Adapter, workload: Workload, settings: Any
-) -> Configuration:
-    """The configuration without a status, or with the library's refusal."""
-    from baselines.protocol import Unavailable
-
     try:
         adapter.check(workload, settings)
     except Unavailable as error:
@@ -91,8 +79,6 @@ def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, d
 
     Raises ValueError where the adapter does not choose settings in the row's way.
     """
-    from baselines.protocol import Follower
-
     if row.choosing == "tuned":
         return _choose_tuned(row, workload, adapter)
     if row.choosing == "same layout":
@@ -112,8 +98,6 @@ def _choose_tuned(
     row: Row, workload: Workload, adapter: Adapter
 ) -> tuple[Any, str, dict[str, Any]]:
     """The committed winner, else the last point of the adapter's grid."""
-    import msgspec
-
     choice = tuning.choose(row.system, workload)
     if choice.settings is None:
         settings = adapter.grid(workload)[-1]
@@ -130,19 +114,14 @@ def _choose_planned(
     row: Row, workload: Workload, adapter: Adapter, settings: Any
 ) -> tuple[Any, str, dict[str, Any]]:
     """The settings with their plan. Raises Infeasible, NotBuilt or ValueError."""
-    from baselines.protocol import Planner
-    from sppo.config.hardware import load_hardware
-
     if not isinstance(adapter, Planner):
         raise ValueError(f"{row.label}: {row.system} makes no plans")
-    limit_bytes = workload.device_memory_bytes
-    memory = "no limit" if limit_bytes is None else format_bytes(limit_bytes)
     plan = plan_data(
         adapter.plan(workload, settings),
         solver=adapter.solver(settings),
         profile_kind=load_hardware(workload.cluster.hardware).kind,
     )
-    source = f"planned by the solver, device memory: {memory}"
+    source = f"planned by the solver, device memory: {limit_words(workload.device_memory_bytes)}"
     return settings, source, {"plan": plan, "settings_text": plan_words(plan)}
 
 
@@ -151,8 +130,6 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
 
     Raises Infeasible, NotBuilt or ValueError.
     """
-    from baselines.protocol import Planner
-
     if not isinstance(adapter, Planner):
         return None
     return adapter.step_plans(workload, settings, throw_away_tokens(workload))
@@ -163,9 +140,6 @@ def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
 
     Raises Infeasible, NotBuilt (no profile) or ValueError.
     """
-    from sppo.config.hardware import load_hardware
-    from sppo.planner.solve import solve
-
     return solve(workload, load_hardware(workload.cluster.hardware), options)
 
 
@@ -183,12 +157,9 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
 
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
     """Every point of a library's grid as a row of its own; a refused point keeps its reason."""
-    from baselines import registry
-
     adapter = registry.load(system)
     points = []
     for number, settings in enumerate(adapter.grid(workload), start=1):
         row = Row(label=f"{system} {number:02d}", system=system, choosing="tuned")
-        point = with_settings(row, adapter, settings, grid="")
-        points.append(_checked(point, adapter, workload, settings))
+        points.append(recheck(with_settings(row, adapter, settings, grid=""), workload))
     return points

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.job import Status
-from benchmarks.rows import committed_grids
-from benchmarks.rows.committed_grids import Grid
+from benchmarks.records.record import group_by
+from benchmarks.rows import tuning
 from benchmarks.rows.row import Configuration, settings_key
+from benchmarks.rows.tuning import Grid
 from sppo.config.workload import Workload
 
 TRIES_PER_POINT = 4
@@ -55,7 +56,7 @@ def candidates(
         keys = frozenset(point.key for point in fast)
         return Candidates(ordered=_sourced(fast, "fastest", here), proven=keys, timed=True)
     fitting = [point for point in able if _may_fit(point, free, limit_bytes)]
-    leanest = committed_grids.leanest_first(able, free)[:1]
+    leanest = tuning.leanest_first(able, free)[:1]
     if own and free.points:
         how = "fastest without a limit whose peak there fits"
         ordered = _sourced(_unique([*_by_time(fitting, free), *leanest]), how, free)
@@ -86,10 +87,11 @@ def _by_layout(points: Sequence[Configuration], free: Grid) -> list[Configuratio
     Layouts without a committed point (replicas need several sequences) come first. A library's
     grid begins with the least recomputation.
     """
-    layouts: dict[str, list[Configuration]] = {}
-    for point in points:
-        degrees = {k: v for k, v in point.settings.items() if k.endswith("_parallel")}
-        layouts.setdefault(settings_key(degrees), []).append(point)
+
+    def layout(point: Configuration) -> str:
+        return settings_key({k: v for k, v in point.settings.items() if k.endswith("_parallel")})
+
+    layouts = group_by(points, layout)
     groups = sorted(layouts.values(), key=lambda group: any(p.key in free.points for p in group))
     rounds = itertools.chain.from_iterable(itertools.zip_longest(*groups))
     return [point for point in rounds if point is not None]
@@ -153,11 +155,11 @@ def of_system(
     limit_bytes = workload.device_memory_bytes
     own = workload.sequences_per_step == own_sequences
     if own and limit_bytes is not None:
-        proven = {*proven, *committed_grids.fit_under(system, workload, limit_bytes)}
+        proven = {*proven, *tuning.fit_under(system, workload, limit_bytes)}
     return candidates(
         grid,
-        committed_grids.grid(system, workload, limit_bytes),
-        committed_grids.grid(system, workload, None),
+        tuning.grid(system, workload, limit_bytes),
+        tuning.grid(system, workload, None),
         limit_bytes=limit_bytes,
         own=own,
         proven=proven,

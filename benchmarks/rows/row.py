@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from baselines import registry
+from baselines.protocol import Planner
 from benchmarks.job import Status
 
 Choosing = Literal["tuned", "same layout", "planned", "only one"]
@@ -102,9 +104,6 @@ def find(names: Sequence[str]) -> tuple[Row, ...]:
 
 def _installed(name: str) -> Row:
     """The row of a system from another package."""
-    from baselines import registry
-    from baselines.protocol import Planner
-
     system = name.strip()
     if system not in registry.installed():
         rows = [row.system for row in ROWS] + [row.slug for row in ROWS]

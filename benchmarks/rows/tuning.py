@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -19,11 +19,9 @@ from benchmarks.job import Status
 from benchmarks.records import metrics, store
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record, grouped
+from benchmarks.rows.row import Configuration, settings_key
 from sppo.config.sizes import format_bytes, limit_label
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from benchmarks.rows.row import Configuration
 
 SCHEMA = "sppo-tuning/1"
 
@@ -93,10 +91,67 @@ def load(path: Path) -> Tuning | None:
     return store.read_json(path, Tuning, SCHEMA, "tune again with --tune")
 
 
-def load_system(path: Path, system: str) -> SystemTuning | None:
-    """The grid of one system; None without one. Raises RecordError on a damaged file."""
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """One committed grid, by `settings_key`; empty without a file. `source` is file and origin."""
+
+    points: Mapping[str, GridPoint]
+    source: str
+
+    def seconds(self, configuration: Configuration) -> float | None:
+        """Median step in seconds; None where the point is not ok or was not tried."""
+        point = self.points.get(configuration.key)
+        return point.step_seconds_median if point is not None and point.status == "ok" else None
+
+    def peak_bytes(self, configuration: Configuration) -> int | None:
+        """Tracked peak of the largest rank, in bytes; None where it was not counted."""
+        point = self.points.get(configuration.key)
+        return None if point is None else point.tracked_peak_bytes
+
+
+def grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Grid:
+    """The committed grid of a system under a limit. Raises RecordError on a damaged file."""
+    path = path_of(workload.name, device_memory_bytes)
     tuning = load(path)
-    return None if tuning is None else tuning.systems.get(system)
+    if tuning is None or system not in tuning.systems:
+        return Grid(points={}, source="")
+    committed = tuning.systems[system]
+    return Grid(
+        points={settings_key(point.settings): point for point in committed.points},
+        source=f"tuning/{path.name} ({committed.origin})",
+    )
+
+
+def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
+    """Keys of the settings that ran under a committed limit of at most `limit_bytes`.
+
+    Settings that fit a small device also fit a larger one. Raises RecordError on a damaged file.
+    """
+    keys: set[str] = set()
+    folder = path_of(workload.name, None).parent
+    for path in store.readable_files(folder, f"{workload.name}-*.json"):
+        loaded = load(path)
+        if loaded is None or loaded.workload != workload.name or system not in loaded.systems:
+            continue
+        if loaded.device_memory_bytes is None or loaded.device_memory_bytes > limit_bytes:
+            continue
+        points = loaded.systems[system].points
+        keys |= {settings_key(point.settings) for point in points if point.status == "ok"}
+    return keys
+
+
+def leanest_first(configurations: Sequence[Configuration], free: Grid) -> list[Configuration]:
+    """By the known peak without a limit, then those with unknown peak, most recompute first.
+
+    A library's own grid begins with the least recompute.
+    """
+
+    def order(numbered: tuple[int, Configuration]) -> tuple[bool, int]:
+        number, configuration = numbered
+        peak = free.peak_bytes(configuration)
+        return (True, -number) if peak is None else (False, peak)
+
+    return [configuration for _, configuration in sorted(enumerate(configurations), key=order)]
 
 
 def fastest(points: Sequence[GridPoint], within_bytes: int | None = None) -> GridPoint | None:
@@ -123,21 +178,19 @@ def choose(system: str, workload: Workload) -> Choice:
     a damaged file.
     """
     limit_bytes = workload.device_memory_bytes
-    exact = path_of(workload.name, limit_bytes)
-    grids: list[tuple[Path, int | None, str]] = [(exact, None, "fastest")]
+    ways: list[tuple[int | None, int | None, str]] = [(limit_bytes, None, "fastest")]
     if limit_bytes is not None:
         how = f"fastest without a limit whose peak fits {format_bytes(limit_bytes)}"
-        grids.append((path_of(workload.name, None), limit_bytes, how))
-    reason = f"not tuned: no {system} in {exact.name}"
-    for path, within_bytes, how in grids:
-        grid = load_system(path, system)
-        if grid is None:
-            continue
-        point = fastest(grid.points, within_bytes)
+        ways.append((None, limit_bytes, how))
+    reason = f"not tuned: no {system} in {path_of(workload.name, limit_bytes).name}"
+    for grid_limit_bytes, within_bytes, how in ways:
+        known = grid(system, workload, grid_limit_bytes)
+        point = fastest(list(known.points.values()), within_bytes)
         if point is not None:
-            source = f"{how} of {len(grid.points)} points in tuning/{path.name} ({grid.origin})"
+            source = f"{how} of {len(known.points)} points in {known.source}"
             return Choice(settings=point.settings, source=source)
-        reason = "no tuned point fits this limit"
+        if known.points:
+            reason = "no tuned point fits this limit"
     return Choice(settings=None, source=f"{reason}; the last point of the adapter's grid is used")
 
 
@@ -145,11 +198,8 @@ def point_of(launches: Sequence[Record]) -> GridPoint:
     """The launches of one setting as a point; a launch that is not ok decides the status."""
     worst = next((record for record in launches if record.status != "ok"), launches[-1])
     seconds = [second for record in launches for second in metrics.measured_seconds(record.steps)]
-    return GridPoint(
-        settings=worst.settings,
-        settings_text=worst.settings_text,
-        status=worst.status,
-        reason=worst.reason,
+    return msgspec.structs.replace(
+        msgspec.convert(worst, GridPoint, from_attributes=True),
         launches=len(launches),
         step_seconds_median=statistics.median(seconds) if worst.status == "ok" else None,
         tracked_peak_bytes=metrics.largest_bytes(launches, "tracked_peak_bytes"),
@@ -160,14 +210,10 @@ def finalists(
     configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> Sequence[Configuration]:
     """The FINALISTS fastest points of each system, to be launched again."""
-    fastest_rows: set[str] = set()
-    for system in {configuration.row.system for configuration in configurations}:
-        timed = sorted(
-            (record.step_seconds_median, record.row)
-            for record in done
-            if record.system == system and record.step_seconds_median is not None
-        )
-        fastest_rows |= {row for _, row in timed[:FINALISTS]}
+    timed = [record for record in done if record.step_seconds_median is not None]
+    timed.sort(key=lambda record: (record.step_seconds_median or 0.0, record.row))
+    by_system = grouped(timed, "system").values()
+    fastest_rows = {record.row for records in by_system for record in records[:FINALISTS]}
     return [point for point in configurations if point.row.label in fastest_rows]
 
 

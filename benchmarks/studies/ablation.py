@@ -8,9 +8,10 @@ policy that does not fit is a row with the planner's reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from baselines import registry
 from benchmarks.job import Status
 from benchmarks.records import metrics
 from benchmarks.records.metrics import Spread
@@ -64,8 +65,6 @@ def label(policy: str) -> str:
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
     """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
-    from baselines import registry  # imports torch
-
     return registry.load_planner(SYSTEM).plan(workload, options)
 
 
@@ -116,8 +115,6 @@ def configurations(
     workload: Workload, policies: Sequence[str], layout: SolverOptions
 ) -> dict[str, tuple[Configuration, Plan | None]]:
     """The row of each policy with its plan, or with the planner's refusal and no plan."""
-    from baselines import registry
-
     adapter = registry.load(SYSTEM)
     rows: dict[str, tuple[Configuration, Plan | None]] = {}
     for policy in policies:
@@ -130,8 +127,8 @@ def configurations(
             rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue
         data = plan_data(plan)
-        configuration = with_settings(row, adapter, options, grid="", plan=data)
-        rows[policy] = (replace(configuration, settings_text=plan_words(data)), plan)
+        changes = {"plan": data, "settings_text": plan_words(data)}
+        rows[policy] = (with_settings(row, adapter, options, grid="", **changes), plan)
     return rows
 
 
@@ -181,10 +178,3 @@ def results(
             )
         )
     return rows
-
-
-def flat(result: PolicyResult) -> dict[str, Any]:
-    """One plain value per key, for CSV."""
-    values = asdict(result)
-    spread = values.pop("step_seconds") or {}
-    return values | {f"step_seconds_{part}": spread.get(part) for part in ("median", "low", "high")}

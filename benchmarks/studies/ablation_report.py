@@ -10,15 +10,10 @@ from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import size_words
-from benchmarks.reporting.text_table import NO_NUMBER, Column, number, text_table
+from benchmarks.reporting.text_table import Column, number, percent, text_table
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies.ablation import PolicyResult
 from benchmarks.studies.publish import first_measured
-
-
-def _mfu(row: PolicyResult) -> str:
-    return NO_NUMBER if row.mfu_causal is None else f"{100 * row.mfu_causal:.1f} %"
-
 
 COLUMNS: tuple[Column[PolicyResult], ...] = (
     ("policy", lambda row: row.policy),
@@ -30,7 +25,7 @@ COLUMNS: tuple[Column[PolicyResult], ...] = (
     ("offloaded", lambda row: size_words(row.offloaded_bytes)),
     ("recomputed", lambda row: size_words(row.recomputed_bytes)),
     ("host", lambda row: size_words(row.host_peak_bytes)),
-    ("MFU (causal)", _mfu),
+    ("MFU (causal)", lambda row: percent(row.mfu_causal)),
 )
 
 
@@ -64,4 +59,4 @@ def as_json(done: Sequence[Record], results: Sequence[PolicyResult], policy: str
 
 def csv_text(results: Sequence[PolicyResult]) -> str:
     """A line a policy, with a header line."""
-    return tables.csv_of([ablations.flat(result) for result in results])
+    return tables.csv_of([tables.flat(result) for result in results])

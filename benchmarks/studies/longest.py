@@ -15,15 +15,14 @@ from pathlib import Path
 
 from benchmarks.data.checks import check_length
 from benchmarks.data.formats import STDLIB, open_source
-from benchmarks.job import Memory
 from benchmarks.launch import run
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
-from benchmarks.longest_fit import Answer, longest_fit
+from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from benchmarks.records.provenance import machine
-from benchmarks.records.record import Record
-from benchmarks.rows import committed_grids
+from benchmarks.records.record import Record, group_by
+from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign, grid_assignments, recheck
 from benchmarks.rows.row import Configuration, Row
 from benchmarks.studies.longest_result import LongestRow, LongestSequences, LongestTrial
@@ -94,7 +93,11 @@ class Prober:
                 launched=launched,
             )
         )
-        guess = guess_tokens(memory, tokens, limit_bytes)
+        # A rank without counts has not grown, so no guess comes from that rank.
+        sizes = [
+            (rank.tracked_peak_bytes or 0, rank.tracked_live_before_bytes or 0) for rank in memory
+        ]
+        guess = guess_tokens(sizes, tokens, limit_bytes)
         return Answer(fits=result.status == "ok", guess_tokens=guess)
 
     def _launch(
@@ -106,19 +109,6 @@ class Prober:
         record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
         self.launched.append(record)
         return record
-
-
-def guess_tokens(memory: Sequence[Memory], tokens: int, limit_bytes: int) -> int | None:
-    """Tokens at which the fullest rank reaches the limit, if the step's bytes grow with tokens.
-
-    Bytes from before the step (model state) do not grow. None without counts.
-    """
-    guesses = []
-    for rank in memory:
-        peak, before = rank.tracked_peak_bytes, rank.tracked_live_before_bytes
-        if peak is not None and before is not None and peak > before:
-            guesses.append(tokens * (limit_bytes - before) // (peak - before))
-    return min(guesses, default=None)
 
 
 def step_tokens(workload: Workload) -> int:
@@ -136,8 +126,8 @@ def settings_of(row: Row, workload: Workload) -> list[SearchedSetting]:
     if row.choosing != "tuned":
         fixed = assign(row, workload)
         return [SearchedSetting(row=row, label=row.label, at=partial(recheck, fixed))]
-    free = committed_grids.grid(row.system, workload, None)
-    grid = committed_grids.leanest_first(grid_assignments(row.system, workload), free)
+    free = tuning.grid(row.system, workload, None)
+    grid = tuning.leanest_first(grid_assignments(row.system, workload), free)
     return [
         SearchedSetting(
             row=row,
@@ -267,9 +257,7 @@ def search(
 
 def judged(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
     """The records by length; launches of one length that did other work become a mismatch."""
-    by_length: dict[int, list[Record]] = {}
-    for record in done:
-        by_length.setdefault(record.workload.sequence_tokens, []).append(record)
+    by_length = group_by(done, lambda record: record.workload.sequence_tokens)
     return [
         record
         for length in sorted(by_length)

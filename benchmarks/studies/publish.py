@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -35,10 +36,11 @@ def first_measured(done: Sequence[Record]) -> Record:
     return next((record for record in done if record.system != "reference"), done[0])
 
 
-def write(directory: Path, kind: str, **texts: str) -> None:
-    """Write `kind`.ENDING for every ending and text: md="...", csv="...". Raises OSError."""
-    for ending, text in texts.items():
-        store.write_bytes(directory / f"{kind}.{ending}", text.encode())
+def write(directory: Path, kind: str, document: str, csv_text: str, data: dict[str, Any]) -> None:
+    """Write `kind`.md, .csv and .json. Raises OSError."""
+    store.write_bytes(directory / f"{kind}.md", f"# {document}\n".encode())
+    store.write_bytes(directory / f"{kind}.csv", csv_text.encode())
+    store.save(directory / f"{kind}.json", data)
 
 
 def publish(directory: Path, kind: str, name: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks.launch import run
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
-from benchmarks.records.record import Record
+from benchmarks.records.record import Record, group_by
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates
@@ -151,11 +151,7 @@ def fitting_settings(done: Sequence[Record], workload: Workload) -> set[str]:
 
 
 def chosen(
-    request: SweepRequest,
-    row: Row,
-    inputs: Inputs,
-    display: Display,
-    proven: Collection[str],
+    request: SweepRequest, row: Row, inputs: Inputs, display: Display, proven: Collection[str]
 ) -> list[Configuration]:
     """The settings of a row at this value: SPPO's plan, or the fitting points of a grid."""
     workload = inputs.workload
@@ -195,9 +191,7 @@ def fastest_of_each(
         for record in done
         if record.step_seconds_median is not None
     }
-    systems: dict[str, list[Configuration]] = {}
-    for configuration in configurations:
-        systems.setdefault(configuration.row.system, []).append(configuration)
+    systems = group_by(configurations, lambda configuration: configuration.row.system)
     return [
         min(rows, key=lambda configuration: seconds.get(configuration.row.label, float("inf")))
         for rows in systems.values()

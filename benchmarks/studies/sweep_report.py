@@ -12,18 +12,13 @@ from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary, size_words, spread_words
 from benchmarks.reporting.text_table import NO_NUMBER, Column, text_table
 from benchmarks.studies.sweep import SCHEMA, Quantity, SweepPoint
-from sppo.config.sizes import format_bytes, length_name
+from sppo.config.sizes import length_name, limit_words
 from sppo.config.workload import Workload
 
 NAMES: dict[Quantity, str] = {
     "device-memory": "device memory a rank",
     "sequences-per-step": "sequences a step",
 }
-
-
-def limit_words(limit_bytes: int | None) -> str:
-    """ "136.0 MiB" or "no limit"."""
-    return "no limit" if limit_bytes is None else format_bytes(limit_bytes)
 
 
 def value_words(quantity: Quantity, point: SweepPoint) -> str:
@@ -79,8 +74,7 @@ def document(
         f"{workload.name} by {NAMES[quantity]}: {workload.model.name}, sequences of {length} "
         f"tokens, {workload.cluster.ranks} ranks ({workload.cluster.hardware})",
         "",
-        f"- measured on {provenance.machine(record)}, {provenance.commit(record)}, "
-        f"{record.started[:10]}",
+        f"- measured on {provenance.measured_on(record)}",
     ]
     if quantity == "sequences-per-step":
         lines.append(f"- device memory: {limit_words(points[0].device_memory_bytes)}")

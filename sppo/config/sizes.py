@@ -70,6 +70,11 @@ def slot_bytes(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
+def limit_words(limit_bytes: int | None) -> str:
+    """A device limit for people: "136.0 MiB" or "no limit"."""
+    return "no limit" if limit_bytes is None else format_bytes(limit_bytes)
+
+
 def length_name(tokens: int) -> str:
     """ "4,096", "128K", "1M": tokens for people, 1K = 1,024."""
     for suffix, unit in (("M", 1024**2), ("K", 1024)):

@@ -12,7 +12,7 @@ from benchmarks import workloads
 from benchmarks.launch import run
 from benchmarks.launch.run import Options
 from benchmarks.records.record import Record
-from benchmarks.rows import candidates, committed_grids, fallback
+from benchmarks.rows import candidates, fallback, tuning
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
 from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
@@ -73,9 +73,9 @@ def test_only_tuned_rows_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_committed_grids_under_tighter_limits_are_proof() -> None:
-    assert committed_grids.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
-    fits = committed_grids.fit_under("megatron", WORKLOAD, 160 * MIB)
-    winner = committed_grids.grid("megatron", WORKLOAD, 136 * MIB)
+    assert tuning.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
+    fits = tuning.fit_under("megatron", WORKLOAD, 160 * MIB)
+    winner = tuning.grid("megatron", WORKLOAD, 136 * MIB)
     ran = {key for key, entry in winner.points.items() if entry.status == "ok"}
     assert fits == ran
     assert ran

@@ -16,6 +16,7 @@ from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.run import Options
+from benchmarks.longest_fit import guess_tokens
 from benchmarks.records import store
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.row import ROWS, Configuration, Row
@@ -144,12 +145,8 @@ def test_another_status_than_oom_is_reported(prober: Prober, use: Use) -> None:
 
 
 def test_the_guess_is_of_the_rank_that_is_full_first() -> None:
-    ranks = [
-        Memory(tracked_peak_bytes=60, tracked_live_before_bytes=20),
-        Memory(tracked_peak_bytes=70, tracked_live_before_bytes=30),
-    ]
-    assert longest.guess_tokens(ranks, 1000, 110) == 2000
-    assert longest.guess_tokens([Memory()], 1000, 110) is None
+    assert guess_tokens([(60, 20), (70, 30)], 1000, 110) == 2000
+    assert guess_tokens([(30, 30)], 1000, 110) is None
 
 
 def test_a_step_divides_for_every_system() -> None:

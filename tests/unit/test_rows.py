@@ -171,6 +171,7 @@ class Small:
 
     environment: ClassVar[dict[str, str]] = {}
     remark = ""
+    settings_type = dict[str, int]
 
     def grid(self, workload: object) -> tuple[dict[str, int], ...]:
         return ({"degree": 1}, {"degree": 3})

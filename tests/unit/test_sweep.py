@@ -19,9 +19,8 @@ from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates
 from benchmarks.rows.candidates import fitting
-from benchmarks.rows.committed_grids import Grid
 from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
-from benchmarks.rows.tuning import GridPoint
+from benchmarks.rows.tuning import Grid, GridPoint
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import SweepPoint
 from sppo.config.sizes import MIB

@@ -53,9 +53,8 @@ def test_rows_hold_no_overlap_and_lose_nothing() -> None:
 
 def test_files_are_strict_json_with_the_rank_in_their_head(tmp_path: Path) -> None:
     (tmp_path / "rank-9.json").write_text("of a larger run")
-    paths = chrome_trace.write_traces(
-        [EVENTS, EVENTS], tmp_path, label="simulated", ranks=4, first_ranks=(0, 2)
-    )
+    ranks = range(0, 4, 2)
+    paths = chrome_trace.write_traces([EVENTS, EVENTS], tmp_path, label="simulated", ranks=ranks)
     assert [path.name for path in paths] == ["rank-0.json", "rank-2.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0.json", "rank-2.json"]
 

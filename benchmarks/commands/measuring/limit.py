@@ -13,6 +13,7 @@ from benchmarks.commands.arguments import (
     with_data,
 )
 from benchmarks.commands.flags import Data, Json, Named, RunFolder
+from benchmarks.commands.output import show
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
@@ -36,9 +37,7 @@ class Limit(Json, RunFolder, Data, Named):
         with usage_errors(OSError), display() as shown:
             result = limits.search(workload, parent(self), shown)
         path = store.save(limits.path_of(workload.name), result)
-        if self.json:
-            print(store.to_json(result).decode())
-        else:
-            print(f"{workload.name}: {format_bytes(result.device_memory_bytes)}, {result.rule}")
+        limit = format_bytes(result.device_memory_bytes)
+        show(self.json, result, f"{workload.name}: {limit}, {result.rule}")
         print(f"saved to {path}", file=sys.stderr)
         return 0

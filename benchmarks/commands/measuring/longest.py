@@ -6,20 +6,12 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-import msgspec
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import (
-    UsageError,
-    check_machine,
-    find_workload,
-    names,
-    parent,
-    usage_errors,
-    with_data,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.records import store
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
@@ -59,21 +51,22 @@ class Longest(RunFolder, Data):
         from benchmarks.launch.progress import display
         from benchmarks.studies import longest as search
 
-        workload = with_data(find_workload(self.workload, self.device_memory), self)
+        workload = arguments.find_workload(self.workload, self.device_memory)
+        workload = arguments.with_data(workload, self)
         if workload.device_memory_bytes is None:
             raise UsageError(
                 f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
             )
         with usage_errors(OSError, ImportError):
-            rows = find(names(self.systems))
+            rows = find(arguments.names(self.systems))
             options = run.Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
-            check_machine(workload)
+            arguments.check_machine(workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
             with display() as shown:
                 result, done, directory = search.search(
-                    workload, rows, parent(self), options, shown, at_most
+                    workload, rows, arguments.parent(self), options, shown, at_most
                 )
         code = run.exit_code(done)
         path = store.save(directory / "longest.json", result)
@@ -83,9 +76,6 @@ class Longest(RunFolder, Data):
             path = store.save(published, result)
         elif lost:
             print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
-        if self.json:
-            show_json(msgspec.to_builtins(result.rows))
-        else:
-            print(longest_result.text(result))
+        show(self.json, result.rows, longest_result.text(result))
         print(f"\nsaved to {path}; records: {directory}", file=sys.stderr)
         return code

@@ -15,17 +15,17 @@ import msgspec
 from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError
-from benchmarks.commands.output import show_json
+from benchmarks.commands.flags import Json
+from benchmarks.commands.output import show
 from benchmarks.launch import processes
-from benchmarks.reporting.tables import rows_table
-from benchmarks.reporting.text_table import Column, text_table
+from benchmarks.reporting.text_table import Column, rows_table, text_table
 from sppo.config import hardware
 
 LABEL = "measured"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(Json):
     """Measure this machine's rates and links as a hardware profile for the planner.
 
     Example: sppo-bench profile my-machine --ranks 2
@@ -37,8 +37,6 @@ class Profile:
     """Processes that measure at once, an even number: each sends messages to a neighbour."""
     output: Annotated[Path | None, arg(metavar="FILE")] = None
     """File to write or replace; a new file among the profiles if not given."""
-    json: bool = False
-    """The profile as JSON on standard output."""
 
     def run(self) -> int:
         """Launch the ranks, show and save the rates; 1 if the launch failed."""
@@ -53,10 +51,8 @@ class Profile:
         except (OSError, msgspec.DecodeError, ValueError) as error:
             print(f"failed: {path}: {error}", file=sys.stderr)
             return 1
-        if self.json:
-            show_json({"label": LABEL, "path": str(path), "profile": msgspec.to_builtins(measured)})
-        else:
-            print(text(measured))
+        values = {"label": LABEL, "path": str(path), "profile": measured}
+        show(self.json, values, text(measured))
         print(f"saved to {path}", file=sys.stderr)
         return 0
 

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import (
-    MODEL_FLAGS,
-    UsageError,
-    check_positive,
-    find_described,
-    parent,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Described, RunFolder
+from benchmarks.commands.output import show
 from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
-from benchmarks.records import store
-from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -93,16 +87,14 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
-        try:
+        with usage_errors(Misfit, OSError):
             emulation = self._emulator().emulate(
                 workload,
                 self.system,
                 self.settings(workload),
                 lambda roles: asked_roles(self.ranks, roles, workload),
             )
-        except (Misfit, NotBuilt, ValueError, OSError) as error:
-            raise UsageError(error) from None
-        code = show(emulation, self.json)
+        code = show_emulation(emulation, self.json)
         if emulation.directory:
             print(f"saved to {emulation.directory}", file=sys.stderr)
         return code
@@ -113,16 +105,16 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
     def _workload(self) -> Workload:
         """The workload by its name or by the model flags. Raises UsageError."""
-        by_flags = any(getattr(self, name) is not None for name in MODEL_FLAGS)
+        by_flags = any(getattr(self, name) is not None for name in arguments.MODEL_FLAGS)
         if not by_flags and self.workload is None:
             raise UsageError(
                 "emulate needs a WORKLOAD of `sppo-bench list`, or --model NAME --seq TOKENS "
                 "--gpus COUNT"
             )
         degrees = (name for name in self.given() if name != "zero")
-        check_positive(self, ("sequences_per_step", *degrees))
+        arguments.check_positive(self, ("sequences_per_step", *degrees))
         hardware = self.hardware or (HARDWARE if by_flags else None)
-        workload = find_described(replace(self, hardware=hardware))
+        workload = arguments.find_described(replace(self, hardware=hardware))
         assert workload is not None, "a name or a flag was given"
         if self.sequences_per_step is None:
             return workload
@@ -134,7 +126,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         from benchmarks.emulation.emulator import Emulator
 
         return Emulator(
-            parent=parent(self),
+            parent=arguments.parent(self),
             time_limit_seconds=self.time_limit,
             cache=None if self.again else default_cache(accept_stale=self.stale),
         )
@@ -176,14 +168,11 @@ def _single_rank(rank: int, roles: tuple[Role, ...]) -> Role:
     return replace(role, name=f"{role.name}, rank {rank}", rank=rank, ranks=1)
 
 
-def show(emulation: Emulation, as_json: bool) -> int:
+def show_emulation(emulation: Emulation, as_json: bool) -> int:
     """Print the verdict; the exit code."""
     from benchmarks.emulation import tables
 
-    if as_json:
-        print(store.to_json(emulation).decode(), end="")
-    else:
-        print(tables.text(emulation))
+    show(as_json, emulation, tables.text(emulation))
     done = ("ok", "oom", "host_oom", "unavailable", "infeasible")
     statuses = [emulation.status, *(report.status for report in emulation.roles)]
     return 0 if all(status in done for status in statuses) else 1

@@ -7,20 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from baselines.protocol import Misfit
-from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.commands.output import show
+from benchmarks.emulation import search as searches
 from benchmarks.emulation import tables
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.search import (
-    AT_MOST_FACTOR,
-    STEP_TOKENS,
-    Searcher,
-    fastest,
-    leanest,
-    longest,
-)
+from benchmarks.emulation.search import STEP_TOKENS, Searcher
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
-from sppo.config.errors import NotBuilt
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -28,11 +22,9 @@ from sppo.config.workload import Workload
 def at_most_tokens(text: str | None, workload: Workload) -> int:
     """The end of the search in tokens, of --at-most. Raises UsageError."""
     if text is None:
-        return AT_MOST_FACTOR * max(workload.sequence_tokens, STEP_TOKENS)
-    try:
+        return searches.AT_MOST_FACTOR * max(workload.sequence_tokens, STEP_TOKENS)
+    with usage_errors():
         tokens = parse_tokens(text)
-    except ValueError as error:
-        raise UsageError(error) from None
     if tokens < STEP_TOKENS:
         raise UsageError(
             f"--at-most {text}: lengths are multiples of {length_name(STEP_TOKENS)}, give "
@@ -56,7 +48,7 @@ def search(
     sequence, in tokens; None to search the fastest settings at the workload's length.
     """
     name = f"search-{system}-{workload.name}"
-    try:
+    with usage_errors(Misfit, OSError):
         directory = new_directory(emulator.parent, replace(workload, name=name))
         searcher = Searcher(
             workload=workload,
@@ -64,21 +56,16 @@ def search(
             emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
         )
         if longest_up_to is None:
-            result = fastest(searcher)
+            result = searches.fastest(searcher)
         else:
-            candidates = leanest(searcher.adapter, workload) if settings is None else [settings]
-            result = longest(searcher, candidates, longest_up_to)
-    except (Misfit, NotBuilt, ValueError, OSError) as error:
-        raise UsageError(error) from None
-    store.write_bytes(directory / "search.json", store.to_json(result))
-    if as_json:
-        print(store.to_json(result).decode(), end="")
-    else:
-        parts = [tables.answer(result), tables.trials(result)]
-        if result.unanswered:
-            parts.append(f"not answered, so more may fit: {result.unanswered}")
-        if result.found is not None:
-            parts.append(tables.text(result.found))
-        print("\n\n".join(parts))
+            grid = searches.leanest(searcher.adapter, workload) if settings is None else [settings]
+            result = searches.longest(searcher, grid, longest_up_to)
+    store.save(directory / "search.json", result)
+    parts = [tables.answer(result), tables.trials(result)]
+    if result.unanswered:
+        parts.append(f"not answered, so more may fit: {result.unanswered}")
+    if result.found is not None:
+        parts.append(tables.text(result.found))
+    show(as_json, result, "\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
     return 0 if result.found is not None and not result.unanswered else 1

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from benchmarks.commands.arguments import UsageError, flag
+from benchmarks.commands.arguments import UsageError, flag, usage_errors
 from sppo.config.workload import Workload
 
 SYSTEMS = {
@@ -71,10 +71,8 @@ def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> An
         raise UsageError(
             f"{', '.join(unknown)}: no setting of {system}, whose settings are {taken}"
         )
-    try:
+    with usage_errors():
         return module.of_flags(given, workload)
-    except ValueError as error:
-        raise UsageError(error) from None
 
 
 def check_tuned(system: str, given: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.commands.arguments import find_selected, planned, solver_options
 from benchmarks.commands.flags import Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.records.plan_record import plan_data
 
 
@@ -27,9 +27,7 @@ class Plan(Selection):
         plan = planned(self)
         workload = find_selected(self)
         profile = load_hardware(workload.cluster.hardware)
-        if self.json:
-            solver = solver_options(self).solver
-            show_json(plan_data(plan, solver=solver, profile_kind=profile.kind))
-        else:
-            print(card(plan, profile, workload))
+        solver = solver_options(self).solver
+        data = plan_data(plan, solver=solver, profile_kind=profile.kind)
+        show(self.json, data, card(plan, profile, workload))
         return 0

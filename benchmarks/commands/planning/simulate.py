@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from benchmarks.commands.arguments import (
-    MODEL_FLAGS,
-    UsageError,
-    check_positive,
-    find_selected,
-    flag,
-    given_flags,
-    planned,
-    solver_flags,
-    usage_errors,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.reporting import simulated_step
 from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.hardware import load_hardware
@@ -42,25 +33,23 @@ class Simulate(Selection):
         if self.unit_costs:
             step = self._unit_costs()
         else:
-            plan = planned(self)
-            profile = load_hardware(find_selected(self).cluster.hardware)
+            plan = arguments.planned(self)
+            profile = load_hardware(arguments.find_selected(self).cluster.hardware)
             step = simulated_step.of_plan(plan, profile)
-        if self.json:
-            show_json(asdict(step))
-        else:
-            print(simulated_step.text(step))
+        show(self.json, step, simulated_step.text(step))
         return 0
 
     def _unit_costs(self) -> Simulated:
-        model_flags = ("workload", *MODEL_FLAGS, "device_memory", *solver_flags(self))
-        given = sorted(given_flags(self, model_flags).keys() - set(UNIT_FLAGS))
-        if given:
-            name = "WORKLOAD" if given[0] == "workload" else flag(given[0])
+        plan_flags = ("workload", *arguments.MODEL_FLAGS, "device_memory")
+        given = arguments.given_flags(self, plan_flags) | arguments.solver_flags(self)
+        unknown = sorted(given.keys() - set(UNIT_FLAGS))
+        if unknown:
+            name = "WORKLOAD" if unknown[0] == "workload" else arguments.flag(unknown[0])
             raise UsageError(
                 f"--unit-costs has no model: leave {name} out; it takes --pp, --n, "
                 "--virtual-stages --sequences-per-step and --msp"
             )
-        check_positive(self, tuple(name for name in UNIT_FLAGS if name != "msp"))
+        arguments.check_positive(self, tuple(name for name in UNIT_FLAGS if name != "msp"))
         if self.pipeline_parallel is None or self.subsequences is None:
             raise UsageError(
                 "--unit-costs needs --pp STAGES and --n SUBSEQUENCES, for example 4 and 8"

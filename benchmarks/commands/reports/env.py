@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.commands.flags import Json
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,10 @@ class Env(Json):
         from benchmarks.environment import describe_environment
 
         described = describe_environment()
-        if self.json:
-            show_json(described)
-            return 0
+        lines = []
         for name, value in described.items():
             if isinstance(value, dict):
                 value = ", ".join(f"{key} {item}" for key, item in value.items())
-            print(f"{name + ':':<14}{value}")
+            lines.append(f"{name + ':':<14}{value}")
+        show(self.json, described, "\n".join(lines))
         return 0

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from benchmarks import workloads
 from benchmarks.commands.flags import Json
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.reporting.text_table import Column, text_table
 from benchmarks.rows.row import ROWS
-from sppo.config.sizes import format_bytes, length_name
+from sppo.config.sizes import length_name, limit_words
 from sppo.config.workload import Workload
 
 
@@ -22,21 +22,12 @@ class List(Json):
 
     def run(self) -> int:
         """Show workloads and rows; the exit code."""
-        import msgspec
-
-        if self.json:
-            names = {name: msgspec.to_builtins(w) for name, w in workloads.WORKLOADS.items()}
-            rows = [{"label": row.label, "slug": row.slug, "system": row.system} for row in ROWS]
-            show_json({"workloads": names, "rows": rows})
-            return 0
-        print(text_table(COLUMNS, list(workloads.WORKLOADS.values())))
-        print("\nrows: " + ", ".join(f"{row.label} ({row.slug})" for row in ROWS))
+        rows = [{"label": row.label, "slug": row.slug, "system": row.system} for row in ROWS]
+        table = text_table(COLUMNS, list(workloads.WORKLOADS.values()))
+        names = ", ".join(f"{row.label} ({row.slug})" for row in ROWS)
+        values = {"workloads": workloads.WORKLOADS, "rows": rows}
+        show(self.json, values, f"{table}\n\nrows: {names}")
         return 0
-
-
-def _memory(workload: Workload) -> str:
-    limit_bytes = workload.device_memory_bytes
-    return "no limit" if limit_bytes is None else format_bytes(limit_bytes)
 
 
 COLUMNS: tuple[Column[Workload], ...] = (
@@ -45,5 +36,5 @@ COLUMNS: tuple[Column[Workload], ...] = (
     ("tokens", lambda workload: length_name(workload.sequence_tokens)),
     ("ranks", lambda workload: str(workload.cluster.ranks)),
     ("hardware", lambda workload: workload.cluster.hardware),
-    ("device memory", _memory),
+    ("device memory", lambda workload: limit_words(workload.device_memory_bytes)),
 )

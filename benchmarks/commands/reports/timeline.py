@@ -10,18 +10,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from benchmarks.commands.arguments import (
-    MODEL_FLAGS,
-    UsageError,
-    find_selected,
-    flag,
-    given_flags,
-    planned,
-    solver_flags,
-    usage_errors,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Selection
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
 from benchmarks.records.timeline import Event, MeasuredLaunch
@@ -56,7 +48,7 @@ class Timeline(Selection):
         measured = None if self.run_directory is None else self._measured(self.run_directory)
         with usage_errors():
             if measured is None:
-                plan, workload = planned(self), find_selected(self)
+                plan, workload = arguments.planned(self), arguments.find_selected(self)
             else:
                 plan, workload = measured.plan, measured.record.workload
             profile = load_hardware(workload.cluster.hardware)
@@ -65,14 +57,12 @@ class Timeline(Selection):
             paths = write(plan, profile, measured, directory)
         except OSError as error:
             raise UsageError(f"{error}; name another folder with --output DIR") from None
-        if self.json:
-            show_json({"directory": str(directory), "files": [str(path) for path in paths]})
-        else:
-            labels = "simulated" if measured is None else "simulated and measured"
-            print(f"{labels} timeline of {plan.workload}: {directory}")
-            for path in paths:
-                print(f"  {path.relative_to(directory)}")
-            print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
+        values = {"directory": str(directory), "files": [str(path) for path in paths]}
+        labels = "simulated" if measured is None else "simulated and measured"
+        lines = [f"{labels} timeline of {plan.workload}: {directory}"]
+        lines += [f"  {path.relative_to(directory)}" for path in paths]
+        show(self.json, values, "\n".join(lines))
+        print("open a rank's .json at https://ui.perfetto.dev", file=sys.stderr)
         return 0
 
     def _directory(self, plan: Plan) -> Path:
@@ -82,12 +72,11 @@ class Timeline(Selection):
 
     def _measured(self, run: Path) -> MeasuredLaunch:
         """The launch to draw. Raises UsageError, also for flags that select a plan."""
-        plan_flags = (*MODEL_FLAGS, "device_memory", "sequences_per_step", *solver_flags(self))
-        given = given_flags(self, plan_flags)
+        plan_flags = (*arguments.MODEL_FLAGS, "device_memory", "sequences_per_step")
+        given = arguments.given_flags(self, plan_flags) | arguments.solver_flags(self)
         if given:
-            raise UsageError(
-                f"--run draws the plan that ran: leave {', '.join(map(flag, given))} out, or --run"
-            )
+            flags = ", ".join(map(arguments.flag, given))
+            raise UsageError(f"--run draws the plan that ran: leave {flags} out, or --run")
         with usage_errors():
             measured = timelines.find_measured(run)
         name = measured.record.workload.name
@@ -120,13 +109,8 @@ def write(
         panels.append(_measured_panel(measured))
     paths = []
     for panel in panels:
-        paths += write_traces(
-            panel.timelines,
-            directory / panel.label,
-            label=panel.label,
-            ranks=len(panel.timelines) * (width if panel.label == "simulated" else 1),
-            first_ranks=panel.ranks,
-        )
+        folder = directory / panel.label
+        paths += write_traces(panel.timelines, folder, label=panel.label, ranks=panel.ranks)
     layout = f"SP {width} x PP" if width > 1 else "PP"
     title = (
         f"{plan.workload}: forward and backward of one step, {layout} {plan.pipeline_parallel}, "
@@ -138,10 +122,7 @@ def write(
 
 def _measured_panel(measured: MeasuredLaunch) -> Panel:
     record = measured.record
-    source = (
-        f"last step of launch {record.launch}, {provenance.machine(record)}, "
-        f"{provenance.commit(record)}, {record.started[:10]}"
-    )
+    source = f"last step of launch {record.launch}, {provenance.measured_on(record)}"
     return Panel(
         label="measured",
         caption=_caption(measured.timelines, record.bubble_share, source),

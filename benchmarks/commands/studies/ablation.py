@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from typing import Annotated
 
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import (
-    DEGREE_FLAGS,
-    MODEL_FLAGS,
-    check_machine,
-    chosen,
-    find_workload,
-    refuse,
-    usage_errors,
-    with_data,
-)
+from benchmarks.commands.arguments import DEGREE_FLAGS, MODEL_FLAGS, refuse, usage_errors
 from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
 from benchmarks.commands.studies import simulated_ablation
@@ -33,10 +23,7 @@ from sppo.planner.activations.policies import POLICIES
 SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
 """Flags of a simulation alone."""
 
-MEASURED_FLAGS = (
-    *(field.name for field in fields(Measuring) if field.name != "json"),
-    "policies",
-)
+MEASURED_FLAGS = (*(field.name for field in fields(Measuring) if field.name != "json"), "policies")
 """Flags of a measured ablation alone."""
 
 
@@ -64,17 +51,15 @@ class Ablation(Measuring, SimulatedAblation):
 
         if self.simulate:
             refuse(self, MEASURED_FLAGS, "it is for launches, and --simulate has none")
-            return simulated_ablation.show(self.simulated_points(), self.json)
-        refuse(
-            self,
-            SIMULATED_FLAGS,
-            "it goes with --simulate; launches have the layout of auto's plan",
-        )
-        workload = with_data(find_workload(self.workload or DEFAULT, self.device_memory), self)
-        policies = chosen(self.policies, POLICIES, "policy")
+            return simulated_ablation.show_points(self.simulated_points(), self.json)
+        why = "it goes with --simulate; launches have the layout of auto's plan"
+        refuse(self, SIMULATED_FLAGS, why)
+        workload = arguments.find_workload(self.workload or DEFAULT, self.device_memory)
+        workload = arguments.with_data(workload, self)
+        policies = arguments.chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
         options = arguments.options(self)
-        check_machine(workload)
+        arguments.check_machine(workload)
         with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
@@ -86,8 +71,7 @@ class Ablation(Measuring, SimulatedAblation):
         results = ablations.results(done, plans)
         data = as_json(done, results, layout_policy)
         document = text(done, results, layout_policy)
-        files = {"md": f"# {document}\n", "csv": csv_text(results)}
-        publish.write(directory, "ablation", **files, json=json.dumps(data, indent=2))
+        publish.write(directory, "ablation", document, csv_text(results), data)
         bar_chart(done, directory / "ablation.png")
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         show_study(self, directory, "ablation", f"ablation/{name}", data, document)

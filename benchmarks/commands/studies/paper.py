@@ -6,13 +6,12 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-import msgspec
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.paper import reported
 from benchmarks.studies import publish
 
@@ -41,8 +40,6 @@ class Paper(Results):
     """Run every role, even if the same code has emulated the same before."""
     stale: bool = False
     """Accept counts of older code from results/cache/, marked `stale` with their commit."""
-    publish: bool = False
-    """Copy table, figure and JSON to results/published/emulation/."""
 
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
@@ -81,10 +78,7 @@ class Paper(Results):
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
             figures = [emulate_figure(number, comparison) for number in numbers]
-        if self.json:
-            show_json([msgspec.to_builtins(figure) for figure in figures])
-        else:
-            print("\n\n".join(boundaries_report.text(figure) for figure in figures))
+        show(self.json, figures, "\n\n".join(map(boundaries_report.text, figures)))
         print(f"saved to {emulator.parent}", file=sys.stderr)
         broken = any(figure.is_broken for figure in figures)
         if self.publish and not broken:

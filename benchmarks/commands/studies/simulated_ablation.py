@@ -9,16 +9,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import (
-    DEGREE_FLAGS,
-    UsageError,
-    check_positive,
-    find_described,
-    flag,
-    usage_errors,
-)
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import DEGREE_FLAGS, UsageError, usage_errors
 from benchmarks.commands.flags import Degrees, Described
-from benchmarks.commands.output import show_json
+from benchmarks.commands.output import show
 from benchmarks.paper import reported
 from benchmarks.paper.offload_ablation import SCHEMA, AblationPoint, ablation_point
 from benchmarks.paper.offload_ablation_report import as_json, text
@@ -45,7 +39,7 @@ class SimulatedAblation(Degrees, Described):
 
     def simulated_points(self) -> list[AblationPoint]:
         """Every point under every variant. Raises UsageError."""
-        check_positive(self, DEGREE_FLAGS)
+        arguments.check_positive(self, DEGREE_FLAGS)
         with usage_errors(OSError):
             asked = SolverOptions(**{name: getattr(self, name) for name in DEGREE_FLAGS})
             return [
@@ -55,7 +49,7 @@ class SimulatedAblation(Degrees, Described):
 
     def _workloads(self) -> Iterator[tuple[Workload, ReportedPoint | None]]:
         """The described workload, or the points of the paper's fig. 11."""
-        described = find_described(self)
+        described = arguments.find_described(self)
         if described is not None:
             yield described, reported.find_point(described)
             return
@@ -73,17 +67,15 @@ class SimulatedAblation(Degrees, Described):
             if rate is None:
                 continue
             if not 0 < rate < math.inf:
-                raise UsageError(f"{flag(name)} {rate:g}: it must be more than 0 GB/s")
+                raise UsageError(f"{arguments.flag(name)} {rate:g}: it must be more than 0 GB/s")
             changes: dict[str, Any] = dict.fromkeys(fields, rate * 1e9)
             changes["name"] = f"{profile.name}, {words} {rate:g} GB/s"
             profile = replace(profile, **changes)
         return profile
 
 
-def show(points: Sequence[AblationPoint], json: bool) -> int:
+def show_points(points: Sequence[AblationPoint], json: bool) -> int:
     """Print tables or JSON. The exit code is 1 if no variant of any point has a plan."""
-    if json:
-        show_json({"schema": SCHEMA, "points": [as_json(point) for point in points]})
-    else:
-        print("\n\n".join(text(point) for point in points))
+    values = {"schema": SCHEMA, "points": [as_json(point) for point in points]}
+    show(json, values, "\n\n".join(text(point) for point in points))
     return 0 if any(row.status == "ok" for point in points for row in point.rows) else 1

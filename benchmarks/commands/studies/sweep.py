@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +9,7 @@ from typing import Annotated
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
-from benchmarks.commands.arguments import (
-    UsageError,
-    check_machine,
-    chosen,
-    find_workload,
-    usage_errors,
-    with_data,
-)
+from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
 from benchmarks.records import provenance
@@ -72,7 +64,7 @@ class Sweep(Measuring, Named):
 
     def check(self) -> SweepRequest:
         """The request of the flags. Raises UsageError before anything is written."""
-        workload = with_data(find_workload(self.workload, None), self)
+        workload = arguments.with_data(arguments.find_workload(self.workload, None), self)
         limits = limits_of(self.device_memory)
         counts = counts_of(self.sequences_per_step)
         if not limits and not counts:
@@ -85,9 +77,9 @@ class Sweep(Measuring, Named):
             )
         if self.points < 1:
             raise UsageError(f"--points {self.points}: it must be at least 1")
-        systems = chosen(self.systems, sweeps.SYSTEMS, "system")
+        systems = arguments.chosen(self.systems, sweeps.SYSTEMS, "system")
         options = arguments.options(self)
-        check_machine(workload)
+        arguments.check_machine(workload)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
         return SweepRequest(
             workload=workload,
@@ -123,12 +115,6 @@ def write(
 
     about = request.workload, request.quantity, points, publish.first_measured(done)
     document, values = sweep_report.document(*about), sweep_report.as_json(*about)
-    publish.write(
-        directory,
-        "sweep",
-        md=f"# {document}\n",
-        csv=sweep_report.csv_text(points),
-        json=json.dumps(values, indent=2, allow_nan=False) + "\n",
-    )
+    publish.write(directory, "sweep", document, sweep_report.csv_text(points), values)
     origin = provenance.origin(about[-1])
     line_chart(request.workload, request.quantity, points, origin, directory / "sweep.png")
