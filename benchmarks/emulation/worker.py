@@ -2,17 +2,17 @@
 
     python -m benchmarks.emulation.worker JOB.json ROLE RANK RANKS
 
-The same program as `benchmarks.worker.rank` up to its accounted step: a throw-away step of 64
-tokens, which makes optimizer state and caches, then one whole step. The process writes
-role-{rank}.json, after an error in the library too.
+RANKS: how many ranks this rank stands for. The same program as `benchmarks.worker.rank` up to its
+accounted step: a throw-away step of 64 tokens, which makes optimizer state and caches, then one
+whole step. The process writes role-{rank}.json, after an error in the library too.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gc
 import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -39,22 +39,17 @@ from sppo.plan.weights import weight_shapes
 
 def main() -> None:
     """Emulate the rank of the command line. Raises every error of the system, after its report."""
-    parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
-    parser.add_argument("job", type=Path, help="job.json of this emulation")
-    parser.add_argument("role", help="name of the role")
-    parser.add_argument("rank", type=int)
-    parser.add_argument("ranks", type=int, help="how many ranks this rank stands for")
-    asked = parser.parse_args()
-    job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
+    path, name, rank, ranks = sys.argv[1:]
+    job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rank = EmulatedRank(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
     try:
-        counts = rank.run()
+        counts = emulated.run()
     except Exception as error:
-        rank.write(rank.failure(error))
+        emulated.write(emulated.failure(error))
         raise
-    rank.write(rank.report("ok", counts))
+    emulated.write(emulated.report("ok", counts))
 
 
 class EmulatedRank:
