@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from tabulate import tabulate
+from collections.abc import Sequence
 
 from benchmarks.emulation.result import (
     KINDS,
@@ -18,7 +16,9 @@ from benchmarks.emulation.result import (
     position_text,
     stale_text,
 )
-from benchmarks.emulation.search import SearchResult
+from benchmarks.emulation.search import EmulationTrial, SearchResult
+from benchmarks.reporting.tables import rows_table
+from benchmarks.reporting.text_table import Column, text_table
 from sppo.config.sizes import KIB, format_bytes, length_name
 
 _UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
@@ -87,11 +87,6 @@ def _number(value: float) -> str:
     return f"{value:,.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in GitHub's form."""
-    return str(tabulate(list(rows), headers=headers, tablefmt="github", disable_numparse=True))
-
-
 def _memory(counted: _Counted) -> str:
     """At the device's peak, by kind; kinds without bytes are left out."""
     peaks = [counts.at_peak_by_kind_bytes for _, counts in counted]
@@ -108,7 +103,7 @@ def _memory(counted: _Counted) -> str:
         )
         for report, counts in counted
     ]
-    return table(headers, rows)
+    return rows_table(headers, rows)
 
 
 def _planned(numbers: Sequence[Planned]) -> str:
@@ -125,7 +120,7 @@ def _planned(numbers: Sequence[Planned]) -> str:
         "planned (off by; else as counted)",
         *(name.replace("_", " ") for name in quantities),
     )
-    return table(headers, rows.values())
+    return rows_table(headers, list(rows.values()))
 
 
 def _flops(counted: _Counted) -> str:
@@ -138,7 +133,7 @@ def _flops(counted: _Counted) -> str:
         (role, *(f"{getattr(flops, column) / unit:,.3f}" for column in columns))
         for role, flops in operations
     ]
-    return table(headers, rows)
+    return rows_table(headers, rows)
 
 
 def _messages(counted: _Counted) -> str:
@@ -155,7 +150,7 @@ def _messages(counted: _Counted) -> str:
             total = sum(traffic.bytes for traffic in messages)
             words = format_bytes(total) if total >= KIB else f"{total} B"
             rows.append((report.role, *map(str, group), f"{calls:,}", words))
-    return table(headers, rows)
+    return rows_table(headers, rows)
 
 
 def size(size_bytes: int | None) -> str:
@@ -182,16 +177,18 @@ def answer(result: SearchResult) -> str:
 
 def trials(result: SearchResult) -> str:
     """A table of all trials of a search."""
-    rows = [
-        (
-            trial.settings_text,
-            length_name(trial.tokens),
-            trial.status,
-            size(trial.peak_device_bytes),
-            trial.limiting_role or "",
-            "" if trial.step_seconds is None else f"{trial.step_seconds:,.1f}",
-        )
-        for trial in result.trials
-    ]
-    columns = ("tokens", "status", "peak", "role", "simulated seconds a step")
-    return table((f"{result.label}, tried", *columns), rows)
+    return text_table(TRIAL_COLUMNS, result.trials)
+
+
+TRIAL_COLUMNS: tuple[Column[EmulationTrial], ...] = (
+    (f"{LABEL}, tried", lambda trial: trial.settings_text),
+    ("tokens", lambda trial: length_name(trial.tokens)),
+    ("status", lambda trial: trial.status),
+    ("peak", lambda trial: size(trial.peak_device_bytes)),
+    ("role", lambda trial: trial.limiting_role or ""),
+    ("simulated seconds a step", lambda trial: _seconds(trial.step_seconds)),
+)
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f}"

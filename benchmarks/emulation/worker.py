@@ -47,9 +47,9 @@ def main() -> None:
     try:
         counts = emulated.run()
     except Exception as error:
-        emulated.write(emulated.failure(error))
+        emulated.report_failure(error)
         raise
-    emulated.write(emulated.report("ok", counts))
+    emulated.report("ok", counts=counts)
 
 
 class EmulatedRank:
@@ -82,15 +82,16 @@ class EmulatedRank:
         write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.role.rank}.csv")
         return counts_of(self.accounting, memory, before_bytes, workload.cluster)
 
-    def report(self, status: Status, counts: Counts | None = None) -> RoleReport:
-        """The report of this rank; without counts where its step did not end."""
+    def report(self, status: Status, *, counts: Counts | None = None, reason: str = "") -> None:
+        """Write role-{rank}.json; without counts where the step did not end. Raises OSError."""
         names = ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes")
         totals: dict[str, Any] = {name: getattr(counts, name, None) for name in names}
-        return RoleReport(
+        report = RoleReport(
             role=self.role.name,
             rank=self.role.rank,
             ranks=self.role.ranks,
             status=status,
+            reason=reason,
             phase=self.phase,
             versions={"torch": torch.__version__, **self.adapter.versions()},
             seconds=time.perf_counter() - self.started,
@@ -98,18 +99,14 @@ class EmulatedRank:
             counts=counts,
             **totals,
         )
+        store.save(Path(self.job.output_directory) / f"role-{self.role.rank}.json", report)
 
-    def failure(self, error: Exception) -> RoleReport:
+    def report_failure(self, error: Exception) -> None:
         """The report of a rank that an error of the library has ended, with the error's text."""
         if self.phase == "step":
             self.phase = f"step: {self.journal.progress()}"
-        report = self.report(status_of(error, limit_in_force=False))
-        return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
-
-    def write(self, report: RoleReport) -> None:
-        """Write role-{rank}.json. Raises OSError."""
-        path = Path(self.job.output_directory) / f"role-{self.role.rank}.json"
-        store.write_bytes(path, store.to_json(report))
+        status = status_of(error, limit_in_force=False)
+        self.report(status, reason=str(error) or type(error).__name__)
 
     def _prepare(self) -> System:
         workload = self.job.workload
