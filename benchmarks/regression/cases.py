@@ -52,12 +52,8 @@ def named_plans() -> PlanCases:
 
 def paper_plans() -> PlanCases:
     """The paper's 15 points, planned as `sppo-bench paper` does: nothing is fixed."""
-    hardware = reported.ABLATION_HARDWARE
     return {
-        f"{point.model}, {point.seq}, {point.gpus} GPUs": (
-            of_flags(model=point.model, seq=point.seq, gpus=point.gpus, hardware=hardware),
-            {},
-        )
+        f"{point.model}, {point.seq}, {point.gpus} GPUs": (point.workload(), {})
         for point in reported.points()
     }
 

@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 STEP_COMMAND = (
     *("python", "-m", "benchmarks", "run", "tiny-cpu", "--systems", "sppo"),
@@ -137,14 +137,11 @@ def number_at(value: Any, dotted: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time one command in two source trees, in turns A B B A.
+    """The two source trees and what is timed in them; the command itself comes behind `--`."""
 
-    The command comes last, behind `--`; without one, SPPO's measured step of tiny-cpu is timed.
-    """
-
-    tree_a: Positional[Path]
+    tree_a: Annotated[Positional[Path], arg(metavar="TREE_A")]
     """The folder of source tree A."""
-    tree_b: Positional[Path]
+    tree_b: Annotated[Positional[Path], arg(metavar="TREE_B")]
     """The folder of source tree B."""
     pairs: int = 20
     """Runs of each tree."""
@@ -157,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     program = "python -m benchmarks.regression.interleaved"
-    options, command = tyro.cli(Options, prog=program, args=given[:end]), given[end + 1 :]
+    options = tyro.cli(Options, prog=program, description=__doc__, args=given[:end])
+    command = given[end + 1 :]
     trees = {"A": options.tree_a.resolve(), "B": options.tree_b.resolve()}
     json_key = options.json_key if command else options.json_key or STEP_KEY
     try:
