@@ -225,8 +225,9 @@ def verdict(reports: Sequence[RoleReport], workload: Workload) -> dict[str, Any]
     if excesses:
         _, status, role, reason = max(excesses)
         return {"status": status, "fits": False, "limiting_role": role, "reason": reason}
-    peaks = {report.role: report.counts.peak_device_bytes for report in reports if report.counts}
-    shared = {"limiting_role": max(peaks, key=peaks.__getitem__, default=None)}
+    peaks = [(report.counts.peak_device_bytes, report.role) for report in reports if report.counts]
+    limiting = max(peaks, key=lambda peak: peak[0], default=(0, None))
+    shared = {"limiting_role": limiting[1]}
     lost = next((report for report in reports if report.counts is None), None)
     if lost is None:
         return {**shared, "status": "ok", "fits": True, "reason": ""}
