@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from baselines.deepspeed.settings import FIRST_STEP_TOKENS, DeepSpeedSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
 from sppo.config.models import Model
+from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -106,13 +107,9 @@ class DeepSpeedAdapter(Adapter):
 
 def _grid(workload: Workload) -> Iterator[DeepSpeedSettings]:
     ranks, layers = workload.cluster.ranks, workload.model.layers
-    degrees = [
-        degree
-        for degree in range(ranks, 0, -1)
-        if ranks % degree == 0 and workload.sequences_per_step % (ranks // degree) == 0
-    ]
+    degrees = [n for n in divisors(ranks) if workload.sequences_per_step % (ranks // n) == 0]
     quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
-    for degree in degrees:
+    for degree in reversed(degrees):
         for count in (0, *quarters, layers):
             for zero_stage in (0, 1, 2, 3):
                 yield DeepSpeedSettings(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from baselines.deepspeed.engine_config import engine_config
 from baselines.deepspeed.model import CoreAttention, Decoder, load_weights, local_attention
@@ -68,28 +69,20 @@ _HELD_BY_OPTIMIZER: dict[Kind, tuple[str, ...]] = {
 """Attributes of DeepSpeed's ZeRO and bf16 optimizers that hold their buffers."""
 
 
-def _flatten(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    items = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping | list | tuple):
-        for item in items:
-            yield from _flatten(item)
-
-
 def engine_tensors(engine: Any) -> dict[Kind, Iterable[Tensor]]:
     """Weights, gradients and optimizer state that a DeepSpeed engine holds now."""
-    held: dict[Kind, list[Tensor]] = {}
-    for kind, names in _HELD_BY_OPTIMIZER.items():
-        held[kind] = []
-        for name in names:
-            held[kind].extend(_flatten(getattr(engine.optimizer, name, None)))
+    held: dict[Kind, list[Any]] = {
+        kind: [getattr(engine.optimizer, name, None) for name in names]
+        for kind, names in _HELD_BY_OPTIMIZER.items()
+    }
     for parameter in engine.module.parameters():
-        partition = getattr(parameter, "ds_tensor", None)
-        held["weights"].extend(_flatten((parameter, partition)))
-        held["gradients"].extend(_flatten((parameter.grad,)))
-    held["optimizer"].extend(_flatten(dict(engine.basic_optimizer.state)))
-    return {kind: [t for t in tensors if t.numel()] for kind, tensors in held.items()}
+        held["weights"] += [parameter, getattr(parameter, "ds_tensor", None)]
+        held["gradients"].append(parameter.grad)
+    held["optimizer"].append(dict(engine.basic_optimizer.state))
+    return {
+        kind: [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.numel()]
+        for kind, values in held.items()
+    }
 
 
 class DeepSpeedSystem(System):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import product
 
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
@@ -116,17 +117,17 @@ def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
     Where a shard has replicas, the optimizer is sharded over them, at equal bytes of messages.
     """
     ranks = workload.cluster.ranks
-    for tensor in divisors(ranks):
-        for pipeline in divisors(ranks // tensor):
-            for context in divisors(ranks // (tensor * pipeline)):
-                for sequence_parallel in (True, False) if tensor > 1 else (False,):
-                    yield MegatronSettings(
-                        tensor_parallel=tensor,
-                        pipeline_parallel=pipeline,
-                        context_parallel=context,
-                        sequence_parallel=sequence_parallel,
-                        distributed_optimizer=ranks > tensor * pipeline,
-                    )
+    for tensor, pipeline, context in product(divisors(ranks), repeat=3):
+        if ranks % (tensor * pipeline * context):
+            continue
+        for sequence_parallel in (True, False) if tensor > 1 else (False,):
+            yield MegatronSettings(
+                tensor_parallel=tensor,
+                pipeline_parallel=pipeline,
+                context_parallel=context,
+                sequence_parallel=sequence_parallel,
+                distributed_optimizer=ranks > tensor * pipeline,
+            )
 
 
 def _recompute_choices(layout: MegatronSettings, layers: int) -> Iterator[MegatronSettings]:

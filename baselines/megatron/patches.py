@@ -10,9 +10,11 @@ import importlib
 import re
 import types
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -190,35 +192,29 @@ def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
 
     Raises Unavailable for a megatron-core outside the range the patches were written for.
     """
-    needed = [patch for patch in PATCHES if patch.where in (device.type, backend)]
+    needed = [change for change in PATCHES if change.where in (device.type, backend)]
     installed = version("megatron-core")
-    for patch in needed:
-        if not _release(patch.first) <= _release(installed) <= _release(patch.last):
+    for change in needed:
+        if not _release(change.first) <= _release(installed) <= _release(change.last):
             raise Unavailable(
-                f"megatron-core {installed}: patch {patch.id} is written for {patch.first} to "
-                f"{patch.last}; install one of those"
+                f"megatron-core {installed}: patch {change.id} is written for {change.first} to "
+                f"{change.last}; install one of those"
             )
-        patch.apply()
-    return tuple(patch.id for patch in needed)
+        change.apply()
+    return tuple(change.id for change in needed)
 
 
-@contextlib.contextmanager
-def cuda_type_names(device: torch.device) -> Iterator[None]:
+def cuda_type_names(device: torch.device) -> AbstractContextManager[Any]:
     """Context of Megatron's optimizer: it compares `tensor.type()` with 'torch.cuda.FloatTensor'.
 
     A context and not a Patch: this one change reaches into torch, so it must end at once.
     """
     if device.type == "cuda":
-        yield
-        return
+        return contextlib.nullcontext()
     original = torch.Tensor.type
 
     def cuda_name(self: Tensor, *arguments: Any, **options: Any) -> Any:
         name = original(self, *arguments, **options)
         return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 
-    torch.Tensor.type = cuda_name  # type: ignore[assignment, method-assign]
-    try:
-        yield
-    finally:
-        del torch.Tensor.type  # the inherited original is in force again
+    return patch.object(torch.Tensor, "type", cuda_name)

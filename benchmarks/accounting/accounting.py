@@ -39,7 +39,6 @@ from benchmarks.accounting.storages import LiveStorage, plain, resizes_noticed
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
 _DEVICE = torch.ops.prim.device.default
-_LIFT = torch.ops.aten.lift_fresh.default
 _COPIES = {"copy_": 1, "_to_copy": 0}
 """Operators that may copy between the tiers, and which argument is the source."""
 
@@ -62,10 +61,6 @@ class Accounting(TorchDispatchMode):
     `held_bytes` returns all bytes of the process. With it, `untracked_peak_bytes` is the peak of
     the bytes outside tracked tensors after an operator, above those on entering. `refused` has
     tracked and untracked bytes at the last operator that ended in an error.
-
-    A communication backend may work in buffers of its own, which show when it copies out of them
-    (gloo reduces and scatters a clone). Without `backend_buffers` they are left out, to compare
-    with a step on another backend.
     """
 
     def __init__(
@@ -73,7 +68,6 @@ class Accounting(TorchDispatchMode):
         device: torch.device,
         journal: Journal | None = None,
         *,
-        backend_buffers: bool = True,
         held_bytes: Callable[[], int] | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +76,6 @@ class Accounting(TorchDispatchMode):
         self.refused: tuple[int, int] | None = None
         self._held_bytes = held_bytes
         self._untracked_before = 0
-        self.backend_buffers = backend_buffers
         self.device_type = device.type
         self.live: Counter[str] = Counter()
         self.live_bytes = 0
@@ -180,8 +173,6 @@ class Accounting(TorchDispatchMode):
         except (RuntimeError, MemoryError):
             self.refused = self.live_bytes, self._untracked_bytes()
             raise
-        if not self.backend_buffers and func.is_view and func is not _LIFT:
-            self._ignore_unseen(out)
         self._see(args if out is None else out)
         if self.untracked_peak_bytes is not None:
             self.untracked_peak_bytes = max(self.untracked_peak_bytes, self._untracked_bytes())
@@ -209,11 +200,6 @@ class Accounting(TorchDispatchMode):
         elif isinstance(value, (tuple, list)):
             for item in value:
                 self._see(item)
-
-    def _ignore_unseen(self, views: Any) -> None:
-        for view in views if isinstance(views, (tuple, list)) else (views,):
-            if view.untyped_storage()._cdata not in self._entries:
-                self.ignore([view])
 
     def _see_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import tyro
+from tyro.conf import FlagCreatePairsOff
 
 from benchmarks.docs import pages
 from sppo.config.folders import PACKAGES, in_checkout
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write the generated tables of README.md and docs/, or check them."""
+
+    check: bool = False
+    """Write nothing; exit 1 on an old table."""
+    folder: Path = PACKAGES / "docs"
+    """The pages."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: every table is up to date or was written. 1: `--check` found an old table. 2: an error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.docs", description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 on an old table"
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=PACKAGES / "docs", help="the pages (default: %(default)s)"
-    )
-    options = parser.parse_args(arguments)
+    program = "python -m benchmarks.docs"
+    options = tyro.cli(Options, prog=program, args=arguments, config=(FlagCreatePairsOff,))
     try:
         if not in_checkout():
             raise ValueError("docs/ lies in a checkout only: run the command there")

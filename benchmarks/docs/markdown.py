@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from sppo.config.sizes import GIB, MIB
 
 NOTHING = ""
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+Columns = Mapping[str, Callable[[Any], str]]
+"""Titles, and the function that writes the cell of an item."""
+
+
+def table(columns: Columns, items: Iterable[Any]) -> str:
+    """A table with a line for each item."""
+    return rows_table(list(columns), ([cell(item) for cell in columns.values()] for item in items))
+
+
+def rows_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines of a table. Cells are text and are not padded."""
     lines = [headers, ["---"] * len(headers), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -31,8 +41,8 @@ def factor(number: float | None) -> str:
 
 
 def spread(numbers: Iterable[int]) -> str:
-    """The smallest and the largest of some bytes: "76.06 to 76.65 GiB"."""
-    sizes = list(numbers)
+    """The smallest and the largest of some bytes: "76.06 to 76.65 GiB"; nothing of none."""
+    sizes = list(numbers) or [0]
     low, high = gib(min(sizes)), gib(max(sizes))
     if low == high:
         return high

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from io import StringIO
+from operator import itemgetter
 from typing import Any
 
-from benchmarks.docs.markdown import factor, gib, table
+from benchmarks.docs.markdown import Columns, factor, gib, rows_table, table
 from benchmarks.workloads import find
 from sppo import Op, Simulation, SolverOptions, load_hardware, simulate_plan, solve
 from sppo.config.sizes import GIB
@@ -49,7 +51,7 @@ def unit_costs() -> str:
             ]
         )
     headers = ["bare pipeline", "forward", "forward, MSP", "forward, ideal"]
-    return table([*headers, "step", "step, MSP", "step, ideal"], rows)
+    return rows_table([*headers, "step", "step, MSP", "step, ideal"], rows)
 
 
 def offload_share() -> str:
@@ -81,7 +83,7 @@ def offload_share() -> str:
             ]
         rows.append([str(index), f"{tokens:,}", *cells, f"{chunk.offload_share[index]:.3f}"])
     headers = ["i", "tokens", "A_i, GiB", "T_(i+1), s", "BW_D2H x T_(i+1), GiB", "alpha_i"]
-    return table([*headers, "`offload_share`"], rows)
+    return rows_table([*headers, "`offload_share`"], rows)
 
 
 def _seconds(simulation: Simulation, op: Op) -> dict[int, float]:
@@ -95,20 +97,18 @@ def _seconds(simulation: Simulation, op: Op) -> dict[int, float]:
 
 def simulated_ablation() -> str:
     """The paper's fig. 11 in simulation: one row per variant of each point."""
-    rows = []
-    for point in output_of("ablation", "--simulate")["points"]:
-        for row in point["rows"]:
-            seconds = row["step_seconds"]
-            rows.append(
-                [
-                    f"{point['model']}, {point['ranks']} ranks",
-                    row["variant"],
-                    row["status"] if seconds is None else f"{seconds:.3f}",
-                    factor(row["speed_over_full_offload"]),
-                    factor(row["paper_speed_over_full_offload"]),
-                    gib(row["peak_device_bytes"]),
-                    "" if seconds is None else f"{100 * row['bubble_share']:.1f} %",
-                ]
-            )
-    headers = ["point", "variant", "step, s", "speed over full offload", "the same in the paper"]
-    return table([*headers, "device peak", "bubble"], rows)
+    points = output_of("ablation", "--simulate")["points"]
+    columns: Columns = {
+        "point": lambda row: "{model}, {ranks} ranks".format(**row),
+        "variant": itemgetter("variant"),
+        "step, s": lambda row: f"{row['step_seconds']:.3f}" if _ran(row) else row["status"],
+        "speed over full offload": lambda row: factor(row["speed_over_full_offload"]),
+        "the same in the paper": lambda row: factor(row["paper_speed_over_full_offload"]),
+        "device peak": lambda row: gib(row["peak_device_bytes"]),
+        "bubble": lambda row: f"{100 * row['bubble_share']:.1f} %" if _ran(row) else "",
+    }
+    return table(columns, [{**point, **row} for point in points for row in point["rows"]])
+
+
+def _ran(row: Mapping[str, Any]) -> bool:
+    return row["step_seconds"] is not None

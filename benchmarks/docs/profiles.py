@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.docs.markdown import gib, table
+from benchmarks.docs.markdown import gib, rows_table
 from sppo.config.hardware import PROFILES, Hardware, load_hardware
 
 TERA = 1e12
@@ -18,7 +18,7 @@ def profiles() -> str:
     columns = [load_hardware(path.stem) for path in sorted(PROFILES.glob("*.json"))]
     columns.sort(key=lambda hardware: hardware.peak_flops_per_second)
     rows = [[name, *(cell(hardware) for hardware in columns)] for name, cell in _ROWS]
-    return table(["", *(hardware.name for hardware in columns)], rows)
+    return rows_table(["", *(hardware.name for hardware in columns)], rows)
 
 
 def _rates(kind: str) -> Callable[[Hardware], str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from benchmarks.docs.markdown import factor, gib, mib, spread, table
+from benchmarks.docs.markdown import Columns, factor, gib, mib, rows_table, spread, table
 from benchmarks.records import store
 from sppo.config.sizes import MIB, length_name
 
@@ -44,7 +45,7 @@ def comparison(name: str) -> str:
     headers = ["row", "settings", "step, s, median [quartiles]", "SPPO faster by", "MFU (causal)"]
     head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     (measured,) = (line for line in head if line.startswith("- measured on "))
-    return table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
+    return rows_table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
 
 
 def _compared(row: Mapping[str, str]) -> list[str]:
@@ -65,58 +66,55 @@ def _compared(row: Mapping[str, str]) -> list[str]:
 def device_limits() -> str:
     """SPPO's launches under device limits, on a quiet and on a busy machine."""
     quiet, busy = (read(f"proofs/device-limits-{load}")["limits"] for load in ("quiet", "busy"))
-    rows = []
-    for first, second in zip(quiet, busy, strict=True):
-        assert first["limit_bytes"] == second["limit_bytes"]
-        ratios = [*first["planned_over_seen"], *second["planned_over_seen"]]
-        rows.append(
-            [
-                f"{first['limit_bytes'] // MIB} MiB",
-                *(f"{limit['ok']} of {limit['launches']}" for limit in (first, second)),
-                f"{min(ratios):.2f} to {max(ratios):.2f}",
-            ]
-        )
-    headers = ["device limit", "`ok`, quiet machine", "`ok`, busy machine"]
-    return table([*headers, "untracked bytes, planned over measured"], rows)
+    limits = list(zip(quiet, busy, strict=True))
+    assert all(first["limit_bytes"] == second["limit_bytes"] for first, second in limits)
+    columns: Columns = {
+        "device limit": lambda limit: f"{limit[0]['limit_bytes'] // MIB} MiB",
+        "`ok`, quiet machine": lambda limit: "{ok} of {launches}".format(**limit[0]),
+        "`ok`, busy machine": lambda limit: "{ok} of {launches}".format(**limit[1]),
+        "untracked bytes, planned over measured": _ratios,
+    }
+    return table(columns, limits)
+
+
+def _ratios(limit: tuple[Document, Document]) -> str:
+    ratios = [ratio for load in limit for ratio in load["planned_over_seen"]]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 def longest() -> str:
     """The longest sequence of each row of tiny-cpu under its device limit."""
     document = read("longest/tiny-cpu-136MiB")
-    rows = [
-        [
-            row["row"],
-            f"{row['longest_tokens']:,}",
-            mib(row["peak_device_bytes"]),
-            row["settings_text"],
-        ]
-        for row in document["rows"]
-    ]
-    return table(["row", "longest, tokens", "peak device", "settings"], rows) + origin(document)
+    columns: Columns = {
+        "row": itemgetter("row"),
+        "longest, tokens": lambda row: f"{row['longest_tokens']:,}",
+        "peak device": lambda row: mib(row["peak_device_bytes"]),
+        "settings": itemgetter("settings_text"),
+    }
+    return table(columns, document["rows"]) + origin(document)
 
 
-def device_memory_sweep() -> str:
-    """Step times of the systems of tiny-cpu, by device limit."""
-    return _sweep("sweeps/tiny-cpu-device-memory", "device memory")
+def sweep(name: str, quantity: str) -> str:
+    """Step times of the systems of tiny-cpu, by the swept quantity."""
+    document = read(f"sweeps/{name}")
+    columns: Columns = {
+        quantity: itemgetter("label"),
+        "DeepSpeed, step s": lambda value: _median(_row(value, "deepspeed")),
+        "Megatron tuned, step s": lambda value: _median(_row(value, "megatron")),
+        "SPPO, step s": lambda value: _median(_row(value, "sppo")),
+        "speed of SPPO over the best peer": _speed_over_peers,
+    }
+    return table(columns, document["values"]) + origin(document)
 
 
-def sequences_sweep() -> str:
-    """Step times of the systems of tiny-cpu without a limit, by sequences of a step."""
-    return _sweep("sweeps/tiny-cpu-sequences-per-step", "sequences a step")
+def _row(value: Document, system: str) -> Document:
+    rows: dict[str, Document] = {row["system"]: row for row in value["rows"]}
+    return rows[system]
 
 
-def _sweep(name: str, quantity: str) -> str:
-    document = read(name)
-    rows = []
-    for value in document["values"]:
-        of_system = {row["system"]: row for row in value["rows"]}
-        systems = [of_system[system] for system in ("deepspeed", "megatron", "sppo")]
-        ratios = [row["sppo_speed_up"] for row in systems[:2] if row["sppo_speed_up"]]
-        rows.append(
-            [value["label"], *(_median(row) for row in systems), factor(min(ratios, default=None))]
-        )
-    headers = [quantity, "DeepSpeed, step s", "Megatron tuned, step s", "SPPO, step s"]
-    return table([*headers, "speed of SPPO over the best peer"], rows) + origin(document)
+def _speed_over_peers(value: Document) -> str:
+    ratios = [_row(value, system)["sppo_speed_up"] for system in ("deepspeed", "megatron")]
+    return factor(min(filter(None, ratios), default=None))
 
 
 def _median(row: Document) -> str:
@@ -126,19 +124,15 @@ def _median(row: Document) -> str:
 def policies() -> str:
     """SPPO's policies in one layout, measured."""
     document = read("ablation/tiny-cpu-136MiB")
-    rows = [
-        [
-            f"`{row['policy']}`",
-            _median(row),
-            factor(row["relative_time"]),
-            mib(row["peak_device_bytes"]),
-            mib(row["offloaded_bytes"]),
-            mib(row["recomputed_bytes"]),
-        ]
-        for row in document["policies"]
-    ]
-    headers = ["policy", "step, s", "time over `auto`", "peak device", "offloaded", "recomputed"]
-    return table(headers, rows) + origin(document)
+    columns: Columns = {
+        "policy": lambda row: f"`{row['policy']}`",
+        "step, s": _median,
+        "time over `auto`": lambda row: factor(row["relative_time"]),
+        "peak device": lambda row: mib(row["peak_device_bytes"]),
+        "offloaded": lambda row: mib(row["offloaded_bytes"]),
+        "recomputed": lambda row: mib(row["recomputed_bytes"]),
+    }
+    return table(columns, document["policies"]) + origin(document)
 
 
 def _points(counted: bool) -> list[Document]:
@@ -149,91 +143,75 @@ def _points(counted: bool) -> list[Document]:
 
 def agreement() -> str:
     """Verdicts that agree with the paper, by row; the last row is the points of all systems."""
-    verdicts = _points(counted=True)
-    rows = [
-        [name, _ratio([verdict["agrees"] for verdict in verdicts if verdict["reading"] == name])]
-        for name in dict.fromkeys(verdict["reading"] for verdict in verdicts)
-    ]
-    rows.append(["all verdicts", _ratio([verdict["agrees"] for verdict in verdicts])])
+    by_row: dict[str, list[bool]] = {}
     points: dict[tuple[str, str], bool] = {}
-    for verdict in verdicts:
+    for verdict in _points(counted=True):
+        by_row.setdefault(verdict["reading"], []).append(verdict["agrees"])
         key = verdict["model"], verdict["seq"]
         points[key] = points.get(key, True) and verdict["agrees"]
-    rows.append(["points at which all systems agree", _ratio(points.values())])
-    document = read("emulation/fig10-4-sequences")
-    return table(["row", "verdicts as in the paper"], rows) + origin(document)
-
-
-def _ratio(outcomes: Iterable[bool]) -> str:
-    known = list(outcomes)
-    return f"{sum(known)} of {len(known)}"
+    groups = {
+        **by_row,
+        "all verdicts": [agrees for row in by_row.values() for agrees in row],
+        "points at which all systems agree": list(points.values()),
+    }
+    columns: Columns = {
+        "row": itemgetter(0),
+        "verdicts as in the paper": lambda group: f"{sum(group[1])} of {len(group[1])}",
+    }
+    return table(columns, groups.items()) + origin(read("emulation/fig10-4-sequences"))
 
 
 def disagreement() -> str:
     """Verdicts that differ from the paper's, of all rows."""
-    rows = [
-        [
-            f"{verdict['model']}, {verdict['seq']}, {verdict['gpus']} GPUs",
-            verdict["reading"] + ("" if verdict["counted"] else " (excluded)"),
-            verdict["settings_text"],
-            f"{verdict['status']}, {gib(verdict['peak_device_bytes'])}",
-            verdict["says"],
-        ]
-        for verdict in (*_points(counted=True), *_points(counted=False))
-        if verdict["agrees"] is False
-    ]
-    return table(["point", "row", "layout", "emulated", "paper"], rows)
+    verdicts = [*_points(counted=True), *_points(counted=False)]
+    columns: Columns = {
+        "point": lambda verdict: "{model}, {seq}, {gpus} GPUs".format(**verdict),
+        "row": lambda verdict: verdict["reading"] + ("" if verdict["counted"] else " (excluded)"),
+        "layout": itemgetter("settings_text"),
+        "emulated": lambda verdict: f"{verdict['status']}, {gib(verdict['peak_device_bytes'])}",
+        "paper": itemgetter("says"),
+    }
+    return table(columns, [verdict for verdict in verdicts if verdict["agrees"] is False])
 
 
 def longest_of_paper() -> str:
     """The longest sequences of gpt-7b, emulated, beside the paper's fig. 12."""
     document = read("emulation/fig12-1-sequences")
-    rows = []
-    for row in document["longest"]:
-        tokens, paper = row["longest_tokens"], row["says_tokens"]
-        asked_more = "" if row["beyond"] else " or more"
-        rows.append(
-            [
-                str(row["gpus"]),
-                row["reading"],
-                row["settings_text"],
-                f"{length_name(tokens)}{asked_more}" if tokens else "cannot run",
-                length_name(paper) if paper else "cannot run",
-                factor(tokens / paper) if paper else "",
-                _spread_of(row["peak_device_bytes"]),
-                _spread_of(row["peak_host_bytes"]),
-            ]
-        )
-    headers = ["GPUs", "row", "layout", "longest", "paper", "ratio", "device peak", "host peak"]
-    return table(headers, rows) + origin(document)
+    columns: Columns = {
+        "GPUs": lambda row: str(row["gpus"]),
+        "row": itemgetter("reading"),
+        "layout": itemgetter("settings_text"),
+        "longest": lambda row: _length(row["longest_tokens"], "" if row["beyond"] else " or more"),
+        "paper": lambda row: _length(row["says_tokens"]),
+        "ratio": lambda row: (
+            factor(row["longest_tokens"] / row["says_tokens"]) if row["says_tokens"] else ""
+        ),
+        "device peak": lambda row: spread(row["peak_device_bytes"].values()),
+        "host peak": lambda row: spread(row["peak_host_bytes"].values()),
+    }
+    return table(columns, document["longest"]) + origin(document)
 
 
-def _spread_of(sizes: Mapping[str, int]) -> str:
-    return spread(sizes.values()) if sizes else ""
+def _length(tokens: int, more: str = "") -> str:
+    return f"{length_name(tokens)}{more}" if tokens else "cannot run"
 
 
 def four_million_tokens() -> str:
     """Every role of SPPO's plan for gpt-7b, 4M tokens, 128 GPUs."""
     document = read(FOUR_MILLION)
-    counted: dict[str, dict[str, int]] = {}
+    roles: dict[str, dict[str, Any]] = {role["role"]: {**role} for role in document["roles"]}
     for entry in document["planned"]:
-        counted.setdefault(entry["role"], {})[entry["quantity"]] = entry["counted"]
-    rows = []
-    for role in document["roles"]:
-        counts = counted[role["role"]]
-        rows.append(
-            [
-                role["role"],
-                str(role["ranks"]),
-                gib(counts["peak_device_bytes"]),
-                gib(counts["peak_host_bytes"]),
-                gib(counts["activation_peak_bytes"]),
-                gib(counts["copied_bytes"]),
-                f"{counts['messages']}, {gib(counts['message_bytes'])}",
-            ]
-        )
-    headers = ["role", "ranks", "device peak", "host peak", "saved activations, KV, dKV"]
-    return table([*headers, "D2H and H2D", "sent messages"], rows) + origin(document)
+        roles[entry["role"]][entry["quantity"]] = entry["counted"]
+    columns: Columns = {
+        "role": itemgetter("role"),
+        "ranks": lambda role: str(role["ranks"]),
+        "device peak": lambda role: gib(role["peak_device_bytes"]),
+        "host peak": lambda role: gib(role["peak_host_bytes"]),
+        "saved activations, KV, dKV": lambda role: gib(role["activation_peak_bytes"]),
+        "D2H and H2D": lambda role: gib(role["copied_bytes"]),
+        "sent messages": lambda role: f"{role['messages']}, {gib(role['message_bytes'])}",
+    }
+    return table(columns, roles.values()) + origin(document)
 
 
 def four_million_tokens_time() -> str:
@@ -248,7 +226,7 @@ def four_million_tokens_time() -> str:
         ["MFU, causal", f"{100 * time['mfu']:.1f} %", f"{100 * paper_mfu:.1f} %"],
     ]
     profile = f"simulated, `{time['profile']}` ({time['profile_kind']})"
-    return table(["", profile, "paper, fig. 1"], rows)
+    return rows_table(["", profile, "paper, fig. 1"], rows)
 
 
 def predicted() -> str:
@@ -259,37 +237,43 @@ def predicted() -> str:
         for result in (*document["verdicts"], *document["longest"]):
             for entry in result["planned"]:
                 entries.setdefault(entry["quantity"], []).append(entry)
-    rows = []
-    for quantity, group in entries.items():
-        errors = [
-            100 * (entry["planned"] / entry["counted"] - 1) for entry in group if entry["counted"]
-        ]
-        exact = sum(entry["planned"] == entry["counted"] for entry in group)
-        worst = max(errors, default=0.0, key=abs)
-        rows.append([f"`{quantity}`", f"{exact} of {len(group)}", f"{worst:+.2f} %"])
-    return table(["quantity", "exact", "largest difference"], rows)
+    columns: Columns = {
+        "quantity": lambda group: f"`{group[0]['quantity']}`",
+        "exact": lambda group: (
+            f"{sum(entry['planned'] == entry['counted'] for entry in group)} of {len(group)}"
+        ),
+        "largest difference": _largest_difference,
+    }
+    return table(columns, entries.values())
+
+
+def _largest_difference(entries: Sequence[Document]) -> str:
+    counted = [entry for entry in entries if entry["counted"]]
+    errors = [100 * (entry["planned"] / entry["counted"] - 1) for entry in counted]
+    return f"{max(errors, default=0.0, key=abs):+.2f} %"
 
 
 def one_million_tokens() -> str:
     """gpt-7b, 1M tokens, 32 GPUs, 4 sequences a step: bytes at the peak and simulated step."""
     document = read("emulation/fig10-4-sequences")
-    rows = []
-    for verdict in document["verdicts"]:
-        if (verdict["model"], verdict["seq"]) == ("gpt-7b", "1024K"):
-            sizes = verdict["at_peak_by_kind_bytes"]
-            state = sum(sizes[kind] for kind in ("weights", "gradients", "optimizer"))
-            rows.append(
-                [
-                    verdict["reading"],
-                    verdict["settings_text"],
-                    verdict["limiting_role"],
-                    gib(verdict["peak_device_bytes"]),
-                    gib(state),
-                    gib(verdict["peak_device_bytes"] - state),
-                    gib(verdict["peak_host_bytes"]),
-                    f"{verdict['step_seconds']:,.1f}",
-                ]
-            )
-    headers = ["row", "layout", "fullest role", "device peak", "weights, gradients, optimizer"]
-    headers += ["all else", "host peak", "step, simulated, s"]
-    return table(headers, rows) + origin(document)
+    columns: Columns = {
+        "row": itemgetter("reading"),
+        "layout": itemgetter("settings_text"),
+        "fullest role": itemgetter("limiting_role"),
+        "device peak": lambda verdict: gib(verdict["peak_device_bytes"]),
+        "weights, gradients, optimizer": lambda verdict: gib(_state_bytes(verdict)),
+        "all else": lambda verdict: gib(verdict["peak_device_bytes"] - _state_bytes(verdict)),
+        "host peak": lambda verdict: gib(verdict["peak_host_bytes"]),
+        "step, simulated, s": lambda verdict: f"{verdict['step_seconds']:,.1f}",
+    }
+    verdicts = [
+        verdict
+        for verdict in document["verdicts"]
+        if (verdict["model"], verdict["seq"]) == ("gpt-7b", "1024K")
+    ]
+    return table(columns, verdicts) + origin(document)
+
+
+def _state_bytes(verdict: Document) -> int:
+    sizes: dict[str, int] = verdict["at_peak_by_kind_bytes"]
+    return sum(sizes[kind] for kind in ("weights", "gradients", "optimizer"))

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Role
+from baselines.protocol import Role
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records import store
@@ -60,17 +60,17 @@ class EmulationCache:
     directory: Path
     accept_stale: bool = False
 
-    def find(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> RoleReport | None:
+    def find(self, job: EmulationJob, role: Role, code: str) -> RoleReport | None:
         """The report of an equal earlier run; writes its curve to the job's folder.
 
         `code` is the present `code_digest`. None without an entry, or where it cannot be read.
         """
         if job.system in registry.installed():
             return None
-        present = self._path(job, role, adapter, code)
+        present = self._path(job, role, code)
         paths = [present]
         if self.accept_stale:
-            older = self.directory.glob(self._path(job, role, adapter, "*").name)
+            older = self.directory.glob(self._path(job, role, "*").name)
             paths += sorted(older, key=lambda path: path.stat().st_mtime, reverse=True)
         for path in paths:
             try:
@@ -83,9 +83,7 @@ class EmulationCache:
             return msgspec.structs.replace(entry.report, reused=True, stale_commit=stale_commit)
         return None
 
-    def keep(
-        self, job: EmulationJob, role: Role, adapter: Adapter, report: RoleReport, code: str
-    ) -> None:
+    def keep(self, job: EmulationJob, role: Role, report: RoleReport, code: str) -> None:
         """Enter a run that ended, unless the code has changed since it began.
 
         `code` is the `code_digest` from before the run. Raises OSError.
@@ -97,10 +95,10 @@ class EmulationCache:
         curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
         entry = CacheEntry(report=report, curve=curve, commit=git_state(CHECKOUT)[0] or "unknown")
-        store.write_bytes(self._path(job, role, adapter, code), msgspec.json.encode(entry))
+        store.write_bytes(self._path(job, role, code), msgspec.json.encode(entry))
 
-    def _path(self, job: EmulationJob, role: Role, adapter: Adapter, code: str) -> Path:
-        return self.directory / f"{key(job, role, adapter)}-{code[:16]}.json"
+    def _path(self, job: EmulationJob, role: Role, code: str) -> Path:
+        return self.directory / f"{key(job, role)}-{code[:16]}.json"
 
 
 def default_cache(*, accept_stale: bool = False) -> EmulationCache:
@@ -109,7 +107,7 @@ def default_cache(*, accept_stale: bool = False) -> EmulationCache:
     return EmulationCache(directory=directory, accept_stale=accept_stale)
 
 
-def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
+def key(job: EmulationJob, role: Role) -> str:
     """A digest of all that decides the counts, except the system's code (`code_digest`)."""
     workload = msgspec.to_builtins(replace(job.workload, name=""))
     asked = (
@@ -119,7 +117,7 @@ def key(job: EmulationJob, role: Role, adapter: Adapter) -> str:
         job.settings,
         job.plans,
         (role.name, role.rank, role.ranks),
-        adapter.versions(),
+        registry.load(job.system).versions(),
         sys.version_info[:2],
     )
     return hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -12,13 +14,14 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Adapter, Misfit, Planner, Role, Unavailable, roles_of
 from benchmarks.emulation import processes
-from benchmarks.emulation.cache import EmulationCache
+from benchmarks.emulation.cache import EmulationCache, code_digest
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
-from benchmarks.emulation.result import Emulation, RoleReport, verdict
+from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, exceeds, verdict
 from benchmarks.emulation.time.step_time import simulated_time
-from benchmarks.environment import describe_environment
+from benchmarks.environment import available_cores, describe_environment
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.run import new_directory
+from benchmarks.records import store
 from benchmarks.records.plan_record import plan_data, plan_words
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
@@ -33,7 +36,8 @@ class Emulator:
     """Where and how emulations run.
 
     parent: the folder of their folders. time_limit_seconds: of one rank. cache: roles that need not
-    run. stop_at_first_oom: stop at the first role that does not fit, which decides the verdict.
+    run. stop_at_first_oom: the first role that exceeds a memory capacity is the last one reported,
+    and decides the verdict; the others are stopped.
     """
 
     parent: Path
@@ -62,19 +66,48 @@ class Emulator:
         roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))
-        reports = processes.run(
-            processes.make_job(workload, adapter, settings, directory),
-            sorted(choose(roles) if choose else roles, key=lambda role: role.name != first),
-            adapter,
-            self.time_limit_seconds,
-            cache=self.cache,
-            stop_at_first_oom=self.stop_at_first_oom,
-            progress=self.progress,
-        )
-        reports.sort(key=lambda report: report.rank)
+        job = processes.make_job(workload, adapter, settings, directory)
+        ordered = sorted(choose(roles) if choose else roles, key=lambda role: role.name != first)
+        reports = sorted(self.run(job, ordered), key=lambda report: report.rank)
         emulation = conclude(workload, adapter, settings, reports)
         processes.save(emulation, directory)
         return msgspec.structs.replace(emulation, directory=str(directory))
+
+    def run(self, job: EmulationJob, roles: Sequence[Role]) -> list[RoleReport]:
+        """The reports of the roles, in their order, as many roles at once as there are cores.
+
+        A role that breaks stops no other role.
+        """
+        code = code_digest(job.system)
+        store.write_bytes(Path(job.output_directory) / "job.json", store.to_json(job))
+        cores = min(available_cores(), len(roles))
+        self.progress.note(f"emulating {len(roles)} role(s) on {cores} core(s)")
+        ended = Event()
+        reports: list[RoleReport] = []
+        with ThreadPoolExecutor(max(1, cores)) as pool:
+            try:
+                for report in pool.map(lambda role: self._report(role, job, code, ended), roles):
+                    reports.append(report)
+                    line = processes.line_of(report)
+                    self.progress.note(f"[{len(reports)}/{len(roles)}] {line}")
+                    if self.stop_at_first_oom and exceeds(report, job.workload):
+                        break
+            finally:
+                ended.set()
+                pool.shutdown(cancel_futures=True)
+        return reports
+
+    def _report(self, role: Role, job: EmulationJob, code: str, ended: Event) -> RoleReport:
+        """The report of one role, from the cache or from its own process."""
+        report = self.cache.find(job, role, code) if self.cache else None
+        if report is None:
+            report = processes.emulate_rank(role, job, self.time_limit_seconds, ended)
+            try:
+                if self.cache:
+                    self.cache.keep(job, role, report, code)
+            except OSError as error:
+                self.progress.note(f"{role.name} is not kept for later: {error}")
+        return report
 
     def refusal(self, workload: Workload, system: str, settings: Any) -> Emulation | None:
         """The verdict on a layout that the library refuses or that has no plan, else None.

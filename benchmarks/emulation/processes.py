@@ -1,4 +1,4 @@
-"""All roles of an emulation, a process each, as many at once as there are cores."""
+"""One role of an emulation: its job, its process, its files."""
 
 from __future__ import annotations
 
@@ -6,28 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import msgspec
 
+from baselines import registry
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation import memory_figure
-from benchmarks.emulation.cache import EmulationCache, code_digest
-from benchmarks.emulation.result import (
-    Emulation,
-    EmulationJob,
-    RoleReport,
-    exceeds,
-    failed,
-    position_text,
-)
-from benchmarks.environment import available_cores
+from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, failed, position_text
 from benchmarks.launch.processes import variables
-from benchmarks.launch.progress import Lines
 from benchmarks.records import store
 from benchmarks.rows.assign import step_plans
 from sppo.config.sizes import format_bytes
@@ -51,54 +40,6 @@ def make_job(workload: Workload, adapter: Adapter, settings: Any, directory: Pat
     )
 
 
-def run(
-    job: EmulationJob,
-    roles: Sequence[Role],
-    adapter: Adapter,
-    time_limit_seconds: float,
-    *,
-    cache: EmulationCache | None = None,
-    stop_at_first_oom: bool = False,
-    progress: Lines | None = None,
-) -> list[RoleReport]:
-    """The reports of the roles, in their order. A role that breaks stops no other role.
-
-    time_limit_seconds: of one rank. cache: a role with an entry does not run. stop_at_first_oom:
-    the first role that exceeds a memory capacity is the last one reported; the others are stopped.
-    progress: standard error if not given.
-    """
-    progress = progress or Lines()
-    code = code_digest(job.system)
-    store.write_bytes(Path(job.output_directory) / "job.json", store.to_json(job))
-    cores = min(available_cores(), len(roles))
-    progress.note(f"emulating {len(roles)} role(s) on {cores} core(s)")
-    ended = Event()
-
-    def report_of(role: Role) -> RoleReport:
-        report = cache.find(job, role, adapter, code) if cache else None
-        if report is None:
-            report = _emulate(role, job, adapter, time_limit_seconds, ended)
-            try:
-                if cache:
-                    cache.keep(job, role, adapter, report, code)
-            except OSError as error:
-                progress.note(f"{role.name} is not kept for later: {error}")
-        return report
-
-    reports: list[RoleReport] = []
-    with ThreadPoolExecutor(max(1, cores)) as pool:
-        try:
-            for report in pool.map(report_of, roles):
-                reports.append(report)
-                progress.note(f"[{len(reports)}/{len(roles)}] {_line(report)}")
-                if stop_at_first_oom and exceeds(report, job.workload):
-                    break
-        finally:
-            ended.set()
-            pool.shutdown(cancel_futures=True)
-    return reports
-
-
 def save(emulation: Emulation, directory: Path) -> None:
     """emulation.json, and a figure of each role's curve."""
     store.write_bytes(directory / "emulation.json", store.to_json(emulation))
@@ -108,8 +49,8 @@ def save(emulation: Emulation, directory: Path) -> None:
             memory_figure.draw(emulation, report, curve, curve.with_suffix(".png"))
 
 
-def _emulate(
-    role: Role, job: EmulationJob, adapter: Adapter, time_limit_seconds: float, ended: Event
+def emulate_rank(
+    role: Role, job: EmulationJob, time_limit_seconds: float, ended: Event
 ) -> RoleReport:
     """Run one rank until its end, its time limit, or the end of the emulation."""
     directory, cluster = Path(job.output_directory), job.workload.cluster
@@ -117,7 +58,7 @@ def _emulate(
     module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
     environment = {
         **os.environ,
-        **variables(1, adapter.environment),
+        **variables(1, registry.load(job.system).environment),
         "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
         "RANK": str(role.rank),
         "WORLD_SIZE": str(cluster.ranks),
@@ -145,7 +86,8 @@ def _emulate(
     return failed(role, "failed", f"ended with exit code {process.returncode}: {words}")
 
 
-def _line(report: RoleReport) -> str:
+def line_of(report: RoleReport) -> str:
+    """How the rank ended, in one line."""
     took = "" if report.seconds is None else f" ({report.seconds:.0f} s)"
     took = " (reused)" if report.reused else took
     took = f" (stale: commit {report.stale_commit[:9]})" if report.stale_commit else took

@@ -221,18 +221,18 @@ def verdict(reports: Sequence[RoleReport], workload: Workload) -> dict[str, Any]
 
     The role furthest over a capacity decides; else the first role without counts leaves it open.
     """
-    peaks = [(report.counts.peak_device_bytes, report.role) for report in reports if report.counts]
-    limiting = max(peaks, key=lambda peak: peak[0], default=(0, None))
-    shared = {"limiting_role": limiting[1]}
     excesses = [excess for report in reports for excess in _excesses(report, workload)]
     if excesses:
         _, status, role, reason = max(excesses)
         return {"status": status, "fits": False, "limiting_role": role, "reason": reason}
-    for report in reports:
-        if report.counts is None:
-            reason = f"{report.role}, {report.phase}: {report.reason}"
-            return {**shared, "status": report.status, "fits": None, "reason": reason}
-    return {**shared, "status": "ok", "fits": True, "reason": ""}
+    peaks = [(report.counts.peak_device_bytes, report.role) for report in reports if report.counts]
+    limiting = max(peaks, key=lambda peak: peak[0], default=(0, None))
+    shared = {"limiting_role": limiting[1]}
+    lost = next((report for report in reports if report.counts is None), None)
+    if lost is None:
+        return {**shared, "status": "ok", "fits": True, "reason": ""}
+    reason = f"{lost.role}, {lost.phase}: {lost.reason}"
+    return {**shared, "status": lost.status, "fits": None, "reason": reason}
 
 
 def position_text(position: StepPosition) -> str:

@@ -2,17 +2,17 @@
 
     python -m benchmarks.emulation.worker JOB.json ROLE RANK RANKS
 
-The same program as `benchmarks.worker.rank` up to its accounted step: a throw-away step of 64
-tokens, which makes optimizer state and caches, then one whole step. The process writes
-role-{rank}.json, after an error in the library too.
+RANKS: how many ranks this rank stands for. The same program as `benchmarks.worker.rank` up to its
+accounted step: a throw-away step of 64 tokens, which makes optimizer state and caches, then one
+whole step. The process writes role-{rank}.json, after an error in the library too.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import gc
 import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -39,22 +39,17 @@ from sppo.plan.weights import weight_shapes
 
 def main() -> None:
     """Emulate the rank of the command line. Raises every error of the system, after its report."""
-    parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
-    parser.add_argument("job", type=Path, help="job.json of this emulation")
-    parser.add_argument("role", help="name of the role")
-    parser.add_argument("rank", type=int)
-    parser.add_argument("ranks", type=int, help="how many ranks this rank stands for")
-    asked = parser.parse_args()
-    job = msgspec.json.decode(asked.job.read_bytes(), type=EmulationJob)
+    path, name, rank, ranks = sys.argv[1:]
+    job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    rank = EmulatedRank(job, Role(name=asked.role, rank=asked.rank, ranks=asked.ranks))
+    emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
     try:
-        counts = rank.run()
+        counts = emulated.run()
     except Exception as error:
-        rank.write(rank.failure(error))
+        emulated.report_failure(error)
         raise
-    rank.write(rank.report("ok", counts))
+    emulated.report("ok", counts=counts)
 
 
 class EmulatedRank:
@@ -87,15 +82,16 @@ class EmulatedRank:
         write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.role.rank}.csv")
         return counts_of(self.accounting, memory, before_bytes, workload.cluster)
 
-    def report(self, status: Status, counts: Counts | None = None) -> RoleReport:
-        """The report of this rank; without counts where its step did not end."""
+    def report(self, status: Status, *, counts: Counts | None = None, reason: str = "") -> None:
+        """Write role-{rank}.json; without counts where the step did not end. Raises OSError."""
         names = ("peak_device_bytes", "peak_host_bytes", "flops", "communication_bytes")
         totals: dict[str, Any] = {name: getattr(counts, name, None) for name in names}
-        return RoleReport(
+        report = RoleReport(
             role=self.role.name,
             rank=self.role.rank,
             ranks=self.role.ranks,
             status=status,
+            reason=reason,
             phase=self.phase,
             versions={"torch": torch.__version__, **self.adapter.versions()},
             seconds=time.perf_counter() - self.started,
@@ -103,18 +99,14 @@ class EmulatedRank:
             counts=counts,
             **totals,
         )
+        store.save(Path(self.job.output_directory) / f"role-{self.role.rank}.json", report)
 
-    def failure(self, error: Exception) -> RoleReport:
+    def report_failure(self, error: Exception) -> None:
         """The report of a rank that an error of the library has ended, with the error's text."""
         if self.phase == "step":
             self.phase = f"step: {self.journal.progress()}"
-        report = self.report(status_of(error, limit_in_force=False))
-        return msgspec.structs.replace(report, reason=str(error) or type(error).__name__)
-
-    def write(self, report: RoleReport) -> None:
-        """Write role-{rank}.json. Raises OSError."""
-        path = Path(self.job.output_directory) / f"role-{self.role.rank}.json"
-        store.write_bytes(path, store.to_json(report))
+        status = status_of(error, limit_in_force=False)
+        self.report(status, reason=str(error) or type(error).__name__)
 
     def _prepare(self) -> System:
         workload = self.job.workload

@@ -2,61 +2,64 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from benchmarks.regression import expected, topics
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+
+from benchmarks.regression import topics
 from benchmarks.regression.differences import LINES, lines
+from benchmarks.regression.expected import default_directory
 from benchmarks.regression.topics import Topic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Compare this checkout's values with the expected ones."""
+
+    topics: Annotated[str, arg(metavar="NAMES")] = ""
+    """Names by comma, whole or first words; all if not given: plans, emulations, gloo, or the name
+    of one file."""
+    update: bool = False
+    """Accept: write the files anew."""
+    lines: int = LINES
+    """Lines of a topic at most."""
+    expected: Annotated[Path, arg(metavar="DIR")] = field(default_factory=default_directory)
+    """The folder of the files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where everything is as expected, 1 where something differs, 2 for wrong input."""
-    names = ", ".join(topic.name for topic in topics.TOPICS)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__)
-    parser.add_argument(
-        "--topics",
-        metavar="NAMES",
-        default="",
-        help=f"by comma, whole or first words; all if not given: {names}",
-    )
-    parser.add_argument("--update", action="store_true", help="accept: write the files anew")
-    parser.add_argument(
-        "--lines", type=int, default=LINES, help="lines of a topic at most (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--expected",
-        type=Path,
-        metavar="DIR",
-        default=expected.default_directory(),
-        help="the folder of the files (default: %(default)s)",
-    )
-    asked = parser.parse_args(arguments)
+    program = "python -m benchmarks.regression"
+    options = tyro.cli(Options, prog=program, args=arguments, config=(FlagCreatePairsOff,))
     try:
-        chosen = topics.find([name for name in asked.topics.split(",") if name])
-        differ = [_differs(topic, asked.expected, asked.update, asked.lines) for topic in chosen]
+        chosen = topics.find([name for name in options.topics.split(",") if name])
+        differ = [_differs(topic, options) for topic in chosen]
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return int(any(differ) and not asked.update)
+    return int(any(differ) and not options.update)
 
 
-def _differs(topic: Topic, directory: Path, update: bool, most: int) -> bool:
+def _differs(topic: Topic, options: Options) -> bool:
     """Compare or rewrite one topic. Differences go to stdout, everything else to stderr."""
-    obstacle = None if update else topics.obstacle(topic, directory)
+    obstacle = None if options.update else topics.obstacle(topic, options.expected)
     if obstacle is not None:
         print(f"{topic.name}: skipped: {obstacle}", file=sys.stderr)
         return False
     started = time.perf_counter()
-    differences = (topics.update if update else topics.check)(topic, directory)
-    for line in lines(topic.name, differences, most):
+    compare = topics.update if options.update else topics.check
+    differences = compare(topic, options.expected)
+    for line in lines(topic.name, differences, options.lines):
         print(line, flush=True)
     seconds = time.perf_counter() - started
-    outcome = f"{len(differences)} differences" if differences or update else "as expected"
-    written = "written, " if update else ""
+    outcome = f"{len(differences)} differences" if differences or options.update else "as expected"
+    written = "written, " if options.update else ""
     print(f"{topic.name}: {written}{outcome} ({seconds:.1f} s)", file=sys.stderr)
     return bool(differences)
 

@@ -33,6 +33,17 @@ TINY_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "the paper's solver": {"solver": "paper"},
 }
 
+UNIT_PIPELINES: tuple[tuple[int, int, int, str, Mapping[str, Any]], ...] = (
+    (4, 1, 8, "", {}),
+    (4, 1, 8, ", MSP", {"msp": True}),
+    (8, 1, 16, ", MSP", {"msp": True}),
+    (4, 2, 8, "", {}),
+    (4, 2, 8, ", MSP", {"msp": True}),
+    (4, 1, 4, ", 3 sequences", {"sequences": 3}),
+    (2, 2, 4, ", 2 sequences", {"sequences": 2}),
+)
+"""PP, model chunks a stage, N; what else is set, in words and as options."""
+
 
 def named_plans() -> PlanCases:
     """Every named workload as it is."""
@@ -41,12 +52,8 @@ def named_plans() -> PlanCases:
 
 def paper_plans() -> PlanCases:
     """The paper's 15 points, planned as `sppo-bench paper` does: nothing is fixed."""
-    hardware = reported.ABLATION_HARDWARE
     return {
-        f"{point.model}, {point.seq}, {point.gpus} GPUs": (
-            of_flags(model=point.model, seq=point.seq, gpus=point.gpus, hardware=hardware),
-            {},
-        )
+        f"{point.model}, {point.seq}, {point.gpus} GPUs": (point.workload(), {})
         for point in reported.points()
     }
 
@@ -119,17 +126,8 @@ def gpu_plans() -> PlanCases:
 def unit_pipelines() -> dict[str, Simulated]:
     """Pipelines in unit costs, whose makespan can be computed by hand."""
     return {
-        "PP 4, parts 1, N 8": of_unit_costs(pipeline_parallel=4, subsequences=8),
-        "PP 4, parts 1, N 8, MSP": of_unit_costs(pipeline_parallel=4, subsequences=8, msp=True),
-        "PP 8, parts 1, N 16, MSP": of_unit_costs(pipeline_parallel=8, subsequences=16, msp=True),
-        "PP 4, parts 2, N 8": of_unit_costs(pipeline_parallel=4, subsequences=8, virtual_stages=2),
-        "PP 4, parts 2, N 8, MSP": of_unit_costs(
-            pipeline_parallel=4, subsequences=8, virtual_stages=2, msp=True
-        ),
-        "PP 4, parts 1, N 4, 3 sequences": of_unit_costs(
-            pipeline_parallel=4, subsequences=4, sequences=3
-        ),
-        "PP 2, parts 2, N 4, 2 sequences": of_unit_costs(
-            pipeline_parallel=2, subsequences=4, virtual_stages=2, sequences=2
-        ),
+        f"PP {stages}, parts {parts}, N {count}{further}": of_unit_costs(
+            pipeline_parallel=stages, virtual_stages=parts, subsequences=count, **options
+        )
+        for stages, parts, count, further, options in UNIT_PIPELINES
     }

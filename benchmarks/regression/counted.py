@@ -49,6 +49,11 @@ NOT_COMPARED = (
 )
 """Counts of an emulated rank that are left out: the moment of the peak, and sums of others."""
 
+TIMES = (
+    *("step_seconds", "step_seconds_if_hidden", "compute_seconds", "optimizer_seconds"),
+    *("communication_seconds", "idle_share", "mfu"),
+)
+"""Numbers of a simulated time that are compared."""
 
 RankCases: TypeAlias = dict[str, tuple[Workload, Any]]
 """By name, which begins with the system: a workload and the system's settings."""
@@ -156,17 +161,7 @@ def _role(role: RoleReport) -> Values:
 
 
 def _time(time: SimulatedTime | None) -> Values:
-    if time is None:
-        return {}
-    return {
-        "step_seconds": time.step_seconds,
-        "step_seconds_if_hidden": time.step_seconds_if_hidden,
-        "compute_seconds": time.compute_seconds,
-        "optimizer_seconds": time.optimizer_seconds,
-        "communication_seconds": time.communication_seconds,
-        "idle_share": time.idle_share,
-        "mfu": time.mfu,
-    }
+    return {} if time is None else {name: getattr(time, name) for name in TIMES}
 
 
 def launched_values() -> dict[str, Values]:

@@ -9,7 +9,6 @@ value is the measured step of tiny-cpu under SPPO. Machines drift: compare only 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,9 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
+from tyro.conf import Positional, arg
 
 STEP_COMMAND = (
     *("python", "-m", "benchmarks", "run", "tiny-cpu", "--systems", "sppo"),
@@ -134,30 +135,36 @@ def number_at(value: Any, dotted: str) -> float:
     return float(value)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The two source trees and what is timed in them; the command itself comes behind `--`."""
+
+    tree_a: Annotated[Positional[Path], arg(metavar="TREE_A")]
+    """The folder of source tree A."""
+    tree_b: Annotated[Positional[Path], arg(metavar="TREE_B")]
+    """The folder of source tree B."""
+    pairs: int = 20
+    """Runs of each tree."""
+    json_key: str | None = None
+    """Dotted path to a number in what the command prints."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where both trees ran; 1 where a run failed, 2 for wrong input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.regression.interleaved",
-        usage="%(prog)s TREE_A TREE_B [--pairs N] [--json-key KEY] [-- COMMAND ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("tree_a", type=Path, metavar="TREE_A")
-    parser.add_argument("tree_b", type=Path, metavar="TREE_B")
-    parser.add_argument("--pairs", type=int, default=20, help="(default: %(default)s)")
-    parser.add_argument("--json-key", help="dotted path to a number in what the command prints")
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
-    asked, command = parser.parse_args(given[:end]), given[end + 1 :]
-    trees = {"A": asked.tree_a.resolve(), "B": asked.tree_b.resolve()}
-    json_key = asked.json_key if command else asked.json_key or STEP_KEY
+    program = "python -m benchmarks.regression.interleaved"
+    options = tyro.cli(Options, prog=program, description=__doc__, args=given[:end])
+    command = given[end + 1 :]
+    trees = {"A": options.tree_a.resolve(), "B": options.tree_b.resolve()}
+    json_key = options.json_key if command else options.json_key or STEP_KEY
     try:
         for tree in trees.values():
             if not tree.is_dir():
                 raise ValueError(f"no folder {tree}")
-        if asked.pairs < 1:
+        if options.pairs < 1:
             raise ValueError("--pairs must be at least 1")
-        print(compare(trees, command or STEP_COMMAND, asked.pairs, json_key))
+        print(compare(trees, command or STEP_COMMAND, options.pairs, json_key))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2

@@ -15,7 +15,7 @@ from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.cli import main
 from benchmarks.commands.planning.emulate import asked_roles
-from benchmarks.emulation import processes
+from benchmarks.emulation import emulator, processes
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Counts, EmulationJob
 from benchmarks.workloads import find, of_flags
@@ -65,7 +65,7 @@ def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
         output_directory=str(tmp_path),
     )
     roles = [Role(name="nowhere", rank=7, ranks=1), Role(name="stage 1", rank=1, ranks=1)]
-    broken, whole = processes.run(job, roles, load("megatron"), time_limit_seconds=200.0)
+    broken, whole = Emulator(parent=tmp_path, time_limit_seconds=200.0).run(job, roles)
     assert broken.status == "failed"
     assert broken.counts is None
     assert broken.reason
@@ -92,22 +92,21 @@ def rank_0_fails_and_rank_1_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_rank_without_a_report_and_a_slow_rank(
-    rank_0_fails_and_rank_1_hangs: EmulationJob,
+    rank_0_fails_and_rank_1_hangs: EmulationJob, tmp_path: Path
 ) -> None:
     job = rank_0_fails_and_rank_1_hangs
-    failed, slow = processes.run(job, ROLES, load("megatron"), time_limit_seconds=1.0)
+    failed, slow = Emulator(parent=tmp_path, time_limit_seconds=1.0).run(job, ROLES)
     assert (failed.status, failed.reason) == ("failed", "ended with exit code 3: no memory")
     assert (slow.status, slow.reason) == ("timeout", "stopped after 1 s")
 
 
 def test_an_emulation_can_stop_at_the_first_role_that_does_not_fit(
-    rank_0_fails_and_rank_1_hangs: EmulationJob, monkeypatch: pytest.MonkeyPatch
+    rank_0_fails_and_rank_1_hangs: EmulationJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "exceeds", lambda report, workload: report.rank == 0)
+    monkeypatch.setattr(emulator, "exceeds", lambda report, workload: report.rank == 0)
     job, started = rank_0_fails_and_rank_1_hangs, time.monotonic()
-    reports = processes.run(
-        job, ROLES, load("megatron"), time_limit_seconds=60.0, stop_at_first_oom=True
-    )
+    stopping = Emulator(parent=tmp_path, time_limit_seconds=60.0, stop_at_first_oom=True)
+    reports = stopping.run(job, ROLES)
     assert [report.rank for report in reports] == [0]
     assert time.monotonic() - started < 30
 
@@ -160,8 +159,7 @@ def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
         ("stages 1 to 2", 1, 2),
         ("stage 3 (head)", 3, 1),
     ]
-    emulator = Emulator(parent=tmp_path, time_limit_seconds=200.0)
-    emulation = emulator.emulate(
+    emulation = Emulator(parent=tmp_path, time_limit_seconds=200.0).emulate(
         workload, "sppo", settings, lambda known: asked_roles("1,2", known, workload)
     )
     first, second = (without_groups(role.counts) for role in emulation.roles)

@@ -10,6 +10,7 @@ import pytest
 from baselines.protocol import roles_of
 from baselines.registry import load
 from benchmarks.emulation import processes
+from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import RoleReport
 from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.job import ATTENTION
@@ -72,7 +73,7 @@ def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_p
     plan = solve(workload, profile, options)
     job = processes.make_job(workload, adapter, options, tmp_path)
     roles = roles_of(adapter, workload, options)
-    reports = processes.run(job, roles, adapter, time_limit_seconds=200.0)
+    reports = Emulator(parent=tmp_path, time_limit_seconds=200.0).run(job, roles)
     assert counted_flops(reports) == charged_flops(plan)
     assert all("attention.query" in units for part in plan.parts for units in part.recompute_units)
     time = simulated_time("sppo", job.settings, workload, profile, reports)

@@ -63,9 +63,9 @@ def cache(tmp_path: Path) -> EmulationCache:
 
 def test_the_same_again_is_reused(cache: EmulationCache, tmp_path: Path) -> None:
     first = job_in(tmp_path / "first")
-    assert cache.find(first, ROLE, ADAPTER, CODE) is None
-    cache.keep(first, ROLE, ADAPTER, ran(first), CODE)
-    cached = cache.find(job_in(tmp_path / "second"), ROLE, ADAPTER, CODE)
+    assert cache.find(first, ROLE, CODE) is None
+    cache.keep(first, ROLE, ran(first), CODE)
+    cached = cache.find(job_in(tmp_path / "second"), ROLE, CODE)
     assert cached is not None
     assert cached.reused
     assert cached.flops == 7
@@ -74,8 +74,8 @@ def test_the_same_again_is_reused(cache: EmulationCache, tmp_path: Path) -> None
 
 def test_changed_code_is_run_again(cache: EmulationCache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
-    assert cache.find(job, ROLE, ADAPTER, "another digest") is None
+    cache.keep(job, ROLE, ran(job), CODE)
+    assert cache.find(job, ROLE, "another digest") is None
 
 
 def test_older_code_answers_only_where_it_is_accepted(
@@ -85,17 +85,17 @@ def test_older_code_answers_only_where_it_is_accepted(
     for digest, flops in (("first digest", 1), ("second digest", 2)):
         monkeypatch.setattr("benchmarks.emulation.cache.code_digest", lambda system, it=digest: it)
         report = msgspec.structs.replace(ran(job), flops=flops)
-        cache.keep(job, ROLE, ADAPTER, report, digest)
+        cache.keep(job, ROLE, report, digest)
     for number, path in enumerate(sorted(cache.directory.iterdir())):
         os.utime(path, (number, number))
-    assert cache.find(job, ROLE, ADAPTER, CODE) is None
+    assert cache.find(job, ROLE, CODE) is None
     accepting = replace(cache, accept_stale=True)
-    newest = accepting.find(job, ROLE, ADAPTER, CODE)
+    newest = accepting.find(job, ROLE, CODE)
     assert newest is not None
     assert (newest.flops, newest.reused) == (2, True)
     assert newest.stale_commit == git_state(CHECKOUT)[0]
     assert stale_text([newest]) == f"stale: counted at commit {newest.stale_commit[:9]}"
-    present = accepting.find(job, ROLE, ADAPTER, "first digest")
+    present = accepting.find(job, ROLE, "first digest")
     assert present is not None
     assert (present.flops, present.stale_commit) == (1, "")
     assert stale_text([present]) == ""
@@ -104,7 +104,7 @@ def test_older_code_answers_only_where_it_is_accepted(
 def test_code_that_changed_while_it_ran_is_not_kept(cache: EmulationCache, tmp_path: Path) -> None:
     """The digest from before the run is not that of the files on disk now."""
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job), "of yesterday")
+    cache.keep(job, ROLE, ran(job), "of yesterday")
     assert not cache.directory.exists()
 
 
@@ -113,33 +113,33 @@ def test_a_role_that_broke_is_not_kept(
     cache: EmulationCache, tmp_path: Path, status: Status
 ) -> None:
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job, status), CODE)
+    cache.keep(job, ROLE, ran(job, status), CODE)
     assert not cache.directory.exists()
 
 
 def test_a_damaged_entry_is_none(cache: EmulationCache, tmp_path: Path) -> None:
     job = job_in(tmp_path / "job")
-    cache.keep(job, ROLE, ADAPTER, ran(job), CODE)
+    cache.keep(job, ROLE, ran(job), CODE)
     (entry,) = cache.directory.iterdir()
     entry.write_bytes(entry.read_bytes()[:-20])
-    assert cache.find(job, ROLE, ADAPTER, CODE) is None
+    assert cache.find(job, ROLE, CODE) is None
 
 
 def test_what_decides_the_counts_decides_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_in(tmp_path)
-    first = key(job, ROLE, ADAPTER)
+    first = key(job, ROLE)
     longer = replace(job.workload, sequence_tokens=1024)
     renamed = replace(job.workload, name="another")
     elsewhere = replace(job.workload, cluster=replace(job.workload.cluster, hardware="a100-80g"))
-    assert key(msgspec.structs.replace(job, workload=renamed), ROLE, ADAPTER) == first
-    assert key(msgspec.structs.replace(job, workload=longer), ROLE, ADAPTER) != first
-    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE, ADAPTER) != first
-    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE, ADAPTER) != first
-    assert key(job, replace(ROLE, rank=1), ADAPTER) != first
+    assert key(msgspec.structs.replace(job, workload=renamed), ROLE) == first
+    assert key(msgspec.structs.replace(job, workload=longer), ROLE) != first
+    assert key(msgspec.structs.replace(job, workload=elsewhere), ROLE) != first
+    assert key(job_in(tmp_path, pipeline_parallel=2), ROLE) != first
+    assert key(job, replace(ROLE, rank=1)) != first
     monkeypatch.setattr(type(ADAPTER), "versions", lambda self: {"megatron-core": "0.0"})
-    assert key(job, ROLE, ADAPTER) != first
+    assert key(job, ROLE) != first
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from baselines.protocol import Role
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.emulation import processes
+from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from sppo.comm.mesh import MeshCoordinate, rank_of
 from sppo.config.models import gpt
@@ -64,7 +65,7 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     rank = rank_of(plan, MeshCoordinate(replica=0, stage=stage, shard=0))
     job = processes.make_job(workload, ADAPTER, settings, tmp_path)
     roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
-    (report,) = processes.run(job, roles, ADAPTER, time_limit_seconds=250.0)
+    (report,) = Emulator(parent=tmp_path, time_limit_seconds=250.0).run(job, roles)
     assert report.counts is not None, report.reason
     peak, *others = planned_beside_counted(plan, [report])
     assert peak.quantity == "peak_device_bytes"

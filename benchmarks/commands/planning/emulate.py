@@ -38,7 +38,8 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
     The system's own code, one process per role (a stage, or every rank), on a machine without GPUs
     and without the memory: peak bytes, FLOPs, messages, and whether it fits. Exits 0 for a verdict
-    (ok, oom, unavailable), 1 if a role failed or a search found nothing that fits.
+    (ok, oom, host_oom, infeasible, unavailable), 1 if a role failed or a search found nothing that
+    fits.
 
     Example: sppo-bench emulate megatron --model gpt-7b --seq 1M --gpus 32 --tp 8 --pp 4
     --recompute full --sequences-per-step 8
