@@ -30,6 +30,7 @@ from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
 from benchmarks.rows.assign import step_plans
+from benchmarks.worker.parent import parent_variable
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -118,6 +119,7 @@ def _emulate(
     environment = {
         **os.environ,
         **variables(1, adapter.environment),
+        **parent_variable(),
         "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
         "RANK": str(role.rank),
         "WORLD_SIZE": str(cluster.ranks),

@@ -13,6 +13,7 @@ import argparse
 import csv
 import gc
 import resource
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ from benchmarks.emulation.result import KINDS, Counts, EmulationJob, RoleReport
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records import store
 from benchmarks.worker.failures import status_of
+from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
 from sppo.config.sizes import KIB
@@ -39,6 +41,7 @@ from sppo.plan.weights import weight_shapes
 
 def main() -> None:
     """Emulate the rank of the command line. Raises every error of the system, after its report."""
+    end_with_parent(signal.SIGKILL)
     parser = argparse.ArgumentParser(prog="benchmarks.emulation.worker", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this emulation")
     parser.add_argument("role", help="name of the role")
