@@ -26,6 +26,7 @@ from benchmarks.emulation.result import (
     position_text,
 )
 from benchmarks.environment import available_cores
+from benchmarks.launch.blame import signal_name
 from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
@@ -144,7 +145,9 @@ def _emulate(
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
     words = log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
-    return failed(role, "failed", f"ended with exit code {process.returncode}: {words}")
+    code = process.returncode
+    how = f"died ({signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
+    return failed(role, "failed", f"{how}: {words}" if words else how)
 
 
 def _line(report: RoleReport) -> str:
