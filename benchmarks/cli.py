@@ -137,12 +137,12 @@ Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 def _end_by(handler: Handler) -> dict[signal.Signals, Handler]:
     """Set the handler of the signals that end a command; the handlers before.
 
-    A signal that is ignored stays ignored, as HUP under nohup.
+    A signal that is ignored stays ignored, as HUP under nohup. None: a handler outside Python.
     """
     return {
         number: signal.signal(number, handler)
         for number in ENDING_SIGNALS
-        if signal.getsignal(number) != signal.SIG_IGN
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
     }
 
 

@@ -135,18 +135,18 @@ def remains(
     case: Case, family: list[psutil.Process], before: dict[Path, bytes], folder: Path
 ) -> list[str]:
     """Processes, inputs and damaged records. A killed command cannot remove its inputs."""
-    found = []
+    remaining = []
     if not until(lambda: not any(is_alive(member) for member in family)):
-        found += [f"lives on: {words(member)}" for member in family if is_alive(member)]
+        remaining += [f"lives on: {words(member)}" for member in family if is_alive(member)]
     if case.signal != signal.SIGKILL:
         inputs = [*folder.rglob("weights.pt"), *folder.rglob("tokens.npy")]
-        found += [f"stays: {path.name}" for path in inputs]
+        remaining += [f"stays: {path.name}" for path in inputs]
         text = (folder / "words.txt").read_text("utf-8", "replace")
-        found += ["a traceback"] if "Traceback" in text else []
-    found += [f"changed: {path}" for path, data in before.items() if path.read_bytes() != data]
+        remaining += ["a traceback"] if "Traceback" in text else []
+    remaining += [f"changed: {path}" for path, data in before.items() if path.read_bytes() != data]
     for path in folder.rglob(records.FILE_NAME):
         records.read(path)
-    return found
+    return remaining
 
 
 def is_alive(process: psutil.Process) -> bool:
