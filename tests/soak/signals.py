@@ -23,7 +23,7 @@ import psutil
 from benchmarks.records import record as records
 
 INTERRUPTED = 130
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 """Until ranks have started, and until all have ended, on a busy machine."""
 
 SHORT = ("--launches", "1", "--measured-steps", "200", "--time-limit", "600")
