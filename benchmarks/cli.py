@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.metadata import version
 from io import StringIO
@@ -31,6 +32,9 @@ Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavai
 
 INTERRUPTED = 130
 WRONG_INPUT = 2
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""Besides INT: these end a command as Ctrl-C does."""
 
 COMMANDS = {
     "list": "reports.list:List",
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
     command = parse(arguments)
     from benchmarks.commands.arguments import UsageError, show_infeasible
 
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = _end_by(_terminate)
     try:
         return command.run()
     except UsageError as error:
@@ -86,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def empty_value(arguments: Sequence[str]) -> str | None:
@@ -146,6 +151,38 @@ def _parse(arguments: Sequence[str], names: Iterable[str]) -> Command:
     return command
 
 
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
+
+
+def _end_by(handler: Handler) -> dict[signal.Signals, Handler]:
+    """Set the handler of the signals that end a command; the handlers before.
+
+    A signal that is ignored stays ignored, as HUP under nohup. None: a handler outside Python.
+    """
+    return {
+        number: signal.signal(number, handler)
+        for number in ENDING_SIGNALS
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """A TERM ends the command like an interrupt, so that no launch outlives it."""
+    """End the command like an interrupt, so that no launch outlives the command.
+
+    Further signals of this kind ask for the same end: they are ignored, so inputs are removed.
+    """
+    _end_by(signal.SIG_IGN)
+    if number == signal.SIGHUP:
+        _leave_dead_terminal()
     raise KeyboardInterrupt
+
+
+def _leave_dead_terminal() -> None:
+    """Send output nowhere if its terminal has hung up: a failed write would end the clean-up."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -1,13 +1,15 @@
 """The files through which the supervisor and the ranks of one launch communicate.
 
-A launch directory has these files, all but the heartbeat and the log written atomically:
+A launch directory has these files, all but the heartbeat, the ends and the log written atomically:
 
     job.json          Job, read by every rank
     rank-{r}.json     RankReport of a rank that completed all steps
-    error-{r}.json    RankError of a rank that failed; the earliest is the cause
+    error-{r}.json    RankError of a rank that failed
     timeline-{r}.json the last measured step of the rank by instruction, where the system has one
     where-{r}         the current or last instruction of the rank: 256 bytes, overwritten before
                       every instruction (`benchmarks.worker.heartbeat`)
+    ends.jsonl        the end of every rank in order of time, noted by the ranks' parent
+                      (`benchmarks.launch.rank_ends`)
     log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.

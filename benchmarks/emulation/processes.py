@@ -16,9 +16,11 @@ from baselines import registry
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation import memory_figure
 from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, failed, position_text
+from benchmarks.launch.blame import signal_name
 from benchmarks.launch.processes import variables
 from benchmarks.records import store
 from benchmarks.rows.assign import step_plans
+from benchmarks.worker.parent import parent_variable
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -59,6 +61,7 @@ def emulate_rank(
     environment = {
         **os.environ,
         **variables(1, registry.load(job.system).environment),
+        **parent_variable(),
         "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
         "RANK": str(role.rank),
         "WORLD_SIZE": str(cluster.ranks),
@@ -83,7 +86,9 @@ def emulate_rank(
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
     words = log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
-    return failed(role, "failed", f"ended with exit code {process.returncode}: {words}")
+    code = process.returncode
+    how = f"died ({signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
+    return failed(role, "failed", f"{how}: {words}" if words else how)
 
 
 def line_of(report: RoleReport) -> str:

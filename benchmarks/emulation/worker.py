@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import gc
 import resource
+import signal
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from benchmarks.emulation.result import KINDS, Counts, EmulationJob, RoleReport
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records import store
 from benchmarks.worker.failures import status_of
+from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
 from sppo.config.sizes import KIB
@@ -39,6 +41,7 @@ from sppo.plan.weights import weight_shapes
 
 def main() -> None:
     """Emulate the rank of the command line. Raises every error of the system, after its report."""
+    end_with_parent(signal.SIGKILL)
     path, name, rank, ranks = sys.argv[1:]
     job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")

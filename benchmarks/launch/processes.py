@@ -20,8 +20,10 @@ import psutil
 
 from benchmarks.environment import import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
+from benchmarks.launch import rank_ends
 from benchmarks.launch.outcome import Outcome, judge, out_of_time
 from benchmarks.records import store
+from benchmarks.worker.parent import parent_variable
 
 GRACE_SECONDS = 5.0
 """From TERM to KILL."""
@@ -67,13 +69,16 @@ def command(job_path: Path, ranks: int, nodes: Nodes = ONE_NODE) -> list[str]:
 
 
 def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) -> list[str]:
-    """The command that runs a module on `ranks` ranks over all nodes."""
+    """The command that runs a module on `ranks` ranks over all nodes.
+
+    The agent is torchrun that also notes the end of every rank.
+    """
     meeting = ["--standalone"]
     if nodes.count > 1:
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
         meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.endpoint]
     meeting += ["--nproc-per-node", str(ranks // nodes.count)]
-    return [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", module, *arguments]
+    return [sys.executable, "-m", "benchmarks.launch.agent", *meeting, "-m", module, *arguments]
 
 
 def variables(threads: int, environment: Mapping[str, str]) -> dict[str, str]:
@@ -113,7 +118,11 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     """
     directory = Path(job.output_directory)
     job_path = store.save(directory / "job.json", job)
-    tree = start(command(job_path, job.ranks), variables(job.threads_per_rank, options.environment))
+    ends_path = directory.absolute() / rank_ends.FILE_NAME
+    ends_path.unlink(missing_ok=True)
+    environment = variables(job.threads_per_rank, options.environment)
+    environment[rank_ends.FILE_VARIABLE] = str(ends_path)
+    tree = start(command(job_path, job.ranks), environment)
     tree.on_progress = options.on_progress
     deadline = time.monotonic() + options.time_limit_seconds
     try:
@@ -130,7 +139,7 @@ def start(arguments: Sequence[str], variables: Mapping[str, str]) -> ProcessTree
     return ProcessTree(
         subprocess.Popen(
             arguments,
-            env={**os.environ, **variables},
+            env={**os.environ, **variables, **parent_variable()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -195,11 +204,14 @@ class ProcessTree:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ignore INT and TERM. Only the main thread receives signals, and only it can set handlers."""
+    """Ignore the signals that end a command.
+
+    Only the main thread receives signals, and only that thread can set handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

@@ -159,8 +159,10 @@ def run(
                     done.append(record)
             configurations = current
     finally:
-        done = gate(inputs.directory, done, display)
-        remove_inputs(inputs)
+        try:
+            done = gate(inputs.directory, done, display)
+        finally:
+            remove_inputs(inputs)
     return done
 
 

@@ -24,10 +24,19 @@ WRONG_INPUT = 2
 LOST_PEER = (
     "Connection closed by peer",
     "Connection reset by peer",
+    "Connection was likely closed",
+    "Connection refused",
+    "connectFullMesh failed",
     "Broken pipe",
+    "Timed out waiting",
+    "Wait timeout",
+    "wait timeout",
+    "Socket Timeout",
+    "Application timeout caused pair closure",
+    "NCCL communicator was aborted",
     "ncclRemoteError",
 )
-"""Messages of gloo and NCCL about a lost peer. Neither has an error type for it."""
+"""Messages of gloo, NCCL and torch's store about a peer that is gone or does not answer."""
 
 STATUSES: tuple[tuple[type[Exception], Status], ...] = (
     (HostTierFull, "host_oom"),
@@ -56,9 +65,17 @@ def status_of(error: Exception, limit_in_force: bool) -> Status:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), "failed")
 
 
-def lost_peer(error: Exception) -> bool:
-    """Whether `error` only reports that another rank is gone, and so is not the cause."""
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_PEER)
+def lost_peer(error: BaseException | None) -> bool:
+    """Whether `error` only reports that another rank is gone, and so is not the cause.
+
+    An error that was raised because of such an error, or while handling one, is a report too.
+    """
+    while error is not None:
+        is_report = isinstance(error, (RuntimeError, OSError))
+        if is_report and any(words in str(error) for words in LOST_PEER):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def refusal_words(refusal: Refusal | None) -> str:

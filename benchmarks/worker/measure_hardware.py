@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from benchmarks.environment import cpu_model
 from benchmarks.worker import device as devices
 from benchmarks.worker.matmul_peak import best_matmul
+from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads
 from sppo.comm.messages import GroupTransport
@@ -281,6 +283,7 @@ def measure(name: str) -> Hardware:
 
 def main() -> None:
     """Arguments: the profile's name, and the file that rank 0 writes."""
+    end_with_parent(signal.SIGKILL)
     name, path = sys.argv[1:3]
     torch.set_num_threads(1)
     dist.init_process_group("gloo")

@@ -12,6 +12,7 @@ import argparse
 import gc
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from baselines import registry
 from baselines.protocol import Adapter, Context, StepResult, System
@@ -44,6 +46,7 @@ from benchmarks.job import (
 from benchmarks.worker import device as devices
 from benchmarks.worker.failures import record_uncaught_errors, refuse, write
 from benchmarks.worker.heartbeat import Heartbeat
+from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 from benchmarks.worker.tokens import job_tokens, step_tokens
 from benchmarks.worker.weights import map_weights, torch_dtype
@@ -52,8 +55,10 @@ MEETING = "waits for all ranks"
 """A rank's note at a barrier."""
 
 
+@record
 def main() -> None:
     """Run the job that the command line names."""
+    end_with_parent(signal.SIGKILL)
     parser = argparse.ArgumentParser(prog="benchmarks.worker.rank", description=__doc__)
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)

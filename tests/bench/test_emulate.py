@@ -100,6 +100,19 @@ def test_a_rank_without_a_report_and_a_slow_rank(
     assert (slow.status, slow.reason) == ("timeout", "stopped after 1 s")
 
 
+def test_a_worker_that_is_killed_is_named_and_stops_no_other(
+    rank_0_fails_and_rank_1_hangs: EmulationJob, tmp_path: Path
+) -> None:
+    """As by TERM to one process of the pool, or by the kernel for want of memory."""
+    script = '#!/bin/sh\nif [ "$5" = 0 ]; then kill -TERM $$; fi\nexit 3\n'
+    (tmp_path / "worker.sh").write_text(script)
+    killed, other = processes.run(
+        rank_0_fails_and_rank_1_hangs, ROLES, load("megatron"), time_limit_seconds=60.0
+    )
+    assert (killed.status, killed.reason) == ("failed", "died (SIGTERM)")
+    assert other.reason.startswith("ended with exit code 3")
+
+
 def test_an_emulation_can_stop_at_the_first_role_that_does_not_fit(
     rank_0_fails_and_rank_1_hangs: EmulationJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

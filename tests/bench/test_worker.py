@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import torch.distributed as dist
 
 from baselines.protocol import Unavailable
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress, RankError, RankReport
@@ -196,10 +197,24 @@ def test_the_type_of_an_error_gives_the_status(error: Exception, status: str) ->
     assert failures.status_of(error, limit_in_force=True) == status
 
 
+def caused_by(cause: Exception) -> Exception:
+    """A library's own error, raised while it handles the cause."""
+    try:
+        try:
+            raise cause
+        except Exception:
+            raise KeyError("handle") from None
+    except KeyError as error:
+        return error
+
+
 def test_only_a_peers_end_is_a_lost_peer() -> None:
     gloo = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:41245"
     assert failures.lost_peer(RuntimeError(gloo))
+    assert failures.lost_peer(caused_by(RuntimeError(gloo)))
+    assert failures.lost_peer(dist.DistStoreError("wait timeout after 10ms, keys: /a"))
     assert not failures.lost_peer(RuntimeError("shapes do not match"))
+    assert not failures.lost_peer(caused_by(ValueError("shapes do not match")))
     assert not failures.lost_peer(FloatingPointError("loss nan"))
 
 

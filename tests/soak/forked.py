@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.job import Job
+from benchmarks.launch import rank_ends
 from benchmarks.launch.outcome import Outcome, judge, out_of_time
 from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch.rank_ends import RankEnd
 from benchmarks.records import store
 from benchmarks.worker import device, rank
 
@@ -51,7 +53,8 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
             ended, status = os.waitpid(process, os.WNOHANG)
             if ended:
                 codes.append(os.waitstatus_to_exitcode(status))
-                del running[process]
+                end = RankEnd(rank=running.pop(process), code=codes[-1], time_ns=time.time_ns())
+                rank_ends.append(directory / rank_ends.FILE_NAME, end)
         if running and (time.monotonic() > deadline or any(codes)):
             time.sleep(1.0)  # for the words of the others
             for process in running:

@@ -159,7 +159,7 @@ def test_dry_run_prints_torchrun_lines_and_writes_nothing(
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(lines) == 3
     assert "OMP_NUM_THREADS=1" in lines[1]
-    assert "-m torch.distributed.run --standalone --nproc-per-node 2" in lines[1]
+    assert "-m benchmarks.launch.agent --standalone --nproc-per-node 2" in lines[1]
     assert lines[1].endswith("megatron-same-layout-1/job.json")
     assert not [path for path in folder.rglob("*") if path.is_file()]
 

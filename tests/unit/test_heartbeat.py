@@ -1,15 +1,12 @@
-"""What a rank notes is what others read, and a launch that ends badly names its cause."""
+"""What a rank notes is what others read."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
-from benchmarks.job import RankError
 from benchmarks.launch import outcome as verdict
 from benchmarks.worker.heartbeat import (
     NOTE_BYTES,
@@ -30,28 +27,6 @@ def ranks_at(folder: Path, *doings: str, phase: str = "measured") -> None:
         where = Heartbeat(rank, folder)
         where.enter(phase)
         where.note(doing)
-
-
-def error(folder: Path, rank: int, message: str, **changes: Any) -> None:
-    values: dict[str, Any] = {"status": "failed", "phase": "measured", "time_ns": 1_000 + rank}
-    record = RankError(rank=rank, message=message, traceback="", **(values | changes))
-    (folder / f"error-{rank}.json").write_bytes(msgspec.json.encode(record))
-
-
-def exits(folder: Path, codes: dict[int, int]) -> None:
-    """torchrun's report, as it ends a log."""
-    lines = [
-        f"  rank      : {rank} (local_rank: {rank})\n  exitcode  : {code} (pid: 4{rank})\n"
-        for rank, code in codes.items()
-    ]
-    log = "benchmarks.worker.rank FAILED\n-----\nFailures:\n" + "".join(lines)
-    (folder / "log.txt").write_text(log)
-
-
-def reason(folder: Path, ranks: int = 2) -> str:
-    outcome = verdict.judge(folder, ranks, 1)
-    assert outcome.status == "failed"
-    return outcome.reason
 
 
 def test_the_last_note_is_read_and_a_shorter_one_leaves_nothing_of_a_longer(tmp_path: Path) -> None:
@@ -141,59 +116,3 @@ def test_at_the_time_limit_the_reason_ends_with_hang_reason(tmp_path: Path) -> N
     ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1")
     reason = verdict.out_of_time(tmp_path, 2, 0.0, 3).reason
     assert reason.startswith("no end after 0 s, 3 steps done; stopped; rank 1 hung in the measured")
-
-
-@pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (-11, "SIGSEGV"), (3, "exit code 3")])
-def test_a_death_is_the_cause_and_its_peers_error_is_not(
-    tmp_path: Path, code: int, how: str
-) -> None:
-    ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1", phase="accounted")
-    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
-    exits(tmp_path, {0: 1, 1: code})
-    assert reason(tmp_path) == f"rank 1 died ({how}) in the accounted step: stage 1, F0.3@1"
-
-
-def test_a_death_that_torchrun_saw_alone(tmp_path: Path) -> None:
-    """It ended the others before they could say anything."""
-    ranks_at(tmp_path, "stage 0, F0.0@0", "stage 1, F0.3@1")
-    exits(tmp_path, {1: 3})
-    assert reason(tmp_path) == "rank 1 died (exit code 3) in the measured step: stage 1, F0.3@1"
-
-
-def test_a_rank_that_ends_with_exit_code_0_and_no_word(tmp_path: Path) -> None:
-    """torchrun lists no such rank."""
-    doings = ("stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1", "stage 2, waits for RECV_F0.3@2")
-    ranks_at(tmp_path, *doings)
-    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
-    exits(tmp_path, {0: 1})
-    words = "rank 1 ended without an error in the measured step: stage 1, F0.3@1"
-    assert reason(tmp_path, ranks=3) == words
-
-
-def test_an_error_of_a_ranks_own_comes_before_a_lost_peer(tmp_path: Path) -> None:
-    ranks_at(tmp_path, "stage 0, waits for RECV_B0.2@0", "stage 1, F0.3@1")
-    error(tmp_path, 0, "Connection closed by peer", lost_peer=True)
-    error(tmp_path, 1, "a wrong shape", time_ns=2_000)
-    exits(tmp_path, {0: 1, 1: 1})
-    assert reason(tmp_path) == "rank 1, measured, stage 1, F0.3@1: a wrong shape"
-
-
-def test_where_everybody_lost_a_peer_the_first_is_told(tmp_path: Path) -> None:
-    for rank in (0, 1):
-        error(tmp_path, rank, "Connection closed by peer", lost_peer=True)
-    exits(tmp_path, {0: 1, 1: 1})
-    assert reason(tmp_path) == "rank 0, measured: Connection closed by peer"
-
-
-def test_torchruns_own_term_is_blamed_last(tmp_path: Path) -> None:
-    ranks_at(tmp_path, "stage 0, F0.0@0", "stage 1, F0.3@1")
-    exits(tmp_path, {0: -15, 1: -9})
-    assert reason(tmp_path) == "rank 1 died (SIGKILL) in the measured step: stage 1, F0.3@1"
-    exits(tmp_path, {1: -15})
-    assert reason(tmp_path) == "rank 1 died (SIGTERM) in the measured step: stage 1, F0.3@1"
-
-
-def test_an_out_of_memory_stays_one_where_a_peer_was_killed(tmp_path: Path) -> None:
-    error(tmp_path, 0, "can't allocate memory", status="oom")
-    exits(tmp_path, {0: 1, 1: -6})
-    assert verdict.judge(tmp_path, 2, 1).status == "oom"
