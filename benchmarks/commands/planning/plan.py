@@ -22,7 +22,7 @@ class Plan(Selection):
     def run(self) -> int:
         """Show the plan's card or JSON; the exit code. Raises UsageError or Infeasible."""
         from sppo.config.hardware import load_hardware
-        from sppo.planner.report.card import card
+        from sppo.planner.report.card import plan_card
 
         plan = planned(self)
         workload = find_selected(self)
@@ -31,5 +31,5 @@ class Plan(Selection):
             solver = solver_options(self).solver
             show_json(plan_data(plan, solver=solver, profile_kind=profile.kind))
         else:
-            print(card(plan, profile, workload))
+            print(plan_card(plan, profile, workload))
         return 0
