@@ -13,7 +13,7 @@ from benchmarks import workloads
 from benchmarks.commands.flags import Degrees, Described, Launches, RunFolder, Selection
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import parse_bytes
 from sppo.config.workload import Workload
 
@@ -43,8 +43,8 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn ValueError, NotBuilt and errors of `kinds` into a UsageError with the same message."""
-    caught: tuple[type[Exception], ...] = (ValueError, NotBuilt, *kinds)
+    """Turn ValueError, NotSupported and errors of `kinds` into a UsageError of the same message."""
+    caught: tuple[type[Exception], ...] = (ValueError, NotSupported, *kinds)
     try:
         yield
     except caught as error:

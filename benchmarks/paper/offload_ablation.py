@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
-from sppo.config.errors import Infeasible, Short
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.msp import plan_slice_costs
@@ -199,7 +199,7 @@ def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
     choose = partial(policies.choose, policy=variant.policy)
     try:
         plan = plan_of(changed, choose)
-    except Short as short:
+    except LayoutDoesNotFit as short:
         return _infeasible(variant, str(changed), f"short by {short}")
     if variant.msp:
         try:

@@ -10,7 +10,7 @@ from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
 from benchmarks.rows.row import Configuration, Row
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -38,7 +38,7 @@ def assign(row: Row, workload: Workload) -> Configuration:
         adapter.check(workload, settings)
     except Infeasible as error:
         return Configuration(row=row, status="infeasible", reason=str(error))
-    except (Unavailable, NotBuilt) as error:
+    except (Unavailable, NotSupported) as error:
         return Configuration(row=row, status="unavailable", reason=str(error))
     return replace(with_settings(row, adapter, settings, grid=grid), **changes)
 
@@ -129,7 +129,7 @@ def _choose_tuned(
 def _choose_planned(
     row: Row, workload: Workload, adapter: Adapter, settings: Any
 ) -> tuple[Any, str, dict[str, Any]]:
-    """The settings with their plan. Raises Infeasible, NotBuilt or ValueError."""
+    """The settings with their plan. Raises Infeasible, NotSupported or ValueError."""
     from baselines.protocol import Planner
     from sppo.config.hardware import load_hardware
 
@@ -149,7 +149,7 @@ def _choose_planned(
 def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans | None:
     """The plans that a launcher gives to all ranks; None for a system that does not plan.
 
-    Raises Infeasible, NotBuilt or ValueError.
+    Raises Infeasible, NotSupported or ValueError.
     """
     from baselines.protocol import Planner
 
@@ -161,7 +161,7 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
 def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
     """SPPO's plan of this workload, as its adapter makes it, without an import of torch.
 
-    Raises Infeasible, NotBuilt (no profile) or ValueError.
+    Raises Infeasible, NotSupported (no profile) or ValueError.
     """
     from sppo.config.hardware import load_hardware
     from sppo.planner.solve import solve
@@ -176,7 +176,7 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
     """
     try:
         plan = sppo_plan(workload)
-    except (ImportError, Infeasible, NotBuilt):
+    except (ImportError, Infeasible, NotSupported):
         return workload.cluster.ranks, 1, "SPPO has no plan, so a pipeline over all ranks"
     return plan.pipeline_parallel, plan.sequence_parallel, "degrees of SPPO's plan"
 

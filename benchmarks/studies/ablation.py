@@ -19,7 +19,7 @@ from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Configuration, Row
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import stage_offloaded_bytes
@@ -63,7 +63,7 @@ def label(policy: str) -> str:
 
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
-    """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
+    """The plan that a launch gives to its ranks. Raises Infeasible, NotSupported or ValueError."""
     from baselines import registry  # imports torch
 
     return registry.load_planner(SYSTEM).plan(workload, options)
@@ -73,7 +73,7 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
     """The solver's options that repeat one layout, and the policy whose plan has the layout.
 
     `auto` comes first, then the other policies in turn; free options and "" if none has a plan.
-    Raises NotBuilt or ValueError.
+    Raises NotSupported or ValueError.
     """
     for policy in ("auto", *policies):
         options = SolverOptions(
@@ -125,7 +125,7 @@ def configurations(
         options = replace(layout, policy=policy)
         try:
             plan = plan_under(workload, options)
-        except (Infeasible, NotBuilt) as error:
+        except (Infeasible, NotSupported) as error:
             status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
             rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue

@@ -25,7 +25,7 @@ class Trainer:
     step). Each plan has an engine of its own, with the same weights and optimizer state.
 
     weights: canonical and full-size, copied. Raises ValueError where a plan does not fit the
-    workload, and NotBuilt where attention has no kernel for the device and dtype.
+    workload, and NotSupported where attention has no kernel for the device and dtype.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class ActivationStore:
     """The saved tensors of one subsequence on one stage.
 
     `constants` are storages that outlive the step (weights, RoPE tables) and pass through.
-    `label` tells the accounting that a storage is now a kept activation. Saved tensors in `dropped`
+    `label` tells the accounting that a storage now holds a saved tensor. Saved tensors in `dropped`
     are not kept: `recomputer` recomputes them when the backward first reads them.
     """
 

@@ -81,7 +81,7 @@ def _msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
 def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     """The plan of a layout: decisions of `choose` for every stage, then the simulation.
 
-    Raises Short if a stage does not fit its device or host memory.
+    Raises LayoutDoesNotFit if a stage does not fit its device or host memory.
     """
     chosen: dict[tuple[object, ...], StageDecisions] = {}
     stages: list[StagePlan] = []

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sppo.config.errors import Infeasible, Short
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.plan.blocks import gradient_element_bytes
 from sppo.plan.plan import Plan
@@ -21,7 +21,7 @@ Idle ends are what makes a fine cut worth its price; with MSP a coarser one may 
 """
 
 OTHER_FAMILIES = 2
-"""Degrees and parts a stage, besides the plan's own, that are tried with MSP."""
+"""Degrees and chunks a stage, besides the plan's own, that are tried with MSP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def with_msp(
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return MspResult(plan=plan)
     best: MspResult | None = None
-    shorts: list[Short] = []
+    shorts: list[LayoutDoesNotFit] = []
     for resident, ends in candidates:
         least = float("inf") if best is None else best.plan.makespan_seconds
         if resident.work_and_ends_seconds[0] > least:
@@ -55,7 +55,7 @@ def with_msp(
             _require_room(resident, ends)
             layout = resident.with_msp(ends)
             split = plan_of(layout, choose)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             shorts.append(short)
             continue
         if split.msp_splits and split.makespan_seconds < least:
@@ -74,7 +74,7 @@ def with_msp(
 
 
 def _require_room(layout: TimedLayout, ends: Ends) -> None:
-    """Raise Short if K, V, dK and dV of the helped parts alone are too much for an outermost rank.
+    """Raise LayoutDoesNotFit if KV and dKV of the helped chunks are too much for an outermost rank.
 
     The last rank helps all other ranks as the pipeline fills, the first rank as it drains.
     """
@@ -94,7 +94,7 @@ def _require_room(layout: TimedLayout, ends: Ends) -> None:
         for shape, end in parts:
             total += shape.kv_bytes(end, size) + shape.kv_bytes(end, gradient_element_bytes(size))
         if total > limit:
-            raise Short(total - limit, "device memory for model state, KV and dKV alone")
+            raise LayoutDoesNotFit(total - limit, "device memory for model state, KV and dKV alone")
 
 
 def _gain(plan: Plan, split: Plan, gain: float) -> str:

@@ -93,12 +93,12 @@ def _plan(layout: TimedLayout) -> Plan:
         f"the paper's rules and memory model allow",
     ]
     limit = layout.workload.device_memory_bytes
-    whole = max(stage.memory.total for stage in plan.stages)
+    whole = max(stage.memory.device_peak for stage in plan.stages)
     if limit is not None:
         verdict = "fits" if whole <= limit else f"is {format_bytes(whole - limit)} over the limit"
         reasons.append(
-            f"with dKV, staging and temporaries the fullest stage takes {format_bytes(whole)}: "
-            f"it {verdict}"
+            f"with dKV, staging, temporaries and untracked bytes the fullest stage takes "
+            f"{format_bytes(whole)}: it {verdict}"
         )
     if _broken_rules(layout):
         reasons.append("no layout obeys every pruning rule; the nearest is taken")

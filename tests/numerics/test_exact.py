@@ -215,7 +215,7 @@ def test_shared_stages_equal_plain_torch(
     sequences: int,
     msp: bool,
 ) -> None:
-    """SP x PP x parts a stage; as many KV heads as the ranks of a stage need."""
+    """SP x PP x chunks a stage; as many KV heads as the ranks of a stage need."""
     shards, stages, virtual_stages = degrees
     model = replace(model, kv_heads=max(model.kv_heads, shards), vocabulary=60)
     msp = msp and stages > 1

@@ -18,7 +18,7 @@ from benchmarks.commands.arguments import (
 from benchmarks.commands.flags import Described, RunFolder
 from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
 from benchmarks.records import store
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
                 self.settings(workload),
                 lambda roles: asked_roles(self.ranks, roles, workload),
             )
-        except (Misfit, NotBuilt, ValueError, OSError) as error:
+        except (Misfit, NotSupported, ValueError, OSError) as error:
             raise UsageError(error) from None
         code = show(emulation, self.json)
         if emulation.directory:

@@ -20,7 +20,7 @@ from benchmarks.emulation.search import (
 )
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -68,7 +68,7 @@ def search(
         else:
             candidates = leanest(searcher.adapter, workload) if settings is None else [settings]
             result = longest(searcher, candidates, longest_up_to)
-    except (Misfit, NotBuilt, ValueError, OSError) as error:
+    except (Misfit, NotSupported, ValueError, OSError) as error:
         raise UsageError(error) from None
     store.write_bytes(directory / "search.json", store.to_json(result))
     if as_json:

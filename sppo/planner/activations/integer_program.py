@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.sizes import slot_bytes
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
 from sppo.memory_model.temporary_peaks import linear_temporary_peaks
@@ -80,7 +80,7 @@ class _Program:
 
 
 def cheapest_decisions(problem: StageProblem) -> StageDecisions:
-    """The decisions of least added time. Raises Short if none fits."""
+    """The decisions of least added time. Raises LayoutDoesNotFit if none fits."""
     keep = uniform(problem)
     if problem.excess_bytes(problem.memory(keep)) <= 0:
         return keep
@@ -96,7 +96,7 @@ def cheapest_decisions(problem: StageProblem) -> StageDecisions:
         _excess_rows(problem, program, choices)
     values = program.solve()
     if values is None:
-        raise Short(max(1, problem.untracked.charged), "device and host memory together")
+        raise LayoutDoesNotFit(max(1, problem.untracked.charged), "device and host memory together")
     return _decisions(problem, choices, values)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
 from sppo.planner.activations.stage_problem import StageProblem
 
@@ -22,7 +22,7 @@ OffloadShare = Callable[[int, int], float]
 
 
 def choose(problem: StageProblem, policy: str) -> StageDecisions:
-    """The decisions of a named policy. Raises Short if none of its choices fits."""
+    """The decisions of a named policy. Raises LayoutDoesNotFit if none of its choices fits."""
     match policy:
         case "no-offload":
             return uniform(problem)
@@ -71,11 +71,11 @@ def _cheapest(problem: StageProblem) -> StageDecisions:
     if problem.device_limit_bytes is None:
         return uniform(problem)
     fitting: list[tuple[int, StageDecisions]] = []
-    shorts: list[Short] = []
+    shorts: list[LayoutDoesNotFit] = []
     for rungs, rung in _ladders(problem):
         try:
             decisions = _first_that_fits(problem, rungs, rung)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             shorts.append(short)
             continue
         fitting.append((problem.added_ns(decisions), decisions))
@@ -92,7 +92,7 @@ Rung = Callable[[int], StageDecisions]
 def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecisions:
     """The lowest rung that fits the device.
 
-    Raises Short if the last rung does not fit the device, or the found one not the host.
+    Raises LayoutDoesNotFit if the last rung does not fit the device, or the found one not the host.
     """
     problem.require_device_fit(problem.memory(rung(last)))
     least = bisect_left(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.model_state import fixed_bytes
@@ -46,28 +46,30 @@ class StageProblem(StageMemoryModel):
         return memory.device_peak - self.device_limit_bytes
 
     def require_room(self) -> None:
-        """Raise Short if model state, KV and dKV alone are too much: then no decision helps."""
+        """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
         if self.device_limit_bytes is None:
             return
         fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
         fixed += sum(helper_bytes(self.msp_roles))
         excess = fixed - self.device_limit_bytes
         if excess > 0:
-            raise Short(excess, "device memory for model state, KV and dKV alone")
+            raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
 
     def require_device_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device memory is short."""
+        """Raise LayoutDoesNotFit if device memory is short."""
         excess = self.excess_bytes(memory)
         if excess > 0:
             first = self.shapes[0].layers[0]
-            raise Short(excess, f"device memory on the stage that begins with layer {first}")
+            raise LayoutDoesNotFit(
+                excess, f"device memory on the stage that begins with layer {first}"
+            )
 
     def require_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device or host memory is short."""
+        """Raise LayoutDoesNotFit if device or host memory is short."""
         self.require_device_fit(memory)
         limit = self.host_limit_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
-            raise Short(memory.host + memory.kv_host - limit, "host memory")
+            raise LayoutDoesNotFit(memory.host + memory.kv_host - limit, "host memory")
 
     def added_ns(self, decisions: StageDecisions) -> int:
         """Compute time that these decisions add to a step of this stage.
@@ -140,7 +142,7 @@ class StageProblem(StageMemoryModel):
         return share
 
     def stage_plan(self, decisions: StageDecisions) -> StagePlan:
-        """The stage of a Plan with these decisions. Raises Short if they do not fit."""
+        """The stage of a Plan with these decisions. Raises LayoutDoesNotFit if they do not fit."""
         memory = self.memory(decisions)
         self.require_fit(memory)
         parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))

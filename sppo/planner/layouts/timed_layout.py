@@ -1,4 +1,4 @@
-"""Layouts with compute times: SP, PP, parts a stage, N and the cut, before memory is planned."""
+"""Layouts with compute times: SP, PP, chunks a stage, N and the cut, before memory is planned."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class TimedLayout(Layout):
 
     @cached_property
     def shapes(self) -> tuple[PartShape, ...]:
-        """The parts, first layers first; part k belongs to stage k mod PP.
+        """The chunks, first layers first; chunk k belongs to stage k mod PP.
 
-        The head is in the last part, or a part of its own without layers.
+        The head is in the last chunk, or a chunk of its own without layers.
         """
         layers = self.workload.model.layers
         ranges = split_layers(layers, self.pipeline_parallel * self.virtual_stages)
@@ -95,7 +95,7 @@ class TimedLayout(Layout):
         )
 
     def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
-        """The shapes of the parts that a stage owns."""
+        """The shapes of the chunks that a stage owns."""
         return self.shapes[stage :: self.pipeline_parallel]
 
     @property
@@ -112,7 +112,7 @@ class TimedLayout(Layout):
         return tuple(stage_computes(self, stage, sequences))
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
-        """Compute times of one part, by subsequence."""
+        """Compute times of one chunk, by subsequence."""
         key = len(shape.layers), shape.head
         if key not in self.memo:
             model, shards = self.workload.model, self.sequence_parallel
@@ -122,20 +122,20 @@ class TimedLayout(Layout):
         return costs
 
     def part_ns(self, shape: PartShape) -> list[int]:
-        """Forward and backward of one part together, by subsequence."""
+        """Forward and backward of one chunk together, by subsequence."""
         return [cost.forward_ns + cost.backward_ns for cost in self.part_costs(shape)]
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """Results that hold for all stages: costs of parts, and those of `StageMemoryModel`."""
+        """Results that hold for all stages: costs of chunks, and those of `StageMemoryModel`."""
         return {}
 
     @cached_property
     def work_and_ends_seconds(self) -> tuple[float, float]:
         """Compute of the fullest stage in a step, and its wait at the pipeline's ends.
 
-        The wait is (PP - 1) times the longest subsequence of a part, which the other stages compute
-        first. A head on its own is computed in the wait; only its excess counts.
+        The wait is (PP - 1) times the longest subsequence of a chunk: the other stages compute the
+        subsequence first. A head on its own is computed in the wait; only its excess counts.
         """
         stages = []
         for stage in self.end_stages:
@@ -176,10 +176,10 @@ class TimedLayout(Layout):
         return family_of(self)
 
     def __str__(self) -> str:
-        parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
+        chunks = "1 chunk" if self.virtual_stages == 1 else f"{self.virtual_stages} chunks"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
-        return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{msp}"
+        return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
 
 
 def _layout_fields(layout: Layout) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _layout_fields(layout: Layout) -> dict[str, Any]:
 
 
 def family_of(layout: Layout) -> tuple[int, ...]:
-    """SP, PP, DP, parts a stage and the place of K and V: everything but the cut."""
+    """SP, PP, DP, chunks a stage and the place of K and V: everything but the cut."""
     degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.data_parallel
     return (*degrees, layout.virtual_stages, layout.kv_block_tokens)
 
