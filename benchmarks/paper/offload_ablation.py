@@ -188,9 +188,9 @@ def common_layout(workload: Workload, profile: Hardware, options: SolverOptions)
             candidate = replace(options, policy=policy, msp=False, kv_offload=hosted)
             with suppress(Infeasible):
                 plan = solve(workload, profile, candidate)
-                return TimedLayout.of(plan.layout, workload, profile)
+                return TimedLayout.of(plan, workload, profile)
     last = replace(options, policy=RECOMPUTE.policy, msp=False)
-    return TimedLayout.of(solve(workload, profile, last).layout, workload, profile)
+    return TimedLayout.of(solve(workload, profile, last), workload, profile)
 
 
 def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
@@ -237,7 +237,7 @@ def free_result(workload: Workload, profile: Hardware) -> VariantResult:
         plan = solve(workload, profile)
     except Infeasible as error:
         return _infeasible(FREE, "none", str(error))
-    layout = TimedLayout.of(replace(plan.layout, msp_splits=()), workload, profile)
+    layout = TimedLayout.of(replace(plan, msp_splits=()), workload, profile)
     return simulated(plan, FREE, layout)
 
 

@@ -90,7 +90,7 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
     """Options under which the solver has this plan's layout only."""
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     shared = {field.name for field in fields(Layout)} & {field.name for field in fields(options)}
-    layout: dict[str, Any] = {name: getattr(plan.layout, name) for name in shared}
+    layout: dict[str, Any] = {name: getattr(plan, name) for name in shared}
     hosted = plan.kv_block_tokens > 0
     return replace(options, **layout, kv_offload=hosted, subsequences=count, longest_tokens=cap)
 

@@ -92,7 +92,7 @@ def _part(length: int, prefix: int) -> Part:
     options = replace(layout, policy="no-offload", cut="equal")
     plan = solve(workload, load_hardware(BASE), options)
     lengths = (prefix, length) if prefix else (length,)
-    plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
+    plan = replace(plan, lengths_tokens=lengths, prediction=None)
     context = EngineContext(device=torch.device("cpu"), dtype=torch.float32)
     weights = initial_weights(MODEL, 1, context.dtype)
     stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype)

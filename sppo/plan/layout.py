@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sppo.plan.msp import MspSplit, Slicing
 
@@ -89,6 +89,11 @@ class Layout:
             return least
         passed = 0 if self.head_alone else self.pipeline_parallel - 1
         return max(least, self.group_subsequences - passed)
+
+
+def layout_fields(layout: Layout) -> dict[str, Any]:
+    """The fields of a layout, which a plan has as well."""
+    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
 
 
 def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.msp import MspRole, Share
 from sppo.memory_model.stage_memory import StageDecisions
+from sppo.plan.layout import layout_fields
 from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan, StagePlan
 from sppo.plan.prediction import Prediction
@@ -102,9 +103,9 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
         sequences_per_step=workload.sequences_per_step,
         element_bytes=workload.element_bytes,
         hardware=profile.name,
-        layout=layout.layout,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
+        **layout_fields(layout),
     )
     simulation = simulate_plan(plan, profile)
     prediction = Prediction(

@@ -128,7 +128,7 @@ def _candidates(plan: Plan, layouts: Sequence[TimedLayout]) -> list[tuple[TimedL
     own: list[TimedLayout] = []
     families: dict[tuple[int, ...], list[TimedLayout]] = {}
     for layout in layouts:
-        if layout.may_split and layout.family == family_of(plan.layout):
+        if layout.may_split and layout.family == family_of(plan):
             own.append(layout)
         elif layout.may_split:
             families.setdefault(layout.family, []).append(layout)

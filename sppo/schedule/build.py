@@ -16,7 +16,7 @@ from sppo.schedule.order import stage_computes
 
 def build_schedule(plan: Plan) -> Schedule:
     """Forwards first to last, backwards last to first; several sequences mixed or in turn."""
-    slicing = plan.layout.slicing
+    slicing = plan.slicing
     stages = range(plan.pipeline_parallel)
     return Schedule(
         subsequences=plan.subsequences,
@@ -55,7 +55,7 @@ def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[In
 
 
 def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
-    parts = plan.layout.parts_of(stage)
+    parts = plan.parts_of(stage)
     return [
         Instruction(
             Op.FORWARD if forward else Op.BACKWARD,
@@ -64,7 +64,7 @@ def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
             parts[place],
             slicing.slice_of(parts[place], index, stage) or 0,
         )
-        for forward, sequence, place, index in stage_computes(plan.layout, stage, plan.sequences)
+        for forward, sequence, place, index in stage_computes(plan, stage, plan.sequences)
     ]
 
 
@@ -77,7 +77,7 @@ def _zeros(plan: Plan, stage: int, first: Instruction) -> list[Instruction]:
     mixed = first.sequence > 0 and plan.kv_sets > 1
     if first.op is not (Op.FORWARD if stage and not mixed else Op.BACKWARD):
         return []
-    parts = plan.layout.parts_of(stage)
+    parts = plan.parts_of(stage)
     return [Instruction(Op.ZERO_DKV, first.sequence, 0, part) for part in parts]
 
 

@@ -89,7 +89,7 @@ def make_plan(
         return plan
     cut = equal_slices(lengths, unit=shards)
     splits = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
+    return replace(plan, msp_splits=splits, prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
 from sppo.plan.blocks import block_of
-from sppo.plan.layout import Layout, split_layers
+from sppo.plan.layout import Layout, layout_fields, split_layers
 from sppo.plan.msp import msp_splits
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
@@ -32,12 +32,7 @@ class TimedLayout(Layout):
     @classmethod
     def of(cls, layout: Layout, workload: Workload, profile: Hardware) -> TimedLayout:
         """`layout` with the workload and hardware that its compute times are of."""
-        return cls(workload=workload, profile=profile, **_layout_fields(layout))
-
-    @property
-    def layout(self) -> Layout:
-        """The layout without workload and hardware, as a plan has it."""
-        return Layout(**_layout_fields(self))
+        return cls(workload=workload, profile=profile, **layout_fields(layout))
 
     @property
     def may_split(self) -> bool:
@@ -180,10 +175,6 @@ class TimedLayout(Layout):
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
         return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
-
-
-def _layout_fields(layout: Layout) -> dict[str, Any]:
-    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
 
 
 def family_of(layout: Layout) -> tuple[int, ...]:
