@@ -68,6 +68,20 @@ class Layout:
         own = range(stage, self.part_count, self.pipeline_parallel)
         return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
 
+    def tokens_of(self, stage: int) -> tuple[tuple[int, ...], ...]:
+        """Tokens that a rank of a stage computes, by [place in `parts_of`][subsequence]."""
+        subsequences = range(self.subsequences)
+        return tuple(
+            tuple(self.slicing.tokens_of(part, index, stage) for index in subsequences)
+            for part in self.parts_of(stage)
+        )
+
+    def connections_of(self, stage: int) -> int:
+        """One-way connections of a rank: with both neighbours, and with ranks of its MSP splits."""
+        splits = [split for split in self.msp_splits if stage in split.ranks]
+        helpers = {rank for split in splits for rank in split.ranks} - {stage}
+        return 2 * (min(2, self.pipeline_parallel - 1) + len(helpers))
+
     @cached_property
     def slicing(self) -> Slicing:
         """The slices of every subsequence in every chunk."""

@@ -90,7 +90,7 @@ def _require_room(layout: TimedLayout, ends: Ends) -> None:
     if ends == "both":
         helped[0] = [(shape, positions[-1]) for shape in blocks[-(stages - 1) :]]
     for rank, parts in helped.items():
-        total = fixed_bytes(layout.stage_shapes(rank), positions[-1])
+        total = fixed_bytes(layout.stage_shapes(rank), layout)
         for shape, end in parts:
             total += shape.kv_bytes(end, size) + shape.kv_bytes(end, gradient_element_bytes(size))
         if total > limit:

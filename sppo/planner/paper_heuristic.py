@@ -15,7 +15,7 @@ from dataclasses import replace
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
-from sppo.memory_model.stage_memory import KEEP
+from sppo.memory_model.decisions import KEEP
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import choose, uniform
 from sppo.planner.activations.stage_problem import StageProblem

@@ -18,7 +18,7 @@ from functools import cached_property, partial
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
-from sppo.memory_model.stage_memory import StageDecisions
+from sppo.memory_model.decisions import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_decisions

@@ -19,7 +19,7 @@ from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import EngineContext
 from sppo.engine.engine import Engine, StepCounters, build_engine
 from sppo.engine.optimizer import FlatAdamW
-from sppo.memory_model.stage_memory import Decision, StageDecisions
+from sppo.memory_model.decisions import Decision, StageDecisions
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
 from sppo.plan.msp import Cut, msp_splits
 from sppo.plan.plan import Plan

@@ -15,7 +15,7 @@ from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
-from sppo.memory_model.stage_memory import KEEP, StageDecisions
+from sppo.memory_model.decisions import KEEP, StageDecisions
 from sppo.plan.msp import Slicing, msp_splits, paper_table_3
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sppo.config.errors import LayoutDoesNotFit
-from sppo.memory_model.stage_memory import Decision
+from sppo.memory_model.decisions import Decision
 from sppo.planner.activations.policies import LEVELS, recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 

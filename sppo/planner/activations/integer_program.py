@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 
 from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.sizes import slot_bytes
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.temporary_peaks import linear_temporary_peaks
 from sppo.planner.activations.policies import recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.errors import LayoutDoesNotFit
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.planner.activations.stage_problem import StageProblem
 
 LEVELS = 32

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
+from sppo.memory_model.stage_memory import StageMemoryModel
 from sppo.plan.parts import SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 
@@ -34,10 +35,17 @@ def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost)
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
-    """One stage, its memory limits (None: no limit), and the added time of its decisions."""
+    """One stage, its memory limits, and the added time of its decisions."""
 
-    device_limit_bytes: int | None
-    host_limit_bytes: int | None
+    @property
+    def device_limit_bytes(self) -> int | None:
+        """The device's limit; None: no limit."""
+        return self.workload.device_memory_bytes
+
+    @property
+    def host_limit_bytes(self) -> int | None:
+        """The host tier's limit; None: no limit."""
+        return self.workload.host_memory_bytes
 
     def excess_bytes(self, memory: StageMemory) -> int:
         """Device bytes over the limit; not positive if it fits."""
@@ -49,8 +57,7 @@ class StageProblem(StageMemoryModel):
         """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
         if self.device_limit_bytes is None:
             return
-        fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
-        fixed += sum(helper_bytes(self.msp_roles))
+        fixed = fixed_bytes(self.shapes, self.layout) + sum(helper_bytes(self.msp_roles))
         excess = fixed - self.device_limit_bytes
         if excess > 0:
             raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
@@ -95,14 +102,14 @@ class StageProblem(StageMemoryModel):
             shape.model,
             self.profile,
             names,
-            start=self.starts[index],
+            start=self.layout.starts_tokens[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
-        known = self._known(part)
+        known = self._known[part]
         key = index, share, decision.recompute
         if key not in known:
             known[key] = self._offload(part, index, share, decision)
@@ -130,7 +137,7 @@ class StageProblem(StageMemoryModel):
         """
         if index + 1 >= len(self.lengths):
             return 0.0
-        known = self._known(part)
+        known = self._known[part]
         key = index, "hidden", decision.recompute
         if key not in known:
             tokens = self.tokens[part][index]

@@ -16,7 +16,6 @@ from sppo.plan.layout import Layout, layout_fields, split_layers
 from sppo.plan.msp import msp_splits
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
-from sppo.schedule.order import Compute, stage_computes
 
 Ends = Literal["fill", "both"]
 """When the stages of a pipeline split subsequences: while it fills, or also while it drains."""
@@ -97,14 +96,6 @@ class TimedLayout(Layout):
     def end_stages(self) -> tuple[int, ...]:
         """The first and the last stage, which hold the embedding and the head."""
         return tuple(sorted({0, self.pipeline_parallel - 1}))
-
-    def differing_computes(self, stage: int) -> tuple[Compute, ...]:
-        """Forwards and backwards of a stage in a step, in order, of the sequences that differ.
-
-        Sequences between equal neighbours are left out: the device holds the same bytes in them.
-        """
-        sequences = min(self.sequences, 3 if self.kv_sets > 1 else 2)
-        return tuple(stage_computes(self, stage, sequences))
 
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
         """Compute times of one chunk, by subsequence."""
