@@ -74,11 +74,8 @@ class Engine:
             Op.OFFLOAD: self._offload,
             Op.RELOAD: self._reload,
             Op.ZERO_DKV: self._clear_dkv,
-            Op.SEND_W: self._send_weights,
-            Op.RECV_W: self._receive_weights,
-            Op.SEND_DW: self._send_gradients,
-            Op.RECV_DW: self._receive_gradients,
-            Op.ADD_DW: self._add_gradients,
+            **dict.fromkeys((Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW), self._msp_message),
+            Op.ADD_DW: lambda instruction: None,  # the wait for RECV_DW has added the gradients
         }
         instructions = schedule.stages[stage.index]
         computes = [each for each in instructions if each.op in (Op.FORWARD, Op.BACKWARD)]
@@ -140,11 +137,6 @@ class Engine:
 
     def _part(self, instruction: Instruction) -> Part:
         return self.stage.part(instruction.part, instruction.subsequence)
-
-    def _msp_part(self, instruction: Instruction) -> MspPart:
-        part = self._part(instruction)
-        assert isinstance(part, MspPart)
-        return part
 
     def _receive(self, instruction: Instruction) -> None:
         context = self.stage.context
@@ -219,24 +211,20 @@ class Engine:
         moved = part.reload(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 
-    def _send_weights(self, instruction: Instruction) -> None:
+    def _msp_message(self, instruction: Instruction) -> None:
+        """Weights of an MSP split to a helper, or their gradients to the owner."""
+        part, peer = self._part(instruction), self._peer(instruction)
+        assert isinstance(part, MspPart)
         with_prefix = instruction.other == 0
-        self._msp_part(instruction).send_weights(self._peer(instruction), with_prefix=with_prefix)
-
-    def _receive_weights(self, instruction: Instruction) -> None:
-        part, with_prefix = self._msp_part(instruction), instruction.other == 0
-        wait = part.receive_weights(self._peer(instruction), with_prefix=with_prefix)
-        self._waits[instruction] = wait
-
-    def _send_gradients(self, instruction: Instruction) -> None:
-        self._msp_part(instruction).send_gradients(self._peer(instruction))
-
-    def _receive_gradients(self, instruction: Instruction) -> None:
-        part = self._msp_part(instruction)
-        self._waits[instruction] = part.receive_gradients(self._peer(instruction))
-
-    def _add_gradients(self, instruction: Instruction) -> None:
-        """The wait for the receive has added the gradients."""
+        match instruction.op:
+            case Op.SEND_W:
+                part.send_weights(peer, with_prefix=with_prefix)
+            case Op.RECV_W:
+                self._waits[instruction] = part.receive_weights(peer, with_prefix=with_prefix)
+            case Op.SEND_DW:
+                part.send_gradients(peer)
+            case Op.RECV_DW:
+                self._waits[instruction] = part.receive_gradients(peer)
 
 
 def connections_of(schedule: Schedule) -> list[Connection]:
