@@ -36,7 +36,7 @@ def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     for part in plan.parts_of(stage):
         shape = part_shape(plan, part)
         for index in range(plan.subsequences):
-            tokens = plan.slicing.tokens_of(part, index, stage)
+            tokens = plan.tokens_of(part, index, stage)
             if tokens:
                 total += _subsequence(shape, tokens, plan.recomputed(part, index, stage))
     own = range(stage, len(plan.parts), plan.pipeline_parallel)

@@ -172,7 +172,7 @@ class Engine:
         sequence, index = instruction.sequence, instruction.subsequence
         part = self._part(instruction)
         span = part.spans[index]
-        first, last = part.index == 0, part.index + 1 == self.schedule.parts
+        first, last = part.index == 0, part.index + 1 == self.schedule.layout.part_count
         x = self._tokens[sequence, span] if first else self._join(instruction, Op.RECV_F)
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
@@ -185,7 +185,7 @@ class Engine:
     def _backward(self, instruction: Instruction) -> None:
         sequence, index = instruction.sequence, instruction.subsequence
         part = self._part(instruction)
-        last = part.index + 1 == self.schedule.parts
+        last = part.index + 1 == self.schedule.layout.part_count
         grad = None if last else self._join(instruction, Op.RECV_B)
         tokens = self._tokens[sequence, part.spans[index]] if part.index == 0 else None
         self.stage.wait_for_offloads()
@@ -231,7 +231,7 @@ def connections_of(schedule: Schedule) -> list[Connection]:
     """All (source, target, channel) that the schedule sends on, in one order for all ranks."""
     connections = {
         Connection(*pair, Channel.MSP_SLICES)
-        for msp_split in schedule.slicing.msp_splits
+        for msp_split in schedule.layout.msp_splits
         for pair in permutations(msp_split.ranks, 2)
     }
     for stage, instructions in enumerate(schedule.stages):

@@ -65,7 +65,7 @@ class StageMemoryModel:
     @cached_property
     def tokens(self) -> tuple[tuple[int, ...], ...]:
         """Tokens that this rank computes; fewer than `lengths` where MSP splits a subsequence."""
-        return self.layout.tokens_of(self.stage)
+        return self.layout.rank_tokens(self.stage)
 
     @cached_property
     def computes(self) -> tuple[Compute, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from sppo.plan.msp import MspSplit, Slicing
+from sppo.plan.msp import Slicing
 
 
 class Degrees(NamedTuple):
@@ -24,24 +24,21 @@ class Degrees(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(Slicing):
     """One way to lay a workload out over ranks and time, without the decisions.
 
-    `lengths_tokens` are the subsequences of a sequence. `kv_block_tokens` above 0: K and V lie in
+    `kv_block_tokens` above 0: K and V lie in
     the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
     and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
     """
 
     sequence_parallel: int
-    pipeline_parallel: int
     data_parallel: int = 1
     virtual_stages: int
     group_subsequences: int
-    lengths_tokens: tuple[int, ...]
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
-    msp_splits: tuple[MspSplit, ...] = ()
 
     @property
     def degrees_words(self) -> str:
@@ -66,13 +63,13 @@ class Layout:
     def parts_of(self, stage: int) -> list[int]:
         """The chunks that a stage computes: its own, then those it helps with."""
         own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
+        return [*own, *(msp_split.part for msp_split in self.splits_helped_by(stage))]
 
-    def tokens_of(self, stage: int) -> tuple[tuple[int, ...], ...]:
+    def rank_tokens(self, stage: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that a rank of a stage computes, by [place in `parts_of`][subsequence]."""
         subsequences = range(self.subsequences)
         return tuple(
-            tuple(self.slicing.tokens_of(part, index, stage) for index in subsequences)
+            tuple(self.tokens_of(part, index, stage) for index in subsequences)
             for part in self.parts_of(stage)
         )
 
@@ -81,15 +78,6 @@ class Layout:
         splits = [split for split in self.msp_splits if stage in split.ranks]
         helpers = {rank for split in splits for rank in split.ranks} - {stage}
         return 2 * (min(2, self.pipeline_parallel - 1) + len(helpers))
-
-    @cached_property
-    def slicing(self) -> Slicing:
-        """The slices of every subsequence in every chunk."""
-        return Slicing(
-            stages=self.pipeline_parallel,
-            lengths_tokens=self.lengths_tokens,
-            msp_splits=self.msp_splits,
-        )
 
     @property
     def receive_ahead(self) -> int:

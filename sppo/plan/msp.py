@@ -93,9 +93,12 @@ def msp_splits(
 
 @dataclass(frozen=True, kw_only=True)
 class Slicing:
-    """Every subsequence of every chunk as slices; without a split one each, its owner's."""
+    """Every subsequence of every chunk as slices; without a split one each, its owner's.
 
-    stages: int
+    `lengths_tokens` are the subsequences of a sequence.
+    """
+
+    pipeline_parallel: int
     lengths_tokens: tuple[int, ...]
     msp_splits: tuple[MspSplit, ...] = ()
 
@@ -124,7 +127,7 @@ class Slicing:
         """The slices of a subsequence in a chunk, in the order of their tokens."""
         if self.is_split(part, subsequence):
             return self._splits[part, subsequence][1]
-        return (Slice(part % self.stages, 0, self.lengths_tokens[subsequence]),)
+        return (Slice(part % self.pipeline_parallel, 0, self.lengths_tokens[subsequence]),)
 
     def slice_of(self, part: int, subsequence: int, rank: int) -> int | None:
         """The number of the slice that a rank computes, if any."""
@@ -156,7 +159,7 @@ class Slicing:
 
     def helpers(self, msp_split: MspSplit) -> list[tuple[int, int]]:
         """(slice, rank) of every helper of a split: all its ranks but the owner."""
-        owner = msp_split.part % self.stages
+        owner = msp_split.part % self.pipeline_parallel
         return [(number, rank) for number, rank in enumerate(msp_split.ranks) if rank != owner]
 
     def splits_helped_by(self, rank: int) -> tuple[MspSplit, ...]:
@@ -164,7 +167,7 @@ class Slicing:
         return tuple(
             msp_split
             for msp_split in self.msp_splits
-            if rank in msp_split.ranks and rank != msp_split.part % self.stages
+            if rank in msp_split.ranks and rank != msp_split.part % self.pipeline_parallel
         )
 
     def keeps_weights(self, rank: int, msp_split: MspSplit) -> bool:

@@ -195,7 +195,7 @@ class Plan(Layout):
         """Saved tensors that a rank recomputes of a subsequence, or of its MSP slice of it."""
         if rank == part % self.pipeline_parallel:
             return self.parts[part].recompute_units[subsequence]
-        return self.slicing.split_of(part, subsequence).recompute_units
+        return self.split_of(part, subsequence).recompute_units
 
 
 @dataclass(frozen=True, kw_only=True)

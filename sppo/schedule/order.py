@@ -52,7 +52,7 @@ def forward_order(layout: Layout, stage: int) -> list[tuple[int, int]]:
     """
     head = layout.virtual_stages if layout.head_alone and stage == 0 else None
     order = _interleaved(layout, head)
-    return with_slices(order, layout.slicing, stage, layout.parts_of(stage), head)
+    return with_slices(order, layout, stage, layout.parts_of(stage), head)
 
 
 def _interleaved(layout: Layout, head: int | None) -> list[tuple[int, int]]:
