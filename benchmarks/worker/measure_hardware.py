@@ -95,8 +95,9 @@ def _part(length: int, prefix: int) -> Part:
     plan = replace(plan, lengths_tokens=lengths, prediction=None)
     context = EngineContext(device=torch.device("cpu"), dtype=torch.float32)
     weights = initial_weights(MODEL, 1, context.dtype)
-    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype)
-    return Stage(plan, stage_weights, context, connect_threads(plan)[0]).parts[0]
+    groups = connect_threads(plan)[0]
+    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype, groups.shards)
+    return Stage(plan, stage_weights, context, groups).parts[0]
 
 
 class _Sampler:

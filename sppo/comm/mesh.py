@@ -16,7 +16,6 @@ import torch.distributed as dist
 
 from sppo.comm.collectives import ProcessGroupTeam, Team
 from sppo.comm.messages import GroupTransport, Transport
-from sppo.config.sharding import Shard
 from sppo.plan.plan import Plan
 
 Axis = Literal["replica", "stage", "shard"]
@@ -65,10 +64,6 @@ class RankGroups:
     shards: Team
     replicas: Team
     everyone: Team
-
-    @property
-    def shard(self) -> Shard:
-        return Shard(self.coordinate.shard, self.shards.size)
 
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too."""

@@ -46,6 +46,12 @@ class Layout(Slicing):
         return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
 
     @property
+    def family(self) -> tuple[int, ...]:
+        """SP, PP, DP, chunks a stage and the place of K and V: everything but the cut."""
+        degrees = self.sequence_parallel, self.pipeline_parallel, self.data_parallel
+        return (*degrees, self.virtual_stages, self.kv_block_tokens)
+
+    @property
     def subsequences(self) -> int:
         """Subsequences of a sequence (the paper's N)."""
         return len(self.lengths_tokens)

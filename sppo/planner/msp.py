@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.plan.plan import Plan
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
-from sppo.planner.layouts.timed_layout import Ends, TimedLayout, family_of
+from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.report.wording import counted
 
 COARSER = 3
@@ -103,7 +103,7 @@ def _candidates(plan: Plan, layouts: Sequence[TimedLayout]) -> list[tuple[TimedL
     own: list[TimedLayout] = []
     families: dict[tuple[int, ...], list[TimedLayout]] = {}
     for layout in layouts:
-        if layout.may_split and layout.family == family_of(plan):
+        if layout.may_split and layout.family == plan.family:
             own.append(layout)
         elif layout.may_split:
             families.setdefault(layout.family, []).append(layout)

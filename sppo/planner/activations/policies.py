@@ -39,8 +39,7 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
 
 def recompute_levels(problem: StageProblem) -> list[Decision]:
     """Three levels of recomputation: none, the cheap tensors, all but those of the mixer."""
-    levels = ((), problem.block.recompute_cheap, problem.block.recompute_lean)
-    return [recomputable(problem, names) for names in levels]
+    return [recomputable(problem, names) for names in problem.block.recompute_levels[:3]]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:

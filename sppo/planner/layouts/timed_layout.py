@@ -156,22 +156,11 @@ class TimedLayout(Layout):
             replicas=self.data_parallel,
         )
 
-    @property
-    def family(self) -> tuple[int, ...]:
-        """See `family_of`."""
-        return family_of(self)
-
     def __str__(self) -> str:
         chunks = "1 chunk" if self.virtual_stages == 1 else f"{self.virtual_stages} chunks"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
         return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
-
-
-def family_of(layout: Layout) -> tuple[int, ...]:
-    """SP, PP, DP, chunks a stage and the place of K and V: everything but the cut."""
-    degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.data_parallel
-    return (*degrees, layout.virtual_stages, layout.kv_block_tokens)
 
 
 @lru_cache(maxsize=1024)
