@@ -64,8 +64,7 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
     """
     import msgspec
 
-    from sppo.plan.plan import Plan
-    from sppo.plan.prediction import Prediction
+    from sppo.plan.plan import Plan, Prediction
 
     own = _fields_of(Plan, values) | {"prediction": _fields_of(Prediction, values)}
     return msgspec.convert(own, Plan)

@@ -160,7 +160,6 @@ def _copy_rates() -> tuple[float, float]:
     """Bytes/s into and out of the host tier (D2H, H2D), in tensors of 1 MiB."""
     arena = HostArena(16 * MIB, torch.device("cpu"))
     data = torch.ones(1 * MIB, dtype=torch.uint8)
-    first_slot = arena.store(data)
 
     def offload() -> None:
         arena.used_bytes = 0
@@ -170,7 +169,7 @@ def _copy_rates() -> tuple[float, float]:
     def reload() -> None:
         for index in reversed(range(16)):
             arena.used_bytes = (index + 1) * MIB
-            slot = replace(first_slot, offset_bytes=index * MIB)
+            slot = slice(index * MIB, (index + 1) * MIB)
             arena.load(slot, torch.empty(MIB, dtype=torch.uint8))
 
     return 16 * MIB / _median_seconds(offload), 16 * MIB / _median_seconds(reload)

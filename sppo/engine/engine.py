@@ -24,12 +24,11 @@ from sppo.schedule.check import check_schedule
 from sppo.schedule.dependencies import (
     Schedule,
     carries_msp_weights,
-    inputs_of,
     matching_receive,
     message_tokens,
     needed_receives,
-    outputs_of,
     peer_of,
+    sides_of,
 )
 from sppo.schedule.instructions import SENDS, Instruction, Op
 
@@ -77,11 +76,11 @@ class Engine:
             **dict.fromkeys((Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW), self._msp_message),
             Op.ADD_DW: lambda instruction: None,  # the wait for RECV_DW has added the gradients
         }
-        instructions = schedule.stages[stage.index]
+        layout, instructions = schedule.layout, schedule.stages[stage.index]
         computes = [each for each in instructions if each.op in (Op.FORWARD, Op.BACKWARD)]
         self._needed = {each: needed_receives(schedule, each) for each in instructions}
-        self._inputs = {each: inputs_of(schedule, each) for each in computes}
-        self._outputs = {each: outputs_of(schedule, each) for each in computes}
+        self._inputs = {each: sides_of(layout, each, reads=True) for each in computes}
+        self._outputs = {each: sides_of(layout, each, reads=False) for each in computes}
         self._notes = {each: f"stage {stage.index}, {_note(each)}" for each in instructions}
         needed = {receive for receives in self._needed.values() for receive in receives}
         self._wait_notes = {each: f"stage {stage.index}, waits for {each}" for each in needed}

@@ -80,10 +80,8 @@ def stage_weight_names(
         for name, parts in block_of(model).stored_weights.items():
             names[prefix + name] = tuple(prefix + part for part in parts)
     if head:
-        names["final_norm.weight"] = ("final_norm.weight",)
-        if model.norm == "layernorm":
-            names["final_norm.bias"] = ("final_norm.bias",)
-        names["head.weight"] = ("head.weight",)
+        last = ("final_norm.weight", "final_norm.bias", "head.weight")
+        names |= {name: (name,) for name in last if name in canonical_weights(model)}
     return names
 
 

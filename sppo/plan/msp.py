@@ -7,7 +7,7 @@ which compute slices of its subsequences. Slices are consecutive tokens, in rank
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -173,29 +173,3 @@ class Slicing:
     def keeps_weights(self, rank: int, msp_split: MspSplit) -> bool:
         """Whether a helper still has the split's weights when the backward begins."""
         return self.splits_helped_by(rank)[-1] == msp_split
-
-
-def with_slices(
-    order: Sequence[tuple[int, int]],
-    slicing: Slicing,
-    rank: int,
-    parts_of_rank: Sequence[int],
-    head: int | None = None,
-) -> list[tuple[int, int]]:
-    """A rank's forwards, (place in `parts_of_rank`, subsequence), with its slices at the ends.
-
-    `order` are its forwards without MSP. First come the slices that fill the pipeline, by chunk,
-    then its own forwards, then the slices that drain it. Where the head is a chunk of its own
-    (place `head`), they come before the loss of the first of them.
-    """
-    ends: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for msp_split in slicing.msp_splits:
-        if rank in msp_split.ranks:
-            place = parts_of_rank.index(msp_split.part)
-            ends[msp_split.fills] += [(place, index) for index in msp_split.subsequences]
-    sliced = {*ends[True], *ends[False]}
-    own = [forward for forward in order if forward not in sliced]
-    drained = {index for _, index in ends[False]}
-    late = [n for n, (place, index) in enumerate(own) if place == head and index in drained]
-    split = late[0] if late else len(own)
-    return [*ends[True], *own[:split], *ends[False], *own[split:]]

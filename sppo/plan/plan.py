@@ -12,7 +12,6 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape
-from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import SavedTensorKey
 
 
@@ -128,6 +127,22 @@ class StagePlan:
         """Mean share of saved bytes that is offloaded, over chunks and subsequences."""
         shares = [share for part in self.parts for share in part.offload_share]
         return sum(shares) / len(shares)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Times of a step, simulated from a hardware profile, and the messages between its stages.
+
+    Times are those of forward and backward without the optimizer. `reduction_seconds` of the
+    makespan are the sums over replicas that follow. `messages` and `message_bytes`: sent by one
+    rank of each stage to other stages in a step.
+    """
+
+    makespan_seconds: float
+    reduction_seconds: float
+    bubble_share: float
+    messages: tuple[int, ...] = ()
+    message_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from dataclasses import replace
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.decisions import StageDecisions
 from sppo.plan.layout import layout_fields
-from sppo.plan.plan import Plan, StagePlan
-from sppo.plan.prediction import Prediction
+from sppo.plan.plan import Plan, Prediction, StagePlan
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.timed_layout import TimedLayout
 

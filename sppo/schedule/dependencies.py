@@ -66,8 +66,11 @@ class Side(NamedTuple):
     rank: int
 
 
-def _sides(layout: Layout, compute: Instruction, *, reads: bool) -> list[Side]:
-    """The slices of a neighbouring chunk that a compute reads from, or that read its output."""
+def sides_of(layout: Layout, compute: Instruction, *, reads: bool) -> list[Side]:
+    """The slices of a neighbouring chunk that a compute reads from, or that read its output.
+
+    Forwards read and write hidden states, backwards their gradients.
+    """
     _, _, index, part, number, _ = compute
     before = reads == (compute.op is Op.FORWARD)
     neighbour = part - 1 if before else part + 1
@@ -83,16 +86,6 @@ def _sides(layout: Layout, compute: Instruction, *, reads: bool) -> list[Side]:
     return sides
 
 
-def inputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
-    """Where a forward's hidden states, or a backward's gradient, come from, by token."""
-    return _sides(schedule.layout, compute, reads=True)
-
-
-def outputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
-    """Where a compute's hidden states or gradient go, by token."""
-    return _sides(schedule.layout, compute, reads=False)
-
-
 MESSAGE_OPS = {
     (Op.FORWARD, True): Op.RECV_F,
     (Op.FORWARD, False): Op.SEND_F,
@@ -106,7 +99,7 @@ def messages(layout: Layout, compute: Instruction, *, reads: bool) -> list[Instr
     """Hidden states or gradients that a compute receives from other ranks, or sends to them."""
     rank = layout.slices(compute.part, compute.subsequence)[compute.slice].rank
     op = MESSAGE_OPS[compute.op, reads]
-    sides = _sides(layout, compute, reads=reads)
+    sides = sides_of(layout, compute, reads=reads)
     return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
 
 
@@ -114,7 +107,7 @@ def message_tokens(schedule: Schedule, message: Instruction) -> int:
     """Tokens of hidden states, or of their gradient, in a send or receive."""
     ((op, reads),) = (key for key, end in MESSAGE_OPS.items() if end is message.op)
     compute = message._replace(op=op, other=0)
-    sides = _sides(schedule.layout, compute, reads=reads)
+    sides = sides_of(schedule.layout, compute, reads=reads)
     (tokens,) = (side.tokens for side in sides if side.other == message.other)
     return tokens
 
