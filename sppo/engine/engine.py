@@ -45,8 +45,8 @@ class TimedInstruction(NamedTuple):
 class StepCounters:
     """Loss, bytes and times of one rank in one step.
 
-    loss: this rank's part. Bytes: offloaded and reloaded saved tensors, and K, V, dK and dV between
-    host and device.
+    loss: this rank's share. Bytes: offloaded and reloaded saved tensors, and K, V, dK and dV
+    between host and device.
     """
 
     loss: float = 0.0
@@ -57,7 +57,7 @@ class StepCounters:
 
 
 class Engine:
-    """One rank's part of a schedule."""
+    """One rank's share of a schedule."""
 
     def __init__(self, schedule: Schedule, stage: Stage) -> None:
         self.schedule = schedule

@@ -32,7 +32,7 @@ class MspSplit:
 
 
 Cut = Callable[[int, int, int], tuple[int, ...] | None]
-"""(part, subsequence, ranks) -> lengths of the slices; None where it is too short."""
+"""(chunk, subsequence, ranks) -> lengths of the slices; None where it is too short."""
 
 
 class Slice(NamedTuple):

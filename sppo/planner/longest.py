@@ -172,7 +172,7 @@ def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
     """Whether the solver would find a plan in this layout."""
 
     def require(problem: StageProblem) -> None:
-        limit = problem.device_limit_bytes
+        limit = problem.workload.device_memory_bytes
         if options.solver == "paper":
             if limit is not None and (excess := printed_bytes(problem) - limit) > 0:
                 raise LayoutDoesNotFit(excess, "device memory by the paper's model")

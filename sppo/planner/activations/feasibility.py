@@ -14,7 +14,8 @@ def require_host_room(problem: StageProblem) -> None:
     Decisions that recompute attention are left out. After the last forward every saved
     byte is on the device or on the host. The leanest recomputation leaves the fewest saved bytes.
     """
-    host, device = problem.host_limit_bytes, problem.device_limit_bytes
+    workload = problem.workload
+    host, device = workload.host_memory_bytes, workload.device_memory_bytes
     if host is None or device is None:
         return
     states = [uniform(problem, decision, 0.0) for decision in recompute_levels(problem)]
@@ -52,7 +53,7 @@ def require_some_decisions(problem: StageProblem) -> None:
 def _require_share(problem: StageProblem, decision: Decision) -> None:
     """Raise LayoutDoesNotFit unless the largest share for the host tier fits the device too."""
     everything = problem.memory(uniform(problem, decision, 1.0))
-    host = problem.host_limit_bytes
+    host = problem.workload.host_memory_bytes
     if host is None or everything.host + everything.kv_host <= host:
         problem.require_fit(everything)
         return

@@ -133,7 +133,7 @@ def _choices(problem: StageProblem, program: _Program) -> _Choices:
 def _temporary_columns(
     problem: StageProblem, program: _Program, choices: _Choices
 ) -> dict[tuple[int, int, bool], int]:
-    """By part, subsequence and direction: a column no less than the compute's temporary peak.
+    """By chunk, subsequence and direction: a column no less than the compute's temporary peak.
 
     There is one row for each step of the compute, in which every recomputed tensor counts.
     """
@@ -161,7 +161,7 @@ def _memory_rows(
 ) -> None:
     """At every compute: saved bytes, less recomputed, less offloaded, within the budget."""
     fixed = problem.fixed_bytes(problem.memory(uniform(problem))) + problem.untracked.charged
-    assert problem.device_limit_bytes is not None
+    assert problem.workload.device_memory_bytes is not None
     cells: defaultdict[int, float] = defaultdict(float)
     kept = 0.0
     overlapped = problem.profile.overlapped_copies
@@ -180,12 +180,12 @@ def _memory_rows(
                 if choice.offload is not None and change.away:
                     cells[choice.offload] -= change.away * size
         column = temporary[compute.virtual, compute.subsequence, compute.forward]
-        budget = (problem.device_limit_bytes - fixed - messages) / MIB
+        budget = (problem.workload.device_memory_bytes - fixed - messages) / MIB
         program.row({**cells, column: 1.0}, budget - kept)
 
 
 def _host_row(problem: StageProblem, program: _Program, choices: _Choices) -> None:
-    limit = problem.host_limit_bytes
+    limit = problem.workload.host_memory_bytes
     cells = {
         choice.offload: slot_bytes(choice.size_bytes) / MIB
         for choice in chain.from_iterable(choices.values())

@@ -18,7 +18,7 @@ next subsequence. full-offload: everything but K, V and the last subsequence. le
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
 OffloadShare = Callable[[int, int], float]
-"""(part, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
+"""(chunk, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
 
 
 def choose(problem: StageProblem, policy: str) -> StageDecisions:
@@ -53,7 +53,7 @@ def uniform(
 ) -> list[list[Decision]]:
     """The same recomputation everywhere; all subsequences but the last offload their share.
 
-    A function `share` must give equal parts the same.
+    A function `share` must give equal chunks the same.
     """
     last = len(problem.lengths) - 1
 
@@ -67,7 +67,7 @@ def uniform(
 
 def _cheapest(problem: StageProblem) -> StageDecisions:
     """Of every ladder the first rung that fits; of those the least added time."""
-    if problem.device_limit_bytes is None:
+    if problem.workload.device_memory_bytes is None:
         return uniform(problem)
     fitting: list[tuple[int, StageDecisions]] = []
     shorts: list[LayoutDoesNotFit] = []

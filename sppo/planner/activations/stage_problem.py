@@ -1,6 +1,6 @@
 """The decisions of a stage's saved tensors: kept, offloaded, or recomputed. No torch.
 
-A `StageProblem` is one stage of one layout: the saved tensors of its parts, the order of its
+A `StageProblem` is one stage of one layout: the saved tensors of its chunks, the order of its
 computes, the memory limits, and the cost of every decision. `policies.py` and the exact solver
 (`integer_program.py`) decide.
 """
@@ -35,30 +35,20 @@ def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost)
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
-    """One stage, its memory limits, and the added time of its decisions."""
-
-    @property
-    def device_limit_bytes(self) -> int | None:
-        """The device's limit; None: no limit."""
-        return self.workload.device_memory_bytes
-
-    @property
-    def host_limit_bytes(self) -> int | None:
-        """The host tier's limit; None: no limit."""
-        return self.workload.host_memory_bytes
+    """One stage, and the added time of its decisions."""
 
     def excess_bytes(self, memory: StageMemory) -> int:
         """Device bytes over the limit; not positive if it fits."""
-        if self.device_limit_bytes is None:
-            return 0
-        return memory.device_peak - self.device_limit_bytes
+        limit = self.workload.device_memory_bytes
+        return 0 if limit is None else memory.device_peak - limit
 
     def require_room(self) -> None:
         """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
-        if self.device_limit_bytes is None:
+        limit = self.workload.device_memory_bytes
+        if limit is None:
             return
         fixed = fixed_bytes(self.shapes, self.layout) + sum(helper_bytes(self.msp_roles))
-        excess = fixed - self.device_limit_bytes
+        excess = fixed - limit
         if excess > 0:
             raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
 
@@ -74,7 +64,7 @@ class StageProblem(StageMemoryModel):
     def require_fit(self, memory: StageMemory) -> None:
         """Raise LayoutDoesNotFit if device or host memory is short."""
         self.require_device_fit(memory)
-        limit = self.host_limit_bytes
+        limit = self.workload.host_memory_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
             raise LayoutDoesNotFit(memory.host + memory.kv_host - limit, "host memory")
 
@@ -96,7 +86,7 @@ class StageProblem(StageMemoryModel):
         return self.recompute_ns(part, index, decision.recompute) + copies
 
     def recompute_ns(self, part: int, index: int, names: tuple[str, ...]) -> int:
-        """Time to recompute these saved tensors of a subsequence in all blocks of a part."""
+        """Time to recompute these saved tensors of a subsequence in all blocks of a chunk."""
         shape = self.shapes[part]
         return len(shape.layers) * recompute_ns(
             shape.model,
