@@ -14,6 +14,7 @@ setup(
     ],
     package_dir={"benchmarks.results": "results"},
     package_data={
+        "sppo": ["*.pyi"],
         "benchmarks.reporting": ["*.mplstyle"],
         "sppo.config.hardware_profiles": ["*.json"],
         "benchmarks.results": [

@@ -164,7 +164,10 @@ class Planner(Adapter, Protocol):
     """
 
     def plan(self, workload: Workload, settings: Any) -> Plan:
-        """The plan of a whole step, the same each time. Raises Infeasible, NotBuilt, ValueError."""
+        """The plan of a whole step, the same each time.
+
+        Raises Infeasible, NotSupported or ValueError.
+        """
 
     def step_plans(self, workload: Workload, settings: Any, short_tokens: int) -> StepPlans:
         """The same, with the plan of a first step of `short_tokens` tokens a sequence."""

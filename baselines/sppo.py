@@ -134,7 +134,7 @@ class SppoAdapter(Adapter):
         return (SppoSettings(),)
 
     def plan(self, workload: Workload, settings: SppoSettings) -> Plan:
-        """The plan of these settings. Raises Infeasible, NotBuilt or ValueError."""
+        """The plan of these settings. Raises Infeasible, NotSupported or ValueError."""
         return _solved(workload, settings)
 
     def check(self, workload: Workload, settings: SppoSettings) -> None:

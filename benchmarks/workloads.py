@@ -97,7 +97,7 @@ def of_flags(
     """A workload outside `WORKLOADS`, on `gpus` ranks, with a name of the same form.
 
     Nodes, device and host memory are those of the profile; a CPU has one node and no device limit.
-    Raises ValueError with the cure, NotBuilt with the known profiles.
+    Raises ValueError with the cure, NotSupported with the known profiles.
     """
     from sppo.config.hardware import committed_profiles, load_hardware
 

@@ -28,6 +28,6 @@ for rank in training.ranks:
     predicted = plan.stages[rank.stage].memory.kept_peak
     messages = plan.predicted.messages[rank.stage]
     print(
-        f"stage {rank.stage}   kept activations: predicted {predicted:,} bytes, counted "
+        f"stage {rank.stage}   saved tensors: predicted {predicted:,} bytes, counted "
         f"{rank.kept_peak_bytes:,}   messages: predicted {messages}, counted {rank.messages}"
     )

@@ -17,7 +17,7 @@ from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
 from benchmarks.records import store
 from benchmarks.rows.assign import sppo_plan
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import parse_bytes
 from sppo.config.workload import Workload
 from sppo.plan.plan import Plan
@@ -39,8 +39,8 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn ValueError, NotBuilt and errors of `kinds` into a UsageError with the same message."""
-    caught: tuple[type[Exception], ...] = (ValueError, NotBuilt, *kinds)
+    """Turn ValueError, NotSupported and errors of `kinds` into a UsageError of the same message."""
+    caught: tuple[type[Exception], ...] = (ValueError, NotSupported, *kinds)
     try:
         yield
     except caught as error:

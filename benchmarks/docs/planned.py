@@ -70,7 +70,7 @@ def offload_share() -> str:
     forwards = _seconds(simulate_plan(plan, hardware), Op.FORWARD)
     (chunk,) = plan.stages[0].parts
     rows = []
-    for index, tokens in enumerate(plan.layout.lengths_tokens):
+    for index, tokens in enumerate(plan.lengths_tokens):
         cells = ["", "", "", "0"]
         if index + 1 < SUBSEQUENCES:
             size = copies[index] * hardware.d2h_bytes_per_second

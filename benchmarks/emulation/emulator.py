@@ -57,7 +57,7 @@ class Emulator:
     ) -> Emulation:
         """Emulate all roles, or the chosen ones; the role named `first` runs first.
 
-        Raises Misfit, NotBuilt or ValueError for wrong input, OSError from the folder.
+        Raises Misfit, NotSupported or ValueError for wrong input, OSError from the folder.
         """
         adapter = registry.load(system)
         refused = self.refusal(workload, system, settings)
@@ -112,7 +112,7 @@ class Emulator:
     def refusal(self, workload: Workload, system: str, settings: Any) -> Emulation | None:
         """The verdict on a layout that the library refuses or that has no plan, else None.
 
-        Nothing runs. Raises Misfit, NotBuilt or ValueError.
+        Nothing runs. Raises Misfit, NotSupported or ValueError.
         """
         adapter = registry.load(system)
         try:

@@ -32,7 +32,7 @@ LAST_WORDS = 400
 
 
 def make_job(workload: Workload, adapter: Adapter, settings: Any, directory: Path) -> EmulationJob:
-    """The job that every emulated rank reads. Raises Infeasible, NotBuilt or ValueError."""
+    """The job that every emulated rank reads. Raises Infeasible, NotSupported or ValueError."""
     return EmulationJob(
         workload=workload,
         system=adapter.name,

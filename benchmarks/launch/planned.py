@@ -11,7 +11,7 @@ from benchmarks.launch import processes
 from benchmarks.launch.outcome import Outcome
 from benchmarks.launch.processes import LaunchOptions
 from benchmarks.rows.assign import step_plans
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 
 
 def launch(job: Job, options: LaunchOptions) -> Outcome:
@@ -20,7 +20,7 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
         job = with_plans(job)
     except Infeasible as error:
         return _no_launch("infeasible", str(error))
-    except NotBuilt as error:
+    except NotSupported as error:
         return _no_launch("unavailable", str(error))
     except (ValueError, msgspec.ValidationError) as error:
         return _no_launch("failed", f"no plan: {error}")
@@ -35,9 +35,10 @@ def _no_launch(status: Status, reason: str) -> Outcome:
 
 
 def with_plans(job: Job) -> Job:
-    """The job with the plans of its system, if that plans. Raises Infeasible, NotBuilt, ValueError.
+    """The job with the plans of its system, if that plans.
 
-    The plans are for the job's own workload: its length or limit may differ from the row's.
+    Raises Infeasible, NotSupported or ValueError. The plans are for the job's own
+    workload: its length or limit may differ from the row's.
     """
     from baselines import registry
     from baselines.protocol import Planner

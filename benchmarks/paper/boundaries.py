@@ -123,7 +123,7 @@ class PaperComparison:
         """The verdicts of fig. 10, one by one, so that each can be saved at once.
 
         A row that does not count is left out where the paper is silent.
-        Raises NotBuilt, ValueError or OSError.
+        Raises NotSupported, ValueError or OSError.
         """
         for point in self.points:
             for rule in self.rules:
@@ -173,7 +173,7 @@ class PaperComparison:
     def longest(self) -> Iterator[LongestVerdict]:
         """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
 
-        A row is left out where the paper is silent. Raises NotBuilt, ValueError or OSError.
+        A row is left out where the paper is silent. Raises NotSupported, ValueError or OSError.
         """
         for gpus in reported.longest_gpus():
             point = _longest_point(gpus)

@@ -16,7 +16,7 @@ FIGURES = ("10", "12")
 def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
     """One of FIGURES, as JSON, table and figure in the emulator's folder.
 
-    Raises ValueError, NotBuilt or OSError.
+    Raises ValueError, NotSupported or OSError.
     """
     figure = PaperPoints(
         hardware=reported.ABLATION_HARDWARE,

@@ -14,7 +14,7 @@ from typing import Literal
 
 from benchmarks.paper.reported import ReportedPoint
 from benchmarks.reporting.simulated_step import checked_simulation
-from sppo.config.errors import Infeasible, Short
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
@@ -184,9 +184,9 @@ def common_layout(workload: Workload, profile: Hardware, options: SolverOptions)
             candidate = replace(options, policy=policy, msp=False, kv_offload=hosted)
             with suppress(Infeasible):
                 plan = solve(workload, profile, candidate)
-                return TimedLayout.of(plan.layout, workload, profile)
+                return TimedLayout.of(plan, workload, profile)
     last = replace(options, policy=RECOMPUTE.policy, msp=False)
-    return TimedLayout.of(solve(workload, profile, last).layout, workload, profile)
+    return TimedLayout.of(solve(workload, profile, last), workload, profile)
 
 
 def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
@@ -201,7 +201,7 @@ def variant_result(variant: Variant, layout: TimedLayout) -> VariantResult:
     choose = partial(policies.choose, policy=variant.policy)
     try:
         plan = plan_of(layout, choose)
-    except Short as short:
+    except LayoutDoesNotFit as short:
         return _infeasible(variant, str(layout), f"short by {short}")
     if variant.msp:
         try:
@@ -228,7 +228,7 @@ def free_result(workload: Workload, profile: Hardware) -> VariantResult:
         plan = solve(workload, profile)
     except Infeasible as error:
         return _infeasible(FREE, "none", str(error))
-    layout = TimedLayout.of(replace(plan.layout, msp_splits=()), workload, profile)
+    layout = TimedLayout.of(replace(plan, msp_splits=()), workload, profile)
     return simulated(plan, FREE, layout)
 
 

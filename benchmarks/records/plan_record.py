@@ -1,6 +1,6 @@
 """A plan in a record, and a plan in words.
 
-On disk a plan is flat: layout and prediction have no objects of their own. Only this module
+On disk a plan is flat: the prediction has no object of its own. Only this module
 flattens a plan and reads it back.
 """
 
@@ -52,7 +52,6 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
 
     values: dict[str, Any] = msgspec.to_builtins(plan)
     predicted: dict[str, Any] = msgspec.to_builtins(plan.predicted)
-    values.update(values.pop("layout"))
     values.update(predicted)
     values = {_key_on_disk(name): value for name, value in values.items()}
     return {key: values[key] for key in KEYS}
@@ -65,12 +64,10 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
     """
     import msgspec
 
-    from sppo.plan.layout import Layout
-    from sppo.plan.plan import Plan
-    from sppo.plan.prediction import Prediction
+    from sppo.plan.plan import Plan, Prediction
 
-    nested = {"layout": _fields_of(Layout, values), "prediction": _fields_of(Prediction, values)}
-    return msgspec.convert({**values, **nested}, Plan)
+    own = _fields_of(Plan, values) | {"prediction": _fields_of(Prediction, values)}
+    return msgspec.convert(own, Plan)
 
 
 def _fields_of(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs, stage_kv_copied_bytes, stage_offloaded_bytes
+from sppo.plan.layout import layout_fields
 from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
@@ -67,7 +68,7 @@ def _plan_values(workload: Workload, options: SolverOptions) -> Values:
 
 
 def _layout(plan: Plan) -> Values:
-    layout = msgspec.to_builtins(plan.layout)
+    layout = layout_fields(plan)
     del layout["msp_splits"]
     return {
         **layout,

@@ -151,7 +151,7 @@ def _with_msp(plan: Plan) -> Plan:
 
     parts = plan.pipeline_parallel * plan.virtual_stages
     splits = msp_splits(plan.pipeline_parallel, parts, plan.subsequences, cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
+    return replace(plan, msp_splits=splits, prediction=None)
 
 
 def _simulated(

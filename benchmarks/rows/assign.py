@@ -14,7 +14,7 @@ from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import tuning
 from benchmarks.rows.row import Configuration, Row
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import limit_words
 from sppo.config.workload import Workload
@@ -38,7 +38,7 @@ def assign(row: Row, workload: Workload) -> Configuration:
         adapter.check(workload, settings)
     except Infeasible as error:
         return Configuration(row=row, status="infeasible", reason=str(error))
-    except (Unavailable, NotBuilt) as error:
+    except (Unavailable, NotSupported) as error:
         return Configuration(row=row, status="unavailable", reason=str(error))
     return with_settings(row, adapter, settings, grid=grid, **changes)
 
@@ -113,7 +113,7 @@ def _choose_tuned(
 def _choose_planned(
     row: Row, workload: Workload, adapter: Adapter, settings: Any
 ) -> tuple[Any, str, dict[str, Any]]:
-    """The settings with their plan. Raises Infeasible, NotBuilt or ValueError."""
+    """The settings with their plan. Raises Infeasible, NotSupported or ValueError."""
     if not isinstance(adapter, Planner):
         raise ValueError(f"{row.label}: {row.system} makes no plans")
     plan = plan_data(
@@ -128,7 +128,7 @@ def _choose_planned(
 def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans | None:
     """The plans that a launcher gives to all ranks; None for a system that does not plan.
 
-    Raises Infeasible, NotBuilt or ValueError.
+    Raises Infeasible, NotSupported or ValueError.
     """
     if not isinstance(adapter, Planner):
         return None
@@ -138,7 +138,7 @@ def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans
 def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
     """SPPO's plan of this workload, as its adapter makes it, without an import of torch.
 
-    Raises Infeasible, NotBuilt (no profile) or ValueError.
+    Raises Infeasible, NotSupported (no profile) or ValueError.
     """
     return solve(workload, load_hardware(workload.cluster.hardware), options)
 
@@ -150,7 +150,7 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
     """
     try:
         plan = sppo_plan(workload)
-    except (ImportError, Infeasible, NotBuilt):
+    except (ImportError, Infeasible, NotSupported):
         return workload.cluster.ranks, 1, "SPPO has no plan, so a pipeline over all ranks"
     return plan.pipeline_parallel, plan.sequence_parallel, "degrees of SPPO's plan"
 

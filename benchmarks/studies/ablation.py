@@ -20,7 +20,7 @@ from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Configuration, Row
-from sppo.config.errors import Infeasible, NotBuilt
+from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import stage_offloaded_bytes
@@ -64,7 +64,7 @@ def label(policy: str) -> str:
 
 
 def plan_under(workload: Workload, options: SolverOptions) -> Plan:
-    """The plan that a launch gives to its ranks. Raises Infeasible, NotBuilt or ValueError."""
+    """The plan that a launch gives to its ranks. Raises Infeasible, NotSupported or ValueError."""
     return registry.load_planner(SYSTEM).plan(workload, options)
 
 
@@ -72,7 +72,7 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
     """The solver's options that repeat one layout, and the policy whose plan has the layout.
 
     `auto` comes first, then the other policies in turn; free options and "" if none has a plan.
-    Raises NotBuilt or ValueError.
+    Raises NotSupported or ValueError.
     """
     for policy in ("auto", *policies):
         options = SolverOptions(
@@ -89,7 +89,7 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
     """Options under which the solver has this plan's layout only."""
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     shared = {field.name for field in fields(Layout)} & {field.name for field in fields(options)}
-    layout: dict[str, Any] = {name: getattr(plan.layout, name) for name in shared}
+    layout: dict[str, Any] = {name: getattr(plan, name) for name in shared}
     hosted = plan.kv_block_tokens > 0
     return replace(options, **layout, kv_offload=hosted, subsequences=count, longest_tokens=cap)
 
@@ -122,7 +122,7 @@ def configurations(
         options = replace(layout, policy=policy)
         try:
             plan = plan_under(workload, options)
-        except (Infeasible, NotBuilt) as error:
+        except (Infeasible, NotSupported) as error:
             status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
             rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
             continue

@@ -15,7 +15,7 @@ from benchmarks.job import Job, RankError, Refusal, Status
 from benchmarks.records import store
 from benchmarks.worker import device as devices
 from benchmarks.worker.heartbeat import Heartbeat
-from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.config.errors import HostTierFull, Infeasible, NotSupported
 from sppo.config.sizes import format_bytes
 
 WRONG_INPUT = 2
@@ -42,7 +42,7 @@ STATUSES: tuple[tuple[type[Exception], Status], ...] = (
     (HostTierFull, "host_oom"),
     (Infeasible, "infeasible"),
     (Unavailable, "unavailable"),
-    (NotBuilt, "unavailable"),
+    (NotSupported, "unavailable"),
 )
 """Error types with a status of their own; the first match counts."""
 

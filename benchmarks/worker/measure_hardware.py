@@ -94,11 +94,12 @@ def _part(length: int, prefix: int) -> Part:
     options = replace(layout, policy="no-offload", cut="equal")
     plan = solve(workload, load_hardware(BASE), options)
     lengths = (prefix, length) if prefix else (length,)
-    plan = replace(plan, layout=replace(plan.layout, lengths_tokens=lengths), prediction=None)
+    plan = replace(plan, lengths_tokens=lengths, prediction=None)
     context = EngineContext(device=torch.device("cpu"), dtype=torch.float32)
     weights = initial_weights(MODEL, 1, context.dtype)
-    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype)
-    return Stage(plan, stage_weights, context, connect_threads(plan)[0]).parts[0]
+    groups = connect_threads(plan)[0]
+    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype, groups.shards)
+    return Stage(plan, stage_weights, context, groups).parts[0]
 
 
 class _Sampler:
@@ -161,7 +162,6 @@ def _copy_rates() -> tuple[float, float]:
     """Bytes/s into and out of the host tier (D2H, H2D), in tensors of 1 MiB."""
     arena = HostArena(16 * MIB, torch.device("cpu"))
     data = torch.ones(1 * MIB, dtype=torch.uint8)
-    first_slot = arena.store(data)
 
     def offload() -> None:
         arena.used_bytes = 0
@@ -171,7 +171,7 @@ def _copy_rates() -> tuple[float, float]:
     def reload() -> None:
         for index in reversed(range(16)):
             arena.used_bytes = (index + 1) * MIB
-            slot = replace(first_slot, offset_bytes=index * MIB)
+            slot = slice(index * MIB, (index + 1) * MIB)
             arena.load(slot, torch.empty(MIB, dtype=torch.uint8))
 
     return 16 * MIB / _median_seconds(offload), 16 * MIB / _median_seconds(reload)

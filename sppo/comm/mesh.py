@@ -7,22 +7,21 @@ stages of a pipeline, then the replicas.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch.distributed as dist
 
 from sppo.comm.collectives import ProcessGroupTeam, Team
 from sppo.comm.messages import GroupTransport, Transport
-from sppo.config.sharding import Shard
 from sppo.plan.plan import Plan
 
 Axis = Literal["replica", "stage", "shard"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeshCoordinate:
+class MeshCoordinate(NamedTuple):
     """One rank's coordinates in a plan's degrees."""
 
     replica: int
@@ -30,38 +29,30 @@ class MeshCoordinate:
     shard: int
 
 
+def _mesh(plan: Plan) -> np.ndarray:
+    """The ranks by [replica, stage, shard]."""
+    degrees = plan.data_parallel, plan.pipeline_parallel, plan.sequence_parallel
+    return np.arange(plan.ranks).reshape(degrees)
+
+
 def coordinate_of(plan: Plan, rank: int) -> MeshCoordinate:
-    replica, inside = divmod(rank, plan.pipeline_parallel * plan.sequence_parallel)
-    stage, shard = divmod(inside, plan.sequence_parallel)
-    return MeshCoordinate(replica=replica, stage=stage, shard=shard)
+    return MeshCoordinate(*map(int, np.unravel_index(rank, _mesh(plan).shape)))
 
 
 def rank_of(plan: Plan, coordinate: MeshCoordinate) -> int:
     """The inverse of `coordinate_of`."""
-    stage = coordinate.replica * plan.pipeline_parallel + coordinate.stage
-    return stage * plan.sequence_parallel + coordinate.shard
+    return int(_mesh(plan)[coordinate])
 
 
-def ranks_along(plan: Plan, coordinate: MeshCoordinate, axis: Axis) -> list[int]:
-    """The ranks whose coordinates differ in one axis only, in its order.
+def groups_along(plan: Plan, axis: Axis) -> list[list[int]]:
+    """All ranks in groups whose coordinates differ in one axis only, in its order.
 
     "shard": they share a stage's weights, heads and tokens. "stage": a pipeline. "replica": they
     have the same weights and train on different sequences.
     """
-    degrees = {
-        "replica": plan.data_parallel,
-        "stage": plan.pipeline_parallel,
-        "shard": plan.sequence_parallel,
-    }
-    places = [replace(coordinate, **{axis: place}) for place in range(degrees[axis])]
-    return [rank_of(plan, place) for place in places]
-
-
-def groups_along(plan: Plan, axis: Axis) -> list[list[int]]:
-    """All ranks of the plan in groups by `ranks_along`."""
-    coordinates = (coordinate_of(plan, rank) for rank in range(plan.ranks))
-    firsts = [coordinate for coordinate in coordinates if getattr(coordinate, axis) == 0]
-    return [ranks_along(plan, first, axis) for first in firsts]
+    mesh = np.moveaxis(_mesh(plan), MeshCoordinate._fields.index(axis), -1)
+    groups: list[list[int]] = mesh.reshape(-1, mesh.shape[-1]).tolist()
+    return groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +64,6 @@ class RankGroups:
     shards: Team
     replicas: Team
     everyone: Team
-
-    @property
-    def shard(self) -> Shard:
-        return Shard(self.coordinate.shard, self.shards.size)
 
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too."""
@@ -97,10 +84,11 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
         )
     world = dist.group.WORLD
     assert world is not None
-    coordinate = coordinate_of(plan, dist.get_rank())
+    rank = dist.get_rank()
+    (pipeline,) = (ranks for ranks in groups_along(plan, "stage") if rank in ranks)
     return RankGroups(
-        coordinate=coordinate,
-        transport=GroupTransport(ranks_along(plan, coordinate, "stage"), timeout),
+        coordinate=coordinate_of(plan, rank),
+        transport=GroupTransport(pipeline, timeout),
         shards=_group_team(groups_along(plan, "shard"), timeout),
         replicas=_group_team(groups_along(plan, "replica"), timeout),
         everyone=ProcessGroupTeam(world),

@@ -13,11 +13,11 @@ class HostTierFull(RuntimeError):
     """The host tier could not hold the offloaded saved tensors (status `host_oom`)."""
 
 
-class NotBuilt(Exception):
+class NotSupported(Exception):
     """This version of SPPO lacks the feature; the message names it."""
 
 
-class Short(Exception):
+class LayoutDoesNotFit(Exception):
     """One layout does not fit, by `bytes` of a resource; the solver then tries the next."""
 
     def __init__(self, size_bytes: int, what: str) -> None:

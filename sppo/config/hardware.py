@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NoReturn, get_type_hints
 
 import msgspec
 
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.config.folders import in_checkout, user_folder
 from sppo.config.sizes import DTYPE_BYTES, Dtype
 
@@ -35,7 +35,7 @@ PositiveCount = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class UnknownHardware(NotBuilt, ValueError):
+class UnknownHardware(NotSupported, ValueError):
     """No profile has that name: wrong input, and for a workload something not there."""
 
 

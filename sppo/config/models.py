@@ -71,53 +71,35 @@ def gpt(name: str, *, layers: int, hidden: int, heads: int, vocabulary: int = 50
     )
 
 
-def llama(
-    name: str,
-    *,
-    layers: int,
-    hidden: int,
-    heads: int,
-    kv_heads: int,
-    ffn: int,
-    vocabulary: int,
-    rope_theta: float = 500_000.0,
-) -> Model:
+def llama(name: str, *, rope_theta: float = 500_000.0, **sizes: int) -> Model:
     """A Llama shape: RMSNorm, SwiGLU, grouped-query attention, no biases."""
     return Model(
         name=name,
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        ffn=ffn,
-        vocabulary=vocabulary,
         norm="rmsnorm",
         activation="swiglu",
         biases=False,
         rope_theta=rope_theta,
+        **sizes,
     )
 
 
-MODELS: dict[str, Model] = {
-    model.name: model
-    for model in (
-        gpt("gpt-1b", layers=24, hidden=2048, heads=16),
-        gpt("gpt-7b", layers=32, hidden=4096, heads=32),
-        gpt("gpt-13b", layers=40, hidden=5120, heads=40),
-        gpt("gpt-65b", layers=80, hidden=8192, heads=64),
-        llama(
-            "llama-8b", layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14_336, vocabulary=128_256
-        ),
-        gpt("gpt-tiny", layers=4, hidden=256, heads=4, vocabulary=256),
-        llama(
-            "llama-tiny",
-            layers=4,
-            hidden=256,
-            heads=4,
-            kv_heads=2,
-            ffn=688,
-            vocabulary=256,
-            rope_theta=10_000.0,
-        ),
-    )
-}
+_MODELS = (
+    gpt("gpt-1b", layers=24, hidden=2048, heads=16),
+    gpt("gpt-7b", layers=32, hidden=4096, heads=32),
+    gpt("gpt-13b", layers=40, hidden=5120, heads=40),
+    gpt("gpt-65b", layers=80, hidden=8192, heads=64),
+    llama("llama-8b", layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14_336, vocabulary=128_256),
+    gpt("gpt-tiny", layers=4, hidden=256, heads=4, vocabulary=256),
+    llama(
+        "llama-tiny",
+        layers=4,
+        hidden=256,
+        heads=4,
+        kv_heads=2,
+        ffn=688,
+        vocabulary=256,
+        rope_theta=10_000.0,
+    ),
+)
+
+MODELS = {model.name: model for model in _MODELS}

@@ -33,10 +33,10 @@ def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     total = CollectiveTraffic()
     if plan.sequence_parallel == 1:
         return total
-    for part in plan.layout.parts_of(stage):
+    for part in plan.parts_of(stage):
         shape = part_shape(plan, part)
         for index in range(plan.subsequences):
-            tokens = plan.layout.slicing.tokens_of(part, index, stage)
+            tokens = plan.tokens_of(part, index, stage)
             if tokens:
                 total += _subsequence(shape, tokens, plan.recomputed(part, index, stage))
     own = range(stage, len(plan.parts), plan.pipeline_parallel)

@@ -29,7 +29,7 @@ def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     for msp_split in plan.msp_splits:
         part, shape = msp_split.part, part_shape(plan, msp_split.part)
         for index in msp_split.subsequences:
-            row = plan.layout.slicing.slices(part, index)
+            row = plan.slices(part, index)
             for number, (rank, start, tokens) in enumerate(row):
                 names = plan.recomputed(part, index, rank)
                 start += plan.starts_tokens[index]
@@ -111,7 +111,7 @@ def _hidden_state_messages(plan: Plan, link: Link) -> Iterator[tuple[Instruction
         if 0 <= part < len(plan.parts) - 1
     }
     for part, index in borders:
-        for piece in plan.layout.slicing.pieces(part, index):
+        for piece in plan.pieces(part, index):
             size = -(-piece.tokens * width // plan.sequence_parallel)
             sent = Sent(messages=1, bytes=size, time=copy_ns(size, *link))
             yield Instruction(Op.SEND_F, 0, index, part, piece.source, piece.target), sent

@@ -58,7 +58,7 @@ def _part_costs(plan: Plan, number: int, profile: Hardware) -> PartCosts:
 
 def _own_tokens(plan: Plan, part: int, index: int) -> int:
     """Tokens of a subsequence that the owner of a model chunk computes."""
-    return plan.layout.slicing.tokens_of(part, index, part % plan.pipeline_parallel)
+    return plan.tokens_of(part, index, part % plan.pipeline_parallel)
 
 
 def part_offloaded_bytes(plan: Plan, number: int) -> list[int]:

@@ -11,26 +11,6 @@ from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape, SubsequenceCost
 
 
-def subsequence_cost(
-    model: Model,
-    profile: Hardware,
-    *,
-    layers: int,
-    head: bool,
-    start: int,
-    tokens: int,
-    shards: int = 1,
-) -> SubsequenceCost:
-    """Compute time of `layers` blocks, and of the head where `head` is true.
-
-    The loss runs its backward inside its forward, so the whole head is charged to the forward.
-    `shards` ranks share the work. Their collectives are charged in full, as if nothing hid them.
-    Rates are those of tokens / shards, the work of one device.
-    """
-    block = block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
-    return block.part(layers, head)
-
-
 def part_cost(
     shape: PartShape, profile: Hardware, recomputed: tuple[str, ...], *, start: int, tokens: int
 ) -> SubsequenceCost:
@@ -64,7 +44,12 @@ class BlockSeconds:
 def block_seconds(
     model: Model, profile: Hardware, *, start: int, tokens: int, shards: int
 ) -> BlockSeconds:
-    """See `subsequence_cost`."""
+    """Compute time of one block and of the head.
+
+    The loss runs its backward inside its forward, so the whole head is charged to the forward.
+    `shards` ranks share the work. Their collectives are charged in full, as if nothing hid them.
+    Rates are those of tokens / shards, the work of one device.
+    """
     block = block_of(model)
     work = tokens // shards
     dense = block.dense_flops_per_token * tokens / shards

@@ -11,12 +11,8 @@ import torch
 from sppo.offload.host_memory import TakeHost, host_memory
 
 
-def _no_label(kind: Any, tensor: torch.Tensor) -> None:
-    """The default outside the accounted step."""
-
-
-def _no_note(text: str) -> None:
-    """The default without a launch around the rank."""
+def _nothing(*_: object) -> None:
+    """The default of the callbacks, outside an accounted step or a launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +27,6 @@ class EngineContext:
 
     device: torch.device
     dtype: torch.dtype
-    label: Callable[[Any, torch.Tensor], None] = _no_label
-    note: Callable[[str], None] = _no_note
+    label: Callable[[Any, torch.Tensor], None] = _nothing
+    note: Callable[[str], None] = _nothing
     take_host: TakeHost = host_memory

@@ -24,12 +24,11 @@ from sppo.schedule.check import check_schedule
 from sppo.schedule.dependencies import (
     Schedule,
     carries_msp_weights,
-    inputs_of,
     matching_receive,
     message_tokens,
     needed_receives,
-    outputs_of,
     peer_of,
+    sides_of,
 )
 from sppo.schedule.instructions import SENDS, Instruction, Op
 
@@ -46,8 +45,8 @@ class TimedInstruction(NamedTuple):
 class StepCounters:
     """Loss, bytes and times of one rank in one step.
 
-    loss: this rank's part. Bytes: offloaded and reloaded saved tensors, and K, V, dK and dV between
-    host and device.
+    loss: this rank's share. Bytes: offloaded and reloaded saved tensors, and K, V, dK and dV
+    between host and device.
     """
 
     loss: float = 0.0
@@ -58,7 +57,7 @@ class StepCounters:
 
 
 class Engine:
-    """One rank's part of a schedule."""
+    """One rank's share of a schedule."""
 
     def __init__(self, schedule: Schedule, stage: Stage) -> None:
         self.schedule = schedule
@@ -74,17 +73,14 @@ class Engine:
             Op.OFFLOAD: self._offload,
             Op.RELOAD: self._reload,
             Op.ZERO_DKV: self._clear_dkv,
-            Op.SEND_W: self._send_weights,
-            Op.RECV_W: self._receive_weights,
-            Op.SEND_DW: self._send_gradients,
-            Op.RECV_DW: self._receive_gradients,
-            Op.ADD_DW: self._add_gradients,
+            **dict.fromkeys((Op.SEND_W, Op.RECV_W, Op.SEND_DW, Op.RECV_DW), self._msp_message),
+            Op.ADD_DW: lambda instruction: None,  # the wait for RECV_DW has added the gradients
         }
-        instructions = schedule.stages[stage.index]
+        layout, instructions = schedule.layout, schedule.stages[stage.index]
         computes = [each for each in instructions if each.op in (Op.FORWARD, Op.BACKWARD)]
         self._needed = {each: needed_receives(schedule, each) for each in instructions}
-        self._inputs = {each: inputs_of(schedule, each) for each in computes}
-        self._outputs = {each: outputs_of(schedule, each) for each in computes}
+        self._inputs = {each: sides_of(layout, each, reads=True) for each in computes}
+        self._outputs = {each: sides_of(layout, each, reads=False) for each in computes}
         self._notes = {each: f"stage {stage.index}, {_note(each)}" for each in instructions}
         needed = {receive for receives in self._needed.values() for receive in receives}
         self._wait_notes = {each: f"stage {stage.index}, waits for {each}" for each in needed}
@@ -141,11 +137,6 @@ class Engine:
     def _part(self, instruction: Instruction) -> Part:
         return self.stage.part(instruction.part, instruction.subsequence)
 
-    def _msp_part(self, instruction: Instruction) -> MspPart:
-        part = self._part(instruction)
-        assert isinstance(part, MspPart)
-        return part
-
     def _receive(self, instruction: Instruction) -> None:
         context = self.stage.context
         tokens = message_tokens(self.schedule, instruction) // self.stage.groups.shards.size
@@ -180,7 +171,7 @@ class Engine:
         sequence, index = instruction.sequence, instruction.subsequence
         part = self._part(instruction)
         span = part.spans[index]
-        first, last = part.index == 0, part.index + 1 == self.schedule.parts
+        first, last = part.index == 0, part.index + 1 == self.schedule.layout.part_count
         x = self._tokens[sequence, span] if first else self._join(instruction, Op.RECV_F)
         targets = self._tokens[sequence, 1:][span] if last else None
         output = part.forward(sequence, index, x, targets, self._scale)
@@ -193,7 +184,7 @@ class Engine:
     def _backward(self, instruction: Instruction) -> None:
         sequence, index = instruction.sequence, instruction.subsequence
         part = self._part(instruction)
-        last = part.index + 1 == self.schedule.parts
+        last = part.index + 1 == self.schedule.layout.part_count
         grad = None if last else self._join(instruction, Op.RECV_B)
         tokens = self._tokens[sequence, part.spans[index]] if part.index == 0 else None
         self.stage.wait_for_offloads()
@@ -219,31 +210,27 @@ class Engine:
         moved = part.reload(instruction.sequence, instruction.subsequence)
         self.counters.fetched_bytes += moved
 
-    def _send_weights(self, instruction: Instruction) -> None:
+    def _msp_message(self, instruction: Instruction) -> None:
+        """Weights of an MSP split to a helper, or their gradients to the owner."""
+        part, peer = self._part(instruction), self._peer(instruction)
+        assert isinstance(part, MspPart)
         with_prefix = instruction.other == 0
-        self._msp_part(instruction).send_weights(self._peer(instruction), with_prefix=with_prefix)
-
-    def _receive_weights(self, instruction: Instruction) -> None:
-        part, with_prefix = self._msp_part(instruction), instruction.other == 0
-        wait = part.receive_weights(self._peer(instruction), with_prefix=with_prefix)
-        self._waits[instruction] = wait
-
-    def _send_gradients(self, instruction: Instruction) -> None:
-        self._msp_part(instruction).send_gradients(self._peer(instruction))
-
-    def _receive_gradients(self, instruction: Instruction) -> None:
-        part = self._msp_part(instruction)
-        self._waits[instruction] = part.receive_gradients(self._peer(instruction))
-
-    def _add_gradients(self, instruction: Instruction) -> None:
-        """The wait for the receive has added the gradients."""
+        match instruction.op:
+            case Op.SEND_W:
+                part.send_weights(peer, with_prefix=with_prefix)
+            case Op.RECV_W:
+                self._waits[instruction] = part.receive_weights(peer, with_prefix=with_prefix)
+            case Op.SEND_DW:
+                part.send_gradients(peer)
+            case Op.RECV_DW:
+                self._waits[instruction] = part.receive_gradients(peer)
 
 
 def connections_of(schedule: Schedule) -> list[Connection]:
     """All (source, target, channel) that the schedule sends on, in one order for all ranks."""
     connections = {
         Connection(*pair, Channel.MSP_SLICES)
-        for msp_split in schedule.slicing.msp_splits
+        for msp_split in schedule.layout.msp_splits
         for pair in permutations(msp_split.ranks, 2)
     }
     for stage, instructions in enumerate(schedule.stages):

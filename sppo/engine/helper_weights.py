@@ -1,4 +1,4 @@
-"""Buffers on a helper rank for the weights and gradients of an MSP split's part."""
+"""Buffers on a helper rank for the weights and gradients of an MSP split's model chunk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sppo.plan.plan import Plan
 
 
 class HelperWeights(Weights):
-    """The parameters of another stage's part: views of one flat buffer, gradients likewise."""
+    """The parameters of another stage's chunk: views of one flat buffer, gradients likewise."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], values: Tensor, gradients: Tensor
@@ -34,9 +34,9 @@ class HelperWeights(Weights):
 def helper_weights(
     plan: Plan, msp_splits: Sequence[MspSplit], context: EngineContext
 ) -> dict[int, HelperWeights]:
-    """By part: weights of the splits that a rank helps with, in the same two buffers.
+    """By chunk: weights of the splits that a rank helps with, in the same two buffers.
 
-    A rank helps one owner at a time, so the buffers have the size of the largest part.
+    A rank helps one owner at a time, so the buffers have the size of the largest chunk.
     """
     parts = {split.part: part_shapes(plan, split.part) for split in msp_splits}
     size = max((count_elements(shapes) for shapes in parts.values()), default=0)
@@ -46,6 +46,6 @@ def helper_weights(
 
 
 def part_shapes(plan: Plan, part: int) -> dict[str, tuple[int, ...]]:
-    """Parameter of a part -> the shape of a rank's shard, in the order of MSP weight messages."""
+    """Parameter of a chunk -> the shape of a rank's shard, in the order of MSP weight messages."""
     chunk = plan.parts[part]
     return stage_weight_shapes(plan.model, chunk.layer_range, chunk.head, plan.sequence_parallel)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -124,7 +124,7 @@ def _counts(trainer: Trainer, kept: _KeptBytes) -> RankCounts:
     traffic = trainer.groups.transport.traffic
     arenas = trainer.engine.stage.buffers.arenas
     return RankCounts(
-        **asdict(trainer.groups.coordinate),
+        **trainer.groups.coordinate._asdict(),
         kept_peak_bytes=kept.peak,
         host_peak_bytes=sum(arena.peak_bytes for arena in arenas),
         offloaded_bytes=trainer.counters.offloaded_bytes,

@@ -1,4 +1,4 @@
-"""A part under multiplexed sequence partitioning on one rank: messages of weights and of slices.
+"""A model chunk under MSP on one rank: messages of weights and of slices.
 
 All slices of a subsequence are computed at the same time (paper sec. 6.2, docs/msp.md). In the
 forward every rank gets the K and V of every slice, layer by layer. In the backward every rank adds

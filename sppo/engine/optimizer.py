@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from sppo.comm.collectives import Team
-from sppo.config.sharding import WHOLE, Shard
 from sppo.config.workload import Optimizer
 from sppo.model.weights import StageWeights
 
@@ -82,13 +81,13 @@ class FlatAdamW:
             for gradient, piece in zip(self._gradients, self._pieces, strict=True):
                 self.replicas.reduce_scatter(gradient, into=piece).wait()
 
-    def squared_norm(self, shard: Shard = WHOLE) -> Tensor:
+    def squared_norm(self, shards: Team) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
 
         The sum over all ranks is the model's. Only the first shard counts undivided weights.
         """
         matrices, vectors = self._pieces
-        if shard.index:
+        if shards.index:
             before = self.replicas.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
         square = square_in_float64 if matrices.is_cuda else square_by_chunks

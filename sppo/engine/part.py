@@ -1,4 +1,4 @@
-"""A part (model chunk): forward and backward of a subsequence, and the saved tensors between."""
+"""A model chunk (`Part`): forward and backward of a subsequence, and the saved tensors between."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sppo.plan.plan import Plan
 
 
 class StageBuffers:
-    """Buffers that the parts of a stage share, sized by the plan; with plan, context and groups.
+    """Buffers that the chunks of a stage share, sized by the plan; with plan, context and groups.
 
     `turns`: see `rotary_turns`. `arenas`: host memory of offloaded tensors, one stack for each
     sequence in flight. `ring`: device blocks of K and V in the host tier, if there. `tensors`: by
@@ -63,7 +63,7 @@ class StageBuffers:
         return self.arenas[sequence % len(self.arenas)]
 
     def make_caches(self, part: int, tokens: int) -> list[KvCache]:
-        """K, V, dK and dV of the first `tokens` positions in a part: a cache for every KV set."""
+        """K, V, dK and dV of the first `tokens` positions in a chunk: a cache for every KV set."""
         layers = len(self.plan.parts[part].layer_range)
         caches = [KvCache(self.kv_format, layers, tokens, self.ring)]
         for _ in range(1, self.plan.kv_sets):
@@ -75,9 +75,9 @@ class StageBuffers:
 
 
 class Part:
-    """The compute of one part under one plan, without knowledge of schedules or other parts.
+    """The compute of one chunk under one plan, without knowledge of schedules or other chunks.
 
-    caches: for every KV set, those of the part's layers. spans: positions of each subsequence that
+    caches: for every KV set, those of the chunk's layers. spans: positions of each subsequence that
     are computed here.
     """
 
@@ -106,17 +106,17 @@ class Part:
         self._dropped = [self._in_all_layers(names) for names in chunk.recompute_units]
 
     def _in_all_layers(self, names: Iterable[str]) -> frozenset[tuple[int, str]]:
-        """Keys of saved tensors that are dropped in every layer of the part."""
+        """Keys of saved tensors that are dropped in every layer of the chunk."""
         layers = range(len(self.model.layers))
         return frozenset((layer, name) for layer in layers for name in names)
 
     def forward(
         self, sequence: int, subsequence: int, x: Tensor, targets: Tensor | None, scale: float
     ) -> Tensor:
-        """Hidden states [l / SP, h] for the next part, or this rank's part of the scaled loss.
+        """Hidden states [l / SP, h] for the next chunk, or this rank's share of the scaled loss.
 
-        x: token ids int64 [l] on the first part, hidden states [l / SP, h] on all later parts.
-        targets: int64 [l] on the last part.
+        x: token ids int64 [l] on the first chunk, hidden states [l / SP, h] on all later ones.
+        targets: int64 [l] on the last chunk.
         """
         span = self.spans[subsequence]
         turns = self.buffers.turns[span]
@@ -146,10 +146,10 @@ class Part:
     def backward(
         self, sequence: int, subsequence: int, grad: Tensor | None, tokens: Tensor | None
     ) -> Tensor | None:
-        """Gradient of the part's input [l / SP, h]; None on the first part, which has token ids.
+        """Gradient of the chunk's input [l / SP, h]; None on the first chunk, which has token ids.
 
         grad: that of the output [l / SP, h], None for the loss. tokens: int64 [l], on the first
-        part only.
+        chunk only.
         """
         edge, trace = self._in_flight.pop((sequence, subsequence))
         trace.store.release()

@@ -1,4 +1,4 @@
-"""One rank's stage: its own parts, and its slices of the MSP splits that it owns or helps with."""
+"""One rank's stage: its own chunks, and its slices of the MSP splits that it owns or helps with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sppo.plan.plan import Plan
 
 
 class Stage:
-    """One rank's parts, by their index in the model, and the buffers that they share."""
+    """One rank's chunks, by their index in the model, and the buffers that they share."""
 
     def __init__(
         self, plan: Plan, weights: StageWeights, context: EngineContext, groups: RankGroups
@@ -54,7 +54,7 @@ class Stage:
         return msp_parts
 
     def part(self, part: int, subsequence: int) -> Part:
-        """The compute of (this rank's slice of) a subsequence in a part, its K and V in place."""
+        """The compute of (this rank's slice of) a subsequence in a chunk, its K and V in place."""
         chosen = self.parts.get(part)
         for msp_part in self._msp_parts:
             if msp_part.index == part:

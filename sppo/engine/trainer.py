@@ -25,7 +25,7 @@ class Trainer:
     step). Each plan has an engine of its own, with the same weights and optimizer state.
 
     weights: canonical and full-size, copied. Raises ValueError where a plan does not fit the
-    workload, and NotBuilt where attention has no kernel for the device and dtype.
+    workload, and NotSupported where attention has no kernel for the device and dtype.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Trainer:
         self.short_plan = plans.short
         self.context = context
         self.groups = groups
-        stage, shard = groups.coordinate.stage, groups.shard
-        self.weights = StageWeights(plan, stage, weights, context.device, context.dtype, shard)
+        stage, shards = groups.coordinate.stage, groups.shards
+        self.weights = StageWeights(plan, stage, weights, context.device, context.dtype, shards)
         self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.replicas)
         self.engine = build_engine(plan, self.weights, context, groups)
         self.counters = StepCounters()
@@ -76,7 +76,7 @@ class Trainer:
         totals = torch.stack(
             (
                 torch.tensor(self.counters.loss, dtype=torch.float64, device=self.context.device),
-                self.optimizer.squared_norm(self.groups.shard),
+                self.optimizer.squared_norm(self.groups.shards),
             )
         )
         self.context.note(f"stage {stage}, waits for all ranks: loss and norm")

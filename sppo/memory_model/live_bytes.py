@@ -9,15 +9,18 @@ from itertools import accumulate
 from operator import add, mul
 from typing import NamedTuple
 
+from sppo.plan.parts import PartShape
 from sppo.schedule.order import Compute, residency
 
 
-class ChunkEnds(NamedTuple):
-    """The layers of a model chunk on a rank, and whether it has the first layer or the head."""
+class SubsequenceBytes(NamedTuple):
+    """Bytes of a subsequence in a model chunk; the last two are temporaries of its computes."""
 
-    layers: range
-    first: bool
-    head: bool
+    saved: int
+    offloaded: int
+    host: int
+    forward: int
+    backward: int
 
 
 class ComputePeak(NamedTuple):
@@ -95,7 +98,7 @@ class LiveBytes:
 
 def message_bytes(
     computes: Sequence[Compute],
-    parts: Sequence[ChunkEnds],
+    parts: Sequence[PartShape],
     sizes: Sequence[Sequence[int]],
     ahead: int,
 ) -> list[int]:
@@ -121,7 +124,7 @@ def message_bytes(
     return list(map(add, accumulate(waits[:count]), leaving))
 
 
-def _makers(computes: Sequence[Compute], parts: Sequence[ChunkEnds]) -> dict[int, int]:
+def _makers(computes: Sequence[Compute], parts: Sequence[PartShape]) -> dict[int, int]:
     """Compute -> the compute of this rank that makes (some of) its input, by their numbers."""
     ends = {part.layers.stop: virtual for virtual, part in enumerate(parts) if part.layers}
     begins = {part.layers.start: virtual for virtual, part in enumerate(parts) if part.layers}

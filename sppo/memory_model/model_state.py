@@ -10,11 +10,9 @@ from collections.abc import Sequence
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
-from sppo.memory_model.live_bytes import ComputePeak
-from sppo.memory_model.msp import MspRole, helper_bytes
 from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape, state_elements
-from sppo.plan.plan import StageMemory, Untracked
 
 RING_SHARE = 32
 """The ring of blocks of hosted K and V takes at most a 32nd of the device."""
@@ -57,61 +55,23 @@ def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
     return elements * size, elements * wide, share * (2 * wide + masters)
 
 
-def _kv_bytes(shapes: Sequence[PartShape], tokens: int, kv_sets: int) -> tuple[int, int]:
-    """KV of `kv_sets` sequences, and dKV of one."""
-    size = shapes[0].element_bytes
-    kv = kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
+def kv_bytes(shapes: Sequence[PartShape], layout: Layout) -> tuple[int, int]:
+    """KV of the sequences that have them at the same time, and dKV of one."""
+    size, tokens = shapes[0].element_bytes, sum(layout.lengths_tokens)
+    kv = layout.kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
     return kv, sum(shape.kv_bytes(tokens, gradient_element_bytes(size)) for shape in shapes)
 
 
-def fixed_bytes(
-    shapes: Sequence[PartShape], tokens: int, kv_block_tokens: int = 0, kv_sets: int = 1
-) -> int:
-    """Model state, KV and dKV of a stage for a sequence of `tokens` tokens, under any cut."""
-    shape = shapes[0]
-    ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, kv_block_tokens)
-    kv = 0 if kv_block_tokens else sum(_kv_bytes(shapes, tokens, kv_sets))
+def fixed_bytes(shapes: Sequence[PartShape], layout: Layout) -> int:
+    """Model state, KV and dKV of a stage, under any cut of the same sequence."""
+    shape, hosted = shapes[0], layout.kv_block_tokens
+    ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, hosted)
+    kv = 0 if hosted else sum(kv_bytes(shapes, layout))
     return sum(state_bytes(shapes)) + ring + kv
 
 
-def stage_memory(
-    shapes: Sequence[PartShape],
-    tokens: int,
-    *,
-    peak: ComputePeak,
-    untracked: Untracked,
-    kept_peak_bytes: int,
-    host_bytes: int,
-    kv_block_tokens: int = 0,
-    kv_sets: int = 1,
-    sequences: int = 1,
-    msp_roles: Sequence[MspRole] = (),
-) -> StageMemory:
-    """The whole memory model of one stage, for sequences of `tokens` tokens.
-
-    `peak` is its compute with the most bytes. With `kv_block_tokens` K, V, dK and dV lie in the
-    host tier, and a ring of two such blocks on the device. `kv_sets` sequences have K and V at the
-    same time; dK and dV are one sequence's. A helper has room for the weights and gradients of one
-    chunk, and for KV and dKV up to the end of the split.
-    """
-    model, size, shards = shapes[0].model, shapes[0].element_bytes, shapes[0].shards
-    weights, gradients, optimizer = state_bytes(shapes)
-    kv, dkv = _kv_bytes(shapes, tokens, kv_sets)
-    helper = helper_bytes(msp_roles)
-    kv, dkv = kv + helper[2], dkv + helper[3]
-    positions = tokens * block_of(model).position_numbers * max(4, size)
-    return StageMemory(
-        weights=weights + helper[0],
-        gradients=gradients + helper[1],
-        optimizer=optimizer,
-        kv=0 if kv_block_tokens else kv,
-        dkv=0 if kv_block_tokens else dkv,
-        kept=peak.saved,
-        kept_peak=kept_peak_bytes,
-        staging=peak.messages + ring_bytes(model, size, shards, kv_block_tokens),
-        constants=positions + 8 * sequences * (tokens + 1) + SCALARS_BYTES,
-        temporary=peak.temporary,
-        host=host_bytes,
-        kv_host=kv + dkv if kv_block_tokens else 0,
-        untracked=untracked,
-    )
+def constant_bytes(workload: Workload) -> int:
+    """Positions of a sequence, token ids of a step, and scalars."""
+    tokens, size = workload.sequence_tokens, workload.element_bytes
+    positions = tokens * block_of(workload.model).position_numbers * gradient_element_bytes(size)
+    return positions + 8 * workload.sequences_per_step * (tokens + 1) + SCALARS_BYTES

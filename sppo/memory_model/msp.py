@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape
 from sppo.schedule.order import Compute
 
@@ -88,6 +89,30 @@ class MspRole:
         heads = len(shape.layers) * (block_of(shape.model).state_heads // shape.shards)
         rooms = shape.kv_bytes(self.start, self.wide) // heads
         return (self.ranks - 1) * shape.parameters * self.wide + rooms
+
+
+def msp_roles(layout: Layout, stage: int, chunks: Sequence[PartShape]) -> Iterator[MspRole]:
+    """The roles of a stage in the MSP splits of a layout; `chunks` are those of the model."""
+    parts = layout.parts_of(stage)
+    for split in layout.msp_splits:
+        if stage not in split.ranks:
+            continue
+        place = split.ranks.index(stage)
+        first, last = split.subsequences[0], split.subsequences[-1]
+        yield MspRole(
+            shape=chunks[split.part],
+            helper=stage != split.part % layout.pipeline_parallel,
+            virtual=parts.index(split.part),
+            start=layout.starts_tokens[first],
+            end=layout.starts_tokens[last] + layout.lengths_tokens[last],
+            first=first,
+            shares=tuple(
+                Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
+                for lengths in split.lengths_tokens
+            ),
+            ranks=len(split.ranks),
+            recompute=split.recompute_units,
+        )
 
 
 def exchanged_bytes(computes: Sequence[Compute], msp_roles: Sequence[MspRole]) -> list[int]:

@@ -5,79 +5,82 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import slot_bytes
-from sppo.memory_model.live_bytes import ChunkEnds, LiveBytes, message_bytes
-from sppo.memory_model.model_state import ring_bytes, stage_memory
-from sppo.memory_model.msp import MspRole, exchange_bytes, exchanged_bytes
+from sppo.config.workload import Workload
+from sppo.memory_model.decisions import Decision, StageDecisions
+from sppo.memory_model.live_bytes import LiveBytes, SubsequenceBytes, message_bytes
+from sppo.memory_model.model_state import constant_bytes, kv_bytes, ring_bytes, state_bytes
+from sppo.memory_model.msp import (
+    MspRole,
+    exchange_bytes,
+    exchanged_bytes,
+    helper_bytes,
+    msp_roles,
+)
 from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, temporary_peaks
 from sppo.memory_model.untracked import untracked
 from sppo.plan.blocks import BlockSpec, block_of
 from sppo.plan.blocks.temporaries import TemporaryPeak
+from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import StageMemory, Untracked
-from sppo.schedule.order import Compute
+from sppo.schedule.order import Compute, stage_computes
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """Decisions of one subsequence in one model chunk: saved tensors to offload and to recompute.
-
-    offload: (saved tensor, n): offloaded in the first n layers. recompute: names, in all layers.
-    """
-
-    offload: tuple[tuple[str, int], ...] = ()
-    recompute: tuple[str, ...] = ()
-
-
-KEEP = Decision()
-
-
-class SubsequenceBytes(NamedTuple):
-    """Bytes of a subsequence in a model chunk; the last two are temporaries of its computes."""
-
-    saved: int
-    offloaded: int
-    host: int
-    forward: int
-    backward: int
-
-
-StageDecisions = Sequence[Sequence[Decision]]
-"""By [chunk][subsequence]."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageMemoryModel:
-    """One stage of one layout. `costs` are its compute times by [chunk][subsequence].
+    """One stage of one layout: `workload` on the hardware `profile`.
 
-    tokens: those that this rank computes, by [chunk][subsequence]: own chunks, then those it helps
-    with. They are fewer than `lengths` where MSP splits a subsequence. A helper's slices have no
-    decisions: their saved tensors stay on the device. `memo`: results that the stages of a layout
-    share. `clones`: see `PartKind`. `connections`: see `untracked`. `computes` are those of the
-    sequences that differ, of the step's `sequences` through the replica.
+    `chunks` are those of the whole model. `costs` are the compute times of the stage's own chunks,
+    by [chunk][subsequence]. `memo`: results that the stages of a layout share.
+
+    By [chunk][subsequence] are own chunks, then those that the stage helps with. A helper's slices
+    have no decisions: their saved tensors stay on the device.
     """
 
-    shapes: tuple[PartShape, ...]
-    tokens: tuple[tuple[int, ...], ...]
-    computes: tuple[Compute, ...]
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
-    messages_ahead: int
-    connections: int
+    layout: Layout
+    stage: int
+    chunks: tuple[PartShape, ...]
+    workload: Workload
     profile: Hardware
     costs: tuple[tuple[SubsequenceCost, ...], ...]
-    kv_block_tokens: int = 0
-    kv_sets: int = 1
-    sequences: int = 1
-    clones: bool = False
-    msp_roles: tuple[MspRole, ...] = ()
-    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    memo: dict[Any, Any] = field(compare=False, repr=False)
+
+    @cached_property
+    def shapes(self) -> tuple[PartShape, ...]:
+        """The stage's own chunks."""
+        return self.chunks[self.stage :: self.layout.pipeline_parallel]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the subsequences."""
+        return self.layout.lengths_tokens
+
+    @cached_property
+    def tokens(self) -> tuple[tuple[int, ...], ...]:
+        """Tokens that this rank computes; fewer than `lengths` where MSP splits a subsequence."""
+        return self.layout.rank_tokens(self.stage)
+
+    @cached_property
+    def computes(self) -> tuple[Compute, ...]:
+        """Forwards and backwards in a step, in order, of the sequences that differ.
+
+        Sequences between equal neighbours are left out: the device holds the same bytes in them.
+        """
+        sequences = self.workload.sequences_per_step // self.layout.data_parallel
+        differing = min(sequences, 3 if self.layout.kv_sets > 1 else 2)
+        return tuple(stage_computes(self.layout, self.stage, differing))
+
+    @cached_property
+    def msp_roles(self) -> tuple[MspRole, ...]:
+        """The stage's roles in MSP splits."""
+        return tuple(msp_roles(self.layout, self.stage, self.chunks))
 
     @cached_property
     def block(self) -> BlockSpec:
@@ -95,40 +98,31 @@ class StageMemoryModel:
     def _offloaded(self, part: int, index: int, decision: Decision) -> list[tuple[int, int]]:
         """(tensors, bytes of each) of every offloaded saved tensor."""
         shape, tokens = self.shapes[part], self.tokens[part][index]
-        saved_tensors = shape.saved_tensors
         return [
-            (n, shape.saved_tensor_bytes(saved_tensors[name], tokens))
+            (n, shape.saved_tensor_bytes(shape.saved_tensors[name], tokens))
             for name, n in decision.offload
         ]
 
-    def host_bytes(self, decisions: StageDecisions) -> int:
-        """The host arenas, one for each set of K and V; every offloaded tensor has its own slot."""
-        rows = self._by_row(decisions, self._row_bytes)
-        return self.kv_sets * sum(size.host for row in rows for size in row)
-
     def _row_bytes(self, part: int, row: Sequence[Decision]) -> list[SubsequenceBytes]:
         """Bytes of all subsequences of an own chunk; one decision is computed once for a layout."""
-        known = self._known(part)
+        known = self._known[part]
         sizes = []
         for key in enumerate(row):
             size = known.get(key)
             if size is None:
-                index, decision = key
+                offloaded = self._offloaded(part, *key)
                 size = known[key] = SubsequenceBytes(
-                    self.kept_bytes(part, index, decision),
-                    self.offloaded_bytes(part, index, decision),
-                    sum(n * slot_bytes(size) for n, size in self._offloaded(part, index, decision)),
-                    *self.temporary_bytes(part, index, decision.recompute),
+                    self.kept_bytes(part, *key),
+                    sum(n * size for n, size in offloaded),
+                    sum(n * slot_bytes(size) for n, size in offloaded),
+                    *self.temporary_bytes(part, key[0], key[1].recompute),
                 )
             sizes.append(size)
         return sizes
 
-    def _known(self, part: int) -> dict[Any, Any]:
-        """Results of this chunk and of the chunks of its kind."""
-        return self._knowns[part]
-
     @cached_property
-    def _knowns(self) -> list[dict[Any, Any]]:
+    def _known(self) -> list[dict[Any, Any]]:
+        """By own chunk: results of chunks of its kind."""
         if self.msp_roles:  # slices differ from stage to stage
             return [{} for _ in self.shapes]
         rows = zip(self.kinds, self.costs, strict=True)
@@ -137,28 +131,21 @@ class StageMemoryModel:
     @cached_property
     def _all_shapes(self) -> list[PartShape]:
         """Own chunks, then those that the rank helps with."""
-        return [*self.shapes, *(msp_role.shape for msp_role in self._helper_roles)]
-
-    @cached_property
-    def _helper_roles(self) -> list[MspRole]:
-        return [msp_role for msp_role in self.msp_roles if msp_role.helper]
+        return [self.chunks[part] for part in self.layout.parts_of(self.stage)]
 
     @cached_property
     def kinds(self) -> tuple[PartKind, ...]:
         """Kinds of the own chunks, then of those that the rank helps with."""
-        hosted = bool(self.kv_block_tokens)
-        return tuple(
-            PartKind.of(shape, hosted=hosted, clones=self.clones) for shape in self._all_shapes
-        )
+        hosted = bool(self.layout.kv_block_tokens)
+        clones = self.workload.cluster.device == "cpu"
+        return tuple(PartKind.of(shape, hosted=hosted, clones=clones) for shape in self._all_shapes)
 
     @cached_property
     def _representatives(self) -> tuple[int, ...]:
         """For each own chunk the first one of the same kind, tokens and costs."""
         firsts: dict[tuple[object, ...], int] = {}
-        return tuple(
-            firsts.setdefault((self.kinds[part], self.tokens[part], self.costs[part]), part)
-            for part in range(len(self.shapes))
-        )
+        keys = zip(self.kinds, self.tokens, self.costs, strict=False)
+        return tuple(firsts.setdefault(key, part) for part, key in enumerate(keys))
 
     def by_kind(self, of: Callable[[int], list[T]]) -> list[list[T]]:
         """`of` every own chunk, computed once for chunks of a kind: these share one object."""
@@ -185,9 +172,9 @@ class StageMemoryModel:
         shards = self.shapes[0].shards
         messages = message_bytes(
             self.computes,
-            [ChunkEnds(shape.layers, shape.first, shape.head) for shape in self._all_shapes],
+            self._all_shapes,
             [[-(-tokens * width // shards) for tokens in row] for row in self.tokens],
-            self.messages_ahead,
+            self.layout.receive_ahead,
         )
         if self.msp_roles:
             exchanged = exchanged_bytes(self.computes, self.msp_roles)
@@ -221,8 +208,8 @@ class StageMemoryModel:
 
     def largest_bytes(self, part: int, index: int, peaks: Sequence[TemporaryPeak]) -> int | None:
         """Bytes of the largest of these peaks; None if all of them need an earlier subsequence."""
-        start, tokens = self.starts[index], self.tokens[part][index]
-        block_tokens = self.kv_block_tokens or max(self.block.prefix_block_tokens, tokens)
+        start, tokens = self.layout.starts_tokens[index], self.tokens[part][index]
+        block_tokens = self.layout.kv_block_tokens or max(self.block.prefix_block_tokens, tokens)
         return largest_bytes(
             peaks,
             self.shapes[0].shards,
@@ -232,28 +219,38 @@ class StageMemoryModel:
             exchange_bytes=exchange_bytes(self.msp_roles, part, index),
         )
 
-    def held(self, decisions: StageDecisions) -> tuple[list[int], list[int]]:
-        """Bytes of saved tensors, and of temporaries, at every compute."""
+    def _held(self, decisions: StageDecisions) -> tuple[list[int], list[int], int]:
+        """Bytes of saved tensors and of temporaries at every compute, and of the host arenas.
+
+        There is an arena for each set of K and V. Every offloaded tensor has a slot of its own.
+        """
         sizes = [size for row in self._by_row(decisions, self._row_bytes) for size in row]
-        for part, msp_role in enumerate(self._helper_roles, len(self.shapes)):
+        helped = [msp_role for msp_role in self.msp_roles if msp_role.helper]
+        for part, msp_role in enumerate(helped, len(self.shapes)):
             for index, tokens in enumerate(self.tokens[part]):
-                saved = msp_role.shape.kept_bytes(tokens, msp_role.recompute)
-                temporary = self.temporary_bytes(part, index, msp_role.recompute)
-                sizes.append(SubsequenceBytes(saved, 0, 0, *temporary))
-        saved_bytes, offloaded, _, forwards, backwards = zip(*sizes, strict=True)
-        live_bytes = self.live_bytes
-        return live_bytes.saved(saved_bytes, offloaded), live_bytes.temporary(forwards, backwards)
+                saved_bytes = msp_role.shape.kept_bytes(tokens, msp_role.recompute)
+                temporaries = self.temporary_bytes(part, index, msp_role.recompute)
+                sizes.append(SubsequenceBytes(saved_bytes, 0, 0, *temporaries))
+        saved, offloaded, host, forwards, backwards = zip(*sizes, strict=True)
+        temporary = self.live_bytes.temporary(forwards, backwards)
+        return self.live_bytes.saved(saved, offloaded), temporary, self.layout.kv_sets * sum(host)
 
     def fixed_bytes(self, memory: StageMemory) -> int:
         """Bytes that lie on the device at every compute."""
+        passing = memory.kept + memory.staging + memory.temporary
+        return memory.total - passing + self._ring_bytes
+
+    @property
+    def _ring_bytes(self) -> int:
+        """Blocks of hosted K, V, dK and dV."""
         shape = self.shapes[0]
-        ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, self.kv_block_tokens)
-        return memory.total - memory.kept - memory.staging - memory.temporary + ring
+        tokens = self.layout.kv_block_tokens
+        return ring_bytes(shape.model, shape.element_bytes, shape.shards, tokens)
 
     def base_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but saved tensors at the last forward, when the backward has freed nothing yet."""
         turn = self.live_bytes.turn
-        temporary = self.held(decisions)[1][turn]
+        temporary = self._held(decisions)[1][turn]
         return self.fixed_bytes(self.memory(decisions)) + temporary + self.live_bytes.messages[turn]
 
     @cached_property
@@ -265,21 +262,34 @@ class StageMemoryModel:
             self.profile,
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
-            connections=self.connections,
+            connections=self.layout.connections_of(self.stage),
         )
 
     def memory(self, decisions: StageDecisions) -> StageMemory:
-        """The whole memory model under these decisions."""
-        saved, temporary = self.held(decisions)
-        return stage_memory(
-            self.shapes,
-            sum(self.lengths),
-            peak=self.live_bytes.peak(saved, temporary),
+        """The whole memory model under these decisions.
+
+        A helper has room for the weights and gradients of one chunk, and for KV and dKV up to the
+        end of the split.
+        """
+        saved, temporary, host = self._held(decisions)
+        peak = self.live_bytes.peak(saved, temporary)
+        hosted = bool(self.layout.kv_block_tokens)
+        weights, gradients, optimizer = state_bytes(self.shapes)
+        kv, dkv = kv_bytes(self.shapes, self.layout)
+        helper = helper_bytes(self.msp_roles)
+        kv, dkv = kv + helper[2], dkv + helper[3]
+        return StageMemory(
+            weights=weights + helper[0],
+            gradients=gradients + helper[1],
+            optimizer=optimizer,
+            kv=0 if hosted else kv,
+            dkv=0 if hosted else dkv,
+            kept=peak.saved,
+            kept_peak=max(saved),
+            staging=peak.messages + self._ring_bytes,
+            constants=constant_bytes(self.workload),
+            temporary=peak.temporary,
+            host=host,
+            kv_host=kv + dkv if hosted else 0,
             untracked=self.untracked,
-            kept_peak_bytes=max(saved),
-            host_bytes=self.host_bytes(decisions),
-            kv_block_tokens=self.kv_block_tokens,
-            kv_sets=self.kv_sets,
-            sequences=self.shapes[0].replicas * self.sequences,
-            msp_roles=self.msp_roles,
         )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sppo.comm.collectives import Team
 from sppo.config.models import Model
-from sppo.config.sharding import WHOLE, Shard
 from sppo.offload.activation_store import storage_key
 from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
@@ -80,10 +80,8 @@ def stage_weight_names(
         for name, parts in block_of(model).stored_weights.items():
             names[prefix + name] = tuple(prefix + part for part in parts)
     if head:
-        names["final_norm.weight"] = ("final_norm.weight",)
-        if model.norm == "layernorm":
-            names["final_norm.bias"] = ("final_norm.bias",)
-        names["head.weight"] = ("head.weight",)
+        last = ("final_norm.weight", "final_norm.bias", "head.weight")
+        names |= {name: (name,) for name in last if name in canonical_weights(model)}
     return names
 
 
@@ -106,7 +104,7 @@ def pair_rows(rows: Tensor, head_width: int) -> Tensor:
 
 
 def stage_value(
-    model: Model, weights: Mapping[str, Tensor], parts: tuple[str, ...], shard: Shard = WHOLE
+    model: Model, weights: Mapping[str, Tensor], parts: tuple[str, ...], shards: Team
 ) -> Tensor:
     """One rank's shard of a stage's parameter from its canonical parts.
 
@@ -118,7 +116,7 @@ def stage_value(
     for part in parts:
         value, axis = weights[part], canonical[part].sharded_axis
         if axis is not None:
-            value = value.chunk(shard.count, axis)[shard.index]
+            value = value.chunk(shards.size, axis)[shards.index]
         if part.rpartition(".")[0].endswith(paired):
             value = pair_rows(value, model.head_width)
         values.append(value)
@@ -128,7 +126,7 @@ def stage_value(
 class StageWeights(Weights):
     """The parameters of one rank's stage with their gradients, in flat buffers.
 
-    weights: canonical and full-size, copied.
+    weights: canonical and full-size, copied. shards: the ranks that share the stage.
 
     `matrices` have weight decay, `vectors` have none; gradients are of `accumulation_dtype`. The
     first `whole_elements` of the vectors are the same on every shard; their gradients are parts of
@@ -143,13 +141,13 @@ class StageWeights(Weights):
         weights: Mapping[str, Tensor],
         device: torch.device,
         dtype: torch.dtype,
-        shard: Shard = WHOLE,
+        shards: Team,
     ) -> None:
         super().__init__()
         model, replicas = plan.model, plan.data_parallel
         layers, head = plan.stages[stage].layers, plan.stages[stage].head
         sources = stage_weight_names(model, layers, head)
-        shapes = stage_weight_shapes(model, layers, head, shard.count)
+        shapes = stage_weight_shapes(model, layers, head, shards.size)
         canonical = canonical_weights(model)
         whole = {name for name in sources if canonical[sources[name][0]].sharded_axis is None}
         self.whole_elements = sum(math.prod(shapes[name]) for name in whole)
@@ -161,7 +159,7 @@ class StageWeights(Weights):
         self.update(weight_views(matrices, self.matrices, self.matrix_gradients))
         self.update(weight_views(vectors, self.vectors, self.vector_gradients))
         for name, parts in sources.items():
-            self[name].value.copy_(stage_value(model, weights, parts, shard))
+            self[name].value.copy_(stage_value(model, weights, parts, shards))
 
     def zero_gradients(self) -> None:
         self.matrix_gradients.zero_()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sppo.offload.host_memory import CopyEvent, HostArena, Slot
+from sppo.offload.host_memory import CopyEvent, HostArena
 from sppo.plan.saved_tensors import SavedTensorKey
 
 
@@ -74,7 +74,7 @@ class Saved:
     data: Tensor | None
     size_bytes: int
     view: _View
-    slot: Slot | None = None
+    slot: slice | None = None
     sources: dict[str, Saved] = field(default_factory=dict)
 
 
@@ -82,7 +82,7 @@ class ActivationStore:
     """The saved tensors of one subsequence on one stage.
 
     `constants` are storages that outlive the step (weights, RoPE tables) and pass through.
-    `label` tells the accounting that a storage is now a kept activation. Saved tensors in `dropped`
+    `label` tells the accounting that a storage now holds a saved tensor. Saved tensors in `dropped`
     are not kept: `recomputer` recomputes them when the backward first reads them.
     """
 

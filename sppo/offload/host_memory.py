@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -145,16 +144,8 @@ def contiguous_pieces(into: Tensor, source: Tensor) -> list[tuple[Tensor, Tensor
     return pieces
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """The place of a tensor in the arena."""
-
-    offset_bytes: int
-    size_bytes: int
-
-
 class HostArena:
-    """A stack of slots in `capacity_bytes` of host memory.
+    """A stack of slots, the places of tensors, in `capacity_bytes` of host memory.
 
     peak_bytes: its greatest use. copies: the streams of `store` and `load`.
     """
@@ -168,10 +159,7 @@ class HostArena:
         self.memory = (take or host_memory)(capacity_bytes, device)
         self.copies = CopyStreams(device)
 
-    def _view(self, slot: Slot) -> Tensor:
-        return self.memory[slot.offset_bytes : slot.offset_bytes + slot.size_bytes]
-
-    def store(self, data: Tensor) -> Slot:
+    def store(self, data: Tensor) -> slice:
         """Copy `data` (uint8 [bytes], on the device) into a new slot on top of the stack.
 
         Its device memory is in use until `copies.wait_for_offloads`. Raises HostTierFull where the
@@ -183,10 +171,10 @@ class HostArena:
                 f"the host tier holds {self.capacity_bytes} bytes and {self.used_bytes} are in "
                 f"use: {needed} more do not fit; raise host_memory_bytes"
             )
-        slot = Slot(offset_bytes=self.used_bytes, size_bytes=data.numel())
+        slot = slice(self.used_bytes, self.used_bytes + data.numel())
         self.used_bytes += needed
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        self.copies.copy_to_host(data, self._view(slot))
+        self.copies.copy_to_host(data, self.memory[slot])
         return slot
 
     def abort(self) -> None:
@@ -195,12 +183,12 @@ class HostArena:
         self.copies.h2d_event().wait()
         self.used_bytes = 0
 
-    def load(self, slot: Slot, into: Tensor) -> None:
+    def load(self, slot: slice, into: Tensor) -> None:
         """Queue the copy of the topmost slot to the device, and remove the slot from the stack.
 
         `into` may be read after `copies.h2d_event().wait()`.
         """
-        assert slot.offset_bytes + slot_bytes(slot.size_bytes) == self.used_bytes, "not the top"
+        assert slot.start + slot_bytes(slot.stop - slot.start) == self.used_bytes, "not the top"
         # A later store() into this slot waits for this read: see CopyStreams.
-        self.used_bytes = slot.offset_bytes
-        self.copies.copy_to_device(into, self._view(slot))
+        self.used_bytes = slot.start
+        self.copies.copy_to_device(into, self.memory[slot])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sppo.plan.msp import MspSplit, Slicing
+from sppo.plan.msp import Slicing
 
 
 class Degrees(NamedTuple):
@@ -24,29 +24,32 @@ class Degrees(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class Layout(Slicing):
     """One way to lay a workload out over ranks and time, without the decisions.
 
-    `lengths_tokens` are the subsequences of a sequence. `kv_block_tokens` above 0: K and V lie in
+    `kv_block_tokens` above 0: K and V lie in
     the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
     and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
     """
 
     sequence_parallel: int
-    pipeline_parallel: int
     data_parallel: int = 1
     virtual_stages: int
     group_subsequences: int
-    lengths_tokens: tuple[int, ...]
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
-    msp_splits: tuple[MspSplit, ...] = ()
 
     @property
     def degrees_words(self) -> str:
         """See `Degrees`."""
         return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
+
+    @property
+    def family(self) -> tuple[int, ...]:
+        """SP, PP, DP, chunks a stage and the place of K and V: everything but the cut."""
+        degrees = self.sequence_parallel, self.pipeline_parallel, self.data_parallel
+        return (*degrees, self.virtual_stages, self.kv_block_tokens)
 
     @property
     def subsequences(self) -> int:
@@ -66,16 +69,21 @@ class Layout:
     def parts_of(self, stage: int) -> list[int]:
         """The chunks that a stage computes: its own, then those it helps with."""
         own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(msp_split.part for msp_split in self.slicing.splits_helped_by(stage))]
+        return [*own, *(msp_split.part for msp_split in self.splits_helped_by(stage))]
 
-    @cached_property
-    def slicing(self) -> Slicing:
-        """The slices of every subsequence in every chunk."""
-        return Slicing(
-            stages=self.pipeline_parallel,
-            lengths_tokens=self.lengths_tokens,
-            msp_splits=self.msp_splits,
+    def rank_tokens(self, stage: int) -> tuple[tuple[int, ...], ...]:
+        """Tokens that a rank of a stage computes, by [place in `parts_of`][subsequence]."""
+        subsequences = range(self.subsequences)
+        return tuple(
+            tuple(self.tokens_of(part, index, stage) for index in subsequences)
+            for part in self.parts_of(stage)
         )
+
+    def connections_of(self, stage: int) -> int:
+        """One-way connections of a rank: with both neighbours, and with ranks of its MSP splits."""
+        splits = [split for split in self.msp_splits if stage in split.ranks]
+        helpers = {rank for split in splits for rank in split.ranks} - {stage}
+        return 2 * (min(2, self.pipeline_parallel - 1) + len(helpers))
 
     @property
     def receive_ahead(self) -> int:
@@ -89,6 +97,11 @@ class Layout:
             return least
         passed = 0 if self.head_alone else self.pipeline_parallel - 1
         return max(least, self.group_subsequences - passed)
+
+
+def layout_fields(layout: Layout) -> dict[str, Any]:
+    """The fields of a layout, which a plan has as well."""
+    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
 
 
 def split_layers(layers: int, stages: int) -> tuple[tuple[int, int], ...]:

@@ -7,7 +7,7 @@ which compute slices of its subsequences. Slices are consecutive tokens, in rank
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class MspSplit:
 
 
 Cut = Callable[[int, int, int], tuple[int, ...] | None]
-"""(part, subsequence, ranks) -> lengths of the slices; None where it is too short."""
+"""(chunk, subsequence, ranks) -> lengths of the slices; None where it is too short."""
 
 
 class Slice(NamedTuple):
@@ -93,9 +93,12 @@ def msp_splits(
 
 @dataclass(frozen=True, kw_only=True)
 class Slicing:
-    """Every subsequence of every chunk as slices; without a split one each, its owner's."""
+    """Every subsequence of every chunk as slices; without a split one each, its owner's.
 
-    stages: int
+    `lengths_tokens` are the subsequences of a sequence.
+    """
+
+    pipeline_parallel: int
     lengths_tokens: tuple[int, ...]
     msp_splits: tuple[MspSplit, ...] = ()
 
@@ -124,7 +127,7 @@ class Slicing:
         """The slices of a subsequence in a chunk, in the order of their tokens."""
         if self.is_split(part, subsequence):
             return self._splits[part, subsequence][1]
-        return (Slice(part % self.stages, 0, self.lengths_tokens[subsequence]),)
+        return (Slice(part % self.pipeline_parallel, 0, self.lengths_tokens[subsequence]),)
 
     def slice_of(self, part: int, subsequence: int, rank: int) -> int | None:
         """The number of the slice that a rank computes, if any."""
@@ -156,7 +159,7 @@ class Slicing:
 
     def helpers(self, msp_split: MspSplit) -> list[tuple[int, int]]:
         """(slice, rank) of every helper of a split: all its ranks but the owner."""
-        owner = msp_split.part % self.stages
+        owner = msp_split.part % self.pipeline_parallel
         return [(number, rank) for number, rank in enumerate(msp_split.ranks) if rank != owner]
 
     def splits_helped_by(self, rank: int) -> tuple[MspSplit, ...]:
@@ -164,35 +167,9 @@ class Slicing:
         return tuple(
             msp_split
             for msp_split in self.msp_splits
-            if rank in msp_split.ranks and rank != msp_split.part % self.stages
+            if rank in msp_split.ranks and rank != msp_split.part % self.pipeline_parallel
         )
 
     def keeps_weights(self, rank: int, msp_split: MspSplit) -> bool:
         """Whether a helper still has the split's weights when the backward begins."""
         return self.splits_helped_by(rank)[-1] == msp_split
-
-
-def with_slices(
-    order: Sequence[tuple[int, int]],
-    slicing: Slicing,
-    rank: int,
-    parts_of_rank: Sequence[int],
-    head: int | None = None,
-) -> list[tuple[int, int]]:
-    """A rank's forwards, (place in `parts_of_rank`, subsequence), with its slices at the ends.
-
-    `order` are its forwards without MSP. First come the slices that fill the pipeline, by chunk,
-    then its own forwards, then the slices that drain it. Where the head is a chunk of its own
-    (place `head`), they come before the loss of the first of them.
-    """
-    ends: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    for msp_split in slicing.msp_splits:
-        if rank in msp_split.ranks:
-            place = parts_of_rank.index(msp_split.part)
-            ends[msp_split.fills] += [(place, index) for index in msp_split.subsequences]
-    sliced = {*ends[True], *ends[False]}
-    own = [forward for forward in order if forward not in sliced]
-    drained = {index for _, index in ends[False]}
-    late = [n for n, (place, index) in enumerate(own) if place == head and index in drained]
-    split = late[0] if late else len(own)
-    return [*ends[True], *own[:split], *ends[False], *own[split:]]

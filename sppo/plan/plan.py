@@ -7,18 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
-from typing import Generic, TypeVar
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.plan.layout import Layout
-from sppo.plan.msp import MspSplit
 from sppo.plan.parts import PartShape
-from sppo.plan.prediction import Prediction
 from sppo.plan.saved_tensors import SavedTensorKey
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,23 +129,25 @@ class StagePlan:
         return sum(shares) / len(shares)
 
 
-class _Of(Generic[T]):
-    """An attribute of a plan that reads the attribute of the same name of its `holder`."""
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Times of a step, simulated from a hardware profile, and the messages between its stages.
 
-    def __init__(self, holder: str) -> None:
-        self.holder = holder
+    Times are those of forward and backward without the optimizer. `reduction_seconds` of the
+    makespan are the sums over replicas that follow. `messages` and `message_bytes`: sent by one
+    rank of each stage to other stages in a step.
+    """
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.path = attrgetter(f"{self.holder}.{name}")
-
-    def __get__(self, plan: Plan, owner: type) -> T:
-        value: T = self.path(plan)
-        return value
+    makespan_seconds: float
+    reduction_seconds: float
+    bubble_share: float
+    messages: tuple[int, ...] = ()
+    message_bytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How one workload runs under SPPO: degrees, subsequences and decisions, with reasons.
+class Plan(Layout):
+    """How one workload runs under SPPO: a layout with its decisions, and the reasons.
 
     With `virtual_stages` V > 1 the layers form PP x V model chunks. Chunk k runs on stage k mod PP:
     a subsequence passes every stage V times, and the pipeline's bubble shrinks by V. `prediction`
@@ -164,30 +160,11 @@ class Plan:
     sequences_per_step: int
     element_bytes: int
     hardware: str
-    layout: Layout
     stages: tuple[StagePlan, ...]
     fetch_ahead: int
     prediction: Prediction | None = None
     reasons: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
-
-    makespan_seconds = _Of[float]("predicted")
-    reduction_seconds = _Of[float]("predicted")
-    bubble_share = _Of[float]("predicted")
-    sequence_parallel = _Of[int]("layout")
-    pipeline_parallel = _Of[int]("layout")
-    data_parallel = _Of[int]("layout")
-    virtual_stages = _Of[int]("layout")
-    group_subsequences = _Of[int]("layout")
-    kv_block_tokens = _Of[int]("layout")
-    kv_sets = _Of[int]("layout")
-    head_alone = _Of[bool]("layout")
-    lengths_tokens = _Of[tuple[int, ...]]("layout")
-    msp_splits = _Of[tuple[MspSplit, ...]]("layout")
-    subsequences = _Of[int]("layout")
-    starts_tokens = _Of[tuple[int, ...]]("layout")
-    degrees_words = _Of[str]("layout")
-    receive_ahead = _Of[int]("layout")
 
     @property
     def predicted(self) -> Prediction:
@@ -195,6 +172,21 @@ class Plan:
         if self.prediction is None:
             raise ValueError(f"the plan of {self.workload} has not been simulated")
         return self.prediction
+
+    @property
+    def makespan_seconds(self) -> float:
+        """See `Prediction`."""
+        return self.predicted.makespan_seconds
+
+    @property
+    def reduction_seconds(self) -> float:
+        """See `Prediction`."""
+        return self.predicted.reduction_seconds
+
+    @property
+    def bubble_share(self) -> float:
+        """See `Prediction`."""
+        return self.predicted.bubble_share
 
     @property
     def ranks(self) -> int:
@@ -211,14 +203,14 @@ class Plan:
         """All chunks of the model, first layers first."""
         return tuple(
             self.stages[part % self.pipeline_parallel].parts[part // self.pipeline_parallel]
-            for part in range(self.layout.part_count)
+            for part in range(self.part_count)
         )
 
     def recomputed(self, part: int, subsequence: int, rank: int) -> tuple[str, ...]:
         """Saved tensors that a rank recomputes of a subsequence, or of its MSP slice of it."""
         if rank == part % self.pipeline_parallel:
             return self.parts[part].recompute_units[subsequence]
-        return self.layout.slicing.split_of(part, subsequence).recompute_units
+        return self.split_of(part, subsequence).recompute_units
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from sppo.cost_model.plan_costs import simulate_plan
-from sppo.memory_model.msp import MspRole, Share
-from sppo.memory_model.stage_memory import StageDecisions
-from sppo.plan.msp import MspSplit
-from sppo.plan.plan import Plan, StagePlan
-from sppo.plan.prediction import Prediction
+from sppo.memory_model.decisions import StageDecisions
+from sppo.plan.layout import layout_fields
+from sppo.plan.plan import Plan, Prediction, StagePlan
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.timed_layout import TimedLayout
 
@@ -19,69 +17,21 @@ Choose = Callable[[StageProblem], StageDecisions]
 
 def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
     """The decisions that one stage of a layout has to make, with their costs and limits."""
-    shapes = layout.stage_shapes(stage)
-    slicing = layout.slicing
     return StageProblem(
-        shapes=shapes,
-        msp_roles=tuple(_msp_roles(layout, stage)),
-        tokens=tuple(
-            tuple(slicing.tokens_of(part, index, stage) for index in range(layout.subsequences))
-            for part in layout.parts_of(stage)
-        ),
-        computes=layout.differing_computes(stage),
-        kv_sets=layout.kv_sets,
-        sequences=layout.sequences,
-        memo=layout.memo,
-        clones=layout.workload.cluster.device == "cpu",
-        starts=layout.starts_tokens,
-        lengths=layout.lengths_tokens,
-        messages_ahead=layout.receive_ahead,
-        connections=_connections(layout, stage),
+        layout=layout,
+        stage=stage,
+        chunks=layout.shapes,
+        workload=layout.workload,
         profile=layout.profile,
-        costs=tuple(layout.part_costs(shape) for shape in shapes),
-        device_limit_bytes=layout.workload.device_memory_bytes,
-        host_limit_bytes=layout.workload.host_memory_bytes,
-        kv_block_tokens=layout.kv_block_tokens,
+        costs=tuple(layout.part_costs(shape) for shape in layout.stage_shapes(stage)),
+        memo=layout.memo,
     )
-
-
-def _connections(layout: TimedLayout, stage: int) -> int:
-    """One-way connections of a rank: to both neighbours, and to the ranks of its MSP splits."""
-    helpers = {rank for split in _splits(layout, stage) for rank in split.ranks} - {stage}
-    return 2 * (min(2, layout.pipeline_parallel - 1) + len(helpers))
-
-
-def _splits(layout: TimedLayout, stage: int) -> list[MspSplit]:
-    """The MSP splits in which a stage is owner or helper."""
-    return [split for split in layout.msp_splits if stage in split.ranks]
-
-
-def _msp_roles(layout: TimedLayout, stage: int) -> Iterator[MspRole]:
-    """The MSP splits of a stage as its memory model needs them."""
-    parts = layout.parts_of(stage)
-    for split in _splits(layout, stage):
-        place = split.ranks.index(stage)
-        first, last = split.subsequences[0], split.subsequences[-1]
-        yield MspRole(
-            shape=layout.shapes[split.part],
-            helper=stage != split.part % layout.pipeline_parallel,
-            virtual=parts.index(split.part),
-            start=layout.starts_tokens[first],
-            end=layout.starts_tokens[last] + layout.lengths_tokens[last],
-            first=first,
-            shares=tuple(
-                Share(sum(lengths[:place]), lengths[place], sum(lengths[place + 1 :]))
-                for lengths in split.lengths_tokens
-            ),
-            ranks=len(split.ranks),
-            recompute=split.recompute_units,
-        )
 
 
 def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     """The plan of a layout: decisions of `choose` for every stage, then the simulation.
 
-    Raises Short if a stage does not fit its device or host memory.
+    Raises LayoutDoesNotFit if a stage does not fit its device or host memory.
     """
     chosen: dict[tuple[object, ...], StageDecisions] = {}
     stages: list[StagePlan] = []
@@ -102,9 +52,9 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
         sequences_per_step=workload.sequences_per_step,
         element_bytes=workload.element_bytes,
         hardware=profile.name,
-        layout=layout.layout,
         stages=tuple(stages),
         fetch_ahead=1 if profile.overlapped_copies else 0,
+        **layout_fields(layout),
     )
     simulation = simulate_plan(plan, profile)
     prediction = Prediction(

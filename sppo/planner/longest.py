@@ -1,8 +1,8 @@
 """The longest sequence that fits, which an infeasible plan's message names. No torch.
 
 Every layout has a length up to which it fits. Only the finest cuts are tried, which need the least
-memory, and one and two parts a stage; more parts hold no less. The search skips layouts whose model
-state, KV and dKV alone leave no room for a longer sequence than the best so far.
+memory, with one and two chunks a stage; more chunks hold no less. The search skips layouts whose
+model state, KV and dKV alone leave no room for a longer sequence than the best so far.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import parse_tokens
 from sppo.config.workload import Workload
@@ -36,7 +36,7 @@ LEAST_TOKENS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class _Family:
-    """All layouts of one SP, PP, parts a stage and place of K and V, whatever the length."""
+    """All layouts of one SP, PP, chunks a stage and place of K and V, whatever the length."""
 
     workload: Workload
     profile: Hardware
@@ -172,10 +172,10 @@ def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
     """Whether the solver would find a plan in this layout."""
 
     def require(problem: StageProblem) -> None:
-        limit = problem.device_limit_bytes
+        limit = problem.workload.device_memory_bytes
         if options.solver == "paper":
             if limit is not None and (excess := printed_bytes(problem) - limit) > 0:
-                raise Short(excess, "device memory by the paper's model")
+                raise LayoutDoesNotFit(excess, "device memory by the paper's model")
             return None
         problem.require_room()
         if options.policy == "auto":
@@ -186,10 +186,10 @@ def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
 
 
 def _passes(layout: TimedLayout, require: Callable[[StageProblem], None]) -> bool:
-    """Whether `require` raises no Short on the first and the last stage."""
+    """Whether `require` raises no LayoutDoesNotFit on the first and the last stage."""
     try:
         for stage in layout.end_stages:
             require(stage_problem(layout, stage))
-    except Short:
+    except LayoutDoesNotFit:
         return False
     return True

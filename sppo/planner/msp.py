@@ -6,12 +6,10 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sppo.config.errors import Infeasible, Short
-from sppo.memory_model.model_state import fixed_bytes
-from sppo.plan.blocks import gradient_element_bytes
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.plan.plan import Plan
-from sppo.planner.evaluate import Choose, plan_of
-from sppo.planner.layouts.timed_layout import Ends, TimedLayout, family_of
+from sppo.planner.evaluate import Choose, plan_of, stage_problem
+from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.report.wording import counted
 
 COARSER = 3
@@ -21,7 +19,7 @@ Idle ends are what makes a fine cut worth its price; with MSP a coarser one may 
 """
 
 OTHER_FAMILIES = 2
-"""Degrees and parts a stage, besides the plan's own, that are tried with MSP."""
+"""Degrees and chunks a stage, besides the plan's own, that are tried with MSP."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +44,17 @@ def with_msp(
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return MspResult(plan=plan)
     best: MspResult | None = None
-    shorts: list[Short] = []
+    shorts: list[LayoutDoesNotFit] = []
     for resident, ends in candidates:
         least = float("inf") if best is None else best.plan.makespan_seconds
         if resident.work_and_ends_seconds[0] > least:
             continue
         try:
-            _require_room(resident, ends)
             layout = resident.with_msp(ends)
+            for stage in layout.end_stages:  # they help most, the last as the pipeline fills
+                stage_problem(layout, stage).require_room()
             split = plan_of(layout, choose)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             shorts.append(short)
             continue
         if split.msp_splits and split.makespan_seconds < least:
@@ -71,30 +70,6 @@ def with_msp(
     if gain <= 0 and not wanted:
         return MspResult(plan=plan, notes=(f"no MSP: simulated {-gain:.1%} slower with it",))
     return MspResult(plan=best.plan, layout=best.layout, notes=(_gain(plan, best.plan, gain),))
-
-
-def _require_room(layout: TimedLayout, ends: Ends) -> None:
-    """Raise Short if K, V, dK and dV of the helped parts alone are too much for an outermost rank.
-
-    The last rank helps all other ranks as the pipeline fills, the first rank as it drains.
-    """
-    limit = layout.workload.device_memory_bytes
-    if limit is None:
-        return
-    stages, count = layout.pipeline_parallel, layout.subsequences
-    size = layout.workload.element_bytes
-    blocks = [shape for shape in layout.shapes if shape.layers]
-    positions = [*itertools.accumulate(layout.lengths_tokens)]
-    filled = [positions[min(stages - 1 - part, count) - 1] for part in range(stages - 1)]
-    helped = {stages - 1: list(zip(blocks, filled, strict=False))}
-    if ends == "both":
-        helped[0] = [(shape, positions[-1]) for shape in blocks[-(stages - 1) :]]
-    for rank, parts in helped.items():
-        total = fixed_bytes(layout.stage_shapes(rank), positions[-1])
-        for shape, end in parts:
-            total += shape.kv_bytes(end, size) + shape.kv_bytes(end, gradient_element_bytes(size))
-        if total > limit:
-            raise Short(total - limit, "device memory for model state, KV and dKV alone")
 
 
 def _gain(plan: Plan, split: Plan, gain: float) -> str:
@@ -128,7 +103,7 @@ def _candidates(plan: Plan, layouts: Sequence[TimedLayout]) -> list[tuple[TimedL
     own: list[TimedLayout] = []
     families: dict[tuple[int, ...], list[TimedLayout]] = {}
     for layout in layouts:
-        if layout.may_split and layout.family == family_of(plan.layout):
+        if layout.may_split and layout.family == plan.family:
             own.append(layout)
         elif layout.may_split:
             families.setdefault(layout.family, []).append(layout)

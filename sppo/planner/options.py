@@ -18,8 +18,8 @@ class SolverOptions:
     policy: see `policies.POLICIES`. cut: "flops" (the paper's), "equal" or "time"; "auto" is
     "flops" in a pipeline and "equal" on a single stage. longest_tokens: cap on the lengths of
     "flops". kv_offload: K, V and their gradients in the host tier; None: if that is faster or
-    nothing else fits. head_alone: the head as a part of its own on the first stage; None: if a
-    stage has several parts and one rank. msp: multiplexed sequence partitioning at the pipeline's
+    nothing else fits. head_alone: the head as a chunk of its own on the first stage; None: if a
+    stage has several chunks and one rank. msp: multiplexed sequence partitioning at the pipeline's
     ends; None: if it is faster.
     """
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
-from sppo.memory_model.stage_memory import KEEP
+from sppo.memory_model.decisions import KEEP
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import choose, uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -93,12 +93,12 @@ def _plan(layout: TimedLayout) -> Plan:
         f"the paper's rules and memory model allow",
     ]
     limit = layout.workload.device_memory_bytes
-    whole = max(stage.memory.total for stage in plan.stages)
+    whole = max(stage.memory.device_peak for stage in plan.stages)
     if limit is not None:
         verdict = "fits" if whole <= limit else f"is {format_bytes(whole - limit)} over the limit"
         reasons.append(
-            f"with dKV, staging and temporaries the fullest stage takes {format_bytes(whole)}: "
-            f"it {verdict}"
+            f"with dKV, staging, temporaries and untracked bytes the fullest stage takes "
+            f"{format_bytes(whole)}: it {verdict}"
         )
     if _broken_rules(layout):
         reasons.append("no layout obeys every pruning rule; the nearest is taken")

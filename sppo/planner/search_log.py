@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.planner.layouts.timed_layout import TimedLayout
 
 
@@ -19,7 +19,7 @@ class Search:
 
     layouts: Sequence[TimedLayout]
     seconds: dict[TimedLayout, float] = field(default_factory=dict)
-    short: dict[TimedLayout, Short] = field(default_factory=dict)
+    short: dict[TimedLayout, LayoutDoesNotFit] = field(default_factory=dict)
 
     @property
     def finest_short(self) -> list[TimedLayout]:

@@ -15,10 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-from sppo.config.errors import Infeasible, Short
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
-from sppo.memory_model.stage_memory import StageDecisions
+from sppo.memory_model.decisions import StageDecisions
 from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
@@ -199,7 +199,7 @@ def _search(
             break
         try:
             plan = plan_of(layout, choose)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             search.short[layout] = short
             if layout.family not in hopeless:
                 hopeless[layout.family] = _is_hopeless(layout, search, choose)
@@ -236,16 +236,16 @@ def _is_hopeless(layout: TimedLayout, search: Search, choose: Choose) -> bool:
             problem = stage_problem(finest, stage)
             problem.require_room()
             _require_decisions(problem, choose)
-    except Short as short:
+    except LayoutDoesNotFit as short:
         search.short[finest] = short
         return True
     return False
 
 
 def _require_decisions(problem: StageProblem, choose: Choose) -> None:
-    """Raise Short unless some decisions fit; a quick test comes before the best decisions."""
+    """Raise LayoutDoesNotFit unless some decisions fit; a quick test comes first."""
     if isinstance(choose, _Bounded):
-        with suppress(Short):
+        with suppress(LayoutDoesNotFit):
             require_some_decisions(problem)
             return
     problem.require_fit(problem.memory(choose(problem)))

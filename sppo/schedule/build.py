@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sppo.plan.msp import MspSplit, Slicing
+from sppo.plan.layout import Layout
+from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
 from sppo.schedule.dependencies import Schedule, messages
 from sppo.schedule.instructions import Instruction, Op
@@ -16,55 +17,50 @@ from sppo.schedule.order import stage_computes
 
 def build_schedule(plan: Plan) -> Schedule:
     """Forwards first to last, backwards last to first; several sequences mixed or in turn."""
-    slicing = plan.layout.slicing
     stages = range(plan.pipeline_parallel)
     return Schedule(
-        subsequences=plan.subsequences,
+        layout=plan,
         sequences=plan.sequences,
-        parts=len(plan.parts),
-        stages=tuple(tuple(_stage_instructions(plan, slicing, stage)) for stage in stages),
-        slicing=slicing,
-        kv_sets=plan.kv_sets,
+        stages=tuple(tuple(_stage_instructions(plan, stage)) for stage in stages),
     )
 
 
-def _stage_instructions(plan: Plan, slicing: Slicing, stage: int) -> Iterator[Instruction]:
+def _stage_instructions(plan: Plan, stage: int) -> Iterator[Instruction]:
     """The computes of a stage in order, each with its messages and copies around it."""
-    computes = _computes(plan, slicing, stage)
-    parts = len(plan.parts)
+    computes = _computes(plan, stage)
     reloads = _reloads(plan, stage, computes)
-    msp = msp_instructions(slicing, stage, computes)
+    msp = msp_instructions(plan, stage, computes)
     first: dict[tuple[Op, int], Instruction] = {}
     for compute in computes:
         first.setdefault((compute.op, compute.sequence), compute)
     ahead = plan.receive_ahead
     for early in computes[:ahead]:
-        yield from messages(slicing, parts, early, reads=True)
+        yield from messages(plan, early, reads=True)
     for position, compute in enumerate(computes):
         for early in computes[position + ahead : position + ahead + 1]:
-            yield from messages(slicing, parts, early, reads=True)
+            yield from messages(plan, early, reads=True)
         yield from reloads.get(position, [])
         yield from msp.get((position, False), [])
         if compute == first[compute.op, compute.sequence]:
             yield from _zeros(plan, stage, compute)
         yield compute
-        yield from messages(slicing, parts, compute, reads=False)
+        yield from messages(plan, compute, reads=False)
         if compute.op is Op.FORWARD and _offloads(plan, stage, compute):
             yield compute._replace(op=Op.OFFLOAD)
         yield from msp.get((position, True), [])
 
 
-def _computes(plan: Plan, slicing: Slicing, stage: int) -> list[Instruction]:
-    parts = plan.layout.parts_of(stage)
+def _computes(plan: Plan, stage: int) -> list[Instruction]:
+    parts = plan.parts_of(stage)
     return [
         Instruction(
             Op.FORWARD if forward else Op.BACKWARD,
             sequence,
             index,
             parts[place],
-            slicing.slice_of(parts[place], index, stage) or 0,
+            plan.slice_of(parts[place], index, stage) or 0,
         )
-        for forward, sequence, place, index in stage_computes(plan.layout, stage, plan.sequences)
+        for forward, sequence, place, index in stage_computes(plan, stage, plan.sequences)
     ]
 
 
@@ -77,7 +73,7 @@ def _zeros(plan: Plan, stage: int, first: Instruction) -> list[Instruction]:
     mixed = first.sequence > 0 and plan.kv_sets > 1
     if first.op is not (Op.FORWARD if stage and not mixed else Op.BACKWARD):
         return []
-    parts = plan.layout.parts_of(stage)
+    parts = plan.parts_of(stage)
     return [Instruction(Op.ZERO_DKV, first.sequence, 0, part) for part in parts]
 
 
@@ -107,7 +103,7 @@ Around = dict[tuple[int, bool], list[Instruction]]
 """By (position of a compute, whether after it)."""
 
 
-def msp_instructions(slicing: Slicing, stage: int, computes: Sequence[Instruction]) -> Around:
+def msp_instructions(layout: Layout, stage: int, computes: Sequence[Instruction]) -> Around:
     """The stage's ends of the messages of weights and their gradients, of all MSP splits.
 
     A helper that still has the weights when the backward begins does not receive them again.
@@ -117,14 +113,14 @@ def msp_instructions(slicing: Slicing, stage: int, computes: Sequence[Instructio
     def put(position: int, after: bool, instruction: Instruction) -> None:
         around.setdefault((position, after), []).append(instruction)
 
-    for msp_split in slicing.msp_splits:
-        owns = stage == msp_split.part % slicing.stages
-        for number, rank in slicing.helpers(msp_split):
+    for msp_split in layout.msp_splits:
+        owns = stage == msp_split.part % layout.pipeline_parallel
+        for number, rank in layout.helpers(msp_split):
             for positions in _runs(msp_split, computes) if owns or stage == rank else ():
                 begin, end = positions[0], positions[-1]
                 first, last = computes[begin]._replace(slice=number), computes[end]
                 backward = first.op is Op.BACKWARD
-                if not (backward and slicing.keeps_weights(rank, msp_split)):
+                if not (backward and layout.keeps_weights(rank, msp_split)):
                     weights = Op.SEND_W if owns else Op.RECV_W
                     put(begin, False, first._replace(op=weights, other=int(backward)))
                 if backward:

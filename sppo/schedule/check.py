@@ -33,12 +33,12 @@ def _check_stage(schedule: Schedule, stage: int) -> None:
         op, sequence, index, part, number, _ = instruction
         if instruction in done:
             fail(position, "repeated")
-        if not (0 <= sequence < schedule.sequences and 0 <= index < schedule.subsequences):
+        if not (0 <= sequence < schedule.sequences and 0 <= index < schedule.layout.subsequences):
             fail(position, "no such subsequence")
-        if not 0 <= part < schedule.parts:
+        if not 0 <= part < schedule.layout.part_count:
             fail(position, "no such chunk")
         if op in (Op.FORWARD, Op.BACKWARD):
-            slices = schedule.slicing.slices(part, index)
+            slices = schedule.layout.slices(part, index)
             if not 0 <= number < len(slices) or slices[number].rank != stage:
                 fail(position, "this chunk is not of this stage")
         for needed, why in _needs(schedule, stage, instruction):
@@ -83,7 +83,7 @@ def _needs(schedule: Schedule, stage: int, instruction: Instruction) -> Needs:
         before, why = NEEDED_BEFORE[op]
         return [(instruction._replace(op=before, other=0), why)]
     if op is Op.ZERO_DKV and sequence > 0:
-        number = schedule.slicing.slice_of(part, 0, stage)
+        number = schedule.layout.slice_of(part, 0, stage)
         if number is not None:
             before_zeros = Instruction(Op.BACKWARD, sequence - 1, 0, part, number)
             return [(before_zeros, "would lose gradients still to be read")]
@@ -98,7 +98,7 @@ def _needs(schedule: Schedule, stage: int, instruction: Instruction) -> Needs:
 
 def _same_rank(schedule: Schedule, instruction: Instruction, index: int) -> list[Instruction]:
     """The same compute of another subsequence, if this rank computes (a slice of) it."""
-    number = schedule.slicing.slice_of(instruction.part, index, schedule.runs_on(instruction))
+    number = schedule.layout.slice_of(instruction.part, index, schedule.runs_on(instruction))
     return [] if number is None else [instruction._replace(subsequence=index, slice=number)]
 
 
@@ -106,7 +106,7 @@ def _needs_of_forward(schedule: Schedule, instruction: Instruction) -> Needs:
     if instruction.subsequence > 0:
         earlier = _same_rank(schedule, instruction, instruction.subsequence - 1)
         return [(forward, "reads its keys and values") for forward in earlier]
-    sequence = instruction.sequence - schedule.kv_sets
+    sequence = instruction.sequence - schedule.layout.kv_sets
     if sequence < 0:
         return []
     return [(instruction._replace(op=Op.BACKWARD, sequence=sequence), "reuses its KV buffers")]
@@ -118,7 +118,7 @@ def _needs_of_backward(schedule: Schedule, instruction: Instruction) -> Needs:
         (instruction._replace(op=Op.FORWARD), "needs its forward"),
         (zeros, "adds to dK and dV"),
     ]
-    if instruction.subsequence + 1 < schedule.subsequences:
+    if instruction.subsequence + 1 < schedule.layout.subsequences:
         later = _same_rank(schedule, instruction, instruction.subsequence + 1)
         needs += [(each, "needs the dK and dV of every later subsequence") for each in later]
     return needs
@@ -127,19 +127,19 @@ def _needs_of_backward(schedule: Schedule, instruction: Instruction) -> Needs:
 def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
     """Every instruction that a stage must run: all but the copies."""
     expected: set[Instruction] = set()
-    slicing = schedule.slicing
+    layout = schedule.layout
     for sequence in range(schedule.sequences):
-        own = range(stage, schedule.parts, len(schedule.stages))
-        helped = [msp_split.part for msp_split in slicing.splits_helped_by(stage)]
+        own = range(stage, schedule.layout.part_count, len(schedule.stages))
+        helped = [msp_split.part for msp_split in layout.splits_helped_by(stage)]
         for part in (*own, *helped):
             expected.add(Instruction(Op.ZERO_DKV, sequence, 0, part))
-            for index in range(schedule.subsequences):
-                number = slicing.slice_of(part, index, stage)
+            for index in range(schedule.layout.subsequences):
+                number = layout.slice_of(part, index, stage)
                 for op in (Op.FORWARD, Op.BACKWARD) if number is not None else ():
                     compute = Instruction(op, sequence, index, part, number or 0)
                     expected.add(compute)
                     for reads in (True, False):
-                        expected.update(messages(slicing, schedule.parts, compute, reads=reads))
+                        expected.update(messages(layout, compute, reads=reads))
         expected |= _expected_msp(schedule, stage, sequence)
     return expected
 
@@ -147,16 +147,16 @@ def _expected(schedule: Schedule, stage: int) -> set[Instruction]:
 def _expected_msp(schedule: Schedule, stage: int, sequence: int) -> set[Instruction]:
     """A stage's ends of the messages of weights and their gradients, of all MSP splits."""
     expected = set()
-    slicing = schedule.slicing
-    for msp_split in slicing.msp_splits:
+    layout = schedule.layout
+    for msp_split in layout.msp_splits:
         part, first, last = msp_split.part, msp_split.subsequences[0], msp_split.subsequences[-1]
         owns = stage == schedule.stage_of(part)
-        for number, rank in slicing.helpers(msp_split):
+        for number, rank in layout.helpers(msp_split):
             if owns or stage == rank:
                 weights = Op.SEND_W if owns else Op.RECV_W
                 ops = (weights, Op.RECV_DW, Op.ADD_DW) if owns else (weights, Op.SEND_DW)
                 expected |= {Instruction(op, sequence, first, part, number) for op in ops}
-                if not slicing.keeps_weights(rank, msp_split):
+                if not layout.keeps_weights(rank, msp_split):
                     expected.add(Instruction(weights, sequence, last, part, number, 1))
     return expected
 

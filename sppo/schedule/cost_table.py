@@ -29,7 +29,7 @@ class PartCosts:
 
 
 ComputeKey = tuple[Op, int, int, int]
-"""(op, part, subsequence, slice)"""
+"""(op, chunk, subsequence, slice)"""
 
 
 @dataclass(frozen=True, kw_only=True)

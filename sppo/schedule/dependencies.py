@@ -6,23 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sppo.plan.msp import Slicing
+from sppo.plan.layout import Layout
 from sppo.schedule.instructions import Instruction, Op
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """`stages[p]` are the instructions of stage p, in order; `parts` counts the model chunks.
+    """`stages[p]` are the instructions of stage p, in order, for so many sequences in a layout."""
 
-    `kv_sets` sequences may have their keys and values at the same time.
-    """
-
-    subsequences: int
+    layout: Layout
     sequences: int
-    parts: int
     stages: tuple[tuple[Instruction, ...], ...]
-    slicing: Slicing
-    kv_sets: int = 1
 
     def stage_of(self, part: int) -> int:
         """The stage that owns a model chunk."""
@@ -30,12 +24,12 @@ class Schedule:
 
     def runs_on(self, instruction: Instruction) -> int:
         """The rank of a forward, a backward or a message's end."""
-        slices = self.slicing.slices(instruction.part, instruction.subsequence)
+        slices = self.layout.slices(instruction.part, instruction.subsequence)
         return slices[instruction.slice].rank
 
     def together(self, instruction: Instruction) -> tuple[Instruction, ...]:
         """All slices of a forward or backward, which run at the same time on different ranks."""
-        slices = self.slicing.slices(instruction.part, instruction.subsequence)
+        slices = self.layout.slices(instruction.part, instruction.subsequence)
         return tuple(instruction._replace(slice=number) for number in range(len(slices)))
 
     def run(self, run: Callable[[int, Instruction], bool]) -> list[int]:
@@ -72,31 +66,24 @@ class Side(NamedTuple):
     rank: int
 
 
-def _sides(slicing: Slicing, parts: int, compute: Instruction, *, reads: bool) -> list[Side]:
-    """The slices of a neighbouring chunk that a compute reads from, or that read its output."""
+def sides_of(layout: Layout, compute: Instruction, *, reads: bool) -> list[Side]:
+    """The slices of a neighbouring chunk that a compute reads from, or that read its output.
+
+    Forwards read and write hidden states, backwards their gradients.
+    """
     _, _, index, part, number, _ = compute
     before = reads == (compute.op is Op.FORWARD)
     neighbour = part - 1 if before else part + 1
-    if not 0 <= neighbour < parts:
+    if not 0 <= neighbour < layout.part_count:
         return []
-    own, neighbours = slicing.slices(part, index)[number], slicing.slices(neighbour, index)
+    own, neighbours = layout.slices(part, index)[number], layout.slices(neighbour, index)
     sides = []
-    for piece in slicing.pieces(min(part, neighbour), index):
+    for piece in layout.pieces(min(part, neighbour), index):
         here, there = (piece.target, piece.source) if before else (piece.source, piece.target)
         if here == number:
             rank = neighbours[there].rank
             sides.append(Side(there, piece.start - own.start, piece.tokens, rank))
     return sides
-
-
-def inputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
-    """Where a forward's hidden states, or a backward's gradient, come from, by token."""
-    return _sides(schedule.slicing, schedule.parts, compute, reads=True)
-
-
-def outputs_of(schedule: Schedule, compute: Instruction) -> list[Side]:
-    """Where a compute's hidden states or gradient go, by token."""
-    return _sides(schedule.slicing, schedule.parts, compute, reads=False)
 
 
 MESSAGE_OPS = {
@@ -108,13 +95,11 @@ MESSAGE_OPS = {
 """(compute, whether it reads the message) -> the message's end on the same rank."""
 
 
-def messages(
-    slicing: Slicing, parts: int, compute: Instruction, *, reads: bool
-) -> list[Instruction]:
+def messages(layout: Layout, compute: Instruction, *, reads: bool) -> list[Instruction]:
     """Hidden states or gradients that a compute receives from other ranks, or sends to them."""
-    rank = slicing.slices(compute.part, compute.subsequence)[compute.slice].rank
+    rank = layout.slices(compute.part, compute.subsequence)[compute.slice].rank
     op = MESSAGE_OPS[compute.op, reads]
-    sides = _sides(slicing, parts, compute, reads=reads)
+    sides = sides_of(layout, compute, reads=reads)
     return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
 
 
@@ -122,7 +107,7 @@ def message_tokens(schedule: Schedule, message: Instruction) -> int:
     """Tokens of hidden states, or of their gradient, in a send or receive."""
     ((op, reads),) = (key for key, end in MESSAGE_OPS.items() if end is message.op)
     compute = message._replace(op=op, other=0)
-    sides = _sides(schedule.slicing, schedule.parts, compute, reads=reads)
+    sides = sides_of(schedule.layout, compute, reads=reads)
     (tokens,) = (side.tokens for side in sides if side.other == message.other)
     return tokens
 
@@ -161,12 +146,12 @@ def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instru
         return [instruction._replace(op=Op.RECV_DW)]
     if op not in (Op.FORWARD, Op.BACKWARD):
         return []
-    slicing, backward = schedule.slicing, op is Op.BACKWARD
-    needed = messages(slicing, schedule.parts, instruction, reads=True)
-    if slicing.is_split(part, index):
-        msp_split = slicing.split_of(part, index)
+    layout, backward = schedule.layout, op is Op.BACKWARD
+    needed = messages(layout, instruction, reads=True)
+    if layout.is_split(part, index):
+        msp_split = layout.split_of(part, index)
         helper = msp_split.ranks[number] != schedule.stage_of(part)
-        if helper and not (backward and slicing.keeps_weights(msp_split.ranks[number], msp_split)):
+        if helper and not (backward and layout.keeps_weights(msp_split.ranks[number], msp_split)):
             first = msp_split.subsequences[-1 if backward else 0]
             needed.append(Instruction(Op.RECV_W, sequence, first, part, number, int(backward)))
     return needed

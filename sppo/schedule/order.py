@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sppo.plan.layout import Layout
-from sppo.plan.msp import with_slices
 
 
 class Compute(NamedTuple):
@@ -52,7 +51,30 @@ def forward_order(layout: Layout, stage: int) -> list[tuple[int, int]]:
     """
     head = layout.virtual_stages if layout.head_alone and stage == 0 else None
     order = _interleaved(layout, head)
-    return with_slices(order, layout.slicing, stage, layout.parts_of(stage), head)
+    return _with_slices(order, layout, stage, head)
+
+
+def _with_slices(
+    order: Sequence[tuple[int, int]], layout: Layout, stage: int, head: int | None
+) -> list[tuple[int, int]]:
+    """A stage's forwards, (place in `layout.parts_of`, subsequence), with its slices at the ends.
+
+    `order` are its forwards without MSP. First come the slices that fill the pipeline, by chunk,
+    then its own forwards, then the slices that drain it. Where the head is a chunk of its own
+    (place `head`), they come before the loss of the first of them.
+    """
+    parts = layout.parts_of(stage)
+    ends: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for msp_split in layout.msp_splits:
+        if stage in msp_split.ranks:
+            place = parts.index(msp_split.part)
+            ends[msp_split.fills] += [(place, index) for index in msp_split.subsequences]
+    sliced = {*ends[True], *ends[False]}
+    own = [forward for forward in order if forward not in sliced]
+    drained = {index for _, index in ends[False]}
+    late = [n for n, (place, index) in enumerate(own) if place == head and index in drained]
+    split = late[0] if late else len(own)
+    return [*ends[True], *own[:split], *ends[False], *own[split:]]
 
 
 def _interleaved(layout: Layout, head: int | None) -> list[tuple[int, int]]:

@@ -170,7 +170,7 @@ def simulate(
     schedule: Schedule, costs: Sequence[PartCosts], slice_costs: SliceCosts | None = None
 ) -> Simulation:
     """Run the schedule against costs (one entry per chunk). The schedule must have been checked."""
-    assert len(costs) == schedule.parts
+    assert len(costs) == schedule.layout.part_count
     stages = [_Stage(index) for index in range(len(schedule.stages))]
     slice_costs = slice_costs or SliceCosts()
     clock = _Clock(schedule=schedule, costs=costs, slice_costs=slice_costs)

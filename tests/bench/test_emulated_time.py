@@ -28,7 +28,7 @@ def charged_flops(plan: Plan) -> tuple[int, int]:
 
     What `sppo.cost_model.plan_costs` and `sppo.cost_model.msp` turn into time, slice by slice.
     """
-    model, slicing = plan.model, plan.layout.slicing
+    model, slicing = plan.model, plan
     block = block_of(model)
     recompute_flops = {unit.name: unit.dense_flops for unit in block.saved_tensors}
     products, attention = 0, 0

@@ -19,7 +19,7 @@ from benchmarks.records.metrics import step_flops
 from benchmarks.worker import failures, rank
 from benchmarks.worker.tokens import token_file
 from benchmarks.worker.weights import initial_weights, save_weights
-from sppo.config.errors import HostTierFull, Infeasible, NotBuilt
+from sppo.config.errors import HostTierFull, Infeasible, NotSupported
 from sppo.config.models import llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Workload
@@ -188,7 +188,7 @@ def test_a_worker_by_itself_ends_with_exit_code_2_and_one_line(tmp_path: Path) -
         (HostTierFull("full"), "host_oom"),
         (Infeasible("short of memory"), "infeasible"),
         (Unavailable("needs CUDA"), "unavailable"),
-        (NotBuilt("msp"), "unavailable"),
+        (NotSupported("msp"), "unavailable"),
         (RuntimeError("Connection closed by peer"), "failed"),
         (FloatingPointError("loss nan"), "failed"),
     ],

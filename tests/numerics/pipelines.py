@@ -9,17 +9,17 @@ from torch import Tensor
 
 from baselines.protocol import Context
 from baselines.reference import ReferenceModel
+from sppo.comm.collectives import Team
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import RankGroups
 from sppo.config.hardware import load_hardware
 from sppo.config.models import Model
-from sppo.config.sharding import WHOLE, Shard
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import EngineContext
 from sppo.engine.engine import Engine, StepCounters, build_engine
 from sppo.engine.optimizer import FlatAdamW
-from sppo.memory_model.stage_memory import Decision, StageDecisions
+from sppo.memory_model.decisions import Decision, StageDecisions
 from sppo.model.weights import StageWeights, stage_value, stage_weight_names
 from sppo.plan.msp import Cut, msp_splits
 from sppo.plan.plan import Plan
@@ -89,7 +89,7 @@ def make_plan(
         return plan
     cut = equal_slices(lengths, unit=shards)
     splits = msp_splits(stages, stages * virtual_stages, len(lengths), cut)
-    return replace(plan, layout=replace(plan.layout, msp_splits=splits), prediction=None)
+    return replace(plan, msp_splits=splits, prediction=None)
 
 
 def equal_slices(lengths: tuple[int, ...], unit: int = 1) -> Cut:
@@ -125,7 +125,7 @@ def engine_of(
 ) -> Engine:
     """The engine of one rank, without an optimizer."""
     stage = groups.coordinate.stage
-    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shard)
+    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shards)
     return build_engine(plan, stage_weights, EngineContext(device=CPU, dtype=dtype), groups)
 
 
@@ -170,10 +170,10 @@ def run_reference(
 
 
 def stage_values(
-    model: Model, canonical: dict[str, Tensor], shard: Shard = WHOLE
+    model: Model, canonical: dict[str, Tensor], shards: Team | None = None
 ) -> dict[str, Tensor]:
     """One shard of all stages' parameters, by the stage's names."""
     return {
-        name: stage_value(model, canonical, parts, shard)
+        name: stage_value(model, canonical, parts, shards or Team())
         for name, parts in stage_weight_names(model, range(model.layers), True).items()
     }

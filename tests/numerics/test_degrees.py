@@ -69,7 +69,7 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
         for name in weight_shapes(plan.model)
     }
     for trainer in trainers:
-        expected = stage_values(plan.model, updated, trainer.groups.shard)
+        expected = stage_values(plan.model, updated, trainer.groups.shards)
         for name, weight in trainer.weights.items():
             difference = (weight.value - expected[name]).abs().max().item()
             assert difference < 1e-9, f"{trainer.groups.coordinate}, {name}: {difference}"

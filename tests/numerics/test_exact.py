@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.worker.weights import initial_weights
+from sppo.comm.collectives import Team
 from sppo.config.models import Model, gpt, llama
-from sppo.config.sharding import Shard
 from sppo.plan.blocks import block_of
 from sppo.plan.blocks.attention import RECOMPUTE_FULL
 from tests.numerics.pipelines import make_plan, run_pipeline, run_reference, stage_values
@@ -68,7 +68,7 @@ def assert_equal_work(
     loss, gradients = run_reference(model, weights, tokens)
     assert abs(outcome.loss - loss) < 1e-9
     for index, computed in enumerate(outcome.shards):
-        expected = stage_values(model, gradients, Shard(index, shards))
+        expected = stage_values(model, gradients, Team(shards, index))
         assert set(computed) == set(expected)
         for name, gradient in expected.items():
             difference = (computed[name] - gradient).abs().max().item()
@@ -215,7 +215,7 @@ def test_shared_stages_equal_plain_torch(
     sequences: int,
     msp: bool,
 ) -> None:
-    """SP x PP x parts a stage; as many KV heads as the ranks of a stage need."""
+    """SP x PP x chunks a stage; as many KV heads as the ranks of a stage need."""
     shards, stages, virtual_stages = degrees
     model = replace(model, kv_heads=max(model.kv_heads, shards), vocabulary=60)
     msp = msp and stages > 1

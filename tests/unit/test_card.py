@@ -17,7 +17,7 @@ from sppo.config.workload import Workload
 from sppo.cost_model.flops import step_flops
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
-from sppo.planner.report.card import BAR, DEVICE_KINDS, WIDTH, bar, card
+from sppo.planner.report.card import BAR, DEVICE_KINDS, WIDTH, bar, plan_card
 from sppo.planner.report.wording import ranges
 from sppo.planner.solve import solve
 
@@ -29,7 +29,7 @@ KINDS = "MKDASTCU"
 def planned(workload: Workload, **options: object) -> tuple[Plan, str]:
     profile = load_hardware(workload.cluster.hardware)
     plan = solve(workload, profile, SolverOptions(**options))  # type: ignore[arg-type]
-    return plan, card(plan, profile, workload)
+    return plan, plan_card(plan, profile, workload)
 
 
 def test_like_stages_are_one_entry_of_a_large_plan() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import of_flags
-from sppo.config.errors import Infeasible, Short
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import GIB, MIB, parse_tokens
 from sppo.config.workload import Workload
@@ -73,7 +73,7 @@ def test_what_is_short_by_how_much_and_where() -> None:
     with pytest.raises(Infeasible) as refused:
         solve(LONG, A100, RESIDENT)
     expected = (
-        r"no plan fits; the nearest, SP \d+ x PP \d+, \d parts? a stage, N \d+, is short by "
+        r"no plan fits; the nearest, SP \d+ x PP \d+, \d chunks? a stage, N \d+, is short by "
         r"[\d.]+ GiB of device memory for model state, KV and dKV alone\. Raise"
     )
     assert re.search(expected, str(refused.value))
@@ -84,7 +84,7 @@ def test_the_shortage_is_that_of_the_finest_cut() -> None:
     workload = replace(TINY.with_device_memory(80 * MIB), host_memory_bytes=None)
     options = SolverOptions(kv_offload=False, subsequences=8, virtual_stages=1, policy="lean")
     options = replace(options, pipeline_parallel=2)
-    with pytest.raises(Infeasible, match=r"SP 1 x PP 2, 1 part a stage, N 8, is short") as refused:
+    with pytest.raises(Infeasible, match=r"SP 1 x PP 2, 1 chunk a stage, N 8, is short") as refused:
         solve(workload, PROFILE, options)
     match = re.search(r"short by ([\d.]+) MiB of device memory", str(refused.value))
     assert match
@@ -154,7 +154,7 @@ def test_cheap_tests_agree_with_the_policy(limit: int, host: int, overlapped: bo
         assert callable(test)
         try:
             test(problem)
-        except Short:
+        except LayoutDoesNotFit:
             return False
         return True
 

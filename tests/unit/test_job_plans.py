@@ -26,7 +26,7 @@ from benchmarks.rows.row import Row
 from benchmarks.workloads import find
 from sppo.config.sizes import MIB
 from sppo.config.workload import Workload
-from sppo.plan.layout import Layout
+from sppo.plan.plan import Plan
 from sppo.schedule.build import build_schedule
 
 TINY = find("tiny-cpu")
@@ -81,12 +81,12 @@ def test_what_a_rank_reads_is_what_was_planned(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", CASES)
 def test_a_recorded_plan_is_flat_and_can_be_read_back(name: str) -> None:
     plan = ADAPTER.plan(*CASES[name])
-    build_schedule(plan)  # fills what a layout remembers of itself
+    build_schedule(plan)  # fills what a plan remembers of itself
     told = msgspec.json.decode(msgspec.json.encode(plan_data(plan)))
     assert tuple(told)[: len(KEYS)] == KEYS
     assert not {"layout", "prediction"} & told.keys()
     assert read_plan(told) == plan
-    assert set(msgspec.to_builtins(plan.layout)) == {field.name for field in fields(Layout)}
+    assert set(msgspec.to_builtins(plan)) == {field.name for field in fields(Plan)}
 
 
 def test_a_plan_that_was_changed_predicts_nothing() -> None:

@@ -15,7 +15,7 @@ from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
-from sppo.memory_model.stage_memory import KEEP, StageDecisions
+from sppo.memory_model.decisions import KEEP, StageDecisions
 from sppo.plan.msp import Slicing, msp_splits, paper_table_3
 from sppo.plan.plan import Plan
 from sppo.planner.activations.policies import uniform
@@ -78,9 +78,8 @@ def test_slices_cover_a_subsequence_and_cost_the_same(start: int, tokens: int, s
 
 
 def test_pieces_join_the_slices_of_neighbouring_chunks() -> None:
-    slicing = Slicing(
-        stages=4, lengths_tokens=(12,) * 8, msp_splits=msp_splits(4, 4, 8, equal_slices((12,) * 8))
-    )
+    splits = msp_splits(4, 4, 8, equal_slices((12,) * 8))
+    slicing = Slicing(pipeline_parallel=4, lengths_tokens=(12,) * 8, msp_splits=splits)
     assert [tuple(piece) for piece in slicing.pieces(0, 0)] == [
         (0, 0, 0, 3),
         (1, 0, 3, 1),

@@ -27,15 +27,15 @@ def test_the_schedule_computes_in_the_layouts_order(name: str) -> None:
     plan: Plan = PLANS[name]
     schedule = build_schedule(plan)
     for stage, instructions in enumerate(schedule.stages):
-        parts = plan.layout.parts_of(stage)
+        parts = plan.parts_of(stage)
         ran = [
             Compute(each.op is Op.FORWARD, each.sequence, parts.index(each.part), each.subsequence)
             for each in instructions
             if each.op in (Op.FORWARD, Op.BACKWARD)
         ]
-        assert ran == stage_computes(plan.layout, stage, plan.sequences)
+        assert ran == stage_computes(plan, stage, plan.sequences)
         forwards = [compute[2:] for compute in ran if compute.forward and not compute.sequence]
-        assert forwards == forward_order(plan.layout, stage)
+        assert forwards == forward_order(plan, stage)
 
 
 def test_a_bare_layout_has_an_order() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.records import metrics
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.config.hardware import (
     INTERNODE,
     NUMBERS,
@@ -224,5 +224,5 @@ def test_a_number_in_a_file_is_refused_by_its_field(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'abacus'; there are: a100-80g, .*cpu-2core"):
         load_hardware("abacus")
-    with pytest.raises(NotBuilt):
+    with pytest.raises(NotSupported):
         load_hardware("abacus")

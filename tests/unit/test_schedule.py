@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -70,13 +71,7 @@ def edit(schedule: Schedule, stage: int, change: Callable[[list[Instruction]], o
     """The schedule with one stage's list changed in place."""
     stages = [list(instructions) for instructions in schedule.stages]
     change(stages[stage])
-    return Schedule(
-        subsequences=schedule.subsequences,
-        sequences=schedule.sequences,
-        parts=schedule.parts,
-        slicing=schedule.slicing,
-        stages=tuple(tuple(instructions) for instructions in stages),
-    )
+    return replace(schedule, stages=tuple(tuple(instructions) for instructions in stages))
 
 
 def remove(*texts: str) -> Callable[[list[Instruction]], object]:

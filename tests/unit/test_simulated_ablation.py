@@ -73,8 +73,8 @@ def flat_rates(profile: Hardware) -> Hardware:
 
 def test_the_papers_points_and_layouts() -> None:
     assert list(SOURCES) == ["gpt-13b", "gpt-65b"]
-    assert papers_point("gpt-13b").layout == "SP 8 x PP 8, 1 part a stage, N 32"
-    assert papers_point("gpt-65b").layout == "SP 16 x PP 8, 1 part a stage, N 80"
+    assert papers_point("gpt-13b").layout == "SP 8 x PP 8, 1 chunk a stage, N 32"
+    assert papers_point("gpt-65b").layout == "SP 16 x PP 8, 1 chunk a stage, N 80"
     for model in SOURCES:
         assert papers_point(model).layout_from == "the paper's table 4"
         full, adaptive, _ = papers_point(model).rows[:3]

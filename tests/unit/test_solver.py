@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.workloads import of_flags
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB, format_bytes
 from sppo.planner.options import SolverOptions
@@ -103,7 +103,7 @@ def test_unknown_options_are_refused(options: dict[str, str], word: str) -> None
 
 
 def test_profiles_are_checked() -> None:
-    with pytest.raises(NotBuilt, match=r"there are: .*cpu-2core"):
+    with pytest.raises(NotSupported, match=r"there are: .*cpu-2core"):
         load_hardware("abacus")
     with pytest.raises(ValueError, match=r"> 0\.0 - at `\$\.d2h_bytes_per_second`"):
         replace(PROFILE, d2h_bytes_per_second=0.0)

@@ -22,12 +22,12 @@ class Plan(Selection):
     def run(self) -> int:
         """Show the plan's card or JSON; the exit code. Raises UsageError or Infeasible."""
         from sppo.config.hardware import load_hardware
-        from sppo.planner.report.card import card
+        from sppo.planner.report.card import plan_card
 
         plan = planned(self)
         workload = find_selected(self)
         profile = load_hardware(workload.cluster.hardware)
         solver = solver_options(self).solver
         data = plan_data(plan, solver=solver, profile_kind=profile.kind)
-        show(self.json, data, card(plan, profile, workload))
+        show(self.json, data, plan_card(plan, profile, workload))
         return 0

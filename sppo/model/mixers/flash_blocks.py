@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sppo.config.errors import NotBuilt
+from sppo.config.errors import NotSupported
 from sppo.model.mixers.kv_cache import KvBlock
 
 _aten: Any = torch.ops.aten
@@ -36,14 +36,16 @@ def _block_forward(
 
 
 def check_attention(device: torch.device, dtype: torch.dtype) -> None:
-    """Raise NotBuilt where the flash operator has no kernel."""
+    """Raise NotSupported where the flash operator has no kernel."""
     if device.type == "cuda" and dtype not in (torch.bfloat16, torch.float16):
-        raise NotBuilt(
+        raise NotSupported(
             f"attention in {dtype} on CUDA: the flash kernel needs bfloat16; set the workload's "
             "dtype to bfloat16"
         )
     if device.type not in ("cpu", "cuda"):
-        raise NotBuilt(f"attention on {device.type}: only cpu and cuda have a flash operator here")
+        raise NotSupported(
+            f"attention on {device.type}: only cpu and cuda have a flash operator here"
+        )
 
 
 def _halves(tokens: int, device: torch.device) -> int | None:

@@ -69,7 +69,6 @@ def attention_block(model: Model) -> BlockSpec:
         recompute_cheap=RECOMPUTE_CHEAP,
         recompute_lean=RECOMPUTE_LEAN,
         recompute_full=RECOMPUTE_FULL,
-        dense_flops_per_token=_dense_flops_per_token(model),
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
@@ -141,10 +140,3 @@ def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
         *wide,
         recomputable("mlp.activation", ffn, "activation", *(tensor.name for tensor in wide)),
     )
-
-
-def _dense_flops_per_token(model: Model) -> int:
-    """A multiply-add is two."""
-    attention = 2 * model.hidden * model.hidden + 2 * model.hidden * model.kv_width
-    matrices = 3 if model.activation == "swiglu" else 2
-    return 2 * (attention + matrices * model.hidden * model.ffn)

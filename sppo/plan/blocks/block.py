@@ -6,6 +6,7 @@ It is of one model's whole block: degrees of parallelism are not in it. Names of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,10 +81,9 @@ class BlockSpec:
     and writing memory once. `recompute_lean`: those, and all that take products but not the mixer.
     `recompute_full`: everything that can be recomputed. Names the block does not have are ignored.
 
-    FLOPs of a forward. `dense_flops_per_token`: of its products with weights.
-    `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where its state does not
-    grow. `forward_exchanges`, `backward_exchanges`: all_gathers and reduce_scatters of a
-    subsequence's hidden states over the ranks of a stage.
+    FLOPs of a forward. `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where
+    its state does not grow. `forward_exchanges`, `backward_exchanges`: all_gathers and
+    reduce_scatters of a subsequence's hidden states over the ranks of a stage.
 
     Temporaries. A block's forward and backward are steps, counted from 1. `forward_spans`,
     `backward_spans`: the steps that hold each saved tensor. `forward_walk`, `backward_walk`: the
@@ -106,7 +106,6 @@ class BlockSpec:
     recompute_cheap: tuple[str, ...]
     recompute_lean: tuple[str, ...]
     recompute_full: tuple[str, ...]
-    dense_flops_per_token: int
     mixer_flops_per_pair: int
     forward_exchanges: int
     backward_exchanges: int
@@ -123,6 +122,12 @@ class BlockSpec:
     state_heads: int
     prefix_block_tokens: int
     position_numbers: int
+
+    @cached_property
+    def dense_flops_per_token(self) -> int:
+        """Forward FLOPs of the products with weights: a multiply-add is two."""
+        matrices = [weight.shape for weight in self.weights.values() if len(weight.shape) == 2]
+        return 2 * sum(map(math.prod, matrices))
 
     def mixer_flops(self, start: int, tokens: int) -> int:
         """Forward FLOPs of the mixer for `tokens` tokens from position `start` on, causal."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from sppo.config.errors import Short
-from sppo.memory_model.stage_memory import Decision
+from sppo.config.errors import LayoutDoesNotFit
+from sppo.memory_model.decisions import Decision
 from sppo.planner.activations.policies import LEVELS, recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem
 
 
 def require_host_room(problem: StageProblem) -> None:
-    """Raise Short if the host tier is too small under all decisions without attention recomputed.
+    """Raise LayoutDoesNotFit if the host tier is too small under all decisions.
 
-    After the last forward every saved byte is on the device or on the host. The leanest
-    recomputation leaves the fewest saved bytes.
+    Decisions that recompute attention are left out. After the last forward every saved
+    byte is on the device or on the host. The leanest recomputation leaves the fewest saved bytes.
     """
-    host, device = problem.host_limit_bytes, problem.device_limit_bytes
+    workload = problem.workload
+    host, device = workload.host_memory_bytes, workload.device_memory_bytes
     if host is None or device is None:
         return
     states = [uniform(problem, decision, 0.0) for decision in recompute_levels(problem)]
@@ -30,11 +31,11 @@ def require_host_room(problem: StageProblem) -> None:
     rest += problem.untracked.charged
     excess = kept - max(0, device - rest) - (host - memory.kv_host)
     if excess > 0:
-        raise Short(excess, "host memory")
+        raise LayoutDoesNotFit(excess, "host memory")
 
 
 def require_some_decisions(problem: StageProblem) -> None:
-    """Raise Short unless decisions fit in which all subsequences offload the same share.
+    """Raise LayoutDoesNotFit unless decisions fit in which all subsequences offload the same share.
 
     The ladders of `policies.choose` contain these decisions, so it then finds some that fit. It may
     also find some where this test raises: they need up to a 32nd less host memory.
@@ -44,15 +45,15 @@ def require_some_decisions(problem: StageProblem) -> None:
     for decision in reversed(recompute_levels(problem)):
         try:
             return _require_share(problem, decision)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             shorts.append(short)
     raise min(shorts, key=lambda short: short.bytes)
 
 
 def _require_share(problem: StageProblem, decision: Decision) -> None:
-    """Raise Short unless the largest share that fits the host tier fits the device too."""
+    """Raise LayoutDoesNotFit unless the largest share for the host tier fits the device too."""
     everything = problem.memory(uniform(problem, decision, 1.0))
-    host = problem.host_limit_bytes
+    host = problem.workload.host_memory_bytes
     if host is None or everything.host + everything.kv_host <= host:
         problem.require_fit(everything)
         return

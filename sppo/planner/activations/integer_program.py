@@ -1,6 +1,6 @@
 """The decisions of one stage as an integer program: the least added time that memory allows.
 
-Variables, by part, subsequence and saved tensor: the layers whose tensor is offloaded (integer),
+Variables, by chunk, subsequence and saved tensor: the layers whose tensor is offloaded (integer),
 and whether all of them are recomputed (binary). At every compute of the stage, saved bytes less
 offloaded bytes fit the device with the rest of the memory model. The host tier has a limit of its
 own. Overlapped copies cost only their excess over the compute that hides them.
@@ -8,17 +8,18 @@ own. Overlapped copies cost only their excess over the compute that hides them.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.sizes import slot_bytes
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.temporary_peaks import linear_temporary_peaks
 from sppo.planner.activations.policies import recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -32,14 +33,16 @@ MILLISECOND = 1e6
 
 
 class _Choice(NamedTuple):
-    """A saved tensor of one subsequence in one part, and the columns of its variables."""
+    """A saved tensor of one subsequence in one chunk, and the columns of its variables."""
 
-    part: int
-    subsequence: int
     name: str
     size_bytes: int
     offload: int | None
     recompute: int | None
+
+
+_Choices = Mapping[tuple[int, int], list[_Choice]]
+"""By (chunk, subsequence)."""
 
 
 class _Program:
@@ -80,7 +83,7 @@ class _Program:
 
 
 def cheapest_decisions(problem: StageProblem) -> StageDecisions:
-    """The decisions of least added time. Raises Short if none fits."""
+    """The decisions of least added time. Raises LayoutDoesNotFit if none fits."""
     keep = uniform(problem)
     if problem.excess_bytes(problem.memory(keep)) <= 0:
         return keep
@@ -88,7 +91,7 @@ def cheapest_decisions(problem: StageProblem) -> StageDecisions:
     leanest = min((problem.memory(decisions) for decisions in offloaded), key=problem.excess_bytes)
     problem.require_device_fit(leanest)
     program = _Program()
-    choices = list(_choices(problem, program))
+    choices = _choices(problem, program)
     temporary = _temporary_columns(problem, program, choices)
     _memory_rows(problem, program, choices, temporary)
     _host_row(problem, program, choices)
@@ -96,17 +99,18 @@ def cheapest_decisions(problem: StageProblem) -> StageDecisions:
         _excess_rows(problem, program, choices)
     values = program.solve()
     if values is None:
-        raise Short(max(1, problem.untracked.charged), "device and host memory together")
+        raise LayoutDoesNotFit(max(1, problem.untracked.charged), "device and host memory together")
     return _decisions(problem, choices, values)
 
 
-def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
+def _choices(problem: StageProblem, program: _Program) -> _Choices:
+    choices: defaultdict[tuple[int, int], list[_Choice]] = defaultdict(list)
     profile, last = problem.profile, len(problem.lengths) - 1
     lean = problem.block.recompute_lean
     per_byte = 1 / profile.d2h_bytes_per_second + 1 / profile.h2d_bytes_per_second
     for part, shape in enumerate(problem.shapes):
         layers = len(shape.layers)
-        for index, unit in itertools.product(range(last + 1), shape.saved_tensors.values()):
+        for index, unit in product(range(last + 1), shape.saved_tensors.values()):
             size = shape.saved_tensor_bytes(unit, problem.lengths[index])
             copies = shape.copies[unit.name]
             if copies == 0:
@@ -121,33 +125,30 @@ def _choices(problem: StageProblem, program: _Program) -> Iterator[_Choice]:
             if offload is not None and recompute is not None:
                 program.row({offload: 1, recompute: layers}, layers)
             if offload is not None or recompute is not None:
-                yield _Choice(part, index, unit.name, size, offload, recompute)
+                choice = _Choice(unit.name, size, offload, recompute)
+                choices[part, index].append(choice)
+    return choices
 
 
 def _temporary_columns(
-    problem: StageProblem, program: _Program, choices: list[_Choice]
+    problem: StageProblem, program: _Program, choices: _Choices
 ) -> dict[tuple[int, int, bool], int]:
-    """By part, subsequence and direction: a column no less than the compute's temporary peak.
+    """By chunk, subsequence and direction: a column no less than the compute's temporary peak.
 
     There is one row for each step of the compute, in which every recomputed tensor counts.
     """
-    recompute: dict[tuple[int, int], dict[str, int]] = {}
-    for choice in choices:
-        if choice.recompute is not None:
-            names = recompute.setdefault((choice.part, choice.subsequence), {})
-            names[choice.name] = choice.recompute
     columns = {}
     for part, kind in enumerate(problem.kinds[: len(problem.shapes)]):
-        for (index, tokens), forward in itertools.product(
-            enumerate(problem.tokens[part]), (True, False)
-        ):
+        for (index, tokens), forward in product(enumerate(problem.tokens[part]), (True, False)):
             column = columns[part, index, forward] = program.column(0.0, np.inf, integer=False)
             for moment, added in linear_temporary_peaks(kind, forward):
                 base = problem.largest_bytes(part, index, (moment,))
                 if base is not None:
                     cells = {column: -1.0}
-                    for name, number in recompute.get((part, index), {}).items():
-                        cells[number] = added[name] * tokens / kind.shards / MIB
+                    for choice in choices.get((part, index), ()):
+                        if choice.recompute is not None:
+                            size = added[choice.name] * tokens / kind.shards
+                            cells[choice.recompute] = size / MIB
                     program.row(cells, -base / MIB)
     return columns
 
@@ -155,16 +156,13 @@ def _temporary_columns(
 def _memory_rows(
     problem: StageProblem,
     program: _Program,
-    choices: list[_Choice],
+    choices: _Choices,
     temporary: dict[tuple[int, int, bool], int],
 ) -> None:
     """At every compute: saved bytes, less recomputed, less offloaded, within the budget."""
     fixed = problem.fixed_bytes(problem.memory(uniform(problem))) + problem.untracked.charged
-    assert problem.device_limit_bytes is not None
-    by_place: dict[tuple[int, int], list[_Choice]] = {}
-    for choice in choices:
-        by_place.setdefault((choice.part, choice.subsequence), []).append(choice)
-    cells: dict[int, float] = {}
+    assert problem.workload.device_memory_bytes is not None
+    cells: defaultdict[int, float] = defaultdict(float)
     kept = 0.0
     overlapped = problem.profile.overlapped_copies
     rows = residency(problem.computes, overlapped=overlapped)
@@ -175,24 +173,22 @@ def _memory_rows(
             part, index = change.virtual, change.subsequence
             layers = len(problem.shapes[part].layers)
             kept += change.kept * problem.kept_bytes(part, index, KEEP) / MIB
-            for choice in by_place.get((part, index), ()):
+            for choice in choices.get((part, index), ()):
                 size = choice.size_bytes / MIB
                 if choice.recompute is not None and change.kept:
-                    cells[choice.recompute] = (
-                        cells.get(choice.recompute, 0) - change.kept * layers * size
-                    )
+                    cells[choice.recompute] -= change.kept * layers * size
                 if choice.offload is not None and change.away:
-                    cells[choice.offload] = cells.get(choice.offload, 0) - change.away * size
+                    cells[choice.offload] -= change.away * size
         column = temporary[compute.virtual, compute.subsequence, compute.forward]
-        budget = (problem.device_limit_bytes - fixed - messages) / MIB
+        budget = (problem.workload.device_memory_bytes - fixed - messages) / MIB
         program.row({**cells, column: 1.0}, budget - kept)
 
 
-def _host_row(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:
-    limit = problem.host_limit_bytes
+def _host_row(problem: StageProblem, program: _Program, choices: _Choices) -> None:
+    limit = problem.workload.host_memory_bytes
     cells = {
         choice.offload: slot_bytes(choice.size_bytes) / MIB
-        for choice in choices
+        for choice in chain.from_iterable(choices.values())
         if choice.offload is not None
     }
     if limit is not None and cells:
@@ -200,33 +196,37 @@ def _host_row(problem: StageProblem, program: _Program, choices: list[_Choice]) 
         program.row(cells, (limit - hosted) / MIB)
 
 
-def _excess_rows(problem: StageProblem, program: _Program, choices: list[_Choice]) -> None:
+def _excess_rows(problem: StageProblem, program: _Program, choices: _Choices) -> None:
     """A column for the excess of each subsequence's copies over the compute that hides them."""
     profile = problem.profile
-    sizes: dict[tuple[int, int], dict[int, float]] = {}
-    for choice in choices:
-        if choice.offload is not None:
-            cells = sizes.setdefault((choice.part, choice.subsequence), {})
-            cells[choice.offload] = float(choice.size_bytes)
-    for (part, index), cells in sizes.items():
+    for (part, index), here in choices.items():
+        sizes = {choice.offload: choice.size_bytes for choice in here if choice.offload is not None}
+        if not sizes:
+            continue
         following = problem.costs[part][index + 1]
         for rate, hidden in (
             (profile.d2h_bytes_per_second, following.forward_ns),
             (profile.h2d_bytes_per_second, following.backward_ns),
         ):
             excess = program.column(1.0, np.inf, integer=False)
-            times = {column: size / rate * 1e3 for column, size in cells.items()}
+            times = {column: size / rate * 1e3 for column, size in sizes.items()}
             program.row({**times, excess: -1.0}, hidden / MILLISECOND)
 
 
-def _decisions(problem: StageProblem, choices: list[_Choice], values: np.ndarray) -> StageDecisions:
+def _decisions(problem: StageProblem, choices: _Choices, values: np.ndarray) -> StageDecisions:
     rows = [[KEEP] * len(problem.lengths) for _ in problem.shapes]
-    for choice in choices:
-        decision = rows[choice.part][choice.subsequence]
-        offload, recompute = decision.offload, decision.recompute
-        if choice.offload is not None and (n := round(values[choice.offload])) > 0:
-            offload = (*offload, (choice.name, n))
-        if choice.recompute is not None and round(values[choice.recompute]):
-            recompute = (*recompute, choice.name)
-        rows[choice.part][choice.subsequence] = Decision(offload=offload, recompute=recompute)
+    for (part, index), here in choices.items():
+        layers = {
+            choice.name: round(values[choice.offload])
+            for choice in here
+            if choice.offload is not None
+        }
+        rows[part][index] = Decision(
+            offload=tuple((name, n) for name, n in layers.items() if n > 0),
+            recompute=tuple(
+                choice.name
+                for choice in here
+                if choice.recompute is not None and round(values[choice.recompute])
+            ),
+        )
     return rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
-from sppo.config.errors import Short
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions
+from sppo.config.errors import LayoutDoesNotFit
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.planner.activations.stage_problem import StageProblem
 
 LEVELS = 32
@@ -18,11 +18,11 @@ next subsequence. full-offload: everything but K, V and the last subsequence. le
 input and the attention's output, recompute the rest. full-recompute: keep the block's input."""
 
 OffloadShare = Callable[[int, int], float]
-"""(part, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
+"""(chunk, subsequence) -> offloaded share of the bytes that may be offloaded, 0 to 1."""
 
 
 def choose(problem: StageProblem, policy: str) -> StageDecisions:
-    """The decisions of a named policy. Raises Short if none of its choices fits."""
+    """The decisions of a named policy. Raises LayoutDoesNotFit if none of its choices fits."""
     match policy:
         case "no-offload":
             return uniform(problem)
@@ -39,8 +39,7 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
 
 def recompute_levels(problem: StageProblem) -> list[Decision]:
     """Three levels of recomputation: none, the cheap tensors, all but those of the mixer."""
-    levels = ((), problem.block.recompute_cheap, problem.block.recompute_lean)
-    return [recomputable(problem, names) for names in levels]
+    return [recomputable(problem, names) for names in problem.block.recompute_levels[:3]]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
@@ -54,7 +53,7 @@ def uniform(
 ) -> list[list[Decision]]:
     """The same recomputation everywhere; all subsequences but the last offload their share.
 
-    A function `share` must give equal parts the same.
+    A function `share` must give equal chunks the same.
     """
     last = len(problem.lengths) - 1
 
@@ -68,14 +67,14 @@ def uniform(
 
 def _cheapest(problem: StageProblem) -> StageDecisions:
     """Of every ladder the first rung that fits; of those the least added time."""
-    if problem.device_limit_bytes is None:
+    if problem.workload.device_memory_bytes is None:
         return uniform(problem)
     fitting: list[tuple[int, StageDecisions]] = []
-    shorts: list[Short] = []
+    shorts: list[LayoutDoesNotFit] = []
     for rungs, rung in _ladders(problem):
         try:
             decisions = _first_that_fits(problem, rungs, rung)
-        except Short as short:
+        except LayoutDoesNotFit as short:
             shorts.append(short)
             continue
         fitting.append((problem.added_ns(decisions), decisions))
@@ -92,7 +91,7 @@ Rung = Callable[[int], StageDecisions]
 def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecisions:
     """The lowest rung that fits the device.
 
-    Raises Short if the last rung does not fit the device, or the found one not the host.
+    Raises LayoutDoesNotFit if the last rung does not fit the device, or the found one not the host.
     """
     problem.require_device_fit(problem.memory(rung(last)))
     least = bisect_left(

@@ -1,6 +1,6 @@
 """The decisions of a stage's saved tensors: kept, offloaded, or recomputed. No torch.
 
-A `StageProblem` is one stage of one layout: the saved tensors of its parts, the order of its
+A `StageProblem` is one stage of one layout: the saved tensors of its chunks, the order of its
 computes, the memory limits, and the cost of every decision. `policies.py` and the exact solver
 (`integer_program.py`) decide.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sppo.config.errors import Short
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, recompute_ns
+from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
-from sppo.memory_model.stage_memory import KEEP, Decision, StageDecisions, StageMemoryModel
+from sppo.memory_model.stage_memory import StageMemoryModel
 from sppo.plan.parts import SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 
@@ -34,40 +35,38 @@ def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost)
 
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
-    """One stage, its memory limits (None: no limit), and the added time of its decisions."""
-
-    device_limit_bytes: int | None
-    host_limit_bytes: int | None
+    """One stage, and the added time of its decisions."""
 
     def excess_bytes(self, memory: StageMemory) -> int:
         """Device bytes over the limit; not positive if it fits."""
-        if self.device_limit_bytes is None:
-            return 0
-        return memory.device_peak - self.device_limit_bytes
+        limit = self.workload.device_memory_bytes
+        return 0 if limit is None else memory.device_peak - limit
 
     def require_room(self) -> None:
-        """Raise Short if model state, KV and dKV alone are too much: then no decision helps."""
-        if self.device_limit_bytes is None:
+        """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
+        limit = self.workload.device_memory_bytes
+        if limit is None:
             return
-        fixed = fixed_bytes(self.shapes, sum(self.lengths), self.kv_block_tokens, self.kv_sets)
-        fixed += sum(helper_bytes(self.msp_roles))
-        excess = fixed - self.device_limit_bytes
+        fixed = fixed_bytes(self.shapes, self.layout) + sum(helper_bytes(self.msp_roles))
+        excess = fixed - limit
         if excess > 0:
-            raise Short(excess, "device memory for model state, KV and dKV alone")
+            raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
 
     def require_device_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device memory is short."""
+        """Raise LayoutDoesNotFit if device memory is short."""
         excess = self.excess_bytes(memory)
         if excess > 0:
             first = self.shapes[0].layers[0]
-            raise Short(excess, f"device memory on the stage that begins with layer {first}")
+            raise LayoutDoesNotFit(
+                excess, f"device memory on the stage that begins with layer {first}"
+            )
 
     def require_fit(self, memory: StageMemory) -> None:
-        """Raise Short if device or host memory is short."""
+        """Raise LayoutDoesNotFit if device or host memory is short."""
         self.require_device_fit(memory)
-        limit = self.host_limit_bytes
+        limit = self.workload.host_memory_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
-            raise Short(memory.host + memory.kv_host - limit, "host memory")
+            raise LayoutDoesNotFit(memory.host + memory.kv_host - limit, "host memory")
 
     def added_ns(self, decisions: StageDecisions) -> int:
         """Compute time that these decisions add to a step of this stage.
@@ -87,20 +86,20 @@ class StageProblem(StageMemoryModel):
         return self.recompute_ns(part, index, decision.recompute) + copies
 
     def recompute_ns(self, part: int, index: int, names: tuple[str, ...]) -> int:
-        """Time to recompute these saved tensors of a subsequence in all blocks of a part."""
+        """Time to recompute these saved tensors of a subsequence in all blocks of a chunk."""
         shape = self.shapes[part]
         return len(shape.layers) * recompute_ns(
             shape.model,
             self.profile,
             names,
-            start=self.starts[index],
+            start=self.layout.starts_tokens[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
-        known = self._known(part)
+        known = self._known[part]
         key = index, share, decision.recompute
         if key not in known:
             known[key] = self._offload(part, index, share, decision)
@@ -128,7 +127,7 @@ class StageProblem(StageMemoryModel):
         """
         if index + 1 >= len(self.lengths):
             return 0.0
-        known = self._known(part)
+        known = self._known[part]
         key = index, "hidden", decision.recompute
         if key not in known:
             tokens = self.tokens[part][index]
@@ -140,7 +139,7 @@ class StageProblem(StageMemoryModel):
         return share
 
     def stage_plan(self, decisions: StageDecisions) -> StagePlan:
-        """The stage of a Plan with these decisions. Raises Short if they do not fit."""
+        """The stage of a Plan with these decisions. Raises LayoutDoesNotFit if they do not fit."""
         memory = self.memory(decisions)
         self.require_fit(memory)
         parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))

@@ -29,7 +29,7 @@ of the messages that wait."""
 
 
 def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
-    """Numbers of parts a stage to try: every part has a layer. Raises ValueError."""
+    """Numbers of model chunks a stage to try: every chunk has a layer. Raises ValueError."""
     if wanted is not None:
         if wanted < 1 or stages * wanted > layers:
             raise ValueError(
@@ -111,9 +111,9 @@ def every_layout(
 
 
 def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:
-    """Whether the head is a part of its own: only interleaved stages leave time for its messages.
+    """Whether the head is a chunk of its own: only interleaved stages leave time for its messages.
 
-    Raises ValueError if the options ask for such a head and the stages have one part each.
+    Raises ValueError if the options ask for such a head and the stages have one chunk each.
     """
     possible = stages > 1 and virtual_stages > 1
     if options.head_alone and not possible:

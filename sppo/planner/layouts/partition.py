@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
-from sppo.cost_model.times import subsequence_cost
+from sppo.cost_model.times import block_seconds
 from sppo.plan.blocks import block_of
 
 
@@ -120,10 +120,8 @@ def time_balanced_cut(
         return (tokens,)
 
     def compute_ns(start: int, length: int) -> int:
-        cost = subsequence_cost(
-            model, profile, layers=1, head=False, start=start, tokens=length, shards=shards
-        )
-        return cost.forward_ns + cost.backward_ns
+        block = block_seconds(model, profile, start=start, tokens=length, shards=shards)
+        return round(block.forward * 1e9) + round(block.backward * 1e9)
 
     def boundaries(limit: int) -> list[int]:
         """Starts, greedily: every subsequence but the last is as long as `limit` allows."""

@@ -1,9 +1,9 @@
-"""Layouts with compute times: SP, PP, parts a stage, N and the cut, before memory is planned."""
+"""Layouts with compute times: SP, PP, chunks a stage, N and the cut, before memory is planned."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -12,11 +12,10 @@ from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
 from sppo.plan.blocks import block_of
-from sppo.plan.layout import Layout, split_layers
+from sppo.plan.layout import Layout, layout_fields, split_layers
 from sppo.plan.msp import msp_splits
 from sppo.plan.parts import PartShape, SubsequenceCost, state_elements
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS, slice_cut
-from sppo.schedule.order import Compute, stage_computes
 
 Ends = Literal["fill", "both"]
 """When the stages of a pipeline split subsequences: while it fills, or also while it drains."""
@@ -32,12 +31,7 @@ class TimedLayout(Layout):
     @classmethod
     def of(cls, layout: Layout, workload: Workload, profile: Hardware) -> TimedLayout:
         """`layout` with the workload and hardware that its compute times are of."""
-        return cls(workload=workload, profile=profile, **_layout_fields(layout))
-
-    @property
-    def layout(self) -> Layout:
-        """The layout without workload and hardware, as a plan has it."""
-        return Layout(**_layout_fields(self))
+        return cls(workload=workload, profile=profile, **layout_fields(layout))
 
     @property
     def may_split(self) -> bool:
@@ -74,9 +68,9 @@ class TimedLayout(Layout):
 
     @cached_property
     def shapes(self) -> tuple[PartShape, ...]:
-        """The parts, first layers first; part k belongs to stage k mod PP.
+        """The chunks, first layers first; chunk k belongs to stage k mod PP.
 
-        The head is in the last part, or a part of its own without layers.
+        The head is in the last chunk, or a chunk of its own without layers.
         """
         layers = self.workload.model.layers
         ranges = split_layers(layers, self.pipeline_parallel * self.virtual_stages)
@@ -95,7 +89,7 @@ class TimedLayout(Layout):
         )
 
     def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
-        """The shapes of the parts that a stage owns."""
+        """The shapes of the chunks that a stage owns."""
         return self.shapes[stage :: self.pipeline_parallel]
 
     @property
@@ -103,16 +97,8 @@ class TimedLayout(Layout):
         """The first and the last stage, which hold the embedding and the head."""
         return tuple(sorted({0, self.pipeline_parallel - 1}))
 
-    def differing_computes(self, stage: int) -> tuple[Compute, ...]:
-        """Forwards and backwards of a stage in a step, in order, of the sequences that differ.
-
-        Sequences between equal neighbours are left out: the device holds the same bytes in them.
-        """
-        sequences = min(self.sequences, 3 if self.kv_sets > 1 else 2)
-        return tuple(stage_computes(self, stage, sequences))
-
     def part_costs(self, shape: PartShape) -> tuple[SubsequenceCost, ...]:
-        """Compute times of one part, by subsequence."""
+        """Compute times of one chunk, by subsequence."""
         key = len(shape.layers), shape.head
         if key not in self.memo:
             model, shards = self.workload.model, self.sequence_parallel
@@ -122,20 +108,20 @@ class TimedLayout(Layout):
         return costs
 
     def part_ns(self, shape: PartShape) -> list[int]:
-        """Forward and backward of one part together, by subsequence."""
+        """Forward and backward of one chunk together, by subsequence."""
         return [cost.forward_ns + cost.backward_ns for cost in self.part_costs(shape)]
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """Results that hold for all stages: costs of parts, and those of `StageMemoryModel`."""
+        """Results that hold for all stages: costs of chunks, and those of `StageMemoryModel`."""
         return {}
 
     @cached_property
     def work_and_ends_seconds(self) -> tuple[float, float]:
         """Compute of the fullest stage in a step, and its wait at the pipeline's ends.
 
-        The wait is (PP - 1) times the longest subsequence of a part, which the other stages compute
-        first. A head on its own is computed in the wait; only its excess counts.
+        The wait is (PP - 1) times the longest subsequence of a chunk: the other stages compute the
+        subsequence first. A head on its own is computed in the wait; only its excess counts.
         """
         stages = []
         for stage in self.end_stages:
@@ -170,26 +156,11 @@ class TimedLayout(Layout):
             replicas=self.data_parallel,
         )
 
-    @property
-    def family(self) -> tuple[int, ...]:
-        """See `family_of`."""
-        return family_of(self)
-
     def __str__(self) -> str:
-        parts = "1 part" if self.virtual_stages == 1 else f"{self.virtual_stages} parts"
+        chunks = "1 chunk" if self.virtual_stages == 1 else f"{self.virtual_stages} chunks"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
-        return f"{self.degrees_words}, {parts} a stage, N {self.subsequences}{hosted}{msp}"
-
-
-def _layout_fields(layout: Layout) -> dict[str, Any]:
-    return {field.name: getattr(layout, field.name) for field in fields(Layout)}
-
-
-def family_of(layout: Layout) -> tuple[int, ...]:
-    """SP, PP, DP, parts a stage and the place of K and V: everything but the cut."""
-    degrees = layout.sequence_parallel, layout.pipeline_parallel, layout.data_parallel
-    return (*degrees, layout.virtual_stages, layout.kv_block_tokens)
+        return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
 
 
 @lru_cache(maxsize=1024)

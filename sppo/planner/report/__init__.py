@@ -1,4 +1,4 @@
 """A plan, and why it was chosen, in words.
 
-Read first: `card.card`, `reasons.explain`, `wording.SENTENCES`.
+Read first: `card.plan_card`, `reasons.explain`, `wording.ranges`.
 """

@@ -54,7 +54,7 @@ UNTRACKED_KINDS: Kinds = {
 }
 
 
-def card(plan: Plan, profile: Hardware, workload: Workload) -> str:
+def plan_card(plan: Plan, profile: Hardware, workload: Workload) -> str:
     """The plan as text. `workload` is the one that was planned: it has the limits and FLOPs."""
     size = f"{plan.sequences_per_step} x {plan.sequence_tokens:,} tokens a step"
     sections = {

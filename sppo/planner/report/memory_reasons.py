@@ -12,42 +12,52 @@ from sppo.planner.activations.policies import uniform
 from sppo.planner.activations.stage_problem import exposed_copies_ns
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.report.wording import ranges, sentence
+from sppo.planner.report.wording import ranges
 from sppo.schedule.order import forward_order
 
 
 def memory_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     """The device limit, the peak if all tensors were kept, and what the plan does instead."""
-    limit = layout.workload.device_memory_bytes
     problems = [stage_problem(layout, stage) for stage in layout.end_stages]
-    everything = max(problem.memory(uniform(problem)).device_peak for problem in problems)
-    name = "no limit"
-    if limit is not None:
-        name = "all fits" if everything <= limit else "too much"
-    need = sentence(
-        name,
-        limit=format_bytes(limit or 0),
-        all=format_bytes(everything),
-        excess=format_bytes(everything - (limit or 0)),
-    )
+    need = _need(max(problem.memory(uniform(problem)).device_peak for problem in problems), layout)
+    decided = " and ".join(_decided(plan, layout)) or "nothing is offloaded or recomputed"
     peak = max(stage.memory.device_peak for stage in plan.stages)
-    decided = " and ".join(_decided(plan, layout)) or sentence("all kept")
-    yield f"{need}; {decided}; {sentence('peak', peak=format_bytes(peak))}"
+    yield f"{need}; {decided}; the predicted peak is {format_bytes(peak)}"
     if plan.kv_block_tokens:
         hosted = max(stage.memory.kv_host for stage in plan.stages)
-        yield sentence("hosted", tokens=plan.kv_block_tokens, size=format_bytes(hosted))
+        yield (
+            f"K, V and their gradients are in the host tier and are reloaded in blocks of "
+            f"{plan.kv_block_tokens:,} tokens: on the device they would take {format_bytes(hosted)}"
+        )
+
+
+def _need(everything: int, layout: TimedLayout) -> str:
+    """The bytes if all saved tensors were kept, against the device limit."""
+    limit = layout.workload.device_memory_bytes
+    whole = format_bytes(everything)
+    if limit is None:
+        return f"no device limit: keeping all saved tensors takes {whole}"
+    if everything <= limit:
+        return (
+            f"device limit {format_bytes(limit)}: keeping all saved tensors takes {whole}, which "
+            f"fits"
+        )
+    return (
+        f"device limit {format_bytes(limit)}: keeping all saved tensors would take {whole} on the "
+        f"fullest stage, {format_bytes(everything - limit)} too much"
+    )
 
 
 def _decided(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     share = sum(stage.offload_share for stage in plan.stages) / len(plan.stages)
     if share:
-        yield sentence("offloaded", share=share)
+        yield f"on average {share:.0%} of the saved bytes of a subsequence are offloaded"
     recomputed = {name for part in plan.parts for row in part.recompute_units for name in row}
     if recomputed:
-        names = [name for name in layout.shapes[0].saved_tensors if name in recomputed]
+        names = ", ".join(name for name in layout.shapes[0].saved_tensors if name in recomputed)
         seconds = max(times.recompute_ns for times in _stage_times(plan, layout)) / 1e9
-        work = layout.work_and_ends_seconds[0]
-        yield sentence("recomputed", names=", ".join(names), seconds=seconds, share=seconds / work)
+        of_work = seconds / layout.work_and_ends_seconds[0]
+        yield f"{names} are recomputed ({seconds:.3f} s, {of_work:.1%} of the work)"
 
 
 def copy_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
@@ -55,10 +65,19 @@ def copy_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     if not any(stage.memory.host for stage in plan.stages):
         return
     worst = max(_stage_times(plan, layout), key=lambda times: times.exposed_ns)
-    name = "exposed" if worst.exposed_ns else "hidden"
+    seconds = worst.exposed_ns / 1e9
     if not layout.profile.overlapped_copies:
-        name = "synchronous"
-    yield sentence(name, indices=ranges(worst.exposed), seconds=worst.exposed_ns / 1e9)
+        yield (
+            f"copies are synchronous on this hardware: they take {seconds:.3f} s of the compute of "
+            f"the stage that copies most"
+        )
+    elif worst.exposed_ns:
+        yield (
+            f"copies of subsequences {ranges(worst.exposed)} are longer than the compute that "
+            f"hides them: the excess is {seconds:.3f} s in all on the stage that has most of it"
+        )
+    else:
+        yield "every copy is shorter than the compute that hides it: no copy is exposed"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from sppo.plan.plan import Plan
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.memory_reasons import copy_reasons, memory_reasons
-from sppo.planner.report.wording import counted, sentence
+from sppo.planner.report.wording import counted
 from sppo.planner.search_log import Search
 
 
@@ -59,12 +59,14 @@ class _Comparisons:
         layout, layouts = self.layout, self.search.layouts
         rivals = [rival for rival in layouts if rival.degrees_words != layout.degrees_words]
         if not rivals:
-            return sentence("no degrees", layout=layout)
+            return f"{layout.degrees_words}: no other degrees were allowed"
         rival = min(rivals, key=lambda member: member.least_seconds)
-        verdict = self._verdict(self._of_degrees(rival))
         best = min(member.least_seconds for member in self.same_degrees)
-        more = rival.least_seconds / best - 1
-        return sentence("degrees", layout=layout, next=rival, best=best, more=more, verdict=verdict)
+        return (
+            f"{layout.degrees_words}: the next best degrees, {rival.degrees_words}, need "
+            f"{rival.least_seconds:.3f} s of compute alone against {best:.3f} s "
+            f"({rival.least_seconds / best - 1:+.1%}); {self._verdict(self._of_degrees(rival))}"
+        )
 
     def chunks(self) -> Iterator[str]:
         """Every other number of model chunks a stage, for the same degrees."""
@@ -74,8 +76,7 @@ class _Comparisons:
             group = [layout for layout in self.same_degrees if layout.virtual_stages == count]
             verdicts.append(f"with {count}, {self._verdict(group)}")
         if verdicts:
-            chunks = counted(chosen, "model chunk")
-            yield sentence("chunks", chunks=chunks, verdicts="; ".join(verdicts))
+            yield f"{counted(chosen, 'model chunk')} a stage: {'; '.join(verdicts)}"
 
     def count(self) -> str:
         """The next smaller and the next larger N, for the same degrees and model chunks."""
@@ -84,16 +85,15 @@ class _Comparisons:
         fewer = sorted(count for count in cuts if count < chosen)[-1:]
         more = sorted(count for count in cuts if count > chosen)[:1]
         work, ends = self.layout.work_and_ends_seconds
-        sentences = [sentence("count", count=chosen, work=work, ends=ends)]
+        words = [
+            f"N {chosen}: {work:.3f} s of work on the fullest stage and {ends:.3f} s at the ends"
+        ]
         for count in (*fewer, *more):
             work, ends = cuts[count].work_and_ends_seconds
-            verdict = self._verdict([cuts[count]])
-            sentences.append(
-                sentence("next count", count=count, work=work, ends=ends, verdict=verdict)
+            words.append(
+                f"N {count} has {work:.3f} + {ends:.3f} s ({self._verdict([cuts[count]])})"
             )
-        if len(sentences) == 1:
-            sentences.append(sentence("no count"))
-        return "; ".join(sentences)
+        return "; ".join(words if len(words) > 1 else [*words, "no other N was allowed"])
 
     def cap(self) -> Iterator[str]:
         """The cuts that differ by a cap: it splits early lengths and leaves the late ones."""
@@ -102,14 +102,17 @@ class _Comparisons:
         for cut in self.other_cuts:
             if cut.lengths_tokens[-1] != layout.lengths_tokens[-1]:
                 continue
-            cut_starts = set(cut.starts_tokens)
-            if cut_starts < starts or cut_starts > starts:
-                yield sentence(
-                    "capped" if cut_starts < starts else "not capped",
-                    cap=max(layout.lengths_tokens),
-                    longest=max(cut.lengths_tokens),
-                    count=cut.subsequences,
-                    verdict=self._verdict([cut]),
+            longest, verdict = max(cut.lengths_tokens), self._verdict([cut])
+            if set(cut.starts_tokens) < starts:
+                yield (
+                    f"lengths are capped at {max(layout.lengths_tokens):,} tokens: without the cap "
+                    f"the first length would be {longest:,} tokens and N would be "
+                    f"{cut.subsequences} ({verdict})"
+                )
+            elif set(cut.starts_tokens) > starts:
+                yield (
+                    f"early lengths are not capped: a cap of {longest:,} tokens would make N "
+                    f"{cut.subsequences} ({verdict})"
                 )
 
     def _verdict(self, group: Sequence[TimedLayout]) -> str:
@@ -117,12 +120,12 @@ class _Comparisons:
         search, makespan = self.search, self.plan.makespan_seconds
         seconds = [search.seconds[layout] for layout in group if layout in search.seconds]
         if seconds:
-            return sentence("simulated", slower=min(seconds) / makespan - 1)
+            return f"simulated {min(seconds) / makespan - 1:.2%} slower"
         shorts = [search.short[layout] for layout in group if layout in search.short]
         if shorts:
             nearest = min(shorts, key=lambda short: short.bytes)
-            return sentence("does not fit", short=nearest)
+            return f"does not fit: the nearest layout is short of {nearest}"
         least = min(layout.least_seconds for layout in group)
         if least >= makespan:
-            return sentence("estimated", slower=least / makespan - 1)
-        return sentence("not simulated")
+            return f"estimated {least / makespan - 1:.2%} slower"
+        return "not simulated: enough layouts of less compute were"
