@@ -31,6 +31,7 @@ Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavai
 
 INTERRUPTED = 130
 WRONG_INPUT = 2
+FAILED = 1
 
 COMMANDS = {
     "list": "reports.list:List",
@@ -60,26 +61,43 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; the exit code. Wrong flags end in SystemExit(2) with a hint."""
+    """Run one command; the exit code. Wrong flags end in SystemExit(2) with a hint.
+
+    A failure of the machine, such as a full disk, is one line, and the folder of the records.
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        from benchmarks.records.machine_errors import machine_words
+
+        for line in (f"error: {machine_words(error)}", *getattr(error, "__notes__", ())):
+            print(line, file=sys.stderr)
+        return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
         print(version_text())
         return 0
-    command = parse(arguments)
-    from benchmarks.commands.arguments import UsageError, show_infeasible
+    from benchmarks.commands.arguments import UsageError, check_text, show_infeasible
+    from benchmarks.records.store import RecordError
 
-    before = signal.signal(signal.SIGTERM, _terminate)
+    command: Command | None = None
     try:
+        check_text(arguments)
+        command = parse(arguments)
         return command.run()
-    except UsageError as error:
+    except (UsageError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
     except Infeasible as error:
         return show_infeasible(command, error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def version_text() -> str:

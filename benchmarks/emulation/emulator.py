@@ -19,6 +19,7 @@ from benchmarks.emulation.time.step_time import simulated_time
 from benchmarks.environment import describe_environment
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.run import new_directory
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.plan_record import plan_data, plan_words
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
@@ -62,18 +63,19 @@ class Emulator:
         roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))
-        reports = processes.run(
-            processes.make_job(workload, adapter, settings, directory),
-            sorted(choose(roles) if choose else roles, key=lambda role: role.name != first),
-            adapter,
-            self.time_limit_seconds,
-            cache=self.cache,
-            stop_at_first_oom=self.stop_at_first_oom,
-            progress=self.progress,
-        )
-        reports.sort(key=lambda report: report.rank)
-        emulation = conclude(workload, adapter, settings, reports)
-        processes.save(emulation, directory)
+        with records_so_far(directory):
+            reports = processes.run(
+                processes.make_job(workload, adapter, settings, directory),
+                sorted(choose(roles) if choose else roles, key=lambda role: role.name != first),
+                adapter,
+                self.time_limit_seconds,
+                cache=self.cache,
+                stop_at_first_oom=self.stop_at_first_oom,
+                progress=self.progress,
+            )
+            reports.sort(key=lambda report: report.rank)
+            emulation = conclude(workload, adapter, settings, reports)
+            processes.save(emulation, directory)
         return msgspec.structs.replace(emulation, directory=str(directory))
 
     def refusal(self, workload: Workload, system: str, settings: Any) -> Emulation | None:

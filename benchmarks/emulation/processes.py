@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from benchmarks.emulation.result import (
     failed,
     position_text,
 )
-from benchmarks.environment import available_cores
+from benchmarks.environment import available_cores, child_environment
 from benchmarks.launch.processes import variables
 from benchmarks.launch.progress import Lines
 from benchmarks.records import store
@@ -116,8 +115,7 @@ def _emulate(
     log = directory / f"log-{role.rank}.txt"
     module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
     environment = {
-        **os.environ,
-        **variables(1, adapter.environment),
+        **child_environment(variables(1, adapter.environment)),
         "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
         "RANK": str(role.rank),
         "WORLD_SIZE": str(cluster.ranks),

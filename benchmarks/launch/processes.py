@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.environment import import_path
+from benchmarks.environment import child_environment, import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch.outcome import Outcome, judge, out_of_time
 from benchmarks.records import store
@@ -44,6 +44,9 @@ class Nodes:
 
 ONE_NODE = Nodes()
 
+ALONE = ("--nnodes", "1", "--local-addr", "127.0.0.1")
+"""One node, whatever PET_NNODES says, on loopback: a machine's own name need not resolve."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
@@ -68,7 +71,7 @@ def command(job_path: Path, ranks: int, nodes: Nodes = ONE_NODE) -> list[str]:
 
 def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) -> list[str]:
     """The command that runs a module on `ranks` ranks over all nodes."""
-    meeting = ["--standalone"]
+    meeting = ["--standalone", *ALONE]
     if nodes.count > 1:
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
         meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.endpoint]
@@ -130,7 +133,7 @@ def start(arguments: Sequence[str], variables: Mapping[str, str]) -> ProcessTree
     return ProcessTree(
         subprocess.Popen(
             arguments,
-            env={**os.environ, **variables},
+            env=child_environment(variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

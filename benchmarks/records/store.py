@@ -21,6 +21,15 @@ class RecordError(ValueError):
     """A record cannot be read. The message is one line with the file and the cure."""
 
 
+def is_text(name: str | Path) -> bool:
+    """Whether a name is Unicode. A file name of other bytes has surrogates, and no JSON."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def finite(value: float) -> float | None:
     """The value, or None for NaN and the infinities, which JSON does not have."""
     return value if abs(value) < float("inf") else None

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from benchmarks.commands.arguments import (
     UsageError,
     check_machine,
+    check_time_limit,
     find_workload,
     names,
     parent,
@@ -20,6 +21,7 @@ from benchmarks.commands.arguments import (
 from benchmarks.commands.flags import RunFolder
 from benchmarks.commands.output import show_json
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
 from benchmarks.workloads import DEFAULT
@@ -65,6 +67,7 @@ class Longest(RunFolder):
             )
         with usage_errors(OSError, ImportError):
             rows = find(names(self.systems))
+            check_time_limit(self.time_limit)
             options = run.Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
@@ -75,12 +78,13 @@ class Longest(RunFolder):
                     workload, rows, parent(self), options, shown, at_most
                 )
         code = run.exit_code(done)
-        path = store.save(directory / "longest.json", result)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
-        lost = longest_result.lost_rows(result, published)
-        if code == 0 and not lost:
-            path = store.save(published, result)
-        elif lost:
+        with records_so_far(directory):
+            path = store.save(directory / "longest.json", result)
+            lost = longest_result.lost_rows(result, published)
+            if code == 0 and not lost:
+                path = store.save(published, result)
+        if lost:
             print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
         if self.json:
             show_json(msgspec.to_builtins(result.rows))

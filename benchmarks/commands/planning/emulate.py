@@ -12,11 +12,18 @@ from benchmarks.commands.arguments import (
     MODEL_FLAGS,
     UsageError,
     check_positive,
+    check_time_limit,
     find_described,
     parent,
+    usage_error,
 )
 from benchmarks.commands.flags import Described, RunFolder
-from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
+from benchmarks.commands.planning.emulate_settings import (
+    SystemSettings,
+    check_tuned,
+    settings_of,
+    system_named,
+)
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
@@ -86,8 +93,10 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
         from baselines.protocol import Misfit
 
-        if self.time_limit <= 0:
-            raise UsageError(f"--time-limit {self.time_limit:g}: give the seconds of one rank")
+        system = system_named(self.system)
+        if system != self.system:
+            return replace(self, system=system).run()
+        check_time_limit(self.time_limit)
         if self.at_most is not None and not self.longest:
             raise UsageError("--at-most bounds --longest, which is not asked for")
         workload = self._workload()
@@ -101,7 +110,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
                 lambda roles: asked_roles(self.ranks, roles, workload),
             )
         except (Misfit, NotBuilt, ValueError, OSError) as error:
-            raise UsageError(error) from None
+            raise usage_error(error) from None
         code = show(emulation, self.json)
         if emulation.directory:
             print(f"saved to {emulation.directory}", file=sys.stderr)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from baselines.protocol import Misfit
-from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.arguments import UsageError, usage_error
 from benchmarks.emulation import tables
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import (
@@ -20,6 +20,7 @@ from benchmarks.emulation.search import (
 )
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from sppo.config.errors import NotBuilt
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
@@ -63,14 +64,15 @@ def search(
             system=system,
             emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
         )
-        if longest_up_to is None:
-            result = fastest(searcher)
-        else:
-            candidates = leanest(searcher.adapter, workload) if settings is None else [settings]
-            result = longest(searcher, candidates, longest_up_to)
+        with records_so_far(directory):
+            if longest_up_to is None:
+                result = fastest(searcher)
+            else:
+                candidates = leanest(searcher.adapter, workload) if settings is None else [settings]
+                result = longest(searcher, candidates, longest_up_to)
+            store.write_bytes(directory / "search.json", store.to_json(result))
     except (Misfit, NotBuilt, ValueError, OSError) as error:
-        raise UsageError(error) from None
-    store.write_bytes(directory / "search.json", store.to_json(result))
+        raise usage_error(error) from None
     if as_json:
         print(store.to_json(result).decode(), end="")
     else:
