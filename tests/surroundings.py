@@ -142,6 +142,7 @@ SURROUNDINGS: dict[str, Surrounding] = {
     "COLUMNS 0": _variables(COLUMNS="0", LINES="0"),
     "COLUMNS no number": _variables(COLUMNS="wide"),
     "COLUMNS without end": _variables(COLUMNS="999999999"),
+    "a notebook's figures": _variables(MPLBACKEND="no_such_backend"),
     "dumb terminal": _variables(TERM="dumb", FORCE_COLOR="1"),
     "WANDB_MODE empty": _variables(WANDB_MODE="", WANDB_DIR="", WANDB_PROJECT=""),
     "WANDB_MODE odd": _variables(WANDB_MODE="Offline"),

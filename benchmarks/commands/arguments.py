@@ -71,9 +71,12 @@ def check_text(arguments: Sequence[str]) -> None:
             raise UsageError(f"{argument!r} is not UTF-8; rename the file, or give another name")
 
 
-def check_time_limit(seconds: float) -> None:
-    """Raise UsageError on a time limit that is no number of seconds, such as nan or inf."""
-    if not 0 < seconds <= LONGEST_TIME_LIMIT_SECONDS:
+def check_time_limit(seconds: float | None) -> None:
+    """Raise UsageError on a time limit that is no number of seconds, such as nan or inf.
+
+    None, no limit of the user's, is right.
+    """
+    if seconds is not None and not 0 < seconds <= LONGEST_TIME_LIMIT_SECONDS:
         raise UsageError(
             f"--time-limit {seconds:g}: the time limit must be positive, and at most "
             f"{LONGEST_TIME_LIMIT_SECONDS:g} s"

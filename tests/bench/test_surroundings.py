@@ -30,6 +30,7 @@ WRITING = {
     "ascii output": "help",
     "C locale": "help",
     "home below a file": "timeline",
+    "a notebook's figures": "timeline",
     "launcher's variables": "dry-run",
     "WANDB_MODE odd": "tracked run",
 }

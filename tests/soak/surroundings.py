@@ -44,6 +44,9 @@ LAUNCHING: dict[str, tuple[str, ...]] = {
 }
 """Launching commands, short."""
 
+RANKS = ("worker.rank", "emulation.worker")
+"""Modules of ranks, in the command lines of a launch."""
+
 
 def matrix(verbs: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
     """One entry a cell: command, surrounding, exit code, faults."""
@@ -129,7 +132,7 @@ def _wait_for_ranks(process: subprocess.Popen[bytes], seconds: float = 300) -> N
     while time.monotonic() < end and process.poll() is None:
         for child in psutil.Process(process.pid).children(recursive=True):
             try:
-                if any("worker" in word for word in child.cmdline()):
+                if any(word.endswith(RANKS) for word in child.cmdline()):
                     return
             except psutil.Error:
                 continue
