@@ -139,7 +139,7 @@ def _emulate(
     path = directory / f"role-{role.rank}.json"
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
-    words = log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
+    words = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-LAST_WORDS:]
     return failed(role, "failed", f"ended with exit code {process.returncode}: {words}")
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+RECORDS = ("record.json", "role-*.json")
+"""Files of a launch, and of an emulated rank."""
+
 
 def machine_words(error: OSError | MemoryError) -> str:
     """One line: "/results/x.json: No space left on device"."""
@@ -26,6 +29,6 @@ def records_so_far(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError) as error:
-        if any(directory.rglob("*.json")):
+        if any(path for pattern in RECORDS for path in directory.rglob(pattern)):
             error.__notes__ = [f"records so far: {directory}"]
         raise
