@@ -44,6 +44,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write has none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
