@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 
 BROKEN_PIPE = 141
 """What a shell reports of a program whose reader went away."""
 
+INTERRUPTED = 130
+
 
 def main() -> None:
-    from benchmarks.cli import main as run_command
+    from benchmarks import standard_streams
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be Unicode
+    output = standard_streams.prepare()
     try:
-        status = run_command(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # `sppo-bench plan ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = BROKEN_PIPE
-    sys.exit(status)
+        from benchmarks.cli import main as run_command
+
+        status: object = run_command(sys.argv[1:])
+    except SystemExit as ended:  # a help, or wrong flags
+        status = ended.code
+    except KeyboardInterrupt:  # while the commands are imported
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    code = status if isinstance(status, int) else int(status is not None)
+    sys.exit(standard_streams.closing_status(output, code, BROKEN_PIPE))
 
 
 if __name__ == "__main__":

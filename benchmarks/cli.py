@@ -32,6 +32,7 @@ Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavai
 
 INTERRUPTED = 130
 WRONG_INPUT = 2
+FAILED = 1
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """Besides INT: these end a command as Ctrl-C does."""
@@ -64,47 +65,44 @@ class Command(Protocol):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; the exit code. Wrong flags end in SystemExit(2) with a hint."""
-    if list(arguments) == ["--version"]:
-        print(version_text())
-        return 0
-    empty = empty_value(arguments)
-    if empty is not None:
-        print(
-            f"error: {empty} has an empty value (an unset variable?): give one, or leave it out",
-            file=sys.stderr,
-        )
-        return WRONG_INPUT
-    command = parse(arguments)
-    from benchmarks.commands.arguments import UsageError, show_infeasible
+    """Run one command; the exit code. Wrong flags end in SystemExit(2) with a hint.
 
+    A failure of the machine, such as a full disk, is one line, and the folder of the records.
+    """
     before = _end_by(_terminate)
     try:
-        return command.run()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_INPUT
-    except Infeasible as error:
-        return show_infeasible(command, error)
+        return _run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (OSError, MemoryError) as error:
+        from benchmarks.records.machine_errors import machine_words
+
+        for line in (f"error: {machine_words(error)}", *getattr(error, "__notes__", ())):
+            print(line, file=sys.stderr)
+        return FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def empty_value(arguments: Sequence[str]) -> str | None:
-    """The flag, or the command, whose value is the empty string; None without one.
+def _run(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["--version"]:
+        print(version_text())
+        return 0
+    from benchmarks.commands.arguments import UsageError, check_values, show_infeasible
+    from benchmarks.records.store import RecordError
 
-    An empty path would be the current folder.
-    """
-    for before, argument in zip(["sppo-bench", *arguments], arguments, strict=False):
-        if not argument:
-            return before
-        if argument.startswith("--") and argument.endswith("="):
-            return argument.removesuffix("=")
-    return None
+    command: Command | None = None
+    try:
+        check_values(arguments)
+        command = parse(arguments)
+        return command.run()
+    except (UsageError, RecordError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except Infeasible as error:
+        return show_infeasible(command, error)
 
 
 def version_text() -> str:

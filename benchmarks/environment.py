@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,6 +51,18 @@ VARIABLES = (
 """The only recorded variables: they change results and are not secret."""
 
 
+LAUNCHER_PREFIXES = ("PET_", "TORCHELASTIC_", "GROUP_", "ROLE_")
+"""Variables that a launcher outside sets for its own job."""
+
+RANK_VARIABLES = frozenset(
+    (
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE"),
+        *("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    )
+)
+"""The place of this process in a job outside."""
+
+
 def describe_environment() -> dict[str, Any]:
     """Machine, versions, commit, command and variables as JSON values. Sizes in bytes."""
     commit, dirty = git_state(CHECKOUT)
@@ -82,14 +95,28 @@ def library_versions() -> dict[str, str]:
 def import_path() -> dict[str, str]:
     """Variables with which a Python process imports these very packages.
 
-    `python -m` searches the current folder first, and `benchmarks` and `baselines` are common
-    folder names.
+    `python -m` searches the current folder first, and so does an empty entry of PYTHONPATH.
+    `benchmarks` and `baselines` are common folder names.
     """
-    inherited = os.environ.get("PYTHONPATH")
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {
-        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{inherited}" if inherited else str(CHECKOUT),
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, inherited)]),
         "PYTHONSAFEPATH": "1",
     }
+
+
+def child_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process of ours: this one's, these variables, and no other launcher's.
+
+    torchrun takes every option from a `PET_` variable too: `PET_NNODES=2`, which a cluster's
+    operator sets, would have a launch on one node wait for another.
+    """
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in RANK_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
+    }
+    return {**inherited, **variables}
 
 
 def available_cores() -> int:

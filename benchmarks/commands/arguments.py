@@ -16,6 +16,8 @@ from benchmarks.commands.output import show
 from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
 from benchmarks.records import store
+from benchmarks.records.machine_errors import machine_words
+from benchmarks.records.store import is_text
 from benchmarks.rows.assign import sppo_plan
 from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import parse_bytes
@@ -33,6 +35,10 @@ SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 """The flags that are options of the solver, under the same names."""
 
 
+LONGEST_TIME_LIMIT_SECONDS = 1e7
+"""About four months. Libraries count milliseconds in integers and know no infinity."""
+
+
 class UsageError(Exception):
     """Wrong input. The message is one line with the cure."""
 
@@ -44,7 +50,46 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except caught as error:
-        raise UsageError(error) from None
+        raise usage_error(error) from None
+
+
+def usage_error(error: Exception) -> Exception:
+    """The error as a UsageError; one that came after the first records stays as it is."""
+    if hasattr(error, "__notes__"):
+        return error
+    return UsageError(machine_words(error) if isinstance(error, OSError) else error)
+
+
+DATA_FLAGS = ("--data", "--text", "--tokenizer")
+"""Flags of files to read: their names may hold any bytes."""
+
+
+def check_values(arguments: Sequence[str]) -> None:
+    """Raise UsageError on an empty value, and on a name that is to be written and is not UTF-8.
+
+    An empty path would be the current folder.
+    """
+    for before, argument in zip(["sppo-bench", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=") if argument[:2] == "--" else ("", "", "")
+        if not argument or (equals and not value):
+            raise UsageError(
+                f"{name or before} has an empty value (an unset variable?): give one, "
+                "or leave it out"
+            )
+        if not is_text(argument) and before not in DATA_FLAGS and name not in DATA_FLAGS:
+            raise UsageError(f"{argument!r} is not UTF-8; rename the file, or give another name")
+
+
+def check_time_limit(seconds: float | None) -> None:
+    """Raise UsageError on a time limit that is no number of seconds, such as nan or inf.
+
+    None, no limit of the user's, is right.
+    """
+    if seconds is not None and not 0 < seconds <= LONGEST_TIME_LIMIT_SECONDS:
+        raise UsageError(
+            f"--time-limit {seconds:g}: the time limit must be positive, and at most "
+            f"{LONGEST_TIME_LIMIT_SECONDS:g} s"
+        )
 
 
 def find_workload(name: str, device_memory: str | None) -> Workload:
@@ -187,6 +232,7 @@ def options(command: Launches) -> Any:
     """
     from benchmarks.launch.run import REFERENCE_STEPS, Options
 
+    check_time_limit(command.time_limit)
     with usage_errors():
         options = Options(
             launches=command.launches,
@@ -227,6 +273,18 @@ def chosen(items: tuple[str, ...], known: Sequence[str], what: str) -> list[str]
     if unknown:
         raise UsageError(f"unknown {what} {unknown[0]!r}; known: {', '.join(known)}")
     return given or list(known)
+
+
+def chosen_systems(items: tuple[str, ...], known: Sequence[str]) -> list[str]:
+    """The systems of the given rows, named as for `run`; all known ones if none was given.
+
+    Raises UsageError.
+    """
+    from benchmarks.rows.row import find
+
+    with usage_errors(ImportError):
+        rows = find(names(items)) if names(items) else ()
+    return chosen(tuple(row.system for row in rows), known, "system")
 
 
 def refuse(command: Any, names: Sequence[str], why: str) -> None:

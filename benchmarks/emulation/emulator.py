@@ -22,6 +22,7 @@ from benchmarks.environment import available_cores, describe_environment
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.plan_record import plan_data, plan_words
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
@@ -66,11 +67,14 @@ class Emulator:
         roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))
-        job = processes.make_job(workload, adapter, settings, directory)
-        ordered = sorted(choose(roles) if choose else roles, key=lambda role: role.name != first)
-        reports = sorted(self.run(job, ordered), key=lambda report: report.rank)
-        emulation = conclude(workload, adapter, settings, reports)
-        processes.save(emulation, directory)
+        with records_so_far(directory):
+            job = processes.make_job(workload, adapter, settings, directory)
+            ordered = sorted(
+                choose(roles) if choose else roles, key=lambda role: role.name != first
+            )
+            reports = sorted(self.run(job, ordered), key=lambda report: report.rank)
+            emulation = conclude(workload, adapter, settings, reports)
+            processes.save(emulation, directory)
         return msgspec.structs.replace(emulation, directory=str(directory))
 
     def run(self, job: EmulationJob, roles: Sequence[Role]) -> list[RoleReport]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from baselines import registry
 from baselines.protocol import Adapter, Role
 from benchmarks.emulation import memory_figure
 from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, failed, position_text
+from benchmarks.environment import child_environment
 from benchmarks.launch.blame import signal_name
 from benchmarks.launch.processes import variables
 from benchmarks.records import store
@@ -59,8 +59,7 @@ def emulate_rank(
     log = directory / f"log-{role.rank}.txt"
     module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
     environment = {
-        **os.environ,
-        **variables(1, registry.load(job.system).environment),
+        **child_environment(variables(1, registry.load(job.system).environment)),
         **parent_variable(),
         "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
         "RANK": str(role.rank),
@@ -85,7 +84,7 @@ def emulate_rank(
     path = directory / f"role-{role.rank}.json"
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
-    words = log.read_text(encoding="utf-8", errors="replace").strip()[-LAST_WORDS:]
+    words = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-LAST_WORDS:]
     code = process.returncode
     how = f"died ({signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
     return failed(role, "failed", f"{how}: {words}" if words else how)

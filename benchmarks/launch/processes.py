@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.environment import import_path
+from benchmarks.environment import child_environment, import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch import rank_ends
 from benchmarks.launch.outcome import Outcome, judge, out_of_time
@@ -45,6 +45,9 @@ class Nodes:
 
 
 ONE_NODE = Nodes()
+
+ALONE = ("--nnodes", "1", "--local-addr", "127.0.0.1")
+"""One node, whatever PET_NNODES says, on loopback: a machine's own name need not resolve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) 
 
     The agent is torchrun that also notes the end of every rank.
     """
-    meeting = ["--standalone"]
+    meeting = ["--standalone", *ALONE]
     if nodes.count > 1:
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
         meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.endpoint]
@@ -139,7 +142,7 @@ def start(arguments: Sequence[str], variables: Mapping[str, str]) -> ProcessTree
     return ProcessTree(
         subprocess.Popen(
             arguments,
-            env={**os.environ, **variables, **parent_variable()},
+            env={**child_environment(variables), **parent_variable()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -23,7 +23,9 @@ from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs, as_mismatch, make_record
 from benchmarks.records import equal_work
 from benchmarks.records import record as records
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record, Text
+from benchmarks.records.store import is_text
 from benchmarks.rows.assign import assign
 from benchmarks.rows.row import REFERENCE, Configuration, slug_of
 from benchmarks.worker import matmul_peak
@@ -63,7 +65,12 @@ class Options:
 
 
 def new_directory(parent: Path, workload: Workload) -> Path:
-    """A new folder for this run, named by UTC time and workload. Raises FileExistsError."""
+    """A new folder for this run, named by UTC time and workload.
+
+    Raises OSError, or ValueError for a place whose name no record can hold.
+    """
+    if not is_text(parent.absolute()):
+        raise ValueError(f"{str(parent.absolute())!r} is not UTF-8; name another with --output DIR")
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{workload.name}"
     for number in range(1, 100):
         path = parent / (name if number == 1 else f"{name}-{number}")
@@ -212,7 +219,8 @@ def launch_row(
         )
         outcome = planned.launch(job, launch_options)
     record = make_record(inputs, configuration, job, outcome, started)
-    records.write(record, Path(job.output_directory) / records.FILE_NAME)
+    with records_so_far(inputs.directory):
+        records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)
     return record
 

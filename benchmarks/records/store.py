@@ -22,6 +22,15 @@ class RecordError(ValueError):
     """A record cannot be read. The message is one line with the file and the cure."""
 
 
+def is_text(name: str | Path) -> bool:
+    """Whether a name is Unicode. A file name of other bytes has surrogates, and no JSON."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def finite(value: float) -> float | None:
     """The value, or None for NaN and the infinities, which JSON does not have."""
     return value if abs(value) < float("inf") else None
@@ -36,6 +45,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write has none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,10 +6,12 @@ Fonts, axes and grid: `figures.mplstyle`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 from benchmarks.records.provenance import commit_words, library_words
 from sppo.config.sizes import format_bytes
@@ -123,8 +125,9 @@ def page(path: Path, *, title: str, source: str, inches: tuple[float, float]) ->
 
     The legend lists every label that was drawn, once. Raises OSError.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with patch.dict(os.environ, MPLBACKEND="agg"):  # a notebook's need not be installed here
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
 
     with rc_context(fname=_SHEET):
         figure = Figure(figsize=inches, layout="constrained")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +21,12 @@ from benchmarks.records.record import Record
 from sppo.config.sizes import limit_label
 
 PROJECT = "sppo-bench"
+
+IDENTITY = frozenset(("WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_NAME"))
+"""Variables that name one run, where every launch is a run."""
+
+LONGEST_WORDS = 300
+"""Characters of an error that are shown."""
 
 CONFIG = (
     "row",
@@ -49,23 +56,47 @@ RESULTS = (
 def track(records: Sequence[Record], directory: Path) -> str | None:
     """Write every record as a wandb run. The group has the name of the run's folder.
 
-    Returns an error in one line, or None: a failed tracker must not lose a measurement. There is
-    no network access unless WANDB_MODE asks for it.
+    Returns an error in one line, or None: no fault of a tracker may lose a measurement, so every
+    kind of error counts. There is no network access unless WANDB_MODE asks for it.
     """
-    import wandb
-
     arguments = list(map(printable, sys.argv))  # wandb sends them, and knows Unicode only
-    try:
-        with (
-            patch.dict(os.environ, WANDB_SILENT="true", WANDB_CONSOLE="off"),
-            patch.object(sys, "argv", arguments),
-        ):
+    with (
+        patch.dict(os.environ, variables(os.environ), clear=True),
+        patch.object(sys, "argv", arguments),
+    ):
+        try:
+            import wandb
+        except Exception as error:
+            return _in_one_line(error)
+        try:
             for record in records:
                 _write(wandb, record, directory)
-            wandb.teardown()
-    except (wandb.Error, OSError) as error:
-        return f"wandb: {' '.join(str(error).split())}; the records are complete without it"
+        except Exception as error:
+            return _in_one_line(error)
+        finally:
+            with suppress(Exception):
+                wandb.teardown()
     return None
+
+
+def _in_one_line(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = words if len(words) <= LONGEST_WORDS else f"{words[: LONGEST_WORDS - 1]}…"
+    return f"wandb: {words}; the records are complete without it"
+
+
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for wandb: an empty variable is an unset one, and no identity is shared.
+
+    WANDB_RUN_ID gives one id to every launch, and a server merges them. WANDB_RESUME and
+    WANDB_SWEEP_ID ask for a run that is there already.
+    """
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name not in IDENTITY and (value or not name.startswith("WANDB_"))
+    }
+    return {**kept, "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
 
 
 def _write(wandb: Any, record: Record, directory: Path) -> None:

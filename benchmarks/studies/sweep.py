@@ -22,15 +22,13 @@ from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
+from benchmarks.rows.row import ROWS, Configuration, Row, find, settings_key
 from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-sweep/1"
 
 Quantity = Literal["device-memory", "sequences-per-step"]
-
-SYSTEMS = tuple(row.system for row in ROWS if row.choosing in ("tuned", "planned"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +72,17 @@ def values(
     return {str(count): replace(workload, sequences_per_step=count) for count in counts}
 
 
-def rows_of(systems: Sequence[str]) -> list[Row]:
-    """The best row of each system: the tuned one of a library."""
-    return [row for row in ROWS if row.system in systems and row.choosing != "same layout"]
+def rows_of(names: Sequence[str]) -> list[Row]:
+    """The named rows; of a system's name its best row, the tuned one of a library.
+
+    The best row of every system without names. Raises ValueError with the known names.
+    """
+    chosen: dict[Row, None] = {}
+    for name in names or [row.slug for row in ROWS if row.choosing != "same layout"]:
+        rows = find([name])
+        best_rows = [row for row in rows if row.choosing != "same layout"]
+        chosen.update(dict.fromkeys(best_rows or rows))
+    return [*(row for row in ROWS if row in chosen), *(row for row in chosen if row not in ROWS)]
 
 
 def measure(
@@ -155,7 +161,7 @@ def chosen(
 ) -> list[Configuration]:
     """The settings of a row at this value: SPPO's plan, or the fitting points of a grid."""
     workload = inputs.workload
-    if row.choosing == "planned":
+    if row.choosing in ("planned", "same layout"):
         return [assign(row, workload)]
     try:
         grid = grid_assignments(row.system, workload)
@@ -185,25 +191,32 @@ def chosen(
 def fastest_of_each(
     configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> list[Configuration]:
-    """After the first launch of each: the fastest of every system, or its first if none ran."""
+    """After the first launch of each: the fastest of every row, or its first if none ran."""
     seconds = {
         record.row: record.step_seconds_median
         for record in done
         if record.step_seconds_median is not None
     }
-    systems = group_by(configurations, lambda configuration: configuration.row.system)
+    groups = group_by(
+        configurations, lambda configuration: (configuration.row.system, configuration.row.choosing)
+    )
     return [
         min(rows, key=lambda configuration: seconds.get(configuration.row.label, float("inf")))
-        for rows in systems.values()
+        for rows in groups.values()
     ]
 
 
 def best(done: Sequence[Record], row: Row) -> Summary:
-    """The system's row at this value: ok, then launched most often, then fastest.
+    """The row at this value: ok, then launched most often, then fastest.
 
     The result has the row's own name, and the number of points that ran if there were several.
     """
-    points = [summary for summary in tables.summaries(done) if summary.system == row.system]
+    names = row.label, f"{row.label} ", f"{row.label},"  # "Megatron tuned 2", "SPPO, point 2"
+    points = [
+        summary
+        for summary in tables.summaries(done)
+        if summary.row == names[0] or summary.row.startswith(names[1:])
+    ]
 
     def order(summary: Summary) -> tuple[bool, int, float]:
         step = summary.step_seconds

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 
-from benchmarks.environment import import_path
+from benchmarks.environment import child_environment, import_path
 from benchmarks.records.record import Peak
 
 
@@ -20,7 +19,7 @@ def measured_peak(threads: int, device: str = "cpu", dtype: str = "float32") -> 
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **import_path()},
+            env=child_environment(import_path()),
             capture_output=True,
             text=True,
             timeout=60,

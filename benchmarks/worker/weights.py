@@ -38,8 +38,12 @@ def initial_weights(model: Model, seed: int, dtype: torch.dtype) -> dict[str, Te
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write the weights for `map_weights`."""
-    torch.save(dict(weights), path)
+    """Write the weights for `map_weights`. Raises OSError, for which torch has another name."""
+    try:
+        torch.save(dict(weights), path)
+    except RuntimeError as error:
+        words = str(error).splitlines()[0]
+        raise OSError(f"{path}: not written, the disk may be full ({words})") from None
 
 
 def map_weights(path: Path) -> dict[str, Tensor]:

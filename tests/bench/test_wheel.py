@@ -95,15 +95,19 @@ def _site_packages(environment: Path) -> Path:
 
 def _run(command: list[str], folder: Path) -> str:
     """Standard output of a command that stands in `folder` and knows of no checkout."""
+    done = _ended(command, folder)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _ended(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {
         **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         "XDG_DATA_HOME": str(folder.parent / "data"),
     }
-    done = subprocess.run(
+    return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_the_wheel_has_every_module_and_the_data_that_is_read(wheel: Path) -> None:
@@ -134,6 +138,14 @@ def test_commands_that_plan_work_from_any_folder(installed: Path, elsewhere: Pat
     dry = _run([command, "run", "tiny-cpu", "--systems", "megatron", "--dry-run"], elsewhere)
     assert "points in tuning/tiny-cpu-136MiB.json" in dry
     assert f"PYTHONPATH={_site_packages(installed)}" in dry
+
+
+def test_commands_that_read_committed_points_find_them(installed: Path, elsewhere: Path) -> None:
+    command = str(installed / "bin" / "sppo-bench")
+    described = ["--model", "gpt-7b", "--seq", "128K", "--gpus", "8", "--hardware", "a100-80g"]
+    assert "offload" in _run([command, "ablation", "--simulate", *described], elsewhere)
+    wrong = _ended([command, "paper", "--models", "mine"], elsewhere)
+    assert wrong.stderr == "error: unknown model 'mine'; known: gpt-7b, gpt-13b, gpt-65b\n"
 
 
 def test_a_run_among_decoys_is_recorded_with_the_user(installed: Path, elsewhere: Path) -> None:

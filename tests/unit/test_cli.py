@@ -89,6 +89,20 @@ def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
         (["run", "mini-cpu", "--device-memory", "lots"], "write 160MiB, 79.15GiB or none"),
         (["run", "mini-cpu", "--launches", "0"], "launches must be at least 1"),
         (["run", "mini-cpu", "--time-limit", "-1"], "the time limit must be positive"),
+        (["run", "mini-cpu", "--time-limit", "inf"], "--time-limit inf: the time limit must be"),
+        (
+            ["sweep", "mini-cpu", "--device-memory", "none", "--time-limit", "nan"],
+            "--time-limit nan",
+        ),
+        (["ablation", "mini-cpu", "--time-limit", "1e308"], "at most 1e+07 s"),
+        (["longest", "mini-cpu", "--time-limit", "inf"], "--time-limit inf"),
+        (["emulate", "sppo", "mini-cpu", "--time-limit", "nan"], "--time-limit nan"),
+        (["paper", "--time-limit", "inf"], "--time-limit inf"),
+        (["run", "mini-cpu", "--output", "r\udce9s"], "'r\\udce9s' is not UTF-8"),
+        (["plan", "caf\udce9"], "is not UTF-8"),
+        (["paper", "--systems", "vllm"], "unknown system 'vllm'; known: deepspeed"),
+        (["emulate", "megatron-tuned", "mini-cpu"], "megatron --tuned searches its grid"),
+        (["emulate", "Megatron-same-layout", "mini-cpu"], "takes its system, megatron"),
         (["run", "mini-cpu", "--tune", "--systems", "sppo"], "SPPO plans itself"),
         (["run", "gpt-7b-1m-32xa100"], "`sppo-bench run gpt-7b-1m-32xa100 --dry-run`"),
         (["run", "mini-cpu", "--text", "absent.txt"], "absent.txt"),
@@ -159,7 +173,8 @@ def test_dry_run_prints_torchrun_lines_and_writes_nothing(
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(lines) == 3
     assert "OMP_NUM_THREADS=1" in lines[1]
-    assert "-m benchmarks.launch.agent --standalone --nproc-per-node 2" in lines[1]
+    assert "-m benchmarks.launch.agent --standalone --nnodes 1 --local-addr 127.0.0.1" in lines[1]
+    assert "--nproc-per-node 2 -m benchmarks.worker.rank" in lines[1]
     assert lines[1].endswith("megatron-same-layout-1/job.json")
     assert not [path for path in folder.rglob("*") if path.is_file()]
 

@@ -30,6 +30,38 @@ def test_tags_tell_system_workload_status_and_limit() -> None:
     assert wandb_runs.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_MODE", "Offline"),
+        ("WANDB_BASE_URL", "localhost:8080"),
+        ("WANDB_PROJECT", "a/b"),
+        ("WANDB_INIT_TIMEOUT", "soon"),
+    ],
+)
+def test_an_error_of_wandb_is_one_line(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    words = wandb_runs.track([record()], tmp_path)
+    assert words is not None
+    assert words.startswith("wandb: ")
+    assert words.endswith("the records are complete without it")
+    assert "\n" not in words
+
+
+def test_an_empty_variable_is_unset_and_no_identity_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_TAGS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    monkeypatch.setenv("WANDB_RESUME", "must")
+    assert wandb_runs.track([record(), record(launch=2)], tmp_path) is None
+    folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len({name.rsplit("-", 1)[1] for name in folders} - {"abc123"}) == 2
+
+
 def test_runs_are_written_offline_failed_ones_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder
 from benchmarks.commands.output import show
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
 from benchmarks.workloads import DEFAULT
@@ -59,6 +60,7 @@ class Longest(RunFolder, Data):
             )
         with usage_errors(OSError, ImportError):
             rows = find(arguments.names(self.systems))
+            arguments.check_time_limit(self.time_limit)
             options = run.Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
@@ -69,12 +71,13 @@ class Longest(RunFolder, Data):
                     workload, rows, arguments.parent(self), options, shown, at_most
                 )
         code = run.exit_code(done)
-        path = store.save(directory / "longest.json", result)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
-        lost = longest_result.lost_rows(result, published)
-        if code == 0 and not lost:
-            path = store.save(published, result)
-        elif lost:
+        with records_so_far(directory):
+            path = store.save(directory / "longest.json", result)
+            lost = longest_result.lost_rows(result, published)
+            if code == 0 and not lost:
+                path = store.save(published, result)
+        if lost:
             print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)
         show(self.json, result.rows, longest_result.text(result))
         print(f"\nsaved to {path}; records: {directory}", file=sys.stderr)

@@ -18,6 +18,7 @@ from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.launch import processes
+from benchmarks.records import store
 from benchmarks.reporting.text_table import Column, rows_table, text_table
 from sppo.config import hardware
 
@@ -78,8 +79,15 @@ class Profile(Json):
             raise UsageError(
                 f"no folder {path.parent}; make it, or name another with --output FILE"
             )
-        if not os.access(path.parent, os.W_OK):
-            raise UsageError(f"{path.parent} cannot be written to; name --output FILE elsewhere")
+        probe = path.with_name(f".{path.name}.{os.getpid()}")
+        try:  # os.access says yes to root, in /proc and on a full disk too
+            store.write_bytes(probe, b"{}")
+            probe.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"{path.parent} cannot be written to ({error.strerror}); "
+                "name --output FILE elsewhere"
+            ) from None
         return path
 
 

@@ -15,6 +15,7 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
 from benchmarks.rows import tuning
@@ -69,7 +70,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         try:
             workload = request.workload
             instead = Fallback(workload=workload, own_sequences=workload.sequences_per_step)
-            with display() as shown:
+            with display() as shown, records_so_far(directory):
                 done = supervisor.run(
                     inputs,
                     request.configurations,
@@ -81,9 +82,10 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         except KeyboardInterrupt:
             print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
             raise
-        self._publish(directory, done)
-        if self.tune:
-            _save_tuning(request.workload, done)
+        with records_so_far(directory):
+            if self.tune:
+                _save_tuning(request.workload, done)
+            self._publish(directory, done)
         return supervisor.exit_code(done)
 
     def check(self) -> RunRequest:

@@ -12,7 +12,12 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Described, RunFolder
 from benchmarks.commands.output import show
-from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
+from benchmarks.commands.planning.emulate_settings import (
+    SystemSettings,
+    check_tuned,
+    settings_of,
+    system_named,
+)
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -81,8 +86,10 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
         from baselines.protocol import Misfit
 
-        if self.time_limit <= 0:
-            raise UsageError(f"--time-limit {self.time_limit:g}: give the seconds of one rank")
+        system = system_named(self.system)
+        if system != self.system:
+            return replace(self, system=system).run()
+        arguments.check_time_limit(self.time_limit)
         if self.at_most is not None and not self.longest:
             raise UsageError("--at-most bounds --longest, which is not asked for")
         workload = self._workload()

@@ -15,6 +15,7 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import STEP_TOKENS, Searcher
 from benchmarks.launch.run import new_directory
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -55,12 +56,14 @@ def search(
             system=system,
             emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
         )
-        if longest_up_to is None:
-            result = searches.fastest(searcher)
-        else:
-            grid = searches.leanest(searcher.adapter, workload) if settings is None else [settings]
-            result = searches.longest(searcher, grid, longest_up_to)
-    store.save(directory / "search.json", result)
+        with records_so_far(directory):
+            if longest_up_to is None:
+                result = searches.fastest(searcher)
+            else:
+                adapter = searcher.adapter
+                grid = searches.leanest(adapter, workload) if settings is None else [settings]
+                result = searches.longest(searcher, grid, longest_up_to)
+            store.save(directory / "search.json", result)
     parts = [tables.answer(result), tables.trials(result)]
     if result.unanswered:
         parts.append(f"not answered, so more may fit: {result.unanswered}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from benchmarks.commands.arguments import UsageError, flag, usage_errors
+from benchmarks.rows.row import ROWS, slug
 from sppo.config.workload import Workload
 
 SYSTEMS = {
@@ -86,6 +87,18 @@ def check_tuned(system: str, given: Mapping[str, Any]) -> None:
     if given:
         names = ", ".join(flag(name) for name in given)
         raise UsageError(f"--tuned searches the settings that {names} fixes: not both")
+
+
+def system_named(name: str) -> str:
+    """The system of a name that `run` knows too. Raises UsageError where the name is a row's."""
+    system = slug(name)
+    row = next((row for row in ROWS if system in (row.slug, slug(row.label))), None)
+    if row is None or system == row.system:
+        return system if system in SYSTEMS else name.strip()
+    hint = (
+        f"{row.system} --tuned searches its grid" if row.choosing == "tuned" else "and its degrees"
+    )
+    raise UsageError(f"{name!r} is a row of `run`; emulate takes its system, {row.system}; {hint}")
 
 
 def check_system(system: str, known: Collection[str]) -> None:

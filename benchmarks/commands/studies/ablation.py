@@ -13,6 +13,7 @@ from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import as_json, csv_text, text
@@ -65,14 +66,14 @@ class Ablation(Measuring, SimulatedAblation):
             plans = ablations.configurations(workload, policies, layout)
             directory = run.new_directory(arguments.parent(self), workload)
             inputs = run.prepare(workload, options, directory)
-        with display() as shown:
+        with display() as shown, records_so_far(directory):
             rows = [configuration for configuration, _ in plans.values()]
             done = run.run(inputs, rows, options, shown)
-        results = ablations.results(done, plans)
-        data = as_json(done, results, layout_policy)
-        document = text(done, results, layout_policy)
-        publish.write(directory, "ablation", document, csv_text(results), data)
-        bar_chart(done, directory / "ablation.png")
+            results = ablations.results(done, plans)
+            data = as_json(done, results, layout_policy)
+            document = text(done, results, layout_policy)
+            publish.write(directory, "ablation", document, csv_text(results), data)
+            bar_chart(done, directory / "ablation.png")
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         show_study(self, directory, "ablation", f"ablation/{name}", data, document)
         return run.exit_code(done)

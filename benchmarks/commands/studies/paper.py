@@ -13,6 +13,7 @@ from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
 from benchmarks.paper import reported
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.studies import publish
 
 
@@ -31,7 +32,8 @@ class Paper(Results):
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, sppo, by comma or space; all if not given."""
+    """deepspeed, megatron, sppo, by comma or space, or rows as for `run`, of which the system
+    counts; all if not given."""
     sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
     """Sequences of an optimizer step, at every point and for every system."""
     time_limit: float = 1800.0
@@ -53,13 +55,14 @@ class Paper(Results):
 
         numbers = sorted(chosen(self.figures, FIGURES, "figure"))
         known_systems = sorted({rule.system for rule in LAYOUT_RULES})
-        systems = chosen(self.systems, known_systems, "system")
+        systems = arguments.chosen_systems(self.systems, known_systems)
         known_models = list(dict.fromkeys(point.model for point in reported.points()))
         models = chosen(self.models, known_models, "model")
         rules = [rule for rule in LAYOUT_RULES if rule.system in systems]
         points = [point for point in reported.points() if point.model in models]
-        if self.sequences_per_step < 1 or self.time_limit <= 0:
-            raise UsageError("--sequences-per-step and --time-limit must be positive")
+        arguments.check_time_limit(self.time_limit)
+        if self.sequences_per_step < 1:
+            raise UsageError("--sequences-per-step must be positive")
         if self.publish and self.stale:
             raise UsageError("--publish: stale counts are not published; leave --stale out")
         if self.publish and (self.models or self.systems):
@@ -69,15 +72,17 @@ class Paper(Results):
         count = self.sequences_per_step
         with usage_errors(OSError):
             workload = replace(points[0].workload(), name="paper")
+            directory = new_directory(arguments.parent(self), workload)
             emulator = Emulator(
-                parent=new_directory(arguments.parent(self), workload),
+                parent=directory,
                 time_limit_seconds=self.time_limit,
                 cache=None if self.again else default_cache(accept_stale=self.stale),
             )
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
-            figures = [emulate_figure(number, comparison) for number in numbers]
+            with records_so_far(emulator.parent):
+                figures = [emulate_figure(number, comparison) for number in numbers]
         show(self.json, figures, "\n\n".join(map(boundaries_report.text, figures)))
         print(f"saved to {emulator.parent}", file=sys.stderr)
         broken = any(figure.is_broken for figure in figures)

@@ -13,6 +13,7 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
 from benchmarks.records import provenance
+from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
@@ -35,7 +36,8 @@ class Sweep(Measuring, Named):
     sequences_per_step: Annotated[str | None, arg(metavar="COUNTS")] = None
     """Numbers of sequences of an optimizer step, by comma: 1,2,4."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Systems, by comma or space: deepspeed, megatron, sppo; all three if not given."""
+    """Rows, by comma or space, as for `run`; a system's name is its best row: deepspeed, megatron,
+    sppo; these three if not given."""
     points: Annotated[int, arg(metavar="COUNT")] = 4
     """Settings of a library that are measured where its grid is not (then the fastest counts)."""
 
@@ -49,7 +51,7 @@ class Sweep(Measuring, Named):
         done: list[Record] = []
         with usage_errors(OSError):
             directory = run.new_directory(arguments.parent(self), request.workload)
-            with display() as shown:
+            with records_so_far(directory), display() as shown:
                 for label, workload in request.values.items():
                     proven = sweeps.fitting_settings(done, workload)
                     point, launches = sweeps.measure(request, label, directory, shown, proven)
@@ -77,7 +79,8 @@ class Sweep(Measuring, Named):
             )
         if self.points < 1:
             raise UsageError(f"--points {self.points}: it must be at least 1")
-        systems = arguments.chosen(self.systems, sweeps.SYSTEMS, "system")
+        with usage_errors(ImportError):
+            rows = sweeps.rows_of(arguments.names(self.systems))
         options = arguments.options(self)
         arguments.check_machine(workload)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
@@ -85,7 +88,7 @@ class Sweep(Measuring, Named):
             workload=workload,
             quantity=quantity,
             values=sweeps.values(workload, quantity, limits, counts),
-            rows=sweeps.rows_of(systems),
+            rows=rows,
             options=options,
             points=self.points,
         )
