@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import msgspec
 
 from baselines import registry
 from baselines.protocol import Adapter, Misfit, Planner, Role, Unavailable, roles_of
-from benchmarks.emulation import processes
+from benchmarks.emulation import processes, resuming
 from benchmarks.emulation.cache import EmulationCache
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from benchmarks.emulation.result import Emulation, RoleReport, verdict
@@ -34,6 +34,7 @@ class Emulator:
 
     parent: the folder of their folders. time_limit_seconds: of one rank. cache: roles that need not
     run. stop_at_first_oom: stop at the first role that does not fit, which decides the verdict.
+    earlier: ended emulations of a resumed search by `resuming.key`, used where all roles are asked.
     """
 
     parent: Path
@@ -41,6 +42,19 @@ class Emulator:
     cache: EmulationCache | None = None
     stop_at_first_oom: bool = False
     progress: Lines = field(default_factory=Lines)
+    earlier: Mapping[str, Emulation] = field(default_factory=dict)
+
+    def for_search(self, directory: Path) -> Emulator:
+        """The same for a search in a folder, which may be a resumed one.
+
+        Ended emulations there do not run a second time. Without a cache the folder keeps the roles.
+        """
+        return replace(
+            self,
+            parent=directory,
+            cache=self.cache or EmulationCache(directory=directory / "roles"),
+            earlier=resuming.earlier(directory),
+        )
 
     def emulate(
         self,
@@ -59,6 +73,10 @@ class Emulator:
         refused = self.refusal(workload, system, settings)
         if refused is not None:
             return refused
+        ended = self.earlier.get(resuming.key(workload, system, settings))
+        if ended is not None and choose is None:
+            self.progress.note(f"{system}, {ended.settings_text}: {ended.status}, emulated before")
+            return ended
         roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))

@@ -216,12 +216,14 @@ def _fails_with(trials: Sequence[LongestTrial], longest: int) -> str:
 def search(
     workload: Workload,
     rows: Sequence[Row],
-    parent: Path,
+    directory: Path,
     options: Options,
     display: Display,
     at_most_tokens: int | None = None,
-) -> tuple[LongestSequences, list[Record], Path]:
-    """All rows in turn: the result, the judged records of all launches, and their folder.
+) -> tuple[LongestSequences, list[Record]]:
+    """All rows in turn: the result, and the judged records of all launches.
+
+    directory: gets the records.
 
     Raises ValueError or OSError before the first launch, or on text that is too short.
     """
@@ -229,7 +231,6 @@ def search(
     assert limit_bytes is not None, "the caller has asked for a limit"
     step = step_tokens(workload)
     settings = [settings_of(row, workload) for row in rows]
-    directory = run.new_directory(parent, workload)
     prober = Prober(
         inputs=run.prepare(workload, options, directory),
         options=options,
@@ -257,7 +258,7 @@ def search(
         rows=results,
         trials=prober.trials,
     )
-    return result, done, directory
+    return result, done
 
 
 def judged(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:

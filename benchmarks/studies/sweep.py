@@ -85,14 +85,14 @@ def measure(
     display: Display,
     proven: Collection[str] = (),
 ) -> tuple[SweepPoint, list[Record]]:
-    """Choose settings, launch and compare at one value, in a new folder of `directory`.
+    """Choose settings, launch and compare at one value, in a folder of `directory`.
 
     proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
     first launch.
     """
     workload = request.values[label]
     folder = directory / label
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     inputs = run.prepare(workload, request.options, folder)
     display.note(f"{workload.name}, {label}:")
     try:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from benchmarks.commands.arguments import check_machine, find_workload, parent, usage_errors
+from benchmarks.commands.arguments import check_machine, find_workload, usage_errors
 from benchmarks.commands.flags import Json, Named, RunFolder
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
@@ -27,8 +28,8 @@ class Limit(Json, RunFolder, Named):
 
         workload = find_workload(self.workload, None)
         check_machine(workload)
-        with usage_errors(OSError), display() as shown:
-            result = limits.search(workload, parent(self), shown)
+        with run_folder(self, workload) as directory, usage_errors(OSError), display() as shown:
+            result = limits.search(workload, directory, shown)
         path = store.save(limits.path_of(workload.name), result)
         if self.json:
             print(store.to_json(result).decode())

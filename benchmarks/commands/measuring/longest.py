@@ -14,11 +14,11 @@ from benchmarks.commands.arguments import (
     check_machine,
     find_workload,
     names,
-    parent,
     usage_errors,
 )
 from benchmarks.commands.flags import RunFolder
 from benchmarks.commands.output import show_json
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import store
 from benchmarks.rows.row import find
 from benchmarks.studies import longest_result
@@ -44,8 +44,9 @@ class Longest(RunFolder):
     """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
     """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
-    time_limit: float = 900.0
-    """Seconds of one launch; a length that takes longer counts as one that does not fit."""
+    time_limit: float | None = None
+    """Seconds of one launch; a length that takes longer counts as one that does not fit. Derived
+    from the plan or the work if not given."""
     json: bool = False
     """The rows as JSON on standard output."""
 
@@ -70,12 +71,10 @@ class Longest(RunFolder):
             )
             check_machine(workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
-            with display() as shown:
-                result, done, directory = search.search(
-                    workload, rows, parent(self), options, shown, at_most
-                )
+            with run_folder(self, workload) as directory, display() as shown:
+                result, done = search.search(workload, rows, directory, options, shown, at_most)
+                path = store.save(directory / "longest.json", result)
         code = run.exit_code(done)
-        path = store.save(directory / "longest.json", result)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         lost = longest_result.lost_rows(result, published)
         if code == 0 and not lost:

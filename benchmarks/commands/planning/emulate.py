@@ -17,6 +17,7 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.commands.flags import Described, RunFolder
 from benchmarks.commands.planning.emulate_settings import SystemSettings, check_tuned, settings_of
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.workload import Workload
@@ -86,13 +87,18 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
         from baselines.protocol import Misfit
 
-        if self.time_limit <= 0:
+        if not 0 < self.time_limit < float("inf"):
             raise UsageError(f"--time-limit {self.time_limit:g}: give the seconds of one rank")
         if self.at_most is not None and not self.longest:
             raise UsageError("--at-most bounds --longest, which is not asked for")
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
+        if self.resume is not None:
+            raise UsageError(
+                "--resume goes on with a search, --longest or --tuned; the roles of one emulation "
+                "come from results/cache/: leave --resume out"
+            )
         try:
             emulation = self._emulator().emulate(
                 workload,
@@ -141,20 +147,25 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
     def _search(self, workload: Workload) -> int:
         from benchmarks.commands.planning import emulate_search
+        from benchmarks.emulation import resuming
 
         at_most_tokens = emulate_search.at_most_tokens(self.at_most, workload)
         if self.ranks != "roles":
             raise UsageError(f"--ranks {self.ranks}: a search emulates one rank of each role")
         if self.tuned:
             check_tuned(self.system, self.given())
-        return emulate_search.search(
-            workload,
-            self.system,
-            None if self.tuned else self.settings(workload),
-            self._emulator(),
-            longest_up_to=at_most_tokens if self.longest else None,
-            as_json=self.json,
-        )
+        settings = None if self.tuned else self.settings(workload)
+        search = replace(workload, name=f"search-{self.system}-{workload.name}")
+        code = resuming.code_of([self.system])
+        with run_folder(self, search, code=code) as directory:
+            return emulate_search.search(
+                workload,
+                self.system,
+                settings,
+                self._emulator().for_search(directory),
+                longest_up_to=at_most_tokens if self.longest else None,
+                as_json=self.json,
+            )
 
 
 def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:

@@ -18,7 +18,6 @@ from benchmarks.emulation.search import (
     leanest,
     longest,
 )
-from benchmarks.launch.run import new_directory
 from benchmarks.records import store
 from sppo.config.errors import NotBuilt
 from sppo.config.sizes import length_name, parse_tokens
@@ -52,16 +51,16 @@ def search(
 ) -> int:
     """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
-    settings: None to search the system's grid. longest_up_to: the end of the search for the longest
-    sequence, in tokens; None to search the fastest settings at the workload's length.
+    emulator: its folder gets search.json. settings: None to search the system's grid.
+    longest_up_to: the end of the search for the longest sequence, in tokens; None to search the
+    fastest settings at the workload's length.
     """
-    name = f"search-{system}-{workload.name}"
+    directory = emulator.parent
     try:
-        directory = new_directory(emulator.parent, replace(workload, name=name))
         searcher = Searcher(
             workload=workload,
             system=system,
-            emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
+            emulator=replace(emulator, stop_at_first_oom=True),
         )
         if longest_up_to is None:
             result = fastest(searcher)

@@ -20,6 +20,7 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
@@ -77,11 +78,12 @@ class Ablation(Measuring, SimulatedAblation):
         with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
-            directory = run.new_directory(arguments.parent(self), workload)
-            inputs = run.prepare(workload, options, directory)
-        with display() as shown:
-            rows = [configuration for configuration, _ in plans.values()]
-            done = run.run(inputs, rows, options, shown)
+        rows = [configuration for configuration, _ in plans.values()]
+        with run_folder(self, workload, rows) as directory:
+            with usage_errors(OSError):
+                inputs = run.prepare(workload, options, directory)
+            with display() as shown:
+                done = run.run(inputs, rows, options, shown)
         results = ablations.results(done, plans)
         data = as_json(done, results, layout_policy)
         document = text(done, results, layout_policy)

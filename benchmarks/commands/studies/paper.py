@@ -13,6 +13,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show_json
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.paper import reported
 from benchmarks.studies import publish
 
@@ -46,9 +47,9 @@ class Paper(Results):
 
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
+        from benchmarks.emulation import resuming
         from benchmarks.emulation.cache import default_cache
         from benchmarks.emulation.emulator import Emulator
-        from benchmarks.launch.run import new_directory
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
@@ -61,7 +62,7 @@ class Paper(Results):
         models = chosen(self.models, known_models, "model")
         rules = [rule for rule in LAYOUT_RULES if rule.system in systems]
         points = [point for point in reported.points() if point.model in models]
-        if self.sequences_per_step < 1 or self.time_limit <= 0:
+        if self.sequences_per_step < 1 or not 0 < self.time_limit < float("inf"):
             raise UsageError("--sequences-per-step and --time-limit must be positive")
         if self.publish and self.stale:
             raise UsageError("--publish: stale counts are not published; leave --stale out")
@@ -70,13 +71,15 @@ class Paper(Results):
                 "--publish: only whole figures are published; leave --models, --systems out"
             )
         count = self.sequences_per_step
-        with usage_errors(OSError):
-            workload = replace(points[0].workload(), name="paper")
-            emulator = Emulator(
-                parent=new_directory(arguments.parent(self), workload),
-                time_limit_seconds=self.time_limit,
-                cache=None if self.again else default_cache(accept_stale=self.stale),
-            )
+        workload = replace(points[0].workload(), name="paper")
+        emulator = Emulator(
+            parent=arguments.parent(self),
+            time_limit_seconds=self.time_limit,
+            cache=None if self.again else default_cache(accept_stale=self.stale),
+        )
+        folder = run_folder(self, workload, code=resuming.code_of(systems))
+        with usage_errors(OSError), folder as directory:
+            emulator = emulator.for_search(directory)
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
