@@ -73,7 +73,9 @@ def search(workload: Workload, directory: Path, display: Display) -> DeviceLimit
         limit_bytes = None if size_mib is None else size_mib * MIB
         limited = replace(inputs, workload=free.with_device_memory(limit_bytes))
         # Every trial has a folder of its own.
-        trial = replace(configuration, row=replace(row, label=f"{row.label} {len(done):02d}"))
+        trial = replace(
+            configuration, row=replace(row, label=f"{row.label} {len(done):02d}", name="")
+        )
         record = launch_row(limited, trial, 1, options, display)
         done.append(record)
         if record.status not in ("ok", "oom"):

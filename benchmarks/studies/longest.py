@@ -100,7 +100,7 @@ class Prober:
     ) -> Record:
         self.inputs = run.with_workload(self.inputs, workload, self.options)
         label = f"{setting.label} {workload.sequence_tokens}"
-        trial = replace(configuration, row=replace(setting.row, label=label))
+        trial = replace(configuration, row=replace(setting.row, label=label, name=""))
         record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
         self.launched.append(record)
         return record

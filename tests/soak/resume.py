@@ -49,6 +49,17 @@ COMMANDS: dict[str, list[str]] = {
     ],
 }
 
+PROGRAM = """
+import sys
+from pathlib import Path
+from benchmarks.cli import main
+from benchmarks.records import store
+if sys.argv[1] not in ("emulate", "paper"):
+    store.published_directory = lambda: Path.cwd() / "results" / "published"
+sys.exit(main(sys.argv[1:]))
+"""
+"""sppo-bench, which publishes into its current folder and not into the checkout."""
+
 ENDED = ("record.json", "emulation.json")
 """The files that mark the end of a launch or an emulation."""
 
@@ -56,7 +67,7 @@ ENDED = ("record.json", "emulation.json")
 def start(arguments: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
     """The command with results in a folder of its own, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=home,
         stdout=subprocess.DEVNULL,
         stderr=(home / "errors.txt").open("ab"),
@@ -77,7 +88,7 @@ def ended(folder: Path) -> dict[str, bytes]:
 
 
 def new_home(parent: Path, name: str) -> Path:
-    """A current folder with `results/`, so that nothing is published into a checkout."""
+    """A current folder with `results/`, which gets runs, cache and published results."""
     home = parent / name
     (home / "results").mkdir(parents=True)
     return home

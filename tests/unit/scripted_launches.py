@@ -17,6 +17,7 @@ from benchmarks.job import Job, Memory, RankReport, StepReport
 from benchmarks.launch import planned, run
 from benchmarks.launch.outcome import Outcome
 from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch.time_limits import FLOOR_SECONDS
 from benchmarks.records import store
 from benchmarks.records.record import Peak, Text
 from benchmarks.reporting import bar_chart
@@ -60,6 +61,8 @@ def scripted_launch(log: Path, moment: Moment) -> Callable[[Job, LaunchOptions],
     def launch(job: Job, options: LaunchOptions) -> Outcome:
         assert Path(job.weights_path).stat().st_size
         assert Path(job.tokens_path).stat().st_size
+        assert options.time_limit_seconds >= FLOOR_SECONDS, "derived in every command"
+        assert job.message_timeout_seconds >= options.time_limit_seconds, "ranks wait as long"
         folder = Path(job.output_directory)
         store.save(folder / "job.json", job)
         with log.open("a") as stream:

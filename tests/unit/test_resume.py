@@ -29,6 +29,8 @@ RUN = ["run", "mini-cpu", "--measured-steps", "2", "--systems", "sppo", "--no-wa
 COMMANDS: list[list[str]] = [
     ["sweep", "mini-cpu", "--launches", "1", "--systems", "sppo", "--device-memory", "150MiB,none"],
     ["ablation", "mini-cpu", "--policies", "auto,paper", "--launches", "1"],
+    ["limit", "mini-cpu"],
+    ["run", "mini-cpu", "--systems", "megatron", "--tune", "--no-wandb"],
     ["longest", "mini-cpu", "--systems", "sppo", "--at-most", "1K", "--device-memory", "150MiB"],
 ]
 
@@ -126,7 +128,7 @@ def test_another_command_is_refused_with_the_right_one(tmp_path: Path, capsys: A
     right = shlex.join(["sppo-bench", *RUN[:-1], "--resume", str(folder)])
     for other in ([*RUN, "--launches", "3"], ["run", "tiny-cpu", *RUN[2:]], COMMANDS[0]):
         assert refused(other, tmp_path, folder, capsys).endswith(f"go on with: {right}")
-    assert go_on([*RUN, "--json", "--time-limit", "77"], tmp_path, folder) == 0
+    assert go_on([*RUN, "--json", "--time-limit", "777"], tmp_path, folder) == 0
 
 
 @pytest.mark.parametrize(
