@@ -22,8 +22,8 @@ MACHINE = ("cpu_model", "cores", "gpus", "python")
 SAID = {"commit": "commit", "dirty": "changed files", "platform": "system"}
 """Facts of the environment that may differ; the difference is said."""
 
-NO_MEASUREMENT = "WANDB"
-"""Versions and variables of this library change no measurement."""
+NO_MEASUREMENT = ("WANDB", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Beginnings of versions and variables that may differ: every launch sets its own threads."""
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,11 +153,15 @@ def replace_plan(plan: run_file.RunFile, **changes: Any) -> run_file.RunFile:
     return msgspec.structs.replace(plan, **changes)
 
 
-def test_another_commit_or_wandb_is_only_said(tmp_path: Path, capsys: Any) -> None:
+def test_another_commit_is_only_said_and_wandb_or_threads_are_not(
+    tmp_path: Path, capsys: Any
+) -> None:
     folder = stopped_run(tmp_path)
     plan = run_file.read(folder)
     versions = {**plan.environment["versions"], "wandb": "0.0.1"}
-    environment = {**plan.environment, "commit": "b" * 40, "versions": versions}
+    variables = {**plan.environment["variables"], "OMP_NUM_THREADS": "7"}
+    environment = {**plan.environment, "versions": versions, "variables": variables}
+    environment["commit"] = "b" * 40
     run_file.write(folder, replace_plan(plan, environment=environment))
     assert go_on(RUN, tmp_path, folder) == 0
     assert f"another commit than before: {'b' * 40}" in capsys.readouterr().err
