@@ -33,10 +33,7 @@ COMMANDS: dict[str, list[str]] = {
     "longest": ["longest", "mini-cpu", "--systems", "sppo", "--at-most", "2K"],
     "limit": ["limit", "mini-cpu"],
     "ablation": ["ablation", "mini-cpu", "--policies", "auto,paper", *STEPS],
-    "emulate": [
-        *("emulate", "megatron", "--model", "gpt-7b", "--seq", "64K", "--gpus", "4"),
-        *("--tuned", "--again"),
-    ],
+    "emulate": ["emulate", "megatron", "mini-cpu", "--tuned", "--again"],
     "paper": [
         "paper",
         "--models",
