@@ -25,6 +25,8 @@ class RunFolder:
 
     output: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder in which the run's folder is made; results/runs/ if not given."""
+    resume: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Go on in the folder of the same command where it was stopped; nothing is measured twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +114,9 @@ class Launches:
     """Timed steps of a launch."""
     warmup_steps: int = 1
     """Untimed steps after the throw-away step and the accounted step."""
-    time_limit: float = 300.0
-    """Seconds of one launch. A longer launch is stopped and recorded as timeout."""
+    time_limit: float | None = None
+    """Seconds of one launch; a longer one is stopped and recorded as timeout. Derived from the
+    plan or the work if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)

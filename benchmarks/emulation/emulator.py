@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import msgspec
 
 from baselines import registry
 from baselines.protocol import Adapter, Misfit, Planner, Role, Unavailable, roles_of
-from benchmarks.emulation import processes
+from benchmarks.emulation import processes, resuming
 from benchmarks.emulation.cache import EmulationCache, code_digest
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, exceeds, verdict
@@ -38,7 +38,8 @@ class Emulator:
 
     parent: the folder of their folders. time_limit_seconds: of one rank. cache: roles that need not
     run. stop_at_first_oom: the first role that exceeds a memory capacity is the last one reported,
-    and decides the verdict; the others are stopped.
+    and decides the verdict; the others are stopped. earlier: ended emulations of a resumed search
+    by `resuming.key`, used where all roles are asked.
     """
 
     parent: Path
@@ -46,6 +47,19 @@ class Emulator:
     cache: EmulationCache | None = None
     stop_at_first_oom: bool = False
     progress: Lines = field(default_factory=Lines)
+    earlier: Mapping[str, Emulation] = field(default_factory=dict)
+
+    def for_search(self, directory: Path) -> Emulator:
+        """The same for a search in a folder, which may be a resumed one.
+
+        Ended emulations there do not run a second time. Without a cache the folder keeps the roles.
+        """
+        return replace(
+            self,
+            parent=directory,
+            cache=self.cache or EmulationCache(directory=directory / "roles"),
+            earlier=resuming.earlier(directory),
+        )
 
     def emulate(
         self,
@@ -64,14 +78,17 @@ class Emulator:
         refused = self.refusal(workload, system, settings)
         if refused is not None:
             return refused
+        ended = self.earlier.get(resuming.key(workload, system, settings))
+        if ended is not None and choose is None:
+            self.progress.note(f"{system}, {ended.settings_text}: {ended.status}, emulated before")
+            return ended
         roles = roles_of(adapter, workload, settings)
         name = f"emulate-{system}-{workload.name}"
         directory = new_directory(self.parent, replace(workload, name=name))
         with records_so_far(directory):
             job = processes.make_job(workload, adapter, settings, directory)
-            ordered = sorted(
-                choose(roles) if choose else roles, key=lambda role: role.name != first
-            )
+            chosen = choose(roles) if choose else roles
+            ordered = sorted(chosen, key=lambda role: role.name != first)
             reports = sorted(self.run(job, ordered), key=lambda report: report.rank)
             emulation = conclude(workload, adapter, settings, reports)
             processes.save(emulation, directory)

@@ -43,12 +43,12 @@ def make_job(workload: Workload, adapter: Adapter, settings: Any, directory: Pat
 
 
 def save(emulation: Emulation, directory: Path) -> None:
-    """emulation.json, and a figure of each role's curve."""
-    store.write_bytes(directory / "emulation.json", store.to_json(emulation))
+    """A figure of each role's curve, then emulation.json, which marks the end."""
     for report in emulation.roles:
         curve = directory / f"live-{report.rank}.csv"
         if report.counts is not None and curve.is_file():
             memory_figure.draw(emulation, report, curve, curve.with_suffix(".png"))
+    store.write_bytes(directory / "emulation.json", store.to_json(emulation))
 
 
 def emulate_rank(

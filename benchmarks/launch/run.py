@@ -9,14 +9,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
-from benchmarks.launch import planned
+from benchmarks.launch import planned, resuming, time_limits
+from benchmarks.launch.options import REFERENCE_STEPS as REFERENCE_STEPS
+from benchmarks.launch.options import Options as Options
 from benchmarks.launch.outcome import Outcome
 from benchmarks.launch.processes import LaunchOptions
 from benchmarks.launch.progress import Display
@@ -31,37 +34,8 @@ from benchmarks.rows.row import REFERENCE, Configuration, slug_of
 from benchmarks.worker import matmul_peak
 from sppo.config.workload import Workload
 
-REFERENCE_STEPS = 4
-"""Optimizer steps of the reference: the throw-away step and three full ones."""
-
 UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
 """Statuses that are no result; the command then exits 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The launches of each row. The time limit is that of one launch, in seconds.
-
-    Without warm-up and measured steps a launch ends after its accounted step and has no times.
-    """
-
-    launches: int = 2
-    warmup_steps: int = 1
-    measured_steps: int = 5
-    time_limit_seconds: float = 120.0
-    threads_per_rank: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}")
-        if self.time_limit_seconds <= 0:
-            raise ValueError("the time limit must be positive")
-
-    @property
-    def steps(self) -> int:
-        """All steps of a launch: throw-away, accounted, warm-up, measured."""
-        return 2 + self.warmup_steps + self.measured_steps
 
 
 def new_directory(parent: Path, workload: Workload) -> Path:
@@ -85,27 +59,40 @@ def new_directory(parent: Path, workload: Workload) -> Path:
 def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     """Write weights and tokens, measure the peak, describe the machine.
 
-    Raises ValueError or OSError on text that cannot be used. A failure removes the folder.
+    Raises ValueError or OSError on text that cannot be used. A failure removes the folder. A
+    resumed folder keeps its peak, and gets its files before its first launch.
     """
     from benchmarks.environment import describe_environment
+
+    write_weights = partial(_write_weights, workload, directory / "weights.pt")
+    write_tokens = partial(_write_tokens, workload, options, directory / "tokens.npy")
+    make_files, noted = None, resuming.read_inputs(directory)
+    if noted is not None:
+        make_files = partial(resuming.make_files, directory, noted, write_weights, write_tokens)
+    else:
+        with ExitStack() as undo:
+            undo.callback(shutil.rmtree, directory)
+            text = write_tokens()
+            write_weights()
+            on_cpu = workload.cluster.device == "cpu"
+            cpu_peak = matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None
+            noted = resuming.save_inputs(directory, text, cpu_peak)
+            undo.pop_all()
+    return Inputs(
+        workload=workload,
+        directory=directory,
+        text=noted.text,
+        cpu_peak=noted.cpu_peak,
+        environment=describe_environment(),
+        make_files=make_files,
+    )
+
+
+def _write_weights(workload: Workload, path: Path) -> None:
     from benchmarks.worker.weights import initial_weights, save_weights, torch_dtype
 
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, directory)
-        text = _write_tokens(workload, options, directory / "tokens.npy")
-        dtype = torch_dtype(workload.dtype)
-        weights = initial_weights(workload.model, workload.seed, dtype)
-        save_weights(weights, directory / "weights.pt")
-        on_cpu = workload.cluster.device == "cpu"
-        inputs = Inputs(
-            workload=workload,
-            directory=directory,
-            text=text,
-            cpu_peak=matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None,
-            environment=describe_environment(),
-        )
-        undo.pop_all()
-    return inputs
+    dtype = torch_dtype(workload.dtype)
+    save_weights(initial_weights(workload.model, workload.seed, dtype), path)
 
 
 def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
@@ -205,13 +192,29 @@ def remove_inputs(inputs: Inputs) -> None:
 def launch_row(
     inputs: Inputs, configuration: Configuration, number: int, options: Options, display: Display
 ) -> Record:
-    """Launch one row once and write its record."""
+    """Launch one row once and write its record; or only read the record of this very launch.
+
+    Raises ResumeError where a resumed launch has another workload, settings or inputs.
+    """
     started = datetime.now(UTC)
+    if options.time_limit_seconds is None:
+        limit_seconds = time_limits.limit_seconds(
+            inputs.workload, configuration, steps_of(configuration, options)
+        )
+        options = replace(options, time_limit_seconds=limit_seconds)
     job = make_job(inputs, configuration, number, options)
+    earlier = resuming.recorded(inputs, configuration, job)
+    if earlier is not None:
+        display.note(f"{name_of(earlier)}: {earlier.status}, measured before")
+        return earlier
+    resuming.clear(Path(job.output_directory))
     display.start(f"{configuration.row.label}, launch {number}", len(job.phases))
     if configuration.status is not None:
         outcome = Outcome(status=configuration.status, reason=configuration.reason, reports=[])
     else:
+        if inputs.make_files is not None:
+            inputs.make_files()
+        assert options.time_limit_seconds is not None, "given or derived above"
         launch_options = LaunchOptions(
             environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
@@ -223,6 +226,11 @@ def launch_row(
         records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)
     return record
+
+
+def steps_of(configuration: Configuration, options: Options) -> int:
+    """All steps of a launch of this row."""
+    return REFERENCE_STEPS if configuration.row == REFERENCE else options.steps
 
 
 def make_job(inputs: Inputs, configuration: Configuration, number: int, options: Options) -> Job:
@@ -241,7 +249,9 @@ def make_job(inputs: Inputs, configuration: Configuration, number: int, options:
         warmup_steps=options.warmup_steps,
         measured_steps=options.measured_steps,
         threads_per_rank=options.threads_per_rank,
-        message_timeout_seconds=max(LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds),
+        message_timeout_seconds=max(
+            LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds or 0.0
+        ),
     )
     if configuration.row != REFERENCE:
         return job

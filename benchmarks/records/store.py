@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +38,10 @@ def finite(value: float) -> float | None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary file beside it, flushed, then renamed."""
+    """Write a whole file or nothing: a temporary file beside it, flushed, then renamed.
+
+    The folder is flushed too, so that the new name outlives a power cut.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
@@ -50,6 +54,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems cannot flush a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def to_json(value: object) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.job import Status
 from benchmarks.launch.progress import Display
-from benchmarks.launch.run import Options, launch_row, new_directory, prepare, remove_inputs
+from benchmarks.launch.run import Options, launch_row, prepare, remove_inputs
 from benchmarks.records import store
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record
@@ -56,14 +56,15 @@ def path_of(workload: str) -> Path:
     return store.published_directory() / "limits" / f"{workload}.json"
 
 
-def search(workload: Workload, parent: Path, display: Display) -> DeviceLimit:
+def search(workload: Workload, directory: Path, display: Display) -> DeviceLimit:
     """Launch without a limit, then bisect whole MiB up to SEARCH_MIB above the tracked peak.
 
-    Raises NoLimit if the baseline does not run without a limit, or not with the largest one.
+    directory: gets the records. Raises NoLimit if the baseline does not run without a limit, or
+    not with the largest one.
     """
     options = Options(launches=1, measured_steps=1, warmup_steps=0)
     free = workload.with_device_memory(None)
-    inputs = prepare(free, options, new_directory(parent, workload))
+    inputs = prepare(free, options, directory)
     row = next(row for row in ROWS if row.choosing == "same layout")
     configuration = assign(row, free)
     done: list[Record] = []
@@ -72,7 +73,9 @@ def search(workload: Workload, parent: Path, display: Display) -> DeviceLimit:
         limit_bytes = None if size_mib is None else size_mib * MIB
         limited = replace(inputs, workload=free.with_device_memory(limit_bytes))
         # Every trial has a folder of its own.
-        trial = replace(configuration, row=replace(row, label=f"{row.label} {len(done):02d}"))
+        trial = replace(
+            configuration, row=replace(row, label=f"{row.label} {len(done):02d}", name="")
+        )
         record = launch_row(limited, trial, 1, options, display)
         done.append(record)
         if record.status not in ("ok", "oom"):

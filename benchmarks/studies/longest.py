@@ -105,7 +105,7 @@ class Prober:
     ) -> Record:
         self.inputs = run.with_workload(self.inputs, workload, self.options)
         label = f"{setting.label} {workload.sequence_tokens}"
-        trial = replace(configuration, row=replace(setting.row, label=label))
+        trial = replace(configuration, row=replace(setting.row, label=label, name=""))
         record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
         self.launched.append(record)
         return record
@@ -208,12 +208,14 @@ def _fails_with(trials: Sequence[LongestTrial], longest: int) -> str:
 def search(
     workload: Workload,
     rows: Sequence[Row],
-    parent: Path,
+    directory: Path,
     options: Options,
     display: Display,
     at_most_tokens: int | None = None,
-) -> tuple[LongestSequences, list[Record], Path]:
-    """All rows in turn: the result, the judged records of all launches, and their folder.
+) -> tuple[LongestSequences, list[Record]]:
+    """All rows in turn: the result, and the judged records of all launches.
+
+    directory: gets the records.
 
     Raises ValueError or OSError before the first launch, or on text that is too short.
     """
@@ -224,7 +226,6 @@ def search(
     at_most_tokens = at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens
     if workload.text != STDLIB:
         check_length(open_source(workload, at_most_tokens + 1), at_most_tokens)
-    directory = run.new_directory(parent, workload)
     prober = Prober(
         inputs=run.prepare(workload, options, directory),
         options=options,
@@ -252,7 +253,7 @@ def search(
         rows=results,
         trials=prober.trials,
     )
-    return result, done, directory
+    return result, done
 
 
 def judged(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:

@@ -6,7 +6,6 @@ Each value is a run of its own in a folder of its own, with its reference and it
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -92,20 +91,15 @@ def measure(
     display: Display,
     proven: Collection[str] = (),
 ) -> tuple[SweepPoint, list[Record]]:
-    """Choose settings, launch and compare at one value, in a new folder of `directory`.
+    """Choose settings, launch and compare at one value, in a folder of `directory`.
 
     proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
     first launch.
     """
     workload = request.values[label]
     folder = directory / label
-    folder.mkdir()
-    try:
-        inputs = run.prepare(workload, request.options, folder)
-    except (ValueError, OSError):
-        with suppress(OSError):  # earlier values stay
-            directory.rmdir()
-        raise
+    folder.mkdir(exist_ok=True)
+    inputs = run.prepare(workload, request.options, folder)
     display.note(f"{workload.name}, {label}:")
     try:
         configurations = [

@@ -106,9 +106,8 @@ def test_a_worker_that_is_killed_is_named_and_stops_no_other(
     """As by TERM to one process of the pool, or by the kernel for want of memory."""
     script = '#!/bin/sh\nif [ "$5" = 0 ]; then kill -TERM $$; fi\nexit 3\n'
     (tmp_path / "worker.sh").write_text(script)
-    killed, other = processes.run(
-        rank_0_fails_and_rank_1_hangs, ROLES, load("megatron"), time_limit_seconds=60.0
-    )
+    pool = Emulator(parent=tmp_path, time_limit_seconds=60.0)
+    killed, other = pool.run(rank_0_fails_and_rank_1_hangs, ROLES)
     assert (killed.status, killed.reason) == ("failed", "died (SIGTERM)")
     assert other.reason.startswith("ended with exit code 3")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from benchmarks.commands.arguments import (
     check_machine,
     find_workload,
-    parent,
     usage_errors,
     with_data,
 )
 from benchmarks.commands.flags import Data, Json, Named, RunFolder
 from benchmarks.commands.output import show
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
@@ -34,8 +34,8 @@ class Limit(Json, RunFolder, Data, Named):
 
         workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
-        with usage_errors(OSError), display() as shown:
-            result = limits.search(workload, parent(self), shown)
+        with run_folder(self, workload) as directory, usage_errors(OSError), display() as shown:
+            result = limits.search(workload, directory, shown)
         path = store.save(limits.path_of(workload.name), result)
         limit = format_bytes(result.device_memory_bytes)
         show(self.json, result, f"{workload.name}: {limit}, {result.rule}")

@@ -12,6 +12,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder
 from benchmarks.commands.output import show
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
@@ -38,8 +39,9 @@ class Longest(RunFolder, Data):
     """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
     """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
-    time_limit: float = 900.0
-    """Seconds of one launch; a length that takes longer counts as one that does not fit."""
+    time_limit: float | None = None
+    """Seconds of one launch; a length that takes longer counts as one that does not fit. Derived
+    from the plan or the work if not given."""
     json: bool = False
     """The rows as JSON on standard output."""
 
@@ -66,14 +68,12 @@ class Longest(RunFolder, Data):
             )
             arguments.check_machine(workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
-            with display() as shown:
-                result, done, directory = search.search(
-                    workload, rows, arguments.parent(self), options, shown, at_most
-                )
+            with run_folder(self, workload) as directory, display() as shown:
+                result, done = search.search(workload, rows, directory, options, shown, at_most)
+                path = store.save(directory / "longest.json", result)
         code = run.exit_code(done)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         with records_so_far(directory):
-            path = store.save(directory / "longest.json", result)
             lost = longest_result.lost_rows(result, published)
             if code == 0 and not lost:
                 path = store.save(published, result)

@@ -14,8 +14,8 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
+from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.records import store
-from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
 from benchmarks.rows import tuning
@@ -44,13 +44,11 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space: deepspeed, megatron (both its rows), megatron-same-layout,
     megatron-tuned, sppo; all four if not given."""
-    time_limit: float = 120.0
-    """Seconds of one launch. A longer launch is stopped and recorded as timeout."""
     tune: bool = False
     """Measure each library's whole grid (at most 3 timed steps a point) and its fastest points
     twice more. The grid goes to results/published/tuning/, where later runs find the winner."""
     dry_run: bool = False
-    """Print the exact torchrun lines and write nothing."""
+    """Print the exact torchrun lines and time limits, and write nothing."""
     json: bool = False
     """The table as JSON on standard output."""
     no_wandb: bool = False
@@ -64,13 +62,13 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         request = self.check()
         if self.dry_run:
             return dry_run(request)
-        with usage_errors(OSError):
-            directory = supervisor.new_directory(request.parent, request.workload)
-            inputs = supervisor.prepare(request.workload, request.options, directory)
-        try:
-            workload = request.workload
+        workload = request.workload
+        with run_folder(self, workload, request.configurations) as directory:
+            finished = is_finished(self)
+            with usage_errors(OSError):
+                inputs = supervisor.prepare(workload, request.options, directory)
             instead = Fallback(workload=workload, own_sequences=workload.sequences_per_step)
-            with display() as shown, records_so_far(directory):
+            with display() as shown:
                 done = supervisor.run(
                     inputs,
                     request.configurations,
@@ -79,13 +77,9 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
                     narrow=tuning.finalists if self.tune else None,
                     instead=None if self.tune else instead,
                 )
-        except KeyboardInterrupt:
-            print(f"records so far: sppo-bench table {directory}", file=sys.stderr)
-            raise
-        with records_so_far(directory):
             if self.tune:
-                _save_tuning(request.workload, done)
-            self._publish(directory, done)
+                _save_tuning(workload, done)
+            self._publish(directory, done, with_wandb=not (self.no_wandb or finished))
         return supervisor.exit_code(done)
 
     def check(self) -> RunRequest:
@@ -117,7 +111,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
             parent=arguments.parent(self),
         )
 
-    def _publish(self, directory: Path, done: Sequence[Record]) -> None:
+    def _publish(self, directory: Path, done: Sequence[Record], *, with_wandb: bool) -> None:
         """Write table, CSV, figure and wandb runs; print the table."""
         from benchmarks.reporting.bar_chart import bar_chart
 
@@ -125,7 +119,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         store.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
         bar_chart(done, directory / "figure.png")
         show_records(done, directory, self.json)
-        if not self.no_wandb:
+        if with_wandb:
             from benchmarks.reporting.wandb_runs import track
 
             error = track(done, directory)
@@ -164,6 +158,8 @@ def dry_run(request: RunRequest) -> int:
 def print_lines(request: RunRequest, configuration: Configuration, number: int) -> None:
     """Print one torchrun line per node for one launch. The run's folder has TIME for its time."""
     from benchmarks.environment import available_cores
+    from benchmarks.launch import run as supervisor
+    from benchmarks.launch import time_limits
     from benchmarks.launch.processes import Nodes, command, shell_line, variables
     from benchmarks.rows.row import REFERENCE
 
@@ -177,7 +173,12 @@ def print_lines(request: RunRequest, configuration: Configuration, number: int) 
         threads, ranks, count = available_cores(), 1, 1
     run_directory = (request.parent / f"TIME-{request.workload.name}").absolute()
     job_path = run_directory / f"{configuration.row.slug}-{number}" / "job.json"
+    steps = supervisor.steps_of(configuration, request.options)
+    limit_seconds = request.options.time_limit_seconds or time_limits.limit_seconds(
+        request.workload, configuration, steps
+    )
     print(f"# {label}: {configuration.settings_text} ({configuration.grid})")
+    print(f"# time limit: {limit_seconds:,.0f} s for {steps} steps")
     for node in range(count):
         nodes = Nodes(count=count, rank=node, endpoint="HEAD_NODE:29500")
         environment = variables(threads, configuration.environment)

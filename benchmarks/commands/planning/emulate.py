@@ -18,6 +18,7 @@ from benchmarks.commands.planning.emulate_settings import (
     settings_of,
     system_named,
 )
+from benchmarks.commands.run_folder import run_folder
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
+        if self.resume is not None:
+            raise UsageError(
+                "--resume goes on with a search, --longest or --tuned; the roles of one emulation "
+                "come from results/cache/: leave --resume out"
+            )
         with usage_errors(Misfit, OSError):
             emulation = self._emulator().emulate(
                 workload,
@@ -141,20 +147,25 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
     def _search(self, workload: Workload) -> int:
         from benchmarks.commands.planning import emulate_search
+        from benchmarks.emulation import resuming
 
         at_most_tokens = emulate_search.at_most_tokens(self.at_most, workload)
         if self.ranks != "roles":
             raise UsageError(f"--ranks {self.ranks}: a search emulates one rank of each role")
         if self.tuned:
             check_tuned(self.system, self.given())
-        return emulate_search.search(
-            workload,
-            self.system,
-            None if self.tuned else self.settings(workload),
-            self._emulator(),
-            longest_up_to=at_most_tokens if self.longest else None,
-            as_json=self.json,
-        )
+        settings = None if self.tuned else self.settings(workload)
+        search = replace(workload, name=f"search-{self.system}-{workload.name}")
+        code = resuming.code_of([self.system])
+        with run_folder(self, search, code=code) as directory:
+            return emulate_search.search(
+                workload,
+                self.system,
+                settings,
+                self._emulator().for_search(directory),
+                longest_up_to=at_most_tokens if self.longest else None,
+                as_json=self.json,
+            )
 
 
 def asked_roles(which: str, roles: tuple[Role, ...], workload: Workload) -> tuple[Role, ...]:

@@ -13,9 +13,7 @@ from benchmarks.emulation import search as searches
 from benchmarks.emulation import tables
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import STEP_TOKENS, Searcher
-from benchmarks.launch.run import new_directory
 from benchmarks.records import store
-from benchmarks.records.machine_errors import records_so_far
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -45,25 +43,23 @@ def search(
 ) -> int:
     """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
-    settings: None to search the system's grid. longest_up_to: the end of the search for the longest
-    sequence, in tokens; None to search the fastest settings at the workload's length.
+    emulator: its folder gets search.json. settings: None to search the system's grid.
+    longest_up_to: the end of the search for the longest sequence, in tokens; None to search the
+    fastest settings at the workload's length.
     """
-    name = f"search-{system}-{workload.name}"
+    directory = emulator.parent
     with usage_errors(Misfit, OSError):
-        directory = new_directory(emulator.parent, replace(workload, name=name))
         searcher = Searcher(
             workload=workload,
             system=system,
-            emulator=replace(emulator, parent=directory, stop_at_first_oom=True),
+            emulator=replace(emulator, stop_at_first_oom=True),
         )
-        with records_so_far(directory):
-            if longest_up_to is None:
-                result = searches.fastest(searcher)
-            else:
-                adapter = searcher.adapter
-                grid = searches.leanest(adapter, workload) if settings is None else [settings]
-                result = searches.longest(searcher, grid, longest_up_to)
-            store.save(directory / "search.json", result)
+        if longest_up_to is None:
+            result = searches.fastest(searcher)
+        else:
+            grid = searches.leanest(searcher.adapter, workload) if settings is None else [settings]
+            result = searches.longest(searcher, grid, longest_up_to)
+        store.save(directory / "search.json", result)
     parts = [tables.answer(result), tables.trials(result)]
     if result.unanswered:
         parts.append(f"not answered, so more may fit: {result.unanswered}")

@@ -11,9 +11,9 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import DEGREE_FLAGS, MODEL_FLAGS, refuse, usage_errors
 from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
-from benchmarks.records.machine_errors import records_so_far
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import as_json, csv_text, text
@@ -64,11 +64,12 @@ class Ablation(Measuring, SimulatedAblation):
         with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
-            directory = run.new_directory(arguments.parent(self), workload)
-            inputs = run.prepare(workload, options, directory)
-        with display() as shown, records_so_far(directory):
-            rows = [configuration for configuration, _ in plans.values()]
-            done = run.run(inputs, rows, options, shown)
+        rows = [configuration for configuration, _ in plans.values()]
+        with run_folder(self, workload, rows) as directory:
+            with usage_errors(OSError):
+                inputs = run.prepare(workload, options, directory)
+            with display() as shown:
+                done = run.run(inputs, rows, options, shown)
             results = ablations.results(done, plans)
             data = as_json(done, results, layout_policy)
             document = text(done, results, layout_policy)

@@ -12,8 +12,8 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.paper import reported
-from benchmarks.records.machine_errors import records_so_far
 from benchmarks.studies import publish
 
 
@@ -45,9 +45,9 @@ class Paper(Results):
 
     def run(self) -> int:
         """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
+        from benchmarks.emulation import resuming
         from benchmarks.emulation.cache import default_cache
         from benchmarks.emulation.emulator import Emulator
-        from benchmarks.launch.run import new_directory
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
@@ -70,19 +70,19 @@ class Paper(Results):
                 "--publish: only whole figures are published; leave --models, --systems out"
             )
         count = self.sequences_per_step
-        with usage_errors(OSError):
-            workload = replace(points[0].workload(), name="paper")
-            directory = new_directory(arguments.parent(self), workload)
-            emulator = Emulator(
-                parent=directory,
-                time_limit_seconds=self.time_limit,
-                cache=None if self.again else default_cache(accept_stale=self.stale),
-            )
+        workload = replace(points[0].workload(), name="paper")
+        emulator = Emulator(
+            parent=arguments.parent(self),
+            time_limit_seconds=self.time_limit,
+            cache=None if self.again else default_cache(accept_stale=self.stale),
+        )
+        folder = run_folder(self, workload, code=resuming.code_of(systems))
+        with usage_errors(OSError), folder as directory:
+            emulator = emulator.for_search(directory)
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
-            with records_so_far(emulator.parent):
-                figures = [emulate_figure(number, comparison) for number in numbers]
+            figures = [emulate_figure(number, comparison) for number in numbers]
         show(self.json, figures, "\n\n".join(map(boundaries_report.text, figures)))
         print(f"saved to {emulator.parent}", file=sys.stderr)
         broken = any(figure.is_broken for figure in figures)

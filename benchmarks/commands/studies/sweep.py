@@ -12,8 +12,8 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
+from benchmarks.commands.run_folder import run_folder
 from benchmarks.records import provenance
-from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
@@ -49,15 +49,14 @@ class Sweep(Measuring, Named):
         request = self.check()
         points: list[SweepPoint] = []
         done: list[Record] = []
-        with usage_errors(OSError):
-            directory = run.new_directory(arguments.parent(self), request.workload)
-            with records_so_far(directory), display() as shown:
-                for label, workload in request.values.items():
-                    proven = sweeps.fitting_settings(done, workload)
-                    point, launches = sweeps.measure(request, label, directory, shown, proven)
-                    points.append(point)
-                    done += launches
-                    write(directory, request, points, done)
+        folder = run_folder(self, request.workload)
+        with usage_errors(OSError), folder as directory, display() as shown:
+            for label, workload in request.values.items():
+                proven = sweeps.fitting_settings(done, workload)
+                point, launches = sweeps.measure(request, label, directory, shown, proven)
+                points.append(point)
+                done += launches
+                write(directory, request, points, done)
         about = request.workload, request.quantity, points, publish.first_measured(done)
         data, document = sweep_report.as_json(*about), sweep_report.document(*about)
         name = f"{request.workload.name}-{request.quantity}"

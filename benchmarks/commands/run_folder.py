@@ -1,0 +1,154 @@
+"""The folder of a measuring command: a new one, or that of --resume, with the plan in run.json."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+from tyro.conf import Positional
+
+from benchmarks.commands.arguments import UsageError, flag, parent
+from benchmarks.commands.flags import RunFolder
+from benchmarks.records.machine_errors import records_so_far
+from benchmarks.records.store import RecordError
+from sppo.config.workload import Workload
+
+if TYPE_CHECKING:
+    from benchmarks.launch.run_file import RunFile
+    from benchmarks.rows.row import Configuration
+
+PLACE = ("output", "resume")
+"""Flags that name a folder."""
+
+NO_MEASUREMENT = (*PLACE, "json", "publish", "no_wandb", "time_limit")
+"""Flags that a resumed command may change."""
+
+
+@contextmanager
+def run_folder(
+    command: RunFolder,
+    workload: Workload,
+    configurations: Sequence[Configuration] = (),
+    code: Mapping[str, str] | None = None,
+) -> Iterator[Path]:
+    """The folder in which the command measures, locked. Its normal end is noted in run.json.
+
+    configurations: rows that are known before the first launch. code: digests of emulated code.
+    An interrupt says how to go on. Raises UsageError on a folder that cannot be resumed.
+    """
+    from benchmarks.launch import resuming, run_file
+
+    plan = _plan(command, workload, configurations, code or {})
+    try:
+        directory, plan = _folder(command, plan)
+        with _interrupts_said(command, directory), resuming.locked(directory):
+            try:
+                if command.resume is not None:
+                    resuming.end_orphans(directory)
+                with records_so_far(directory):
+                    yield directory
+            except BaseException:
+                _remove_if_empty(directory)
+                raise
+            run_file.write(directory, msgspec.structs.replace(plan, finished=True))
+    except (resuming.ResumeError, RecordError) as error:
+        raise UsageError(error) from None
+
+
+def is_finished(command: RunFolder) -> bool:
+    """Whether --resume names a folder whose command came to its end."""
+    from benchmarks.launch import run_file
+
+    return command.resume is not None and run_file.read(command.resume.resolve()).finished
+
+
+def _plan(
+    command: RunFolder,
+    workload: Workload,
+    configurations: Sequence[Configuration],
+    code: Mapping[str, str],
+) -> RunFile:
+    from benchmarks.environment import describe_environment
+    from benchmarks.launch.run_file import RunFile
+
+    return RunFile(
+        command=name_of(command),
+        arguments=words(command, without=NO_MEASUREMENT),
+        workload=workload,
+        rows={row.row.label: row.key for row in configurations},
+        code=dict(code),
+        environment=describe_environment(),
+    )
+
+
+def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
+    """The new or resumed folder with its plan. Raises ResumeError, or UsageError without one."""
+    from benchmarks.launch import run_file
+    from benchmarks.launch.run import new_directory
+
+    if command.resume is None:
+        try:
+            directory = new_directory(parent(command), plan.workload)
+            run_file.write(directory, plan)
+        except OSError as error:
+            raise UsageError(error) from None
+        return directory, plan
+    if command.output is not None:
+        raise UsageError("leave --output out: --resume names the folder")
+    directory = command.resume.resolve()
+    before = run_file.read(directory)
+    for difference in run_file.check(directory, before, plan):
+        print(difference, file=sys.stderr)
+    return directory, before
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a folder in which nothing but run.json was written."""
+    from benchmarks.launch import run_file
+
+    if {path.name for path in directory.glob("*")} <= {run_file.NAME}:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _interrupts_said(command: RunFolder, directory: Path) -> Iterator[None]:
+    """Say after an interrupt where the records are, and how to go on."""
+    from benchmarks.launch import run_file
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (directory / run_file.NAME).exists():
+            arguments = words(command, without=PLACE)
+            line = run_file.go_on_command(name_of(command), arguments, directory)
+            print(f"records so far: {directory}\ngo on with: {line}", file=sys.stderr)
+        raise
+
+
+def name_of(command: object) -> str:
+    """The command's name on the command line."""
+    return type(command).__name__.lower()
+
+
+def words(command: Any, *, without: Sequence[str]) -> list[str]:
+    """The command's arguments that differ from their defaults, positional ones first."""
+    hints = get_type_hints(type(command), include_extras=True)
+    positional: list[str] = []
+    flags: list[str] = []
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if field.name in without or (field.default is not MISSING and value == field.default):
+            continue
+        if isinstance(value, tuple):
+            value = ",".join(map(str, value))
+        if Positional in getattr(hints[field.name], "__metadata__", ()):
+            positional.append(str(value))
+        else:
+            flags += [flag(field.name)] if value is True else [flag(field.name), str(value)]
+    return [*positional, *flags]

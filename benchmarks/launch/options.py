@@ -1,0 +1,37 @@
+"""The launches of each row: how many, with which steps, for how long at most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFERENCE_STEPS = 4
+"""Optimizer steps of the reference: the throw-away step and three full ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The launches of each row. The time limit is that of one launch; None: see `time_limits`.
+
+    Without warm-up and measured steps a launch ends after its accounted step and has no times.
+    """
+
+    launches: int = 2
+    warmup_steps: int = 1
+    measured_steps: int = 5
+    time_limit_seconds: float | None = None
+    threads_per_rank: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}")
+        limit = self.time_limit_seconds
+        if limit is not None and not 0 < limit < float("inf"):
+            raise ValueError(
+                f"time limit {limit:g}: give positive seconds, or leave it out for the derived one"
+            )
+
+    @property
+    def steps(self) -> int:
+        """All steps of a launch: throw-away, accounted, warm-up, measured."""
+        return 2 + self.warmup_steps + self.measured_steps

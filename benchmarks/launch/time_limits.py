@@ -1,0 +1,65 @@
+"""The time limit of a launch, where the user gives none. The rule: docs/resume.md, "Time limits".
+
+A limit ends hangs. So the limit is generous: a slow launch must never be taken for a hang.
+"""
+
+from __future__ import annotations
+
+import math
+
+from benchmarks.rows.row import REFERENCE, Configuration
+from sppo.config.hardware import load_hardware
+from sppo.config.workload import Workload
+from sppo.cost_model import flops
+from sppo.plan.weights import parameter_count
+
+FACTOR = 10
+"""The limit of a step over its expected time: room for other load, slow kernels and counting."""
+
+FLOOR_SECONDS = 300.0
+"""No limit is shorter."""
+
+START_SECONDS = 60.0
+"""Imports and the meeting of the ranks."""
+
+WEIGHTS_BYTES_PER_SECOND = 100e6
+"""A slow disk, from which all ranks read the weights."""
+
+UNKNOWN_SECONDS = 3600.0
+"""The limit of a launch on hardware without a profile."""
+
+RECOMPUTE = 4 / 3
+"""FLOPs with full recompute over those without: four forwards for three."""
+
+
+def limit_seconds(workload: Workload, configuration: Configuration, steps: int) -> float:
+    """The limit of a launch of so many steps in whole minutes, as seconds."""
+    try:
+        step_seconds = expected_step_seconds(workload, configuration)
+    except ValueError:
+        return UNKNOWN_SECONDS
+    weights_bytes = parameter_count(workload.model) * workload.element_bytes
+    start_seconds = START_SECONDS + weights_bytes / WEIGHTS_BYTES_PER_SECOND
+    seconds = max(FLOOR_SECONDS, start_seconds + FACTOR * steps * step_seconds)
+    return 60.0 * math.ceil(seconds / 60)
+
+
+def expected_step_seconds(workload: Workload, configuration: Configuration) -> float:
+    """The simulated step of the row's plan, or the work at the profile's peak: the longer one.
+
+    The work has causal attention and full recompute. Without a plan a pipeline of P stages is idle
+    while M sequences fill it: the time is (M + P - 1) / M of a full pipeline. Raises ValueError
+    without a profile.
+    """
+    profile = load_hardware(workload.cluster.hardware)
+    is_reference = configuration.row == REFERENCE
+    ranks = 1 if is_reference else workload.cluster.ranks
+    work_seconds = RECOMPUTE * flops.step_flops(workload).causal
+    work_seconds /= ranks * profile.peak_flops_per_second
+    plan = configuration.plan
+    if plan is not None:
+        simulated_seconds = float(plan["makespan_seconds"] + plan["reduction_seconds"])
+        return max(work_seconds, simulated_seconds)
+    stages = int(configuration.settings.get("pipeline_parallel") or 1)
+    sequences = workload.sequences_per_step
+    return work_seconds * (sequences + stages - 1) / sequences
