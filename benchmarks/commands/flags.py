@@ -121,6 +121,9 @@ class Launches:
     """Untimed steps after the throw-away step and the accounted step."""
     time_limit: float = 300.0
     """Seconds of one launch. A longer launch is stopped and recorded as timeout."""
+    budget: Annotated[float, arg(metavar="SECONDS")] = 440.0
+    """Seconds of a run (in a sweep, of a value) within which noisy rows are launched further; 0:
+    never. Rows with --launches 1 stay at one launch."""
 
 
 @dataclass(frozen=True, kw_only=True)

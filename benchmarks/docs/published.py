@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.docs.markdown import factor, gib, mib, spread, table
+from benchmarks.docs.markdown import factor, gib, interval, mib, spread, table
 from benchmarks.records import store
 from sppo.config.sizes import MIB, length_name
 
@@ -34,32 +33,6 @@ def origin(document: Document) -> str:
         )
     commit = document["commit"][:9] + (" with changes" if document.get("dirty") else "")
     return f"\n\n*measured: {document['machine']}; commit {commit}; {document['date']}.*"
-
-
-def comparison(name: str) -> str:
-    """The rows of a published `sppo-bench run`, and where they were measured."""
-    folder = store.published_directory() / name
-    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-        rows = [_compared(row) for row in csv.DictReader(file)]
-    headers = ["row", "settings", "step, s, median [quartiles]", "SPPO faster by", "MFU (causal)"]
-    head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
-    (measured,) = (line for line in head if line.startswith("- measured on "))
-    return table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
-
-
-def _compared(row: Mapping[str, str]) -> list[str]:
-    if row["status"] != "ok":
-        return [row["row"], row["settings"], row["status"], "", "", "", ""]
-    seconds = [float(row[f"step_seconds_{part}"]) for part in ("median", "low", "high")]
-    return [
-        row["row"],
-        row["settings"],
-        "{:.3f} [{:.3f}, {:.3f}]".format(*seconds),
-        factor(float(row["sppo_speed_up"])),
-        f"{100 * float(row['mfu_causal']):.1f} %",
-        mib(int(row["tracked_peak_bytes"])),
-        mib(int(row["host_peak_bytes"])) or "0",
-    ]
 
 
 def device_limits() -> str:
@@ -111,12 +84,22 @@ def _sweep(name: str, quantity: str) -> str:
     for value in document["values"]:
         of_system = {row["system"]: row for row in value["rows"]}
         systems = [of_system[system] for system in ("deepspeed", "megatron", "sppo")]
-        ratios = [row["sppo_speed_up"] for row in systems[:2] if row["sppo_speed_up"]]
-        rows.append(
-            [value["label"], *(_median(row) for row in systems), factor(min(ratios, default=None))]
-        )
+        rows.append([value["label"], *(_median(row) for row in systems), _over_best(systems)])
     headers = [quantity, "DeepSpeed, step s", "Megatron tuned, step s", "SPPO, step s"]
     return table([*headers, "speed of SPPO over the best peer"], rows) + origin(document)
+
+
+def _over_best(systems: Iterable[Document]) -> str:
+    """SPPO's speed over the best peer; the last of the systems is SPPO."""
+    *peers, sppo = systems
+    if any(row.get("timing_reason") and not row["sppo_speed_up"] for row in (*peers, sppo)):
+        return "unsettled"
+    claimed = [row for row in peers if row["sppo_speed_up"]]
+    best = min(claimed, key=lambda row: float(row["sppo_speed_up"]), default=None)
+    if best is None:
+        return factor(None)
+    ends = (best.get(f"sppo_speed_up_{end}") for end in ("low", "high"))
+    return interval(best["sppo_speed_up"], *ends)
 
 
 def _median(row: Document) -> str:
@@ -130,7 +113,7 @@ def policies() -> str:
         [
             f"`{row['policy']}`",
             _median(row),
-            factor(row["relative_time"]),
+            interval(*(row.get(f"relative_time{end}") for end in ("", "_low", "_high"))),
             mib(row["peak_device_bytes"]),
             mib(row["offloaded_bytes"]),
             mib(row["recomputed_bytes"]),

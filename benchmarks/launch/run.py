@@ -17,6 +17,8 @@ import msgspec
 
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
 from benchmarks.launch import planned
+from benchmarks.launch.further import Budget
+from benchmarks.launch.machine_watch import MachineWatch
 from benchmarks.launch.outcome import Outcome
 from benchmarks.launch.processes import LaunchOptions
 from benchmarks.launch.progress import Display
@@ -26,7 +28,7 @@ from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.assign import assign
 from benchmarks.rows.row import REFERENCE, Configuration, slug_of
-from benchmarks.worker import matmul_peak
+from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
 
 REFERENCE_STEPS = 4
@@ -40,6 +42,7 @@ UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
 class Options:
     """The launches of each row. The time limit is that of one launch, in seconds.
 
+    Rows whose times are not settled are launched further within the budget of the whole run.
     Without warm-up and measured steps a launch ends after its accounted step and has no times.
     """
 
@@ -48,10 +51,12 @@ class Options:
     measured_steps: int = 5
     time_limit_seconds: float = 120.0
     threads_per_rank: int = 1
+    budget_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
+        for name in ("launches", "measured_steps", "warmup_steps", "budget_seconds"):
+            least = int(name == "launches")
+            if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}")
         if self.time_limit_seconds <= 0:
             raise ValueError("the time limit must be positive")
@@ -94,7 +99,7 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
             workload=workload,
             directory=directory,
             text=text,
-            cpu_peak=matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None,
+            cpu_peak=steady_peak(options.threads_per_rank) if on_cpu else None,
             environment=describe_environment(),
         )
         undo.pop_all()
@@ -140,11 +145,14 @@ def run(
 ) -> list[Record]:
     """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
-    Every record is on disk at the end, also after an interrupt. Weights and tokens are removed.
+    Before the gate, further launches of rows with unsettled times, within the budget. Every record
+    is on disk at the end, also after an interrupt. Weights and tokens are removed.
     """
     done: list[Record] = []
+    budget = Budget(seconds=options.budget_seconds)
     try:
         done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
+        budget.note_launch(REFERENCE.label)
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
@@ -157,7 +165,14 @@ def run(
                 launched = _launch(inputs, current[place], number, options, display, instead)
                 for current[place], record in launched:
                     done.append(record)
+                    budget.note_launch(record.row)
             configurations = current
+        number = options.launches
+        while repeated := budget.next_round(configurations, done, display):
+            number += 1
+            for configuration in repeated if number % 2 else reversed(repeated):
+                done.append(launch_row(inputs, configuration, number, options, display))
+                budget.note_launch(configuration.row.label)
     finally:
         done = gate(inputs.directory, done, display)
         remove_inputs(inputs)
@@ -200,16 +215,17 @@ def launch_row(
     started = datetime.now(UTC)
     job = make_job(inputs, configuration, number, options)
     display.start(f"{configuration.row.label}, launch {number}", len(job.phases))
+    watch = MachineWatch(job, launched=configuration.status is None)
     if configuration.status is not None:
         outcome = Outcome(status=configuration.status, reason=configuration.reason, reports=[])
     else:
         launch_options = LaunchOptions(
             environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
-            on_progress=display.step,
+            on_progress=watch.reporting(display.step),
         )
         outcome = planned.launch(job, launch_options)
-    record = make_record(inputs, configuration, job, outcome, started)
+    record = watch.end(make_record(inputs, configuration, job, outcome, started))
     records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)
     return record

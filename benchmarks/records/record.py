@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.job import Accounted, Enforcement, Memory, Phase, Status, StepReport
+from benchmarks.records.machine import MachineState
 from benchmarks.records.store import RecordError, finite, read_json, save
 from sppo.config.workload import Workload
 
@@ -112,6 +113,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bubble_share: float | None = None
     plan: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
+    machine_state: MachineState | None = None
 
     @property
     def is_reference(self) -> bool:
