@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -60,7 +61,14 @@ class MachineState(msgspec.Struct, frozen=True, kw_only=True):
         return self.throttled_seconds / self.window_seconds
 
 
-def fastest_kernel(states: Sequence[MachineState | None]) -> float | None:
-    """The fastest reading of the kernel in a run, in seconds; None without one."""
-    readings = [seconds for state in states if state for seconds in state.kernel_seconds]
-    return min(readings, default=None)
+def fastest_kernel(states: Sequence[MachineState | None]) -> dict[int, float]:
+    """The fastest reading of the kernel in a run, in seconds, by number of its threads.
+
+    The reference may want other cores than the rows.
+    """
+    fastest: dict[int, float] = {}
+    for state in states:
+        if state is not None and state.kernel_seconds:
+            threads = state.wanted_cores
+            fastest[threads] = min(*state.kernel_seconds, fastest.get(threads, math.inf))
+    return fastest

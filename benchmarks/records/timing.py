@@ -62,10 +62,10 @@ def timings(records: Sequence[Record]) -> dict[str, Timing]:
     return {row: judge(launches, fastest) for row, launches in grouped(records, "row").items()}
 
 
-def judge(launches: Sequence[Record], fastest_kernel: float | None) -> Timing:
+def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Timing:
     """The verdict on the launches of one row.
 
-    fastest_kernel: seconds of the run's fastest kernel reading.
+    fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
     """
     steps = {record.launch: metrics.measured_seconds(record.steps) for record in launches}
     if any(record.status != "ok" for record in launches) or not all(steps.values()):
@@ -121,14 +121,15 @@ def _within(steps: Collection[Sequence[float]]) -> float:
     return statistics.median((spread.high - spread.low) / spread.median for spread in spreads)
 
 
-def disturbance(record: Record, fastest_kernel: float | None) -> str:
+def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
     """What disturbed this launch, in words; "" if nothing that was read did."""
     state = record.machine_state
     if state is None:
         return ""
     if state.taken_share > TAKEN_SHARE:
         return f"others took {state.taken_share:.0%} of the cores of launch {record.launch}"
-    slower = max(state.kernel_seconds, default=0.0) / fastest_kernel - 1 if fastest_kernel else 0.0
+    fastest = fastest_kernel.get(state.wanted_cores)
+    slower = 0.0 if fastest is None else max(state.kernel_seconds, default=0.0) / fastest - 1
     if slower > KERNEL_SLOWER:
         return f"the kernel beside launch {record.launch} was {slower:.0%} slower than the fastest"
     if state.throttled_share > THROTTLED_SHARE:

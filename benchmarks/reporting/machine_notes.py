@@ -9,8 +9,9 @@ from benchmarks.records.record import Record
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """Kernel readings and load of others over all launches; nothing without readings."""
-    states = [record.machine_state for record in records if record.machine_state is not None]
+    """Kernel readings and load of others over the rows' launches; nothing without readings."""
+    rows = [record for record in records if not record.is_reference]
+    states = [record.machine_state for record in rows if record.machine_state is not None]
     kernels = [seconds for state in states for seconds in state.kernel_seconds]
     if not kernels:
         return []

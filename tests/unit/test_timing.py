@@ -132,9 +132,17 @@ def test_a_ratio_needs_two_undisturbed_pairs() -> None:
 def test_what_disturbs_a_launch(changes: dict[str, Any], words: str) -> None:
     """Idle cores are enough for a neighbour; a power cap is usual; the unknown is no reason."""
     disturbed = launch("sppo", 1, around(1.0), machine(**changes))
-    cause = timing.disturbance(disturbed, 0.003)
+    cause = timing.disturbance(disturbed, {2: 0.003})
     assert words in cause
     assert bool(cause) == bool(words)
+
+
+def test_kernels_on_other_numbers_of_cores_are_not_compared() -> None:
+    """The reference may want all cores of a machine on which the rows want two."""
+    done = run_of({"sppo": (1.0, 1.0)})
+    state = machine(cores=2, wanted_cores=1, kernel_before_seconds=0.001)
+    reference = msgspec.structs.replace(done[0], system="reference", machine_state=state)
+    assert timings([reference, *done])["SPPO"].verdict == "steady"
 
 
 @FEW
