@@ -227,7 +227,8 @@ COLUMNS: tuple[Column[Summary], ...] = (
 def notes(records: Sequence[Record]) -> list[str]:
     """The lines under the table: failures with reasons, sources of settings and peak."""
     lines = []
-    for summary in summaries(records):
+    rows = summaries(records)
+    for summary in rows:
         if summary.status != "ok":
             lines.append(f"{summary.row}: {summary.status}: {summary.reason or 'no reason given'}")
         if summary.timing_reason:
@@ -240,7 +241,7 @@ def notes(records: Sequence[Record]) -> list[str]:
     if peak is not None:
         rate = f"{peak.flops_per_second / 1e12:.4g} TFLOP/s per rank"
         lines.append(f"MFU: of {rate}, {peak.kind} ({peak.source})")
-    if any(summary.tracked_peak_bytes is not None for summary in summaries(records)):
+    if any(summary.tracked_peak_bytes is not None for summary in rows):
         lines.append("peak device, host: tracked bytes of the accounted step, largest rank")
     return lines
 
