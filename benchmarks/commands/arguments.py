@@ -239,6 +239,7 @@ def options(command: Launches) -> Any:
             warmup_steps=command.warmup_steps,
             measured_steps=command.measured_steps,
             time_limit_seconds=command.time_limit,
+            budget_seconds=command.budget,
         )
     if options.measured_steps < 1:
         raise UsageError("measured_steps must be at least 1")

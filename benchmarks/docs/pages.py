@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.docs import planned, profiles, published
+from benchmarks.docs import comparison, planned, profiles, published
 
 TABLES: Mapping[str, Callable[[], str]] = {
-    "readme-136MiB": partial(published.comparison, "tiny-cpu-136MiB"),
-    "readme-none": partial(published.comparison, "tiny-cpu-none"),
+    "readme-136MiB": partial(comparison.comparison, "tiny-cpu-136MiB"),
+    "readme-none": partial(comparison.comparison, "tiny-cpu-none"),
     "hardware-profiles": profiles.profiles,
     "hardware-proofs": published.device_limits,
     "msp-unit-costs": planned.unit_costs,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from benchmarks.docs.markdown import Columns, factor, gib, mib, rows_table, spread, table
+from benchmarks.docs.markdown import Columns, factor, gib, interval, mib, rows_table, spread, table
 from benchmarks.records import store
 from sppo.config.sizes import MIB, length_name
 
@@ -35,32 +34,6 @@ def origin(document: Document) -> str:
         )
     commit = document["commit"][:9] + (" with changes" if document.get("dirty") else "")
     return f"\n\n*measured: {document['machine']}; commit {commit}; {document['date']}.*"
-
-
-def comparison(name: str) -> str:
-    """The rows of a published `sppo-bench run`, and where they were measured."""
-    folder = store.published_directory() / name
-    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-        rows = [_compared(row) for row in csv.DictReader(file)]
-    headers = ["row", "settings", "step, s, median [quartiles]", "SPPO faster by", "MFU (causal)"]
-    head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
-    (measured,) = (line for line in head if line.startswith("- measured on "))
-    return rows_table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
-
-
-def _compared(row: Mapping[str, str]) -> list[str]:
-    if row["status"] != "ok":
-        return [row["row"], row["settings"], row["status"], "", "", "", ""]
-    seconds = [float(row[f"step_seconds_{part}"]) for part in ("median", "low", "high")]
-    return [
-        row["row"],
-        row["settings"],
-        "{:.3f} [{:.3f}, {:.3f}]".format(*seconds),
-        factor(float(row["sppo_speed_up"])),
-        f"{100 * float(row['mfu_causal']):.1f} %",
-        mib(int(row["tracked_peak_bytes"])),
-        mib(int(row["host_peak_bytes"])) or "0",
-    ]
 
 
 def device_limits() -> str:
@@ -113,8 +86,16 @@ def _row(value: Document, system: str) -> Document:
 
 
 def _speed_over_peers(value: Document) -> str:
-    ratios = [_row(value, system)["sppo_speed_up"] for system in ("deepspeed", "megatron")]
-    return factor(min(filter(None, ratios), default=None))
+    peers = [_row(value, "deepspeed"), _row(value, "megatron")]
+    rows = [*peers, _row(value, "sppo")]
+    if any(row.get("timing_reason") and not row["sppo_speed_up"] for row in rows):
+        return "unsettled"
+    claimed = [row for row in peers if row["sppo_speed_up"]]
+    best = min(claimed, key=lambda row: float(row["sppo_speed_up"]), default=None)
+    if best is None:
+        return factor(None)
+    ends = (best.get(f"sppo_speed_up_{end}") for end in ("low", "high"))
+    return interval(best["sppo_speed_up"], *ends)
 
 
 def _median(row: Document) -> str:
@@ -127,7 +108,9 @@ def policies() -> str:
     columns: Columns = {
         "policy": lambda row: f"`{row['policy']}`",
         "step, s": _median,
-        "time over `auto`": lambda row: factor(row["relative_time"]),
+        "time over `auto`": lambda row: interval(
+            *(row.get(f"relative_time{end}") for end in ("", "_low", "_high"))
+        ),
         "peak device": lambda row: mib(row["peak_device_bytes"]),
         "offloaded": lambda row: mib(row["offloaded_bytes"]),
         "recomputed": lambda row: mib(row["recomputed_bytes"]),

@@ -12,6 +12,7 @@ REFERENCE_STEPS = 4
 class Options:
     """The launches of each row. The time limit is that of one launch; None: see `time_limits`.
 
+    Rows whose times are not settled are launched further within the budget of the whole run.
     Without warm-up and measured steps a launch ends after its accounted step and has no times.
     """
 
@@ -20,10 +21,12 @@ class Options:
     measured_steps: int = 5
     time_limit_seconds: float | None = None
     threads_per_rank: int = 1
+    budget_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("launches", 1), ("measured_steps", 0), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
+        for name in ("launches", "measured_steps", "warmup_steps", "budget_seconds"):
+            least = int(name == "launches")
+            if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}")
         limit = self.time_limit_seconds
         if limit is not None and not 0 < limit < float("inf"):

@@ -15,7 +15,7 @@ from benchmarks.launch.outcome import Outcome
 from benchmarks.records import equal_work, metrics, timeline
 from benchmarks.records.record import Peak, Record, StepRecord, Text
 from benchmarks.rows.row import Configuration
-from benchmarks.worker import matmul_peak
+from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
 
 RANKS_AGREE = 1e-6
@@ -140,7 +140,7 @@ def _peak(inputs: Inputs, reports: Sequence[RankReport]) -> Peak | None:
     if not reports:
         return None
     known = metrics.datasheet_peak(str(reports[0].environment.get("device", "")))
-    return known or matmul_peak.measured_peak(1, "cuda", inputs.workload.dtype)
+    return known or steady_peak(1, "cuda", inputs.workload.dtype)
 
 
 def as_mismatch(record: Record, reason: str) -> Record:

@@ -18,6 +18,8 @@ import msgspec
 
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
 from benchmarks.launch import planned, resuming, time_limits
+from benchmarks.launch.further import Budget
+from benchmarks.launch.machine_watch import MachineWatch
 from benchmarks.launch.options import REFERENCE_STEPS as REFERENCE_STEPS
 from benchmarks.launch.options import Options as Options
 from benchmarks.launch.outcome import Outcome
@@ -31,7 +33,7 @@ from benchmarks.records.record import Record, Text
 from benchmarks.records.store import is_text
 from benchmarks.rows.assign import assign
 from benchmarks.rows.row import REFERENCE, Configuration, slug_of
-from benchmarks.worker import matmul_peak
+from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
 
 UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
@@ -75,7 +77,7 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
             text = write_tokens()
             write_weights()
             on_cpu = workload.cluster.device == "cpu"
-            cpu_peak = matmul_peak.measured_peak(options.threads_per_rank) if on_cpu else None
+            cpu_peak = steady_peak(options.threads_per_rank) if on_cpu else None
             noted = resuming.save_inputs(directory, text, cpu_peak)
             undo.pop_all()
     return Inputs(
@@ -134,11 +136,14 @@ def run(
 ) -> list[Record]:
     """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
-    Every record is on disk at the end, also after an interrupt. Weights and tokens are removed.
+    Before the gate, further launches of rows with unsettled times, within the budget. Every record
+    is on disk at the end, also after an interrupt. Weights and tokens are removed.
     """
     done: list[Record] = []
+    budget = Budget(seconds=options.budget_seconds)
     try:
         done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
+        budget.note_launch(REFERENCE.label)
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
@@ -151,7 +156,14 @@ def run(
                 launched = _launch(inputs, current[place], number, options, display, instead)
                 for current[place], record in launched:
                     done.append(record)
+                    budget.note_launch(record.row)
             configurations = current
+        number = options.launches
+        while repeated := budget.next_round(configurations, done, display):
+            number += 1
+            for configuration in repeated if number % 2 else reversed(repeated):
+                done.append(launch_row(inputs, configuration, number, options, display))
+                budget.note_launch(configuration.row.label)
     finally:
         try:
             done = gate(inputs.directory, done, display)
@@ -209,6 +221,7 @@ def launch_row(
         return earlier
     resuming.clear(Path(job.output_directory))
     display.start(f"{configuration.row.label}, launch {number}", len(job.phases))
+    watch = MachineWatch(job, launched=configuration.status is None)
     if configuration.status is not None:
         outcome = Outcome(status=configuration.status, reason=configuration.reason, reports=[])
     else:
@@ -218,10 +231,10 @@ def launch_row(
         launch_options = LaunchOptions(
             environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
-            on_progress=display.step,
+            on_progress=watch.reporting(display.step),
         )
         outcome = planned.launch(job, launch_options)
-    record = make_record(inputs, configuration, job, outcome, started)
+    record = watch.end(make_record(inputs, configuration, job, outcome, started))
     with records_so_far(inputs.directory):
         records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)

@@ -96,24 +96,6 @@ def utilisation(
     return flops / (seconds * ranks * peak.flops_per_second)
 
 
-def speed_up(row: Sequence[Record], sppo: Sequence[Record]) -> float | None:
-    """Step time of the row over step time of SPPO: the median over pairs of launches.
-
-    Launches with the same number ran next to each other, so other load slows both.
-    """
-    sppo_seconds = {
-        record.launch: record.step_seconds_median for record in sppo if record.status == "ok"
-    }
-    ratios = [
-        record.step_seconds_median / seconds
-        for record in row
-        if record.status == "ok"
-        and record.step_seconds_median is not None
-        and (seconds := sppo_seconds.get(record.launch)) is not None
-    ]
-    return statistics.median(ratios) if ratios else None
-
-
 def datasheet_peak(device_name: str) -> Peak | None:
     """Dense BF16 peak of a CUDA device by its name; None if `DATASHEET` does not list it."""
     for name, rate, source in DATASHEET:

@@ -72,4 +72,6 @@ def _draw(axes: Any, position: int, row: Summary) -> None:
     numbers = f"{rate.median:,.0f}"
     if row.sppo_speed_up is not None and row.system != "sppo":
         numbers += f"   (SPPO: {row.sppo_speed_up:.2f}x as fast)"
+    if row.timing == "unsettled":
+        numbers += "   (unsettled: no ratio)"
     style.words(axes, numbers, (rate.high, position), xytext=(8, 0), fontsize=9)

@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from benchmarks.job import Status
-from benchmarks.records import equal_work, metrics
+from benchmarks.records import metrics
+from benchmarks.records.claim import Claim, claim, yardstick
 from benchmarks.records.metrics import Spread
 from benchmarks.records.provenance import is_crowded, measured_on
 from benchmarks.records.record import Record, grouped
-from benchmarks.reporting import predicted_vs_counted
+from benchmarks.records.timing import Timing, Verdict, timings
+from benchmarks.reporting import header_words, machine_notes, predicted_vs_counted
 from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
 from sppo.config.sizes import format_bytes, length_name
-
-COMPARED_SYSTEM = "sppo"
-"""The system whose step time the column "SPPO faster by" compares with."""
 
 _SEVERITY: tuple[Status, ...] = get_args(Status)
 _NOT_RUN: tuple[Status, ...] = ("infeasible", "unavailable")
@@ -26,19 +25,30 @@ _NOT_RUN: tuple[Status, ...] = ("infeasible", "unavailable")
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A row over all its launches. It has numbers only if all launches have status ok."""
+    """A row over all its launches. It has numbers only if all launches have status ok.
+
+    timing, timing_reason: the verdict on its times (`benchmarks.records.timing`), and why they are
+    not steady or why no ratio is claimed. sppo_speed_up_low, _high: the ratio's bootstrap interval.
+    between_launches, within_launches: spreads of the step time, as shares.
+    """
 
     row: str
     system: str
     settings: str
     grid: str
     status: Status
+    timing: Verdict | None = None
     reason: str
+    timing_reason: str = ""
     launches: int
     launches_ok: int
     step_seconds: Spread | None = None
     tokens_per_second_per_rank: Spread | None = None
     sppo_speed_up: float | None = None
+    sppo_speed_up_low: float | None = None
+    sppo_speed_up_high: float | None = None
+    between_launches: float | None = None
+    within_launches: float | None = None
     mfu_causal: float | None = None
     tracked_peak_bytes: int | None = None
     host_peak_bytes: int | None = None
@@ -48,11 +58,14 @@ class Summary:
 
 def summaries(records: Sequence[Record]) -> list[Summary]:
     """One summary per row, in the order of the first launch, without the reference."""
-    sppo = [record for record in records if record.system == COMPARED_SYSTEM]
-    return [_summary(launches, sppo) for launches in grouped(records, "row").values()]
+    judged = timings(records)
+    sppo = yardstick(records)
+    return [_summary(launches, sppo, judged) for launches in grouped(records, "row").values()]
 
 
-def _summary(launches: Sequence[Record], sppo: Sequence[Record]) -> Summary:
+def _summary(
+    launches: Sequence[Record], sppo: Sequence[Record], judged: Mapping[str, Timing]
+) -> Summary:
     worst = min(launches, key=lambda record: _SEVERITY.index(record.status))
     summary = Summary(
         row=worst.row,
@@ -65,21 +78,44 @@ def _summary(launches: Sequence[Record], sppo: Sequence[Record]) -> Summary:
         launches_ok=sum(record.status == "ok" for record in launches),
         label=NO_NUMBER if worst.status in _NOT_RUN else "measured",
     )
-    return summary if worst.status != "ok" else _with_numbers(summary, launches, sppo)
+    if worst.status != "ok":
+        return summary
+    summary = _with_numbers(summary, launches, judged[summary.row])
+    comparable = launches[-1].tuned and not is_crowded(launches[-1])
+    return _with_ratio(summary, claim(launches, sppo, judged)) if comparable else summary
 
 
-def _with_numbers(summary: Summary, launches: Sequence[Record], sppo: Sequence[Record]) -> Summary:
-    last = launches[-1]
-    step = metrics.spread(
-        [seconds for record in launches for seconds in metrics.measured_seconds(record.steps)]
-    )
-    seconds = None if step is None else step.median
-    comparable = last.tuned and not is_crowded(last)
+def _with_ratio(summary: Summary, claimed: Claim) -> Summary:
+    reasons = [reason for reason in (summary.timing_reason, claimed.reason) if reason]
+    if claimed.reason == f"{summary.row} is unsettled":
+        reasons = [*reasons[:1], "no ratio is claimed"]
+    elif claimed.reason:
+        reasons[-1] = f"no ratio is claimed: {claimed.reason}"
     return replace(
         summary,
+        timing_reason="; ".join(reasons),
+        sppo_speed_up=claimed.ratio,
+        sppo_speed_up_low=claimed.low,
+        sppo_speed_up_high=claimed.high,
+    )
+
+
+def _with_numbers(summary: Summary, launches: Sequence[Record], timing: Timing) -> Summary:
+    """The numbers of all launches that are not set aside. Memory is that of all launches."""
+    last = launches[-1]
+    used = [record for record in launches if record.launch in timing.used]
+    step = metrics.spread(
+        [seconds for record in used for seconds in metrics.measured_seconds(record.steps)]
+    )
+    seconds = None if step is None else step.median
+    return replace(
+        summary,
+        timing=timing.verdict,
+        timing_reason=timing.reason,
+        between_launches=timing.between,
+        within_launches=timing.within,
         step_seconds=step,
         tokens_per_second_per_rank=rate(last.tokens_per_step / last.ranks, step),
-        sppo_speed_up=metrics.speed_up(launches, sppo) if comparable else None,
         mfu_causal=metrics.utilisation(last.flops.causal, seconds, last.ranks, last.peak),
         tracked_peak_bytes=metrics.largest_bytes(launches, "tracked_peak_bytes"),
         host_peak_bytes=metrics.largest_bytes(launches, "host_peak_bytes"),
@@ -114,52 +150,14 @@ def header(records: Sequence[Record]) -> list[str]:
         f"{workload.name}: {workload.model.name}, {sequences} of {length} tokens per step, "
         f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
         f"measured on {measured_on(record)}",
-        f"device memory: {_limit(_rows(records))}",
-        *_data_words(record),
+        f"device memory: {header_words.limit(_rows(records))}",
+        *header_words.data_lines(record),
     ]
     if is_crowded(record):
         cores = record.environment["cores"]
         shared = f"{record.ranks} ranks shared {cores} cores"
         lines.append(f"{shared}: times and rates are NO result here")
-    return [*lines, *_equal_work(records)]
-
-
-def _data_words(record: Record) -> list[str]:
-    """The data of the user, in a line; none for the suite's own and in older records."""
-    text = record.text
-    if text is None or text.tokens_read is None:
-        return []
-    if (text.file, text.tokenizer) == ("stdlib", "bytes"):
-        return []
-    crossed = text.documents_crossed
-    documents = "" if crossed is None else f", {crossed:,} passages to the next document"
-    return [f"data: {text.description}; {text.tokens_read:,} tokens read{documents}"]
-
-
-def _limit(rows: Sequence[Record]) -> str:
-    limit_bytes = rows[0].device_memory_bytes
-    if limit_bytes is None:
-        return "no limit"
-    ways = {record.enforcement for record in rows if record.enforcement is not None}
-    refused = any(record.status == "oom" for record in rows)
-    how = ", ".join(sorted(ways)) or ("enforced" if refused else "no rank told how it was held")
-    return f"{format_bytes(limit_bytes)} per rank ({how})"
-
-
-def _equal_work(records: Sequence[Record]) -> list[str]:
-    tolerance = equal_work.TOLERANCE[records[0].workload.dtype]
-    rows = [record for record in records if not record.is_reference]
-    if not any(record.status in ("ok", "mismatch") for record in rows):
-        return []
-    reference = next((record for record in records if record.is_reference), None)
-    if reference is not None and reference.status == "ok":
-        whom = f"the plain torch reference over {len(reference.steps)} optimizer steps"
-    else:
-        why = "not run" if reference is None else f"{reference.status}: {reference.reason}"
-        whom = f"each other (reference: {why})"
-    wrong = sorted({record.row for record in rows if record.status == "mismatch"})
-    verdict = f"NOT by {', '.join(wrong)}; the others agree" if wrong else "every ok row agrees"
-    return [f"equal work: {verdict} with {whom}, loss and gradient norm within {tolerance:g}"]
+    return [*lines, *header_words.equal_work_lines(records)]
 
 
 def spread_words(spread: Spread | None) -> str:
@@ -187,13 +185,22 @@ def _rate_words(summary: Summary) -> str:
     return number(None if rate is None else rate.median, "{:,.0f}")
 
 
+def ratio_words(summary: Summary) -> str:
+    """ "1.21x [1.17, 1.26]": the ratio and its interval, or a dash."""
+    ratio = number(summary.sppo_speed_up, "{:.2f}x")
+    if summary.sppo_speed_up_low is None or summary.sppo_speed_up_high is None:
+        return ratio
+    return f"{ratio} [{summary.sppo_speed_up_low:.2f}, {summary.sppo_speed_up_high:.2f}]"
+
+
 COLUMNS: tuple[Column[Summary], ...] = (
     ("row", lambda summary: summary.row),
     ("settings", lambda summary: summary.settings or NO_NUMBER),
     ("status", _status),
+    ("timing", lambda summary: summary.timing or NO_NUMBER),
     ("step s, median [quartiles]", lambda summary: spread_words(summary.step_seconds)),
     ("tokens/s/rank", _rate_words),
-    ("SPPO faster by", lambda summary: number(summary.sppo_speed_up, "{:.2f}x")),
+    ("SPPO faster by [interval]", ratio_words),
     ("MFU (causal)", lambda summary: percent(summary.mfu_causal)),
     ("peak device", lambda summary: size_words(summary.tracked_peak_bytes)),
     ("host", lambda summary: size_words(summary.host_peak_bytes)),
@@ -205,24 +212,28 @@ COLUMNS: tuple[Column[Summary], ...] = (
 def notes(records: Sequence[Record]) -> list[str]:
     """The lines under the table: failures with reasons, sources of settings and peak."""
     lines = []
-    for summary in summaries(records):
+    rows = summaries(records)
+    for summary in rows:
         if summary.status != "ok":
             lines.append(f"{summary.row}: {summary.status}: {summary.reason or 'no reason given'}")
+        if summary.timing_reason:
+            lines.append(f"{summary.row}: {summary.timing}: {summary.timing_reason}")
         if summary.grid:
             lines.append(f"{summary.row}, settings: {summary.grid}")
     lines += predicted_vs_counted.lines(records)
+    lines += machine_notes.lines(records)
     peak = next((record.peak for record in records if record.peak is not None), None)
     if peak is not None:
         rate = f"{peak.flops_per_second / 1e12:.4g} TFLOP/s per rank"
         lines.append(f"MFU: of {rate}, {peak.kind} ({peak.source})")
-    if any(summary.tracked_peak_bytes is not None for summary in summaries(records)):
+    if any(summary.tracked_peak_bytes is not None for summary in rows):
         lines.append("peak device, host: tracked bytes of the accounted step, largest rank")
     return lines
 
 
 def grid(records: Sequence[Record]) -> str:
     """The table alone, in GitHub's Markdown."""
-    return text_table(COLUMNS, summaries(records), "lll" + "r" * 7 + "l")
+    return text_table(COLUMNS, summaries(records), "llll" + "r" * 7 + "l")
 
 
 def text(records: Sequence[Record]) -> str:

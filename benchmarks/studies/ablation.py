@@ -13,10 +13,11 @@ from typing import Any
 
 from baselines import registry
 from benchmarks.job import Status
-from benchmarks.records import metrics
+from benchmarks.records.claim import Claim, claim
 from benchmarks.records.metrics import Spread
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.record import Record
+from benchmarks.records.timing import Verdict, timings
 from benchmarks.reporting import tables
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Configuration, Row
@@ -39,17 +40,22 @@ SYSTEM = "sppo"
 class PolicyResult:
     """A row of the ablation. Sizes in bytes.
 
-    relative_time: its step over that of `auto`, median of launch pairs. Predicted and measured
-    peaks are those of the fullest rank. offloaded_bytes and recomputed_bytes: planned, of all ranks
-    in one step, offloaded one way.
+    relative_time: its step over that of `auto`, median of launch pairs, with its bootstrap
+    interval; relative_time_reason: why there is none. Predicted and measured peaks are those of the
+    fullest rank. offloaded_bytes and recomputed_bytes: planned, of all ranks in one step, offloaded
+    one way.
     """
 
     policy: str
     settings: str
     status: Status
+    timing: Verdict | None = None
     reason: str
     step_seconds: Spread | None = None
     relative_time: float | None = None
+    relative_time_low: float | None = None
+    relative_time_high: float | None = None
+    relative_time_reason: str = ""
     peak_device_bytes: int | None = None
     predicted_peak_bytes: int | None = None
     offloaded_bytes: int | None = None
@@ -153,13 +159,13 @@ def results(
 ) -> list[PolicyResult]:
     """One row per policy, in the order of `plans`."""
     summaries = {summary.row: summary for summary in tables.summaries(done)}
+    judged = timings(done)
     auto = [record for record in done if record.row == label("auto")]
     rows = []
     for policy, (_, plan) in plans.items():
         summary = summaries[label(policy)]
         launches = [record for record in done if record.row == label(policy)]
-        # metrics.speed_up is row over yardstick: the policy's time over auto's.
-        relative = metrics.speed_up(launches, auto) if summary.status == "ok" else None
+        compared = claim(launches, auto, judged) if summary.status == "ok" else Claim()
         memory = [] if plan is None else [stage.memory.total for stage in plan.stages]
         rows.append(
             PolicyResult(
@@ -168,7 +174,11 @@ def results(
                 status=summary.status,
                 reason=summary.reason,
                 step_seconds=summary.step_seconds,
-                relative_time=relative,
+                timing=summary.timing,
+                relative_time=compared.ratio,
+                relative_time_low=compared.low,
+                relative_time_high=compared.high,
+                relative_time_reason=compared.reason,
                 peak_device_bytes=summary.tracked_peak_bytes,
                 predicted_peak_bytes=max(memory, default=None),
                 offloaded_bytes=None if plan is None else offloaded_bytes(plan),

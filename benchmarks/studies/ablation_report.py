@@ -10,16 +10,24 @@ from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import size_words
-from benchmarks.reporting.text_table import Column, number, percent, text_table
+from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies.ablation import PolicyResult
 from benchmarks.studies.publish import first_measured
 
+
+def _relative_words(row: PolicyResult) -> str:
+    low, high = row.relative_time_low, row.relative_time_high
+    ratio = number(row.relative_time, "{:.2f}")
+    return ratio if low is None or high is None else f"{ratio} [{low:.2f}, {high:.2f}]"
+
+
 COLUMNS: tuple[Column[PolicyResult], ...] = (
     ("policy", lambda row: row.policy),
     ("status", lambda row: row.status),
+    ("timing", lambda row: row.timing or NO_NUMBER),
     ("step s, median [quartiles]", lambda row: tables.spread_words(row.step_seconds)),
-    ("time / auto", lambda row: number(row.relative_time, "{:.2f}")),
+    ("time / auto [interval]", _relative_words),
     ("peak device", lambda row: size_words(row.peak_device_bytes)),
     ("predicted", lambda row: size_words(row.predicted_peak_bytes)),
     ("offloaded", lambda row: size_words(row.offloaded_bytes)),
@@ -35,11 +43,16 @@ def text(done: Sequence[Record], results: Sequence[PolicyResult], policy: str) -
     layout = f"that of {policy}'s plan" if policy else "none, as no policy has a plan"
     facts.append(f"layout of all rows: {layout}")
     notes = [f"{row.policy}: {row.status}: {row.reason}" for row in results if row.status != "ok"]
+    notes += [
+        f"{row.policy}: no ratio is claimed: {row.relative_time_reason}"
+        for row in results
+        if row.relative_time_reason
+    ]
     notes.append(
         "step, peak device and host: measured; predicted, offloaded (one way) and recomputed: "
         "planned, bytes of one step, offloaded and recomputed over all ranks"
     )
-    table = text_table(COLUMNS, results, "ll" + "r" * (len(COLUMNS) - 2))
+    table = text_table(COLUMNS, results, "lll" + "r" * (len(COLUMNS) - 3))
     lines = [title, "", *(f"- {fact}" for fact in facts), "", table, ""]
     return "\n".join([*lines, *(f"- {note}" for note in notes)])
 

@@ -53,11 +53,17 @@ def _system_columns(system: str, number: int) -> tuple[Column[SweepPoint], ...]:
 
 
 def _speed_up(rows: Sequence[Summary]) -> str:
-    """SPPO's speed over the fastest peer."""
+    """SPPO's speed over the fastest peer; no number where a peer's times are unsettled."""
     peers = [row for row in rows if row.system != "sppo"]
-    ratios = [row.sppo_speed_up for row in peers if row.sppo_speed_up is not None]
-    if ratios:
-        return f"{min(ratios):.2f}x"
+    if any(row.timing_reason and row.sppo_speed_up is None for row in rows):
+        return "unsettled"
+    best = min(
+        (row for row in peers if row.sppo_speed_up is not None),
+        key=lambda row: row.sppo_speed_up or 0.0,
+        default=None,
+    )
+    if best is not None:
+        return tables.ratio_words(best)
     sppo_ran = any(row.system == "sppo" and row.status == "ok" for row in rows)
     return "only SPPO ran" if peers and sppo_ran else NO_NUMBER
 
@@ -84,6 +90,8 @@ def document(
         for row in point.rows:
             if row.status != "ok":
                 lines.append(f"- {value}, {row.row}: {row.status}: {row.reason or 'no reason'}")
+            if row.timing_reason:
+                lines.append(f"- {value}, {row.row}: {row.timing}: {row.timing_reason}")
             if row.grid:
                 lines.append(f"- {value}, {row.row}, settings: {row.grid}")
     lines.append("- peak device: tracked bytes of the accounted step, largest rank")

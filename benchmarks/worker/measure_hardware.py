@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from benchmarks.environment import cpu_model
 from benchmarks.worker import device as devices
-from benchmarks.worker.matmul_peak import best_matmul
+from benchmarks.worker.matmul_peak import best_matmul, matrix_size
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads
@@ -59,8 +59,10 @@ CODE_LENGTHS = (520, 584, 648, 712)
 ELEMENTWISE_TOKENS = 1024
 """Tokens of the saved tensor on which the element-wise kernels are measured."""
 
+_SIZE = matrix_size("cpu")
+
 SOURCES = {
-    "peak_flops_per_second": "best of repeated 1024 x 1024 products, float32",
+    "peak_flops_per_second": f"best of repeated {_SIZE} x {_SIZE} products, float32",
     "memory_bytes_per_second": "layer norm and GELU, float32",
     "kernel_code_bytes": "private memory that a GELU of a new shape keeps",
     "collective_bytes_per_second": "all_gather of 16 MiB over gloo",

@@ -39,6 +39,7 @@ OUR_PROGRAMS = (
     "benchmarks.regression.__main__",
     "benchmarks.regression.interleaved",
     "tests.soak.device_limits",
+    "tests.soak.noise",
 )
 
 

@@ -88,10 +88,11 @@ def test_table_and_csv() -> None:
     text = ablation_report.text(done, results, "auto")
     assert "- no-offload: infeasible: 3 MiB short" in text
     line = next(line for line in text.splitlines() if line.startswith("| lean"))
-    assert [cell.strip() for cell in line.strip("|").split("|")][1:4] == [
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:5] == [
         "ok",
+        "-",
         "0.700 [0.625, 0.715]",
-        "1.30",
+        "1.30 [1.08, 1.56]",
     ]
     rows = list(csv.DictReader(io.StringIO(ablation_report.csv_text(results))))
     assert [row["policy"] for row in rows] == ["auto", "lean", "no-offload"]

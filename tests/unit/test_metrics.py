@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import msgspec
 import pytest
 
 from benchmarks import workloads
@@ -11,7 +10,7 @@ from benchmarks.records import metrics
 from benchmarks.records.record import Peak
 from sppo.config.models import MODELS
 from sppo.plan.weights import weight_shapes
-from tests.unit.records_factory import record, slower, step
+from tests.unit.records_factory import step
 
 
 @pytest.mark.parametrize("name", ["gpt-tiny", "llama-tiny", "gpt-7b", "llama-8b"])
@@ -76,20 +75,6 @@ def test_utilisation_needs_time_and_peak() -> None:
     assert metrics.utilisation(400, 2.0, 4, peak) == 0.5
     assert metrics.utilisation(400, None, 4, peak) is None
     assert metrics.utilisation(400, 2.0, 4, None) is None
-
-
-def test_speed_up_pairs_launches_of_one_number() -> None:
-    """A busy neighbour doubled launch 2 of both rows: the ratio does not move."""
-    sppo = [record(launch=1), record(launch=2, step_seconds_median=1.0)]
-    row = [
-        slower("Megatron tuned", "megatron", 1.5, launch=1),
-        record(row="Megatron tuned", system="megatron", launch=2, step_seconds_median=1.5),
-    ]
-    assert metrics.speed_up(row, sppo) == pytest.approx(1.5)
-    assert metrics.speed_up(sppo, sppo) == 1.0
-    assert metrics.speed_up(row, []) is None
-    failed = [msgspec.structs.replace(r, status="failed") for r in sppo]
-    assert metrics.speed_up(row, failed) is None
 
 
 @pytest.mark.parametrize(

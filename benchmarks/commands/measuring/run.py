@@ -93,7 +93,12 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
             options = arguments.options(self)
             if self.tune:
                 measured_steps = min(self.measured_steps, 3)
-                options = replace(options, launches=tuning.LAUNCHES, measured_steps=measured_steps)
+                options = replace(
+                    options,
+                    launches=tuning.LAUNCHES,
+                    measured_steps=measured_steps,
+                    budget_seconds=0.0,
+                )
             if not self.dry_run:
                 arguments.check_machine(workload)
             if self.tune:

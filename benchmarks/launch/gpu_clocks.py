@@ -1,0 +1,34 @@
+"""Why NVIDIA GPUs lower their clocks, from NVML (nvidia-ml-py, of the extra `cuda`)."""
+
+from __future__ import annotations
+
+REASONS = {
+    0x04: "sw power cap",
+    0x08: "hw slowdown",
+    0x20: "sw thermal",
+    0x40: "hw thermal",
+    0x80: "power brake",
+}
+"""Bits of NVML's clocks event reasons that are about heat or power (NVML API reference)."""
+
+
+def words(bits: int) -> set[str]:
+    """The names of the set bits; other bits (idle, application clocks) are left out."""
+    return {name for bit, name in REASONS.items() if bits & bit}
+
+
+def lowered() -> set[str]:
+    """The reasons that hold now on any GPU of this machine; none without NVML."""
+    try:
+        import pynvml
+    except ImportError:
+        return set()
+    reasons: set[str] = set()
+    try:
+        pynvml.nvmlInit()
+        for number in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+            reasons |= words(int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+    except pynvml.NVMLError:
+        return reasons
+    return reasons

@@ -1,0 +1,98 @@
+"""The ratio that a table claims for two rows, or why it claims none."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.records import metrics
+from benchmarks.records.bootstrap import ratio_interval
+from benchmarks.records.provenance import is_crowded
+from benchmarks.records.record import Record, grouped
+from benchmarks.records.timing import LEAST_LAUNCHES, TOLERANCE, Timing, timings
+
+COMPARED_SYSTEM = "sppo"
+"""The system whose step time all ratios compare with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """How many times as fast as a row SPPO is, or the reason why no ratio is claimed.
+
+    low, high: the bootstrap interval, None for a single pair of launches.
+    """
+
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+def yardstick(records: Sequence[Record]) -> list[Record]:
+    """The launches that all ratios compare with: those of SPPO's first row; none without one."""
+    rows = grouped(records, "row").values()
+    return next((launches for launches in rows if launches[0].system == COMPARED_SYSTEM), [])
+
+
+def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str, Timing]) -> Claim:
+    """The step time of a row over that of the compared row: the median over pairs of launches.
+
+    Launches of one number ran next to each other, so other load slows both. judged: the verdicts
+    on the rows of the run.
+    """
+    if not row or not compared:
+        return Claim()
+    labels = (row[0].row, compared[0].row)
+    for label in labels:
+        if judged[label].verdict == "unsettled":
+            return Claim(reason=f"{label} is unsettled")
+    used = judged[labels[0]].used & judged[labels[1]].used
+    if labels[0] == labels[1]:
+        return Claim(ratio=1.0) if used else Claim()
+    pairs = _pairs(row, compared, used)
+    known = all(judged[label].verdict is not None for label in labels)
+    if known and len(pairs) < LEAST_LAUNCHES:
+        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few")
+    if not pairs:
+        return Claim()
+    interval = ratio_interval(pairs)
+    if known and interval.half_width > TOLERANCE:
+        words = f"{interval.low:.2f}x to {interval.high:.2f}x"
+        return Claim(reason=f"the interval of its ratio is too wide: {words}")
+    if len(pairs) < LEAST_LAUNCHES:
+        return Claim(ratio=interval.median)
+    return Claim(ratio=interval.median, low=interval.low, high=interval.high)
+
+
+def _pairs(
+    row: Sequence[Record], compared: Sequence[Record], numbers: Collection[int]
+) -> list[tuple[list[float], list[float]]]:
+    """Seconds of the measured steps of both launches of each of these numbers."""
+    beside = {record.launch: metrics.measured_seconds(record.steps) for record in compared}
+    return [
+        (metrics.measured_seconds(record.steps), beside[record.launch])
+        for record in row
+        if record.launch in numbers
+    ]
+
+
+def to_repeat(records: Sequence[Record]) -> list[str]:
+    """Rows that need a further launch: unsettled ones, those without a ratio, and SPPO beside.
+
+    If SPPO itself is unsettled, these are all rows with times. None where ranks share cores.
+    """
+    judged = timings(records)
+    compared = yardstick(records)
+    rows = {
+        label: launches
+        for label, launches in grouped(records, "row").items()
+        if judged[label].verdict is not None and not is_crowded(launches[0])
+    }
+    repeated = {
+        label
+        for label, launches in rows.items()
+        if judged[label].verdict == "unsettled" or claim(launches, compared, judged).reason
+    }
+    if repeated and compared and compared[0].row in rows:
+        repeated.add(compared[0].row)
+    return [label for label in rows if label in repeated]

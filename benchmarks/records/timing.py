@@ -1,0 +1,142 @@
+"""Whether the times of a row are steady enough for a claim: a function of recorded launches alone.
+
+1. A launch is disturbed if others took its cores, the kernel beside it was slow, or the machine
+   throttled it (`disturbance`). A disturbed launch is set aside, whatever its times are.
+2. A row is settled if at least LEAST_LAUNCHES undisturbed launches remain and the bootstrap
+   interval of its step time reaches at most TOLERANCE beyond the median.
+3. A settled row is `steady` if no launch was set aside and its launches differ by at most
+   TOLERANCE, else `noisy`. A row that is not settled is `unsettled`, and no ratio is claimed.
+
+docs/timing.md has the reasons for the numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.records import machine, metrics
+from benchmarks.records.bootstrap import Interval, step_interval
+from benchmarks.records.record import Record, grouped
+
+Verdict = Literal["steady", "noisy", "unsettled"]
+
+TOLERANCE = 0.05
+"""The most that an interval may reach beyond its median, and launches of a steady row may differ
+by, as a share."""
+
+TAKEN_SHARE = 0.05
+"""The most that other processes may take of the cores that a launch wants."""
+
+KERNEL_SLOWER = 0.15
+"""The most by which the kernel beside a launch may be slower than the run's fastest reading."""
+
+THROTTLED_SHARE = 0.05
+"""The most of the measured steps in which a control group may have throttled the launch."""
+
+LEAST_LAUNCHES = 2
+"""Without a second launch the spread between launches is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The verdict on a row, None for launches without times or without readings of the machine.
+
+    reason: why it is not steady. used: numbers of the launches whose times count. between: largest
+    difference of launches' median steps, over the smallest. within: median over launches of the
+    interquartile range of a launch's steps over their median.
+    """
+
+    verdict: Verdict | None = None
+    reason: str = ""
+    used: frozenset[int] = frozenset()
+    between: float | None = None
+    within: float | None = None
+
+
+def timings(records: Sequence[Record]) -> dict[str, Timing]:
+    """The verdict on each row of a run. The reference is no row, but its kernel readings count."""
+    fastest = machine.fastest_kernel([record.machine_state for record in records])
+    return {row: judge(launches, fastest) for row, launches in grouped(records, "row").items()}
+
+
+def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Timing:
+    """The verdict on the launches of one row.
+
+    fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
+    """
+    steps = {record.launch: metrics.measured_seconds(record.steps) for record in launches}
+    if any(record.status != "ok" for record in launches) or not all(steps.values()):
+        return Timing()
+    between, within = _between(steps.values()), _within(steps.values())
+    if any(record.machine_state is None for record in launches):
+        return Timing(used=frozenset(steps), between=between, within=within)
+    causes = {record.launch: disturbance(record, fastest_kernel) for record in launches}
+    quiet = {number: seconds for number, seconds in steps.items() if not causes[number]}
+    verdict, reason = _verdict(steps, quiet, [cause for cause in causes.values() if cause])
+    used = frozenset(quiet if len(quiet) >= LEAST_LAUNCHES else steps)
+    return Timing(verdict=verdict, reason=reason, used=used, between=between, within=within)
+
+
+def _verdict(
+    steps: Mapping[int, Sequence[float]],
+    quiet: Mapping[int, Sequence[float]],
+    causes: Sequence[str],
+) -> tuple[Verdict, str]:
+    disturbed = f"{len(causes)} of {len(steps)} launches disturbed ({causes[0]})" if causes else ""
+    if len(steps) < LEAST_LAUNCHES:
+        return "unsettled", "a single launch shows no spread between launches"
+    if len(quiet) < LEAST_LAUNCHES:
+        return "unsettled", disturbed
+    interval = step_interval(list(quiet.values()))
+    if interval.half_width > TOLERANCE:
+        words = f"{_range_words(quiet)}, {_interval_words(interval)}"
+        return "unsettled", f"{words}; {disturbed}" if causes else words
+    if causes:
+        return "noisy", f"{disturbed} and set aside"
+    if _between(quiet.values()) > TOLERANCE:
+        return "noisy", f"{_range_words(quiet)}, {_interval_words(interval)}"
+    return "steady", ""
+
+
+def _range_words(steps: Mapping[int, Sequence[float]]) -> str:
+    medians = [statistics.median(seconds) for seconds in steps.values()]
+    return f"{len(medians)} launches took {min(medians):.3f} to {max(medians):.3f} s a step"
+
+
+def _interval_words(interval: Interval) -> str:
+    percent = f"{interval.half_width:.0%}"
+    return f"their interval is {interval.low:.3f} to {interval.high:.3f} s, up to {percent} off"
+
+
+def _between(steps: Collection[Sequence[float]]) -> float:
+    medians = [statistics.median(seconds) for seconds in steps]
+    return max(medians) / min(medians) - 1
+
+
+def _within(steps: Collection[Sequence[float]]) -> float:
+    spreads = [spread for seconds in steps if (spread := metrics.spread(seconds)) is not None]
+    return statistics.median((spread.high - spread.low) / spread.median for spread in spreads)
+
+
+def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
+    """What disturbed this launch, in words; "" if nothing that was read did."""
+    state = record.machine_state
+    if state is None:
+        return ""
+    if state.taken_share > TAKEN_SHARE:
+        return f"others took {state.taken_share:.0%} of the cores of launch {record.launch}"
+    fastest = fastest_kernel.get(state.wanted_cores)
+    slower = 0.0 if fastest is None else max(state.kernel_seconds, default=0.0) / fastest - 1
+    if slower > KERNEL_SLOWER:
+        return f"the kernel beside launch {record.launch} was {slower:.0%} slower than the fastest"
+    if state.throttled_share > THROTTLED_SHARE:
+        return f"launch {record.launch} was throttled for {state.throttled_share:.0%} of its steps"
+    slowed = [reason for reason in state.gpu_clock_reasons if reason in machine.SLOWED_CLOCKS]
+    if slowed:
+        return f"GPU clocks in launch {record.launch} were lowered: {', '.join(slowed)}"
+    if state.thermal_events:
+        return f"the processor was too hot {state.thermal_events} times in launch {record.launch}"
+    return ""

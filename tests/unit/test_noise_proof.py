@@ -1,0 +1,52 @@
+"""The proof of tests/soak/noise.py, on launches made by hand instead of real runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from benchmarks.records.record import Record
+from tests.soak import noise
+from tests.unit.timing_cases import BUSY, run_of
+
+
+def proof(
+    runs: list[list[Record]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> tuple[int, dict[str, Any]]:
+    """Exit code and report of a proof whose first run is the quiet one."""
+    path = tmp_path / "proof.json"
+    flags = ["noise", "--quiet", "1", "--busy", str(len(runs) - 1), "--neighbours", "0"]
+    monkeypatch.setattr("sys.argv", [*flags, "--output", str(path)])
+    monkeypatch.setattr(noise, "run", lambda asked, folder: (runs.pop(0), 1.0))
+    code = noise.main()
+    return code, json.loads(path.read_text())
+
+
+def test_marked_and_unclaimed_ratios_are_no_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = {"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)}
+    wrong = {"megatron": (2.5, 2.5), "sppo": (1.0, 1.0)}
+    failed = run_of(right)
+    failed[0] = msgspec.structs.replace(failed[0], status="timeout", steps=[])
+    failed[2] = msgspec.structs.replace(failed[2], status="timeout", steps=[])
+    runs = [run_of(right), run_of(right), run_of(wrong, [BUSY, BUSY]), failed]
+    code, report = proof(runs, monkeypatch, tmp_path)
+    assert code == 0
+    assert report["pooled_ratio"] == 1.5
+    assert (report["busy_runs"], report["busy_claims"], report["busy_marked"]) == (3, 1, 2)
+    assert report["wrong_without_the_rule"] == 1
+    assert report["busy"][2]["unclaimed_off"] is None
+
+
+def test_a_wrong_claim_without_a_mark_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = run_of({"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)})
+    wrong = run_of({"megatron": (1.7, 1.7), "sppo": (1.0, 1.0)})
+    code, report = proof([right, wrong], monkeypatch, tmp_path)
+    assert (code, report["wrong_unmarked"]) == (1, 1)
