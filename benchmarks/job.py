@@ -9,7 +9,7 @@ A launch directory has these files, all but the heartbeat, the ends and the log 
     where-{r}         the current or last instruction of the rank: 256 bytes, overwritten before
                       every instruction (`benchmarks.worker.heartbeat`)
     ends.jsonl        the end of every rank in order of time, noted by the ranks' parent
-                      (`benchmarks.launch.rank_ends`)
+                      (`benchmarks.launch.ranks.ends`)
     log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.

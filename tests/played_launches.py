@@ -21,7 +21,7 @@ def _outcome(job: Any, options: Any) -> Any:
     """The outcome of a launch, with the files that a launch writes."""
     from pathlib import Path
 
-    from benchmarks.launch.outcome import Outcome
+    from benchmarks.launch.ranks.outcome import Outcome
     from benchmarks.records import store
 
     store.save(Path(job.output_directory) / "job.json", job)
@@ -35,7 +35,7 @@ def _role(role: Any, job: Any, adapter: Any, time_limit_seconds: float, ended: A
 
 
 def _play(stack: ExitStack) -> None:
-    stack.enter_context(patch("benchmarks.launch.processes.launch", _outcome))
+    stack.enter_context(patch("benchmarks.launch.ranks.processes.launch", _outcome))
     stack.enter_context(patch("benchmarks.emulation.processes._emulate", _role))
     stack.enter_context(patch("benchmarks.worker.matmul_peak.measured_peak", lambda *_: None))
     stack.enter_context(

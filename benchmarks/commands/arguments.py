@@ -230,7 +230,7 @@ def options(command: Launches) -> Any:
 
     Raises UsageError on impossible numbers, or too few steps for the equal-work gate.
     """
-    from benchmarks.launch.run import REFERENCE_STEPS, Options
+    from benchmarks.launch.options import REFERENCE_STEPS, Options
 
     check_time_limit(command.time_limit)
     with usage_errors():

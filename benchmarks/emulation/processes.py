@@ -16,8 +16,8 @@ from baselines.protocol import Adapter, Role
 from benchmarks.emulation import memory_figure
 from benchmarks.emulation.result import Emulation, EmulationJob, RoleReport, failed, position_text
 from benchmarks.environment import child_environment
-from benchmarks.launch.blame import signal_name
-from benchmarks.launch.processes import variables
+from benchmarks.launch.ranks.blame import signal_name
+from benchmarks.launch.ranks.processes import variables
 from benchmarks.records import store
 from benchmarks.rows.assign import step_plans
 from benchmarks.worker.parent import parent_variable

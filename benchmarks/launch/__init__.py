@@ -1,4 +1,4 @@
 """From rows to records: start the ranks, watch them, judge how they ended.
 
-Read first: `run.run`, `run.LaunchOptions`, `processes.launch`, `outcome.judge`.
+Read first: `run.run`, `options.Options`, `ranks.processes.launch`, `ranks.outcome.judge`.
 """

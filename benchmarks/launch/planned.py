@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.job import Job, Status
-from benchmarks.launch import processes
-from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch.ranks import processes
+from benchmarks.launch.ranks.outcome import Outcome
+from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.rows.assign import step_plans
 from sppo.config.errors import Infeasible, NotSupported
 

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.job import Job, RankReport
-from benchmarks.launch.outcome import Outcome
+from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.records import equal_work, metrics, timeline
 from benchmarks.records.record import Peak, Record, StepRecord, Text
 from benchmarks.rows.row import Configuration

@@ -16,28 +16,24 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job, Status
+from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job
 from benchmarks.launch import planned, resuming, time_limits
 from benchmarks.launch.further import Budget
-from benchmarks.launch.machine_watch import MachineWatch
-from benchmarks.launch.options import REFERENCE_STEPS as REFERENCE_STEPS
-from benchmarks.launch.options import Options as Options
-from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch.gate import gate, name_of
+from benchmarks.launch.machine.watch import MachineWatch
+from benchmarks.launch.options import REFERENCE_STEPS, Options
 from benchmarks.launch.progress import Display
-from benchmarks.launch.recording import Inputs, as_mismatch, make_record
-from benchmarks.records import equal_work
+from benchmarks.launch.ranks.outcome import Outcome
+from benchmarks.launch.ranks.processes import LaunchOptions
+from benchmarks.launch.recording import Inputs, make_record
 from benchmarks.records import record as records
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record, Text
 from benchmarks.records.store import is_text
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import REFERENCE, Configuration, slug_of
+from benchmarks.rows.row import REFERENCE, Configuration
 from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
-
-UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
-"""Statuses that are no result; the command then exits 1."""
 
 
 def new_directory(parent: Path, workload: Workload) -> Path:
@@ -277,39 +273,3 @@ def make_job(inputs: Inputs, configuration: Configuration, number: int, options:
         account=False,
         threads_per_rank=inputs.environment["cores"],
     )
-
-
-def name_of(record: Record) -> str:
-    """The name of a launch: "SPPO, launch 2"."""
-    return f"{record.row}, launch {record.launch}"
-
-
-def folder(record: Record) -> str:
-    """The folder of a launch inside the folder of its run."""
-    return f"{slug_of(record.row)}-{record.launch}"
-
-
-def exit_code(done: Sequence[Record]) -> int:
-    """0 if every launch ended in a result, else 1."""
-    return int(any(record.status in UNWANTED for record in done))
-
-
-def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
-    """The records, with status `mismatch` for launches that did different work, on disk too."""
-    fine = [record for record in done if record.status == "ok"]
-    reference = next((record.steps for record in fine if record.is_reference), None)
-    rows = {name_of(record): record.steps for record in fine if not record.is_reference}
-    if not rows:
-        return list(done)
-    tolerance = equal_work.TOLERANCE[done[0].workload.dtype]
-    different = equal_work.equal_work(rows, reference, tolerance=tolerance)
-    judged = []
-    for record in done:
-        difference = different.get(name_of(record))
-        if difference is not None and record.status == "ok":
-            reason = f"{difference} (allowed: {tolerance:g} relative)"
-            record = as_mismatch(record, reason)
-            records.write(record, directory / folder(record) / records.FILE_NAME)
-            display.note(f"{name_of(record)}: mismatch, {reason}")
-        judged.append(record)
-    return judged

@@ -20,6 +20,7 @@ from benchmarks.emulation.result import Emulation, RoleReport, SimulatedTime
 from benchmarks.environment import CHECKOUT
 from benchmarks.job import Accounted, Memory
 from benchmarks.launch import run
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.records.record import Record
 from benchmarks.regression.differences import Values
@@ -32,7 +33,7 @@ from sppo.config.workload import Workload
 TIME_LIMIT_SECONDS = 240.0
 """Of one rank: many times what it takes, for a machine that is busy."""
 
-OPTIONS = run.Options(
+OPTIONS = Options(
     launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=TIME_LIMIT_SECONDS
 )
 """Four optimizer steps: throw-away, accounted, and two whose losses depend on AdamW's state."""

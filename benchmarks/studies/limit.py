@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.job import Status
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
-from benchmarks.launch.run import Options, launch_row, prepare, remove_inputs
+from benchmarks.launch.run import launch_row, prepare, remove_inputs
 from benchmarks.records import store
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record

@@ -16,9 +16,10 @@ from pathlib import Path
 from benchmarks.data.checks import check_length
 from benchmarks.data.formats import STDLIB, open_source
 from benchmarks.launch import run
+from benchmarks.launch.gate import gate
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
-from benchmarks.launch.run import Options
 from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record, group_by
@@ -262,5 +263,5 @@ def judged(directory: Path, done: Sequence[Record], display: Display) -> list[Re
     return [
         record
         for length in sorted(by_length)
-        for record in run.gate(directory, by_length[length], display)
+        for record in gate(directory, by_length[length], display)
     ]

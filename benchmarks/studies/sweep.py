@@ -12,9 +12,9 @@ from typing import Literal
 
 from benchmarks.job import Status
 from benchmarks.launch import run
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
-from benchmarks.launch.run import Options
 from benchmarks.records.record import Record, group_by
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.launch import processes, rank_ends
-from benchmarks.launch.rank_ends import RankEnd, Stop
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks import processes
+from benchmarks.launch.ranks.ends import RankEnd, Stop
 from benchmarks.worker.parent import PARENT
 
 pytestmark = pytest.mark.slow

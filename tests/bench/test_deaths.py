@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks.launch import processes, run
+from benchmarks.launch import run
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
-from benchmarks.launch.run import Options
+from benchmarks.launch.ranks import processes
 from benchmarks.records.record import Record
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Row

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.environment import CHECKOUT, import_path
-from benchmarks.launch.processes import variables
+from benchmarks.launch.ranks.processes import variables
 from benchmarks.worker.matmul_peak import measured_peak
 
 NAMES = ("sppo", "baselines", "benchmarks", "torch", "platform")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import ENDING_SIGNALS, INTERRUPTED
-from benchmarks.launch.processes import variables
+from benchmarks.launch.ranks.processes import variables
 
 PROGRAM = """
 import os, signal, sys, time

@@ -15,10 +15,11 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Progress
-from benchmarks.launch import processes, run
+from benchmarks.launch import run
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
+from benchmarks.launch.ranks import processes
 from benchmarks.launch.recording import Inputs
-from benchmarks.launch.run import Options
 from benchmarks.records import record as records
 from benchmarks.records.record import Record, Text
 from benchmarks.reporting import tables

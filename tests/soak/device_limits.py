@@ -23,8 +23,9 @@ from unittest.mock import patch
 
 from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.launch import processes, run
+from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
+from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.records.record import Record
 from benchmarks.rows import assign

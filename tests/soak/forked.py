@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.job import Job
-from benchmarks.launch import rank_ends
-from benchmarks.launch.outcome import Outcome, judge, out_of_time
-from benchmarks.launch.processes import LaunchOptions
-from benchmarks.launch.rank_ends import RankEnd
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks.ends import RankEnd
+from benchmarks.launch.ranks.outcome import Outcome, judge, out_of_time
+from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.records import store
 from benchmarks.worker import device, rank
 

@@ -27,8 +27,9 @@ from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.sppo import SppoSettings
 from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.launch import processes, run
+from benchmarks.launch import run
 from benchmarks.launch.progress import Lines
+from benchmarks.launch.ranks import processes
 from benchmarks.launch.recording import Inputs
 from benchmarks.records import record as records
 from benchmarks.records.record import Record

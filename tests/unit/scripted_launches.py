@@ -15,8 +15,8 @@ from benchmarks import environment
 from benchmarks.cli import main
 from benchmarks.job import Job, Memory, RankReport, StepReport
 from benchmarks.launch import planned, run
-from benchmarks.launch.outcome import Outcome
-from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch.ranks.outcome import Outcome
+from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.time_limits import FLOOR_SECONDS
 from benchmarks.records import store
 from benchmarks.records.record import Peak, Text

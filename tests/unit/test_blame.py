@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from benchmarks.job import RankError
-from benchmarks.launch import outcome as outcomes
-from benchmarks.launch import rank_ends
-from benchmarks.launch.rank_ends import RankEnd, Stop
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks import outcome as outcomes
+from benchmarks.launch.ranks.ends import RankEnd, Stop
 from benchmarks.worker.heartbeat import Heartbeat
 
 MS_NS = 1_000_000

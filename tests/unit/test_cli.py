@@ -173,7 +173,10 @@ def test_dry_run_prints_torchrun_lines_and_writes_nothing(
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
     assert len(lines) == 3
     assert "OMP_NUM_THREADS=1" in lines[1]
-    assert "-m benchmarks.launch.agent --standalone --nnodes 1 --local-addr 127.0.0.1" in lines[1]
+    assert (
+        "-m benchmarks.launch.ranks.agent --standalone --nnodes 1 --local-addr 127.0.0.1"
+        in lines[1]
+    )
     assert "--nproc-per-node 2 -m benchmarks.worker.rank" in lines[1]
     assert lines[1].endswith("megatron-same-layout-1/job.json")
     assert not [path for path in folder.rglob("*") if path.is_file()]

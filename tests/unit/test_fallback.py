@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.launch import run
-from benchmarks.launch.run import Options
+from benchmarks.launch.options import Options
 from benchmarks.records.record import Record
 from benchmarks.rows import candidates, fallback, tuning
 from benchmarks.rows.candidates import Candidates

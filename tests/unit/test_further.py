@@ -11,8 +11,8 @@ import pytest
 from benchmarks import workloads
 from benchmarks.launch import run
 from benchmarks.launch.further import Budget
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
-from benchmarks.launch.run import Options
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Configuration, Row
 from tests.unit.records_factory import record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.launch import outcome as verdict
+from benchmarks.launch.ranks import outcome as verdict
 from benchmarks.worker.heartbeat import (
     NOTE_BYTES,
     Heartbeat,

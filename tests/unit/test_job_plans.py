@@ -17,8 +17,9 @@ from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.emulation import processes as emulated
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.job import Job, throw_away_tokens
-from benchmarks.launch import planned, processes
-from benchmarks.launch.processes import LaunchOptions
+from benchmarks.launch import planned
+from benchmarks.launch.ranks import processes
+from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.records import store
 from benchmarks.records.plan_record import KEYS, plan_data, read_plan
 from benchmarks.rows.assign import assign

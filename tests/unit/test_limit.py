@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Memory
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
-from benchmarks.launch.run import Options
 from benchmarks.records.record import Record, Text
 from benchmarks.rows.row import Configuration
 from benchmarks.studies import limit

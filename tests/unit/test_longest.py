@@ -13,9 +13,9 @@ import pytest
 from benchmarks import workloads
 from benchmarks.job import Memory, Status
 from benchmarks.launch import run
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
-from benchmarks.launch.run import Options
 from benchmarks.longest_fit import guess_tokens
 from benchmarks.records import store
 from benchmarks.records.record import Record, Text

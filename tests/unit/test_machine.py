@@ -16,7 +16,8 @@ import pytest
 from benchmarks import cli, environment, standard_streams
 from benchmarks.commands.arguments import UsageError, chosen_systems, usage_errors
 from benchmarks.commands.planning.emulate_settings import system_named
-from benchmarks.launch import processes, run
+from benchmarks.launch import run
+from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words, records_so_far
 from benchmarks.studies import sweep

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Job, Progress, StepReport
-from benchmarks.launch import gpu_clocks, kernel, machine_watch
-from benchmarks.launch.machine_watch import Counters, MachineWatch, between
+from benchmarks.launch.machine import gpu_clocks, kernel
+from benchmarks.launch.machine import watch as watching
+from benchmarks.launch.machine.watch import Counters, MachineWatch, between
 from tests.unit.records_factory import record
 from tests.unit.timing_cases import machine
 
@@ -56,9 +57,9 @@ def counters(time: float, **changes: Any) -> Counters:
 def at(monkeypatch: pytest.MonkeyPatch) -> list[Counters]:
     """The counters that the next readings see, in turn; the kernel takes no time."""
     upcoming: list[Counters] = []
-    monkeypatch.setattr(machine_watch, "read_counters", lambda: upcoming.pop(0))
+    monkeypatch.setattr(watching, "read_counters", lambda: upcoming.pop(0))
     reading = kernel.KernelReading(seconds=0.003, spread=0.02)
-    monkeypatch.setattr(machine_watch, "read_kernel", lambda threads: reading)
+    monkeypatch.setattr(watching, "read_kernel", lambda threads: reading)
     return upcoming
 
 
@@ -104,8 +105,8 @@ def test_readings_that_fail_are_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     def breaks(*_: object) -> Any:
         raise RuntimeError("no thread")
 
-    monkeypatch.setattr(machine_watch, "read_counters", fails)
-    monkeypatch.setattr(machine_watch, "read_kernel", breaks)
+    monkeypatch.setattr(watching, "read_counters", fails)
+    monkeypatch.setattr(watching, "read_kernel", breaks)
     seen: list[int] = []
     watch = MachineWatch(job(measured_steps=2))
     report = watch.reporting(lambda progress: seen.append(progress.step))
@@ -122,14 +123,14 @@ def test_readings_that_fail_are_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_launches_without_times_are_not_watched(
     arguments: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_watch, "read_kernel", None)
+    monkeypatch.setattr(watching, "read_kernel", None)
     measured_steps, launched = arguments
     watch = MachineWatch(job(measured_steps), launched=launched)
     assert watch.end(record()) == record()
 
 
 def test_this_machine_can_be_read() -> None:
-    first, last = machine_watch.read_counters(), machine_watch.read_counters()
+    first, last = watching.read_counters(), watching.read_counters()
     assert last.time >= first.time
     assert last.busy >= first.busy
     assert last.own >= first.own
@@ -139,10 +140,10 @@ def test_this_machine_can_be_read() -> None:
 def test_a_control_groups_throttling_is_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine_watch, "CGROUP", tmp_path)
-    assert machine_watch._throttled_seconds() is None
+    monkeypatch.setattr(watching, "CGROUP", tmp_path)
+    assert watching._throttled_seconds() is None
     (tmp_path / "cpu.stat").write_text("usage_usec 5\nnr_throttled 2\nthrottled_usec 2500000\n")
-    assert machine_watch._throttled_seconds() == 2.5
+    assert watching._throttled_seconds() == 2.5
 
 
 def test_reasons_of_lowered_clocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_is_torchrun_on_the_profiling_module() -> None:
     line = " ".join(profile.command("mine", Path("/x/mine.json"), 4)[1:])
     assert line == (
-        "-m benchmarks.launch.agent --standalone --nnodes 1 --local-addr 127.0.0.1 "
+        "-m benchmarks.launch.ranks.agent --standalone --nnodes 1 --local-addr 127.0.0.1 "
         "--nproc-per-node 4 "
         "-m benchmarks.worker.measure_hardware mine /x/mine.json"
     )

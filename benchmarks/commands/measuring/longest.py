@@ -50,7 +50,8 @@ class Longest(RunFolder, Data):
 
         Raises UsageError.
         """
-        from benchmarks.launch import run
+        from benchmarks.launch.gate import exit_code
+        from benchmarks.launch.options import Options
         from benchmarks.launch.progress import display
         from benchmarks.studies import longest as search
 
@@ -63,7 +64,7 @@ class Longest(RunFolder, Data):
         with usage_errors(OSError, ImportError):
             rows = find(arguments.names(self.systems))
             arguments.check_time_limit(self.time_limit)
-            options = run.Options(
+            options = Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
             arguments.check_machine(workload)
@@ -71,7 +72,7 @@ class Longest(RunFolder, Data):
             with run_folder(self, workload) as directory, display() as shown:
                 result, done = search.search(workload, rows, directory, options, shown, at_most)
                 path = store.save(directory / "longest.json", result)
-        code = run.exit_code(done)
+        code = exit_code(done)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         with records_so_far(directory):
             lost = longest_result.lost_rows(result, published)

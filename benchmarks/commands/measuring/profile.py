@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
-from benchmarks.launch import processes
+from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.reporting.text_table import Column, rows_table, text_table
 from sppo.config import hardware

@@ -57,6 +57,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
     def run(self) -> int:
         """Launch, record, compare, show; the exit code. Raises UsageError."""
         from benchmarks.launch import run as supervisor
+        from benchmarks.launch.gate import exit_code
         from benchmarks.launch.progress import display
 
         request = self.check()
@@ -80,7 +81,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
             if self.tune:
                 _save_tuning(workload, done)
             self._publish(directory, done, with_wandb=not (self.no_wandb or finished))
-        return supervisor.exit_code(done)
+        return exit_code(done)
 
     def check(self) -> RunRequest:
         """The launches from the flags. Raises UsageError before anything is written."""
@@ -165,7 +166,7 @@ def print_lines(request: RunRequest, configuration: Configuration, number: int) 
     from benchmarks.environment import available_cores
     from benchmarks.launch import run as supervisor
     from benchmarks.launch import time_limits
-    from benchmarks.launch.processes import Nodes, command, shell_line, variables
+    from benchmarks.launch.ranks.processes import Nodes, command, shell_line, variables
     from benchmarks.rows.row import REFERENCE
 
     label = f"{configuration.row.label}, launch {number}"

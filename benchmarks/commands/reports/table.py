@@ -26,7 +26,7 @@ class Table(Json):
 
     def run(self) -> int:
         """Show the table; the exit code is the run's. Raises UsageError."""
-        from benchmarks.launch.run import exit_code
+        from benchmarks.launch.gate import exit_code
 
         with usage_errors():
             done = record.read_all(self.directory)

@@ -47,6 +47,7 @@ class Ablation(Measuring, SimulatedAblation):
     def run(self) -> int:
         """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
         from benchmarks.launch import run
+        from benchmarks.launch.gate import exit_code
         from benchmarks.launch.progress import display
         from benchmarks.reporting.bar_chart import bar_chart
 
@@ -77,4 +78,4 @@ class Ablation(Measuring, SimulatedAblation):
             bar_chart(done, directory / "ablation.png")
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         show_study(self, directory, "ablation", f"ablation/{name}", data, document)
-        return run.exit_code(done)
+        return exit_code(done)

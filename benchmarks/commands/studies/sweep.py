@@ -43,7 +43,7 @@ class Sweep(Measuring, Named):
 
     def run(self) -> int:
         """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""
-        from benchmarks.launch import run
+        from benchmarks.launch.gate import exit_code
         from benchmarks.launch.progress import display
 
         request = self.check()
@@ -61,7 +61,7 @@ class Sweep(Measuring, Named):
         data, document = sweep_report.as_json(*about), sweep_report.document(*about)
         name = f"{request.workload.name}-{request.quantity}"
         show_study(self, directory, "sweep", f"sweeps/{name}", data, document)
-        return run.exit_code(done)
+        return exit_code(done)
 
     def check(self) -> SweepRequest:
         """The request of the flags. Raises UsageError before anything is written."""

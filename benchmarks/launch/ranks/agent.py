@@ -1,6 +1,6 @@
 """torchrun that notes the end of every rank at once: torchrun itself looks ten times a second.
 
-    python -m benchmarks.launch.agent ARGUMENTS OF torchrun
+    python -m benchmarks.launch.ranks.agent ARGUMENTS OF torchrun
 
 The kernel reports ended ranks by their process descriptors (pidfd_open(2)). epoll(7) returns them
 in the order in which they ended, however late this process wakes up.
@@ -28,8 +28,8 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing.api import SubprocessContext
 from torch.distributed.launcher import api
 
-from benchmarks.launch import rank_ends
-from benchmarks.launch.rank_ends import FILE_VARIABLE, RankEnd, Stop
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks.ends import FILE_VARIABLE, RankEnd, Stop
 from benchmarks.worker.parent import end_with_parent, parent_variable
 
 

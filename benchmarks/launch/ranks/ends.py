@@ -1,6 +1,6 @@
 """The ends of a launch's ranks, one JSON line each, in the order in which they came.
 
-The parent of the ranks writes the lines (`benchmarks.launch.agent`), so a killed rank has one too.
+The parent of the ranks writes the lines (`agent.py`), so a killed rank has one too.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import TypeVar
 import msgspec
 
 from benchmarks.job import RankError, RankReport, Status
-from benchmarks.launch import rank_ends
-from benchmarks.launch.blame import Evidence, signal_name
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks.blame import Evidence, signal_name
 from benchmarks.worker.heartbeat import hang_reason, read_notes
 
 

@@ -18,8 +18,8 @@ import psutil
 
 from benchmarks.environment import available_cores
 from benchmarks.job import Job, Progress
-from benchmarks.launch import gpu_clocks
-from benchmarks.launch.kernel import KernelReading, read_kernel
+from benchmarks.launch.machine import gpu_clocks
+from benchmarks.launch.machine.kernel import KernelReading, read_kernel
 from benchmarks.records.machine import MachineState
 from benchmarks.records.record import Record
 

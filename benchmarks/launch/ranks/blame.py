@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.job import RankError, Status
-from benchmarks.launch.rank_ends import RankEnd, Stop
+from benchmarks.launch.ranks.ends import RankEnd, Stop
 from benchmarks.worker.heartbeat import Note, few
 
 TOGETHER_NS = 500_000_000

@@ -20,8 +20,8 @@ import psutil
 
 from benchmarks.environment import child_environment, import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
-from benchmarks.launch import rank_ends
-from benchmarks.launch.outcome import Outcome, judge, out_of_time
+from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks.outcome import Outcome, judge, out_of_time
 from benchmarks.records import store
 from benchmarks.worker.parent import parent_variable
 
@@ -81,7 +81,15 @@ def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) 
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
         meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.endpoint]
     meeting += ["--nproc-per-node", str(ranks // nodes.count)]
-    return [sys.executable, "-m", "benchmarks.launch.agent", *meeting, "-m", module, *arguments]
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.launch.ranks.agent",
+        *meeting,
+        "-m",
+        module,
+        *arguments,
+    ]
 
 
 def variables(threads: int, environment: Mapping[str, str]) -> dict[str, str]:

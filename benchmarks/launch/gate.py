@@ -1,0 +1,53 @@
+"""The gate: launches that did different work are no result. Names, folders and the exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.job import Status
+from benchmarks.launch.progress import Display
+from benchmarks.launch.recording import as_mismatch
+from benchmarks.records import equal_work
+from benchmarks.records import record as records
+from benchmarks.records.record import Record
+from benchmarks.rows.row import slug_of
+
+UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
+"""Statuses that are no result; the command then exits 1."""
+
+
+def name_of(record: Record) -> str:
+    """The name of a launch: "SPPO, launch 2"."""
+    return f"{record.row}, launch {record.launch}"
+
+
+def folder(record: Record) -> str:
+    """The folder of a launch inside the folder of its run."""
+    return f"{slug_of(record.row)}-{record.launch}"
+
+
+def exit_code(done: Sequence[Record]) -> int:
+    """0 if every launch ended in a result, else 1."""
+    return int(any(record.status in UNWANTED for record in done))
+
+
+def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
+    """The records, with status `mismatch` for launches that did different work, on disk too."""
+    fine = [record for record in done if record.status == "ok"]
+    reference = next((record.steps for record in fine if record.is_reference), None)
+    rows = {name_of(record): record.steps for record in fine if not record.is_reference}
+    if not rows:
+        return list(done)
+    tolerance = equal_work.TOLERANCE[done[0].workload.dtype]
+    different = equal_work.equal_work(rows, reference, tolerance=tolerance)
+    judged = []
+    for record in done:
+        difference = different.get(name_of(record))
+        if difference is not None and record.status == "ok":
+            reason = f"{difference} (allowed: {tolerance:g} relative)"
+            record = as_mismatch(record, reason)
+            records.write(record, directory / folder(record) / records.FILE_NAME)
+            display.note(f"{name_of(record)}: mismatch, {reason}")
+        judged.append(record)
+    return judged
