@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -20,13 +20,14 @@ from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
+    from benchmarks.launch.options import Options
     from benchmarks.launch.run_file import RunFile
     from benchmarks.rows.row import Configuration
 
 PLACE = ("output", "resume")
 """Flags that name a folder."""
 
-NO_MEASUREMENT = (*PLACE, "json", "publish", "no_wandb", "time_limit")
+NO_MEASUREMENT = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
 """Flags that a resumed command may change."""
 
 
@@ -66,6 +67,11 @@ def is_finished(command: RunFolder) -> bool:
     from benchmarks.launch import run_file
 
     return command.resume is not None and run_file.read(command.resume.resolve()).finished
+
+
+def unfinished(command: RunFolder, options: Options) -> Options:
+    """The options, without further launches where --resume names a finished folder."""
+    return replace(options, budget_seconds=0.0) if is_finished(command) else options
 
 
 def _plan(

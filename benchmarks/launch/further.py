@@ -42,18 +42,25 @@ class Budget:
         return self.clock() - self.started + expected <= self.seconds
 
     def next_round(
-        self, configurations: Sequence[Configuration], done: Sequence[Record], display: Display
+        self,
+        configurations: Sequence[Configuration],
+        done: Sequence[Record],
+        display: Display,
+        is_recorded: Callable[[Configuration], bool] = lambda _: False,
     ) -> list[Configuration]:
         """The rows to launch once more, in the order of `configurations`; none at the end.
 
-        A row with a single launch is left alone: its user has asked for one.
+        A row with a single launch is left alone: its user has asked for one. A round whose launches
+        are all recorded, in a resumed run, costs nothing.
         """
-        if self.seconds <= 0:
-            return []
         counts = [record.row for record in done]
         labels = {row for row in to_repeat(done) if counts.count(row) >= LEAST_LAUNCHES}
         rows = [point for point in configurations if point.row.label in labels]
         if not rows:
+            return []
+        if all(map(is_recorded, rows)):
+            return rows
+        if self.seconds <= 0:
             return []
         names = ", ".join(point.row.label for point in rows)
         if not self.allows(labels):

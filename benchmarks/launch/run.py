@@ -154,18 +154,25 @@ def run(
                     done.append(record)
                     budget.note_launch(record.row)
             configurations = current
-        number = options.launches
-        while repeated := budget.next_round(configurations, done, display):
-            number += 1
+        number = options.launches + 1
+        while repeated := budget.next_round(
+            configurations, done, display, partial(_is_recorded, inputs, number)
+        ):
             for configuration in repeated if number % 2 else reversed(repeated):
                 done.append(launch_row(inputs, configuration, number, options, display))
                 budget.note_launch(configuration.row.label)
+            number += 1
     finally:
         try:
             done = gate(inputs.directory, done, display)
         finally:
             remove_inputs(inputs)
     return done
+
+
+def _is_recorded(inputs: Inputs, number: int, configuration: Configuration) -> bool:
+    folder = inputs.directory / f"{configuration.row.slug}-{number}"
+    return (folder / records.FILE_NAME).exists()
 
 
 def _launch(

@@ -14,7 +14,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
-from benchmarks.commands.run_folder import is_finished, run_folder
+from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
 from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
@@ -73,7 +73,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
                 done = supervisor.run(
                     inputs,
                     request.configurations,
-                    request.options,
+                    unfinished(self, request.options),
                     shown,
                     narrow=tuning.finalists if self.tune else None,
                     instead=None if self.tune else instead,

@@ -11,7 +11,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import DEGREE_FLAGS, MODEL_FLAGS, refuse, usage_errors
 from benchmarks.commands.flags import Measuring
 from benchmarks.commands.output import show_study
-from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.studies import ablation as ablations
@@ -70,7 +70,7 @@ class Ablation(Measuring, SimulatedAblation):
             with usage_errors(OSError):
                 inputs = run.prepare(workload, options, directory)
             with display() as shown:
-                done = run.run(inputs, rows, options, shown)
+                done = run.run(inputs, rows, unfinished(self, options), shown)
             results = ablations.results(done, plans)
             data = as_json(done, results, layout_policy)
             document = text(done, results, layout_policy)

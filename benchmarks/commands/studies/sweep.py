@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
-from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
@@ -51,6 +51,7 @@ class Sweep(Measuring, Named):
         done: list[Record] = []
         folder = run_folder(self, request.workload)
         with usage_errors(OSError), folder as directory, display() as shown:
+            request = replace(request, options=unfinished(self, request.options))
             for label, workload in request.values.items():
                 proven = sweeps.fitting_settings(done, workload)
                 point, launches = sweeps.measure(request, label, directory, shown, proven)
