@@ -122,11 +122,12 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
         yield "MSP", "multiplexed sequence partitioning: waiting ranks compute slices of neighbours"
     for end in dict.fromkeys(split.fills for split in plan.msp_splits):
         splits = [split for split in plan.msp_splits if split.fills == end]
-        chunks = ranges(split.part for split in splits)
+        numbers = ranges(split.part for split in splits)
+        chunks = f"{'chunk' if numbers.isdecimal() else 'chunks'} {numbers}"
         subsequences = counted(sum(len(split.subsequences) for split in splits), "subsequence")
         most = max(len(split.ranks) for split in splits)
         when = "fills" if end else "drains"
-        yield "", f"chunk {chunks}: {subsequences} in up to {most} slices as the pipeline {when}"
+        yield "", f"{chunks}: {subsequences} in up to {most} slices as the pipeline {when}"
     yield (
         "simulated",
         f"forward + backward {seconds:.3f} s, bubble share {plan.bubble_share:.1%} (idle)",
