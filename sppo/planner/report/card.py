@@ -69,7 +69,7 @@ def plan_card(plan: Plan, profile: Hardware, workload: Workload) -> str:
     sections = {
         f"Plan of {plan.workload}: {plan.model.name}, {size}": _head(plan, profile, workload),
         "Kinds of memory": LEGEND,
-        "Predicted peak memory of a rank (a full bar is the limit)": [
+        "Predicted peak memory of a rank (full bar: the limit, or without it the fullest stage)": [
             *_bars(plan, "device", DEVICE_KINDS, workload.device_memory_bytes),
             *_bars(plan, "host", HOST_KINDS, workload.host_memory_bytes),
         ],
