@@ -27,7 +27,8 @@ The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measure
 `sppo-bench --version` prints version and commit.
 
 Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavailable);
-1 a mismatch, a failure, a time-out, or an infeasible plan; 2 wrong input, with a one-line error;
+1 a mismatch, a failure, a time-out, a full disk, or an infeasible plan of `plan` and `simulate`;
+2 wrong input, with a one-line error;
 130 interrupted, the records so far are kept."""
 
 INTERRUPTED = 130

@@ -26,7 +26,7 @@ class RunFolder:
     output: Annotated[Path | None, arg(metavar="DIR")] = None
     """Folder in which the run's folder is made; results/runs/ if not given."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Go on in the folder of the same command where it was stopped; nothing is measured twice."""
+    """Go on with the stopped command of this folder; nothing is measured twice (docs/resume.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,12 @@ class Degrees:
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
     """Model chunks on every stage (V); the solver's choice if not given."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
-    """Pipeline stages; the solver's choice if not given."""
+    """Pipeline stages (PP); the solver's choice if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp"], metavar="S")] = None
-    """Ranks of a stage, which share each subsequence; the solver's choice if not given."""
+    """Ranks of a stage (SP), which share each subsequence; the solver's choice if not given."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
-    """Replicas of the pipeline, each with its own sequences; the solver's choice if not given."""
+    """Replicas of the pipeline (DP), each with its own sequences; the solver's choice if not
+    given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +94,17 @@ class Selection(Json, Degrees, Described):
     sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
     """Sequences of an optimizer step; the workload's own if not given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
-    """Saved tensors: auto, no-offload, full-offload, full-recompute, lean or paper."""
+    """The policy for saved tensors: auto (if not given), no-offload, full-offload, full-recompute,
+    lean or paper (docs/plan.md)."""
     solver: Annotated[str | None, arg(metavar="NAME")] = None
-    """The planner's method: paper, heuristic or exact."""
+    """The planner's method: heuristic (if not given), exact or paper."""
     cut: Annotated[str | None, arg(metavar="NAME")] = None
-    """Subsequences of equal FLOPs (flops), length (equal) or time; auto: flops in a pipeline."""
+    """Subsequences of equal FLOPs (flops), length (equal) or time (time). auto: flops in a
+    pipeline, equal on a single stage."""
     msp: bool = False
-    """Always let idle ranks at the pipeline's ends compute slices for their neighbours."""
+    """Always use MSP: ranks that wait at the pipeline's ends compute slices of their neighbours."""
     no_msp: bool = False
-    """Never do so. Without either flag the solver decides."""
+    """Never use MSP. Without either flag the solver decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +121,8 @@ class Launches:
     """Seconds of one launch; a longer one is stopped and recorded as timeout. Derived from the
     plan or the work if not given."""
     budget: Annotated[float, arg(metavar="SECONDS")] = 440.0
-    """Seconds of a run (in a sweep, of a value) within which noisy rows are launched further; 0:
-    never. Rows with --launches 1 stay at one launch."""
+    """Seconds of a run (in a sweep, of a value). Within them, rows whose times are not settled are
+    launched further (docs/timing.md). 0: never. With --launches 1 every row has one launch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,7 +190,7 @@ def four_million_tokens() -> str:
         "ranks": lambda role: str(role["ranks"]),
         "device peak": lambda role: gib(role["peak_device_bytes"]),
         "host peak": lambda role: gib(role["peak_host_bytes"]),
-        "saved activations, KV, dKV": lambda role: gib(role["activation_peak_bytes"]),
+        "saved tensors, KV, dKV": lambda role: gib(role["activation_peak_bytes"]),
         "D2H and H2D": lambda role: gib(role["copied_bytes"]),
         "sent messages": lambda role: f"{role['messages']}, {gib(role['message_bytes'])}",
     }

@@ -64,7 +64,8 @@ class Budget:
             return []
         names = ", ".join(point.row.label for point in rows)
         if not self.allows(labels):
-            display.note(f"noisy: {names}: a further launch would pass --budget {self.seconds:g} s")
+            why = f"a further launch would pass --budget {self.seconds:g} s"
+            display.note(f"not settled: {names}: {why}")
             return []
-        display.note(f"noisy: one more launch of {names}")
+        display.note(f"not settled: one more launch of {names}")
         return rows

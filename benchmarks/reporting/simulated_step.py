@@ -29,7 +29,7 @@ UNIT_COSTS = "unit costs"
 COST_UNIT = "cost units"
 SECONDS = "seconds"
 BYTES = "bytes"
-KEPT_UNIT = "kept activations of one subsequence on one stage"
+KEPT_UNIT = "saved tensors of one subsequence on one stage"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,14 +209,14 @@ def text(step: Simulated) -> str:
         ("bubble share (idle / all)", f"{step.bubble_share:.1%}"),
         ("bubble ratio (idle / busy, the paper's)", f"{step.bubble_ratio_paper:.3f}"),
     ]
-    titles = ("busy", "exposed copies", "device peak", "kept peak", "host peak", "sent")
+    titles = ("busy", "exposed copies", "device peak", "saved tensors", "host peak", "sent")
     blocks = [
         _head(step),
         rows_table(("simulated", "step"), whole),
         rows_table(("simulated: stage", *titles), _stage_rows(step)),
     ]
     if step.byte_unit != BYTES:
-        blocks.append(f"peaks in {step.byte_unit}")
+        blocks.append(f"memory in {step.byte_unit}")
     return "\n\n".join(blocks)
 
 

@@ -79,9 +79,9 @@ def _gain(plan: Plan, split: Plan, gain: float) -> str:
         chunks = counted(plan.virtual_stages, "model chunk")
         without = f" ({plan.degrees_words}, {chunks} a stage, N {plan.subsequences})"
     elif split.lengths_tokens != plan.lengths_tokens:
-        without = f" with N {plan.subsequences}"
+        without = f" (N {plan.subsequences})"
     return (
-        f"MSP at {where}: simulated {gain:+.1%} faster than without it{without}; idle "
+        f"MSP at {where}: simulated {gain:+.1%} faster than the plan without MSP{without}; idle "
         f"{split.bubble_share:.1%} instead of {plan.bubble_share:.1%}"
     )
 

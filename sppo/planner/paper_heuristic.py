@@ -95,10 +95,10 @@ def _plan(layout: TimedLayout) -> Plan:
     limit = layout.workload.device_memory_bytes
     whole = max(stage.memory.device_peak for stage in plan.stages)
     if limit is not None:
-        verdict = "fits" if whole <= limit else f"is {format_bytes(whole - limit)} over the limit"
+        over = f"{format_bytes(whole - limit)} over the limit"
         reasons.append(
             f"with dKV, staging, temporaries and untracked bytes the fullest stage takes "
-            f"{format_bytes(whole)}: it {verdict}"
+            f"{format_bytes(whole)}, {'which fits' if whole <= limit else over}"
         )
     if _broken_rules(layout):
         reasons.append("no layout obeys every pruning rule; the nearest is taken")

@@ -112,7 +112,9 @@ def test_a_round_that_would_pass_the_budget_is_announced_and_not_begun(
     budget.note_launch("SPPO")
     done = run_of({"sppo": (1.0, 1.5)})
     assert budget.next_round(POINTS, done, Lines()) == []
-    assert "noisy: SPPO: a further launch would pass --budget 100 s" in capsys.readouterr().err
+    assert (
+        "not settled: SPPO: a further launch would pass --budget 100 s" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan")])

@@ -159,7 +159,7 @@ def test_the_solver_splits_where_it_pays_and_says_so() -> None:
     assert not without.msp_splits
     assert plan.makespan_seconds < without.makespan_seconds
     assert plan.bubble_share < without.bubble_share
-    assert "faster than without it" in plan.reasons[-1]
+    assert "faster than the plan without MSP" in plan.reasons[-1]
 
 
 def test_the_solver_does_not_split_over_slow_links() -> None:

@@ -25,8 +25,8 @@ from sppo.config.sizes import parse_tokens
 class Longest(RunFolder, Data):
     """Find the longest sequence each row can train under the device limit, and save it.
 
-    Searched with enforced launches up to their accounted step. SPPO plans each length; a tuned row
-    is the best of its library's whole grid, leanest points first.
+    Every launch runs under the enforced limit, up to its accounted step. SPPO plans each length. A
+    tuned row is the best of its library's whole grid; points of least memory come first.
 
     Example: sppo-bench longest tiny-cpu --systems sppo,megatron-same-layout
     """
@@ -38,7 +38,7 @@ class Longest(RunFolder, Data):
     device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
     """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
-    """The longest that is asked for, such as 64K; else 8 times the workload's own length."""
+    """The longest length to try, such as 64K; 8 times the workload's own length if not given."""
     time_limit: float | None = None
     """Seconds of one launch; a length that takes longer counts as one that does not fit. Derived
     from the plan or the work if not given."""

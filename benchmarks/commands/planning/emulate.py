@@ -40,12 +40,12 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Emulate(RunFolder, SystemSettings, Described, System):
-    """Run one whole step of a system at full size on tensors without storage, and count it.
+    """Run one whole step of a system at full size on tensors without contents, and count it.
 
-    The system's own code, one process per role (a stage, or every rank), on a machine without GPUs
-    and without the memory: peak bytes, FLOPs, messages, and whether it fits. Exits 0 for a verdict
-    (ok, oom, host_oom, infeasible, unavailable), 1 if a role failed or a search found nothing that
-    fits.
+    The system's own code runs in one process per role: a stage, or one rank for all. The machine
+    needs no GPU and little memory. The command counts peak bytes, FLOPs and messages, and says
+    whether the step fits. Exits 0 for a verdict (ok, oom, host_oom, infeasible, unavailable), 1 if
+    a role failed or a search found nothing that fits.
 
     Example: sppo-bench emulate megatron --model gpt-7b --seq 1M --gpus 32 --tp 8 --pp 4
     --recompute full --sequences-per-step 8
@@ -70,16 +70,16 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     longest: bool = False
     """The longest sequence that fits, searched by emulating one length after another."""
     tuned: bool = False
-    """megatron and deepspeed: search the system's own grid, layout by layout, for the fastest
-    simulated step that fits, or with --longest for the longest sequence."""
+    """megatron and deepspeed: search the system's own grid for the fastest simulated step that
+    fits; with --longest, for the longest sequence."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
-    """--longest: ask for no more than this; eight times --seq if not given."""
+    """With --longest: the longest length to try; eight times --seq if not given."""
     again: bool = False
     """Run every role, even if the cache has the same role of the same code (results/cache/)."""
     stale: bool = False
     """Accept counts of older code from results/cache/, marked `stale` with their commit."""
     time_limit: float = 900.0
-    """Seconds of one rank."""
+    """Seconds of one emulated rank."""
     json: bool = False
     """The verdict as JSON on standard output."""
 

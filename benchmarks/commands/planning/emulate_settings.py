@@ -38,13 +38,13 @@ class SystemSettings:
     msp: bool = False
     """sppo: MSP, even where it is slower; the solver's choice if not given."""
     no_sequence_parallel: bool = False
-    """megatron: tokens of norms not sharded over the tensor-parallel ranks (else they are)."""
+    """megatron: no sequence parallelism: every tensor-parallel rank has all tokens of the norms."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None
     """megatron: none, full, layers of each stage (a number), or modules (mlp, core_attn or both by
     comma); deepspeed: none, full, or the number of checkpointed blocks. none if not given."""
     zero: Annotated[int | None, arg(metavar="STAGE")] = None
-    """deepspeed: ZeRO stage, 1 if not given; megatron: 1 is its distributed optimizer, which a
-    layout with replicas has if not given."""
+    """deepspeed: ZeRO stage, 1 if not given. megatron: 1 for its distributed optimizer, the default
+    of layouts with replicas."""
     tiled_mlp: Annotated[int | None, arg(metavar="TILES")] = None
     """deepspeed: tiles of an MLP."""
     tiled_loss: bool = False

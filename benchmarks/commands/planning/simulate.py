@@ -18,7 +18,7 @@ UNIT_FLAGS = ("pipeline_parallel", "subsequences", "virtual_stages", "sequences_
 
 @dataclass(frozen=True, kw_only=True)
 class Simulate(Selection):
-    """Simulate the planned step: makespan, bubbles, peaks, transfers. Exits 1 if no plan fits.
+    """Simulate the planned step: time, idle time, memory peaks, copies. Exits 1 if no plan fits.
 
     Example: sppo-bench simulate tiny-cpu
 
@@ -26,7 +26,8 @@ class Simulate(Selection):
     """
 
     unit_costs: bool = False
-    """No model: --pp stages, --n subsequences, a forward costs one unit and a backward two."""
+    """A pipeline without a model: --pp stages and --n subsequences. A forward costs one unit, a
+    backward two."""
 
     def run(self) -> int:
         """Show simulated numbers; the exit code. Raises UsageError or Infeasible."""

@@ -32,8 +32,8 @@ MEASURED_FLAGS = (*(field.name for field in fields(Measuring) if field.name != "
 class Ablation(Measuring, SimulatedAblation):
     """Measure SPPO under each of its policies, all in the layout of auto's plan.
 
-    With --simulate: the paper's ablation (fig. 11), simulated, launching nothing. The layout flags
-    (--sp, --pp, --dp, --n, --virtual-stages), the model flags and the links go with it.
+    --simulate simulates the paper's ablation (fig. 11) and launches nothing. Flags of the layout
+    (--sp, --pp, --dp, --n, --virtual-stages), the model and the links are for --simulate alone.
 
     Example: sppo-bench ablation tiny-cpu --policies auto,paper,full-recompute
 

@@ -32,12 +32,12 @@ class Paper(Results):
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, sppo, by comma or space, or rows as for `run`, of which the system
-    counts; all if not given."""
+    """deepspeed, megatron, sppo, by comma or space; all if not given. A row of `run` stands for its
+    system."""
     sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
     """Sequences of an optimizer step, at every point and for every system."""
     time_limit: float = 1800.0
-    """Seconds of one rank."""
+    """Seconds of one emulated rank."""
     again: bool = False
     """Run every role, even if the same code has emulated the same before."""
     stale: bool = False

@@ -31,15 +31,15 @@ class Sweep(Measuring, Named):
     """
 
     device_memory: Annotated[str | None, arg(metavar="SIZES")] = None
-    """Limits of one rank's device, by comma: 100MiB,136MiB,none. With --sequences-per-step one
-    limit for all of them."""
+    """Limits of one rank's device, by comma: 100MiB,136MiB,none. With --sequences-per-step give one
+    limit."""
     sequences_per_step: Annotated[str | None, arg(metavar="COUNTS")] = None
     """Numbers of sequences of an optimizer step, by comma: 1,2,4."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space, as for `run`; a system's name is its best row: deepspeed, megatron,
     sppo; these three if not given."""
     points: Annotated[int, arg(metavar="COUNT")] = 4
-    """Settings of a library that are measured where its grid is not (then the fastest counts)."""
+    """Settings to try for a library without a measured grid; the fastest goes on."""
 
     def run(self) -> int:
         """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""

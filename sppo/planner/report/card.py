@@ -25,13 +25,22 @@ DECISION_LINES = 12
 """Lines of decisions for model chunks that are equal; the plan's JSON has all of them."""
 
 Kinds = Mapping[str, Callable[[StageMemory], int]]
-"""Kind of memory -> its bytes. Kinds in a bar begin with their letter."""
+"""Kind of memory -> its bytes. Kinds in a bar begin with their letter; LEGEND explains them."""
+
+LEGEND = (
+    ("M", "model state: weights, gradients, optimizer", "S", "staging: buffers of messages"),
+    ("K", "KV: keys, values (on the host: dKV too)", "T", "temporary: of one compute alone"),
+    ("D", "dKV: gradients of KV", "C", "constants: position tables, token ids"),
+    ("A", "saved tensors on the device", "U", "untracked: device bytes of no tensor"),
+    ("H", "saved tensors in host memory", FREE, "free"),
+)
+"""Letters of the bars, in two columns."""
 
 DEVICE_KINDS: Kinds = {
-    "M model state": lambda memory: memory.weights + memory.gradients + memory.optimizer,
+    "M state": lambda memory: memory.weights + memory.gradients + memory.optimizer,
     "K KV": lambda memory: memory.kv,
     "D dKV": lambda memory: memory.dkv,
-    "A saved tensors": lambda memory: memory.kept,
+    "A saved": lambda memory: memory.kept,
     "S staging": lambda memory: memory.staging,
     "T temporary": lambda memory: memory.temporary,
     "C constants": lambda memory: memory.constants,
@@ -59,16 +68,21 @@ def plan_card(plan: Plan, profile: Hardware, workload: Workload) -> str:
     size = f"{plan.sequences_per_step} x {plan.sequence_tokens:,} tokens a step"
     sections = {
         f"Plan of {plan.workload}: {plan.model.name}, {size}": _head(plan, profile, workload),
-        "Predicted peak memory of a rank (a full bar is the limit)": [
+        "Kinds of memory": LEGEND,
+        "Predicted peak memory of a rank (full bar: the limit, or without it the fullest stage)": [
             *_bars(plan, "device", DEVICE_KINDS, workload.device_memory_bytes),
             *_bars(plan, "host", HOST_KINDS, workload.host_memory_bytes),
         ],
         "Device memory by kind": _sizes(plan, DEVICE_KINDS),
         "Untracked device memory by cause": _sizes(plan, UNTRACKED_KINDS),
         "Host memory by kind": _sizes(plan, HOST_KINDS),
-        "Decisions on saved tensors (those not named are kept on the device)": _decisions(plan),
-        "Why": [("-", reason) for reason in plan.reasons],
-        "Rejected": [("-", layout) for layout in plan.rejected],
+        "Decisions on saved tensors (all others stay on the device; head: output layer and loss)": (
+            _decisions(plan)
+        ),
+        "Why (simulated: by the whole step; estimated: by the least compute time)": [
+            ("-", reason) for reason in plan.reasons
+        ],
+        "Rejected (layouts that do not fit)": [("-", layout) for layout in plan.rejected],
     }
     tables = {title: _table(rows) for title, rows in sections.items()}
     return "\n\n".join(f"{title}\n{table}" for title, table in tables.items() if table)
@@ -99,19 +113,27 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
     between = " .. ".join(f"{length:,}" for length in lengths)
     yield "hardware", f"{plan.ranks} ranks of {profile.name}, {profile.kind} profile"
     yield "layout", f"{plan.degrees_words}, {counted(plan.virtual_stages, 'model chunk')} a stage"
-    yield "cut", f"N {plan.subsequences} subsequences of {between} tokens"
+    yield "", "SP: ranks that share a stage; PP: stages; DP: replicas of the pipeline"
+    yield "cut", f"each sequence in N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
-        yield "", f"K, V and their gradients in the host tier, blocks of {plan.kv_block_tokens:,}"
+        blocks = f"in blocks of {plan.kv_block_tokens:,} tokens"
+        yield "", f"keys, values and their gradients (KV, dKV) in host memory, {blocks}"
+    if plan.msp_splits:
+        yield "MSP", "multiplexed sequence partitioning: waiting ranks compute slices of neighbours"
     for end in dict.fromkeys(split.fills for split in plan.msp_splits):
         splits = [split for split in plan.msp_splits if split.fills == end]
-        chunks = ranges(split.part for split in splits)
+        numbers = ranges(split.part for split in splits)
+        chunks = f"{'chunk' if numbers.isdecimal() else 'chunks'} {numbers}"
         subsequences = counted(sum(len(split.subsequences) for split in splits), "subsequence")
         most = max(len(split.ranks) for split in splits)
         when = "fills" if end else "drains"
-        yield "MSP", f"chunk {chunks}: {subsequences} in up to {most} slices as the pipeline {when}"
-    yield "simulated", f"forward + backward {seconds:.3f} s, bubble share {plan.bubble_share:.1%}"
+        yield "", f"{chunks}: {subsequences} in up to {most} slices as the pipeline {when}"
+    yield (
+        "simulated",
+        f"forward + backward {seconds:.3f} s, bubble share {plan.bubble_share:.1%} (idle)",
+    )
     tgs = f"{rate:,.1f} tokens per second per rank (TGS)"
-    yield "", f"{tgs}, MFU (causal) {share:.1%} of {peak / unit:,.1f} {name}"
+    yield "", f"{tgs}, MFU (causal) {share:.1%} of {peak / unit:,.1f} {name} peak"
     yield "", f"from the {profile.kind} profile {profile.name}; without the optimizer"
 
 

@@ -68,13 +68,13 @@ def copy_reasons(plan: Plan, layout: TimedLayout) -> Iterator[str]:
     seconds = worst.exposed_ns / 1e9
     if not layout.profile.overlapped_copies:
         yield (
-            f"copies are synchronous on this hardware: they take {seconds:.3f} s of the compute of "
-            f"the stage that copies most"
+            f"copies are synchronous on this hardware: on the stage with most copies, copies take "
+            f"{seconds:.3f} s of compute time"
         )
     elif worst.exposed_ns:
         yield (
             f"copies of subsequences {ranges(worst.exposed)} are longer than the compute that "
-            f"hides them: the excess is {seconds:.3f} s in all on the stage that has most of it"
+            f"hides them: the excess is {seconds:.3f} s in all on the stage with the largest excess"
         )
     else:
         yield "every copy is shorter than the compute that hides it: no copy is exposed"

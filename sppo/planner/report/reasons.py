@@ -86,7 +86,8 @@ class _Comparisons:
         more = sorted(count for count in cuts if count > chosen)[:1]
         work, ends = self.layout.work_and_ends_seconds
         words = [
-            f"N {chosen}: {work:.3f} s of work on the fullest stage and {ends:.3f} s at the ends"
+            f"N {chosen}: {work:.3f} s of work on the fullest stage and {ends:.3f} s of waiting at "
+            f"the pipeline's ends"
         ]
         for count in (*fewer, *more):
             work, ends = cuts[count].work_and_ends_seconds
@@ -111,8 +112,8 @@ class _Comparisons:
                 )
             elif set(cut.starts_tokens) > starts:
                 yield (
-                    f"early lengths are not capped: a cap of {longest:,} tokens would make N "
-                    f"{cut.subsequences} ({verdict})"
+                    f"early lengths are not capped: with a cap of {longest:,} tokens on every "
+                    f"length N would be {cut.subsequences} ({verdict})"
                 )
 
     def _verdict(self, group: Sequence[TimedLayout]) -> str:
