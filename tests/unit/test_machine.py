@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +178,20 @@ def test_text_is_wrapped_for_a_width_that_can_be(
     monkeypatch.setenv("COLUMNS", columns)
     standard_streams.bound_columns()
     assert os.environ["COLUMNS"] == (expected or columns)
+
+
+CLOSED = """
+import os, subprocess, sys
+from benchmarks import standard_streams
+os.close(2)
+standard_streams.prepare()
+sys.exit(subprocess.run([sys.executable, "-c", "import os; os.fstat(2)"]).returncode)
+"""
+
+
+def test_a_child_has_a_stream_that_was_closed() -> None:
+    """Else the first file that the child opens becomes its standard error."""
+    assert subprocess.run([sys.executable, "-c", CLOSED], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(
