@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from benchmarks.commands.arguments import UsageError, flag, parent
 from benchmarks.commands.flags import RunFolder
+from benchmarks.file_names import printable
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
@@ -143,7 +144,10 @@ def name_of(command: object) -> str:
 
 
 def words(command: Any, *, without: Sequence[str]) -> list[str]:
-    """The command's arguments that differ from their defaults, positional ones first."""
+    """The command's arguments that differ from their defaults, positional ones first.
+
+    A name of data that is no Unicode is as in records: it opens the same file.
+    """
     hints = get_type_hints(type(command), include_extras=True)
     positional: list[str] = []
     flags: list[str] = []
@@ -157,4 +161,4 @@ def words(command: Any, *, without: Sequence[str]) -> list[str]:
             positional.append(str(value))
         else:
             flags += [flag(field.name)] if value is True else [flag(field.name), str(value)]
-    return [*positional, *flags]
+    return list(map(printable, (*positional, *flags)))

@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.cli import main, parse
 from benchmarks.commands.run_folder import PLACE, name_of, words
+from benchmarks.file_names import openable
 from benchmarks.launch import run_file
 from benchmarks.launch.recording import as_mismatch, before_gate
 from benchmarks.records import record as records
@@ -266,3 +267,15 @@ def test_the_line_to_go_on_is_the_same_command(line: str) -> None:
     said = [name_of(command), *words(command, without=PLACE), "--resume", "a b"]
     same: Any = parse(shlex.split(shlex.join(said)))
     assert by_comma(same) == by_comma(replace(command, resume=Path("a b")))
+
+
+def test_the_line_to_go_on_names_data_that_are_no_unicode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "caf\udce9.txt"
+    Path(name).touch()
+    said = words(parse(["run", "--data", name]), without=PLACE)
+    assert said == ["--data", r"caf\xe9.txt"]
+    assert openable(said[1]).exists()
+    assert words(parse(["run", *said]), without=PLACE) == said
