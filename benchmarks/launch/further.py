@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from benchmarks.launch.progress import Display
 from benchmarks.records.claim import to_repeat
 from benchmarks.records.record import Record
-from benchmarks.records.timing import LEAST_LAUNCHES
 from benchmarks.rows.row import Configuration
 
 
@@ -44,11 +43,9 @@ class Budget:
     ) -> list[Configuration]:
         """The rows to launch once more, in the order of `configurations`; none at the end.
 
-        A row with a single launch is left alone: its user has asked for one. A round whose launches
-        are all recorded, in a resumed run, costs nothing.
+        A round whose launches are all recorded, in a resumed run, costs nothing.
         """
-        counts = [record.row for record in done]
-        labels = {row for row in to_repeat(done) if counts.count(row) >= LEAST_LAUNCHES}
+        labels = set(to_repeat(done))
         rows = [point for point in configurations if point.row.label in labels]
         if not rows:
             return []

@@ -92,6 +92,12 @@ def test_unsettled_sppo_repeats_every_row() -> None:
     assert [point.row.system for point in rows] == ["megatron", "deepspeed", "sppo"]
 
 
+def test_a_row_that_was_launched_once_repeats_nothing() -> None:
+    """A sweep launches the points of a grid once, and goes on with the fastest."""
+    done = run_of({"megatron": (1.5,), "deepspeed": (1.2, 1.2), "sppo": (1.0, 1.0)})
+    assert Budget(seconds=100).next_round(POINTS[1:], done, Lines()) == []
+
+
 def test_a_round_that_would_pass_the_budget_is_announced_and_not_begun(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
