@@ -88,10 +88,18 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
 
 
 def _write_weights(workload: Workload, path: Path) -> None:
-    from benchmarks.worker.weights import initial_weights, save_weights, torch_dtype
+    """Raises OSError, or MemoryError, for which torch has another name."""
+    from benchmarks.worker import weights
+    from benchmarks.worker.device import is_out_of_memory
 
-    dtype = torch_dtype(workload.dtype)
-    save_weights(initial_weights(workload.model, workload.seed, dtype), path)
+    dtype = weights.torch_dtype(workload.dtype)
+    try:
+        values = weights.initial_weights(workload.model, workload.seed, dtype)
+    except RuntimeError as error:
+        if is_out_of_memory(error, limit_in_force=True):
+            raise MemoryError from None
+        raise
+    weights.save_weights(values, path)
 
 
 def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:

@@ -23,6 +23,7 @@ from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words, records_so_far
 from benchmarks.studies import sweep
+from benchmarks.worker import weights
 from benchmarks.worker.weights import save_weights
 from benchmarks.workloads import find
 
@@ -133,6 +134,17 @@ def test_weights_on_a_full_disk_are_an_error_of_the_machine() -> None:
 
     with pytest.raises(OSError, match="/dev/full"):
         save_weights({"weight": torch.zeros(1_000_000)}, Path("/dev/full"))
+
+
+def test_weights_beyond_the_memory_are_an_error_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(weights, "initial_weights", lambda *_: torch.empty(10**15))
+    with pytest.raises(MemoryError):
+        run._write_weights(find("mini-cpu"), tmp_path / "weights.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_whose_name_no_record_can_hold_is_refused(tmp_path: Path) -> None:
