@@ -118,8 +118,8 @@ class Launches:
     """Seconds of one launch; a longer one is stopped and recorded as timeout. Derived from the
     plan or the work if not given."""
     budget: Annotated[float, arg(metavar="SECONDS")] = 440.0
-    """Seconds of a run (in a sweep, of a value) within which noisy rows are launched further; 0:
-    never. Rows with --launches 1 stay at one launch."""
+    """Seconds of all launches of a run (in a sweep, of a value) within which noisy rows get further
+    launches; 0: never. Rows with --launches 1 stay at one launch."""
 
 
 @dataclass(frozen=True, kw_only=True)

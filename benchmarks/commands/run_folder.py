@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PLACE = ("output", "resume")
 """Flags that name a folder."""
 
-NO_MEASUREMENT = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
+CHANGEABLE = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
 """Flags that a resumed command may change."""
 
 
@@ -86,7 +86,7 @@ def _plan(
 
     return RunFile(
         command=name_of(command),
-        arguments=words(command, without=NO_MEASUREMENT),
+        arguments=words(command, without=CHANGEABLE),
         workload=workload,
         rows={row.row.label: row.key for row in configurations},
         code=dict(code),
