@@ -64,10 +64,17 @@ def run_folder(
 
 
 def is_finished(command: RunFolder) -> bool:
-    """Whether --resume names a folder whose command came to its end."""
-    from benchmarks.launch import run_file
+    """Whether --resume names a folder whose command came to its end, and which is still whole.
 
-    return command.resume is not None and run_file.read(command.resume.resolve()).finished
+    A user deletes a record to measure its launch a second time.
+    """
+    from benchmarks.launch import run_file
+    from benchmarks.records import record
+
+    if command.resume is None or not run_file.read(command.resume.resolve()).finished:
+        return False
+    jobs = command.resume.rglob("job.json")
+    return all(job.with_name(record.FILE_NAME).exists() for job in jobs)
 
 
 def unfinished(command: RunFolder, options: Options) -> Options:

@@ -115,6 +115,23 @@ def test_a_finished_folder_prints_its_table_and_measures_nothing(
     assert launches(tmp_path) == before
 
 
+def test_a_deleted_record_is_measured_again_and_its_grid_saved(tmp_path: Path) -> None:
+    arguments = ["run", "mini-cpu", "--systems", "megatron", "--tune", "--no-wandb"]
+    with scripted(tmp_path):
+        assert main([*arguments, "--output", str(tmp_path)]) == 0
+    (grid,) = (tmp_path / "published" / "tuning").iterdir()
+    whole, before = grid.read_bytes(), len(launches(tmp_path))
+    grid.write_bytes(b"a newer grid")
+    folder = only_folder(tmp_path)
+    assert go_on(arguments, tmp_path, folder) == 0
+    assert grid.read_bytes() == b"a newer grid", "of a finished command"
+    grid.unlink()
+    (folder / "megatron-01-1" / records.FILE_NAME).unlink()
+    assert go_on(arguments, tmp_path, folder) == 0
+    assert launches(tmp_path)[before:] == [f"{folder.name}/megatron-01-1"]
+    assert json.loads(grid.read_bytes())["systems"] == json.loads(whole)["systems"]
+
+
 def refused(arguments: Sequence[str], parent: Path, folder: Path, capsys: Any) -> str:
     before = launches(parent)
     assert go_on(arguments, parent, folder) == 2
