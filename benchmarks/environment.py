@@ -46,7 +46,7 @@ VARIABLES = (
     "NCCL_MAX_NCHANNELS",
     "WANDB_MODE",
     "WANDB_PROJECT",
-    "WANDB_GROUP",
+    "WANDB_RUN_GROUP",
 )
 """The only recorded variables: they change results and are not secret."""
 

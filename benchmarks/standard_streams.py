@@ -60,7 +60,7 @@ def prepare() -> ForgivingStream:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     register_escape()
     output = ForgivingStream(1)
     sys.stdout = _text(output, sys.stdout)

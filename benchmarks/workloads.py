@@ -115,7 +115,7 @@ def of_flags(
     if device_memory is not None:
         limit_bytes = parse_bytes(device_memory)
     else:
-        limit_bytes = None if on_cpu else profile.device_memory_bytes - profile.reserve_bytes
+        limit_bytes = None if on_cpu else profile.usable_device_bytes
     card = profile.name.split("-")[0] if hardware in committed_profiles() else profile.name
     length = length_name(tokens).replace(",", "").lower()
     return Workload(

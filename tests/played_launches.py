@@ -28,7 +28,7 @@ def _outcome(job: Any, options: Any) -> Any:
     return Outcome(status="oom", reason="played", reports=[])
 
 
-def _role(role: Any, job: Any, adapter: Any, time_limit_seconds: float, ended: Any) -> Any:
+def _role(role: Any, job: Any, time_limit_seconds: float, ended: Any) -> Any:
     from benchmarks.emulation.result import failed
 
     return failed(role, "oom", "played")
@@ -36,8 +36,9 @@ def _role(role: Any, job: Any, adapter: Any, time_limit_seconds: float, ended: A
 
 def _play(stack: ExitStack) -> None:
     stack.enter_context(patch("benchmarks.launch.ranks.processes.launch", _outcome))
-    stack.enter_context(patch("benchmarks.emulation.processes._emulate", _role))
-    stack.enter_context(patch("benchmarks.worker.matmul_peak.measured_peak", lambda *_: None))
+    stack.enter_context(patch("benchmarks.emulation.processes.emulate_rank", _role))
+    stack.enter_context(patch("benchmarks.worker.steady_peak.measured_peak", lambda *_: None))
+    stack.enter_context(patch("benchmarks.launch.machine.watch.read_kernel", lambda _: None))
     stack.enter_context(
         patch("benchmarks.commands.measuring.profile.launch", lambda _: (1, "played"))
     )

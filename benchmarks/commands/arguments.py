@@ -254,7 +254,7 @@ def options(command: Launches) -> Any:
 def parent(command: RunFolder) -> Path:
     """The folder that gets the run's folder. Raises UsageError for a name outside UTF-8."""
     folder = command.output or store.results_directory() / "runs"
-    if os.fsencode(os.path.realpath(folder)).decode("utf-8", "ignore") != os.path.realpath(folder):
+    if not is_text(os.path.realpath(folder)):
         raise UsageError(
             f"{printable(str(folder))} lies in a folder whose name is not UTF-8, which records "
             "cannot hold: name another folder by --output"

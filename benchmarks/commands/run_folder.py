@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from benchmarks.commands.arguments import UsageError, flag, parent
 from benchmarks.commands.flags import RunFolder
+from benchmarks.file_names import printable
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 PLACE = ("output", "resume")
 """Flags that name a folder."""
 
-NO_MEASUREMENT = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
+CHANGEABLE = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
 """Flags that a resumed command may change."""
 
 
@@ -63,10 +64,17 @@ def run_folder(
 
 
 def is_finished(command: RunFolder) -> bool:
-    """Whether --resume names a folder whose command came to its end."""
-    from benchmarks.launch import run_file
+    """Whether --resume names a folder whose command came to its end, and which is still whole.
 
-    return command.resume is not None and run_file.read(command.resume.resolve()).finished
+    A user deletes a record to measure its launch a second time.
+    """
+    from benchmarks.launch import run_file
+    from benchmarks.records import record
+
+    if command.resume is None or not run_file.read(command.resume.resolve()).finished:
+        return False
+    jobs = command.resume.rglob("job.json")
+    return all(job.with_name(record.FILE_NAME).exists() for job in jobs)
 
 
 def unfinished(command: RunFolder, options: Options) -> Options:
@@ -85,7 +93,7 @@ def _plan(
 
     return RunFile(
         command=name_of(command),
-        arguments=words(command, without=NO_MEASUREMENT),
+        arguments=words(command, without=CHANGEABLE),
         workload=workload,
         rows={row.row.label: row.key for row in configurations},
         code=dict(code),
@@ -143,7 +151,10 @@ def name_of(command: object) -> str:
 
 
 def words(command: Any, *, without: Sequence[str]) -> list[str]:
-    """The command's arguments that differ from their defaults, positional ones first."""
+    """The command's arguments that differ from their defaults, positional ones first.
+
+    A name of data that is no Unicode is as in records: it opens the same file.
+    """
     hints = get_type_hints(type(command), include_extras=True)
     positional: list[str] = []
     flags: list[str] = []
@@ -157,4 +168,4 @@ def words(command: Any, *, without: Sequence[str]) -> list[str]:
             positional.append(str(value))
         else:
             flags += [flag(field.name)] if value is True else [flag(field.name), str(value)]
-    return [*positional, *flags]
+    return list(map(printable, (*positional, *flags)))

@@ -48,8 +48,8 @@ class Source:
 
 
 def unusable(file: str, problem: str) -> ValueError:
-    """The error for data; `problem` ends with the cure."""
-    return ValueError(f"data '{printable(file)}': {' '.join(problem.split())}")
+    """The error for data, printable whatever they hold; `problem` ends with the cure."""
+    return ValueError(printable(f"data '{printable(file)}': {' '.join(problem.split())}"))
 
 
 def starts_of(offsets: Iterable[int]) -> Starts:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 
-from benchmarks.docs.markdown import interval, mib, rows_table
+from benchmarks.docs.markdown import mib, rows_table
 from benchmarks.records import store
+from benchmarks.reporting.text_table import interval
 
 
 def comparison(name: str) -> str:

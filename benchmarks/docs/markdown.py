@@ -40,13 +40,6 @@ def factor(number: float | None) -> str:
     return NOTHING if number is None else f"{number:.2f}x"
 
 
-def interval(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio with its interval, as "1.21x [1.15, 1.28]"; a dash where no ratio is claimed."""
-    if ratio is None:
-        return "-"
-    return factor(ratio) if low is None or high is None else f"{ratio:.2f}x [{low:.2f}, {high:.2f}]"
-
-
 def spread(numbers: Iterable[int]) -> str:
     """The smallest and the largest of some bytes: "76.06 to 76.65 GiB"; nothing of none."""
     sizes = list(numbers) or [0]

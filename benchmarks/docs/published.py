@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from benchmarks.docs.markdown import Columns, factor, gib, interval, mib, rows_table, spread, table
+from benchmarks.docs.markdown import Columns, factor, gib, mib, rows_table, spread, table
 from benchmarks.records import store
+from benchmarks.reporting.text_table import interval
 from sppo.config.sizes import MIB, length_name
 
 Document = Mapping[str, Any]

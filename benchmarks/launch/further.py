@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.launch.progress import Display
 from benchmarks.records.claim import to_repeat
 from benchmarks.records.record import Record
-from benchmarks.records.timing import LEAST_LAUNCHES
 from benchmarks.rows.row import Configuration
 
 
 @dataclass(kw_only=True)
 class Budget:
-    """The seconds of a whole run, from the creation of this object. 0: no further launches.
+    """The seconds of all launches of a run. 0: no further launches.
 
     A round of further launches begins only if it ends within the budget, each launch taking as long
-    as the slowest of its row so far.
+    as the slowest of its row so far. All times are those of records: a resumed run decides alike.
     """
 
     seconds: float
-    clock: Callable[[], float] = time.monotonic
+    spent: float = 0.0
     slowest: dict[str, float] = field(default_factory=dict)
-    started: float = field(init=False)
-    last: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.started = self.last = self.clock()
-
-    def note_launch(self, row: str) -> None:
-        """A launch of this row has ended. It took the time since the previous launch."""
-        now = self.clock()
-        self.slowest[row] = max(self.slowest.get(row, 0.0), now - self.last)
-        self.last = now
+    def note_launch(self, record: Record) -> None:
+        """Count a launch that has ended, now or before a stop."""
+        seconds = record.launch_seconds or 0.0
+        self.spent += seconds
+        self.slowest[record.row] = max(self.slowest.get(record.row, 0.0), seconds)
 
     def allows(self, rows: Collection[str]) -> bool:
         """Whether one further launch of each of these rows ends in time."""
         expected = sum(self.slowest.get(row, 0.0) for row in rows)
-        return self.clock() - self.started + expected <= self.seconds
+        return self.spent + expected <= self.seconds
 
     def next_round(
         self,
@@ -50,11 +43,9 @@ class Budget:
     ) -> list[Configuration]:
         """The rows to launch once more, in the order of `configurations`; none at the end.
 
-        A row with a single launch is left alone: its user has asked for one. A round whose launches
-        are all recorded, in a resumed run, costs nothing.
+        A round whose launches are all recorded, in a resumed run, costs nothing.
         """
-        counts = [record.row for record in done]
-        labels = {row for row in to_repeat(done) if counts.count(row) >= LEAST_LAUNCHES}
+        labels = set(to_repeat(done))
         rows = [point for point in configurations if point.row.label in labels]
         if not rows:
             return []

@@ -7,6 +7,7 @@ launch starts.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -87,10 +88,18 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
 
 
 def _write_weights(workload: Workload, path: Path) -> None:
-    from benchmarks.worker.weights import initial_weights, save_weights, torch_dtype
+    """Raises OSError, or MemoryError, for which torch has another name."""
+    from benchmarks.worker import weights
+    from benchmarks.worker.device import is_out_of_memory
 
-    dtype = torch_dtype(workload.dtype)
-    save_weights(initial_weights(workload.model, workload.seed, dtype), path)
+    dtype = weights.torch_dtype(workload.dtype)
+    try:
+        values = weights.initial_weights(workload.model, workload.seed, dtype)
+    except RuntimeError as error:
+        if is_out_of_memory(error, limit_in_force=True):
+            raise MemoryError from None
+        raise
+    weights.save_weights(values, path)
 
 
 def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
@@ -139,7 +148,7 @@ def run(
     budget = Budget(seconds=options.budget_seconds)
     try:
         done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
-        budget.note_launch(REFERENCE.label)
+        budget.note_launch(done[-1])
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
@@ -152,7 +161,7 @@ def run(
                 launched = _launch(inputs, current[place], number, options, display, instead)
                 for current[place], record in launched:
                     done.append(record)
-                    budget.note_launch(record.row)
+                    budget.note_launch(record)
             configurations = current
         number = options.launches + 1
         while repeated := budget.next_round(
@@ -160,7 +169,7 @@ def run(
         ):
             for configuration in repeated if number % 2 else reversed(repeated):
                 done.append(launch_row(inputs, configuration, number, options, display))
-                budget.note_launch(configuration.row.label)
+                budget.note_launch(done[-1])
             number += 1
     finally:
         try:
@@ -211,7 +220,7 @@ def launch_row(
 
     Raises ResumeError where a resumed launch has another workload, settings or inputs.
     """
-    started = datetime.now(UTC)
+    started, began = datetime.now(UTC), time.monotonic()
     if options.time_limit_seconds is None:
         limit_seconds = time_limits.limit_seconds(
             inputs.workload, configuration, steps_of(configuration, options)
@@ -238,6 +247,7 @@ def launch_row(
         )
         outcome = planned.launch(job, launch_options)
     record = watch.end(make_record(inputs, configuration, job, outcome, started))
+    record = msgspec.structs.replace(record, launch_seconds=time.monotonic() - began)
     with records_so_far(inputs.directory):
         records.write(record, Path(job.output_directory) / records.FILE_NAME)
     display.end(record.status, record.reason, record.step_seconds_median)

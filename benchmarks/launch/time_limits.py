@@ -48,8 +48,8 @@ def expected_step_seconds(workload: Workload, configuration: Configuration) -> f
     """The simulated step of the row's plan, or the work at the profile's peak: the longer one.
 
     The work has causal attention and full recompute. Without a plan a pipeline of P stages is idle
-    while M sequences fill it: the time is (M + P - 1) / M of a full pipeline. Raises ValueError
-    without a profile.
+    while the M sequences of its replica fill it: the time is (M + P - 1) / M of a full pipeline.
+    Raises ValueError without a profile.
     """
     profile = load_hardware(workload.cluster.hardware)
     is_reference = configuration.row == REFERENCE
@@ -60,6 +60,12 @@ def expected_step_seconds(workload: Workload, configuration: Configuration) -> f
     if plan is not None:
         simulated_seconds = float(plan["makespan_seconds"] + plan["reduction_seconds"])
         return max(work_seconds, simulated_seconds)
-    stages = int(configuration.settings.get("pipeline_parallel") or 1)
-    sequences = workload.sequences_per_step
+    degrees = {
+        name: int(degree or 1)
+        for name, degree in configuration.settings.items()
+        if name.endswith("_parallel")
+    }
+    stages = degrees.get("pipeline_parallel", 1)
+    replicas = max(1, ranks // math.prod(degrees.values()))
+    sequences = max(1, workload.sequences_per_step // replicas)
     return work_seconds * (sequences + stages - 1) / sequences

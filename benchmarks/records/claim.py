@@ -79,14 +79,17 @@ def _pairs(
 def to_repeat(records: Sequence[Record]) -> list[str]:
     """Rows that need a further launch: unsettled ones, those without a ratio, and SPPO beside.
 
-    If SPPO itself is unsettled, these are all rows with times. None where ranks share cores.
+    If SPPO itself is unsettled, these are all rows with times. None where ranks share cores. A row
+    with a single launch is left alone: its user asked for one, or it was not its grid's fastest.
     """
     judged = timings(records)
     compared = yardstick(records)
     rows = {
         label: launches
         for label, launches in grouped(records, "row").items()
-        if judged[label].verdict is not None and not is_crowded(launches[0])
+        if len(launches) >= LEAST_LAUNCHES
+        and judged[label].verdict is not None
+        and not is_crowded(launches[0])
     }
     repeated = {
         label

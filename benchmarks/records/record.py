@@ -104,6 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     launch: int
     started: str
+    launch_seconds: float | None = None
     ranks: int
     warmup_steps: int = 0
     steps: list[StepRecord] = []

@@ -16,7 +16,14 @@ from benchmarks.records.provenance import is_crowded, measured_on
 from benchmarks.records.record import Record, grouped
 from benchmarks.records.timing import Timing, Verdict, timings
 from benchmarks.reporting import header_words, machine_notes, predicted_vs_counted
-from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
+from benchmarks.reporting.text_table import (
+    NO_NUMBER,
+    Column,
+    interval,
+    number,
+    percent,
+    text_table,
+)
 from sppo.config.sizes import format_bytes, length_name
 
 _SEVERITY: tuple[Status, ...] = get_args(Status)
@@ -187,10 +194,8 @@ def _rate_words(summary: Summary) -> str:
 
 def ratio_words(summary: Summary) -> str:
     """ "1.21x [1.17, 1.26]": the ratio and its interval, or a dash."""
-    ratio = number(summary.sppo_speed_up, "{:.2f}x")
-    if summary.sppo_speed_up_low is None or summary.sppo_speed_up_high is None:
-        return ratio
-    return f"{ratio} [{summary.sppo_speed_up_low:.2f}, {summary.sppo_speed_up_high:.2f}]"
+    low, high = summary.sppo_speed_up_low, summary.sppo_speed_up_high
+    return interval(summary.sppo_speed_up, low, high)
 
 
 COLUMNS: tuple[Column[Summary], ...] = (

@@ -41,3 +41,13 @@ def percent(share: float | None) -> str:
 def number(value: float | None, form: str) -> str:
     """The value in a `str.format` form such as "{:.2f}x"; NO_NUMBER for None."""
     return NO_NUMBER if value is None else form.format(value)
+
+
+def interval(
+    ratio: float | None, low: float | None, high: float | None, *, form: str = "{:.2f}x"
+) -> str:
+    """A ratio with its interval, as "1.21x [1.15, 1.28]"; a dash where no ratio is claimed."""
+    words = number(ratio, form)
+    if ratio is None or low is None or high is None:
+        return words
+    return f"{words} [{low:.2f}, {high:.2f}]"

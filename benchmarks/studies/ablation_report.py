@@ -10,7 +10,7 @@ from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.reporting import tables
 from benchmarks.reporting.tables import size_words
-from benchmarks.reporting.text_table import NO_NUMBER, Column, number, percent, text_table
+from benchmarks.reporting.text_table import NO_NUMBER, Column, interval, percent, text_table
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies.ablation import PolicyResult
 from benchmarks.studies.publish import first_measured
@@ -18,8 +18,7 @@ from benchmarks.studies.publish import first_measured
 
 def _relative_words(row: PolicyResult) -> str:
     low, high = row.relative_time_low, row.relative_time_high
-    ratio = number(row.relative_time, "{:.2f}")
-    return ratio if low is None or high is None else f"{ratio} [{low:.2f}, {high:.2f}]"
+    return interval(row.relative_time, low, high, form="{:.2f}")
 
 
 COLUMNS: tuple[Column[PolicyResult], ...] = (

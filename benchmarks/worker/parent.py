@@ -25,11 +25,12 @@ def parent_variable() -> dict[str, str]:
 def end_with_parent(number: signal.Signals) -> None:
     """Have the kernel send this process the signal when its parent ends.
 
-    A parent that has ended before is noticed by its process id.
+    A parent that has ended before is noticed by its process id. A process that a user has started,
+    by a line of --dry-run under nohup, outlives the user's shell.
     """
-    if sys.platform != "linux":
+    parent = os.environ.get(PARENT)
+    if sys.platform != "linux" or parent is None:
         return
     ctypes.CDLL(None, use_errno=True).prctl(_SET_PARENT_DEATH_SIGNAL, int(number))
-    parent = os.environ.get(PARENT)
-    if parent is not None and int(parent) != os.getppid():
+    if int(parent) != os.getppid():
         os.kill(os.getpid(), number)

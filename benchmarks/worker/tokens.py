@@ -6,7 +6,7 @@ All systems read this one file. Formats of the data: `benchmarks.data`.
 from __future__ import annotations
 
 import hashlib
-import os
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from benchmarks.data.formats import open_source
 from benchmarks.data.source import Source, Tokens
 from benchmarks.file_names import printable
 from benchmarks.job import Job, Phase, throw_away_tokens
+from benchmarks.records import store
 from benchmarks.records.record import Text
 from sppo.config.workload import Workload
 
@@ -93,12 +94,9 @@ def step_tokens(
 
 
 def _write_repeated(tokens: Tokens, shape: tuple[int, int, int], path: Path) -> None:
+    """Written, not mapped: on a full disk a write fails, and a mapped page kills the process."""
+    array = np.resize(tokens.astype(np.int32), shape)
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.int32, shape=shape)
-        array[...] = np.resize(tokens, shape)
-        array.flush()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    store.write_bytes(path, header.getbuffer(), array.data)

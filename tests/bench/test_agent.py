@@ -115,6 +115,26 @@ def test_a_child_whose_parent_had_ended_before_it_looked_ends_too() -> None:
     assert done.returncode == -signal.SIGKILL
 
 
+BY_HAND = """
+import ctypes, signal
+from benchmarks.worker.parent import end_with_parent
+end_with_parent(signal.SIGTERM)
+number = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+print(number.value)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_a_process_started_by_hand_outlives_its_shell() -> None:
+    environment = {**os.environ, **processes.variables(1, {})}
+    environment.pop(PARENT, None)
+    done = subprocess.run(
+        [sys.executable, "-c", BY_HAND], env=environment, stdout=subprocess.PIPE, check=True
+    )
+    assert int(done.stdout) == 0
+
+
 def is_gone(process: psutil.Process, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -1,7 +1,8 @@
-"""A real run, killed while its ranks train, goes on; the orphaned ranks are ended."""
+"""A real run, killed while its ranks train, goes on. A rank that has outlived it is ended."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -45,11 +46,17 @@ def test_a_run_killed_while_its_ranks_train_goes_on(tmp_path: Path) -> None:
         run.kill()
         run.wait()
     (folder,) = tmp_path.iterdir()
+    job = str(folder / "sppo-1" / "job.json")
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", job])
     reference = folder / "reference-1" / records.FILE_NAME
     before = reference.read_bytes()
-    assert ranks_of(folder), "ranks outlive their command"
     resumed = start("--resume", str(folder))
-    assert resumed.wait(PATIENCE_SECONDS) == 0
+    try:
+        assert resumed.wait(PATIENCE_SECONDS) == 0
+        assert orphan.wait(0) == -signal.SIGKILL
+    finally:
+        orphan.kill()
+        orphan.wait()
     assert reference.read_bytes() == before
     assert [record.status for record in records.read_all(folder)] == ["ok", "ok"]
     assert ranks_of(folder) == []

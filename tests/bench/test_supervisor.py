@@ -16,6 +16,7 @@ import pytest
 from benchmarks import workloads
 from benchmarks.job import Progress
 from benchmarks.launch import run
+from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.ranks import processes
@@ -109,7 +110,7 @@ def test_every_ending_has_its_status_and_leaves_the_others_intact(tmp_path: Path
     wrong = next(record for record in done if record.status == "mismatch")
     assert len(wrong.steps) == 4
     assert wrong.tokens_per_second_per_rank is None
-    assert run.exit_code(done) == 1
+    assert exit_code(done) == 1
     assert processes_left(tmp_path) == []
     assert not (tmp_path / "weights.pt").exists()
     assert not (tmp_path / "tokens.npy").exists()
@@ -122,7 +123,7 @@ def test_results_alone_exit_0_and_launches_are_interleaved(tmp_path: Path) -> No
     done = play(tmp_path, ["ok", "oom"], options)
     order = [(record.settings_text, record.launch) for record in done[1:]]
     assert order == [("ok", 1), ("oom", 1), ("oom", 2), ("ok", 2)], "there and back again"
-    assert run.exit_code(done) == 0
+    assert exit_code(done) == 0
 
 
 @pytest.mark.usefixtures("scripted")
@@ -166,7 +167,7 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
     prepared = run.prepare(WORKLOAD, options, directory)
     done = run.run(prepared, [refused], options, Lines())
     assert [(r.system, r.status) for r in done] == [("reference", "ok"), ("sppo", "infeasible")]
-    assert run.exit_code(done) == 0
+    assert exit_code(done) == 0
 
 
 def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:

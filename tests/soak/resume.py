@@ -24,7 +24,8 @@ from benchmarks.environment import describe_environment
 from benchmarks.launch import run_file
 from benchmarks.records import store
 
-STEPS = ["--measured-steps", "2", "--warmup-steps", "0"]
+STEPS = ["--measured-steps", "2", "--warmup-steps", "0", "--budget", "0"]
+"""Further launches of noisy rows would make each run another."""
 
 COMMANDS: dict[str, list[str]] = {
     "run": ["run", "mini-cpu", "--systems", "sppo,megatron-same-layout", *STEPS, "--no-wandb"],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from benchmarks import workloads
@@ -25,27 +25,17 @@ POINTS = [
 SECONDS_OF_LAUNCH = 10.0
 
 
-class Clock:
-    """A clock that a launch moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    clock = Clock()
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "gate", lambda directory, done, display: done)
     monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
-    monkeypatch.setattr(run, "Budget", lambda seconds: Budget(seconds=seconds, clock=clock))
-    return clock
+
+
+def timed(record: Record) -> Record:
+    return msgspec.structs.replace(record, launch_seconds=SECONDS_OF_LAUNCH)
 
 
 def launched(
-    clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     medians: dict[str, list[float]],
@@ -55,13 +45,12 @@ def launched(
     order: list[tuple[str, int]] = []
 
     def launch_row(inputs: Any, point: Configuration, number: int, *rest: Any) -> Record:
-        clock.now += SECONDS_OF_LAUNCH
         system = point.row.system
         if system == "reference":
-            return record(system=system, row="Reference")
+            return timed(record(system=system, row="Reference"))
         order.append((system, number))
         values = medians.get(system, [1.0])
-        return launch(system, number, around(values[min(number, len(values)) - 1]))
+        return timed(launch(system, number, around(values[min(number, len(values)) - 1])))
 
     monkeypatch.setattr(run, "launch_row", launch_row)
     inputs: Any = type(
@@ -72,45 +61,49 @@ def launched(
 
 
 def test_an_unsettled_row_is_launched_again_beside_sppo(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     medians = {"megatron": [1.5], "deepspeed": [1.2, 1.5, 1.2, 1.2, 1.2, 1.2]}
     options = Options(launches=2, budget_seconds=125)
-    order = launched(clock, monkeypatch, tmp_path, medians, options)
+    order = launched(monkeypatch, tmp_path, medians, options)
     assert order[6:8] == [("deepspeed", 3), ("sppo", 3)]
     assert {system for system, _ in order[6:]} == {"deepspeed", "sppo"}
     assert len(order) > 6
-    assert clock.now <= 125
+    assert SECONDS_OF_LAUNCH * (1 + len(order)) <= 125, "with the reference"
 
 
 def test_steady_rows_and_a_budget_of_zero_launch_nothing_more(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     steady = {"megatron": [1.5], "deepspeed": [1.2]}
     apart = {"megatron": [1.5, 2.5], "deepspeed": [1.2]}
     enough = Options(launches=2, budget_seconds=1000)
     none = Options(launches=2)
     single = Options(launches=1, budget_seconds=1000)
-    assert len(launched(clock, monkeypatch, tmp_path, steady, enough)) == 6
-    assert len(launched(clock, monkeypatch, tmp_path, apart, none)) == 6
-    assert len(launched(clock, monkeypatch, tmp_path, apart, single)) == 3
+    assert len(launched(monkeypatch, tmp_path, steady, enough)) == 6
+    assert len(launched(monkeypatch, tmp_path, apart, none)) == 6
+    assert len(launched(monkeypatch, tmp_path, apart, single)) == 3
 
 
 def test_unsettled_sppo_repeats_every_row() -> None:
     done = run_of({"megatron": (1.5, 1.5), "deepspeed": (1.2, 1.2), "sppo": (1.0, 1.5)})
-    budget = Budget(seconds=100, clock=Clock())
+    budget = Budget(seconds=100)
     rows = budget.next_round(POINTS, done, Lines())
     assert [point.row.system for point in rows] == ["megatron", "deepspeed", "sppo"]
+
+
+def test_a_row_that_was_launched_once_repeats_nothing() -> None:
+    """A sweep launches the points of a grid once, and goes on with the fastest."""
+    done = run_of({"megatron": (1.5,), "deepspeed": (1.2, 1.2), "sppo": (1.0, 1.0)})
+    assert Budget(seconds=100).next_round(POINTS[1:], done, Lines()) == []
 
 
 def test_a_round_that_would_pass_the_budget_is_announced_and_not_begun(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = Clock()
-    budget = Budget(seconds=100, clock=clock)
-    clock.now = 95.0
-    budget.note_launch("SPPO")
+    budget = Budget(seconds=100)
     done = run_of({"sppo": (1.0, 1.5)})
+    budget.note_launch(msgspec.structs.replace(done[-1], launch_seconds=95.0))
     assert budget.next_round(POINTS, done, Lines()) == []
     assert (
         "not settled: SPPO: a further launch would pass --budget 100 s" in capsys.readouterr().err
@@ -121,3 +114,13 @@ def test_a_round_that_would_pass_the_budget_is_announced_and_not_begun(
 def test_a_budget_is_not_negative(wrong: float) -> None:
     with pytest.raises(ValueError, match="budget_seconds must be at least 0"):
         Options(budget_seconds=wrong)
+
+
+def test_the_budget_counts_launches_from_before_a_stop() -> None:
+    done = run_of({"sppo": (1.0, 1.5)})
+    budget = Budget(seconds=25)
+    for ended in done:
+        budget.note_launch(timed(ended))
+    assert budget.next_round(POINTS, done, Lines()) == []
+    recorded = budget.next_round(POINTS, done, Lines(), is_recorded=lambda point: True)
+    assert [point.row.system for point in recorded] == ["sppo"], "what is on disk costs nothing"

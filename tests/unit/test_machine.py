@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words, records_so_far
 from benchmarks.studies import sweep
+from benchmarks.worker import weights
 from benchmarks.worker.weights import save_weights
 from benchmarks.workloads import find
 
@@ -133,6 +136,17 @@ def test_weights_on_a_full_disk_are_an_error_of_the_machine() -> None:
         save_weights({"weight": torch.zeros(1_000_000)}, Path("/dev/full"))
 
 
+def test_weights_beyond_the_memory_are_an_error_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(weights, "initial_weights", lambda *_: torch.empty(10**15))
+    with pytest.raises(MemoryError):
+        run._write_weights(find("mini-cpu"), tmp_path / "weights.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_folder_whose_name_no_record_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
         run.new_directory(tmp_path / "r\udce9s", find("mini-cpu"))
@@ -176,6 +190,20 @@ def test_text_is_wrapped_for_a_width_that_can_be(
     monkeypatch.setenv("COLUMNS", columns)
     standard_streams.bound_columns()
     assert os.environ["COLUMNS"] == (expected or columns)
+
+
+CLOSED = """
+import os, subprocess, sys
+from benchmarks import standard_streams
+os.close(2)
+standard_streams.prepare()
+sys.exit(subprocess.run([sys.executable, "-c", "import os; os.fstat(2)"]).returncode)
+"""
+
+
+def test_a_child_has_a_stream_that_was_closed() -> None:
+    """Else the first file that the child opens becomes its standard error."""
+    assert subprocess.run([sys.executable, "-c", CLOSED], timeout=60).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -177,3 +179,34 @@ def test_the_state_survives_a_record_file(tmp_path: Path) -> None:
     watched_record = msgspec.structs.replace(record(), machine_state=machine())
     records.write(watched_record, path)
     assert records.read(path) == watched_record
+
+
+KERNEL_PROGRAM = """
+import os, torch
+from benchmarks.launch.machine.kernel import read_kernel
+
+multiply, seen = torch.mm, set()
+
+def watched(left, right):
+    multiply(left, right)
+    seen.add(len(os.listdir("/proc/self/task")))
+
+before = len(os.listdir("/proc/self/task"))
+torch.mm = watched
+read_kernel(2, budget_seconds=0.0)
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc")
+def test_the_kernel_has_a_thread_for_each_wanted_core_and_no_more() -> None:
+    environment = {name: value for name, value in os.environ.items() if "_NUM_THREADS" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL_PROGRAM],
+        env={**environment, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert int(done.stdout) <= 2

@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.cli import main, parse
 from benchmarks.commands.run_folder import PLACE, name_of, words
+from benchmarks.file_names import openable
 from benchmarks.launch import run_file
 from benchmarks.launch.recording import as_mismatch, before_gate
 from benchmarks.records import record as records
@@ -112,6 +113,23 @@ def test_a_finished_folder_prints_its_table_and_measures_nothing(
     assert go_on(RUN, tmp_path, only_folder(tmp_path)) == 0
     assert capsys.readouterr().out == first
     assert launches(tmp_path) == before
+
+
+def test_a_deleted_record_is_measured_again_and_its_grid_saved(tmp_path: Path) -> None:
+    arguments = ["run", "mini-cpu", "--systems", "megatron", "--tune", "--no-wandb"]
+    with scripted(tmp_path):
+        assert main([*arguments, "--output", str(tmp_path)]) == 0
+    (grid,) = (tmp_path / "published" / "tuning").iterdir()
+    whole, before = grid.read_bytes(), len(launches(tmp_path))
+    grid.write_bytes(b"a newer grid")
+    folder = only_folder(tmp_path)
+    assert go_on(arguments, tmp_path, folder) == 0
+    assert grid.read_bytes() == b"a newer grid", "of a finished command"
+    grid.unlink()
+    (folder / "megatron-01-1" / records.FILE_NAME).unlink()
+    assert go_on(arguments, tmp_path, folder) == 0
+    assert launches(tmp_path)[before:] == [f"{folder.name}/megatron-01-1"]
+    assert json.loads(grid.read_bytes())["systems"] == json.loads(whole)["systems"]
 
 
 def refused(arguments: Sequence[str], parent: Path, folder: Path, capsys: Any) -> str:
@@ -266,3 +284,15 @@ def test_the_line_to_go_on_is_the_same_command(line: str) -> None:
     said = [name_of(command), *words(command, without=PLACE), "--resume", "a b"]
     same: Any = parse(shlex.split(shlex.join(said)))
     assert by_comma(same) == by_comma(replace(command, resume=Path("a b")))
+
+
+def test_the_line_to_go_on_names_data_that_are_no_unicode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "caf\udce9.txt"
+    Path(name).touch()
+    said = words(parse(["run", "--data", name]), without=PLACE)
+    assert said == ["--data", r"caf\xe9.txt"]
+    assert openable(said[1]).exists()
+    assert words(parse(["run", *said]), without=PLACE) == said

@@ -59,6 +59,16 @@ def test_longer_sequences_and_pipelines_have_longer_limits() -> None:
     assert limit("tiny-cpu") == FLOOR_SECONDS
 
 
+def test_replicas_share_the_sequences_that_fill_a_pipeline() -> None:
+    workload = replace(workloads.find("gpt-7b-128k-8xh100"), sequences_per_step=2)
+    alone = Configuration(row=TUNED, settings={"pipeline_parallel": 4, "tensor_parallel": 2})
+    replicas = Configuration(
+        row=TUNED, settings={"pipeline_parallel": 4, "sequence_parallel": False}
+    )
+    times = [time_limits.expected_step_seconds(workload, row) for row in (alone, replicas)]
+    assert times[1] / times[0] == pytest.approx((1 + 3) / 1 / ((2 + 3) / 2))
+
+
 def test_a_plan_gives_its_own_step() -> None:
     workload = workloads.find("gpt-7b-1m-32xa100")
     (row,) = find(["sppo"])

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.docs import comparison, markdown, published
+from benchmarks.docs import comparison, published
 from benchmarks.job import Memory
 from benchmarks.records import store
 from benchmarks.records.record import Record
-from benchmarks.reporting import bar_chart, tables
+from benchmarks.reporting import bar_chart, tables, text_table
 from benchmarks.studies import ablation, ablation_report, sweep_report
 from tests.unit.records_factory import MIB
 from tests.unit.timing_cases import BUSY, LABELS, QUIET, run_of
@@ -95,9 +95,9 @@ def test_a_page_claims_no_best_peer_where_one_is_unsettled() -> None:
 
 
 def test_a_page_shows_a_dash_for_no_ratio() -> None:
-    assert markdown.interval(None, None, None) == "-"
-    assert markdown.interval(1.2, None, None) == "1.20x"
-    assert markdown.interval(1.2, 1.1, 1.3) == "1.20x [1.10, 1.30]"
+    assert text_table.interval(None, None, None) == "-"
+    assert text_table.interval(1.2, None, None) == "1.20x"
+    assert text_table.interval(1.2, 1.1, 1.3) == "1.20x [1.10, 1.30]"
 
 
 def policy(name: str, medians: tuple[float, ...]) -> list[Record]:

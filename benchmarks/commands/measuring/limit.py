@@ -34,9 +34,9 @@ class Limit(Json, RunFolder, Data, Named):
 
         workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
-        with run_folder(self, workload) as directory, usage_errors(OSError), display() as shown:
+        with usage_errors(OSError), run_folder(self, workload) as directory, display() as shown:
             result = limits.search(workload, directory, shown)
-        path = store.save(limits.path_of(workload.name), result)
+            path = store.save(limits.path_of(workload.name), result)
         limit = format_bytes(result.device_memory_bytes)
         show(self.json, result, f"{workload.name}: {limit}, {result.rule}")
         print(f"saved to {path}", file=sys.stderr)

@@ -78,7 +78,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
                     narrow=tuning.finalists if self.tune else None,
                     instead=None if self.tune else instead,
                 )
-            if self.tune:
+            if self.tune and not finished:  # a newer grid may be there
                 _save_tuning(workload, done)
             self._publish(directory, done, with_wandb=not (self.no_wandb or finished))
         return exit_code(done)

@@ -14,6 +14,7 @@ from benchmarks.emulation import tables
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import STEP_TOKENS, Searcher
 from benchmarks.records import store
+from benchmarks.records.machine_errors import records_so_far
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -48,7 +49,7 @@ def search(
     fastest settings at the workload's length.
     """
     directory = emulator.parent
-    with usage_errors(Misfit, OSError):
+    with usage_errors(Misfit, OSError), records_so_far(directory):
         searcher = Searcher(
             workload=workload,
             system=system,

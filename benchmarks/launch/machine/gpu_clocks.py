@@ -18,7 +18,7 @@ def words(bits: int) -> set[str]:
 
 
 def lowered() -> set[str]:
-    """The reasons that hold now on any GPU of this machine; none without NVML."""
+    """The reasons that hold now on any GPU of this machine; those read before an error of NVML."""
     try:
         import pynvml
     except ImportError:
@@ -29,6 +29,6 @@ def lowered() -> set[str]:
         for number in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(number)
             reasons |= words(int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, AttributeError):  # another release may lack a name
         return reasons
     return reasons

@@ -26,7 +26,10 @@ class KernelReading:
 
 
 def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> KernelReading:
-    """Time repetitions for the budget. One ends when its slowest thread ends, as a step does."""
+    """Time repetitions for the budget. One ends when its slowest thread ends, as a step does.
+
+    Each thread limits itself: OpenMP and MKL keep a limit per thread, and a new one has none.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -40,7 +43,7 @@ def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> KernelR
 
     times: list[float] = []
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(multiply, range(threads)))
             end = time.perf_counter() + budget_seconds
             while not times or time.perf_counter() < end:

@@ -1,7 +1,7 @@
 """Watches the machine beside one launch: the kernel's time, foreign load, throttling.
 
-Nothing here runs while steps are timed, except one reading of the counters before the first
-measured step and one after the last.
+While steps are timed, the counters are read before the first measured step and after the last, and
+on GPUs NVML is asked after each. All else is before or after the launch.
 """
 
 from __future__ import annotations
