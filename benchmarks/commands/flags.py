@@ -121,8 +121,9 @@ class Launches:
     """Seconds of one launch; a longer one is stopped and recorded as timeout. Derived from the
     plan or the work if not given."""
     budget: Annotated[float, arg(metavar="SECONDS")] = 440.0
-    """Seconds of all launches of a run (in a sweep, of a value). Within them, rows whose times are not settled are
-    launched further (docs/timing.md). 0: never. With --launches 1 every row has one launch."""
+    """Seconds of all launches of a run (in a sweep, of a value). Within them, rows whose times are
+    not settled are launched further (docs/timing.md). 0: never. With --launches 1 every row has one
+    launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
