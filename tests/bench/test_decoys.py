@@ -58,8 +58,9 @@ def test_a_users_own_path_stays_behind_ours(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_ranks_and_measurements_start_among_decoys(decoys: Path) -> None:
     """torchrun, a rank, an emulated rank, and the process that measures the peak."""
-    modules = ("torch.distributed.run", "benchmarks.worker.rank", "benchmarks.emulation.worker")
-    for module in modules:
+    for module in ("benchmarks.launch.ranks.agent", "benchmarks.worker.rank"):
         started = _start("-m", module, "--help", environment=variables(1, {}))
         assert started.returncode == 0, started.stderr
+    worker = _start("-c", "import benchmarks.emulation.worker", environment=variables(1, {}))
+    assert worker.returncode == 0, worker.stderr
     assert measured_peak(1) is not None

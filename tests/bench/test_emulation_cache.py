@@ -32,6 +32,7 @@ NO_COUNTS = {
     "benchmarks/worker/device.py",
     "benchmarks/worker/failures.py",
     "benchmarks/worker/heartbeat.py",
+    "benchmarks/worker/parent.py",
 }
 """What an emulated rank imports to write its report, and counts nothing by."""
 
