@@ -88,7 +88,7 @@ def _longest_of_deepspeed(point: ReportedPoint) -> int | None:
 
 LAYOUT_RULES = (
     LayoutRule(
-        name="Megatron, SPPO's degrees",
+        name="Megatron, the paper's SPPO degrees",
         system="megatron",
         rule="table 4's SP x PP as TP x PP with sequence parallelism, every block recomputed",
         counted=True,
