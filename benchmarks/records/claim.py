@@ -11,6 +11,9 @@ from benchmarks.records.provenance import is_crowded
 from benchmarks.records.record import Record, grouped
 from benchmarks.records.timing import LEAST_LAUNCHES, TOLERANCE, Timing, timings
 
+LEAST_PAIRS_AFTER_FURTHER = 3
+"""The least pairs of a row with further launches: two pairs agree by chance more often."""
+
 COMPARED_SYSTEM = "sppo"
 """The system whose step time all ratios compare with."""
 
@@ -51,8 +54,9 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
         return Claim(ratio=1.0) if used else Claim()
     pairs = _pairs(row, compared, used)
     known = all(judged[label].verdict is not None for label in labels)
-    if known and len(pairs) < LEAST_LAUNCHES:
-        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few")
+    least = _least_pairs(row)
+    if known and len(pairs) < least:
+        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few of {least}")
     if not pairs:
         return Claim()
     interval = ratio_interval(pairs)
@@ -62,6 +66,12 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     if len(pairs) < LEAST_LAUNCHES:
         return Claim(ratio=interval.median)
     return Claim(ratio=interval.median, low=interval.low, high=interval.high)
+
+
+def _least_pairs(row: Sequence[Record]) -> int:
+    """A launch above LEAST_LAUNCHES followed a launch that was set aside, or a wide interval."""
+    further = any(record.launch > LEAST_LAUNCHES for record in row)
+    return LEAST_PAIRS_AFTER_FURTHER if further else LEAST_LAUNCHES
 
 
 def _pairs(
