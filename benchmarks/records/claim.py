@@ -9,7 +9,13 @@ from benchmarks.records import metrics
 from benchmarks.records.bootstrap import ratio_interval
 from benchmarks.records.provenance import is_crowded
 from benchmarks.records.record import Record, grouped
-from benchmarks.records.timing import LEAST_LAUNCHES, TOLERANCE, Timing, timings
+from benchmarks.records.timing import (
+    LEAST_LAUNCHES,
+    TOLERANCE,
+    Timing,
+    failed_further,
+    timings,
+)
 
 LEAST_PAIRS_AFTER_FURTHER = 3
 """The least pairs of a row with further launches: two pairs agree by chance more often."""
@@ -91,20 +97,24 @@ def to_repeat(records: Sequence[Record]) -> list[str]:
 
     If SPPO itself is unsettled, these are all rows with times. None where ranks share cores. A row
     with a single launch is left alone: its user asked for one, or it was not its grid's fastest.
+    A row with a failed launch is left alone too. If this is SPPO, no row can have further pairs.
     """
     judged = timings(records)
     compared = yardstick(records)
+    pairs_end = bool(failed_further(compared)[0])
     rows = {
         label: launches
         for label, launches in grouped(records, "row").items()
         if len(launches) >= LEAST_LAUNCHES
+        and all(record.status == "ok" for record in launches)
         and judged[label].verdict is not None
         and not is_crowded(launches[0])
     }
     repeated = {
         label
         for label, launches in rows.items()
-        if judged[label].verdict == "unsettled" or claim(launches, compared, judged).reason
+        if judged[label].verdict == "unsettled"
+        or (not pairs_end and claim(launches, compared, judged).reason)
     }
     if repeated and compared and compared[0].row in rows:
         repeated.add(compared[0].row)

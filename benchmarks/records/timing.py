@@ -6,6 +6,7 @@
    interval of its step time reaches at most TOLERANCE beyond the median.
 3. A settled row is `steady` if no launch was set aside and its launches differ by at most
    TOLERANCE, else `noisy`. A row that is not settled is `unsettled`, and no ratio is claimed.
+4. A launch above LEAST_LAUNCHES that failed or took too long is set aside, if all others are fine.
 
 docs/timing.md has the reasons for the numbers.
 """
@@ -67,6 +68,7 @@ def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Ti
 
     fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
     """
+    failed, launches = failed_further(launches)
     steps = {record.launch: metrics.measured_seconds(record.steps) for record in launches}
     if any(record.status != "ok" for record in launches) or not all(steps.values()):
         return Timing()
@@ -76,8 +78,32 @@ def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Ti
     causes = {record.launch: disturbance(record, fastest_kernel) for record in launches}
     quiet = {number: seconds for number, seconds in steps.items() if not causes[number]}
     verdict, reason = _verdict(steps, quiet, [cause for cause in causes.values() if cause])
+    if failed:
+        verdict = "noisy" if verdict == "steady" else verdict
+        reason = "; ".join(filter(None, (reason, *map(_failed_words, failed))))
     used = frozenset(quiet if len(quiet) >= LEAST_LAUNCHES else steps)
     return Timing(verdict=verdict, reason=reason, used=used, between=between, within=within)
+
+
+def failed_further(launches: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """The failed further launches of a row whose other launches are fine, and those others.
+
+    None, and all, of a row with any other failure, or with launches whose machine was not read.
+    """
+    failed: list[Record] = []
+    others: list[Record] = []
+    for record in launches:
+        further = record.launch > LEAST_LAUNCHES and record.status in ("failed", "timeout")
+        (failed if further else others).append(record)
+    fine = [record for record in others if record.status == "ok" and record.machine_state]
+    if len(fine) < max(len(others), LEAST_LAUNCHES):
+        return [], list(launches)
+    return failed, others
+
+
+def _failed_words(record: Record) -> str:
+    why = f" ({record.reason})" if record.reason else ""
+    return f"launch {record.launch} ended as {record.status}{why} and is set aside"
 
 
 def _verdict(
