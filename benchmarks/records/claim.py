@@ -58,7 +58,8 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     used = judged[labels[0]].used & judged[labels[1]].used
     if labels[0] == labels[1]:
         return Claim(ratio=1.0) if used else Claim()
-    pairs = _pairs(row, compared, used)
+    late = judged[labels[0]].late | judged[labels[1]].late
+    pairs = _pairs(row, compared, used - late)
     known = all(judged[label].verdict is not None for label in labels)
     least = _least_pairs(row)
     if known and len(pairs) < least:

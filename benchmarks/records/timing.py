@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.records import machine, metrics
@@ -45,14 +45,16 @@ LEAST_LAUNCHES = 2
 class Timing:
     """The verdict on a row, None for launches without times or without readings of the machine.
 
-    reason: why it is not steady. used: numbers of the launches whose times count. between: largest
-    difference of launches' median steps, over the smallest. within: median over launches of the
-    interquartile range of a launch's steps over their median.
+    reason: why it is not steady. used: numbers of the launches whose times count. late: numbers of
+    launches that were made after their round, so no other launch of that number ran beside them.
+    between: largest difference of launches' median steps, over the smallest. within: median over
+    launches of the interquartile range of a launch's steps over their median.
     """
 
     verdict: Verdict | None = None
     reason: str = ""
     used: frozenset[int] = frozenset()
+    late: frozenset[int] = frozenset()
     between: float | None = None
     within: float | None = None
 
@@ -60,7 +62,19 @@ class Timing:
 def timings(records: Sequence[Record]) -> dict[str, Timing]:
     """The verdict on each row of a run. The reference is no row, but its kernel readings count."""
     fastest = machine.fastest_kernel([record.machine_state for record in records])
-    return {row: judge(launches, fastest) for row, launches in grouped(records, "row").items()}
+    return {
+        row: replace(judge(launches, fastest), late=_late(launches, records))
+        for row, launches in grouped(records, "row").items()
+    }
+
+
+def _late(launches: Sequence[Record], records: Sequence[Record]) -> frozenset[int]:
+    """A row that replaces another after an oom makes up for the rounds before."""
+    return frozenset(
+        record.launch
+        for record in launches
+        if any(other.launch > record.launch and other.started < record.started for other in records)
+    )
 
 
 def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Timing:

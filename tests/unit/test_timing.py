@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.records import timing
 from benchmarks.records.claim import claim, to_repeat, yardstick
+from benchmarks.records.machine import MachineState
 from benchmarks.records.record import Record, grouped
 from benchmarks.records.timing import TOLERANCE, timings
 from benchmarks.reporting import tables
@@ -103,6 +104,38 @@ def test_pairs_are_launches_that_ran_next_to_each_other() -> None:
     done = run_of({"megatron": (1.5, 3.0), "sppo": (1.0, 2.0)}, [None, None])
     assert ratio(done).ratio == pytest.approx(1.5)
     assert claim([], yardstick(done), timings(done)).ratio is None
+
+
+def in_turn(done: Sequence[Record]) -> list[Record]:
+    """These launches, started one after another."""
+    stamps = (f"2026-11-24T07:{minute:02d}:00.000000Z" for minute in range(60))
+    pairs = zip(done, stamps, strict=False)
+    return [msgspec.structs.replace(record, started=stamp) for record, stamp in pairs]
+
+
+@pytest.mark.parametrize("state", [QUIET, None])
+def test_launches_made_up_for_after_an_oom_are_no_pair_of_their_number(
+    state: MachineState | None,
+) -> None:
+    """A row ran out of memory in round 2. Launches 1 and 2 of its replacement ran back to back."""
+    medians = {"megatron": (1.52, 1.5), "sppo": (1.0, 1.0)}
+    megatron_1, sppo_1, megatron_2, sppo_2 = run_of(medians, [state] * 2)
+    refused = msgspec.structs.replace(megatron_2, row="refused", status="oom")
+    done = in_turn([sppo_1, refused, megatron_1, megatron_2, sppo_2])
+    assert timings(done)[MEGATRON].late == {1}
+    assert timings(done)["SPPO"].late == frozenset()
+    if state is None:
+        assert (ratio(done).ratio, ratio(done).low) == (1.5, None), "of a single pair"
+    else:
+        assert ratio(done).reason == "1 undisturbed pairs of launches are too few of 2"
+        assert to_repeat(done) == ["SPPO", MEGATRON]
+
+
+def test_interleaved_launches_are_all_pairs_of_their_number() -> None:
+    megatron_1, sppo_1, megatron_2, sppo_2 = run_of({"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)})
+    done = in_turn([megatron_1, sppo_1, sppo_2, megatron_2])
+    assert not any(judged.late for judged in timings(done).values())
+    assert ratio(done).ratio == pytest.approx(1.5)
 
 
 def test_a_ratio_needs_two_undisturbed_pairs() -> None:
