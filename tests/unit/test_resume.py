@@ -20,7 +20,7 @@ import pytest
 from benchmarks.cli import main, parse
 from benchmarks.commands.run_folder import PLACE, name_of, words
 from benchmarks.file_names import openable
-from benchmarks.launch import run, run_file
+from benchmarks.launch import run_file
 from benchmarks.launch.recording import as_mismatch, before_gate
 from benchmarks.records import record as records
 from tests.unit.scripted_launches import killed_at, launches, scripted
@@ -130,44 +130,6 @@ def test_a_deleted_record_is_measured_again_and_its_grid_saved(tmp_path: Path) -
     assert go_on(arguments, tmp_path, folder) == 0
     assert launches(tmp_path)[before:] == [f"{folder.name}/megatron-01-1"]
     assert json.loads(grid.read_bytes())["systems"] == json.loads(whole)["systems"]
-
-
-def test_inputs_that_fail_remove_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder has lost its inputs.json, and the inputs cannot be written."""
-    folder = stopped_run(tmp_path)
-    (folder / "inputs.json").unlink()
-    before = sorted(folder.rglob(records.FILE_NAME))
-    monkeypatch.setattr(run, "_write_weights", full_disk)
-    assert go_on(RUN, tmp_path, folder) == 2
-    assert before
-    assert sorted(folder.rglob(records.FILE_NAME)) == before
-    assert not (folder / "tokens.npy").exists()
-
-
-def full_disk(*about: object) -> None:
-    raise OSError(28, "No space left on device")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [(COMMANDS[2], "limits"), (COMMANDS[4], "longest")],
-    ids=["limit", "longest"],
-)
-def test_a_finished_folder_publishes_nothing_a_second_time(
-    arguments: list[str], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with scripted(tmp_path):
-        assert main([*arguments, "--output", str(tmp_path)]) == 0
-    (published,) = (tmp_path / "published" / name).iterdir()
-    values = json.loads(published.read_bytes())
-    newer = json.dumps({**values, "date": "2099-01-01"})
-    published.write_text(newer)
-    first = capsys.readouterr()
-    assert go_on(arguments, tmp_path, only_folder(tmp_path)) == 0
-    again = capsys.readouterr()
-    assert again.out == first.out
-    assert f"saved to {published}\n" not in again.err
-    assert published.read_text() == newer
 
 
 def refused(arguments: Sequence[str], parent: Path, folder: Path, capsys: Any) -> str:
