@@ -35,8 +35,8 @@ INTERRUPTED = 130
 WRONG_INPUT = 2
 FAILED = 1
 
-ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-"""Besides INT: these end a command as Ctrl-C does."""
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+"""These end a command as Ctrl-C does."""
 
 COMMANDS = {
     "list": "reports.list:List",
@@ -166,9 +166,10 @@ def _end_by(handler: Handler) -> dict[signal.Signals, Handler]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """End the command like an interrupt, so that no launch outlives the command.
+    """End the command by an interrupt, so that no launch outlives the command.
 
-    Further signals of this kind ask for the same end: they are ignored, so inputs are removed.
+    Further signals, a second Ctrl-C too, ask for the same end: they are ignored, so inputs are
+    removed.
     """
     _end_by(signal.SIG_IGN)
     if number == signal.SIGHUP:

@@ -51,8 +51,8 @@ VARIABLES = (
 """The only recorded variables: they change results and are not secret."""
 
 
-LAUNCHER_PREFIXES = ("PET_", "TORCHELASTIC_", "GROUP_", "ROLE_")
-"""Variables that a launcher outside sets for its own job."""
+LAUNCHER_PREFIXES = ("PET_", "TORCHELASTIC_")
+"""Variables that a launcher outside sets for its own job. No user has names of this kind."""
 
 RANK_VARIABLES = frozenset(
     (
@@ -60,7 +60,7 @@ RANK_VARIABLES = frozenset(
         *("LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     )
 )
-"""The place of this process in a job outside."""
+"""The place of this process in a job outside: the exact names that torchrun sets."""
 
 
 def describe_environment() -> dict[str, Any]:

@@ -98,6 +98,14 @@ def make_files(
             )
 
 
+def remove_files(directory: Path) -> None:
+    """Remove the inputs, and the folder if nothing else is in there, such as earlier records."""
+    for name in ("weights.pt", "tokens.npy", INPUTS_NAME):
+        (directory / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        directory.rmdir()
+
+
 def digest(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as stream:

@@ -6,7 +6,6 @@ launch starts.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -58,8 +57,9 @@ def new_directory(parent: Path, workload: Workload) -> Path:
 def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     """Write weights and tokens, measure the peak, describe the machine.
 
-    Raises ValueError or OSError on text that cannot be used. A failure removes the folder. A
-    resumed folder keeps its peak, and gets its files before its first launch.
+    Raises ValueError or OSError on text that cannot be used. A failure removes these files, and a
+    folder that is then empty. A resumed folder keeps its peak, and gets its files before its first
+    launch.
     """
     from benchmarks.environment import describe_environment
 
@@ -70,7 +70,7 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
         make_files = partial(resuming.make_files, directory, noted, write_weights, write_tokens)
     else:
         with ExitStack() as undo:
-            undo.callback(shutil.rmtree, directory)
+            undo.callback(resuming.remove_files, directory)
             text = write_tokens()
             write_weights()
             on_cpu = workload.cluster.device == "cpu"

@@ -17,10 +17,13 @@ SCHEMA = "sppo-run/1"
 NAME = "run.json"
 
 MACHINE = ("cpu_model", "cores", "gpus", "python")
-"""Facts of the machine that must be the same."""
+"""Facts of the machine that must be the same where a command takes times."""
 
 SAID = {"commit": "commit", "dirty": "changed files", "platform": "system"}
 """Facts of the environment that may differ; the difference is said."""
+
+SAID_OF_COUNTS = {"cpu_model": "processor", "cores": "number of cores", "python": "Python"}
+"""The same for a command that only counts: counts of emulated code do not depend on these."""
 
 NO_MEASUREMENT = ("WANDB", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Beginnings of versions and variables that may differ: every launch sets its own threads."""
@@ -86,9 +89,10 @@ def check(directory: Path, before: RunFile, now: RunFile) -> list[str]:
         raise ResumeError(
             f"{directory}: measured with {name} {old}, here is {new}; restore that, {anew}"
         )
+    said = {**SAID, **SAID_OF_COUNTS} if before.code else SAID
     return [
         f"note: another {words} than before: {before.environment.get(key)}"
-        for key, words in SAID.items()
+        for key, words in said.items()
         if before.environment.get(key) != now.environment.get(key)
     ]
 
@@ -107,11 +111,21 @@ def _check_request(directory: Path, before: RunFile, now: RunFile) -> None:
 def _measuring(before: RunFile, now: RunFile) -> Iterator[tuple[str, Any, Any]]:
     """Differing facts of machine, libraries and variables: name, before, now."""
     for name in MACHINE:
+        if before.code and name in SAID_OF_COUNTS and _is_patch(name, before, now):
+            continue
         yield from _differing(
             {name: before.environment.get(name)}, {name: now.environment.get(name)}
         )
     for kind in ("versions", "variables"):
         yield from _differing(before.environment.get(kind, {}), now.environment.get(kind, {}))
+
+
+def _is_patch(name: str, before: RunFile, now: RunFile) -> bool:
+    """Whether two Pythons differ by their patch release at most; yes for other facts."""
+    if name != "python":
+        return True
+    old, new = (str(plan.environment.get(name)).split(".")[:2] for plan in (before, now))
+    return old == new
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -9,7 +9,16 @@ from benchmarks.records import metrics
 from benchmarks.records.bootstrap import ratio_interval
 from benchmarks.records.provenance import is_crowded
 from benchmarks.records.record import Record, grouped
-from benchmarks.records.timing import LEAST_LAUNCHES, TOLERANCE, Timing, timings
+from benchmarks.records.timing import (
+    LEAST_LAUNCHES,
+    TOLERANCE,
+    Timing,
+    failed_further,
+    timings,
+)
+
+LEAST_PAIRS_AFTER_FURTHER = 3
+"""The least pairs of a row with further launches: two pairs agree by chance more often."""
 
 COMPARED_SYSTEM = "sppo"
 """The system whose step time all ratios compare with."""
@@ -49,10 +58,12 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     used = judged[labels[0]].used & judged[labels[1]].used
     if labels[0] == labels[1]:
         return Claim(ratio=1.0) if used else Claim()
-    pairs = _pairs(row, compared, used)
+    late = judged[labels[0]].late | judged[labels[1]].late
+    pairs = _pairs(row, compared, used - late)
     known = all(judged[label].verdict is not None for label in labels)
-    if known and len(pairs) < LEAST_LAUNCHES:
-        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few")
+    least = _least_pairs(row)
+    if known and len(pairs) < least:
+        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few of {least}")
     if not pairs:
         return Claim()
     interval = ratio_interval(pairs)
@@ -62,6 +73,12 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     if len(pairs) < LEAST_LAUNCHES:
         return Claim(ratio=interval.median)
     return Claim(ratio=interval.median, low=interval.low, high=interval.high)
+
+
+def _least_pairs(row: Sequence[Record]) -> int:
+    """A launch above LEAST_LAUNCHES followed a launch that was set aside, or a wide interval."""
+    further = any(record.launch > LEAST_LAUNCHES for record in row)
+    return LEAST_PAIRS_AFTER_FURTHER if further else LEAST_LAUNCHES
 
 
 def _pairs(
@@ -81,20 +98,24 @@ def to_repeat(records: Sequence[Record]) -> list[str]:
 
     If SPPO itself is unsettled, these are all rows with times. None where ranks share cores. A row
     with a single launch is left alone: its user asked for one, or it was not its grid's fastest.
+    A row with a failed launch is left alone too. If this is SPPO, no row can have further pairs.
     """
     judged = timings(records)
     compared = yardstick(records)
+    pairs_end = bool(failed_further(compared)[0])
     rows = {
         label: launches
         for label, launches in grouped(records, "row").items()
         if len(launches) >= LEAST_LAUNCHES
+        and all(record.status == "ok" for record in launches)
         and judged[label].verdict is not None
         and not is_crowded(launches[0])
     }
     repeated = {
         label
         for label, launches in rows.items()
-        if judged[label].verdict == "unsettled" or claim(launches, compared, judged).reason
+        if judged[label].verdict == "unsettled"
+        or (not pairs_end and claim(launches, compared, judged).reason)
     }
     if repeated and compared and compared[0].row in rows:
         repeated.add(compared[0].row)

@@ -6,6 +6,7 @@
    interval of its step time reaches at most TOLERANCE beyond the median.
 3. A settled row is `steady` if no launch was set aside and its launches differ by at most
    TOLERANCE, else `noisy`. A row that is not settled is `unsettled`, and no ratio is claimed.
+4. A launch above LEAST_LAUNCHES that failed or took too long is set aside, if all others are fine.
 
 docs/timing.md has the reasons for the numbers.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.records import machine, metrics
@@ -44,14 +45,16 @@ LEAST_LAUNCHES = 2
 class Timing:
     """The verdict on a row, None for launches without times or without readings of the machine.
 
-    reason: why it is not steady. used: numbers of the launches whose times count. between: largest
-    difference of launches' median steps, over the smallest. within: median over launches of the
-    interquartile range of a launch's steps over their median.
+    reason: why it is not steady. used: numbers of the launches whose times count. late: numbers of
+    launches that were made after their round, so no other launch of that number ran beside them.
+    between: largest difference of launches' median steps, over the smallest. within: median over
+    launches of the interquartile range of a launch's steps over their median.
     """
 
     verdict: Verdict | None = None
     reason: str = ""
     used: frozenset[int] = frozenset()
+    late: frozenset[int] = frozenset()
     between: float | None = None
     within: float | None = None
 
@@ -59,7 +62,19 @@ class Timing:
 def timings(records: Sequence[Record]) -> dict[str, Timing]:
     """The verdict on each row of a run. The reference is no row, but its kernel readings count."""
     fastest = machine.fastest_kernel([record.machine_state for record in records])
-    return {row: judge(launches, fastest) for row, launches in grouped(records, "row").items()}
+    return {
+        row: replace(judge(launches, fastest), late=_late(launches, records))
+        for row, launches in grouped(records, "row").items()
+    }
+
+
+def _late(launches: Sequence[Record], records: Sequence[Record]) -> frozenset[int]:
+    """A row that replaces another after an oom makes up for the rounds before."""
+    return frozenset(
+        record.launch
+        for record in launches
+        if any(other.launch > record.launch and other.started < record.started for other in records)
+    )
 
 
 def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Timing:
@@ -67,6 +82,7 @@ def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Ti
 
     fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
     """
+    failed, launches = failed_further(launches)
     steps = {record.launch: metrics.measured_seconds(record.steps) for record in launches}
     if any(record.status != "ok" for record in launches) or not all(steps.values()):
         return Timing()
@@ -76,8 +92,32 @@ def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Ti
     causes = {record.launch: disturbance(record, fastest_kernel) for record in launches}
     quiet = {number: seconds for number, seconds in steps.items() if not causes[number]}
     verdict, reason = _verdict(steps, quiet, [cause for cause in causes.values() if cause])
+    if failed:
+        verdict = "noisy" if verdict == "steady" else verdict
+        reason = "; ".join(filter(None, (reason, *map(_failed_words, failed))))
     used = frozenset(quiet if len(quiet) >= LEAST_LAUNCHES else steps)
     return Timing(verdict=verdict, reason=reason, used=used, between=between, within=within)
+
+
+def failed_further(launches: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """The failed further launches of a row whose other launches are fine, and those others.
+
+    None, and all, of a row with any other failure, or with launches whose machine was not read.
+    """
+    failed: list[Record] = []
+    others: list[Record] = []
+    for record in launches:
+        further = record.launch > LEAST_LAUNCHES and record.status in ("failed", "timeout")
+        (failed if further else others).append(record)
+    fine = [record for record in others if record.status == "ok" and record.machine_state]
+    if len(fine) < max(len(others), LEAST_LAUNCHES):
+        return [], list(launches)
+    return failed, others
+
+
+def _failed_words(record: Record) -> str:
+    why = f" ({record.reason})" if record.reason else ""
+    return f"launch {record.launch} ended as {record.status}{why} and is set aside"
 
 
 def _verdict(

@@ -14,7 +14,7 @@ from benchmarks.records.claim import Claim, claim, yardstick
 from benchmarks.records.metrics import Spread
 from benchmarks.records.provenance import is_crowded, measured_on
 from benchmarks.records.record import Record, grouped
-from benchmarks.records.timing import Timing, Verdict, timings
+from benchmarks.records.timing import Timing, Verdict, failed_further, timings
 from benchmarks.reporting import header_words, machine_notes, predicted_vs_counted
 from benchmarks.reporting.text_table import (
     NO_NUMBER,
@@ -34,6 +34,7 @@ _NOT_RUN: tuple[Status, ...] = ("infeasible", "unavailable")
 class Summary:
     """A row over all its launches. It has numbers only if all launches have status ok.
 
+    A failed further launch is the exception: `timing_reason` names the launch.
     timing, timing_reason: the verdict on its times (`benchmarks.records.timing`), and why they are
     not steady or why no ratio is claimed. sppo_speed_up_low, _high: the ratio's bootstrap interval.
     between_launches, within_launches: spreads of the step time, as shares.
@@ -73,7 +74,8 @@ def summaries(records: Sequence[Record]) -> list[Summary]:
 def _summary(
     launches: Sequence[Record], sppo: Sequence[Record], judged: Mapping[str, Timing]
 ) -> Summary:
-    worst = min(launches, key=lambda record: _SEVERITY.index(record.status))
+    _, counted = failed_further(launches)
+    worst = min(counted, key=lambda record: _SEVERITY.index(record.status))
     summary = Summary(
         row=worst.row,
         system=worst.system,
@@ -87,8 +89,8 @@ def _summary(
     )
     if worst.status != "ok":
         return summary
-    summary = _with_numbers(summary, launches, judged[summary.row])
-    comparable = launches[-1].tuned and not is_crowded(launches[-1])
+    summary = _with_numbers(summary, counted, judged[summary.row])
+    comparable = worst.tuned and not is_crowded(worst)
     return _with_ratio(summary, claim(launches, sppo, judged)) if comparable else summary
 
 

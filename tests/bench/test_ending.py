@@ -32,6 +32,7 @@ class Command:
             print("cleaned", file=sys.stderr, flush=True)
             Path("cleaned").touch()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 if sys.argv[2:]:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 cli.parse = lambda arguments: Command()

@@ -103,7 +103,7 @@ def test_an_error_long_before_a_kill_is_the_cause(tmp_path: Path) -> None:
     assert reason(tmp_path) == "rank 0, measured: a wrong shape"
 
 
-@pytest.mark.parametrize("code", [-6, -15, 1])
+@pytest.mark.parametrize("code", [-6, -9, -11, -15, 1])
 def test_an_error_comes_before_the_ends_that_follow(tmp_path: Path, code: int) -> None:
     error(tmp_path, 0, "a wrong shape", 99)
     end(tmp_path, 0, 1, 105)

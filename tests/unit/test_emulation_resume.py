@@ -15,6 +15,8 @@ from benchmarks.emulation import resuming
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import EmulationJob, RoleReport
 from benchmarks.emulation.search import Searcher, longest
+from benchmarks.launch import run_file
+from benchmarks.launch.resuming import ResumeError
 from benchmarks.records import store
 
 WORKLOAD = workloads.find("gpt-7b-1m-32xa100")
@@ -95,6 +97,44 @@ def test_a_damaged_emulation_runs_again(emulated: Callable[[int], Lengths], tmp_
     path.write_bytes(path.read_bytes()[:100])
     assert len(resuming.earlier(tmp_path)) == len(list(tmp_path.rglob("emulation.json")))
     assert not path.parent.exists()
+
+
+def plan(code: dict[str, str], **environment: Any) -> run_file.RunFile:
+    here = {"cpu_model": "a processor", "cores": 8, "python": "3.11.4", "gpus": []}
+    return run_file.RunFile(
+        command="emulate",
+        arguments=["megatron"],
+        workload=WORKLOAD,
+        code=code,
+        environment={**here, **environment},
+    )
+
+
+CODE = {"megatron": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cores": 2}, "note: another number of cores than before: 8"),
+        ({"cpu_model": "another"}, "note: another processor than before: a processor"),
+        ({"python": "3.11.9"}, "note: another Python than before: 3.11.4"),
+    ],
+)
+def test_counts_go_on_with_another_processor_and_times_do_not(
+    change: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    assert run_file.check(tmp_path, plan(CODE), plan(CODE, **change)) == [said]
+    with pytest.raises(ResumeError, match="restore that"):
+        run_file.check(tmp_path, plan({}), plan({}, **change))
+
+
+@pytest.mark.parametrize("change", [{"python": "3.12.4"}, {"versions": {"torch": "9.9"}}])
+def test_counts_do_not_go_on_with_another_python_or_library(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(ResumeError, match="restore that"):
+        run_file.check(tmp_path, plan(CODE), plan(CODE, **change))
 
 
 def test_the_key_is_of_workload_system_and_settings() -> None:

@@ -163,6 +163,14 @@ def test_a_launch_inherits_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not {"PET_NNODES", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "ROLE_NAME"} & set(inherited)
 
 
+@pytest.mark.parametrize("name", ["GROUP_ID", "ROLE_ARN"])
+def test_a_launch_inherits_the_users_own_groups_and_roles(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "a")
+    assert environment.child_environment({})[name] == "a"
+
+
 def test_one_node_is_alone_and_on_loopback() -> None:
     """A printed line runs in the user's shell, with its PET_NNODES."""
     line = " ".join(processes.torchrun(2, "a.module"))

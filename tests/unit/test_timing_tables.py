@@ -7,10 +7,13 @@ import io
 from typing import Any
 
 import msgspec
+import pytest
 
 from benchmarks.docs import comparison, published
-from benchmarks.job import Memory
+from benchmarks.job import Memory, Status
+from benchmarks.launch.gate import exit_code
 from benchmarks.records import store
+from benchmarks.records.claim import to_repeat
 from benchmarks.records.record import Record
 from benchmarks.reporting import bar_chart, tables, text_table
 from benchmarks.studies import ablation, ablation_report, sweep_report
@@ -124,6 +127,36 @@ def test_an_untuned_row_has_a_verdict_and_no_ratio() -> None:
     done = [msgspec.structs.replace(launch, tuned=False) for launch in STEADY]
     summary = tables.summaries(done)[0]
     assert (summary.timing, summary.sppo_speed_up, summary.timing_reason) == ("steady", None, "")
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout"])
+def test_a_failed_further_launch_keeps_the_numbers_and_is_said(status: Status) -> None:
+    done = run_of({"megatron": (1.5, 1.5, 1.5, 9.0), "sppo": (1.0, 1.0, 1.0)})
+    done[-1] = msgspec.structs.replace(done[-1], status=status, reason="a lost peer", steps=[])
+    row = cells(done, "megatron")
+    assert (row["status"], row["timing"]) == ("ok (3 of 4 ok)", "noisy")
+    assert row["SPPO faster by [interval]"].startswith("1.50x [")
+    assert row["step s, median [quartiles]"].startswith("1.500")
+    said = f"Megatron tuned: noisy: launch 4 ended as {status} (a lost peer) and is set aside"
+    assert said in tables.notes(done)
+    assert exit_code(done) == 1, "nothing is hidden"
+    assert to_repeat(done) == []
+
+
+def test_a_failed_further_launch_of_sppo_ends_the_pairs_of_all_rows() -> None:
+    done = run_of({"megatron": (1.5, 1.5), "deepspeed": (2.0, 2.5), "sppo": (1.0, 1.0, 1.0)})
+    assert to_repeat(done) == [LABELS["deepspeed"], LABELS["sppo"]]
+    done[-1] = msgspec.structs.replace(done[-1], status="failed", steps=[])
+    assert tables.summaries(done)[-1].timing == "noisy"
+    assert to_repeat(done) == [LABELS["deepspeed"]], "only to settle its own times"
+
+
+@pytest.mark.parametrize(("number", "status"), [(2, "failed"), (3, "mismatch"), (3, "oom")])
+def test_any_other_failure_is_that_of_the_row(number: int, status: Status) -> None:
+    done = run_of({"sppo": (1.0, 1.0, 1.0)})
+    done[number - 1] = msgspec.structs.replace(done[number - 1], status=status)
+    (summary,) = tables.summaries(done)
+    assert (summary.status, summary.timing, summary.step_seconds) == (status, None, None)
 
 
 def test_memory_is_that_of_all_launches() -> None:

@@ -13,7 +13,7 @@ from benchmarks.commands.arguments import (
 )
 from benchmarks.commands.flags import Data, Json, Named, RunFolder
 from benchmarks.commands.output import show
-from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.records import store
 from sppo.config.sizes import format_bytes
 
@@ -35,9 +35,12 @@ class Limit(Json, RunFolder, Data, Named):
         workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
         with usage_errors(OSError), run_folder(self, workload) as directory, display() as shown:
+            finished = is_finished(self)
             result = limits.search(workload, directory, shown)
-            path = store.save(limits.path_of(workload.name), result)
+            path = limits.path_of(workload.name)
+            if not finished:  # a newer limit may be there
+                store.save(path, result)
         limit = format_bytes(result.device_memory_bytes)
         show(self.json, result, f"{workload.name}: {limit}, {result.rule}")
-        print(f"saved to {path}", file=sys.stderr)
+        print(f"saved to {path}" + (" before" if finished else ""), file=sys.stderr)
         return 0

@@ -12,7 +12,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder
 from benchmarks.commands.output import show
-from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
@@ -70,13 +70,15 @@ class Longest(RunFolder, Data):
             arguments.check_machine(workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
             with run_folder(self, workload) as directory, display() as shown:
+                finished = is_finished(self)
                 result, done = search.search(workload, rows, directory, options, shown, at_most)
                 path = store.save(directory / "longest.json", result)
         code = exit_code(done)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         with records_so_far(directory):
             lost = longest_result.lost_rows(result, published)
-            if code == 0 and not lost:
+            newer = finished and published.exists()
+            if code == 0 and not lost and not newer:
                 path = store.save(published, result)
         if lost:
             print(f"not published: {published.name} has {', '.join(lost)} too", file=sys.stderr)

@@ -105,10 +105,13 @@ class Evidence:
     def _is_stopped(self, end: RankEnd) -> bool:
         """Whether the rank ended because torchrun had begun to end all ranks.
 
-        A fault that was seen just after that beginning may have been the reason for it.
+        A fault that was seen just after that beginning may have been the reason for it, unless a
+        rank had raised an error of its own before.
         """
         if self.stop is None or end.time_ns <= self.stop.time_ns:
             return False
+        if any(cause.time_ns <= self.stop.time_ns for cause in self._own_errors()):
+            return True
         own_signal = end.code < 0 and end.code not in (-signal.SIGTERM, -signal.SIGABRT)
         return not own_signal or end.time_ns > self.stop.time_ns + TOGETHER_NS
 
