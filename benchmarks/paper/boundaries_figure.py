@@ -17,7 +17,7 @@ from sppo.config.sizes import GIB, format_bytes, length_name
 MILLION = 1024**2
 
 _LABELS = {
-    "Megatron, the paper's SPPO degrees": "Megatron-Core in the layout of the paper's SPPO (table 4)",
+    "Megatron, the paper's SPPO degrees": "Megatron-Core in the paper's SPPO layout (table 4)",
     "Megatron, tuned degrees": "Megatron-Core in the paper's tuned layout",
     "DeepSpeed": "DeepSpeed Ulysses over all GPUs",
     "SPPO": "SPPO in this project's plan",

@@ -75,7 +75,7 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
 def test_the_walk_visits_every_file_once() -> None:
     """ARCHITECTURE.md follows tiny-cpu through the code by links."""
     text = (CHECKOUT / "ARCHITECTURE.md").read_text()
-    walk = text[text.index("## A walk of") : text.index("**Emulate**")]
+    walk = text[text.index("## A walk of") : text.index("**Emulation**")]
     steps = re.findall(r"^\| \d+ \|.*\]\((\S+\.py)\) \|$", walk, re.MULTILINE)
     assert len(steps) > 10
     assert len(steps) == len(set(steps))
