@@ -185,6 +185,8 @@ def run(verb: str, surrounding: Surrounding, folder: Path) -> Ended:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(CHECKOUT),
         "MPLCONFIGDIR": "",
+        # Python 3.11 keeps a half-written .pyc of a full disk, and breaks on it for ever.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "SURROUNDINGS_CELL": mark,
         **surrounding.environment,
     }

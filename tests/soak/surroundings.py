@@ -106,7 +106,12 @@ def _launch(verb: str, how: str, folder: Path, output: Path) -> tuple[int, str]:
     """Exit code and standard error."""
     arguments = [sys.executable, "-P", "-m", "benchmarks", *LAUNCHING[verb], "--output", output]
     environment = child_environment(
-        {"PYTHONPATH": str(CHECKOUT), "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        {
+            "PYTHONPATH": str(CHECKOUT),
+            "HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
     )
     closing = ">&-" if how == "closed stdout" else ">/dev/null"
     with (folder / "errors").open("w+") as errors:
