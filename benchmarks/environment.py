@@ -128,11 +128,22 @@ def available_cores() -> int:
 
 def cpu_model() -> str:
     """The name of the processor on Linux, else the architecture."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_mhz() -> float | None:
+    """The clock of the first processor now; None where Linux does not say."""
+    text = _cpuinfo("cpu MHz")
+    return float(text) if text else None
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of a key in Linux's list of processors."""
     text = ""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    model = re.search(r"^model name\s*:\s*(.+?)\s*$", text, re.MULTILINE)
-    return model[1] if model else platform.processor() or platform.machine()
+    value = re.search(rf"^{key}\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+    return value[1] if value else None
 
 
 def gpu_names() -> list[str]:

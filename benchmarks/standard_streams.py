@@ -92,7 +92,7 @@ def _text(raw: ForgivingStream, before: TextIO | None) -> TextIO:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """What an encoding lacks as \\uXXXX, which is right in JSON too."""
+    """The characters that an encoding lacks, as JSON escapes them: four hex digits after \\u."""
     assert isinstance(error, UnicodeEncodeError), "a stream that is read has no such handler"
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
     pairs = zip(units[::2], units[1::2], strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -50,14 +50,13 @@ def run_folder(
     try:
         directory, plan = _folder(command, plan)
         with _interrupts_said(command, directory), resuming.locked(directory):
-            try:
+            with ExitStack() as undo:
+                undo.callback(_remove_if_empty, directory)
                 if command.resume is not None:
                     resuming.end_orphans(directory)
                 with records_so_far(directory):
                     yield directory
-            except BaseException:
-                _remove_if_empty(directory)
-                raise
+                undo.pop_all()
             run_file.write(directory, msgspec.structs.replace(plan, finished=True))
     except (resuming.ResumeError, RecordError) as error:
         raise UsageError(error) from None

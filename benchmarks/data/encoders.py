@@ -73,7 +73,9 @@ class TokenizerEncoder:
             ) from None
         try:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        except Exception as error:  # the library raises Exception itself
+        except Exception as error:
+            if type(error) is not Exception:  # the library raises the bare class
+                raise
             raise self._unusable(self.name, f"has no ids for the text ({error})") from None
         return np.asarray(encoding.ids, dtype=np.uint32)
 
@@ -82,7 +84,7 @@ class TokenizerEncoder:
 
         try:
             tokenizer = Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises Exception itself
+        except ValueError as error:
             raise self._unusable(name, f"is none ({error})") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()

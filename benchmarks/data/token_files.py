@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickletools
+import struct
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,26 @@ LLMC_OTHERS = {
 
 _META_BYTES = 2**24
 
+_BROKEN_NUMPY = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    SyntaxError,
+    TokenError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
+"""What numpy raises on a damaged file: it reads the header as a Python literal."""
+
 
 def open_numpy(file: str, path: Path, needed_tokens: int) -> Source:
     """The first ids of a .npy of integers, row by row. Nothing is unpickled. Raises ValueError."""
     try:
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy reads the header as Python: any error of its tokenizer
+    except _BROKEN_NUMPY as error:
         raise unusable(
             file,
             f"not a numpy file ({error}); write it by numpy.save, or, if it holds raw token ids, "

@@ -19,7 +19,8 @@ def comparison(name: str) -> str:
     headers += ["SPPO faster by [interval]", "MFU (causal)"]
     head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
     (measured,) = (line for line in head if line.startswith("- measured on "))
-    return rows_table([*headers, "device peak", "host peak"], rows) + f"\n\n*{measured[2:]}.*"
+    compared = rows_table([*headers, "device peak", "host peak"], rows)
+    return f"{compared}\n\n{measured.replace('- m', 'M', 1)}"
 
 
 def _compared(row: Mapping[str, str]) -> list[str]:

@@ -31,10 +31,11 @@ def origin(document: Document) -> str:
         libraries = ("torch", "megatron-core", "deepspeed")
         versions = (f"{name} {environment['versions'][name]}" for name in libraries)
         return (
-            f"\n\n*{document['label']}: {', '.join(versions)}; commit {environment['commit'][:9]}.*"
+            f"\n\n{document['label'].capitalize()}: {', '.join(versions)}; "
+            f"commit {environment['commit'][:9]}."
         )
     commit = document["commit"][:9] + (" with changes" if document.get("dirty") else "")
-    return f"\n\n*measured: {document['machine']}; commit {commit}; {document['date']}.*"
+    return f"\n\nMeasured: {document['machine']}; commit {commit}; {document['date']}."
 
 
 def device_limits() -> str:

@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -47,12 +48,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
-    try:
-        counts = emulated.run()
-    except Exception as error:
-        emulated.report_failure(error)
-        raise
-    emulated.report("ok", counts=counts)
+    emulated.report_uncaught_errors()
+    emulated.report("ok", counts=emulated.run())
 
 
 class EmulatedRank:
@@ -103,6 +100,18 @@ class EmulatedRank:
             **totals,
         )
         store.save(Path(self.job.output_directory) / f"role-{self.role.rank}.json", report)
+
+    def report_uncaught_errors(self) -> None:
+        """Install a hook: an uncaught error is reported before it ends this process."""
+
+        def hook(
+            kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        ) -> None:
+            if isinstance(error, Exception):
+                self.report_failure(error)
+            sys.__excepthook__(kind, error, trace)
+
+        sys.excepthook = hook
 
     def report_failure(self, error: Exception) -> None:
         """The report of a rank that an error of the library has ended, with the error's text."""

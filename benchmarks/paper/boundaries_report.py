@@ -10,7 +10,7 @@ from benchmarks.paper.boundaries import LongestVerdict, PaperPoints, Verdict
 from benchmarks.paper.layout_rules import LONGEST_MODEL
 from benchmarks.records.provenance import commit_words, library_words
 from benchmarks.records.record import group_by
-from benchmarks.reporting.text_table import Column, text_table
+from benchmarks.reporting.text_table import Column, bullet, text_table
 from sppo.config.sizes import length_name
 
 AGREES = {True: "yes", False: "NO", None: ""}
@@ -39,8 +39,8 @@ def header(figure: PaperPoints) -> str:
         f"{figure.label}: the paper's memory boundaries, {figure.hardware}, {count} "
         f"sequence{'s' if count > 1 else ''} a step at every point, bfloat16",
         "",
-        f"- {library_words(figure.environment)}; {commit_words(figure.environment)}",
-        *(f"- {name}: {rule}" for name, rule in figure.rules.items()),
+        bullet(f"{library_words(figure.environment)}; {commit_words(figure.environment)}"),
+        *(bullet(f"{name}: {rule}") for name, rule in figure.rules.items()),
     ]
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ from benchmarks.reporting import header_words, machine_notes, predicted_vs_count
 from benchmarks.reporting.text_table import (
     NO_NUMBER,
     Column,
+    bullet,
     interval,
     number,
     percent,
@@ -251,8 +252,8 @@ def text(records: Sequence[Record]) -> str:
 def markdown(records: Sequence[Record]) -> str:
     """Header, table and notes as a Markdown document."""
     title, *facts = header(records)
-    lines = [f"# {title}", "", *(f"- {fact}" for fact in facts), "", grid(records), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in notes(records)), ""])
+    lines = [f"# {title}", "", *map(bullet, facts), "", grid(records), ""]
+    return "\n".join([*lines, *map(bullet, notes(records)), ""])
 
 
 def flat(row: Any) -> dict[str, Any]:

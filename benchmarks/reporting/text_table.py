@@ -51,3 +51,8 @@ def interval(
     if ratio is None or low is None or high is None:
         return words
     return f"{words} [{low:.2f}, {high:.2f}]"
+
+
+def bullet(line: str) -> str:
+    """A line of a list, with a full stop."""
+    return f"- {line}" if line.endswith((".", ":")) else f"- {line}."

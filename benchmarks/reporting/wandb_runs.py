@@ -53,11 +53,24 @@ RESULTS = (
 """Fields of a record that are in the summary of its run."""
 
 
+TRACKER_ERRORS = (
+    ImportError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)
+"""What wandb and its libraries raise on odd variables, places and servers, besides wandb.Error."""
+
+
 def track(records: Sequence[Record], directory: Path) -> str | None:
     """Write every record as a wandb run. The group has the name of the run's folder.
 
-    Returns an error in one line, or None: no fault of a tracker may lose a measurement, so every
-    kind of error counts. There is no network access unless WANDB_MODE asks for it.
+    Returns an error in one line, or None: no fault of a tracker may lose a measurement.
+    There is no network access unless WANDB_MODE asks for it.
     """
     arguments = list(map(printable, sys.argv))  # wandb sends them, and knows Unicode only
     with (
@@ -66,15 +79,16 @@ def track(records: Sequence[Record], directory: Path) -> str | None:
     ):
         try:
             import wandb
-        except Exception as error:
+        except TRACKER_ERRORS as error:
             return _in_one_line(error)
+        expected = (*TRACKER_ERRORS, wandb.Error)
         try:
             for record in records:
                 _write(wandb, record, directory)
-        except Exception as error:
+        except expected as error:
             return _in_one_line(error)
         finally:
-            with suppress(Exception):
+            with suppress(*expected):
                 wandb.teardown()
     return None
 

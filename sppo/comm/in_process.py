@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack
 from itertools import permutations, product
 from threading import BrokenBarrierError
 from typing import TypeVar
@@ -197,11 +198,11 @@ def run_together(groups: Sequence[RankGroups], task: Callable[[int], _Result]) -
     """
 
     def run(rank: int) -> _Result:
-        try:
-            return task(rank)
-        except BaseException:
-            groups[rank].abort()
-            raise
+        with ExitStack() as undo:
+            undo.callback(groups[rank].abort)
+            result = task(rank)
+            undo.pop_all()
+        return result
 
     with ThreadPoolExecutor(len(groups)) as pool:
         futures = [pool.submit(run, rank) for rank in range(len(groups))]

@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,20 +31,14 @@ from benchmarks.rows import assign
 from benchmarks.rows import row as row_module
 from sppo.config.sizes import MIB
 from tests.soak import forked
+from tests.soak.neighbours import neighbours
 
 BUSY = "import torch; a = torch.ones(700, 700)\nwhile True: a @ a"
 
 
-@contextmanager
-def load(processes: int) -> Iterator[None]:
+def load(processes: int) -> AbstractContextManager[None]:
     """So many processes that multiply matrices, ended afterwards."""
-    running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+    return neighbours(BUSY, range(processes))
 
 
 def launches(workload_name: str, limit_bytes: int, count: int, folder: Path) -> list[Record]:

@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from benchmarks.records.metrics import measured_seconds
 from benchmarks.records.record import Record, grouped, read_all
 from benchmarks.records.timing import TOLERANCE
 from benchmarks.reporting import tables
+from tests.soak.neighbours import neighbours
 
 BURSTS = """
 import os, random, sys, time
@@ -50,19 +51,9 @@ TIME_LIMIT_SECONDS = 300.0
 """Of a launch: also on a machine that is far too busy it ends."""
 
 
-@contextmanager
-def neighbour(processes: int, seed: int) -> Iterator[None]:
+def neighbour(processes: int, seed: int) -> AbstractContextManager[None]:
     """So many bursty processes, ended afterwards."""
-    running = [
-        subprocess.Popen([sys.executable, "-c", BURSTS, str(1000 * seed + number)])
-        for number in range(processes)
-    ]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+    return neighbours(BURSTS, [1000 * seed + number for number in range(processes)])
 
 
 def run(asked: argparse.Namespace, folder: Path) -> tuple[list[Record], float]:

@@ -9,19 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.worker.tokens import map_tokens, token_file
-from sppo.config.models import gpt
-from sppo.config.workload import Cluster, Workload
-
-
-def workload(text: str, *, sequence_tokens: int = 7, vocabulary: int = 256) -> Workload:
-    return Workload(
-        name="words",
-        model=gpt("words", layers=1, hidden=8, heads=1, vocabulary=vocabulary),
-        cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=1),
-        sequence_tokens=sequence_tokens,
-        sequences_per_step=2,
-        text=text,
-    )
+from tests.unit.data_files import workload
 
 
 def test_a_text_file_is_read_as_consecutive_bytes(tmp_path: Path) -> None:

@@ -115,17 +115,20 @@ def test_rates_between_and_beyond_the_known_lengths() -> None:
     assert A100.rate(10**7, "attention_backward") == last.attention_backward
 
 
-def _refuse(field: str, **changes: Any) -> None:
-    """The changes are refused by a message with the profile, the field and the cure."""
+def _refuses(field: str, **changes: Any) -> bool:
+    """Whether the changes are refused by a message with the profile, the field and the cure."""
     words = rf"profile a100-80g: .*{re.escape(field)}\b.*sppo-bench profile"
-    with pytest.raises(ValueError, match=words):
+    try:
         replace(A100, **changes)
+    except ValueError as error:
+        return re.search(words, str(error)) is not None
+    return False
 
 
 @pytest.mark.parametrize("field", NUMBERS)
 @pytest.mark.parametrize("value", [None, -1.0, math.nan, math.inf, "fast", True])
 def test_impossible_numbers_are_refused(field: str, value: Any) -> None:
-    _refuse(field, **{field: value})
+    assert _refuses(field, **{field: value})
 
 
 DIVISORS = [name for name in NUMBERS if name.endswith("_per_second")]
@@ -133,13 +136,15 @@ DIVISORS = [name for name in NUMBERS if name.endswith("_per_second")]
 
 @pytest.mark.parametrize("field", [*DIVISORS, "device_memory_bytes", "ranks_per_node"])
 def test_zero_is_refused_where_it_would_divide(field: str) -> None:
-    _refuse(field, **{field: 0})
+    assert _refuses(field, **{field: 0})
 
 
 @pytest.mark.parametrize("kind", ["tokens", *RATE_KINDS])
 @pytest.mark.parametrize("value", [None, 0, -1.0, math.nan])
 def test_impossible_rates_are_refused(kind: str, value: Any) -> None:
-    _refuse(f"rates[7].{kind}", rates=(*A100.rates[:-1], replace(A100.rates[-1], **{kind: value})))
+    assert _refuses(
+        f"rates[7].{kind}", rates=(*A100.rates[:-1], replace(A100.rates[-1], **{kind: value}))
+    )
 
 
 def test_only_a_cpu_may_lack_links_between_nodes() -> None:
@@ -149,14 +154,14 @@ def test_only_a_cpu_may_lack_links_between_nodes() -> None:
 
 
 def test_other_contradictions_are_refused() -> None:
-    _refuse("kind", kind="guessed")
-    _refuse("dtype", dtype="int8")
-    _refuse("reserve_bytes", reserve_bytes=A100.device_memory_bytes)
-    _refuse("context_bytes", context_bytes=A100.reserve_bytes + 1)
-    _refuse("rates is ordered", rates=A100.rates[::-1])
-    _refuse("rates", rates=())
-    _refuse("ranks_per_node", ranks_per_node=8.0)
-    _refuse("overlapped_copies", overlapped_copies="yes")
+    assert _refuses("kind", kind="guessed")
+    assert _refuses("dtype", dtype="int8")
+    assert _refuses("reserve_bytes", reserve_bytes=A100.device_memory_bytes)
+    assert _refuses("context_bytes", context_bytes=A100.reserve_bytes + 1)
+    assert _refuses("rates is ordered", rates=A100.rates[::-1])
+    assert _refuses("rates", rates=())
+    assert _refuses("ranks_per_node", ranks_per_node=8.0)
+    assert _refuses("overlapped_copies", overlapped_copies="yes")
 
 
 def test_an_assumed_number_names_its_origin() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.environment import available_cores
+from benchmarks.environment import available_cores, cpu_mhz
 from benchmarks.job import Job, Progress
 from benchmarks.launch.machine import gpu_clocks
 from benchmarks.launch.machine.kernel import KernelReading, read_kernel
@@ -150,7 +150,7 @@ class MachineWatch:
             kernel_after_seconds=_seconds(kernel_after),
             kernel_spread=max((reading.spread for reading in kernels), default=None),
             gpu_clock_reasons=sorted(self.clock_reasons),
-            cpu_mhz=_cpu_mhz(),
+            cpu_mhz=cpu_mhz(),
         )
         return self._with_window(state)
 
@@ -163,7 +163,7 @@ class MachineWatch:
     def _counters(self) -> list[Counters]:
         if not self.reads:
             return []
-        with suppress(psutil.Error, OSError, NotImplementedError):
+        with suppress(psutil.Error, OSError):
             return [read_counters()]
         return []
 
@@ -195,10 +195,3 @@ def between(state: MachineState, first: Counters, last: Counters) -> MachineStat
 
 def _seconds(reading: KernelReading | None) -> float | None:
     return None if reading is None else reading.seconds
-
-
-def _cpu_mhz() -> float | None:
-    with suppress(OSError, NotImplementedError, RuntimeError):
-        frequency = psutil.cpu_freq()
-        return None if frequency is None else float(frequency.current)
-    return None
