@@ -111,7 +111,7 @@ class Selection(Json, Degrees, Described):
 class Launches:
     """The launches of each row."""
 
-    launches: int = 2
+    launches: int = 3
     """Launches of each row, interleaved with those of further rows."""
     measured_steps: int = 5
     """Timed steps of a launch."""

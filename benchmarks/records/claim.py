@@ -17,8 +17,8 @@ from benchmarks.records.timing import (
     timings,
 )
 
-LEAST_PAIRS_AFTER_FURTHER = 3
-"""The least pairs of a row with further launches: two pairs agree by chance more often."""
+LEAST_PAIRS = 3
+"""Undisturbed pairs of launches under a claimed ratio: two may agree by chance."""
 
 COMPARED_SYSTEM = "sppo"
 """The system whose step time all ratios compare with."""
@@ -61,9 +61,10 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     late = judged[labels[0]].late | judged[labels[1]].late
     pairs = _pairs(row, compared, used - late)
     known = all(judged[label].verdict is not None for label in labels)
-    least = _least_pairs(row)
-    if known and len(pairs) < least:
-        return Claim(reason=f"{len(pairs)} undisturbed pairs of launches are too few of {least}")
+    if known and len(pairs) < LEAST_PAIRS:
+        return Claim(
+            reason=f"{len(pairs)} undisturbed pairs of launches are too few of {LEAST_PAIRS}"
+        )
     if not pairs:
         return Claim()
     interval = ratio_interval(pairs)
@@ -73,12 +74,6 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
     if len(pairs) < LEAST_LAUNCHES:
         return Claim(ratio=interval.median)
     return Claim(ratio=interval.median, low=interval.low, high=interval.high)
-
-
-def _least_pairs(row: Sequence[Record]) -> int:
-    """A launch above LEAST_LAUNCHES followed a launch that was set aside, or a wide interval."""
-    further = any(record.launch > LEAST_LAUNCHES for record in row)
-    return LEAST_PAIRS_AFTER_FURTHER if further else LEAST_LAUNCHES
 
 
 def _pairs(

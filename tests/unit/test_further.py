@@ -64,11 +64,11 @@ def test_an_unsettled_row_is_launched_again_beside_sppo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     medians = {"megatron": [1.5], "deepspeed": [1.2, 1.5, 1.2, 1.2, 1.2, 1.2]}
-    options = Options(launches=2, budget_seconds=125)
+    options = Options(launches=3, budget_seconds=125)
     order = launched(monkeypatch, tmp_path, medians, options)
-    assert order[6:8] == [("deepspeed", 3), ("sppo", 3)]
-    assert {system for system, _ in order[6:]} == {"deepspeed", "sppo"}
-    assert len(order) > 6
+    assert order[9:11] == [("sppo", 4), ("deepspeed", 4)]
+    assert {system for system, _ in order[9:]} == {"deepspeed", "sppo"}
+    assert len(order) > 9
     assert SECONDS_OF_LAUNCH * (1 + len(order)) <= 125, "with the reference"
 
 
@@ -77,11 +77,11 @@ def test_steady_rows_and_a_budget_of_zero_launch_nothing_more(
 ) -> None:
     steady = {"megatron": [1.5], "deepspeed": [1.2]}
     apart = {"megatron": [1.5, 2.5], "deepspeed": [1.2]}
-    enough = Options(launches=2, budget_seconds=1000)
-    none = Options(launches=2)
+    enough = Options(launches=3, budget_seconds=1000)
+    none = Options(launches=3)
     single = Options(launches=1, budget_seconds=1000)
-    assert len(launched(monkeypatch, tmp_path, steady, enough)) == 6
-    assert len(launched(monkeypatch, tmp_path, apart, none)) == 6
+    assert len(launched(monkeypatch, tmp_path, steady, enough)) == 9
+    assert len(launched(monkeypatch, tmp_path, apart, none)) == 9
     assert len(launched(monkeypatch, tmp_path, apart, single)) == 3
 
 
@@ -94,7 +94,7 @@ def test_unsettled_sppo_repeats_every_row() -> None:
 
 def test_a_row_that_was_launched_once_repeats_nothing() -> None:
     """A sweep launches the points of a grid once, and goes on with the fastest."""
-    done = run_of({"megatron": (1.5,), "deepspeed": (1.2, 1.2), "sppo": (1.0, 1.0)})
+    done = run_of({"megatron": (1.5,), "deepspeed": (1.2,) * 3, "sppo": (1.0,) * 3})
     assert Budget(seconds=100).next_round(POINTS[1:], done, Lines()) == []
 
 

@@ -29,12 +29,12 @@ def proof(
 def test_marked_and_unclaimed_ratios_are_no_failure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    right = {"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)}
-    wrong = {"megatron": (2.5, 2.5), "sppo": (1.0, 1.0)}
+    right = {"megatron": (1.5,) * 3, "sppo": (1.0,) * 3}
+    wrong = {"megatron": (2.5,) * 3, "sppo": (1.0,) * 3}
     failed = run_of(right)
-    failed[0] = msgspec.structs.replace(failed[0], status="timeout", steps=[])
-    failed[2] = msgspec.structs.replace(failed[2], status="timeout", steps=[])
-    runs = [run_of(right), run_of(right), run_of(wrong, [BUSY, BUSY]), failed]
+    for place in (0, 2, 4):
+        failed[place] = msgspec.structs.replace(failed[place], status="timeout", steps=[])
+    runs = [run_of(right), run_of(right), run_of(wrong, [BUSY] * 3), failed]
     code, report = proof(runs, monkeypatch, tmp_path)
     assert code == 0
     assert report["pooled_ratio"] == 1.5
@@ -46,7 +46,7 @@ def test_marked_and_unclaimed_ratios_are_no_failure(
 def test_a_wrong_claim_without_a_mark_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    right = run_of({"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)})
-    wrong = run_of({"megatron": (1.7, 1.7), "sppo": (1.0, 1.0)})
+    right = run_of({"megatron": (1.5,) * 3, "sppo": (1.0,) * 3})
+    wrong = run_of({"megatron": (1.7,) * 3, "sppo": (1.0,) * 3})
     code, report = proof([right, wrong], monkeypatch, tmp_path)
     assert (code, report["wrong_unmarked"]) == (1, 1)

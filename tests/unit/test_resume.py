@@ -144,7 +144,7 @@ def refused(arguments: Sequence[str], parent: Path, folder: Path, capsys: Any) -
 def test_another_command_is_refused_with_the_right_one(tmp_path: Path, capsys: Any) -> None:
     folder = stopped_run(tmp_path)
     right = shlex.join(["sppo-bench", *RUN[:-1], "--resume", str(folder)])
-    for other in ([*RUN, "--launches", "3"], ["run", "tiny-cpu", *RUN[2:]], COMMANDS[0]):
+    for other in ([*RUN, "--launches", "2"], ["run", "tiny-cpu", *RUN[2:]], COMMANDS[0]):
         assert refused(other, tmp_path, folder, capsys).endswith(f"go on with: {right}")
     assert go_on([*RUN, "--json", "--time-limit", "777"], tmp_path, folder) == 0
 

@@ -30,7 +30,7 @@ def ratio(done: Sequence[Record]) -> Any:
 
 
 def test_launches_that_agree_are_steady_and_their_ratio_has_an_interval() -> None:
-    done = run_of({"megatron": (1.5, 1.51), "sppo": (1.0, 1.01)})
+    done = run_of({"megatron": (1.5, 1.51, 1.5), "sppo": (1.0, 1.01, 1.0)})
     assert {judged.verdict for judged in timings(done).values()} == {"steady"}
     claimed = ratio(done)
     assert claimed.ratio == pytest.approx(1.5, rel=0.01)
@@ -127,19 +127,27 @@ def test_launches_made_up_for_after_an_oom_are_no_pair_of_their_number(
     if state is None:
         assert (ratio(done).ratio, ratio(done).low) == (1.5, None), "of a single pair"
     else:
-        assert ratio(done).reason == "1 undisturbed pairs of launches are too few of 2"
+        assert ratio(done).reason == "1 undisturbed pairs of launches are too few of 3"
         assert to_repeat(done) == ["SPPO", MEGATRON]
 
 
 def test_interleaved_launches_are_all_pairs_of_their_number() -> None:
-    megatron_1, sppo_1, megatron_2, sppo_2 = run_of({"megatron": (1.5, 1.5), "sppo": (1.0, 1.0)})
-    done = in_turn([megatron_1, sppo_1, sppo_2, megatron_2])
+    medians = {"megatron": (1.5, 1.5, 1.5), "sppo": (1.0, 1.0, 1.0)}
+    megatron_1, sppo_1, megatron_2, sppo_2, *third = run_of(medians)
+    done = in_turn([megatron_1, sppo_1, sppo_2, megatron_2, *third])
     assert not any(judged.late for judged in timings(done).values())
     assert ratio(done).ratio == pytest.approx(1.5)
 
 
-def test_a_ratio_needs_two_undisturbed_pairs() -> None:
-    done = run_of({"megatron": (1.5, 1.5, 1.5), "sppo": (1.0, 1.0, 1.0)})
+def test_a_ratio_needs_three_undisturbed_pairs() -> None:
+    """Two pairs may agree by chance. Launches disturbed in different pairs leave even fewer."""
+    medians = {"megatron": (1.5, 1.5, 1.5), "sppo": (1.0, 1.0, 1.0)}
+    done = run_of(medians, [BUSY, QUIET, QUIET])
+    assert {judged.verdict for judged in timings(done).values()} == {"noisy"}
+    assert ratio(done).reason == "2 undisturbed pairs of launches are too few of 3"
+    assert to_repeat(done) == [MEGATRON, "SPPO"]
+    assert ratio(run_of(medians)).ratio == pytest.approx(1.5)
+    done = run_of(medians)
     done[0] = msgspec.structs.replace(done[0], machine_state=BUSY)
     done[3] = msgspec.structs.replace(done[3], machine_state=BUSY)
     assert {judged.verdict for judged in timings(done).values()} == {"noisy"}
@@ -147,19 +155,9 @@ def test_a_ratio_needs_two_undisturbed_pairs() -> None:
     assert to_repeat(done) == [MEGATRON, "SPPO"]
 
 
-def test_a_row_with_further_launches_needs_three_undisturbed_pairs() -> None:
-    """Stopping at the first narrow interval of two pairs hides the spread of launches."""
-    medians = {"megatron": (1.5, 1.5, 1.5), "sppo": (1.0, 1.0, 1.0)}
-    done = run_of(medians, [BUSY, QUIET, QUIET])
-    assert {judged.verdict for judged in timings(done).values()} == {"noisy"}
-    assert ratio(done).reason == "2 undisturbed pairs of launches are too few of 3"
-    assert to_repeat(done) == [MEGATRON, "SPPO"]
-    assert ratio(run_of(medians)).ratio == pytest.approx(1.5)
-
-
-def test_a_further_launch_of_sppo_for_another_row_asks_no_third_pair() -> None:
+def test_a_third_launch_of_sppo_alone_is_no_third_pair() -> None:
     done = run_of({"megatron": (1.5, 1.5), "sppo": (1.0, 1.0, 1.0)})
-    assert ratio(done).ratio == pytest.approx(1.5)
+    assert ratio(done).reason == "2 undisturbed pairs of launches are too few of 3"
 
 
 @pytest.mark.parametrize(
