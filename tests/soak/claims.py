@@ -49,7 +49,7 @@ def case(spread: float, disturbed: float, rows: int) -> dict[str, Any]:
     """Counts over rows of one kind: claims, intervals that hold TRUTH, claims far from TRUTH."""
     chance = random.Random(SEED)
     claims = [claimed(run(chance, spread, disturbed)) for _ in range(rows)]
-    made = [(one.ratio, one.low, one.high) for one in claims if one.ratio is not None]
+    made = [(row.ratio, row.low, row.high) for row in claims if row.ratio is not None]
     holds = [low for _, low, high in made if low is None or high is None or low <= TRUTH <= high]
     return {
         "launches_differ_by": spread,
