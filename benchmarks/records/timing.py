@@ -31,7 +31,7 @@ by, as a share."""
 TAKEN_SHARE = 0.05
 """The most that other processes may take of the cores that a launch wants."""
 
-KERNEL_SLOWER = 0.15
+KERNEL_SLOWER = 0.25
 """The most by which the kernel beside a launch may be slower than the run's fastest reading."""
 
 THROTTLED_SHARE = 0.05
