@@ -73,8 +73,8 @@ class TokenizerEncoder:
             ) from None
         try:
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        except Exception as error:
-            if type(error) is not Exception:  # the library raises the bare class
+        except BaseException as error:
+            if not _is_of_library(error):
                 raise
             raise self._unusable(self.name, f"has no ids for the text ({error})") from None
         return np.asarray(encoding.ids, dtype=np.uint32)
@@ -84,7 +84,9 @@ class TokenizerEncoder:
 
         try:
             tokenizer = Tokenizer.from_buffer(content)
-        except ValueError as error:
+        except BaseException as error:
+            if not (isinstance(error, ValueError) or _is_of_library(error)):
+                raise
             raise self._unusable(name, f"is none ({error})") from None
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -96,3 +98,11 @@ class TokenizerEncoder:
             f"the tokenizer {printable(name)} {problem}; give the tokenizer.json of a "
             "Hugging Face model by --tokenizer",
         )
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Whether `tokenizers` itself gave up: it raises the bare class, and a panic of its Rust code.
+
+    A panic derives from BaseException and has no name that can be imported.
+    """
+    return type(error) is Exception or type(error).__name__ == "PanicException"

@@ -6,6 +6,7 @@ import json
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ TOKEN_ENDINGS = (".bin", ".idx", ".npy")
 """Files of ids that say their type, mostly. A folder is read as text."""
 
 PIECE_BYTES = 2**20
+LONGEST_RECORD_BYTES = 2**28
+"""A line without an end would otherwise be read until memory is full."""
+
 HEAD_BYTES = 4096
 
 _NO_OBJECT = "no JSON object; write one object a line, or name raw text .txt"
@@ -145,9 +149,14 @@ def _jsonl_pieces(file: str, path: Path, field: str) -> Iterator[Piece]:
             # Said here, since all of a file may be in its first line.
             raise unusable(file, f"{printable(path.name)}, line 1: {_NO_OBJECT}")
         stream.seek(len(head) - len(content))
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(iter(partial(stream.readline, LONGEST_RECORD_BYTES), b""), 1):
+            where = f"{printable(path.name)}, line {number}"
+            if len(line) == LONGEST_RECORD_BYTES:
+                raise unusable(
+                    file,
+                    f"{where} exceeds {LONGEST_RECORD_BYTES} bytes; write one object a line",
+                )
             if line.strip():
-                where = f"{printable(path.name)}, line {number}"
                 yield Piece(_text_of_record(file, where, line, field), begins_document=True)
 
 

@@ -105,10 +105,13 @@ def _write_weights(workload: Workload, path: Path) -> None:
 def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
     """The same weights for another length, limit or number of sequences, with new tokens.
 
-    Raises ValueError on text that is too short.
+    Raises ValueError on text that is too short. A resumed folder first checks that its text is the
+    one of the earlier launches: tokens of another shape have another digest.
     """
     text = inputs.text
     if _batch_shape(workload) != _batch_shape(inputs.workload):
+        if inputs.make_files is not None:
+            inputs.make_files()
         text = _write_tokens(workload, options, inputs.tokens_path)
     return replace(inputs, workload=workload, text=text)
 

@@ -5,6 +5,7 @@ Project, group, tags and keys: `docs/wandb.md`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,7 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 def _write(wandb: Any, record: Record, directory: Path) -> None:
     """One run: config and summary of the record, one history line per step."""
     run = wandb.init(
+        id=run_id(record, directory),
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         group=os.environ.get("WANDB_RUN_GROUP", directory.name),
         name=f"{record.row}, launch {record.launch}",
@@ -140,6 +142,12 @@ def _write(wandb: Any, record: Record, directory: Path) -> None:
         run.log(values, step=index)
     run.summary.update(summary(record))
     run.finish(exit_code=0 if record.status == "ok" else 1)
+
+
+def run_id(record: Record, directory: Path) -> str:
+    """The same at every try, so a launch that is sent twice is one run."""
+    identity = f"{directory.name}/{record.row}/{record.launch}/{record.started}"
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def tags(record: Record) -> list[str]:

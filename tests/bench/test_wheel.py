@@ -10,7 +10,6 @@ import sysconfig
 import venv
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -28,12 +27,11 @@ OLDEST_SETUPTOOLS = 77
 
 def _obstacle() -> str | None:
     """Why no wheel can be built here without the network."""
-    if find_spec("pip") is None:
-        return "pip is not installed"
     try:
+        version("pip")
         installed = version("setuptools")
-    except PackageNotFoundError:
-        return "setuptools is not installed"
+    except PackageNotFoundError as error:
+        return f"{error.name} is not installed"
     if int(installed.split(".")[0]) < OLDEST_SETUPTOOLS:
         return f"setuptools {installed} is older than {OLDEST_SETUPTOOLS}"
     return None

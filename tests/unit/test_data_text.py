@@ -108,6 +108,13 @@ def test_text_that_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_line_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.data.texts.LONGEST_RECORD_BYTES", 64)
+    (tmp_path / "c.jsonl").write_text('{"text": "' + "a" * 100)
+    with pytest.raises(ValueError, match="line 1 exceeds 64 bytes; write one object a line"):
+        read(tmp_path, tmp_path / "c.jsonl")
+
+
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     """Words of our own, cut after two tokens and padded to four, as a fine-tuned model's file."""
@@ -170,3 +177,19 @@ def test_tokenizers_that_are_refused(tmp_path: Path, tokenizer: Path) -> None:
         with pytest.raises(ValueError, match=words) as caught:
             read(tmp_path, tmp_path / name, tokenizer=str(given))
         assert "\n" not in str(caught.value)
+
+
+def test_a_panic_of_the_tokenizer_is_one_line(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's Rust code panics with a class of its own. Ctrl-C is no panic."""
+    (tmp_path / "a.txt").write_text("first " * 20)
+    panic = type("PanicException", (BaseException,), {})
+    for error, expected in ((panic("overflow"), ValueError), (KeyboardInterrupt(), None)):
+
+        def from_buffer(content: bytes, error: BaseException = error) -> None:
+            raise error
+
+        monkeypatch.setattr("tokenizers.Tokenizer.from_buffer", from_buffer)
+        with pytest.raises(expected or type(error)):
+            read(tmp_path, tmp_path / "a.txt", tokenizer=str(tokenizer))

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.launch import run
+from benchmarks.launch import resuming, run
+from benchmarks.launch.options import Options
 from benchmarks.records import record as records
+from benchmarks.records.record import Peak
+from benchmarks.workloads import find
 from tests.unit.scripted_launches import scripted
 from tests.unit.test_resume import COMMANDS, RUN, go_on, only_folder, stopped_run
 
 LIMIT, LONGEST = COMMANDS[2], COMMANDS[4]
+
+OPTIONS = Options(launches=1, warmup_steps=0, measured_steps=1)
 
 
 def test_inputs_that_fail_remove_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +33,24 @@ def test_inputs_that_fail_remove_no_record(tmp_path: Path, monkeypatch: pytest.M
     assert before
     assert sorted(folder.rglob(records.FILE_NAME)) == before
     assert not (folder / "tokens.npy").exists()
+
+
+def test_another_text_is_refused_before_another_shape_is_cut_from_it(tmp_path: Path) -> None:
+    """A study's first value may be measured already: nothing else would look at its text."""
+    (tmp_path / "a.txt").write_text("a" * 5000)
+    workload = replace(find("mini-cpu"), text=str(tmp_path / "a.txt"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    peak = Peak(flops_per_second=1e11, source="a test", kind="measured")
+    with patch.object(run, "steady_peak", lambda threads: peak):
+        run.prepare(workload, OPTIONS, folder)
+        resumed = run.prepare(workload, OPTIONS, folder)
+    larger = replace(workload, sequences_per_step=2)
+    assert run.with_workload(resumed, larger, OPTIONS).text != resumed.text
+    (folder / "tokens.npy").unlink()
+    (tmp_path / "a.txt").write_text("b" * 5000)
+    with pytest.raises(resuming.ResumeError, match="the text or a library has changed"):
+        run.with_workload(resumed, larger, OPTIONS)
 
 
 def full_disk(*about: object) -> None:

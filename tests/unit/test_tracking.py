@@ -73,3 +73,12 @@ def test_runs_are_written_offline_failed_ones_too(
     assert wandb_runs.track(done, tmp_path) is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
     assert capfd.readouterr().out == ""
+
+
+def test_a_launch_has_one_identity_however_often_it_is_sent(tmp_path: Path) -> None:
+    """A second try after an interrupted one makes no second run of the same launch."""
+    done = [record(), record(launch=2), record(row="SPPO 2")]
+    ids = [wandb_runs.run_id(launch, tmp_path) for launch in done]
+    assert len(set(ids)) == 3
+    assert ids == [wandb_runs.run_id(launch, tmp_path) for launch in done]
+    assert wandb_runs.run_id(done[0], tmp_path / "another run") != ids[0]
