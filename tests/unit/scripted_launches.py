@@ -13,12 +13,14 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks.cli import main
+from benchmarks.emulation import cache
 from benchmarks.job import Job, Memory, RankReport, StepReport
 from benchmarks.launch import planned, run
 from benchmarks.launch.machine import watch
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.time_limits import FLOOR_SECONDS
+from benchmarks.paper import reported
 from benchmarks.records import store
 from benchmarks.records.record import Peak, Text
 from benchmarks.reporting import bar_chart
@@ -28,6 +30,9 @@ from sppo.config.workload import Workload
 
 TOKEN_BYTES = 1024
 """Bytes of a token on a device: a length fits a limit, or does not."""
+
+IMPORTED_FIRST = (cache, reported)
+"""They bind names that `scripted` patches. Imported inside, they would keep the patch for ever."""
 
 Moment = Callable[[str], None]
 """Called at every moment at which a command may be killed, with the moment's name."""
