@@ -140,7 +140,7 @@ def plan_accuracy(figure: PaperPoints) -> str:
     wrong = [number for number in rest if number.planned != number.counted]
     exact = f"{len(wrong)} of {len(rest)} numbers NOT exact" if wrong else "exact"
     return (
-        f"SPPO's plans beside the counts of {roles} roles: kept activations with KV and dKV, KV, "
+        f"SPPO's plans beside the counts of {roles} roles: saved tensors with KV and dKV, KV, "
         f"dKV, host tier, copies, messages and collectives {exact}; device peak "
         f"{min(peaks):+.2%} to {max(peaks):+.2%}"
     )

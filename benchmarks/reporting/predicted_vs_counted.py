@@ -26,7 +26,7 @@ def lines(records: Sequence[Record]) -> list[str]:
     verdict = "exactly" if counted == predicted else "NOT"
     sizes = ", ".join(format_bytes(size or 0) for size in counted)
     result = [
-        f"{planned[0].row}: peak of kept activations, KV and dKV counted {sizes} by rank, "
+        f"{planned[0].row}: peak of saved tensors, KV and dKV counted {sizes} by rank, "
         f"{verdict} as predicted"
     ]
     result += _traffic(planned[0], plan)
