@@ -32,7 +32,9 @@ class Command:
             print("cleaned", file=sys.stderr, flush=True)
             Path("cleaned").touch()
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):  # a job in the background ignores all three
+    signal.signal(number, signal.SIG_DFL)
 if sys.argv[2:]:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 cli.parse = lambda arguments: Command()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.cli import ENDING_SIGNALS
 from benchmarks.records import record as records
 
 INTERRUPTED = 130
@@ -78,7 +79,12 @@ def faults(case: Case, folder: Path) -> list[str]:
     command = [sys.executable, "-m", "benchmarks", *VERBS[case.verb], "--output", str(output)]
     with (folder / "words.txt").open("wb") as words:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=words, stderr=words, start_new_session=True
+            command,
+            cwd=folder,
+            stdout=words,
+            stderr=words,
+            start_new_session=True,
+            preexec_fn=default_signals,
         )
     family = [psutil.Process(process.pid)]
     try:
@@ -94,6 +100,12 @@ def faults(case: Case, folder: Path) -> list[str]:
             if member.is_running():
                 member.kill()
         process.wait()
+
+
+def default_signals() -> None:
+    """As in a terminal: a job in the background, or under nohup, ignores some of them."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def is_working(case: Case, process_id: int, folder: Path) -> bool:
