@@ -59,7 +59,7 @@ def _results(
     topics: Sequence[Topic], known: dict[str, Expected], directory: Path, *, update: bool
 ) -> Iterator[TopicResult]:
     """Lanes in turn; topics of one lane have all begun before the first is waited for."""
-    with closing(Workers.start()) as workers:
+    with closing(Workers()) as workers:
         for lane in get_args(Lane):
             begun = []
             for topic in (topic for topic in topics if topic.lane == lane):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from functools import cached_property
 from typing import TypeVar
 
 from benchmarks.environment import available_cores
@@ -17,44 +18,47 @@ Collect = Callable[[], CaseValues]
 """Waits for the values of a topic."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Workers:
     """As many processes as cores for planning, and threads that each wait for a process.
 
-    planned: plans that several topics share, by their task.
+    Both begin with their first task. To be closed.
     """
 
-    planning: Executor
-    waiting: Executor
-    planned: dict[object, Future[Values]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._pools = ExitStack()
+        self._planned: dict[object, Future[Values]] = {}
 
-    @classmethod
-    def start(cls) -> Workers:
-        """Nothing runs before the first task. To be closed."""
-        cores = available_cores()
+    @cached_property
+    def _planning(self) -> Executor:
         fresh = multiprocessing.get_context("spawn")
-        return cls(
-            planning=ProcessPoolExecutor(cores, mp_context=fresh),
-            waiting=ThreadPoolExecutor(cores),
-        )
+        return self._opened(ProcessPoolExecutor(available_cores(), mp_context=fresh))
+
+    @cached_property
+    def _waiting(self) -> Executor:
+        return self._opened(ThreadPoolExecutor(available_cores()))
+
+    def _opened(self, pool: Executor) -> Executor:
+        self._pools.callback(pool.shutdown, cancel_futures=True)
+        return pool
 
     def close(self) -> None:
-        """End at once: tasks that have not begun are dropped."""
-        self.planning.shutdown(cancel_futures=True)
-        self.waiting.shutdown(cancel_futures=True)
+        """End: tasks that have not begun are dropped."""
+        self._pools.close()
 
     def plan(self, measure: Callable[[_Task], Values], tasks: Mapping[str, _Task]) -> Collect:
         """Begin the planning tasks; each runs once, in whichever topics it is."""
         begun = {}
         for name, task in tasks.items():
-            if task not in self.planned:
-                self.planned[task] = self.planning.submit(measured, measure, task)
-            begun[name] = self.planned[task]
+            if task not in self._planned:
+                self._planned[task] = self._planning.submit(measured, measure, task)
+            begun[name] = self._planned[task]
         return lambda: {name: future.result() for name, future in begun.items()}
 
     def wait_for(self, measure: Callable[[_Task], Values], tasks: Mapping[str, _Task]) -> Collect:
         """Begin tasks that run processes of their own."""
-        begun = {name: self.waiting.submit(measured, measure, task) for name, task in tasks.items()}
+        begun = {
+            name: self._waiting.submit(measured, measure, task) for name, task in tasks.items()
+        }
         return lambda: {name: future.result() for name, future in begun.items()}
 
 
