@@ -27,7 +27,8 @@ The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measure
 `sppo-bench --version` prints version and commit.
 
 Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavailable);
-1 a mismatch, a failure, a time-out, a full disk, or an infeasible plan of `plan` and `simulate`;
+1 a mismatch, a failure, a time-out, a full disk, an infeasible plan of `plan` and `simulate`,
+or a changed value of `check`;
 2 wrong input, with a one-line error;
 130 interrupted, the records so far are kept."""
 
@@ -52,6 +53,7 @@ COMMANDS = {
     "ablation": "studies.ablation:Ablation",
     "paper": "studies.paper:Paper",
     "profile": "measuring.profile:Profile",
+    "check": "regression.check:Check",
     "env": "reports.env:Env",
 }
 """Name -> "module:Class" in benchmarks.commands, in the order of the help."""

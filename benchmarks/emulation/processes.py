@@ -55,18 +55,10 @@ def emulate_rank(
     role: Role, job: EmulationJob, time_limit_seconds: float, ended: Event
 ) -> RoleReport:
     """Run one rank until its end, its time limit, or the end of the emulation."""
-    directory, cluster = Path(job.output_directory), job.workload.cluster
+    directory = Path(job.output_directory)
     log = directory / f"log-{role.rank}.txt"
     module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
-    environment = {
-        **child_environment(variables(1, registry.load(job.system).environment)),
-        **parent_variable(),
-        "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
-        "RANK": str(role.rank),
-        "WORLD_SIZE": str(cluster.ranks),
-        "LOCAL_RANK": str(role.rank % cluster.ranks_per_node),
-        "LOCAL_WORLD_SIZE": str(cluster.ranks_per_node),
-    }
+    environment = environment_of(role, job)
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [*module, role.name, str(role.rank), str(role.ranks)],
@@ -88,6 +80,20 @@ def emulate_rank(
     code = process.returncode
     how = f"died ({signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
     return failed(role, "failed", f"{how}: {words}" if words else how)
+
+
+def environment_of(role: Role, job: EmulationJob) -> dict[str, str]:
+    """The environment of an emulated rank's process."""
+    cluster = job.workload.cluster
+    return {
+        **child_environment(variables(1, registry.load(job.system).environment)),
+        **parent_variable(),
+        "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
+        "RANK": str(role.rank),
+        "WORLD_SIZE": str(cluster.ranks),
+        "LOCAL_RANK": str(role.rank % cluster.ranks_per_node),
+        "LOCAL_WORLD_SIZE": str(cluster.ranks_per_node),
+    }
 
 
 def line_of(report: RoleReport) -> str:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,8 +65,11 @@ class EmulatedRank:
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
         self.phase = "start"
 
-    def run(self) -> Counts:
-        """Run both steps; the counts are those of the second. Raises every error of the system."""
+    def run(self, further: Callable[[System, torch.Tensor], None] | None = None) -> Counts:
+        """Run both steps; the counts are those of the second. Raises every error of the system.
+
+        further: takes further steps on the same tokens, which do not count.
+        """
         workload = self.job.workload
         with fake_world.rank_of(self.role.rank, workload.cluster):
             self.phase = "prepare"
@@ -77,6 +81,8 @@ class EmulatedRank:
             tokens = torch.zeros(shape, dtype=torch.int64)
             self.accounting.ignore(fake_world.constants())
             before_bytes = counted_step(system, self.accounting, tokens)
+            if further is not None:
+                further(system, tokens)
             system.close()
         memory = self.journal.replay()
         write_curve(memory.curve, Path(self.job.output_directory) / f"live-{self.role.rank}.csv")

@@ -1,4 +1,4 @@
-"""Expected values of plans, simulations, emulations and real runs, and what differs from them.
+"""What changed between two states of the code: counted values, and times of two trees in turns.
 
-Read first: `topics.TOPICS`, `differences.compare`, `interleaved.compare`.
+Read first: `check.topics.TOPICS`, `interleaved.compare`.
 """

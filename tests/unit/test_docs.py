@@ -107,7 +107,7 @@ def test_a_planted_command_is_found(text: str) -> None:
     [
         "`--device-memories`",
         "    sppo-bench plan tiny-cpu --tune",
-        "    python -m benchmarks.regression --topic plans",
+        "    python -m benchmarks.docs --chek",
         "    python -m benchmarks plan tiny-cpu --zero 3",
     ],
 )
@@ -120,7 +120,7 @@ def test_a_planted_flag_is_found(text: str) -> None:
     [
         "`--device-memory none`, `sppo-bench plan tiny-cpu --pp 2`",
         "    sppo-bench run tiny-cpu --tune   # not --zero",
-        "    python -m benchmarks.regression --topics plans",
+        "    python -m benchmarks.docs --check",
         "    python -m torch.distributed.run --standalone",
     ],
 )

@@ -13,7 +13,7 @@ from benchmarks.cli import main
 from benchmarks.commands.measuring import profile
 from benchmarks.paper import reported
 from benchmarks.records import store
-from benchmarks.regression import expected
+from benchmarks.regression.check import expected
 from benchmarks.rows import tuning
 from benchmarks.workloads import find
 from sppo.config import hardware

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,6 @@ Values: TypeAlias = dict[str, Any]
 CaseValues: TypeAlias = Mapping[str, Values]
 """The values of a topic, by the name of the case."""
 
-LINES = 10
-"""Lines of one topic that are shown, unless the user asks for more."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ValueDifference:
@@ -36,10 +32,15 @@ class ValueDifference:
     new: Tree | UnsetType
     more: int = 0
 
+    @property
+    def share(self) -> float | None:
+        """The change over the expected value; None where either is no number, or nothing."""
+        if is_number(self.old) and is_number(self.new) and self.old:
+            return (self.new - self.old) / abs(self.old)
+        return None
+
     def __str__(self) -> str:
-        share = ""
-        if _is_number(self.old) and _is_number(self.new) and self.old:
-            share = f" ({100 * (self.new - self.old) / abs(self.old):+.3g} %)"
+        share = "" if self.share is None else f" ({100 * self.share:+.3g} %)"
         more = f", {self.more} more of the list" if self.more else ""
         return f"{self.case}: {self.key}: {_words(self.old)} -> {_words(self.new)}{share}{more}"
 
@@ -87,31 +88,26 @@ def _leaves(
 
 
 def _same(old: Tree | UnsetType, new: Tree | UnsetType, tolerance: float) -> bool:
-    if tolerance and _is_number(old) and _is_number(new):
+    if tolerance and is_number(old) and is_number(new):
         return math.isclose(old, new, rel_tol=tolerance)
     return type(old) is type(new) and old == new
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value can be compared by size; True and False cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def count_values(tree: Tree) -> int:
+    """The number of plain values in a tree."""
+    if isinstance(tree, Mapping):
+        return sum(count_values(value) for value in tree.values())
+    if isinstance(tree, list):
+        return sum(count_values(value) for value in tree)
+    return 1
 
 
 def _words(value: Tree | UnsetType) -> str:
     if value is UNSET:
         return "absent"
     return f"{len(value)} entries" if isinstance(value, list | Mapping) else str(value)
-
-
-def lines(topic: str, differences: Sequence[ValueDifference], most: int = LINES) -> list[str]:
-    """Differences for people, at most `most`: each case gets a line before any gets a second."""
-    by_case: dict[str, list[ValueDifference]] = {}
-    for difference in differences:
-        by_case.setdefault(difference.case, []).append(difference)
-    turns = itertools.zip_longest(*by_case.values())
-    in_turn = [difference for turn in turns for difference in turn if difference is not None]
-    shown, hidden = set(in_turn[:most]), in_turn[most:]
-    text = [f"{topic}: {difference}" for difference in differences if difference in shown]
-    if hidden:
-        cases = len({difference.case for difference in hidden})
-        text.append(f"{topic}: and {len(hidden)} more, in {cases} of {len(by_case)} cases")
-    return text

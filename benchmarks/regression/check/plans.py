@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import astuple, replace
-from functools import cache
-from typing import Any
+from itertools import product
+from typing import TypeAlias
 
 import msgspec
 
-from benchmarks.regression.differences import Values
+from benchmarks.regression.check.differences import Values
 from benchmarks.reporting.simulated_step import Simulated
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import Hardware, load_hardware
@@ -24,6 +23,7 @@ from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
 from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs, stage_kv_copied_bytes, stage_offloaded_bytes
+from sppo.plan.blocks import block_of
 from sppo.plan.layout import layout_fields
 from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
@@ -33,21 +33,23 @@ from sppo.schedule.build import build_schedule
 from sppo.schedule.check import check_schedule
 from sppo.schedule.cost_table import PartCosts, SliceCosts
 from sppo.schedule.dependencies import Schedule, peer_of
-from sppo.schedule.instructions import SENDS
+from sppo.schedule.instructions import SENDS, Op
 from sppo.schedule.simulate import message_cost, simulate
 from sppo.schedule.simulation import Cause, Event
 
 DIGEST_CHARACTERS = 16
 
+COPIES = {Op.OFFLOAD: "D2H", Op.RELOAD: "H2D"}
+"""The link of each instruction that copies saved tensors."""
 
-def plan_values(workload: Workload, options: Mapping[str, Any]) -> Values:
+
+PlanTask: TypeAlias = tuple[Workload, SolverOptions]
+"""What is planned, and the solver's options that are fixed."""
+
+
+def plan_values(task: PlanTask) -> Values:
     """All decisions and predictions of the planner, except its words. Raises ValueError."""
-    return _plan_values(workload, SolverOptions(**options))
-
-
-@cache
-def _plan_values(workload: Workload, options: SolverOptions) -> Values:
-    """Cached: topics share cases."""
+    workload, options = task
     profile = load_hardware(workload.cluster.hardware)
     needed = step_flops(workload)
     values: Values = {"flops": {"dense": needed.dense, "attention_causal": needed.attention_causal}}
@@ -157,7 +159,26 @@ def _prediction(plan: Plan) -> Values:
         "collective_bytes": [stage.bytes for stage in collectives],
         "offloaded_bytes": [stage_offloaded_bytes(plan, stage) for stage in stages],
         "kv_copied_bytes": [stage_kv_copied_bytes(plan, stage) for stage in stages],
+        "recomputed_flops": _recomputed_flops(plan),
     }
+
+
+def _recomputed_flops(plan: Plan) -> list[int]:
+    """By stage: products and mixers that the backwards of a step recompute, over all its ranks."""
+    block = block_of(plan.model)
+    tensors = block.saved_tensors_by_name
+    flops = [0 for _ in plan.stages]
+    for part, subsequence in product(range(len(plan.parts)), range(plan.subsequences)):
+        layers = len(plan.parts[part].layer_range)
+        for rank, offset, tokens in plan.slices(part, subsequence):
+            start = plan.starts_tokens[subsequence] + offset
+            for name in plan.recomputed(part, subsequence, rank):
+                recipe = tensors[name].recipe
+                if recipe == "mixer":
+                    flops[rank] += layers * block.mixer_flops(start, tokens)
+                elif recipe == "linear":
+                    flops[rank] += layers * tensors[name].dense_flops * tokens
+    return [plan.sequences * count for count in flops]
 
 
 def _simulation(plan: Plan, profile: Hardware) -> Values:
@@ -184,14 +205,21 @@ def _simulation(plan: Plan, profile: Hardware) -> Values:
 
 
 def _link_bytes(schedule: Schedule, costs: list[PartCosts], slice_costs: SliceCosts) -> Values:
-    """Bytes that one rank of a stage sends to another stage: "0 > 1"."""
+    """Bytes of one rank by link: messages from stage to stage ("0 > 1"), copies D2H and H2D.
+
+    Copies of hosted K and V are part of the computes: `prediction.kv_copied_bytes`.
+    """
     sizes = Counter[str]()
+    copies: Values = {link: [0 for _ in schedule.stages] for link in COPIES.values()}
     for stage, instructions in enumerate(schedule.stages):
         for instruction in instructions:
             if instruction.op in SENDS:
                 link = f"{stage} > {peer_of(schedule, instruction)}"
                 sizes[link] += message_cost(instruction, costs, slice_costs).bytes
-    return dict(sizes)
+            elif instruction.op in COPIES:
+                size = costs[instruction.part].offloaded_bytes[instruction.subsequence]
+                copies[COPIES[instruction.op]][stage] += size
+    return {**sizes, **copies}
 
 
 def _timeline_digest(events: list[Event]) -> str:

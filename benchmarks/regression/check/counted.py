@@ -14,40 +14,34 @@ import msgspec
 from baselines import registry
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.megatron.settings import MegatronSettings
+from baselines.protocol import roles_of
 from baselines.sppo import SppoSettings
-from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation import processes
+from benchmarks.emulation.emulator import conclude
 from benchmarks.emulation.result import Emulation, RoleReport, SimulatedTime
 from benchmarks.environment import CHECKOUT
 from benchmarks.job import Accounted, Memory
 from benchmarks.launch import run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
+from benchmarks.records import store
 from benchmarks.records.record import Record
-from benchmarks.regression.differences import Values
+from benchmarks.regression.check.calls import emulated_role
+from benchmarks.regression.check.differences import Values
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Row
 from benchmarks.workloads import find, of_flags
 from sppo.config.folders import in_checkout
 from sppo.config.workload import Workload
 
-TIME_LIMIT_SECONDS = 240.0
-"""Of one rank: many times what it takes, for a machine that is busy."""
-
-OPTIONS = Options(
-    launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=TIME_LIMIT_SECONDS
-)
+OPTIONS = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=240.0)
 """Four optimizer steps: throw-away, accounted, and two whose losses depend on AdamW's state."""
 
 FULL_OFFLOAD = SppoSettings(subsequences=4, msp=True, policy="full-offload")
 
 SILENT = Lines(io.StringIO())
 
-NOT_COMPARED = (
-    "peak_at",
-    "flops_by_operation",
-    "communication_bytes",
-    "communication_by_link_bytes",
-)
+NOT_COMPARED = ("peak_at", "flops_by_operation", "communication_bytes")
 """Counts of an emulated rank that are left out: the moment of the peak, and sums of others."""
 
 TIMES = (
@@ -55,6 +49,9 @@ TIMES = (
     *("communication_seconds", "idle_share", "mfu"),
 )
 """Numbers of a simulated time that are compared."""
+
+StepTask: TypeAlias = tuple[str, Workload, Any]
+"""A system, its workload and its settings."""
 
 RankCases: TypeAlias = dict[str, tuple[Workload, Any]]
 """By name, which begins with the system: a workload and the system's settings."""
@@ -115,16 +112,60 @@ def _license() -> Path:
     return Path(str(text.locate()))
 
 
-def emulated_values() -> dict[str, Values]:
-    """All roles of every emulated case, a process each, and the simulated time."""
+def larger_cases() -> RankCases:
+    """Full-size steps of each system, for the night: minutes."""
+    big = find("gpt-7b-1m-32xa100")
+    return {
+        "megatron, 1M/32, TP 8 SP x PP 4, full recompute": (
+            big,
+            MegatronSettings(
+                tensor_parallel=8, pipeline_parallel=4, sequence_parallel=True, recompute="full"
+            ),
+        ),
+        "deepspeed, 1M/32, Ulysses 32, ZeRO-3, checkpointed": (
+            big,
+            DeepSpeedSettings(sequence_parallel=32, zero_stage=3, checkpointing="blocks"),
+        ),
+        "sppo, 1M/32": (big, SppoSettings()),
+        "sppo, 4M/128": (find("gpt-7b-4m-128xa100"), SppoSettings()),
+    }
+
+
+def step_tasks() -> dict[str, StepTask]:
+    """The emulated steps, each with its system."""
+    return {name: (_system(name), *case) for name, case in emulated_cases().items()}
+
+
+def larger_step_tasks() -> dict[str, StepTask]:
+    """The emulated steps of the night, each with its system."""
+    return {name: (_system(name), *case) for name, case in larger_cases().items()}
+
+
+def emulated_values(task: StepTask) -> Values:
+    """All roles of an emulated step, with operators and calls, and its simulated time."""
+    return _emulated(task, further=True)
+
+
+def larger_emulated_values(task: StepTask) -> Values:
+    """The same without operators and calls: a full-size step takes minutes."""
+    return _emulated(task, further=False)
+
+
+def _emulated(task: StepTask, *, further: bool) -> Values:
+    system, workload, settings = task
+    adapter = registry.load(system)
     with tempfile.TemporaryDirectory() as folder:
-        emulator = Emulator(
-            parent=Path(folder), time_limit_seconds=TIME_LIMIT_SECONDS, progress=SILENT
-        )
-        return {
-            name: _emulation(emulator.emulate(workload, _system(name), settings))
-            for name, (workload, settings) in emulated_cases().items()
-        }
+        job = processes.make_job(workload, adapter, settings, Path(folder))
+        store.save(Path(folder) / "job.json", job)
+        counted = [
+            emulated_role(role, job, further=further)
+            for role in roles_of(adapter, workload, settings)
+        ]
+    emulation = conclude(workload, adapter, settings, [report for report, _ in counted])
+    values = _emulation(emulation)
+    for report, more in counted:
+        values["roles"][f"rank {report.rank}"].update(more)
+    return values
 
 
 def _system(name: str) -> str:

@@ -1,0 +1,93 @@
+"""`sppo-bench check`: compare values without a clock with the committed expected values."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.commands.regression import summary
+
+if TYPE_CHECKING:
+    from benchmarks.regression.check.gate import TopicResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare plans, simulations, emulations, real counts and calls with the expected values.
+
+    Nothing is timed, so noise changes nothing. Every value is compared in both directions. Only
+    differences are printed, at most ten lines, and then the command that accepts them. Exits 0 if
+    everything is as expected, 1 if something changed, 2 for wrong input or if nothing could be
+    compared (docs/regression.md).
+
+    Example: sppo-bench check
+
+    Example: sppo-bench check --topics plans --update
+    """
+
+    topics: Annotated[str, arg(metavar="NAMES")] = ""
+    """Names by comma, whole or first words: plans, calls, emulations, gloo, plans-named, ...; all
+    if not given."""
+    update: bool = False
+    """Accept: write the expected values anew. Commit them with the reason."""
+    full: bool = False
+    """Also emulate all roles of all systems at full size: minutes, for the night."""
+    expected: Annotated[Path | None, arg(metavar="DIR")] = None
+    """The folder of the expected values; results/expected/ if not given."""
+    lines: Annotated[int, arg(metavar="COUNT")] = 10
+    """Lines of differences at most."""
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write the result for programs to this file."""
+    markdown: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Append the result to this file as Markdown, for $GITHUB_STEP_SUMMARY."""
+
+    def run(self) -> int:
+        """Check, and print what changed; the exit code. Raises UsageError."""
+        from benchmarks.regression.check import expected, gate, topics
+
+        if self.lines < 1:
+            raise UsageError(f"--lines {self.lines}: it must be at least 1")
+        for path in (self.json, self.markdown):
+            if path is not None and not path.parent.is_dir():
+                raise UsageError(f"{path}: no folder {path.parent}; make it first")
+        results = []
+        with usage_errors():
+            names = [name.strip() for name in self.topics.split(",") if name.strip()]
+            chosen = topics.find(names, full=self.full)
+            directory = self.expected or expected.default_directory()
+            checked = gate.check(chosen, directory, update=self.update)
+        for result in checked:
+            results.append(result)
+            print(summary.progress(result), file=sys.stderr, flush=True)
+        self._show(results)
+        return gate.exit_code(results)
+
+    def _show(self, results: Sequence[TopicResult]) -> None:
+        """Print the differences, and write the files that were asked for. Raises OSError."""
+        from benchmarks.environment import describe_environment
+        from benchmarks.records import store
+        from benchmarks.regression.check import gate
+
+        accept = self._accept([result.topic for result in results if result.outcome == "changed"])
+        for line in summary.text(results, self.lines, accept):
+            print(line)
+        if self.json is not None:
+            store.save(self.json, gate.as_record(results, accept, describe_environment()))
+        if self.markdown is not None:
+            with self.markdown.open("a", encoding="utf-8") as stream:
+                stream.write(summary.markdown(results, self.lines, accept))
+
+    def _accept(self, changed: Sequence[str]) -> str:
+        """The command that accepts the changes; "" where there are none."""
+        if not changed:
+            return ""
+        folder = [] if self.expected is None else ["--expected", str(self.expected)]
+        words = ["sppo-bench", "check", "--topics", ",".join(changed), *folder, "--update"]
+        return shlex.join(words)
