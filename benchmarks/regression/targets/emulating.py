@@ -17,7 +17,7 @@ from benchmarks.regression.targets.target import Repetition
 from benchmarks.workloads import of_flags
 
 SETTINGS = SppoSettings(
-    pipeline_parallel=2, sequence_parallel=2, subsequences=4, policy="full-offload", msp=False
+    pipeline_parallel=2, sequence_parallel=2, subsequences=2, policy="full-offload", msp=False
 )
 """Fixed, so that a change of the planner does not change what is emulated."""
 

@@ -28,15 +28,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A whole job that is timed from outside: a command of `sppo-bench` and a number of its JSON.
+    """A whole job: a command that launches real ranks. Its measured steps are the repetitions.
 
-    arguments: after `python -m benchmarks`, without a folder. json_key: dotted path to seconds.
+    arguments: of `sppo-bench`, with one row and one launch, without the folder.
     """
 
     name: str
     description: str
     arguments: Sequence[str]
-    json_key: str
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,17 +1,21 @@
-"""Time one target in this process, and print its measurement as one line of JSON.
+"""Time one target or job, and print its measurement as one line of JSON.
 
     python -m benchmarks.regression.targets.timed engine-step
 
-The process keeps to one thread and collects no garbage while the clock runs. Exits 2, with the
-known names, for an unknown target.
+A target runs in this process, which keeps to one thread and collects no garbage while the clock
+runs. A job has processes of its own. Exits 1, with the last line of its errors, where a job fails;
+2, with the known names, for an unknown target.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import signal
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +23,17 @@ from pathlib import Path
 import msgspec
 
 import benchmarks
-from benchmarks.regression.targets.registry import TARGETS
-from benchmarks.regression.targets.target import Measurement, Repetition, Target
+from benchmarks.records import record
+from benchmarks.records.metrics import measured_seconds
+from benchmarks.regression.targets.registry import JOBS, TARGETS
+from benchmarks.regression.targets.target import Job, Measurement, Repetition, Target
+from benchmarks.worker.parent import end_with_parent
 
 WARM_UPS = 2
 """Untimed repetitions: the first ones fill caches and pools of memory."""
 
 LEAST_REPETITIONS = 5
-SECONDS = 1.0
+SECONDS = 0.8
 """Repetitions go on for so long, and at least LEAST_REPETITIONS times."""
 
 
@@ -36,8 +43,38 @@ def measure(target: Target, seconds: float = SECONDS) -> Measurement:
         for _ in range(WARM_UPS):
             repetition()
         times = _times(repetition, seconds)
+    return _measurement(target.name, times)
+
+
+def check(name: str) -> Measurement:
+    """One repetition, whose time says nothing; a job is not launched, which takes a minute."""
+    if name in JOBS:
+        return _measurement(name, [0.0])
+    with TARGETS[name].prepare() as repetition:
+        repetition()
+    return _measurement(name, [0.0])
+
+
+def measure_job(job: Job) -> Measurement:
+    """Launch the job of this source tree once. Raises RuntimeError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks", *job.arguments, "--output", folder]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            words = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise RuntimeError(f"exit code {ended.returncode}: {words}")
+        (directory,) = Path(folder).iterdir()
+        launches = [each for each in record.read_all(directory) if not each.is_reference]
+    times = [seconds for launch in launches for seconds in measured_seconds(launch.steps)]
+    if not times:
+        states = ", ".join(f"{launch.status} {launch.reason}" for launch in launches)
+        raise RuntimeError(f"no measured step: {states}")
+    return _measurement(job.name, times)
+
+
+def _measurement(name: str, times: Sequence[float]) -> Measurement:
     return Measurement(
-        target=target.name,
+        target=name,
         least_seconds=min(times),
         median_seconds=statistics.median(times),
         repetitions=len(times),
@@ -64,15 +101,29 @@ def _times(repetition: Repetition, seconds: float) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for an unknown target."""
-    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=__doc__)
-    parser.add_argument("target", help=", ".join(TARGETS))
+    """The exit code: 1 for a failed job, 2 for an unknown target."""
+    known = [*TARGETS, *JOBS]
+    program = "python -m benchmarks.regression.targets.timed"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser.add_argument("target", help=", ".join(known))
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of all repetitions")
+    parser.add_argument("--check", action="store_true", help="a single repetition, no job")
     asked = parser.parse_args(arguments)
-    if asked.target not in TARGETS:
-        print(f"unknown target {asked.target!r}; known: {', '.join(TARGETS)}", file=sys.stderr)
+    end_with_parent(signal.SIGKILL)
+    if asked.target not in known:
+        print(f"unknown target {asked.target!r}; known: {', '.join(known)}", file=sys.stderr)
         return 2
-    print(msgspec.json.encode(measure(TARGETS[asked.target], asked.seconds)).decode())
+    try:
+        if asked.check:
+            measured = check(asked.target)
+        elif asked.target in JOBS:
+            measured = measure_job(JOBS[asked.target])
+        else:
+            measured = measure(TARGETS[asked.target], asked.seconds)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(msgspec.json.encode(measured).decode())
     return 0
 
 

@@ -15,12 +15,12 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import Model, gpt
 from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import EngineContext
+from sppo.engine.engine import build_engine
 from sppo.engine.stage import Stage
-from sppo.engine.trainer import Trainer
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_cache import KvCache, KvFormat
 from sppo.model.weights import StageWeights
-from sppo.plan.plan import Plan, StepPlans
+from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
@@ -66,22 +66,21 @@ def _tokens(model: Model, count: int) -> Tensor:
 
 @contextmanager
 def engine_step() -> Iterator[Repetition]:
-    """A whole training step of one rank: schedule, offload, reduction, norm, AdamW."""
+    """A step of one rank's engine: its whole schedule, with offloads and reloads.
+
+    Without AdamW: torch.optim imports torch._dynamo, a second of every process.
+    """
     torch.set_num_threads(1)
     plan = _plan(STEP_MODEL, STEP_TOKENS, 4, "full-offload")
     (groups,) = connect_threads(plan)
     weights = initial_weights(STEP_MODEL, seed=1, dtype=torch.float32)
-    workload = Workload(
-        name=plan.workload,
-        model=STEP_MODEL,
-        cluster=Cluster(hardware="cpu-2core", device="cpu", nodes=1, ranks_per_node=1),
-        sequence_tokens=STEP_TOKENS,
-    )
-    trainer = Trainer(workload, StepPlans(whole=plan, short=plan), weights, CONTEXT, groups)
+    own = StageWeights(plan, 0, weights, CPU, torch.float32, groups.shards)
+    engine = build_engine(plan, own, CONTEXT, groups)
     tokens = _tokens(STEP_MODEL, STEP_TOKENS)
 
     def repetition() -> object:
-        return trainer.step(tokens)
+        own.zero_gradients()
+        return engine.run(tokens, 1.0 / STEP_TOKENS)
 
     yield repetition
 
