@@ -27,8 +27,10 @@ The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measure
 `sppo-bench --version` prints version and commit.
 
 Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavailable);
-1 a mismatch, a failure, a time-out, a full disk, or an infeasible plan of `plan` and `simulate`;
+1 a mismatch, a failure, a time-out, a full disk, an infeasible plan of `plan` and `simulate`, or
+a slower commit (`compare`);
 2 wrong input, with a one-line error;
+3 undecided (`compare`);
 130 interrupted, the records so far are kept."""
 
 INTERRUPTED = 130
@@ -51,6 +53,7 @@ COMMANDS = {
     "sweep": "studies.sweep:Sweep",
     "ablation": "studies.ablation:Ablation",
     "paper": "studies.paper:Paper",
+    "compare": "regression.compare:Compare",
     "profile": "measuring.profile:Profile",
     "env": "reports.env:Env",
 }

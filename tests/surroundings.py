@@ -67,6 +67,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         *("--output", "{output}"),
     ),
     "profile": ("profile", "mine", "--output", "{output}.json"),
+    "compare": ("compare", "{home}/run", "{home}/run"),
     "simulated-ablation": (
         *("ablation", "--simulate", "--model", "gpt-7b", "--seq", "128K", "--gpus", "8"),
         *("--hardware", "a100-80g"),

@@ -1,4 +1,4 @@
-"""Expected values of plans, simulations, emulations and real runs, and what differs from them.
+"""Expected values of plans, simulations, emulations and real runs, and two commits timed in turns.
 
-Read first: `topics.TOPICS`, `differences.compare`, `interleaved.compare`.
+Read first: `topics.TOPICS`, `differences.compare`, `compare.verdict.verdict`.
 """

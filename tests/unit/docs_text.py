@@ -37,7 +37,7 @@ PLACEHOLDER = re.compile(r"[<*{]|\b[A-Z][A-Z-]+\b|\bDIR\b")
 OUR_PROGRAMS = (
     "benchmarks.docs.__main__",
     "benchmarks.regression.__main__",
-    "benchmarks.regression.interleaved",
+    "benchmarks.regression.targets.timed",
     "tests.soak.device_limits",
     "tests.soak.noise",
 )

@@ -1,0 +1,4 @@
+"""Commands that tell whether something changed or became slower.
+
+Read first: `compare.Compare`.
+"""
