@@ -8,22 +8,28 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.environment import CHECKOUT
 from benchmarks.regression.compare import recorded, trees
 from benchmarks.regression.compare.measuring import read
 from benchmarks.regression.compare.recorded import RecordedPair
 from benchmarks.regression.compare.session import Session
 from benchmarks.regression.compare.trees import Tree, TreeError, two_trees
+from benchmarks.regression.targets import timed
 from benchmarks.regression.targets.registry import JOBS, TARGETS
+from benchmarks.regression.targets.target import Job
 from tests.soak.compare_tries import made_pair
 from tests.unit.compare_cases import git, make_repository
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_repository(tmp_path_factory.mktemp("repository"))
+
+
 @pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    folder = make_repository(tmp_path / "repository")
-    monkeypatch.setattr(trees, "CHECKOUT", folder)
-    return folder
+def repository(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(trees, "CHECKOUT", made)
+    return made
 
 
 def compare(folder: Path, *arguments: str) -> int:
@@ -59,8 +65,12 @@ def test_a_dirty_checkout_is_compared_as_it_is(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pace = repository / "benchmarks" / "pace.py"
-    pace.write_text(pace.read_text().replace("1.0", "1.5"))
-    assert compare(tmp_path / "out", "fast") == 1
+    text = pace.read_text()
+    pace.write_text(text.replace("1.0", "1.5"))
+    try:
+        assert compare(tmp_path / "out", "fast") == 1
+    finally:
+        pace.write_text(text)
     shown = capsys.readouterr()
     assert "with changes) is compared as it is" in shown.err
     assert "1.500 to 1.500" in shown.out
@@ -222,3 +232,21 @@ def test_a_target_without_torch_can_be_repeated(name: str) -> None:
     with TARGETS[name].prepare() as repetition:
         repetition()
         repetition()
+
+
+def test_a_timed_process_prints_its_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    assert timed.main(["simulating", "--seconds", "0"]) == 0
+    measurement = json.loads(capsys.readouterr().out)
+    assert 0 < measurement["least_seconds"] <= measurement["median_seconds"]
+    assert measurement["repetitions"] == timed.LEAST_REPETITIONS
+    assert measurement["package"] == str(CHECKOUT / "benchmarks")
+    assert timed.main(["job-sppo", "--check"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"] == "job-sppo"
+    assert timed.main(["steps"]) == 2
+    assert "unknown target 'steps'; known: engine-step" in capsys.readouterr().err
+
+
+def test_a_job_that_fails_says_why() -> None:
+    job = Job(name="wrong", description="", arguments=("run", "no-such-workload"))
+    with pytest.raises(RuntimeError, match=r"exit code 2: .*unknown workload 'no-such-workload'"):
+        timed.measure_job(job)

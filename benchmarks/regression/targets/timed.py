@@ -97,6 +97,7 @@ def _times(repetition: Repetition, seconds: float) -> list[float]:
             times.append(time.perf_counter() - start)
         finally:
             gc.enable()
+    gc.unfreeze()
     return times
 
 
