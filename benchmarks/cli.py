@@ -28,8 +28,9 @@ The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measure
 
 Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavailable);
 1 a mismatch, a failure, a time-out, a full disk, an infeasible plan of `plan` and `simulate`,
-or a changed value of `check`;
+a changed value (`check`), or a slower commit (`compare`);
 2 wrong input, with a one-line error;
+3 undecided (`compare`);
 130 interrupted, the records so far are kept."""
 
 INTERRUPTED = 130
@@ -52,6 +53,7 @@ COMMANDS = {
     "sweep": "studies.sweep:Sweep",
     "ablation": "studies.ablation:Ablation",
     "paper": "studies.paper:Paper",
+    "compare": "regression.compare:Compare",
     "profile": "measuring.profile:Profile",
     "check": "regression.check:Check",
     "env": "reports.env:Env",

@@ -68,6 +68,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     ),
     "profile": ("profile", "mine", "--output", "{output}.json"),
     "check": ("check", "--topics", "plans-unit-costs"),
+    "compare": ("compare", "{home}/run", "{home}/run"),
     "simulated-ablation": (
         *("ablation", "--simulate", "--model", "gpt-7b", "--seq", "128K", "--gpus", "8"),
         *("--hardware", "a100-80g"),

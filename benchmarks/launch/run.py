@@ -37,13 +37,18 @@ from sppo.config.workload import Workload
 
 
 def new_directory(parent: Path, workload: Workload) -> Path:
-    """A new folder for this run, named by UTC time and workload.
+    """A new folder for this run, named by UTC time and workload, as `new_named_directory`."""
+    return new_named_directory(parent, workload.name)
+
+
+def new_named_directory(parent: Path, name: str) -> Path:
+    """A new folder, named by UTC time and this name.
 
     Raises OSError, or ValueError for a place whose name no record can hold.
     """
     if not is_text(parent.absolute()):
         raise ValueError(f"{str(parent.absolute())!r} is not UTF-8; name another with --output DIR")
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{workload.name}"
+    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}"
     for number in range(1, 100):
         path = parent / (name if number == 1 else f"{name}-{number}")
         try:

@@ -59,6 +59,18 @@ def ratio_interval(pairs: Sequence[tuple[Steps, Steps]]) -> Interval:
     return _interval(ratios, resampled)
 
 
+def unpaired_ratio_interval(numerators: Sequence[Steps], denominators: Sequence[Steps]) -> Interval:
+    """The ratio of medians over launches of two sides that did not run next to each other."""
+    assert numerators, "there are launches"
+    assert denominators, "there are launches"
+    upper, lower = step_interval(numerators), step_interval(denominators)
+    drawn = []
+    for seed, launches in enumerate((numerators, denominators)):
+        resampled = [_resampled_medians(steps) for steps in _seeded(launches)]
+        drawn.append(np.median(_drawn(resampled, SEED + 1 + seed), axis=1))
+    return _around(upper.median / lower.median, drawn[0] / drawn[1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Seeded:
     """The steps of a launch, and the generator and number of its resamples."""
@@ -86,11 +98,23 @@ def _resampled_medians(launch: _Seeded) -> npt.NDArray[np.float64]:
 
 def _interval(values: Sequence[float], resampled: Sequence[npt.NDArray[np.float64]]) -> Interval:
     """Draw launches (or pairs) with replacement, each with resampled steps of its own."""
-    count = len(values)
-    chosen = np.random.RandomState(SEED + 1).randint(count, size=(RESAMPLES, count))
+    drawn = np.median(_drawn(resampled, SEED + 1), axis=1)
+    return _around(float(np.median(values)), drawn)
+
+
+def _drawn(resampled: Sequence[npt.NDArray[np.float64]], seed: int) -> npt.NDArray[np.float64]:
+    """Launches drawn with replacement, (RESAMPLES, launches)."""
+    count = len(resampled)
+    chosen = np.random.RandomState(seed).randint(count, size=(RESAMPLES, count))
     by_launch = np.stack([medians[:, :count] for medians in resampled])
-    drawn = by_launch[chosen, np.arange(RESAMPLES)[:, None], np.arange(count)[None, :]]
+    drawn: npt.NDArray[np.float64] = by_launch[
+        chosen, np.arange(RESAMPLES)[:, None], np.arange(count)[None, :]
+    ]
+    return drawn
+
+
+def _around(median: float, drawn: npt.NDArray[np.float64]) -> Interval:
+    """The percentile interval of the drawn values, with the median inside."""
     tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.median(drawn, axis=1), [tail, 100 - tail])
-    median = float(np.median(values))
+    low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(median=median, low=min(float(low), median), high=max(float(high), median))

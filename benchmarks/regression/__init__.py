@@ -1,4 +1,4 @@
-"""What changed between two states of the code: counted values, and times of two trees in turns.
+"""What changed between two states of the code: counted values, and times of two commits in turns.
 
-Read first: `check.topics.TOPICS`, `interleaved.compare`.
+Read first: `check.topics.TOPICS`, `targets.registry.TARGETS`, `compare.verdict.verdict`.
 """

@@ -36,7 +36,7 @@ POSITIONAL = get_args(Positional[str])[1]
 PLACEHOLDER = re.compile(r"[<*{]|\b[A-Z][A-Z-]+\b|\bDIR\b")
 OUR_PROGRAMS = (
     "benchmarks.docs.__main__",
-    "benchmarks.regression.interleaved",
+    "benchmarks.regression.targets.timed",
     "tests.soak.device_limits",
     "tests.soak.noise",
     "tests.soak.planted_faults",

@@ -1,4 +1,4 @@
 """Commands that tell whether something changed or became slower.
 
-Read first: `check.Check`, `summary.markdown`.
+Read first: `check.Check`, `compare.Compare`.
 """

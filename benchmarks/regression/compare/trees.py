@@ -1,0 +1,102 @@
+"""Source trees of two commits: the checkout as it is, or git worktrees in a temporary folder."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.environment import CHECKOUT, git_state
+from benchmarks.records.provenance import commit_words
+
+AS_IT_IS = "."
+"""The name of the checkout with all its changes."""
+
+
+class TreeError(ValueError):
+    """A commit or tree that cannot be timed. The message is one line with the cure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """A folder whose packages are timed. name: as the user gave it. words: commit and changes."""
+
+    name: str
+    folder: Path
+    commit: str | None
+    dirty: bool
+
+    @property
+    def words(self) -> str:
+        """ "main (commit 520ef9f91)", ". (commit 520ef9f91 with changes)", "commit 520ef9f91"."""
+        commit = commit_words({"commit": self.commit, "dirty": self.dirty})
+        is_hash = self.commit is not None and self.commit.startswith(self.name)
+        return commit if is_hash else f"{self.name} ({commit})"
+
+
+@contextmanager
+def two_trees(base: str, head: str, checkout: Path | None = None) -> Iterator[tuple[Tree, Tree]]:
+    """The trees of both commits, removed afterwards, also after an interrupt.
+
+    checkout: that of this program if not given. Raises TreeError on an unknown commit, or where git
+    or its repository is absent.
+    """
+    checkout = checkout or CHECKOUT
+    names = {name: _commit(name, checkout) for name in (base, head)}
+    with tempfile.TemporaryDirectory(prefix="sppo-compare-") as folder:
+        made: list[Path] = []
+        try:
+            trees = []
+            for side, name in (("base", base), ("head", head)):
+                if name == AS_IT_IS:
+                    trees.append(_as_it_is(checkout))
+                    continue
+                path = Path(folder) / side
+                made.append(path)
+                _git(checkout, "worktree", "add", "--detach", "--force", str(path), names[name])
+                trees.append(Tree(name=name, folder=path, commit=names[name], dirty=False))
+            yield trees[0], trees[1]
+        finally:
+            for path in made:
+                _git(checkout, "worktree", "remove", "--force", str(path), check=False)
+            _git(checkout, "worktree", "prune", check=False)
+
+
+def _as_it_is(checkout: Path) -> Tree:
+    commit, dirty = git_state(checkout)
+    return Tree(name=AS_IT_IS, folder=checkout, commit=commit, dirty=bool(dirty))
+
+
+def _commit(name: str, checkout: Path) -> str:
+    """The full hash of a commit. Raises TreeError."""
+    if name == AS_IT_IS:
+        return ""
+    if git_state(checkout)[0] is None:
+        raise TreeError(
+            f"{checkout} is no git checkout, or git is missing: commits are compared in a checkout "
+            "of the suite"
+        )
+    return _git(
+        checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+    )
+
+
+def _git(checkout: Path, *arguments: str, check: bool = True) -> str:
+    """The output of git. Raises TreeError with its last line."""
+    command = ["git", "-C", str(checkout), *arguments]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise TreeError(f"git cannot be run ({error.strerror}): install git") from None
+    if check and ended.returncode:
+        if arguments[0] == "rev-parse":
+            name = arguments[-1].removesuffix("^{commit}")
+            raise TreeError(f"unknown commit {name!r}: name a commit, branch or tag of {checkout}")
+        words = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise TreeError(f"git {arguments[0]} {arguments[1]} failed: {words}")
+    return ended.stdout.strip()

@@ -1,0 +1,167 @@
+"""Better, not worse, worse or undecided: a pure function of recorded pairs.
+
+A measurement is the least time of a fresh process. Other load only adds to a time, so the ratio is
+that of the least HEAD time to the least BASE time. The interval's ends are order statistics:
+
+    low = least HEAD / k-th least BASE, high = third least HEAD / least BASE
+
+The least BASE of `high` is that of the A/A pairs too: if all BASE times of the pairs were slowed,
+a slow-down would pass.
+
+Where HEAD is BASE's code, every order of the times is equally likely, because the sides take
+turns. So the chance that the k least of all times are BASE's is C(2n - k, n) / C(2n, n), whatever
+the noise is (the precedence test: Nelson, "Tables for a precedence life test", Technometrics
+1963). The percentile bootstrap of a minimum has such ends too, but not its nominal level (Bickel
+and Freedman, "Some asymptotic theory for the bootstrap", Annals of Statistics 1981).
+
+k is exact: over all looks at growing numbers of pairs, identical code is called worse in at most
+FALSE_CALLS of comparisons, and better in as many. docs/compare.md shows simulated rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import comb, inf
+from typing import Literal
+
+Outcome = Literal["better", "not worse", "worse", "undecided"]
+
+FALSE_CALLS = 0.005
+"""The most that identical code is called worse over all looks; the same for better."""
+
+LOOKS = (6, 8, 12, 16, 22, 30, 40, 54, 72, 96, 128, 170, 226, 302, 402)
+"""Numbers of pairs at which a verdict is tried. Even: each side comes first equally often."""
+
+PASSING = 3
+"""HEAD times within the margin that `not worse` needs."""
+
+QUIET = 2
+"""The A/A spread is that of the so many least BASE times of the A/A pairs."""
+
+SPREAD_FACTOR = 3.0
+"""The margin is at least this multiple of the A/A spread."""
+
+WIDEST = 2.0
+"""The margin may become this multiple of the asked one. A noisier machine decides nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Least seconds of two processes that ran one after the other. An A/A pair has BASE twice."""
+
+    base_seconds: float
+    head_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome and its numbers; shares and ratios, HEAD over BASE. None: too few pairs.
+
+    spread: of the A/A pairs. margin: the one that was used. reason: why undecided, else "".
+    """
+
+    outcome: Outcome
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    spread: float | None = None
+    margin: float
+    pairs: int
+    reason: str = ""
+
+
+def verdict(pairs: Sequence[Pair], a_a_pairs: Sequence[Pair], margin: float) -> Verdict:
+    """The verdict on the pairs as a whole, at the look of their number.
+
+    margin: the asked one, as a share. Raises ValueError unless it and all seconds are positive.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"a margin of {margin:g}: it must lie between 0 and 100 %")
+    if any(not 0 < seconds < inf for seconds in (*_times(pairs), *_times(a_a_pairs))):
+        raise ValueError("a recorded time is no positive number of seconds")
+    spread = a_a_spread(a_a_pairs)
+    used = max(margin, SPREAD_FACTOR * (spread or 0.0))
+    judged = Verdict(outcome="undecided", spread=spread, margin=used, pairs=len(pairs))
+    base = sorted(pair.base_seconds for pair in pairs)
+    head = sorted(pair.head_seconds for pair in pairs)
+    rank = least_rank(len(pairs))
+    if rank is not None:
+        least_base = min(base[0], *_times(a_a_pairs))
+        low, high = head[0] / base[rank - 1], head[PASSING - 1] / least_base
+        judged = replace(judged, ratio=head[0] / base[0], low=low, high=high)
+    if too_noisy(a_a_pairs, margin):
+        return replace(judged, reason=_too_noisy(spread, 2 * len(a_a_pairs)))
+    if rank is None:
+        few = f"{len(pairs)} pairs are too few of {LOOKS[0]}: give more --budget"
+        return replace(judged, reason=few)
+    if low > 1 + used:
+        return replace(judged, outcome="worse")
+    if head[rank - 1] / least_base < 1 - used:
+        return replace(judged, outcome="better")
+    if high < 1 + used:
+        return replace(judged, outcome="not worse")
+    return replace(
+        judged,
+        reason=f"the interval {low:.3f} to {high:.3f} contains {1 + used:.3f}, the margin's end: "
+        "give more --budget, or a quieter machine",
+    )
+
+
+def _too_noisy(spread: float | None, runs: int) -> str:
+    if spread is None:
+        return f"{runs} A/A runs are too few of {QUIET}: give more --budget"
+    return (
+        f"the machine is too noisy: even the {QUIET} fastest of {runs} runs of BASE differ by "
+        f"{100 * spread:.1f} %"
+    )
+
+
+def _times(pairs: Sequence[Pair]) -> Iterator[float]:
+    for pair in pairs:
+        yield pair.base_seconds
+        yield pair.head_seconds
+
+
+def a_a_spread(pairs: Sequence[Pair]) -> float | None:
+    """How far the quietest runs of the same code differ, as a share; None for too few runs."""
+    times = sorted(_times(pairs))
+    return times[QUIET - 1] / times[0] - 1 if len(times) >= QUIET else None
+
+
+def too_noisy(a_a_pairs: Sequence[Pair], margin: float) -> bool:
+    """Whether no number of pairs would decide, so more A/A pairs are needed first."""
+    spread = a_a_spread(a_a_pairs)
+    return spread is None or SPREAD_FACTOR * spread > WIDEST * margin
+
+
+def is_quiet(a_a_pairs: Sequence[Pair], margin: float) -> bool:
+    """Whether the A/A pairs leave the asked margin as it is, so no more of them are needed."""
+    spread = a_a_spread(a_a_pairs)
+    return spread is not None and SPREAD_FACTOR * spread <= margin
+
+
+def least_rank(pairs: int) -> int | None:
+    """k of the interval at this number of pairs; None where no k is sure enough.
+
+    The error of all looks is spent as 1/2, 1/6, 1/12, ... of FALSE_CALLS.
+    """
+    look = 1 + sum(number < pairs for number in LOOKS)
+    allowed = FALSE_CALLS / (look * (look + 1))
+    for rank in range(PASSING, pairs + 1):
+        if comb(2 * pairs - rank, pairs) <= allowed * comb(2 * pairs, pairs):
+            return rank
+    return None
+
+
+def decided(
+    pairs: Sequence[Pair], a_a_pairs: Sequence[Pair], margin: float, *, at_end: bool = False
+) -> Verdict | None:
+    """The verdict if it is final: at a look that decides, or at the end of the budget.
+
+    pairs: all so far. None: more pairs are needed.
+    """
+    if not at_end and len(pairs) not in LOOKS:
+        return None
+    judged = verdict(pairs, a_a_pairs, margin)
+    return judged if at_end or judged.outcome != "undecided" else None
