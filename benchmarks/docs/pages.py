@@ -28,6 +28,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-4m-time": published.four_million_tokens_time,
     "paper-predicted": published.predicted,
     "emulation-1m": published.one_million_tokens,
+    "regression-planted-faults": published.planted_faults,
 }
 """Name of a marker -> its table in Markdown."""
 

@@ -57,6 +57,28 @@ def _ratios(limit: tuple[Document, Document]) -> str:
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
+def planted_faults() -> str:
+    """Faults planted in a copy of the tree, and the line by which `sppo-bench check` names each."""
+    document = read("proofs/planted-faults")
+    columns: Columns = {
+        "planted fault": itemgetter("fault"),
+        "caught": lambda fault: "yes" if fault["caught"] else "no",
+        "exit code": lambda fault: str(fault["exit_code"]),
+        "lines": lambda fault: str(fault["lines"]),
+        "the line that names it begins": lambda fault: f"`{_key_and_change(fault['line'])}`",
+    }
+    environment = document["environment"]
+    commit = environment["commit"][:9] + (" with changes" if environment["dirty"] else "")
+    unchanged = f"Exit code of the unchanged tree: {document['unchanged_exit_code']}."
+    return f"{table(columns, document['faults'])}\n\n{unchanged} Commit {commit}."
+
+
+def _key_and_change(line: str) -> str:
+    """Of a printed difference the key, both values and the change."""
+    *_, key, change = line.partition("; ")[0].split(": ")
+    return f"{key}: {change}"
+
+
 def longest() -> str:
     """The longest sequence of each row of tiny-cpu under its device limit."""
     document = read("longest/tiny-cpu-136MiB")

@@ -211,6 +211,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only the topics of each fault")
     parser.add_argument("--output", type=Path, help="file of the proof")
     asked = parser.parse_args()
+    environment = describe_environment()
     topics = ",".join(dict.fromkeys(fault.topics for fault in FAULTS)) if asked.quick else ""
     with tree() as folder:
         unchanged = check(folder, topics)
@@ -230,7 +231,7 @@ def main() -> int:
                 "unchanged_exit_code": unchanged.exit_code,
                 "caught": sum(row["caught"] for row in entries),
                 "faults": entries,
-                "environment": describe_environment(),
+                "environment": environment,
             },
         )
     return int(unchanged.exit_code != 0 or not all(row["caught"] for row in entries))
