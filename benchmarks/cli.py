@@ -51,6 +51,7 @@ COMMANDS = {
     "sweep": "studies.sweep:Sweep",
     "ablation": "studies.ablation:Ablation",
     "paper": "studies.paper:Paper",
+    "history": "regression.history:History",
     "profile": "measuring.profile:Profile",
     "env": "reports.env:Env",
 }

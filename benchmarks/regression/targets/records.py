@@ -46,7 +46,7 @@ def writing() -> Iterator[Repetition]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE_NAME
 
-        def repetition() -> object:
-            return write(record, path)
+        def repetition() -> None:
+            write(record, path)
 
         yield repetition

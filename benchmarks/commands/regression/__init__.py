@@ -1,0 +1,4 @@
+"""Commands that find regressions.
+
+Read first: `history.History`.
+"""
