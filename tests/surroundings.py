@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "list": ("list",),
     "env": ("env", "--json"),
     "table": ("table", "{home}/run"),
+    "history": ("history", "add", "{home}/run", "--history", "{output}"),
     "plan": ("plan", "mini-cpu"),
     "simulate": ("simulate", "mini-cpu", "--json"),
     "timeline": ("timeline", "mini-cpu", "--output", "{output}"),
@@ -118,7 +119,9 @@ SURROUNDINGS: dict[str, Surrounding] = {
     "full stdout": Surrounding(streams=">/dev/full", codes=(1, 2)),
     "full stderr": Surrounding(streams="2>/dev/full"),
     "reader gone": Surrounding(streams="| true", codes=(0, 1, 2, 141)),
-    "full disk": Surrounding(file_bytes=2_000, codes=(1, 2), harms=_writes),
+    "full disk": Surrounding(
+        file_bytes=2_000, codes=(1, 2), harms=lambda verb: _writes(verb) and verb != "history"
+    ),
     "disk filled by a figure": Surrounding(file_bytes=20_000, codes=(0, 1, 2), harms=_writes),
     "output below a file": Surrounding(output="/dev/null/x", codes=(2,), harms=_writes),
     "output in proc": Surrounding(output="/proc/x", codes=(2,), harms=_writes),

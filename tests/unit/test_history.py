@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.regression.history import store
 from benchmarks.regression.history.entry import Entry, Gpu, Machine, Metric
+from benchmarks.regression.history.report import value_words
 from benchmarks.regression.history.series import all_series
 from tests.unit.docs_text import CHECKOUT
 from tests.unit.history_cases import OTHER_MACHINE, VERSIONS, entry, metric, steps
@@ -185,6 +186,23 @@ def test_show_fails_only_on_the_night_that_confirms(
             assert "newest point worse by 30.0%: not yet two in a row" in capsys.readouterr().out
     assert codes == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert f"worse by 30.0% since {entry(6).commit_name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "words"),
+    [
+        (1.488, "s", "1.488 s"),
+        (0.0123, "s", "12.3 ms"),
+        (789_449_000, "ns", "789.4 ms"),
+        (127_997_160, "bytes", "122.1 MiB"),
+        (3, "bytes", "3 bytes"),
+        (1.2834, "ratio", "1.283x"),
+        (0.0527, "share", "5.27 %"),
+        (1_280_743, "count", "1,280,743"),
+    ],
+)
+def test_values_in_words(value: float, unit: str, words: str) -> None:
+    assert value_words(value, unit) == words
 
 
 def test_a_series_that_ended_raises_no_alarm(tmp_path: Path) -> None:

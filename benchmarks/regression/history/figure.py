@@ -32,7 +32,7 @@ def draw(all_series: Sequence[Series], path: Path) -> None:
             f"{len(all_series)} series: a figure has at most {MOST_PANELS} panels; choose with "
             "--metric or --machine"
         )
-    title = "History by commit: void points are hollow, dashed lines part what is not comparable"
+    title = "History by commit (hollow: void; dashed: not comparable)"
     source = "gray: medians between changes · commits evenly spaced · no axis begins at 0"
     inches = (8.0, 0.9 + PANEL_INCHES * len(all_series))
     with style.page(path, title=title, source=source, inches=inches) as figure:

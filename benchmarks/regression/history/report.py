@@ -13,7 +13,9 @@ NANO, MICRO, MILLI = 1e-9, 1e-6, 1e-3
 
 
 def value_words(value: float, unit: str) -> str:
-    """ "1.488 s", "12.3 ms", "127.8 MiB", "1.28x" or a plain number."""
+    """ "1.488 s", "12.3 ms", "127.8 MiB", "1.28x", "5.28 %" or a plain number."""
+    if unit == "ns":
+        return value_words(value * NANO, "s")
     if unit == "s":
         for scale, name in ((1.0, "s"), (MILLI, "ms"), (MICRO, "us")):
             if value >= scale:
@@ -21,6 +23,8 @@ def value_words(value: float, unit: str) -> str:
         return f"{value / NANO:.4g} ns"
     if unit == "bytes" and value >= 1024:
         return format_bytes(int(value))
+    if unit == "share":
+        return f"{100 * value:.3g} %"
     if unit == "ratio":
         return f"{value:.3f}x"
     return f"{value:,.6g} {unit}" if unit != "count" else f"{value:,.15g}"
