@@ -42,7 +42,10 @@ class Add(Folder):
     """Folders of `sppo-bench run`, JSON of `sppo-bench check` or of `tox -e perf`."""
 
     def run(self) -> int:
-        """Add all sources, or none where one is wrong; the exit code. Raises UsageError."""
+        """Add all sources, or none where one is wrong; the exit code.
+
+        Raises UsageError, or OSError on a full disk.
+        """
         from benchmarks.regression.history import store
         from benchmarks.regression.history.sources import entries_of
 
@@ -50,11 +53,12 @@ class Add(Folder):
             raise UsageError("name a SOURCE to add: a folder of `sppo-bench run` or a JSON file")
         with usage_errors(OSError):
             entries = [entry for source in self.sources for entry in entries_of(source)]
-            for entry in entries:
-                path = store.append(self.directory, entry)
-                words = f"{entry.source}, {entry.commit_name}: {len(entry.metrics)} metrics"
-                void = f", void: {entry.void}" if entry.void else ""
-                print(f"{words}{void}: {f'added to {path}' if path else 'known, not added'}")
+            self.directory.mkdir(parents=True, exist_ok=True)
+        for entry in entries:
+            path = store.append(self.directory, entry)
+            words = f"{entry.source}, {entry.commit_name}: {len(entry.metrics)} metrics"
+            void = f", void: {entry.void}" if entry.void else ""
+            print(f"{words}{void}: {f'added to {path}' if path else 'known, not added'}")
         return 0
 
 
