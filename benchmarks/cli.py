@@ -53,6 +53,7 @@ COMMANDS = {
     "sweep": "studies.sweep:Sweep",
     "ablation": "studies.ablation:Ablation",
     "paper": "studies.paper:Paper",
+    "history": "regression.history:History",
     "compare": "regression.compare:Compare",
     "profile": "measuring.profile:Profile",
     "check": "regression.check:Check",

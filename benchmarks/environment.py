@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.file_names import printable
+from benchmarks.nvml import describe_gpus
 from sppo.config.folders import PACKAGES
 
 CHECKOUT = PACKAGES
@@ -72,6 +73,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu_model": cpu_model(),
         "cores": available_cores(),
         "gpus": gpu_names(),
+        "gpu_settings": describe_gpus(),
         "memory_bytes": psutil.virtual_memory().total,
         "versions": library_versions(),
         "commit": commit,

@@ -116,7 +116,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     `tracked_*`: counted by the accounting mode, by storage, for every system in the same way.
     `untracked_peak`: the most device memory outside tracked tensors after an operator, above its
     value before the step. `allocated`, `reserved` and `driver_used`: CUDA's own counters. `rss`:
-    the peak of the process.
+    the peak of the process. `allocation_retries`: of CUDA's allocator within the measured steps,
+    each of which emptied its cache and waited for the device.
     """
 
     tracked_peak_bytes: int | None = None
@@ -130,6 +131,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     reserved_peak_bytes: int | None = None
     driver_used_bytes: int | None = None
     rss_peak_bytes: int | None = None
+    allocation_retries: int | None = None
     enforcement: Enforcement = "no limit"
 
 

@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "list": ("list",),
     "env": ("env", "--json"),
     "table": ("table", "{home}/run"),
+    "history": ("history", "add", "{home}/run", "--history", "{output}"),
     "plan": ("plan", "mini-cpu"),
     "simulate": ("simulate", "mini-cpu", "--json"),
     "timeline": ("timeline", "mini-cpu", "--output", "{output}"),
@@ -53,8 +54,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         *("--launches", "1", "--output", "{output}"),
     ),
     "ablation": (
-        *("ablation", "mini-cpu", "--policies", "auto", "--launches", "1"),
-        *("--output", "{output}"),
+        *("ablation", "mini-cpu", "--policies", "auto", "--launches", "1", "--output", "{output}"),
     ),
     "longest": (
         *("longest", "mini-cpu", "--systems", "sppo", "--device-memory", "16MiB"),
@@ -107,6 +107,8 @@ def _writes(verb: str) -> bool:
     return verb in WRITERS
 
 
+_fills_disk = (WRITERS - {"history"}).__contains__  # a line of the history is short
+
 _LAUNCHER = {
     **dict.fromkeys(("RANK", "LOCAL_RANK", "PET_NODE_RANK", "SLURM_JOB_ID"), "3"),
     **dict.fromkeys(("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PET_NPROC_PER_NODE"), "9"),
@@ -120,7 +122,7 @@ SURROUNDINGS: dict[str, Surrounding] = {
     "full stdout": Surrounding(streams=">/dev/full", codes=(1, 2)),
     "full stderr": Surrounding(streams="2>/dev/full"),
     "reader gone": Surrounding(streams="| true", codes=(0, 1, 2, 141)),
-    "full disk": Surrounding(file_bytes=2_000, codes=(1, 2), harms=_writes),
+    "full disk": Surrounding(file_bytes=2_000, codes=(1, 2), harms=_fills_disk),
     "disk filled by a figure": Surrounding(file_bytes=20_000, codes=(0, 1, 2), harms=_writes),
     "output below a file": Surrounding(output="/dev/null/x", codes=(2,), harms=_writes),
     "output in proc": Surrounding(output="/proc/x", codes=(2,), harms=_writes),

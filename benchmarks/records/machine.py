@@ -18,7 +18,8 @@ class MachineState(msgspec.Struct, frozen=True, kw_only=True):
     the fixed kernel on `wanted_cores` threads, before and after the launch. kernel_spread:
     interquartile range over median of its repetitions. window_seconds: the measured steps, or the
     whole launch where they are too short. CPU seconds, throttling: within the window, of the cores
-    that this process may use; stolen ones went to other virtual machines.
+    that this process may use; stolen ones went to other virtual machines. foreign_gpu_processes:
+    the most processes beside the rank on a GPU of the launch.
     """
 
     cores: int
@@ -33,6 +34,7 @@ class MachineState(msgspec.Struct, frozen=True, kw_only=True):
     throttled_seconds: float | None = None
     thermal_events: int | None = None
     gpu_clock_reasons: list[str] = []
+    foreign_gpu_processes: int | None = None
     cpu_mhz: float | None = None
 
     @property

@@ -177,6 +177,9 @@ def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
     slowed = [reason for reason in state.gpu_clock_reasons if reason in machine.SLOWED_CLOCKS]
     if slowed:
         return f"GPU clocks in launch {record.launch} were lowered: {', '.join(slowed)}"
+    if state.foreign_gpu_processes:
+        others = state.foreign_gpu_processes
+        return f"others had up to {others} process(es) on a GPU of launch {record.launch}"
     if state.thermal_events:
         return f"the processor was too hot {state.thermal_events} times in launch {record.launch}"
     return ""

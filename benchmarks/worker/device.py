@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import torch
 
 from benchmarks.job import Enforcement, Memory
@@ -146,6 +147,23 @@ def memory_reading(device: torch.device) -> Memory:
         reserved_peak_bytes=torch.cuda.max_memory_reserved(device),
         driver_used_bytes=total_bytes - free_bytes,
     )
+
+
+def allocation_retries(device: torch.device) -> int | None:
+    """How often CUDA's allocator found no memory, emptied its cache and tried a second time.
+
+    Since the start of the process. None on a CPU.
+    """
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.memory_stats(device).get("num_alloc_retries", 0))
+
+
+def with_retries(memory: Memory, before: int | None, device: torch.device) -> Memory:
+    """The memory with the retries since an earlier `allocation_retries`."""
+    now = allocation_retries(device)
+    retries = None if now is None or before is None else now - before
+    return msgspec.structs.replace(memory, allocation_retries=retries)
 
 
 def reset_peaks(device: torch.device) -> None:

@@ -182,10 +182,13 @@ class Launch:
             )
             check_finite(index, report)
             self.steps.append(report)
+            if phase != "measured":
+                retries_before = devices.allocation_retries(self.device)
             if self.heartbeat.rank == 0:
                 announce(Progress(step=index, steps=len(self.job.phases), report=report))
         if not self.job.account:
             self.memory = devices.memory_reading(self.device)
+        self.memory = devices.with_retries(self.memory, retries_before, self.device)
 
     def timed_step(self, batch: torch.Tensor) -> tuple[StepResult, float]:
         """The result, and the seconds of the slowest rank between two barriers."""

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -31,7 +31,7 @@ PATH = re.compile(rf"(?<![\w/.:-])(?:{TOP_FOLDERS})/[\w/.<>*{{}}-]*[\w/>*}}-]")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SPAN = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-MADE_BY_COMMANDS = ("results/runs", "results/cache")
+MADE_BY_COMMANDS = ("results/runs", "results/cache", "results/history")
 POSITIONAL = get_args(Positional[str])[1]
 PLACEHOLDER = re.compile(r"[<*{]|\b[A-Z][A-Z-]+\b|\bDIR\b")
 OUR_PROGRAMS = (
@@ -183,11 +183,20 @@ def _program(module: str) -> str | None:
 def flags_of(command: str) -> frozenset[str]:
     """Flags of a command of sppo-bench, from the fields and aliases of its dataclass."""
     module, name = COMMANDS[command].split(":")
-    kind = getattr(importlib.import_module(f"benchmarks.commands.{module}"), name)
+    return _flags_of_class(getattr(importlib.import_module(f"benchmarks.commands.{module}"), name))
+
+
+def _flags_of_class(kind: type) -> frozenset[str]:
+    """Flags of a dataclass; of a field with actions, those of all actions."""
     flags = {"--help"}
     for field, annotation in get_type_hints(kind, include_extras=True).items():
         name = field
         if POSITIONAL in get_args(annotation)[1:]:
+            continue
+        choices = get_args(next(iter(get_args(annotation)), None))
+        actions = [next(iter(get_args(choice)), None) for choice in choices]
+        if actions and all(map(is_dataclass, actions)):
+            flags |= frozenset().union(*map(_flags_of_class, actions))
             continue
         for metadata in get_args(annotation)[1:]:
             if isinstance(metadata, type(arg())):

@@ -20,10 +20,15 @@ class Env(Json):
         from benchmarks.environment import describe_environment
 
         described = describe_environment()
-        lines = []
-        for name, value in described.items():
-            if isinstance(value, dict):
-                value = ", ".join(f"{key} {item}" for key, item in value.items())
-            lines.append(f"{name + ':':<14}{value}")
+        lines = [f"{name + ':':<14}{_words(value)}" for name, value in described.items()]
         show(self.json, described, "\n".join(lines))
         return 0
+
+
+def _words(value: object) -> str:
+    """A list by semicolons, an object by commas."""
+    if isinstance(value, list):
+        return "; ".join(map(_words, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return str(value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from benchmarks import nvml as gpus
+
 REASONS = {
     0x04: "sw power cap",
     0x08: "hw slowdown",
@@ -18,17 +22,12 @@ def words(bits: int) -> set[str]:
 
 
 def lowered() -> set[str]:
-    """The reasons that hold now on any GPU of this machine; those read before an error of NVML."""
-    try:
-        import pynvml
-    except ImportError:
+    """The reasons that hold now on any visible GPU; those read before an error of NVML."""
+    nvml = gpus.start()
+    if nvml is None:
         return set()
     reasons: set[str] = set()
-    try:
-        pynvml.nvmlInit()
-        for number in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-            reasons |= words(int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
-    except (pynvml.NVMLError, AttributeError):  # another release may lack a name
-        return reasons
+    with suppress(nvml.NVMLError, AttributeError):  # another release may lack a name
+        for handle in gpus.visible_gpus(nvml):
+            reasons |= words(int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
     return reasons

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.environment import available_cores, cpu_mhz
 from benchmarks.job import Job, Progress
-from benchmarks.launch.machine import gpu_clocks
+from benchmarks.launch.machine import gpu_clocks, gpu_processes
 from benchmarks.launch.machine.kernel import KernelReading, read_kernel
 from benchmarks.records.machine import MachineState
 from benchmarks.records.record import Record
@@ -115,8 +115,11 @@ class MachineWatch:
         measured = [index for index, phase in enumerate(job.phases) if phase == "measured"]
         self.reads = launched and bool(measured)
         self.window_steps = (measured[0] - 1, measured[-1]) if measured else ()
-        self.on_gpu = job.workload.cluster.device == "cuda"
+        cluster = job.workload.cluster
+        self.on_gpu = cluster.device == "cuda"
+        self.gpus = min(job.ranks, cluster.ranks_per_node)
         self.clock_reasons: set[str] = set()
+        self.foreign_gpu_processes: list[int] = []
         self.window: list[Counters] = []
         self.kernel_before = self._kernel() if self.reads else None
         self.whole = self._counters()
@@ -128,10 +131,15 @@ class MachineWatch:
             if progress.step in self.window_steps:
                 self.window += self._counters()
             if self.on_gpu and progress.report.phase == "measured":
-                self.clock_reasons |= gpu_clocks.lowered()
+                self._read_gpus()
             report(progress)
 
         return step
+
+    def _read_gpus(self) -> None:
+        self.clock_reasons |= gpu_clocks.lowered()
+        foreign = gpu_processes.foreign_processes(self.gpus)
+        self.foreign_gpu_processes += [] if foreign is None else [foreign]
 
     def end(self, record: Record) -> Record:
         """The record with the readings; those of the kernel and the counters are made again."""
@@ -150,6 +158,7 @@ class MachineWatch:
             kernel_after_seconds=_seconds(kernel_after),
             kernel_spread=max((reading.spread for reading in kernels), default=None),
             gpu_clock_reasons=sorted(self.clock_reasons),
+            foreign_gpu_processes=max(self.foreign_gpu_processes, default=None),
             cpu_mhz=cpu_mhz(),
         )
         return self._with_window(state)

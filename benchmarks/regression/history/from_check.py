@@ -1,0 +1,137 @@
+"""From the JSON of `sppo-bench check` to an entry: the main numbers of each topic, without a clock.
+
+A check writes what differs from the expected values. So its numbers are the expected values of its
+commit, with these differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.environment import CHECKOUT
+from benchmarks.records.store import check_schema
+from benchmarks.regression.history import git
+from benchmarks.regression.history.entry import Entry, Machine, Metric, versions_of
+
+SCHEMA = "sppo-check/1"
+
+SCALARS = {
+    "simulation.makespan_ns": "ns",
+    "prediction.bubble_share": "share",
+    "simulated_time.step_seconds": "s",
+}
+"""Numbers of a case by their dotted key, and their units."""
+
+LISTS = {"memory_bytes.total": "bytes"}
+"""Numbers of each stage, of which the largest is kept."""
+
+CALLS = "calls"
+"""Under this key are calls by package, of which the sum is kept."""
+
+OUTCOMES = ("as expected", "changed", "written")
+"""Topics with another outcome were not compared."""
+
+Case = Mapping[str, Any]
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A value that differs. new: the value; None where there is none any more."""
+
+    case: str
+    key: str
+    new: Any = None
+
+
+class TopicResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic of a check."""
+
+    topic: str
+    outcome: str
+    differences: list[Difference] = []
+
+
+class CheckFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the file that is read."""
+
+    topics: list[TopicResult]
+    environment: dict[str, Any]
+
+
+def entry_of_check(path: Path, data: bytes) -> Entry:
+    """The entry of a check's file. Raises ValueError."""
+    check_schema(path, data, SCHEMA)
+    try:
+        read = msgspec.json.decode(data, type=CheckFile)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{path}: {error}; make it by `sppo-bench check --json`") from None
+    commit = read.environment.get("commit") or ""
+    dirty = bool(read.environment.get("dirty"))
+    metrics: list[Metric] = []
+    for topic in read.topics:
+        if topic.outcome in OUTCOMES:
+            cases = _expected_cases(topic.topic, commit, dirty=dirty)
+            metrics += _changed(topic), *_numbers(topic, cases)
+    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    return Entry(
+        kind="check",
+        date=git.commit_date(commit, CHECKOUT) or f"{modified:%Y-%m-%dT%H:%M:%SZ}",
+        commit=commit,
+        dirty=dirty,
+        machine=Machine.of(read.environment),
+        versions=versions_of(read.environment),
+        metrics=metrics,
+        source=path.name,
+    )
+
+
+def _expected_cases(topic: str, commit: str, *, dirty: bool) -> Mapping[str, Case]:
+    """The expected values of that commit, or of the working tree with changes; else none."""
+    name = f"results/expected/{topic}.json"
+    try:
+        data = (CHECKOUT / name).read_bytes() if dirty else git.file_at(commit, name, CHECKOUT)
+        cases: Mapping[str, Case] = msgspec.json.decode(data)["cases"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return cases
+
+
+def _changed(topic: TopicResult) -> Metric:
+    """How many values differ from the expected ones."""
+    name = f"{topic.topic}/changed_values"
+    return Metric(name=name, value=len(topic.differences), unit="count", exact=True)
+
+
+def _numbers(topic: TopicResult, cases: Mapping[str, Case]) -> Iterator[Metric]:
+    for name, case in cases.items():
+        new = {each.key: each.new for each in topic.differences if each.case == name}
+        for key, unit in SCALARS.items():
+            value = new.get(key, _at(case, key))
+            if isinstance(value, int | float):
+                yield _metric(topic, name, key, value, unit)
+        for key, unit in LISTS.items():
+            values = _at(case, key)
+            known = not any(changed.startswith(key) for changed in new)
+            if known and isinstance(values, list) and values:
+                yield _metric(topic, name, key, max(values), unit)
+        calls = case.get(CALLS)
+        if isinstance(calls, dict):
+            counts = {key: new.get(f"{CALLS}.{key}", count) for key, count in calls.items()}
+            yield _metric(topic, name, CALLS, sum(filter(None, counts.values())), "count")
+
+
+def _metric(topic: TopicResult, case: str, key: str, value: float, unit: str) -> Metric:
+    quantity = "peak_bytes" if key in LISTS else key.rpartition(".")[2]
+    name = f"{topic.topic}/{case}/{quantity}"
+    return Metric(name=name, value=value, unit=unit, exact=True)
+
+
+def _at(case: Case, dotted: str) -> Any:
+    value: Any = case
+    for name in dotted.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
