@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -31,7 +32,14 @@ class Workers:
     @cached_property
     def _planning(self) -> Executor:
         fresh = multiprocessing.get_context("spawn")
-        return self._opened(ProcessPoolExecutor(available_cores(), mp_context=fresh))
+        pool = ProcessPoolExecutor(
+            available_cores(),
+            mp_context=fresh,
+            # Ctrl-C reaches these processes too: the command alone answers it.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        )
+        return self._opened(pool)
 
     @cached_property
     def _waiting(self) -> Executor:
