@@ -31,6 +31,7 @@ DEVICE = torch.device("cpu")
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 _LAYER_NORM = _ATEN.native_layer_norm.default
+_WAIT = torch.ops._c10d_functional.wait_tensor.default
 _READ = _ATEN._local_scalar_dense.default
 
 SHORT = frozenset(
@@ -110,6 +111,10 @@ class ShortcutMode(FakeTensorMode):
         kwargs = kwargs or {}
         if func is _DEVICE:
             return args[0].fake_device
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a wrapper (DTensor): its inner calls come here
+        if func is _WAIT:
+            return args[0]  # torch's own shape function makes a second tensor
         device = self._shared_device(args[0]) if func in SHORT else None
         if device is None:
             out: Any = super().__torch_dispatch__(func, types, args, kwargs)
