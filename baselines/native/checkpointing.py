@@ -7,7 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from baselines.native.settings import Checkpointing
 
@@ -29,11 +33,11 @@ SAVED = {"save-attention": ATTENTION, "save-messages": ATTENTION | _MESSAGES}
 """By checkpointing: the operators whose outputs are saved."""
 
 
-def contexts_of(checkpointing: Checkpointing) -> Callable[[], Any] | None:
-    """The `context_fn` of torch's checkpoint; None where everything is recomputed."""
+def contexts_of(checkpointing: Checkpointing) -> Callable[[], Any]:
+    """The `context_fn` of torch's checkpoint."""
     saved = SAVED.get(checkpointing)
     if saved is None:
-        return None
+        return noop_context_fn
 
     def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
         if operator in saved:

@@ -6,6 +6,8 @@ matrix, so that one product computes all three and one rotation serves query and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from baselines.native.checkpointing import contexts_of
+from baselines.native.ring import KeptAttention, ring_attention
 from baselines.native.settings import NativeSettings
 from baselines.native.ulysses import heads_of_this_rank, tokens_of_this_rank
 from baselines.reference import rotary_tables, rotate
@@ -26,22 +29,33 @@ def _norm(model: Model) -> nn.Module:
     return kind(model.hidden, eps=model.norm_epsilon)
 
 
-class Attention(nn.Module):
-    """Attention of a block. group: the ranks that share a sequence; None without Ulysses."""
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The process groups of a sequence; None for a degree of 1."""
 
-    def __init__(self, model: Model, group: dist.ProcessGroup | None) -> None:
+    ulysses: dist.ProcessGroup | None
+    ring: dist.ProcessGroup | None
+
+
+class Attention(nn.Module):
+    """Attention of a block over the tokens of all ranks of a sequence."""
+
+    def __init__(self, model: Model, groups: Groups) -> None:
         super().__init__()
         self.rotated_and_value = [model.heads + model.kv_heads, model.kv_heads]
         self.query_and_key = [model.heads, model.kv_heads]
         self.head_width = model.head_width
-        self.group = group
+        self.groups = groups
         # Every rank needs a KV head of its own.
-        self.kv_copies = 1 if group is None else max(1, group.size() // model.kv_heads)
+        degree = 1 if groups.ulysses is None else groups.ulysses.size()
+        self.kv_copies = max(1, degree // model.kv_heads)
         width = model.hidden + 2 * model.kv_width
         self.qkv = nn.Linear(model.hidden, width, bias=model.biases)
         self.output = nn.Linear(model.hidden, model.hidden, bias=model.biases)
 
-    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, cosines: Tensor, sines: Tensor, kept: KeptAttention | None
+    ) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
         query_key, value = heads.split_with_sizes(self.rotated_and_value, dim=2)
         rotated = rotate(query_key, cosines, sines)
@@ -49,19 +63,27 @@ class Attention(nn.Module):
         if self.kv_copies > 1:
             key = key.repeat_interleave(self.kv_copies, dim=2)
             value = value.repeat_interleave(self.kv_copies, dim=2)
-        out: Tensor = self.output(self._attend(query, key, value).flatten(2))
+        out: Tensor = self.output(self._attend(query, key, value, kept).flatten(2))
         return out
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, kept: KeptAttention | None
+    ) -> Tensor:
         """Causal attention of [1, own tokens, heads, width] over the whole sequence."""
         operands = [query, key, value]
-        if self.group is not None:
-            operands = [heads_of_this_rank(x, self.group) for x in operands]
+        ulysses, ring = self.groups.ulysses, self.groups.ring
+        if ulysses is not None:
+            operands = [heads_of_this_rank(x, ulysses) for x in operands]
         query, key, value = (x.transpose(1, 2) for x in operands)
-        out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, enable_gqa=query.shape[1] != key.shape[1]
-        ).transpose(1, 2)
-        return out if self.group is None else tokens_of_this_rank(out, self.group)
+        if ring is not None:
+            out = ring_attention(query, key, value, ring, kept)
+        else:
+            grouped = query.shape[1] != key.shape[1]
+            out = F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, enable_gqa=grouped
+            )
+        out = out.transpose(1, 2)
+        return out if ulysses is None else tokens_of_this_rank(out, ulysses)
 
 
 class Mlp(nn.Module):
@@ -87,60 +109,62 @@ class DecoderBlock(nn.Module):
     The checkpoint is inside `forward`: FSDP2 gathers the weights outside of its region.
     """
 
-    def __init__(
-        self, model: Model, settings: NativeSettings, group: dist.ProcessGroup | None, index: int
-    ) -> None:
+    def __init__(self, model: Model, settings: NativeSettings, groups: Groups, index: int) -> None:
         super().__init__()
         self.norm1 = _norm(model)
-        self.attention = Attention(model, group)
+        self.attention = Attention(model, groups)
         self.norm2 = _norm(model)
         self.mlp = Mlp(model)
         # The first blocks: the saved tensors of the last are free before the first recompute.
         self.checkpointed = index < settings.layers_to_checkpoint(model)
-        self.contexts = contexts_of(settings.checkpointing) or noop_context_fn
+        ring = groups.ring is not None
+        # A ring calls many flash operators: torch's policy would save the output of each.
+        self.keeps_attention = ring and settings.checkpointing == "save-attention"
+        self.contexts = noop_context_fn if ring else contexts_of(settings.checkpointing)
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         if not self.checkpointed:
-            return self._block(x, cosines, sines)
+            return self._block(x, cosines, sines, None)
+        kept: KeptAttention | None = [] if self.keeps_attention else None
         saved = partial(
             checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=self.contexts
         )
-        out: Tensor = saved(self._block, x, cosines, sines)
+        out: Tensor = saved(self._block, x, cosines, sines, kept)
         return out
 
-    def _block(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x), cosines, sines)
+    def _block(
+        self, x: Tensor, cosines: Tensor, sines: Tensor, kept: KeptAttention | None
+    ) -> Tensor:
+        x = x + self.attention(self.norm1(x), cosines, sines, kept)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
-class Decoder(nn.Module):
-    """One rank's slice of one sequence -> the sum of its cross entropies."""
+def joined(parts: Sequence[Tensor], axis: int) -> Tensor:
+    """The parts in a row; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim=axis)
 
-    def __init__(
-        self,
-        model: Model,
-        settings: NativeSettings,
-        group: dist.ProcessGroup | None,
-        *,
-        sequence_rank: int,
-    ) -> None:
+
+class Decoder(nn.Module):
+    """One rank's tokens of one sequence -> the sum of their cross entropies."""
+
+    def __init__(self, model: Model, settings: NativeSettings, groups: Groups) -> None:
         super().__init__()
         self.model = model
-        self.sequence_rank = sequence_rank
         self.embedding = nn.Embedding(model.vocabulary, model.hidden)
-        blocks = (DecoderBlock(model, settings, group, index) for index in range(model.layers))
+        blocks = (DecoderBlock(model, settings, groups, index) for index in range(model.layers))
         self.layers = nn.ModuleList(blocks)
         self.final_norm = _norm(model)
         self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Tokens and targets are int64 [1, own tokens]; the sum is float32, or float64."""
+    def forward(self, tokens: Tensor, targets: Tensor, positions: Sequence[range]) -> Tensor:
+        """Tokens and targets are int64 [1, own tokens]; the sum is float32, or float64.
+
+        positions: those of the tokens in the sequence.
+        """
         x = self.embedding(tokens)
-        start = self.sequence_rank * tokens.shape[1]
-        end = start + tokens.shape[1]
-        tables = rotary_tables(self.model, start, end, x.device, x.dtype)
-        cosines, sines = (table.unsqueeze(1) for table in tables)
+        tables = [rotary_tables(self.model, p.start, p.stop, x.device, x.dtype) for p in positions]
+        cosines, sines = (joined(table, 0).unsqueeze(1) for table in zip(*tables, strict=True))
         for block in self.layers:
             x = block(x, cosines, sines)
         logits = self.head(self.final_norm(x)).flatten(0, -2)

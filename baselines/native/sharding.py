@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from baselines.native.model import Decoder
+from baselines.native.model import Decoder, Groups
 from baselines.native.settings import NativeSettings
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
@@ -22,17 +22,16 @@ def sharded_decoder(
     settings: NativeSettings,
     weights: Weights,
     context: Context,
-    group: dist.ProcessGroup | None,
+    groups: Groups,
 ) -> Decoder:
-    """The decoder with this rank's shards of all weights. group: the ranks of a sequence.
+    """The decoder with this rank's shards of all weights.
 
     In bfloat16 the shards, their gradients and AdamW's state are float32, and blocks compute in
     bfloat16. A group of weights is loaded whole and sharded before the next, so a device never
     holds all weights.
     """
-    degree = settings.sequence_parallel
     with torch.device("meta"):
-        decoder = Decoder(workload.model, settings, group, sequence_rank=context.rank % degree)
+        decoder = Decoder(workload.model, settings, groups)
     policy = MixedPrecisionPolicy()
     kept_dtype = context.dtype
     if context.dtype == torch.bfloat16:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from baselines.native.model import Groups, joined
+from baselines.native.place import Place, group_ranks, misfit_of_tokens
 from baselines.native.settings import NativeSettings
 from baselines.native.sharding import sharded_decoder
 from baselines.protocol import Context, Kind, StepResult, System, Weights, state_tensors
@@ -18,7 +20,7 @@ from sppo.config.workload import Workload
 
 
 class NativeSystem(System):
-    """One rank of an FSDP2 training. Ranks of a Ulysses group are neighbours."""
+    """One rank of an FSDP2 training."""
 
     def __init__(
         self, workload: Workload, settings: NativeSettings, weights: Weights, context: Context
@@ -26,37 +28,39 @@ class NativeSystem(System):
         self.workload = workload
         self.settings = settings
         self.context = context
-        degree = settings.sequence_parallel
-        self.replicas = context.ranks // degree
-        self.data_rank, self.sequence_rank = divmod(context.rank, degree)
-        self.group = self._sequence_group() if degree > 1 else None
-        self.decoder = sharded_decoder(workload, settings, weights, context, self.group)
+        self.replicas = context.ranks // settings.ranks_of_a_sequence
+        self.place = Place(settings=settings, rank=context.rank)
+        self.groups = self._groups()
+        self.decoder = sharded_decoder(workload, settings, weights, context, self.groups)
         self.optimizer = adamw(self.decoder, workload.optimizer, fused=True)
 
-    def _sequence_group(self) -> dist.ProcessGroup:
-        """Not the group of FSDP2: with CUDA its gathers overlap the all-to-alls."""
-        degree = self.settings.sequence_parallel
-        ranks = range(self.context.ranks)
-        groups = [list(ranks[start : start + degree]) for start in ranks[::degree]]
-        group, _ = dist.new_subgroups_by_enumeration(groups, timeout=self.context.message_timeout)
+    def _groups(self) -> Groups:
+        """Not the group of FSDP2: with CUDA its gathers overlap the messages of these."""
+        ulysses, rings = group_ranks(self.settings, self.context.ranks)
+        return Groups(ulysses=self._group(ulysses), ring=self._group(rings))
+
+    def _group(self, ranks_by_group: list[list[int]]) -> dist.ProcessGroup | None:
+        """This rank's group; None where groups have one rank."""
+        if len(ranks_by_group[0]) == 1:
+            return None
+        timeout = self.context.message_timeout
+        group, _ = dist.new_subgroups_by_enumeration(ranks_by_group, timeout=timeout)
         assert isinstance(group, dist.ProcessGroup), "every rank is in a group"
         return group
 
     def step(self, tokens: Tensor) -> StepResult:
-        """Train on this rank's slice of this replica's sequences."""
+        """Train on this rank's tokens of this replica's sequences."""
         total_tokens = tokens.shape[1] - 1
-        if total_tokens % self.settings.sequence_parallel:
-            raise ValueError(
-                f"{total_tokens} tokens do not split over Ulysses {self.settings.sequence_parallel}"
-            )
-        length = total_tokens // self.settings.sequence_parallel
-        start = self.sequence_rank * length
-        own = tokens.chunk(self.replicas)[self.data_rank][:, start : start + length + 1]
-        own = own.to(self.context.device)
+        obstacle = misfit_of_tokens(total_tokens, self.settings)
+        if obstacle is not None:
+            raise ValueError(obstacle)
+        positions = self.place.positions(total_tokens)
+        sequences = tokens.chunk(self.replicas)[self.place.replica].to(self.context.device)
         loss = torch.zeros((), device=self.context.device)
-        for sequence in own.unsqueeze(1):
-            total = self.decoder(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
-            share = total / tokens[:, 1:].numel()
+        for sequence in sequences.unsqueeze(1):
+            inputs = joined([sequence[:, p.start : p.stop] for p in positions], 1)
+            targets = joined([sequence[:, p.start + 1 : p.stop + 1] for p in positions], 1)
+            share = self.decoder(inputs, targets, positions) / tokens[:, 1:].numel()
             share.backward()
             loss += share.detach()
         dist.all_reduce(loss)
@@ -91,9 +95,10 @@ class NativeSystem(System):
         }
 
     def close(self) -> None:
-        """End the Ulysses group."""
-        if self.group is not None:
-            dist.destroy_process_group(self.group)
+        """End the groups of a sequence."""
+        for group in (self.groups.ulysses, self.groups.ring):
+            if group is not None:
+                dist.destroy_process_group(group)
 
 
 def local(tensor: Tensor) -> Tensor:

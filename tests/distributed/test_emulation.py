@@ -164,6 +164,16 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(FOUR_RANKS, dtype="bfloat16"),
         NativeSettings(sequence_parallel=2, checkpointing="full"),
     ),
+    "native ring 2, attention saved, llama": (
+        "native",
+        replace(WORKLOAD, model=LLAMA),
+        NativeSettings(sequence_parallel=1, context_parallel=2, checkpointing="save-attention"),
+    ),
+    "native Ulysses 2 x ring 2, bfloat16": (
+        "native",
+        replace(FOUR_RANKS, sequences_per_step=1, dtype="bfloat16"),
+        NativeSettings(sequence_parallel=2, context_parallel=2, checkpointing="save-attention"),
+    ),
 }
 
 
@@ -171,6 +181,7 @@ MESSAGES = frozenset(
     (
         "_allgather_base_",
         "_reduce_scatter_base_",
+        "all_gather_into_tensor",
         "all_to_all_single",
         "allgather_",
         "allreduce_",

@@ -41,6 +41,7 @@ class Case:
     model: Model = GPT
     sequences: int = 1
     dtype: Dtype = "float32"
+    ranks: int = RANKS
     swap: tuple[str, str] | None = None
 
     @property
@@ -48,7 +49,7 @@ class Case:
         return Workload(
             name="test",
             model=self.model,
-            cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=RANKS),
+            cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=self.ranks),
             sequence_tokens=256,
             sequences_per_step=self.sequences,
             dtype=self.dtype,
@@ -75,6 +76,14 @@ EXACT = (
     Case(settings=settings(1), sequences=2),
     Case(settings=settings(1, checkpointing="save-attention"), model=UNEVEN, sequences=4),
     Case(settings=settings(checkpointing="save-attention"), dtype="float64", model=LLAMA),
+    # A ring of two, also with fewer KV heads.
+    Case(settings=settings(1, context_parallel=2)),
+    Case(settings=settings(1, context_parallel=2, checkpointing="save-attention"), model=LLAMA),
+)
+FOUR_RANKS = (
+    Case(settings=settings(context_parallel=2, checkpointing="save-attention"), ranks=4),
+    Case(settings=settings(1, context_parallel=4), ranks=4, sequences=2),
+    Case(settings=settings(context_parallel=1, checkpointing="full"), ranks=4, sequences=2),
 )
 SWAPPED = tuple(
     Case(settings=settings(), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
@@ -131,10 +140,15 @@ def train_reference(case: Case) -> list[StepResult]:
 
 @pytest.fixture(scope="module")
 def trained() -> dict[Case, list[list[StepResult]]]:
-    """Every case in one pair of processes: case -> steps of each rank."""
+    """Every case in one pair of processes, or in four: case -> steps of each rank."""
     cases = EXACT + SWAPPED + BF16
     by_rank = run_ranks(train, RANKS, cases)
-    return {case: [results[index] for results in by_rank] for index, case in enumerate(cases)}
+    four = run_ranks(train, 4, FOUR_RANKS)
+    return {
+        case: [results[index] for results in ranks]
+        for all_cases, ranks in ((cases, by_rank), (FOUR_RANKS, four))
+        for index, case in enumerate(all_cases)
+    }
 
 
 def differences(got: list[StepResult], wanted: list[StepResult]) -> tuple[float, float]:
@@ -146,10 +160,10 @@ def differences(got: list[StepResult], wanted: list[StepResult]) -> tuple[float,
     )
 
 
-@pytest.mark.parametrize("case", EXACT, ids=str)
+@pytest.mark.parametrize("case", EXACT + FOUR_RANKS, ids=str)
 def test_losses_and_norms_are_the_reference(case, trained):
-    first, second = trained[case]
-    assert first == second
+    first, *others = trained[case]
+    assert others == [first] * (case.ranks - 1)
     loss, norm = differences(first, train_reference(case))
     assert loss < 1e-5
     assert norm < 1e-5

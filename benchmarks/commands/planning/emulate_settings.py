@@ -31,7 +31,7 @@ class SystemSettings:
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
-    """megatron: context-parallel ranks, 1 if not given."""
+    """megatron, native: context-parallel ranks, 1 if not given; native's are a ring."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
     """deepspeed, native: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None

@@ -172,7 +172,7 @@ def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
 def one_replica(step: CountedStep) -> StepTime:
     """DeepSpeed and PyTorch native, all ranks alike: the slowest of the counted ranks."""
     workload, profile = step.workload, step.profile
-    degree: int = step.settings["sequence_parallel"]
+    degree: int = step.settings["sequence_parallel"] * step.settings.get("context_parallel", 1)
     sequences = workload.sequences_per_step * degree // workload.cluster.ranks
     ranks = []
     for report, counts in step.counted:
