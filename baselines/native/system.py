@@ -56,7 +56,8 @@ class NativeSystem(System):
             raise ValueError(obstacle)
         positions = self.place.positions(total_tokens)
         sequences = tokens.chunk(self.replicas)[self.place.replica].to(self.context.device)
-        loss = torch.zeros((), device=self.context.device)
+        precise = torch.float64 if self.context.dtype == torch.float64 else torch.float32
+        loss = torch.zeros((), device=self.context.device, dtype=precise)
         for sequence in sequences.unsqueeze(1):
             inputs = joined([sequence[:, p.start : p.stop] for p in positions], 1)
             targets = joined([sequence[:, p.start + 1 : p.stop + 1] for p in positions], 1)
@@ -72,7 +73,7 @@ class NativeSystem(System):
     def _clip(self) -> Tensor:
         """Clip by the norm over all ranks; returns the norm before.
 
-        One all-reduce for all shards: torch's own norm of DTensors sends one for each parameter.
+        One all-reduce for all shards, as torch's `clip_grad_norm_` of DTensors sends.
         """
         parameters = [p for p in self.decoder.parameters() if p.grad is not None]
         norm = get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
