@@ -30,7 +30,10 @@ class NativeAdapter(Adapter):
     remark = "Ulysses: ours, on torch's functional all-to-all (torch ships ring attention alone)"
 
     def grid(self, workload: Workload) -> tuple[NativeSettings, ...]:
-        """Least recomputation first. With one sequence a step, all ranks share the sequence."""
+        """Fastest step first: a repeated message costs more than a repeated product.
+
+        With one sequence a step, all ranks share the sequence.
+        """
         return tuple(_grid(workload))
 
     def check(self, workload: Workload, settings: NativeSettings) -> None:
@@ -138,7 +141,7 @@ def _checkpointing_choices(layers: int, ulysses: int, ring: int) -> Iterator[Nat
     quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
     choices: list[tuple[Checkpointing, int | None]] = [
         ("none", None),
-        *((kind, count) for count in (*quarters, None) for kind in kinds),
+        *((kind, count) for kind in kinds for count in (*quarters, None)),
         ("full", None),
     ]
     for checkpointing, count in choices:
