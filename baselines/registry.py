@@ -18,12 +18,13 @@ _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
     "megatron": "baselines.megatron.adapter:ADAPTER",
     "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
+    "native": "baselines.native.adapter:ADAPTER",
     "reference": "baselines.reference:ADAPTER",
 }
 
 _REGISTERED: dict[str, Adapter] = {}
 
-SYSTEMS = ("deepspeed", "megatron", "sppo")
+SYSTEMS = ("deepspeed", "megatron", "native", "sppo")
 """The systems that are compared, all against `reference`."""
 
 

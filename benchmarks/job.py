@@ -37,9 +37,9 @@ THROW_AWAY_TOKENS = 64
 
 
 def throw_away_tokens(workload: Workload) -> int:
-    """Sequence length of the first step: a multiple of the ranks, for any degrees."""
-    ranks = workload.cluster.ranks
-    return min(workload.sequence_tokens, -(-THROW_AWAY_TOKENS // ranks) * ranks)
+    """Sequence length of the first step: a multiple of twice the ranks, for any degrees."""
+    chunks = 2 * workload.cluster.ranks
+    return min(workload.sequence_tokens, -(-THROW_AWAY_TOKENS // chunks) * chunks)
 
 
 LEAST_MESSAGE_TIMEOUT_SECONDS = 120.0

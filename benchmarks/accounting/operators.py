@@ -16,7 +16,7 @@ from benchmarks.job import ATTENTION, MASKED
 
 COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional")
 BARRIERS = ("barrier", "monitored_barrier_")
-NOT_SENT = "wait_tensor"
+NOT_SENT = ("wait_tensor", "_wrap_tensor_autograd")
 
 _VARIANTS = ("_coalesced", "_base", "_into_tensor", "_tensor", "_single")
 """Suffixes of c10d's operators for one collective."""
@@ -63,6 +63,11 @@ def message_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mess
         if peer is not None:  # "recv_any_source" names no peer
             pair = (ranks[group.rank()], ranks[peer])
             ranks = pair if operation == "send" else pair[::-1]
+    if operation == "all_to_all":
+        splits = _argument(func, args, kwargs, "input_split_sizes") or ()
+        receivers = [number for number, size in enumerate(splits) if size]
+        if len(splits) > 1 and len(receivers) == 1:  # torch's permute_tensor: a ring
+            return Message("send", (ranks[group.rank()], ranks[receivers[0]]))
     return Message(operation, ranks)
 
 
@@ -81,7 +86,7 @@ class MessageCounts:
     def count(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Add one call of an operator of COLLECTIVE_NAMESPACES."""
         name = func._opname
-        if name == NOT_SENT:
+        if name in NOT_SENT:
             return
         message = message_of(func, args, kwargs)
         self.collective_calls[name] += 1

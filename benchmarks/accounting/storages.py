@@ -29,7 +29,9 @@ def plain(tensor: Tensor) -> Iterator[Tensor]:
     """The tensors with storages behind a tensor: itself, or parts of a wrapper or sparse one."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
-            yield from plain(getattr(tensor, name))
+            inner = getattr(tensor, name)
+            if isinstance(inner, Tensor):  # a DTensor names its mesh too
+                yield from plain(inner)
     elif tensor.layout is torch.strided:
         yield tensor
     elif tensor.layout is torch.sparse_coo:

@@ -37,7 +37,11 @@ SHARED_CODE = (
 DATA_FIELDS = ("data_field", "tokenizer")
 """Fields of a workload that an emulation does not read. Keys of older entries have none of them."""
 
-FURTHER_CODE = {"deepspeed": ("baselines/reference.py",), "sppo": ("sppo",)}
+FURTHER_CODE = {
+    "deepspeed": ("baselines/reference.py",),
+    "native": ("baselines/reference.py",),
+    "sppo": ("sppo",),
+}
 """The code of a system outside baselines/<system>/ and baselines/<system>.py."""
 
 

@@ -31,6 +31,7 @@ DEVICE = torch.device("cpu")
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 _LAYER_NORM = _ATEN.native_layer_norm.default
+_WAIT = torch.ops._c10d_functional.wait_tensor.default
 _READ = _ATEN._local_scalar_dense.default
 
 SHORT = frozenset(
@@ -89,6 +90,10 @@ def constants() -> list[torch.Tensor]:
     return [tensor.constant for tensor in fakes if tensor.constant is not None]
 
 
+def _storage_key(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
 class ShortcutMode(FakeTensorMode):
     """Makes the same fake tensors as torch, with a short path for the most frequent operators.
 
@@ -99,6 +104,7 @@ class ShortcutMode(FakeTensorMode):
     def __init__(self, *, like_cuda: bool, allow_non_fake_inputs: bool = False) -> None:
         super().__init__(allow_non_fake_inputs=allow_non_fake_inputs)
         self.like_cuda = like_cuda
+        self.in_flight: dict[int, Any] = {}
 
     def __torch_dispatch__(  # type: ignore[override]
         self,
@@ -110,11 +116,19 @@ class ShortcutMode(FakeTensorMode):
         kwargs = kwargs or {}
         if func is _DEVICE:
             return args[0].fake_device
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a wrapper (DTensor): its inner calls come here
+        if func is _WAIT:
+            self.in_flight.pop(_storage_key(args[0]), None)
+            return args[0]  # torch's own shape function makes a second tensor
         device = self._shared_device(args[0]) if func in SHORT else None
         if device is None:
             out: Any = super().__torch_dispatch__(func, types, args, kwargs)
             if func is _LAYER_NORM and self.like_cuda:
                 return (out[0], *(self._float32(statistic) for statistic in out[1:]))
+            if func.namespace == "_c10d_functional" and isinstance(out, FakeTensor):
+                # A real message holds what it sends until somebody waits for it.
+                self.in_flight[_storage_key(out)] = args[0]
             return out
         with in_kernel_invocation_manager(self):
             out = func(*args, **kwargs)

@@ -41,6 +41,7 @@ _LOOKS = {
     "sppo": Look("SPPO", "#0b6e4f", "D", ""),
     "megatron": Look("Megatron-Core", "#5b7fa3", "s", "///"),
     "deepspeed": Look("DeepSpeed", "#b08d57", "o", "..."),
+    "native": Look("PyTorch native", "#a4508b", "v", "\\\\\\"),
 }
 
 KINDS = {

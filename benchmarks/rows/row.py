@@ -20,13 +20,15 @@ Choosing = Literal["tuned", "same layout", "planned", "only one"]
 class Row:
     """A line of the table: a system, and the way in which its settings are chosen.
 
-    `name` is for folders and the command line, where the label does not give one.
+    `name` is for folders and the command line, where the label does not give one. A row with
+    `by_name_only` is shown only where it is named.
     """
 
     label: str
     system: str
     choosing: Choosing
     name: str = ""
+    by_name_only: bool = False
 
     @property
     def slug(self) -> str:
@@ -48,6 +50,7 @@ ROWS = (
         choosing="same layout",
     ),
     Row(label="Megatron tuned", system="megatron", choosing="tuned"),
+    Row(label="PyTorch native", system="native", choosing="tuned", by_name_only=True),
     Row(label="SPPO", system="sppo", choosing="planned"),
 )
 
@@ -86,13 +89,13 @@ class Configuration:
 
 
 def find(names: Sequence[str]) -> tuple[Row, ...]:
-    """Rows by system, slug or label, in the table's order; all rows without names.
+    """Rows by system, slug or label, in the table's order; without names, all but `by_name_only`.
 
     Then rows of systems from other packages, by the system's name. Raises ValueError with the
     known names.
     """
     if not names:
-        return ROWS
+        return tuple(row for row in ROWS if not row.by_name_only)
     chosen: dict[Row, None] = {}
     for name in names:
         wanted = slug(name)

@@ -77,7 +77,7 @@ def rows_of(names: Sequence[str]) -> list[Row]:
     The best row of every system without names. Raises ValueError with the known names.
     """
     chosen: dict[Row, None] = {}
-    for name in names or [row.slug for row in ROWS if row.choosing != "same layout"]:
+    for name in names or [row.slug for row in find([]) if row.choosing != "same layout"]:
         rows = find([name])
         best_rows = [row for row in rows if row.choosing != "same layout"]
         chosen.update(dict.fromkeys(best_rows or rows))

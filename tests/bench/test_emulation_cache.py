@@ -158,7 +158,8 @@ def checkout(tmp_path: Path) -> Path:
     [
         ("baselines/megatron/patches.py", {"megatron"}),
         ("baselines/deepspeed/system.py", {"deepspeed"}),
-        ("baselines/reference.py", {"deepspeed"}),
+        ("baselines/native/sharding.py", {"native"}),
+        ("baselines/reference.py", {"deepspeed", "native"}),
         ("baselines/sppo.py", {"sppo"}),
         ("sppo/engine/engine.py", {"sppo"}),
         ("sppo/planner/solve.py", {"sppo"}),

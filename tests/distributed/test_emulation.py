@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from baselines import registry
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.megatron.settings import MegatronSettings
+from baselines.native.settings import NativeSettings
 from baselines.protocol import Context, Role
 from baselines.sppo import SppoSettings
 from benchmarks.accounting.accounting import Accounting
@@ -143,6 +144,36 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         FOUR,
         DeepSpeedSettings(sequence_parallel=1, zero_stage=2),
     ),
+    "native Ulysses 2, attention saved": (
+        "native",
+        WORKLOAD,
+        NativeSettings(sequence_parallel=2, checkpointing="save-attention"),
+    ),
+    "native Ulysses 2, two blocks with messages saved, no reshard, llama": (
+        "native",
+        replace(FOUR, model=LLAMA),
+        NativeSettings(
+            sequence_parallel=2,
+            reshard_after_forward=False,
+            checkpointing="save-messages",
+            checkpointed_layers=2,
+        ),
+    ),
+    "native Ulysses 2, replicas, full recompute, bfloat16": (
+        "native",
+        replace(FOUR_RANKS, dtype="bfloat16"),
+        NativeSettings(sequence_parallel=2, checkpointing="full"),
+    ),
+    "native ring 2, attention saved, llama": (
+        "native",
+        replace(WORKLOAD, model=LLAMA),
+        NativeSettings(sequence_parallel=1, context_parallel=2, checkpointing="save-attention"),
+    ),
+    "native Ulysses 2 x ring 2, bfloat16": (
+        "native",
+        replace(FOUR_RANKS, sequences_per_step=1, dtype="bfloat16"),
+        NativeSettings(sequence_parallel=2, context_parallel=2, checkpointing="save-attention"),
+    ),
 }
 
 
@@ -150,6 +181,8 @@ MESSAGES = frozenset(
     (
         "_allgather_base_",
         "_reduce_scatter_base_",
+        "all_gather_into_tensor",
+        "all_to_all_single",
         "allgather_",
         "allreduce_",
         "allreduce_coalesced_",

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.accounting.accounting import Accounting
-from benchmarks.accounting.operators import causal_pairs
+from benchmarks.accounting.operators import Message, causal_pairs
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -192,6 +194,23 @@ def test_collectives_count_calls_and_the_larger_side(accounting: Accounting) -> 
     assert accounting.messages.collective_bytes["alltoall_base_"] == 1024
     assert accounting.messages.collective_calls["barrier"] == 1
     assert accounting.messages.collective_bytes["barrier"] == 0
+
+
+def test_a_permutation_is_a_send_to_the_next(accounting: Accounting) -> None:
+    """torch sends it by an all-to-all in which each rank has one receiver."""
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=4)
+    try:
+        with accounting:
+            around = functional.permute_tensor(torch.ones(256), [1, 2, 3, 0], dist.group.WORLD)
+            functional.wait_tensor(around)
+            even = functional.all_to_all_single(torch.ones(256), None, None, dist.group.WORLD)
+            functional.wait_tensor(even)
+    finally:
+        dist.destroy_process_group()
+    assert dict(accounting.messages.bytes) == {
+        Message("send", (1, 2)): 1024,
+        Message("all_to_all", (0, 1, 2, 3)): 1024,
+    }
 
 
 def step(accounting: Accounting) -> None:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.megatron.settings import MegatronSettings
+from baselines.native.settings import NativeSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.accounting.accounting import Accounting
@@ -175,6 +176,14 @@ def test_flags_become_the_settings_of_their_system() -> None:
     assert flags("deepspeed", zero=3, recompute="5").settings(WORKLOAD) == DeepSpeedSettings(
         sequence_parallel=32, zero_stage=3, checkpointing="blocks", checkpointed_layers=5
     )
+    native = flags("native", zero=2, recompute="save-attention:8").settings(WORKLOAD)
+    assert native == NativeSettings(
+        sequence_parallel=32,
+        reshard_after_forward=False,
+        checkpointing="save-attention",
+        checkpointed_layers=8,
+    )
+    assert flags("native").settings(WORKLOAD).reshard_after_forward
 
 
 @pytest.mark.parametrize(
@@ -184,6 +193,10 @@ def test_flags_become_the_settings_of_their_system() -> None:
         ("deepspeed", {"tensor_parallel": 8}, "--tensor-parallel"),
         ("deepspeed", {"recompute": "mlp"}, "--recompute mlp"),
         ("megatron", {"zero": 3}, "--zero 3"),
+        ("native", {"zero": 1}, "--zero 1: FSDP2 shards weights"),
+        ("native", {"recompute": "mlp"}, "--recompute mlp: PyTorch native takes none"),
+        ("native", {"recompute": "full:few"}, "--recompute full:few"),
+        ("native", {"tensor_parallel": 8}, "--tensor-parallel"),
         ("megatron", {"recompute": "norms"}, "norms"),
         ("megatron", {"tensor_parallel": 0}, "tensor_parallel"),
         ("fsdp", {}, "megatron"),
@@ -211,6 +224,7 @@ def test_roles_cover_every_rank_once() -> None:
         asked_roles("0,32", roles, WORKLOAD)
     ulysses = roles_of(load("deepspeed"), WORKLOAD, DeepSpeedSettings(sequence_parallel=32))
     assert [role.ranks for role in ulysses] == [32]
+    assert roles_of(load("native"), WORKLOAD, NativeSettings(sequence_parallel=32)) == ulysses
 
 
 def small_counts() -> Counts:

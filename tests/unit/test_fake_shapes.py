@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.accounting.storages import plain
 from benchmarks.emulation.fake_world import SHORT, ShortcutMode
 
 CALLS: dict[str, Callable[[Tensor], Tensor | Sequence[Tensor]]] = {
@@ -113,3 +118,25 @@ def test_statistics_of_a_layer_norm(like_cuda: bool, dtype: torch.dtype) -> None
     assert (out.dtype, mean.dtype, rstd.dtype) == (torch.bfloat16, dtype, dtype)
     assert x.grad is not None
     assert x.grad.dtype == torch.bfloat16
+
+
+def test_a_message_that_has_arrived_is_no_second_tensor() -> None:
+    with ShortcutMode(like_cuda=False):
+        received = torch.empty(24)
+        arrived = torch.ops._c10d_functional.wait_tensor(received)
+    assert arrived.untyped_storage()._cdata == received.untyped_storage()._cdata
+
+
+def test_a_shard_is_counted_by_its_local_tensor() -> None:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        with ShortcutMode(like_cuda=True):
+            with unset_fake_temporarily():
+                mesh = DeviceMesh("cpu", [0, 1])
+            local = torch.empty(6, 4, dtype=torch.bfloat16)
+            shard = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+            sums = shard + shard
+        assert list(plain(shard)) == [shard._local_tensor]
+        assert [tensor.shape for tensor in plain(sums)] == [local.shape]
+    finally:
+        dist.destroy_process_group()

@@ -57,13 +57,10 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
     )
 
 
-def test_the_four_rows_of_the_paper() -> None:
-    assert [row.label for row in ROWS] == [
-        "DeepSpeed Ulysses",
-        "Megatron in SPPO's layout",
-        "Megatron tuned",
-        "SPPO",
-    ]
+def test_the_four_rows_of_the_paper_and_one_by_its_name() -> None:
+    labels = ["DeepSpeed Ulysses", "Megatron in SPPO's layout", "Megatron tuned", "SPPO"]
+    assert [row.label for row in find([])] == labels
+    assert [row.label for row in ROWS if row.by_name_only] == ["PyTorch native"]
 
 
 @pytest.mark.parametrize(
@@ -75,6 +72,8 @@ def test_the_four_rows_of_the_paper() -> None:
         (["Megatron same layout"], ["megatron-same-layout"]),
         (["Megatron in SPPO's layout"], ["megatron-same-layout"]),
         (["deepspeed", "deepspeed-ulysses"], ["deepspeed-ulysses"]),
+        (["sppo", "PyTorch native"], ["pytorch-native", "sppo"]),
+        (["native"], ["pytorch-native"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
@@ -87,7 +86,9 @@ def test_old_and_new_labels_of_a_row_have_one_slug() -> None:
 
 
 def test_an_unknown_system_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, sppo"):
+    with pytest.raises(
+        ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, native"
+    ):
         find(["vllm"])
 
 

@@ -50,7 +50,7 @@ def test_length_names(tokens: int, name: str) -> None:
     assert length_name(tokens) == name
 
 
-@pytest.mark.parametrize(("ranks", "tokens"), [(1, 64), (3, 66), (4, 64), (12, 72), (128, 128)])
+@pytest.mark.parametrize(("ranks", "tokens"), [(1, 64), (3, 66), (4, 64), (12, 72), (128, 256)])
 def test_the_first_step_divides_over_any_degree(ranks: int, tokens: int) -> None:
     workload = workloads.find("tiny-cpu")
     workload = replace(workload, cluster=replace(workload.cluster, ranks_per_node=ranks))

@@ -16,6 +16,7 @@ from sppo.config.workload import Workload
 SYSTEMS = {
     "megatron": "baselines.megatron.settings",
     "deepspeed": "baselines.deepspeed.settings",
+    "native": "baselines.native.settings",
     "sppo": "baselines.sppo",
 }
 """By system: the module with its FLAGS and `of_flags`."""
@@ -30,9 +31,9 @@ class SystemSettings:
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
-    """megatron: context-parallel ranks, 1 if not given."""
+    """megatron, native: context-parallel ranks, 1 if not given; native's are a ring."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
-    """deepspeed: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
+    """deepspeed, native: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """sppo: replicas of the pipeline; the solver's choice if not given."""
     msp: bool = False
@@ -41,10 +42,11 @@ class SystemSettings:
     """megatron: no sequence parallelism: every tensor-parallel rank has all tokens of the norms."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None
     """megatron: none, full, layers of each stage (a number), or modules (mlp, core_attn or both by
-    comma); deepspeed: none, full, or the number of checkpointed blocks. none if not given."""
+    comma); deepspeed: none, full, or the number of checkpointed blocks; native: none, full,
+    save-attention or save-messages, with :N for the first N blocks. none if not given."""
     zero: Annotated[int | None, arg(metavar="STAGE")] = None
     """deepspeed: ZeRO stage, 1 if not given. megatron: 1 for its distributed optimizer, the default
-    of layouts with replicas."""
+    of layouts with replicas. native: 3 reshards after the forward (the default), 2 does not."""
     tiled_mlp: Annotated[int | None, arg(metavar="TILES")] = None
     """deepspeed: tiles of an MLP."""
     tiled_loss: bool = False

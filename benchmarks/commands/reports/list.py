@@ -24,7 +24,7 @@ class List(Json):
         """Show workloads and rows; the exit code."""
         rows = [{"label": row.label, "slug": row.slug, "system": row.system} for row in ROWS]
         table = text_table(COLUMNS, list(workloads.WORKLOADS.values()))
-        names = "\n".join(f"  {row.label} ({row.slug})" for row in ROWS)
+        names = "\n".join(f"  {row.label} ({row.slug}){BY_NAME * row.by_name_only}" for row in ROWS)
         values = {"workloads": workloads.WORKLOADS, "rows": rows}
         show(self.json, values, f"{table}\n\n{MEMORY}\n\n{ROWS_ARE}\n{names}")
         return 0
@@ -35,6 +35,8 @@ device memory: the limit of one rank. 76.65 GiB are the 79.15 GiB of an 80 GB GP
 the CUDA context and libraries. `sppo-bench limit tiny-cpu` finds the limit of tiny-cpu."""
 
 ROWS_ARE = "rows of a comparison, each a system with its settings (names for --systems):"
+
+BY_NAME = ", only where it is named"
 
 COLUMNS: tuple[Column[Workload], ...] = (
     ("workload", lambda workload: workload.name),

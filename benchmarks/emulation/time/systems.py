@@ -41,6 +41,11 @@ DEEPSPEED = (
     "nothing hides: neither Ulysses' all-to-all nor ZeRO's gathers, which DeepSpeed prefetches "
     "(`step_seconds_if_hidden`: all of them hide)",
 )
+NATIVE = (
+    "the sequences of a rank one after the other",
+    "nothing hides: neither Ulysses' all-to-all nor FSDP2's gathers, which FSDP2 prefetches "
+    "(`step_seconds_if_hidden`: all of them hide)",
+)
 SPPO = (
     "the engine's schedule of the solver's plan, simulated by the cost model and not from the "
     "counted FLOPs",
@@ -164,10 +169,10 @@ def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
     return "layers" if ranks[0] // inner == ranks[-1] // inner else "once"
 
 
-def deepspeed(step: CountedStep) -> StepTime:
-    """All ranks alike: the slowest of the counted ranks."""
+def one_replica(step: CountedStep) -> StepTime:
+    """DeepSpeed and PyTorch native, all ranks alike: the slowest of the counted ranks."""
     workload, profile = step.workload, step.profile
-    degree: int = step.settings["sequence_parallel"]
+    degree: int = step.settings["sequence_parallel"] * step.settings.get("context_parallel", 1)
     sequences = workload.sequences_per_step * degree // workload.cluster.ranks
     ranks = []
     for report, counts in step.counted:
@@ -228,7 +233,8 @@ def without_messages(profile: Hardware) -> Hardware:
 
 SYSTEMS = {
     "megatron": (megatron, MEGATRON),
-    "deepspeed": (deepspeed, DEEPSPEED),
+    "deepspeed": (one_replica, DEEPSPEED),
+    "native": (one_replica, NATIVE),
     "sppo": (sppo, SPPO),
 }
 """The step's time and its assumptions, by system."""

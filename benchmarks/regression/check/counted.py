@@ -14,6 +14,7 @@ import msgspec
 from baselines import registry
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.megatron.settings import MegatronSettings
+from baselines.native.settings import NativeSettings
 from baselines.protocol import roles_of
 from baselines.sppo import SppoSettings
 from benchmarks.emulation import processes
@@ -72,6 +73,10 @@ def emulated_cases() -> RankCases:
             replace(gpt, sequences_per_step=2),
             DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="blocks"),
         ),
+        "native, Ulysses 2 x ring 2, attention saved, 2 sequences": (
+            replace(gpt, sequences_per_step=2),
+            NativeSettings(sequence_parallel=2, context_parallel=2, checkpointing="save-attention"),
+        ),
         "sppo, SP 2 x PP 2, MSP, full offload, llama": (
             llama,
             replace(FULL_OFFLOAD, sequence_parallel=2, pipeline_parallel=2),
@@ -96,6 +101,10 @@ def gloo_cases() -> RankCases:
         "deepspeed, Ulysses 2, ZeRO-1, checkpointed": (
             mini,
             DeepSpeedSettings(sequence_parallel=2, zero_stage=1, checkpointing="blocks"),
+        ),
+        "native, Ulysses 2, messages saved": (
+            mini,
+            NativeSettings(sequence_parallel=2, checkpointing="save-messages"),
         ),
         "sppo, PP 2, N 4, MSP, full offload": (
             mini,

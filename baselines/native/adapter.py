@@ -1,0 +1,158 @@
+"""PyTorch native as a system: what torch itself has for long sequences, without a library.
+
+Sharding, mixed precision and prefetch are FSDP2's own (`sharding.py`), as torchtitan applies them.
+Ring attention is torch's (`ring.py`), Ulysses is ours (`ulysses.py`), the decoder is plain torch
+(`model.py`). torchtitan parallelises its own model classes alone, so the row has another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from baselines.native.place import misfit_of_tokens
+from baselines.native.settings import Checkpointing, NativeSettings
+from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
+from sppo.config.models import Model
+from sppo.config.sizes import divisors
+from sppo.config.workload import Workload
+
+if TYPE_CHECKING:
+    from baselines.native.system import NativeSystem
+
+
+class NativeAdapter(Adapter):
+    """Builds `NativeSystem`; has the grid and the limits."""
+
+    name = "native"
+    settings_type = NativeSettings
+    remark = "Ulysses: ours, on torch's functional all-to-all (torch ships ring attention alone)"
+
+    def grid(self, workload: Workload) -> tuple[NativeSettings, ...]:
+        """Fastest step first: a repeated message costs more than a repeated product.
+
+        With one sequence a step, all ranks share the sequence.
+        """
+        return tuple(_grid(workload))
+
+    def check(self, workload: Workload, settings: NativeSettings) -> None:
+        """Raise Misfit or Unavailable, with the owner of the rule."""
+        model, ranks, whole = workload.model, workload.cluster.ranks, settings.ranks_of_a_sequence
+        if ranks % whole:
+            raise Misfit(f"native: {_degrees(settings)} does not divide {ranks} ranks")
+        replicas = ranks // whole
+        if workload.sequences_per_step % replicas:
+            raise Misfit(
+                f"native: {workload.sequences_per_step} sequences do not split over {replicas} "
+                "replicas"
+            )
+        obstacle = misfit_of_tokens(workload.sequence_tokens, settings)
+        if obstacle is not None:
+            raise Misfit(obstacle)
+        obstacle = _head_obstacle(model, settings.sequence_parallel)
+        if obstacle is not None:
+            raise Unavailable(obstacle)
+        if settings.layers_to_checkpoint(model) > model.layers:
+            raise Unavailable(
+                f"native: cannot checkpoint {settings.checkpointed_layers} of {model.layers} layers"
+            )
+        if workload.dtype == "float64" and workload.cluster.device == "cuda":
+            raise Unavailable("torch's fused attention has no float64 on CUDA")
+        ring_on_cuda = settings.context_parallel > 1 and workload.cluster.device == "cuda"
+        if ring_on_cuda and workload.dtype != "bfloat16":
+            raise Unavailable("torch's flash attention of CUDA takes bfloat16 only")
+
+    def roles(self, workload: Workload, settings: NativeSettings) -> tuple[Role, ...]:
+        """A role a ring rank: its attention has parts of its own.
+
+        FSDP2 pads shards to equal size, and rank 0 has full ones.
+        """
+        ring, ranks = settings.context_parallel, workload.cluster.ranks
+        if ring == 1:
+            return (Role(name="every rank", rank=0, ranks=ranks),)
+        return tuple(
+            Role(name=f"ring rank {r}", rank=r * settings.sequence_parallel, ranks=ranks // ring)
+            for r in range(ring)
+        )
+
+    def describe(self, settings: NativeSettings) -> str:
+        words = [_degrees(settings)]
+        words.append("FSDP2" if settings.reshard_after_forward else "FSDP2 without reshard")
+        if settings.checkpointing != "none":
+            count = settings.checkpointed_layers
+            blocks = "all blocks" if count is None else f"{count} block{'s' * (count > 1)}"
+            words.append(f"checkpoint {blocks}{_SAVING[settings.checkpointing]}")
+        return ", ".join(words)
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": version("torch")}
+
+    def prepare(
+        self, workload: Workload, settings: NativeSettings, weights: Weights, context: Context
+    ) -> NativeSystem:
+        self.check(workload, settings)
+        if context.ranks != workload.cluster.ranks:
+            raise ValueError(f"{context.ranks} ranks are running, not {workload.cluster.ranks}")
+        from baselines.native.system import NativeSystem
+
+        return NativeSystem(workload, settings, weights, context)
+
+
+def _head_obstacle(model: Model, ulysses: int) -> str | None:
+    """Every rank has as many heads; fewer KV heads than ranks are copied."""
+    if model.heads % ulysses:
+        return f"native: {model.heads} heads do not split over Ulysses {ulysses}; --cp adds a ring"
+    if model.kv_heads % ulysses and ulysses % model.kv_heads:
+        return (
+            f"native: {model.kv_heads} KV heads neither split over Ulysses {ulysses} nor divide it"
+        )
+    return None
+
+
+def _degrees(settings: NativeSettings) -> str:
+    """The degrees of a sequence: "Ulysses 8 x ring 4"."""
+    ring = f" x ring {settings.context_parallel}" if settings.context_parallel > 1 else ""
+    return f"Ulysses {settings.sequence_parallel}{ring}"
+
+
+_SAVING = {
+    "save-attention": " but attention",
+    "save-messages": " but attention and all-to-alls",
+    "full": "",
+}
+"""What a checkpointing saves, in words."""
+
+
+def _grid(workload: Workload) -> Iterator[NativeSettings]:
+    """A block's full recomputation only in all blocks: it runs attention again, and saves least."""
+    ranks = workload.cluster.ranks
+    for whole in reversed(divisors(ranks)):
+        if workload.sequences_per_step % (ranks // whole) == 0:
+            # A ring only beyond the heads: it sends more (docs/native.md).
+            ulysses = max(n for n in divisors(whole) if not _head_obstacle(workload.model, n))
+            yield from _checkpointing_choices(workload.model.layers, ulysses, whole // ulysses)
+
+
+def _checkpointing_choices(layers: int, ulysses: int, ring: int) -> Iterator[NativeSettings]:
+    kinds: list[Checkpointing] = ["save-attention"]
+    if ulysses > 1 and ring == 1:
+        kinds.insert(0, "save-messages")
+    quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
+    choices: list[tuple[Checkpointing, int | None]] = [
+        ("none", None),
+        *((kind, count) for kind in kinds for count in (*quarters, None)),
+        ("full", None),
+    ]
+    for checkpointing, count in choices:
+        for reshard in (False, True):
+            yield NativeSettings(
+                sequence_parallel=ulysses,
+                context_parallel=ring,
+                reshard_after_forward=reshard,
+                checkpointing=checkpointing,
+                checkpointed_layers=count,
+            )
+
+
+ADAPTER = NativeAdapter()

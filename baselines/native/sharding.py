@@ -1,0 +1,84 @@
+"""FSDP2 as torchtitan applies it: a group for the embedding, each block, and norm with head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from baselines.native.model import Decoder, Groups
+from baselines.native.settings import NativeSettings
+from baselines.protocol import Context, Weights
+from sppo.config.workload import Workload
+
+
+def sharded_decoder(
+    workload: Workload,
+    settings: NativeSettings,
+    weights: Weights,
+    context: Context,
+    groups: Groups,
+) -> Decoder:
+    """The decoder with this rank's shards of all weights.
+
+    In bfloat16 the shards, their gradients and AdamW's state are float32, and blocks compute in
+    bfloat16. A group of weights is loaded whole and sharded before the next, so a device never
+    holds all weights.
+    """
+    with torch.device("meta"):
+        decoder = Decoder(workload.model, settings, groups)
+    policy = MixedPrecisionPolicy()
+    kept_dtype = context.dtype
+    if context.dtype == torch.bfloat16:
+        kept_dtype = torch.float32
+        policy = MixedPrecisionPolicy(param_dtype=context.dtype, reduce_dtype=kept_dtype)
+    mesh = _mesh_of_all_ranks(context.device.type)
+
+    def shard(reshard: bool, **named: nn.Module) -> None:
+        for name, module in named.items():
+            own = own_weights(name, weights, context.device, kept_dtype)
+            module.load_state_dict(own, assign=True)
+        modules = list(named.values())
+        fully_shard(modules, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+
+    shard(settings.reshard_after_forward, embedding=decoder.embedding)
+    for index, block in enumerate(decoder.layers):
+        shard(settings.reshard_after_forward, **{f"layers.{index}": block})
+    # The backward begins with these: to free them between would gather them twice for nothing.
+    shard(False, final_norm=decoder.final_norm, head=decoder.head)
+    fully_shard(decoder, mesh=mesh, mp_policy=policy)
+    for module in decoder.modules():
+        if isinstance(module, FSDPModule):
+            # A sum: the loss of a rank is its share of the step's mean.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+    return decoder
+
+
+def _mesh_of_all_ranks(device_type: str) -> DeviceMesh:
+    """A mesh has a table of ranks that torch reads: a real tensor, in an emulation too."""
+    with unset_fake_temporarily():
+        world = dist.group.WORLD
+        assert world is not None, "the process group exists before a system"
+        return DeviceMesh.from_group(world, device_type)
+
+
+def own_weights(
+    module: str, weights: Weights, device: torch.device, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    """Copies of the canonical weights of a module, by the names of the module's state."""
+    prefix = f"{module}."
+    own = {
+        name.removeprefix(prefix): value.to(device, dtype, copy=True)
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
+    for kind in [name.rpartition(".")[2] for name in own if name.startswith("attention.query.")]:
+        parts = [own.pop(f"attention.{name}.{kind}") for name in ("query", "key", "value")]
+        own[f"attention.qkv.{kind}"] = torch.cat(parts)
+    return own
