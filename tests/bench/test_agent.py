@@ -28,6 +28,14 @@ def ended(rank):
     stat = Path(f"/proc/{path.read_text()}/stat") if path.exists() else None
     return stat is not None and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
+def is_watching(parent):
+    """Whether torchrun's epoll already has the pidfds of all three ranks."""
+    try:
+        infos = [info.read_text() for info in Path(f"/proc/{parent}/fdinfo").iterdir()]
+    except OSError:  # a file that was closed meanwhile
+        return False
+    return any(info.count("tfd:") >= 3 for info in infos)
+
 def wait(condition):
     while not condition():
         time.sleep(0.01)
@@ -37,6 +45,7 @@ name = Path(f".pid-{rank}")
 name.write_text(str(os.getpid()))
 name.rename(f"pid-{rank}")
 if rank == 0:
+    wait(lambda: is_watching(os.getppid()))
     os.kill(os.getppid(), signal.SIGSTOP)
     Path("stopped").touch()
     wait(lambda: ended(1) and ended(2))

@@ -21,6 +21,7 @@ from tests.bench.test_supervisor import WORKLOAD, processes_left
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+REAL_COMMAND = processes.command
 SETTINGS = SppoSettings(subsequences=4, virtual_stages=1, msp=False, policy="no-offload")
 
 
@@ -35,11 +36,10 @@ def launch(
     folder: Path, interference: str, limit_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> Ended:
     """One launch in which a rank sends itself a signal."""
-    real = processes.command
     script = str(Path(__file__).with_name("interfered_worker.py"))
 
     def command(*arguments: Any) -> list[str]:
-        line = real(*arguments)
+        line = REAL_COMMAND(*arguments)
         return [*line[:-3], script, line[-1]]
 
     monkeypatch.setattr(processes, "command", command)

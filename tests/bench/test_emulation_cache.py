@@ -27,6 +27,7 @@ PACKAGES = ("sppo", "baselines", "benchmarks")
 
 NO_COUNTS = {
     "benchmarks/environment.py",
+    "benchmarks/nvml.py",
     "benchmarks/file_names.py",
     "benchmarks/records/store.py",
     "benchmarks/worker/device.py",
