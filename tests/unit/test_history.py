@@ -27,6 +27,19 @@ def test_a_line_is_added_once_wherever_its_source_lies(tmp_path: Path) -> None:
     assert len(store.read(tmp_path)[0]) == 2
 
 
+def test_a_run_folder_that_grew_is_one_point(tmp_path: Path) -> None:
+    """Both lines stay in the file; the later one counts."""
+    folder = tmp_path / "h"
+    done = run_of(STEPS)
+    for launches in (1, len(done)):
+        run = run_folder(tmp_path / "run", done[:launches])
+        assert main(["history", "add", str(run), "--history", str(folder)]) == 0
+    (path,) = folder.glob("*.jsonl")
+    assert len(path.read_text().splitlines()) == 2
+    (made,), _ = store.read(folder)
+    assert "mini-cpu-152MiB/megatron-tuned/step_seconds" in {each.name for each in made.metrics}
+
+
 def test_a_torn_line_is_said_and_kept(tmp_path: Path) -> None:
     path = store.append(tmp_path, entry(1, metric(1.0)))
     assert path is not None

@@ -118,6 +118,13 @@ class Entry(
         return msgspec.json.encode(msgspec.structs.replace(self, committed="", source=""))
 
     @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes two lines the same run, of which the later line counts."""
+        versions = tuple(sorted(self.versions.items()))
+        commit = (self.commit, self.dirty)
+        return self.kind, self.date, *commit, self.machine.id, versions, self.source
+
+    @property
     def order(self) -> tuple[str, str]:
         """By commit, then by measurement; an unknown commit by its measurement."""
         return self.committed or self.date, self.date
