@@ -227,6 +227,20 @@ def test_a_series_that_ended_raises_no_alarm(tmp_path: Path) -> None:
     assert main(["history", "show", *folder]) == 0
 
 
+@pytest.mark.parametrize("commit", ["known", ""])
+def test_a_machine_that_is_gone_raises_no_alarm(commit: str, tmp_path: Path) -> None:
+    """Its last point confirmed a regression. Named by --machine, the machine is judged."""
+    unknown = {} if commit else {"commit": "", "committed": ""}
+    folder = filled(tmp_path, steps([1.0, 1.01, 0.99, 1.0, 1.01, 1.0, 1.3, 1.3], **unknown))
+    assert main(["history", "show", *folder]) == 1
+    other = {"machine": OTHER_MACHINE, **unknown}
+    filled(tmp_path, [entry(7, metric(1.0), **other)])
+    assert main(["history", "show", *folder]) == 1, "both machines have the newest commit"
+    filled(tmp_path, [entry(8, metric(1.0), **other)])
+    assert main(["history", "show", *folder]) == 0
+    assert main(["history", "show", "--machine", "a-processor", *folder]) == 1
+
+
 def test_of_two_sources_with_a_wrong_one_none_is_added(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", run_of(STEPS))
     arguments = ["history", "add", str(run), "nowhere", "--history", str(tmp_path / "h")]
