@@ -33,6 +33,9 @@ LISTS = {"memory_bytes.total": "bytes"}
 CALLS = "calls"
 """Under this key are calls by package, of which the sum is kept."""
 
+WHOLE_CASE = ("the case", "status")
+"""A difference under these keys: the case is gone, is new, or failed."""
+
 OUTCOMES = ("as expected", "changed", "written")
 """Topics with another outcome were not compared."""
 
@@ -56,10 +59,14 @@ class TopicResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the file that is read."""
+    """The part of the file that is read.
+
+    expected: the folder of expected values, where it was not the default one.
+    """
 
     topics: list[TopicResult]
     environment: dict[str, Any]
+    expected: str | None = None
 
 
 def entry_of_check(path: Path, data: bytes) -> Entry:
@@ -74,7 +81,8 @@ def entry_of_check(path: Path, data: bytes) -> Entry:
     metrics: list[Metric] = []
     for topic in read.topics:
         if topic.outcome in OUTCOMES:
-            cases = _expected_cases(topic.topic, commit, dirty=dirty)
+            known = commit and read.expected is None
+            cases = _expected_cases(topic.topic, commit, dirty=dirty) if known else {}
             metrics += _changed(topic), *_numbers(topic, cases)
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return Entry(
@@ -107,8 +115,11 @@ def _changed(topic: TopicResult) -> Metric:
 
 
 def _numbers(topic: TopicResult, cases: Mapping[str, Case]) -> Iterator[Metric]:
+    """The main numbers of each case, except of a case that failed, came, went or lost a part."""
     for name, case in cases.items():
         new = {each.key: each.new for each in topic.differences if each.case == name}
+        if any(key in WHOLE_CASE or _is_above_a_number(key) for key in new):
+            continue
         for key, unit in SCALARS.items():
             value = new.get(key, _at(case, key))
             if isinstance(value, int | float):
@@ -120,8 +131,15 @@ def _numbers(topic: TopicResult, cases: Mapping[str, Case]) -> Iterator[Metric]:
                 yield _metric(topic, name, key, max(values), unit)
         calls = case.get(CALLS)
         if isinstance(calls, dict):
-            counts = {key: new.get(f"{CALLS}.{key}", count) for key, count in calls.items()}
-            yield _metric(topic, name, CALLS, sum(filter(None, counts.values())), "count")
+            expected = {f"{CALLS}.{package}": count for package, count in calls.items()}
+            changed = {key: count for key, count in new.items() if key.startswith(f"{CALLS}.")}
+            counts = {**expected, **changed}.values()
+            yield _metric(topic, name, CALLS, sum(filter(None, counts)), "count")
+
+
+def _is_above_a_number(key: str) -> bool:
+    """Whether one of the numbers that are read stands below this key."""
+    return key == CALLS or any(number.startswith(f"{key}.") for number in (*SCALARS, *LISTS))
 
 
 def _metric(topic: TopicResult, case: str, key: str, value: float, unit: str) -> Metric:
