@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.regression.history import store
 from benchmarks.regression.history.entry import Entry, Gpu, Machine, Metric
+from benchmarks.regression.history.figure import most_relevant
 from benchmarks.regression.history.report import value_words
 from benchmarks.regression.history.series import all_series
 from tests.unit.docs_text import CHECKOUT
@@ -199,6 +200,28 @@ def test_show_fails_only_on_the_night_that_confirms(
             assert "newest point worse by 30.0%: not yet two in a row" in capsys.readouterr().out
     assert codes == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
     assert f"worse by 30.0% since {entry(6).commit_name}" in capsys.readouterr().out
+
+
+def test_a_figure_never_hides_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where series are more than panels nor where the figure cannot be written."""
+    steady = [f"row-{number}/step_seconds" for number in range(14)]
+    for number, value in enumerate([1.0, 1.01, 0.99, 1.0, 1.01, 1.0, 1.3, 1.3]):
+        metrics = [*(metric(1.0, name) for name in steady), metric(value, "slow/step_seconds")]
+        folder = filled(tmp_path, [entry(number, *metrics)])
+    chosen = all_series(store.read(tmp_path)[0])
+    assert [each.name for each in most_relevant(chosen)] == ["slow/step_seconds", *steady[:11]]
+    for name, chosen_by, words in (
+        ("x.png", "step_seconds", "12 of 15 series"),
+        ("nowhere/x.png", "slow/step_seconds", "error: "),
+    ):
+        arguments = ["--png", str(tmp_path / name), "--metric", chosen_by, *folder]
+        assert main(["history", "show", *arguments]) == 1
+        captured = capsys.readouterr()
+        assert "regression: slow/step_seconds: worse by 30.0%" in captured.err
+        assert words in captured.err
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
