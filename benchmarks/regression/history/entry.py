@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from benchmarks.nvml import UNKNOWN_GPU
+
 SCHEMA = "sppo-history/1"
 
 Better = Literal["less", "more"]
@@ -41,7 +43,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def of(cls, environment: Mapping[str, Any]) -> Machine:
         """The machine of an environment of `describe_environment`, also of an older record's."""
-        settings = environment.get("gpu_settings") or []
+        settings = [
+            {**gpu, "name": gpu.get("name") or UNKNOWN_GPU}
+            for gpu in environment.get("gpu_settings") or []
+        ]
         names = [{"name": name} for name in environment.get("gpus") or []]
         return cls(
             cpu_model=environment.get("cpu_model") or "unknown processor",
