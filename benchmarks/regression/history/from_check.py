@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.environment import CHECKOUT
 from benchmarks.records.store import check_schema
-from benchmarks.regression.history import git
+from benchmarks.regression import git
 from benchmarks.regression.history.entry import Entry, Machine, Metric, versions_of
 
 SCHEMA = "sppo-check/1"
