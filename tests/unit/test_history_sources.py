@@ -85,6 +85,7 @@ def test_a_power_cap_and_zero_counts_make_no_run_void() -> None:
 
 
 def write(path: Path, value: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.encode(value))
     return path
 
@@ -171,12 +172,19 @@ def test_calls_are_those_of_all_packages(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("committed")
 @pytest.mark.parametrize(
     "further",
-    [{"environment": {"commit": None, "cores": 2}}, {"expected": "/elsewhere/expected"}],
-    ids=["unknown commit", "another folder of expected values"],
+    [
+        {"environment": {"commit": None, "cores": 2}},
+        {"environment": {"commit": "a" * 40, "dirty": True, "cores": 2}},
+        {"expected": "/elsewhere/expected"},
+    ],
+    ids=["unknown commit", "changes of another checkout", "another folder of expected values"],
 )
 def test_a_check_of_other_expected_values_has_no_numbers(
-    further: dict[str, Any], tmp_path: Path
+    further: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Though the working tree has values of the same topic."""
+    write(tmp_path / "results" / "expected" / "plans.json", {"cases": CASES})
+    monkeypatch.setattr(from_check, "CHECKOUT", tmp_path)
     assert numbers_of_check(tmp_path, **further) == {}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.environment import CHECKOUT
+from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records.store import check_schema
 from benchmarks.regression import git
 from benchmarks.regression.history.entry import Entry, Machine, Metric, versions_of
@@ -98,8 +98,13 @@ def entry_of_check(path: Path, data: bytes) -> Entry:
 
 
 def _expected_cases(topic: str, commit: str, *, dirty: bool) -> Mapping[str, Case]:
-    """The expected values of that commit, or of the working tree with changes; else none."""
+    """The expected values of that commit, or of the working tree with changes; else none.
+
+    Of a check with changes only where the checkout is still at that commit.
+    """
     name = f"results/expected/{topic}.json"
+    if dirty and git_state(CHECKOUT)[0] != commit:
+        return {}
     try:
         data = (CHECKOUT / name).read_bytes() if dirty else git.file_at(commit, name, CHECKOUT)
         cases: Mapping[str, Case] = msgspec.json.decode(data)["cases"]
