@@ -41,6 +41,16 @@ def test_a_run_folder_that_grew_is_one_point(tmp_path: Path) -> None:
     assert "mini-cpu-152MiB/megatron-tuned/step_seconds" in {each.name for each in made.metrics}
 
 
+def test_two_checks_of_one_commit_are_kept(tmp_path: Path) -> None:
+    """Of different topics, in files of one name. The same topics are one point."""
+    for topic, value in (("plans", 1.0), ("calls", 1.0), ("calls", 2.0)):
+        checked = entry(1, metric(value, f"{topic}/changed_values"), kind="check", source="a")
+        assert store.append(tmp_path, checked) is not None
+    values = {each.metrics[0].name: each.metrics[0].value for each in store.read(tmp_path)[0]}
+    assert values == {"plans/changed_values": 1.0, "calls/changed_values": 2.0}
+    assert len(store.read(tmp_path)[0]) == 2
+
+
 def test_a_torn_line_is_said_and_kept(tmp_path: Path) -> None:
     path = store.append(tmp_path, entry(1, metric(1.0)))
     assert path is not None

@@ -124,10 +124,14 @@ class Entry(
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What makes two lines the same run, of which the later line counts."""
+        """What makes two lines the same measurement, of which the later line counts.
+
+        Only a run grows. Two checks of one commit may have different topics.
+        """
         versions = tuple(sorted(self.versions.items()))
         commit = (self.commit, self.dirty)
-        return self.kind, self.date, *commit, self.machine.id, versions, self.source
+        names = () if self.kind == "run" else tuple(metric.name for metric in self.metrics)
+        return self.kind, self.date, *commit, self.machine.id, versions, self.source, names
 
     @property
     def order(self) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def _write(stream: BinaryIO, data: bytes, size_before: int) -> None:
 def read(directory: Path) -> tuple[list[Entry], list[Unreadable]]:
     """All entries of a folder by commit and time, and the lines that are none. Raises OSError.
 
-    Of two lines of the same run the later one counts: the run's folder grew in between.
+    Of two lines of the same measurement the later one counts: a run's folder may have grown.
     """
     entries: dict[tuple[object, ...], Entry] = {}
     unreadable: list[Unreadable] = []
