@@ -1,6 +1,6 @@
 """NVIDIA GPUs as NVML describes them (nvidia-ml-py, of the extra `cuda`): handles and settings.
 
-Every reading that a driver, a MIG slice or a container refuses is None.
+Every reading that a driver, a MIG slice or a container refuses is None, except a GPU's name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 MILLIWATTS = 1000
+
+UNKNOWN_GPU = "unknown GPU"
+"""The name of a GPU that NVML does not name."""
 
 
 def start() -> Any | None:
@@ -72,7 +75,7 @@ def _settings(nvml: Any, handle: Any) -> dict[str, Any]:
     with suppress(nvml.NVMLError, AttributeError):
         driver = nvml.nvmlSystemGetDriverVersion()
     return {
-        "name": read("nvmlDeviceGetName"),
+        "name": read("nvmlDeviceGetName") or UNKNOWN_GPU,
         "driver": driver.decode() if isinstance(driver, bytes) else driver,
         "graphics_clock_max_mhz": read("nvmlDeviceGetMaxClockInfo", graphics),
         "memory_clock_max_mhz": read("nvmlDeviceGetMaxClockInfo", memory),

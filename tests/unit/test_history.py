@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.regression.history import store
 from benchmarks.regression.history.entry import Entry, Gpu, Machine, Metric
+from benchmarks.regression.history.figure import most_relevant
 from benchmarks.regression.history.report import value_words
 from benchmarks.regression.history.series import all_series
 from tests.unit.docs_text import CHECKOUT
@@ -24,6 +25,29 @@ def test_a_line_is_added_once_wherever_its_source_lies(tmp_path: Path) -> None:
     assert store.append(tmp_path, entry(1, metric(1.0), source="a")) is not None
     assert store.append(tmp_path, entry(1, metric(1.0), source="b", committed="")) is None
     assert store.append(tmp_path, entry(1, metric(1.1))) is not None
+    assert len(store.read(tmp_path)[0]) == 2
+
+
+def test_a_run_folder_that_grew_is_one_point(tmp_path: Path) -> None:
+    """Both lines stay in the file; the later one counts."""
+    folder = tmp_path / "h"
+    done = run_of(STEPS)
+    for launches in (1, len(done)):
+        run = run_folder(tmp_path / "run", done[:launches])
+        assert main(["history", "add", str(run), "--history", str(folder)]) == 0
+    (path,) = folder.glob("*.jsonl")
+    assert len(path.read_text().splitlines()) == 2
+    (made,), _ = store.read(folder)
+    assert "mini-cpu-152MiB/megatron-tuned/step_seconds" in {each.name for each in made.metrics}
+
+
+def test_two_checks_of_one_commit_are_kept(tmp_path: Path) -> None:
+    """Of different topics, in files of one name. The same topics are one point."""
+    for topic, value in (("plans", 1.0), ("calls", 1.0), ("calls", 2.0)):
+        checked = entry(1, metric(value, f"{topic}/changed_values"), kind="check", source="a")
+        assert store.append(tmp_path, checked) is not None
+    values = {each.metrics[0].name: each.metrics[0].value for each in store.read(tmp_path)[0]}
+    assert values == {"plans/changed_values": 1.0, "calls/changed_values": 2.0}
     assert len(store.read(tmp_path)[0]) == 2
 
 
@@ -188,6 +212,28 @@ def test_show_fails_only_on_the_night_that_confirms(
     assert f"worse by 30.0% since {entry(6).commit_name}" in capsys.readouterr().out
 
 
+def test_a_figure_never_hides_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither where series are more than panels nor where the figure cannot be written."""
+    steady = [f"row-{number}/step_seconds" for number in range(14)]
+    for number, value in enumerate([1.0, 1.01, 0.99, 1.0, 1.01, 1.0, 1.3, 1.3]):
+        metrics = [*(metric(1.0, name) for name in steady), metric(value, "slow/step_seconds")]
+        folder = filled(tmp_path, [entry(number, *metrics)])
+    chosen = all_series(store.read(tmp_path)[0])
+    assert [each.name for each in most_relevant(chosen)] == ["slow/step_seconds", *steady[:11]]
+    for name, chosen_by, words in (
+        ("x.png", "step_seconds", "12 of 15 series"),
+        ("nowhere/x.png", "slow/step_seconds", "error: "),
+    ):
+        arguments = ["--png", str(tmp_path / name), "--metric", chosen_by, *folder]
+        assert main(["history", "show", *arguments]) == 1
+        captured = capsys.readouterr()
+        assert "regression: slow/step_seconds: worse by 30.0%" in captured.err
+        assert words in captured.err
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "words"),
     [
@@ -212,6 +258,20 @@ def test_a_series_that_ended_raises_no_alarm(tmp_path: Path) -> None:
     assert main(["history", "show", *folder]) == 1
     filled(tmp_path, [entry(20, metric(1.0, "mini-cpu-none/sppo/step_seconds"))])
     assert main(["history", "show", *folder]) == 0
+
+
+@pytest.mark.parametrize("commit", ["known", ""])
+def test_a_machine_that_is_gone_raises_no_alarm(commit: str, tmp_path: Path) -> None:
+    """Its last point confirmed a regression. Named by --machine, the machine is judged."""
+    unknown = {} if commit else {"commit": "", "committed": ""}
+    folder = filled(tmp_path, steps([1.0, 1.01, 0.99, 1.0, 1.01, 1.0, 1.3, 1.3], **unknown))
+    assert main(["history", "show", *folder]) == 1
+    other = {"machine": OTHER_MACHINE, **unknown}
+    filled(tmp_path, [entry(7, metric(1.0), **other)])
+    assert main(["history", "show", *folder]) == 1, "both machines have the newest commit"
+    filled(tmp_path, [entry(8, metric(1.0), **other)])
+    assert main(["history", "show", *folder]) == 0
+    assert main(["history", "show", "--machine", "a-processor", *folder]) == 1
 
 
 def test_of_two_sources_with_a_wrong_one_none_is_added(tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def test_a_power_cap_and_zero_counts_make_no_run_void() -> None:
 
 
 def write(path: Path, value: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.encode(value))
     return path
 
@@ -118,6 +119,73 @@ def test_a_check_becomes_the_main_numbers_of_its_topics(
         "plans/b/makespan_ns": 22,
         "plans/c/calls": 11,
     }
+
+
+CASES = {
+    "a": {"simulation": {"makespan_ns": 10}, "memory_bytes": {"total": [3, 5]}, "status": "ok"},
+    "b": {"calls": {"sppo.plan": 4, "sppo.planner": 5}},
+}
+
+
+def numbers_of_check(folder: Path, *differences: dict[str, Any], **further: Any) -> dict[str, Any]:
+    """What the history keeps of a check of CASES with these differences."""
+    topic = {"topic": "plans", "outcome": "changed", "differences": differences}
+    environment = {"commit": "a" * 40, "dirty": False, "cores": 2}
+    checked = {"schema": "sppo-check/1", "topics": [topic], "environment": environment}
+    (made,) = entries_of(write(folder / "check.json", {**checked, **further}))
+    assert made.metrics[0].name == "plans/changed_values"
+    return {each.name.removeprefix("plans/"): each.value for each in made.metrics[1:]}
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = msgspec.json.encode({"cases": CASES})
+    monkeypatch.setattr(from_check.git, "file_at", lambda *_: data)
+
+
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"key": "status", "old": "ok", "new": "failed"},
+        {"key": "the case", "old": "expected", "new": "not made any more"},
+        {"key": "simulation", "old": {"makespan_ns": 10}},
+        {"key": "memory_bytes", "old": {"total": [3, 5]}},
+    ],
+)
+def test_a_case_that_failed_or_is_gone_has_no_numbers(
+    difference: dict[str, Any], tmp_path: Path
+) -> None:
+    assert numbers_of_check(tmp_path, {"case": "a", **difference}) == {"b/calls": 9}
+
+
+@pytest.mark.usefixtures("committed")
+def test_calls_are_those_of_all_packages(tmp_path: Path) -> None:
+    """Of two packages one is gone, and a third one is new."""
+    gone = {"case": "b", "key": "calls.sppo.plan", "old": 4}
+    came = {"case": "b", "key": "calls.sppo.memory_model", "new": 100}
+    assert numbers_of_check(tmp_path, gone, came)["b/calls"] == 105
+    without_calls = {"case": "b", "key": "calls", "old": {"sppo.plan": 4}}
+    assert "b/calls" not in numbers_of_check(tmp_path, without_calls)
+
+
+@pytest.mark.usefixtures("committed")
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"environment": {"commit": None, "cores": 2}},
+        {"environment": {"commit": "a" * 40, "dirty": True, "cores": 2}},
+        {"expected": "/elsewhere/expected"},
+    ],
+    ids=["unknown commit", "changes of another checkout", "another folder of expected values"],
+)
+def test_a_check_of_other_expected_values_has_no_numbers(
+    further: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the working tree has values of the same topic."""
+    write(tmp_path / "results" / "expected" / "plans.json", {"cases": CASES})
+    monkeypatch.setattr(from_check, "CHECKOUT", tmp_path)
+    assert numbers_of_check(tmp_path, **further) == {}
 
 
 def perf(**further: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from benchmarks.launch.machine import gpu_clocks, gpu_processes
 from benchmarks.launch.machine import watch as watching
 from benchmarks.launch.machine.watch import MachineWatch
 from benchmarks.records import timing
+from benchmarks.regression.history.entry import Machine
 from benchmarks.worker import device as devices
 from tests.unit.records_factory import record
 from tests.unit.test_machine_watch import job, progress
@@ -74,6 +75,15 @@ def test_the_settings_of_every_gpu_are_part_of_the_environment(install: Any) -> 
         "persistence_mode": True,
         "mig_mode": False,
     }
+
+
+def test_a_gpu_that_refuses_its_name_is_a_machine_too(install: Any) -> None:
+    """Also in records of before, where the name is null."""
+    install(library(nvmlDeviceGetName=refuse))
+    environment = describe_environment()
+    assert [gpu.name for gpu in Machine.of(environment).gpus] == ["unknown GPU"] * 2
+    environment["gpu_settings"][0]["name"] = None
+    assert Machine.of(environment).id.startswith("unknown-gpu-2-gpus-")
 
 
 @pytest.mark.parametrize(

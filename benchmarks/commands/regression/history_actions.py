@@ -100,16 +100,16 @@ class Chosen(Folder):
 @dataclass(frozen=True, kw_only=True)
 class Show(Chosen):
     """Print a line for each series, and the points of a single one. Exit code 1 where the newest
-    point confirms a regression.
+    point confirms a regression, also where the figure cannot be written.
 
     Example: sppo-bench history show --metric /sppo/step_seconds --png history.png
     """
 
     png: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Draw the series, a panel each, into this file."""
+    """Draw the series, a panel each, into this file; of many series the twelve that matter most."""
 
     def run(self) -> int:
-        """Show the series; the exit code. Raises UsageError."""
+        """Show the series; the exit code. Raises UsageError where no series regressed."""
         from benchmarks.regression.history import report
         from benchmarks.regression.history.series import regressions
 
@@ -117,15 +117,29 @@ class Show(Chosen):
         print(report.summary_table(chosen))
         if len(chosen) == 1:
             print(f"\n{report.point_table(chosen[0])}")
-        if self.png is not None:
-            from benchmarks.regression.history.figure import draw
-
-            with usage_errors(OSError):
-                draw(chosen, self.png)
         worse = regressions(chosen)
         for series in worse:
             print(f"regression: {series.name}: {report.verdict(series)}", file=sys.stderr)
+        if self.png is not None:
+            try:
+                _draw(chosen, self.png)
+            except UsageError as error:
+                if not worse:
+                    raise
+                print(f"error: {error}", file=sys.stderr)
         return int(bool(worse))
+
+
+def _draw(chosen: Sequence[Series], path: Path) -> None:
+    """Draw the series that matter most, and say how many are left out. Raises UsageError."""
+    from benchmarks.regression.history.figure import draw, most_relevant
+
+    drawn = most_relevant(chosen)
+    with usage_errors(OSError):
+        draw(drawn, path)
+    if len(drawn) < len(chosen):
+        words = f"{path}: {len(drawn)} of {len(chosen)} series; choose with --metric or --machine"
+        print(words, file=sys.stderr)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from benchmarks.nvml import UNKNOWN_GPU
+
 SCHEMA = "sppo-history/1"
 
 Better = Literal["less", "more"]
@@ -41,7 +43,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def of(cls, environment: Mapping[str, Any]) -> Machine:
         """The machine of an environment of `describe_environment`, also of an older record's."""
-        settings = environment.get("gpu_settings") or []
+        settings = [
+            {**gpu, "name": gpu.get("name") or UNKNOWN_GPU}
+            for gpu in environment.get("gpu_settings") or []
+        ]
         names = [{"name": name} for name in environment.get("gpus") or []]
         return cls(
             cpu_model=environment.get("cpu_model") or "unknown processor",
@@ -116,6 +121,17 @@ class Entry(
     def content(self) -> bytes:
         """What makes two lines the same: all but the place of the source and the commit's date."""
         return msgspec.json.encode(msgspec.structs.replace(self, committed="", source=""))
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What makes two lines the same measurement, of which the later line counts.
+
+        Only a run grows. Two checks of one commit may have different topics.
+        """
+        versions = tuple(sorted(self.versions.items()))
+        commit = (self.commit, self.dirty)
+        names = () if self.kind == "run" else tuple(metric.name for metric in self.metrics)
+        return self.kind, self.date, *commit, self.machine.id, versions, self.source, names
 
     @property
     def order(self) -> tuple[str, str]:

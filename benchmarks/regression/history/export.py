@@ -9,13 +9,10 @@ Bencher: Bencher Metric Format, measures by benchmark (bencher.dev/bmf.json); na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 
 from benchmarks.regression.history.series import Point, Series
-
-Format = Literal["github-action-benchmark", "bencher"]
 
 NANOSECONDS = 1e9
 MOST_NAME, MOST_MEASURE = 1024, 64

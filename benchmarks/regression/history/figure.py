@@ -25,13 +25,19 @@ MOST_TICKS = 16
 NORMAL, WORSE = style.look("sppo").colour, style.FAILED
 
 
+def most_relevant(all_series: Sequence[Series]) -> list[Series]:
+    """At most MOST_PANELS series: regressions first, then suspects, then those with a change."""
+    return sorted(all_series, key=_rank)[:MOST_PANELS]
+
+
+def _rank(series: Series) -> int:
+    signs = (series.regressed_now, series.suspect is not None, series.changes(series.segments[-1]))
+    return next((rank for rank, sign in enumerate(signs) if sign), len(signs))
+
+
 def draw(all_series: Sequence[Series], path: Path) -> None:
-    """Write the PNG. Raises ValueError on too many series, OSError where it cannot be written."""
-    if len(all_series) > MOST_PANELS:
-        raise ValueError(
-            f"{len(all_series)} series: a figure has at most {MOST_PANELS} panels; choose with "
-            "--metric or --machine"
-        )
+    """Write the PNG of at most MOST_PANELS series. Raises OSError where it cannot be written."""
+    assert len(all_series) <= MOST_PANELS
     title = "History by commit (hollow: void; dashed: not comparable)"
     source = "gray: medians between changes · commits evenly spaced · no axis begins at 0"
     inches = (8.0, 0.9 + PANEL_INCHES * len(all_series))

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.environment import CHECKOUT
+from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records.store import check_schema
-from benchmarks.regression.history import git
+from benchmarks.regression import git
 from benchmarks.regression.history.entry import Entry, Machine, Metric, versions_of
 
 SCHEMA = "sppo-check/1"
@@ -32,6 +32,9 @@ LISTS = {"memory_bytes.total": "bytes"}
 
 CALLS = "calls"
 """Under this key are calls by package, of which the sum is kept."""
+
+WHOLE_CASE = ("the case", "status")
+"""A difference under these keys: the case is gone, is new, or failed."""
 
 OUTCOMES = ("as expected", "changed", "written")
 """Topics with another outcome were not compared."""
@@ -56,10 +59,14 @@ class TopicResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of the file that is read."""
+    """The part of the file that is read.
+
+    expected: the folder of expected values, where it was not the default one.
+    """
 
     topics: list[TopicResult]
     environment: dict[str, Any]
+    expected: str | None = None
 
 
 def entry_of_check(path: Path, data: bytes) -> Entry:
@@ -74,7 +81,8 @@ def entry_of_check(path: Path, data: bytes) -> Entry:
     metrics: list[Metric] = []
     for topic in read.topics:
         if topic.outcome in OUTCOMES:
-            cases = _expected_cases(topic.topic, commit, dirty=dirty)
+            known = commit and read.expected is None
+            cases = _expected_cases(topic.topic, commit, dirty=dirty) if known else {}
             metrics += _changed(topic), *_numbers(topic, cases)
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     return Entry(
@@ -90,8 +98,13 @@ def entry_of_check(path: Path, data: bytes) -> Entry:
 
 
 def _expected_cases(topic: str, commit: str, *, dirty: bool) -> Mapping[str, Case]:
-    """The expected values of that commit, or of the working tree with changes; else none."""
+    """The expected values of that commit, or of the working tree with changes; else none.
+
+    Of a check with changes only where the checkout is still at that commit.
+    """
     name = f"results/expected/{topic}.json"
+    if dirty and git_state(CHECKOUT)[0] != commit:
+        return {}
     try:
         data = (CHECKOUT / name).read_bytes() if dirty else git.file_at(commit, name, CHECKOUT)
         cases: Mapping[str, Case] = msgspec.json.decode(data)["cases"]
@@ -107,8 +120,11 @@ def _changed(topic: TopicResult) -> Metric:
 
 
 def _numbers(topic: TopicResult, cases: Mapping[str, Case]) -> Iterator[Metric]:
+    """The main numbers of each case, except of a case that failed, came, went or lost a part."""
     for name, case in cases.items():
         new = {each.key: each.new for each in topic.differences if each.case == name}
+        if any(key in WHOLE_CASE or _is_above_a_number(key) for key in new):
+            continue
         for key, unit in SCALARS.items():
             value = new.get(key, _at(case, key))
             if isinstance(value, int | float):
@@ -120,8 +136,15 @@ def _numbers(topic: TopicResult, cases: Mapping[str, Case]) -> Iterator[Metric]:
                 yield _metric(topic, name, key, max(values), unit)
         calls = case.get(CALLS)
         if isinstance(calls, dict):
-            counts = {key: new.get(f"{CALLS}.{key}", count) for key, count in calls.items()}
-            yield _metric(topic, name, CALLS, sum(filter(None, counts.values())), "count")
+            expected = {f"{CALLS}.{package}": count for package, count in calls.items()}
+            changed = {key: count for key, count in new.items() if key.startswith(f"{CALLS}.")}
+            counts = {**expected, **changed}.values()
+            yield _metric(topic, name, CALLS, sum(filter(None, counts)), "count")
+
+
+def _is_above_a_number(key: str) -> bool:
+    """Whether one of the numbers that are read stands below this key."""
+    return key == CALLS or any(number.startswith(f"{key}.") for number in (*SCALARS, *LISTS))
 
 
 def _metric(topic: TopicResult, case: str, key: str, value: float, unit: str) -> Metric:

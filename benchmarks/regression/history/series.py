@@ -12,6 +12,8 @@ from benchmarks.regression.history.entry import Entry, Metric
 MARGIN = 0.03
 """The least change of a time that counts, as in `sppo-bench compare`. Counts have none."""
 
+DAY_LETTERS = len("2026-11-28")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -69,8 +71,8 @@ class Series:
 
     def changes(self, segment: Segment) -> list[tuple[Point, Change]]:
         """The changes of a segment, each with its first point."""
-        found = find_changes(segment.values, least=self.least)
-        return [(segment.judged[change.index], change) for change in found]
+        changes = find_changes(segment.values, least=self.least)
+        return [(segment.judged[change.index], change) for change in changes]
 
     def is_worse(self, difference: float) -> bool:
         """Whether a difference of this sign is a regression."""
@@ -95,21 +97,21 @@ class Series:
 def regressions(chosen: Sequence[Series]) -> list[Series]:
     """Series whose newest point confirms a regression.
 
-    Only series that the newest commit of their machine has: one that ended long ago stays as it is.
+    Only series that the newest of the chosen commits has: a machine or a series that ended long ago
+    stays as it is.
     """
-    newest: dict[str, Entry] = {}
-    for series in chosen:
-        last = series.points[-1].entry
-        newest[series.machine] = max(newest.get(series.machine, last), last, key=_order)
+    ends = [series.points[-1].entry for series in chosen]
+    newest = max(ends, key=lambda entry: entry.order)
     return [
         series
-        for series in chosen
-        if series.points[-1].entry.commit == newest[series.machine].commit and series.regressed_now
+        for series, end in zip(chosen, ends, strict=True)
+        if _night(end) == _night(newest) and series.regressed_now
     ]
 
 
-def _order(entry: Entry) -> tuple[str, str]:
-    return entry.order
+def _night(entry: Entry) -> str:
+    """The commit; the day of the measurement where the commit is unknown."""
+    return entry.commit or entry.date[:DAY_LETTERS]
 
 
 def all_series(entries: Sequence[Entry]) -> list[Series]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.environment import CHECKOUT
-from benchmarks.regression.history import git
+from benchmarks.regression import git
 from benchmarks.regression.history.entry import Entry
 from benchmarks.regression.history.from_benchmarks import entry_of_benchmarks
 from benchmarks.regression.history.from_check import entry_of_check

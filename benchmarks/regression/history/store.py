@@ -64,8 +64,11 @@ def _write(stream: BinaryIO, data: bytes, size_before: int) -> None:
 
 
 def read(directory: Path) -> tuple[list[Entry], list[Unreadable]]:
-    """All entries of a folder by commit and time, and the lines that are none. Raises OSError."""
-    entries: list[Entry] = []
+    """All entries of a folder by commit and time, and the lines that are none. Raises OSError.
+
+    Of two lines of the same measurement the later one counts: a run's folder may have grown.
+    """
+    entries: dict[tuple[object, ...], Entry] = {}
     unreadable: list[Unreadable] = []
     for path in sorted(directory.glob("*.jsonl")):
         with path.open("rb") as stream:
@@ -73,10 +76,10 @@ def read(directory: Path) -> tuple[list[Entry], list[Unreadable]]:
             data = stream.read()
         for line in _entries(path, data):
             if isinstance(line, Entry):
-                entries.append(line)
+                entries[line.identity] = line
             else:
                 unreadable.append(line)
-    return sorted(entries, key=lambda entry: entry.order), unreadable
+    return sorted(entries.values(), key=lambda entry: entry.order), unreadable
 
 
 def _entries(path: Path, data: bytes) -> Iterator[Entry | Unreadable]:
