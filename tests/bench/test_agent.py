@@ -29,7 +29,7 @@ def ended(rank):
     return stat is not None and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 def is_watching(parent):
-    """Whether torchrun's epoll already has the pidfds of all three ranks."""
+    # torchrun's epoll already has the pidfds of all three ranks
     try:
         infos = [info.read_text() for info in Path(f"/proc/{parent}/fdinfo").iterdir()]
     except OSError:  # a file that was closed meanwhile
