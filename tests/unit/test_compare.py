@@ -149,7 +149,8 @@ def test_a_target_that_head_lacks_is_worse(
     data = json.loads(capsys.readouterr().out)
     outcomes = {each["target"]: each["outcome"] for each in data["targets"]}
     assert outcomes == {"engine-step": "not worse", "planning": "worse"}
-    assert "planning: fast (commit" in page.read_text()
+    assert "- planning: fast (commit" in page.read_text()
+    assert "leave" not in page.read_text()
     assert main(["compare", "--judge", data["directory"], "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == data
 
@@ -160,6 +161,15 @@ def test_a_page_that_cannot_be_written_is_said_before_measuring(
     assert compare(tmp_path / "out", "fast", "slow", "--markdown", str(tmp_path)) == 2
     assert "Is a directory" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_costs_no_verdict(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(tmp_path / "out", "fast", "slow", "--markdown", "/dev/full") == 2
+    shown = capsys.readouterr()
+    assert "worse" in shown.out
+    assert "No space left on device" in shown.err
 
 
 def test_the_users_own_worktrees_stay_registered(repository: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Compare(Json):
     def _without(self, tree: Tree, targets: Sequence[str]) -> dict[str, str]:
         """Check the targets in a tree; those that the tree lacks, and why.
 
-        Raises TreeError, also for a lacking target that was asked for by name.
+        Raises TreeError, and UsageError for a lacking target that was asked for by name.
         """
         from benchmarks.regression.compare.measuring import NoTargetError, check
 
@@ -138,7 +138,7 @@ class Compare(Json):
                 check(tree, name)
             except NoTargetError as error:
                 if self.targets:
-                    raise
+                    raise UsageError(f"{error}: leave it out of --targets") from None
                 lacking[name] = str(error)
                 _note(f"{name}: {error}")
         return lacking

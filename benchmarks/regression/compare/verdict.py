@@ -122,7 +122,7 @@ def _too_noisy(spread: float | None, runs: int) -> str:
         return f"{runs} A/A runs are too few of {QUIET}: give more --budget"
     return (
         f"the machine is too noisy: even the {QUIET} fastest of {runs} runs of BASE differ by "
-        f"{100 * spread:.1f} %"
+        f"{100 * spread:.1f} %: use a quieter machine"
     )
 
 
