@@ -58,6 +58,7 @@ def rates(
     outcomes = ("worse", "better", "not worse", "undecided")
     shares = {outcome.replace(" ", "_"): counts[outcome] / tries for outcome in outcomes}
     return {
+        "budget_seconds": setting.targets * setting.seconds,
         "targets": setting.targets,
         "target_seconds": setting.seconds,
         "tries": tries,
