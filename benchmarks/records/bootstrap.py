@@ -60,14 +60,16 @@ def ratio_interval(pairs: Sequence[tuple[Steps, Steps]]) -> Interval:
 
 
 def unpaired_ratio_interval(numerators: Sequence[Steps], denominators: Sequence[Steps]) -> Interval:
-    """The ratio of medians over launches of two sides that did not run next to each other."""
-    assert numerators, "there are launches"
-    assert denominators, "there are launches"
+    """The ratio of medians over launches of two sides that did not run next to each other.
+
+    Each side has its own random stream. A side of one launch would show no spread of launches.
+    """
+    assert min(len(numerators), len(denominators)) > 1, "each side has two launches or more"
     upper, lower = step_interval(numerators), step_interval(denominators)
     drawn = []
-    for seed, launches in enumerate((numerators, denominators)):
-        resampled = [_resampled_medians(steps) for steps in _seeded(launches)]
-        drawn.append(np.median(_drawn(resampled, SEED + 1 + seed), axis=1))
+    for seed, launches in ((SEED, numerators), (SEED + 2, denominators)):
+        resampled = [_resampled_medians(steps) for steps in _seeded(launches, seed)]
+        drawn.append(np.median(_drawn(resampled, seed + 1), axis=1))
     return _around(upper.median / lower.median, drawn[0] / drawn[1])
 
 
@@ -80,8 +82,8 @@ class _Seeded:
     launches: int
 
 
-def _seeded(launches: Sequence[Steps]) -> list[_Seeded]:
-    generator = np.random.RandomState(SEED)
+def _seeded(launches: Sequence[Steps], seed: int = SEED) -> list[_Seeded]:
+    generator = np.random.RandomState(seed)
     return [
         _Seeded(steps=np.asarray(steps), generator=generator, launches=len(launches))
         for steps in launches

@@ -4,39 +4,67 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.regression.compare.recorded import Kind, RecordedPair
 from benchmarks.regression.compare.session import Session
+from benchmarks.regression.compare.verdict import false_calls_each
 from benchmarks.regression.targets.target import Measurement
 
 TARGET = "engine-step"
 
 MARGIN = 0.03
 
-BUDGETS_SECONDS = (60.0, 600.0)
-"""Those of the live tries, and of `sppo-bench compare` if not given."""
-
 Draws = Iterator[RecordedPair]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A target of a command with so many targets. seconds: the target's part of the budget."""
+
+    targets: int
+    seconds: float
+
+
+LIVE = Setting(targets=1, seconds=60.0)
+"""The live tries: one target, a minute."""
+
+DEFAULT = Setting(targets=3, seconds=200.0)
+"""`sppo-bench compare` without flags: three targets share 10 minutes."""
+
+PATIENT = Setting(targets=3, seconds=600.0)
+"""`--budget 30m`, as in examples/ci/regression.yml."""
+
+SETTINGS = (LIVE, DEFAULT, PATIENT)
+
+
 def rates(
-    tries: int, budget_seconds: float, draws: Callable[[int], tuple[Draws, Draws]]
+    tries: int, setting: Setting, draws: Callable[[int], tuple[Draws, Draws]]
 ) -> dict[str, Any]:
-    """Shares of the verdicts, and the pairs that a try takes.
+    """Shares of the verdicts on one target, and the pairs that a try takes.
 
     draws: the number of a try -> its A/A pairs and its A/B pairs, without end.
     """
+    false_calls = false_calls_each(setting.targets)
     counts = Counter[str]()
     pairs = 0
     for number in range(tries):
         a_a, a_b = draws(number)
-        judged = _Try(a_a, a_b).session().compare_target(TARGET, budget_seconds)
+        session = _Try(a_a, a_b).session(false_calls)
+        judged = session.compare_target(TARGET, setting.seconds)
         counts[judged.outcome] += 1
         pairs += judged.pairs
     outcomes = ("worse", "better", "not worse", "undecided")
     shares = {outcome.replace(" ", "_"): counts[outcome] / tries for outcome in outcomes}
-    return {"budget_seconds": budget_seconds, "tries": tries, **shares, "mean_pairs": pairs / tries}
+    return {
+        "budget_seconds": setting.targets * setting.seconds,
+        "targets": setting.targets,
+        "target_seconds": setting.seconds,
+        "tries": tries,
+        **shares,
+        "mean_pairs": pairs / tries,
+    }
 
 
 class _Try:
@@ -46,8 +74,13 @@ class _Try:
         self.draws: dict[Kind, Draws] = {"a/a": a_a, "a/b": a_b}
         self.now = 0.0
 
-    def session(self) -> Session:
-        return Session(next_pair=self.next_pair, margin=MARGIN, clock=lambda: self.now)
+    def session(self, false_calls: float) -> Session:
+        return Session(
+            next_pair=self.next_pair,
+            margin=MARGIN,
+            false_calls=false_calls,
+            clock=lambda: self.now,
+        )
 
     def next_pair(self, target: str, kind: Kind, number: int) -> RecordedPair:
         pair = next(self.draws[kind])

@@ -10,8 +10,9 @@ from benchmarks.regression.compare.verdict import Pair
 TIMED = """
 import json, pathlib, sys
 from benchmarks import pace
-if "engine-step" != sys.argv[1]:
-    print(f"unknown target {sys.argv[1]!r}; known: engine-step", file=sys.stderr)
+known = getattr(pace, "TARGETS", ["engine-step"])
+if sys.argv[1] not in known:
+    print(f"unknown target {sys.argv[1]!r}; known: {', '.join(known)}", file=sys.stderr)
     sys.exit(2)
 print(json.dumps({
     "schema": pace.SCHEMA,
@@ -36,7 +37,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def make_repository(folder: Path) -> Path:
-    """Tags: `fast` and `slow` (by a fifth), `old` without the module, `broken`, `other-schema`."""
+    """Tags: `fast` and `slow` (by a fifth), `two-targets`, `old` without the module, `broken`,
+    `other-schema`."""
     package = folder / "benchmarks" / "regression" / "targets"
     package.mkdir(parents=True)
     git(folder, "init", "--quiet")
@@ -47,6 +49,8 @@ def make_repository(folder: Path) -> Path:
     (package / "timed.py").write_text(TIMED)
     _commit(folder, "fast", pace, 'SECONDS = 1.0\nSCHEMA = "sppo-timed/1"\n')
     _commit(folder, "slow", pace, 'SECONDS = 1.2\nSCHEMA = "sppo-timed/1"\n')
+    targets = 'TARGETS = ["engine-step", "planning"]\n'
+    _commit(folder, "two-targets", pace, 'SECONDS = 1.0\nSCHEMA = "sppo-timed/1"\n' + targets)
     _commit(folder, "other-schema", pace, 'SECONDS = 1.2\nSCHEMA = "sppo-timed/7"\n')
     _commit(folder, "broken", pace, "SECONDS = = 1\n")
     git(folder, "checkout", "--quiet", "fast")

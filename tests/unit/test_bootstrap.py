@@ -58,3 +58,18 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(monkeypatch: pytest.M
         interval = bootstrap.ratio_interval([(launch(1.2), launch(1.0)) for _ in range(5)])
         covered += interval.low <= 1.2 <= interval.high
     assert covered >= 85
+
+
+def test_two_sides_have_random_streams_of_their_own() -> None:
+    """Equal sides: the interval is that of independent draws."""
+    steps = np.array([1.0, 1.05, 1.1, 1.2, 1.4])
+    ratio = bootstrap.unpaired_ratio_interval([steps.tolist()] * 2, [steps.tolist()] * 2)
+    drawn = np.random.default_rng(3).choice(steps, size=(2, 20000, 2, len(steps)))
+    sides = np.median(np.median(drawn, axis=3), axis=2)
+    low, high = np.percentile(sides[0] / sides[1], [2.5, 97.5])
+    assert (ratio.low, ratio.high) == pytest.approx((low, high), abs=0.01)
+
+
+def test_a_side_of_one_launch_has_no_ratio_interval() -> None:
+    with pytest.raises(AssertionError, match="two launches or more"):
+        bootstrap.unpaired_ratio_interval([[1.0, 1.1]], [[1.0, 1.1]] * 2)

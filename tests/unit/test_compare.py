@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -88,6 +93,8 @@ def test_a_dirty_checkout_is_compared_as_it_is(
         (("fast", "slow", "--budget", "soon"), "--budget soon: give a time"),
         (("fast", "slow", "--margin", "much"), "--margin much: give per cent"),
         (("fast", "slow", "--judge", "x"), "leave BASE and HEAD out"),
+        (("fast", "slow", "--targets", ","), "--targets names no target; known: engine-step"),
+        ((str(CHECKOUT / "docs"),), "docs is a folder and no commit: name two run folders"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -124,11 +131,86 @@ def test_a_target_that_base_lacks_is_left_out_unless_it_was_asked_for(
 ) -> None:
     arguments = ["compare", "fast", "slow", "--output", str(tmp_path)]
     assert main([*arguments, "--json"]) == 1
-    shown = capsys.readouterr()
-    assert [each["target"] for each in json.loads(shown.out)["targets"]] == ["engine-step"]
-    assert "planning is left out: fast (commit" in shown.err
+    data = json.loads(capsys.readouterr().out)
+    assert [each["target"] for each in data["targets"]] == ["engine-step"]
+    assert sorted(data["left_out"]) == ["emulating", "planning"]
+    assert main(["compare", "--judge", data["directory"]]) == 1
+    assert "planning is left out: fast (commit" in capsys.readouterr().out
     assert main([*arguments, "--targets", "planning"]) == 2
     assert "has no target 'planning': leave it out of --targets" in capsys.readouterr().err
+
+
+def test_a_target_that_head_lacks_is_worse(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    arguments = ["two-targets", "fast", "--output", str(tmp_path), "--markdown", str(page)]
+    assert main(["compare", *arguments, "--json"]) == 1
+    data = json.loads(capsys.readouterr().out)
+    outcomes = {each["target"]: each["outcome"] for each in data["targets"]}
+    assert outcomes == {"engine-step": "not worse", "planning": "worse"}
+    assert "- planning: fast (commit" in page.read_text()
+    assert "leave" not in page.read_text()
+    assert main(["compare", "--judge", data["directory"], "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == data
+
+
+def test_a_page_that_cannot_be_written_is_said_before_measuring(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(tmp_path / "out", "fast", "slow", "--markdown", str(tmp_path)) == 2
+    assert "Is a directory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_costs_no_verdict(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(tmp_path / "out", "fast", "slow", "--markdown", "/dev/full") == 2
+    shown = capsys.readouterr()
+    assert "worse" in shown.out
+    assert "No space left on device" in shown.err
+
+
+def test_the_users_own_worktrees_stay_registered(repository: Path, tmp_path: Path) -> None:
+    """Also one whose disk is not mounted now."""
+    own = tmp_path / "own"
+    git(repository, "worktree", "add", "--detach", str(own), "slow")
+    own.rename(tmp_path / "elsewhere")
+    try:
+        with two_trees("fast", "slow"):
+            pass
+        assert str(own) in git(repository, "worktree", "list")
+    finally:
+        git(repository, "worktree", "remove", "--force", str(own))
+
+
+def test_worktrees_of_a_killed_comparison_are_removed_by_the_next(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks.regression.compare.trees import two_trees\n"
+        "with two_trees('fast', 'slow', Path(sys.argv[1])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code, str(repository)]
+    ended = subprocess.run(command, env=environment, cwd=CHECKOUT, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert git(repository, "worktree", "list").count("\n") == 2
+    with two_trees("fast", "slow"):
+        assert git(repository, "worktree", "list").count("\n") == 2
+    assert git(repository, "worktree", "list").count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkout_alone_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with two_trees(".", ".", tmp_path) as (base, head):
+        assert base.folder == head.folder == tmp_path
 
 
 def test_worktrees_are_removed_after_an_interrupt(repository: Path) -> None:
@@ -190,9 +272,8 @@ def test_a_budget_that_is_spent_is_undecided() -> None:
     assert pairs.now <= 55.0
 
 
-def test_a_noisy_machine_spends_its_time_on_a_a_pairs() -> None:
+def test_a_noisy_machine_has_more_a_a_pairs_and_goes_on_to_pairs_in_turns() -> None:
     pairs = Clocked(*(1.1**power for power in range(30)))
-    pairs.base_seconds = tuple(1.1**power for power in range(30))
     session = pairs.session()
     made = pairs.next_pair
 
@@ -203,7 +284,7 @@ def test_a_noisy_machine_spends_its_time_on_a_a_pairs() -> None:
 
     session.next_pair = uneven
     judged = session.compare_target("a", 100.0)
-    assert set(pairs.kinds) == {"a/a"}
+    assert pairs.kinds == 4 * ["a/a"] + 5 * ["a/b"]
     assert "too noisy" in judged.reason
 
 

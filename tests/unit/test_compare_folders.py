@@ -67,6 +67,54 @@ def test_losses_memory_and_status_count(tmp_path: Path) -> None:
     assert (row.outcome, row.reason) == ("worse", "it was ok and is oom: no memory")
 
 
+OOM = {"status": "oom", "reason": "no memory"}
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "outcome", "reason"),
+    [
+        (OOM, OOM, "not worse", "oom in both folders"),
+        (OOM, {}, "better", "it was oom and is ok"),
+        (OOM, {"status": "failed"}, "undecided", "it was oom and is failed: no reason given"),
+    ],
+)
+def test_a_status_other_than_ok_in_the_first_folder(
+    base: dict[str, str], head: dict[str, str], outcome: str, reason: str, tmp_path: Path
+) -> None:
+    row = joined(tmp_path, launches(**base), launches(**head))
+    assert (row.outcome, row.reason) == (outcome, reason)
+
+
+def test_a_failed_further_launch_is_set_aside(tmp_path: Path) -> None:
+    *fine, third = launches()
+    failed = msgspec.structs.replace(third, status="failed", reason="a rank died")
+    assert joined(tmp_path, launches(), [*fine, failed]).outcome == "not worse"
+
+
+def test_a_row_that_the_second_folder_lacks_is_worse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = launches(row="DeepSpeed", system="deepspeed")
+    for each, place in zip(other, ("x", "y", "z"), strict=True):
+        records.write(each, tmp_path / "a" / place / records.FILE_NAME)
+    a, b = folder(tmp_path / "a", launches()), folder(tmp_path / "b", launches())
+    assert main(["compare", str(a), str(b), "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["row"], row["outcome"]) for row in rows] == [
+        ("SPPO", "not worse"),
+        ("DeepSpeed", "worse"),
+    ]
+    assert rows[1]["reason"].endswith("b lacks this row")
+    assert main(["compare", str(b), str(a)]) == 0
+
+
+def test_times_without_readings_of_the_machine_decide_nothing(tmp_path: Path) -> None:
+    unread = launches(1.2, machine_state=None)[:1]
+    row = joined(tmp_path, launches(), unread)
+    assert (row.outcome, row.ratio) == ("undecided", None)
+    assert row.reason == "B has no readings of its machine"
+
+
 def test_unsettled_times_decide_nothing(tmp_path: Path) -> None:
     row = joined(tmp_path, launches(), launches(1.2)[:1])
     assert row.outcome == "undecided"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import UsageError, chosen, usage_errors
+from benchmarks.commands.arguments import UsageError, chosen, names, usage_errors
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.commands.regression.amounts import parse_seconds, parse_share
@@ -45,8 +45,8 @@ class Compare(Json):
     """The commit that may be slower, or a second run folder; the checkout with all its changes if
     "." or not given."""
     targets: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Targets by comma: engine-step, attention, stage-forward, stage-backward, planning,
-    simulating, emulating, record-writing (these if not given); job-sppo, job-megatron,
+    """Targets by comma: engine-step, planning, emulating (these if not given); attention,
+    stage-forward, stage-backward, simulating, record-writing; job-sppo, job-megatron,
     job-deepspeed."""
     budget: Annotated[str, arg(metavar="TIME")] = "10m"
     """Time for all pairs: 90s, 10m or 1h. Every target has an equal part of what is left."""
@@ -62,6 +62,7 @@ class Compare(Json):
 
     def run(self) -> int:
         """Compare, show; the exit code. Raises UsageError."""
+        self._check_page()
         budget_seconds = parse_seconds(self.budget)
         asked_margin = None if self.margin is None else parse_share(self.margin)
         if self.judge is not None:
@@ -79,57 +80,68 @@ class Compare(Json):
         from benchmarks.environment import describe_environment
         from benchmarks.regression.compare import recorded
         from benchmarks.regression.compare.recorded import Header
-        from benchmarks.regression.compare.session import Measured, Session
+        from benchmarks.regression.compare.session import Measured, Session, lost_verdicts
         from benchmarks.regression.compare.trees import TreeError, two_trees
+        from benchmarks.regression.compare.verdict import false_calls_each
 
-        names = self._targets()
+        asked = self._targets()
         with usage_errors(TreeError), two_trees(base, self.head) as trees:
             for tree in trees:
                 if tree.dirty:
                     _note(f"{tree.words} is compared as it is")
-            names = [name for name in names if self._is_in_both(name, trees)]
-            if not names:
+            left_out = self._without(trees[0], asked)
+            if len(left_out) == len(asked):
                 raise UsageError(f"{trees[0].words} has none of the targets: name a later commit")
+            lost = self._without(trees[1], [name for name in asked if name not in left_out])
+            targets = [name for name in asked if name not in left_out and name not in lost]
             header = Header(
                 base=trees[0].words,
                 head=trees[1].words,
                 margin=margin,
-                targets=names,
+                targets=targets,
+                false_calls=false_calls_each(len(targets)),
+                left_out=left_out,
+                lost=lost,
                 environment=describe_environment(),
             )
             directory = self._directory()
             recorded.write_header(directory, header)
             measured = Measured(base=trees[0], head=trees[1], directory=directory)
-            session = Session(next_pair=measured, margin=margin, note=_note)
+            session = Session(
+                next_pair=measured, margin=margin, false_calls=header.false_calls, note=_note
+            )
             try:
-                verdicts = session.compare(names, budget_seconds)
+                verdicts = session.compare(targets, budget_seconds) | lost_verdicts(header)
             except BaseException:
                 _note(f"pairs so far: {directory}")
                 raise
         return self._show(directory, header, verdicts)
 
     def _targets(self) -> list[str]:
-        from benchmarks.regression.targets.registry import JOBS, TARGETS
+        from benchmarks.regression.targets.registry import DEFAULT, JOBS, TARGETS
 
         known = [*TARGETS, *JOBS]
-        return chosen(self.targets, known, "target") if self.targets else list(TARGETS)
+        if self.targets and not names(self.targets):
+            raise UsageError(f"--targets names no target; known: {', '.join(known)}")
+        return chosen(self.targets, known, "target") if self.targets else list(DEFAULT)
 
-    def _is_in_both(self, name: str, trees: Sequence[Tree]) -> bool:
-        """Check the target in both trees. A new target has nothing to compare with, and is said.
+    def _without(self, tree: Tree, targets: Sequence[str]) -> dict[str, str]:
+        """Check the targets in a tree; those that the tree lacks, and why.
 
-        Raises TreeError, also for a new target that was asked for by name.
+        Raises TreeError, and UsageError for a lacking target that was asked for by name.
         """
         from benchmarks.regression.compare.measuring import NoTargetError, check
 
-        try:
-            for tree in trees:
+        lacking = {}
+        for name in targets:
+            try:
                 check(tree, name)
-        except NoTargetError as error:
-            if self.targets:
-                raise
-            _note(f"{name} is left out: {error}")
-            return False
-        return True
+            except NoTargetError as error:
+                if self.targets:
+                    raise UsageError(f"{error}: leave it out of --targets") from None
+                lacking[name] = str(error)
+                _note(f"{name}: {error}")
+        return lacking
 
     def _directory(self) -> Path:
         """A new folder for the pairs. Raises UsageError."""
@@ -146,7 +158,7 @@ class Compare(Json):
         header, done = recorded.read(directory)
         header = msgspec.structs.replace(header, margin=margin or header.margin)
         with usage_errors():
-            verdicts = judge(done, header.targets, header.margin)
+            verdicts = judge(done, header)
         return self._show(directory, header, verdicts)
 
     def _show(self, directory: Path, header: Header, verdicts: dict[str, Verdict]) -> int:
@@ -166,10 +178,17 @@ class Compare(Json):
         return report.exit_code(row.outcome for row in joined.rows)
 
     def _print(self, page: str, data: dict[str, object]) -> None:
+        """Show, then append to the file: a full disk costs no verdict."""
+        show(self.json, data, page)
         if self.markdown is not None:
             with usage_errors(OSError), self.markdown.open("a", encoding="utf-8") as stream:
                 stream.write(page + "\n\n")
-        show(self.json, data, page)
+
+    def _check_page(self) -> None:
+        """Raise UsageError where the page could not be written, before minutes of measuring."""
+        if self.markdown is not None:
+            with usage_errors(OSError), self.markdown.open("a", encoding="utf-8"):
+                pass
 
 
 def _note(line: str) -> None:

@@ -54,7 +54,7 @@ def read(tree: Tree, target: str, code: int, output: str, errors: str) -> Measur
                 "later commit"
             )
         if last.startswith("unknown target"):
-            raise NoTargetError(f"{tree.words} has no target {target!r}: leave it out of --targets")
+            raise NoTargetError(f"{tree.words} has no target {target!r}")
         raise TreeError(f"{tree.words} cannot be timed: {target} ended with {code}: {last}")
     line = (output.strip().splitlines() or [""])[-1]
     try:

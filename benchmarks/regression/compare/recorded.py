@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.records.store import RecordError, read_json, save
-from benchmarks.regression.compare.verdict import Pair
+from benchmarks.regression.compare.verdict import FALSE_CALLS, Pair
 from benchmarks.regression.targets.target import Measurement
 
 SCHEMA = "sppo-compare/1"
@@ -22,13 +22,20 @@ Kind = Literal["a/a", "a/b"]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What is compared. base, head: names and commits in words. margin: the asked one, a share."""
+    """What is compared. base, head: names and commits in words. margin: the asked one, a share.
+
+    false_calls: each target's part of the comparison's rate. left_out: targets that BASE lacks, and
+    why. lost: targets that HEAD lacks and BASE has, and why.
+    """
 
     schema: str = SCHEMA
     base: str
     head: str
     margin: float
     targets: list[str]
+    false_calls: float = FALSE_CALLS
+    left_out: dict[str, str] = {}
+    lost: dict[str, str] = {}
     environment: dict[str, Any] = {}
 
 

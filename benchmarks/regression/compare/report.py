@@ -16,7 +16,7 @@ NOT_WORSE, WORSE, UNDECIDED = 0, 1, 3
 
 EXPLANATION = (
     "ratio: the least time of HEAD over that of BASE; below 1 HEAD is faster",
-    "interval: the lower end is 99.5 % sure, the upper end 88 %",
+    "interval: the lower ends of all targets together are 99.5 % sure, an upper end 88 %",
     "A/A spread: how far the two fastest of the first runs of BASE differ",
 )
 
@@ -64,6 +64,7 @@ def of_commits(header: Header, verdicts: Mapping[str, Verdict]) -> str:
         for name, each in items
         if each.outcome != "undecided" and each.margin > header.margin
     ]
+    notes += [f"{name} is left out: {reason}" for name, reason in header.left_out.items()]
     table = text_table(_COLUMNS, items, "lrrrrrl")
     return _page(f"{header.head} against {header.base}", table, (*notes, *EXPLANATION))
 
@@ -87,6 +88,8 @@ def commits_data(directory: str, header: Header, verdicts: Mapping[str, Verdict]
         "base": header.base,
         "head": header.head,
         "asked_margin": header.margin,
+        "false_calls": header.false_calls,
+        "left_out": header.left_out,
         "exit_code": exit_code(each.outcome for each in verdicts.values()),
         "targets": [{"target": name, **asdict(each)} for name, each in verdicts.items()],
     }

@@ -12,7 +12,7 @@ from benchmarks.records.metrics import largest_bytes, measured_seconds
 from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record, grouped, read_all
 from benchmarks.records.store import RecordError
-from benchmarks.records.timing import Timing, timings
+from benchmarks.records.timing import Timing, failed_further, timings
 from benchmarks.regression.compare.verdict import Outcome
 
 NOT_COMPARED = "not compared"
@@ -46,7 +46,7 @@ class Joined:
 
 
 def join(base: Path, head: Path, margin: float) -> Joined:
-    """Compare the rows that both folders have.
+    """Compare the rows of both folders. A row that the second folder lacks is worse.
 
     margin: of times and of memory, as a share. Raises RecordError on a folder without records, on
     different workloads, and where no row is in both.
@@ -62,11 +62,11 @@ def join(base: Path, head: Path, margin: float) -> Joined:
     common = [name for name in rows[0] if name in rows[1]]
     if not common:
         raise RecordError(f"{base} and {head} have no row in common: run the same --systems")
-    notes = [
-        f"{name} is only in {folder}"
-        for folder, own, other in ((base, rows[0], rows[1]), (head, rows[1], rows[0]))
-        for name in own
-        if name not in other
+    notes = [f"{name} is only in {head}" for name in rows[1] if name not in rows[0]]
+    lost = [
+        RowComparison(row=name, outcome="worse", reason=f"{head} lacks this row")
+        for name in rows[0]
+        if name not in rows[1]
     ]
     same_machine = machines[0] == machines[1]
     if not same_machine:
@@ -84,7 +84,7 @@ def join(base: Path, head: Path, margin: float) -> Joined:
         )
         for name in common
     ]
-    return Joined(workload=workloads[0].name, rows=compared, notes=notes)
+    return Joined(workload=workloads[0].name, rows=compared + lost, notes=notes)
 
 
 def _row(
@@ -94,17 +94,10 @@ def _row(
     *,
     with_times: bool,
 ) -> RowComparison:
-    base, head = sides
-    result = RowComparison(row=base[0].row, outcome="undecided")
-    states = [next((each for each in side if each.status != "ok"), side[0]) for side in sides]
-    if states[0].status != "ok":
-        return replace(result, reason=f"the first folder's row is {states[0].status}")
-    if states[1].status != "ok":
-        return replace(
-            result,
-            outcome="worse",
-            reason=f"it was ok and is {states[1].status}: {states[1].reason or 'no reason given'}",
-        )
+    base, head = (failed_further(side)[1] for side in sides)
+    result = _with_status(base, head)
+    if result.reason:
+        return result
     losses, differ = _losses(base[0], head[0])
     result = replace(result, losses=losses, memory_ratio=_memory_ratio(base, head))
     if differ:
@@ -114,7 +107,25 @@ def _row(
         return replace(result, outcome="worse", reason=grown)
     if not with_times:
         return replace(result, outcome="not worse")
-    return _with_times(result, sides, judged, margin)
+    return _with_times(result, (base, head), judged, margin)
+
+
+def _with_status(base: Sequence[Record], head: Sequence[Record]) -> RowComparison:
+    """The verdict on the statuses; without a reason where both are ok."""
+    before, after = (
+        next((each for each in side if each.status != "ok"), side[0]) for side in (base, head)
+    )
+    result = RowComparison(row=base[0].row, outcome="undecided")
+    if before.status == after.status == "ok":
+        return result
+    if before.status == after.status:
+        reason = f"{after.status} in both folders"
+        return replace(result, outcome="not worse", reason=reason)
+    reason = f"it was {before.status} and is {after.status}"
+    if after.status == "ok":
+        return replace(result, outcome="better", reason=reason)
+    reason += f": {after.reason or 'no reason given'}"
+    return replace(result, outcome="worse" if before.status == "ok" else "undecided", reason=reason)
 
 
 def _with_times(
@@ -131,6 +142,8 @@ def _with_times(
     if not all(used):
         return replace(result, reason="a side has no measured steps")
     for letter, timing in zip("AB", judged, strict=True):
+        if timing.verdict is None:
+            return replace(result, reason=f"{letter} has no readings of its machine")
         if timing.verdict == "unsettled":
             return replace(result, reason=f"{letter} is unsettled: {timing.reason}")
     interval = unpaired_ratio_interval(used[1], used[0])

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.regression.compare import measuring, recorded
-from benchmarks.regression.compare.recorded import Kind, RecordedPair, pairs_of
+from benchmarks.regression.compare.recorded import Header, Kind, RecordedPair, pairs_of
 from benchmarks.regression.compare.trees import Tree
 from benchmarks.regression.compare.verdict import (
+    FALSE_CALLS,
     LOOKS,
     Pair,
     Verdict,
@@ -27,6 +28,9 @@ A_A_PAIRS = 2
 A_A_SHARE = 1 / 3
 """The part of a target's time that A/A pairs may take to leave the margin as asked."""
 
+NOISY_SHARE = 1 / 2
+"""The part that they may take where the machine is too noisy for `not worse`."""
+
 NextPair = Callable[[str, Kind, int], RecordedPair]
 """Target, kind and number, from 0, of a pair -> the pair, measured, or drawn by a proof."""
 
@@ -35,11 +39,13 @@ NextPair = Callable[[str, Kind, int], RecordedPair]
 class Session:
     """Asks for pairs until every target has its verdict.
 
-    margin: the asked one, a share. note: gets a line of progress now and then.
+    margin: the asked one, a share. false_calls: of each target. note: gets a line of progress now
+    and then.
     """
 
     next_pair: NextPair
     margin: float
+    false_calls: float = FALSE_CALLS
     clock: Callable[[], float] = time.monotonic
     note: Callable[[str], None] = lambda line: None
 
@@ -57,12 +63,12 @@ class Session:
         """The verdict on one target within this time, which a last pair may exceed."""
         pairs = _Pairs(target, self.next_pair, self.clock)
         now = self.clock()
-        a_a = self._a_a_pairs(pairs, now + A_A_SHARE * seconds, now + seconds)
+        a_a = self._a_a_pairs(pairs, now + A_A_SHARE * seconds, now + NOISY_SHARE * seconds)
         self.note(f"{target}: {len(a_a)} A/A pairs, at most {seconds:.0f} s for all")
         done: list[Pair] = []
         while True:
-            over = too_noisy(a_a, self.margin) or not pairs.fits(now + seconds)
-            final = decided(done, a_a, self.margin, at_end=over)
+            over = not pairs.fits(now + seconds)
+            final = decided(done, a_a, self.margin, self.false_calls, at_end=over)
             if final is not None:
                 return final
             if len(done) in LOOKS:
@@ -70,7 +76,7 @@ class Session:
             done.append(pairs.next("a/b", len(done)))
 
     def _a_a_pairs(self, pairs: _Pairs, until: float, end: float) -> list[Pair]:
-        """A/A pairs until the asked margin stands. A machine that is too noisy has all the time."""
+        """A/A pairs until the asked margin stands; until `end` where the machine is too noisy."""
         done: list[Pair] = []
         while pairs.fits(end):
             noisy = too_noisy(done, self.margin)
@@ -132,11 +138,23 @@ class Measured:
         return pair
 
 
-def judge(
-    done: Sequence[RecordedPair], targets: Sequence[str], margin: float
-) -> dict[str, Verdict]:
+def judge(done: Sequence[RecordedPair], header: Header) -> dict[str, Verdict]:
     """The verdicts of recorded pairs, by target: those of the session that has recorded them."""
+    judged = {
+        target: verdict(
+            pairs_of(done, target, "a/b"),
+            pairs_of(done, target, "a/a"),
+            header.margin,
+            header.false_calls,
+        )
+        for target in header.targets
+    }
+    return judged | lost_verdicts(header)
+
+
+def lost_verdicts(header: Header) -> dict[str, Verdict]:
+    """The verdicts on the targets that HEAD has lost."""
     return {
-        target: verdict(pairs_of(done, target, "a/b"), pairs_of(done, target, "a/a"), margin)
-        for target in targets
+        target: Verdict(outcome="worse", margin=header.margin, pairs=0, reason=reason)
+        for target, reason in header.lost.items()
     }

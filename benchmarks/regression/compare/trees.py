@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +18,9 @@ from benchmarks.records.provenance import commit_words
 
 AS_IT_IS = "."
 """The name of the checkout with all its changes."""
+
+PREFIX = "sppo-compare"
+"""Of the temporary folder of a comparison's worktrees; host and process id follow."""
 
 
 class TreeError(ValueError):
@@ -46,7 +53,10 @@ def two_trees(base: str, head: str, checkout: Path | None = None) -> Iterator[tu
     """
     checkout = checkout or CHECKOUT
     names = {name: _commit(name, checkout) for name in (base, head)}
-    with tempfile.TemporaryDirectory(prefix="sppo-compare-") as folder:
+    if any(names.values()):
+        _remove_left(checkout)
+    prefix = f"{PREFIX}-{socket.gethostname()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         made: list[Path] = []
         try:
             trees = []
@@ -62,7 +72,32 @@ def two_trees(base: str, head: str, checkout: Path | None = None) -> Iterator[tu
         finally:
             for path in made:
                 _git(checkout, "worktree", "remove", "--force", str(path), check=False)
-            _git(checkout, "worktree", "prune", check=False)
+
+
+def _remove_left(checkout: Path) -> None:
+    """Remove the worktrees of this host's comparisons that were killed, and no others."""
+    for line in _git(checkout, "worktree", "list", "--porcelain").splitlines():
+        path = Path(line.removeprefix("worktree "))
+        host, process = _owner(path.parent.name)
+        if line.startswith("worktree ") and host == socket.gethostname() and _has_ended(process):
+            _git(checkout, "worktree", "remove", "--force", str(path), check=False)
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _owner(folder: str) -> tuple[str, int]:
+    """Host and process id of a temporary folder's name; "" and 0 of any other folder."""
+    name = re.fullmatch(rf"{PREFIX}-(.+)-(\d+)-[^-]+", folder)
+    return (name[1], int(name[2])) if name else ("", 0)
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _as_it_is(checkout: Path) -> Tree:
@@ -96,6 +131,8 @@ def _git(checkout: Path, *arguments: str, check: bool = True) -> str:
     if check and ended.returncode:
         if arguments[0] == "rev-parse":
             name = arguments[-1].removesuffix("^{commit}")
+            if Path(name).is_dir():
+                raise TreeError(f"{name} is a folder and no commit: name two run folders")
             raise TreeError(f"unknown commit {name!r}: name a commit, branch or tag of {checkout}")
         words = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise TreeError(f"git {arguments[0]} {arguments[1]} failed: {words}")

@@ -64,6 +64,9 @@ _TARGETS = (
 TARGETS: Mapping[str, Target] = {target.name: target for target in _TARGETS}
 """By name: pieces of the suite, 20 ms to 1 s a repetition on one core."""
 
+DEFAULT = ("engine-step", "planning", "emulating")
+"""Compared if no target is named: few, so that each has enough of the time."""
+
 
 def _job(system: str, row: str) -> Job:
     return Job(
