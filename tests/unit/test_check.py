@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.regression.check import expected, gate, topics, workers
-from benchmarks.regression.check.differences import compare
 from benchmarks.regression.check.expected import Expected
 from benchmarks.regression.check.gate import TopicResult
 
@@ -277,26 +276,3 @@ def test_every_topic_has_its_file() -> None:
     names = {topic.name for topic in topics.TOPICS}
     assert {path.stem for path in directory.glob("*.json")} == names
     assert all(expected.read(directory, name).cases for name in names)
-
-
-def test_margins_are_for_their_own_keys() -> None:
-    def role(calls: int, messages: int) -> dict[str, Any]:
-        traffic = {"all_gather 0-3": {"calls": messages, "bytes": 8}}
-        return {"calls": {"sppo.plan": calls}, "operators": {"x": calls}, "communication": traffic}
-
-    def differing(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-        (topic,) = topics.find([name])
-        differences = compare({"case": old}, {"case": new}, topic.tolerances)
-        return [difference.key for difference in differences]
-
-    old, new = ({"roles": {"rank 0": role(*counts)}} for counts in ((1000, 140), (1009, 141)))
-    assert differing("emulations", old, new) == [
-        "roles.rank 0.communication.all_gather 0-3.calls",
-        "roles.rank 0.operators.x",
-    ]
-    calls = ({"calls": {"sppo.plan": 1000}}, {"calls": {"sppo.plan": 1009}})
-    assert differing("calls-planning", *calls) == []
-    assert differing("calls-planning", calls[0], {"calls": {"sppo.plan": 1011}})
-    old = {"loss": [2.0], "grad_norm": [1.0], "rank 0": {"peak_device_bytes": 100, "x": 100}}
-    new = {"loss": [2.000001], "grad_norm": [1.0], "rank 0": {"peak_device_bytes": 104, "x": 104}}
-    assert differing("gloo", old, new) == ["rank 0.x"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from benchmarks.regression.check import topics
 from benchmarks.regression.check.differences import compare
 from benchmarks.regression.check.report import Change, lines
 
@@ -81,3 +84,26 @@ def test_no_more_lines_than_asked() -> None:
     shown = lines(changes(old, new), most=3)
     assert len(shown) == 3
     assert shown[-1] == "and 10 more in 10 kinds: --lines 12"
+
+
+def test_margins_are_for_their_own_keys() -> None:
+    def role(calls: int, messages: int) -> dict[str, Any]:
+        traffic = {"all_gather 0-3": {"calls": messages, "bytes": 8}}
+        return {"calls": {"sppo.plan": calls}, "operators": {"x": calls}, "communication": traffic}
+
+    def differing(name: str, old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        (topic,) = topics.find([name])
+        differences = compare({"case": old}, {"case": new}, topic.tolerances)
+        return [difference.key for difference in differences]
+
+    old, new = ({"roles": {"rank 0": role(*counts)}} for counts in ((1000, 140), (1009, 141)))
+    assert differing("emulations", old, new) == [
+        "roles.rank 0.communication.all_gather 0-3.calls",
+        "roles.rank 0.operators.x",
+    ]
+    calls = ({"calls": {"sppo.plan": 1000}}, {"calls": {"sppo.plan": 1009}})
+    assert differing("calls-planning", *calls) == []
+    assert differing("calls-planning", calls[0], {"calls": {"sppo.plan": 1011}})
+    old = {"loss": [2.0], "grad_norm": [1.0], "rank 0": {"peak_device_bytes": 100, "x": 100}}
+    new = {"loss": [2.000001], "grad_norm": [1.0], "rank 0": {"peak_device_bytes": 104, "x": 104}}
+    assert differing("gloo", old, new) == ["rank 0.x"]
