@@ -30,7 +30,7 @@ Exit codes: 0 every row ended in a result (ok, oom, host_oom, infeasible, unavai
 1 a mismatch, a failure, a time-out, a full disk, an infeasible plan of `plan` and `simulate`,
 a changed value (`check`), or a slower commit (`compare`);
 2 wrong input, with a one-line error;
-3 undecided (`compare`);
+3 undecided (`compare`), or topics without a difference of which some were skipped (`check`);
 130 interrupted, the records so far are kept."""
 
 INTERRUPTED = 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from tyro.conf import arg
 
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.regression import summary
+from benchmarks.regression.check.report import LINES
 
 if TYPE_CHECKING:
     from benchmarks.regression.check.gate import TopicResult
@@ -24,8 +26,8 @@ class Check:
 
     Nothing is timed, so noise changes nothing. Every value is compared in both directions. Only
     differences are printed, at most ten lines, and then the command that accepts them. Exits 0 if
-    everything is as expected, 1 if something changed, 2 for wrong input or if nothing could be
-    compared (docs/regression.md).
+    everything is as expected, 1 if something changed, 2 for wrong input, 3 if nothing changed but
+    topics were skipped, because other library versions made their values (docs/regression.md).
 
     Example: sppo-bench check
 
@@ -41,7 +43,9 @@ class Check:
     """Also emulate all roles of all systems at full size: minutes, for the night."""
     expected: Annotated[Path | None, arg(metavar="DIR")] = None
     """The folder of the expected values; results/expected/ if not given."""
-    lines: Annotated[int, arg(metavar="COUNT")] = 10
+    allow_skips: bool = False
+    """Exit 0, not 3, although topics were skipped, if at least one was compared."""
+    lines: Annotated[int, arg(metavar="COUNT")] = LINES
     """Lines of differences at most."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write the result for programs to this file."""
@@ -54,32 +58,41 @@ class Check:
 
         if self.lines < 1:
             raise UsageError(f"--lines {self.lines}: it must be at least 1")
-        for path in (self.json, self.markdown):
-            if path is not None and not path.parent.is_dir():
-                raise UsageError(f"{path}: no folder {path.parent}; make it first")
+        summary.require_file(self.json)
+        summary.require_file(self.markdown, appended=True)
         results = []
         with usage_errors():
-            names = [name.strip() for name in self.topics.split(",") if name.strip()]
-            chosen = topics.find(names, full=self.full)
+            chosen = topics.find(self._names(), full=self.full)
             directory = self.expected or expected.default_directory()
             checked = gate.check(chosen, directory, update=self.update)
-        for result in checked:
-            results.append(result)
-            print(summary.progress(result), file=sys.stderr, flush=True)
-        self._show(results)
-        return gate.exit_code(results)
+        with closing(checked):
+            for result in checked:
+                results.append(result)
+                print(summary.progress(result), file=sys.stderr, flush=True)
+        exit_code = gate.exit_code(results, allow_skips=self.allow_skips)
+        with usage_errors(OSError):
+            self._show(results, exit_code)
+        return exit_code
 
-    def _show(self, results: Sequence[TopicResult]) -> None:
+    def _names(self) -> list[str]:
+        """The topics that are named; none for all. Raises UsageError."""
+        names = [name.strip() for name in self.topics.split(",") if name.strip()]
+        if self.topics and not names:
+            raise UsageError(f"--topics {self.topics!r} names no topic: leave it out for all")
+        return names
+
+    def _show(self, results: Sequence[TopicResult], exit_code: int) -> None:
         """Print the differences, and write the files that were asked for. Raises OSError."""
         from benchmarks.environment import describe_environment
         from benchmarks.records import store
-        from benchmarks.regression.check import gate
+        from benchmarks.regression.check import record
 
         accept = self._accept([result.topic for result in results if result.outcome == "changed"])
         for line in summary.text(results, self.lines, accept):
             print(line)
         if self.json is not None:
-            store.save(self.json, gate.as_record(results, accept, describe_environment()))
+            environment = describe_environment()
+            store.save(self.json, record.as_record(results, exit_code, accept, environment))
         if self.markdown is not None:
             with self.markdown.open("a", encoding="utf-8") as stream:
                 stream.write(summary.markdown(results, self.lines, accept))

@@ -39,6 +39,7 @@ WARM = "mini-cpu"
 
 def main() -> None:
     """Count the case of the command line and print its values."""
+    end_with_parent(signal.SIGKILL)
     kind, *arguments = sys.argv[1:]
     values = planning(*arguments) if kind == "planning" else step(*arguments)
     print(json.dumps(values))
@@ -92,7 +93,6 @@ def step(path: str, name: str, rank: str, ranks: str, further: str) -> Values:
             system.step(tokens)
         values.update(operators=dict(operators.counts), calls=dict(calls))
 
-    end_with_parent(signal.SIGKILL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)

@@ -6,7 +6,6 @@ Each case is counted in a process of its own with a fixed hash seed (`call_worke
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,12 @@ from pathlib import Path
 import msgspec
 
 from baselines.protocol import Role
-from benchmarks.emulation import processes
+from benchmarks.emulation.processes import environment_of
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import child_environment, import_path
 from benchmarks.regression.check.differences import Values
+from benchmarks.regression.check.workers import Processes
+from benchmarks.worker.parent import parent_variable
 
 MARGIN = 0.01
 """Relative, of every number of calls: repeated counts differ by less (docs/regression.md)."""
@@ -25,23 +26,29 @@ MARGIN = 0.01
 PLANNED = ("tiny-cpu", "gpt-7b-1m-32xa100")
 """Workloads whose planning is counted."""
 
-LAST_CHARACTERS = 300
-"""Of the error of a process that counts."""
+LIMIT_SECONDS = 1200.0
+"""Of a process that counts a small case: seconds of work, on a machine however busy."""
 
 
-def planning_calls(name: str) -> Values:
-    """Calls of planning a named workload, by the package that makes them."""
-    return _counted(("planning", name), child_environment(import_path()))
+def planning_calls(name: str, processes: Processes) -> Values:
+    """Calls of planning a named workload, by the package that makes them. Raises RuntimeError."""
+    environment = {**child_environment(import_path()), **parent_variable()}
+    return _counted(processes, ("planning", name), environment, LIMIT_SECONDS)
 
 
-def emulated_role(role: Role, job: EmulationJob, *, further: bool) -> tuple[RoleReport, Values]:
-    """The report of an emulated role; with `further` its operators and calls as well."""
+def emulated_role(
+    role: Role, job: EmulationJob, processes: Processes, limit_seconds: float, *, further: bool
+) -> tuple[RoleReport, Values]:
+    """The report of an emulated role; with `further` its operators and calls as well.
+
+    A role that breaks, or runs longer than the limit, is failed.
+    """
     folder = Path(job.output_directory)
     steps = "further" if further else "alone"
     place = (role.name, str(role.rank), str(role.ranks))
     arguments = ("step", str(folder / "job.json"), *place, steps)
     try:
-        values = _counted(arguments, processes.environment_of(role, job))
+        values = _counted(processes, arguments, environment_of(role, job), limit_seconds)
     except RuntimeError as error:
         values, reason = {}, str(error)
     else:
@@ -52,17 +59,14 @@ def emulated_role(role: Role, job: EmulationJob, *, further: bool) -> tuple[Role
     return msgspec.json.decode(path.read_bytes(), type=RoleReport), values
 
 
-def _counted(arguments: Sequence[str], environment: Mapping[str, str]) -> Values:
+def _counted(
+    processes: Processes,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    limit_seconds: float,
+) -> Values:
     """What the worker prints last. Raises RuntimeError with the end of its errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.regression.check.call_worker", *arguments],
-        env={**environment, "PYTHONHASHSEED": "0"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(" ".join(done.stderr.split())[-LAST_CHARACTERS:])
-    values: Values = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "benchmarks.regression.check.call_worker", *arguments]
+    printed = processes.run(command, {**environment, "PYTHONHASHSEED": "0"}, limit_seconds)
+    values: Values = json.loads(printed.splitlines()[-1])
     return values

@@ -25,10 +25,12 @@ from benchmarks.job import Accounted, Memory
 from benchmarks.launch import run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
+from benchmarks.launch.recording import Inputs
 from benchmarks.records import store
 from benchmarks.records.record import Record
-from benchmarks.regression.check.calls import emulated_role
+from benchmarks.regression.check.calls import LIMIT_SECONDS, emulated_role
 from benchmarks.regression.check.differences import Values
+from benchmarks.regression.check.workers import Processes, measured
 from benchmarks.rows.assign import with_settings
 from benchmarks.rows.row import Row
 from benchmarks.workloads import find, of_flags
@@ -37,6 +39,9 @@ from sppo.config.workload import Workload
 
 OPTIONS = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=240.0)
 """Four optimizer steps: throw-away, accounted, and two whose losses depend on AdamW's state."""
+
+LARGER_LIMIT_SECONDS = 7200.0
+"""Of a role of a full-size emulation."""
 
 FULL_OFFLOAD = SppoSettings(subsequences=4, msp=True, policy="full-offload")
 
@@ -150,24 +155,24 @@ def larger_step_tasks() -> dict[str, StepTask]:
     return {name: (_system(name), *case) for name, case in larger_cases().items()}
 
 
-def emulated_values(task: StepTask) -> Values:
+def emulated_values(task: StepTask, workers: Processes) -> Values:
     """All roles of an emulated step, with operators and calls, and its simulated time."""
-    return _emulated(task, further=True)
+    return _emulated(task, workers, LIMIT_SECONDS, further=True)
 
 
-def larger_emulated_values(task: StepTask) -> Values:
+def larger_emulated_values(task: StepTask, workers: Processes) -> Values:
     """The same without operators and calls: a full-size step takes minutes."""
-    return _emulated(task, further=False)
+    return _emulated(task, workers, LARGER_LIMIT_SECONDS, further=False)
 
 
-def _emulated(task: StepTask, *, further: bool) -> Values:
+def _emulated(task: StepTask, workers: Processes, limit_seconds: float, *, further: bool) -> Values:
     system, workload, settings = task
     adapter = registry.load(system)
     with tempfile.TemporaryDirectory() as folder:
         job = processes.make_job(workload, adapter, settings, Path(folder))
         store.save(Path(folder) / "job.json", job)
         counted = [
-            emulated_role(role, job, further=further)
+            emulated_role(role, job, workers, limit_seconds, further=further)
             for role in roles_of(adapter, workload, settings)
         ]
     emulation = conclude(workload, adapter, settings, [report for report, _ in counted])
@@ -223,11 +228,15 @@ def launched_values() -> dict[str, Values]:
     with tempfile.TemporaryDirectory() as folder:
         inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload))
         for name, (_, settings) in cases.items():
-            adapter = registry.load(_system(name))
-            row = Row(label=name, system=adapter.name, choosing="only one")
-            configuration = with_settings(row, adapter, settings, grid="")
-            values[name] = _record(run.launch_row(inputs, configuration, 1, OPTIONS, SILENT))
+            values[name] = measured(_launched, inputs, name, settings)
     return values
+
+
+def _launched(inputs: Inputs, name: str, settings: Any) -> Values:
+    adapter = registry.load(_system(name))
+    row = Row(label=name, system=adapter.name, choosing="only one")
+    configuration = with_settings(row, adapter, settings, grid="")
+    return _record(run.launch_row(inputs, configuration, 1, OPTIONS, SILENT))
 
 
 def _record(record: Record) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeGuard
@@ -23,7 +24,7 @@ CaseValues: TypeAlias = Mapping[str, Values]
 class ValueDifference:
     """The expected and the actual value under one dotted key; UNSET where there is no such key.
 
-    more: how many further values of the same list differ.
+    more: how many further values of the same list differ, none by a larger share.
     """
 
     case: str
@@ -39,6 +40,11 @@ class ValueDifference:
             return (self.new - self.old) / abs(self.old)
         return None
 
+    @property
+    def size(self) -> float:
+        """How much it changed; what came or went changed most."""
+        return math.inf if self.share is None else abs(self.share)
+
     def __str__(self) -> str:
         share = "" if self.share is None else f" ({100 * self.share:+.3g} %)"
         more = f", {self.more} more of the list" if self.more else ""
@@ -50,7 +56,8 @@ def compare(
 ) -> list[ValueDifference]:
     """Every value that differs, by case.
 
-    `tolerances` are relative, by a name in a key; every other value must be the same.
+    `tolerances` are relative, by a pattern of the whole key (a regular expression). Every other
+    value must be the same.
     """
     differences: list[ValueDifference] = []
     for case in dict.fromkeys((*expected, *actual)):
@@ -68,7 +75,7 @@ def compare(
 def _leaves(
     difference: ValueDifference, tolerances: Mapping[str, float]
 ) -> Iterator[ValueDifference]:
-    """The smallest subtrees that differ; of the values of one list the first, with their number."""
+    """The smallest subtrees that differ; of the values of one list the largest."""
     old, new, prefix = difference.old, difference.new, f"{difference.key}.".lstrip(".")
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted({*old, *new}):
@@ -82,9 +89,15 @@ def _leaves(
             below = replace(difference, key=f"{prefix}{index}", old=before, new=after)
             unequal += _leaves(below, tolerances)
         if unequal:
-            yield replace(unequal[0], more=len(unequal) - 1)
-    elif not _same(old, new, max(tolerances.get(name, 0.0) for name in difference.key.split("."))):
+            largest = max(unequal, key=lambda each: each.size)
+            yield replace(largest, more=len(unequal) - 1)
+    elif not _same(old, new, _tolerance(difference.key, tolerances)):
         yield difference
+
+
+def _tolerance(key: str, tolerances: Mapping[str, float]) -> float:
+    matching = (share for pattern, share in tolerances.items() if re.fullmatch(pattern, key))
+    return max(matching, default=0.0)
 
 
 def _same(old: Tree | UnsetType, new: Tree | UnsetType, tolerance: float) -> bool:
@@ -96,6 +109,15 @@ def _same(old: Tree | UnsetType, new: Tree | UnsetType, tolerance: float) -> boo
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value can be compared by size; True and False cannot."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def not_finite(tree: Tree) -> bool:
+    """Whether a number in the tree is NaN or infinite, which JSON does not have."""
+    if isinstance(tree, Mapping):
+        return any(not_finite(value) for value in tree.values())
+    if isinstance(tree, list):
+        return any(not_finite(value) for value in tree)
+    return isinstance(tree, float) and not math.isfinite(tree)
 
 
 def count_values(tree: Tree) -> int:

@@ -52,10 +52,18 @@ def default_directory() -> Path:
 
 
 def versions_here(libraries: Sequence[str]) -> dict[str, str]:
-    """Installed versions of these libraries and of Python, without its patch release."""
+    """Installed versions of these libraries and of Python, without its patch release.
+
+    Without local labels: "2.13.0+cpu" and "2.13.0" are builds of one version.
+    """
     installed = library_versions()
-    versions = {name: installed[name] for name in libraries if name in installed}
+    versions = {name: public(installed[name]) for name in libraries if name in installed}
     return {"python": ".".join(platform.python_version_tuple()[:2]), **versions}
+
+
+def public(version: str) -> str:
+    """The version without its local label: "2.13.0" of "2.13.0+cpu"."""
+    return version.partition("+")[0]
 
 
 def path_of(directory: Path, topic: str) -> Path:
@@ -77,7 +85,8 @@ def read(directory: Path, topic: str) -> Expected:
     expected = Expected(cases=file.cases, versions=file.versions)
     if file.digest != digest(expected):
         raise ValueError(f"{path}: edited by hand (its digest is of another content); {CURE}")
-    return expected
+    versions = {name: public(version) for name, version in file.versions.items()}
+    return Expected(cases=file.cases, versions=versions)
 
 
 def write(directory: Path, topic: str, expected: Expected) -> Path:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import msgspec
-from msgspec import UNSET
+from typing import Literal, get_args
 
 from benchmarks.regression.check import expected
 from benchmarks.regression.check.differences import (
@@ -21,19 +18,21 @@ from benchmarks.regression.check.differences import (
 from benchmarks.regression.check.expected import Expected
 from benchmarks.regression.check.report import Change
 from benchmarks.regression.check.topics import Lane, Topic
-from benchmarks.regression.check.workers import Workers, failures
+from benchmarks.regression.check.workers import Collect, Workers, failures, words_of
+from benchmarks.regression.exit_codes import NOT_WORSE, UNDECIDED, WORSE
 
-SCHEMA = "sppo-check/1"
+Outcome = Literal["as expected", "changed", "failed", "skipped", "written", "not written"]
 
-Outcome = Literal["as expected", "changed", "skipped", "written", "not written"]
-
-NOT_WORSE, CHANGED, WRONG_INPUT = 0, 1, 2
-"""Exit codes."""
+FAILING = {"changed", "failed", "not written"}
+"""Outcomes that fail the check."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopicResult:
-    """A topic's outcome. reason: of a skipped or unwritten one. values: how many were compared."""
+    """A topic's outcome. values: how many were compared.
+
+    reason: why it was skipped, failed or not written; of a changed topic a further possible cause.
+    """
 
     topic: str
     outcome: Outcome
@@ -42,7 +41,9 @@ class TopicResult:
     differences: Sequence[ValueDifference] = field(default_factory=tuple)
 
 
-def check(topics: Sequence[Topic], directory: Path, *, update: bool) -> Iterator[TopicResult]:
+def check(
+    topics: Sequence[Topic], directory: Path, *, update: bool
+) -> Generator[TopicResult, None, None]:
     """Measure and compare, or with `update` write, each topic as it ends.
 
     Raises ValueError before anything is measured: from a file, or a folder that cannot be written.
@@ -57,7 +58,7 @@ def check(topics: Sequence[Topic], directory: Path, *, update: bool) -> Iterator
 
 def _results(
     topics: Sequence[Topic], known: dict[str, Expected], directory: Path, *, update: bool
-) -> Iterator[TopicResult]:
+) -> Generator[TopicResult, None, None]:
     """Lanes in turn; topics of one lane have all begun before the first is waited for."""
     with closing(Workers()) as workers:
         for lane in get_args(Lane):
@@ -67,12 +68,30 @@ def _results(
                 if obstacle:
                     yield TopicResult(topic=topic.name, outcome="skipped", reason=obstacle)
                 else:
-                    begun.append((topic, topic.start(workers)))
+                    begun.append((topic, _start(topic, workers)))
             for topic, collect in begun:
+                try:
+                    actual = collect()
+                except Exception as error:  # of the code under test, or a process that was killed
+                    yield TopicResult(topic=topic.name, outcome="failed", reason=words_of(error))
+                    continue
                 if update:
-                    yield _written(topic, collect(), directory)
+                    yield _written(topic, actual, directory)
                 else:
-                    yield _compared(topic, known, collect())
+                    yield _compared(topic, known, actual)
+
+
+def _start(topic: Topic, workers: Workers) -> Collect:
+    """Begin the topic. An error is raised where its values are waited for, as that of its tasks."""
+    try:
+        return topic.start(workers)
+    except Exception as error:
+        failure = error
+
+    def fail() -> CaseValues:
+        raise failure
+
+    return fail
 
 
 def other_versions(topic: Topic, known: dict[str, Expected]) -> str:
@@ -87,23 +106,24 @@ def other_versions(topic: Topic, known: dict[str, Expected]) -> str:
 
 
 def _compared(topic: Topic, known: dict[str, Expected], actual: CaseValues) -> TopicResult:
-    """Differences are no verdict where a portable topic was made with other versions."""
+    """Where a portable topic was made with other versions, these may be the cause."""
     differences = tuple(compare(known[topic.name].cases, actual, topic.tolerances))
-    obstacle = other_versions(topic, known)
-    if differences and obstacle:
-        reason = f"{len(differences)} values differ, but the file was {obstacle}"
-        return TopicResult(topic=topic.name, outcome="skipped", reason=reason)
+    versions = other_versions(topic, known) if differences else ""
     return TopicResult(
         topic=topic.name,
         outcome="changed" if differences else "as expected",
+        reason=f"the file was {versions}: a possible cause" if versions else "",
         values=_values(actual),
         differences=differences,
     )
 
 
 def _written(topic: Topic, actual: CaseValues, directory: Path) -> TopicResult:
-    """Write a topic's file, unless a case failed or nothing but noise within tolerances differs."""
-    failed = failures(actual)
+    """Write a topic's file, unless a case failed or nothing but noise within tolerances differs.
+
+    A plan may be infeasible. A rank that does not fit this machine says nothing of the code.
+    """
+    failed = failures(actual, ("ok", "infeasible") if topic.lane == "planning" else ("ok",))
     if failed:
         return TopicResult(topic=topic.name, outcome="not written", reason="; ".join(failed))
     new = Expected(cases=actual, versions=expected.versions_here(topic.libraries))
@@ -128,15 +148,18 @@ def _values(cases: CaseValues) -> int:
     return sum(count_values(case) for case in cases.values())
 
 
-def exit_code(results: Sequence[TopicResult]) -> int:
-    """0 as expected or written, 1 where something changed or failed, 2 where nothing was compared.
+def exit_code(results: Sequence[TopicResult], *, allow_skips: bool = False) -> int:
+    """0 as expected or written, 1 where something changed or failed, 3 where a topic was skipped.
 
-    A check that compares nothing must not pass.
+    With `allow_skips` a skipped topic is no failure. But a check that compares nothing never
+    passes.
     """
     outcomes = {result.outcome for result in results}
-    if outcomes & {"changed", "not written"}:
-        return CHANGED
-    return WRONG_INPUT if outcomes <= {"skipped"} else NOT_WORSE
+    if outcomes & FAILING:
+        return WORSE
+    if outcomes <= {"skipped"} or ("skipped" in outcomes and not allow_skips):
+        return UNDECIDED
+    return NOT_WORSE
 
 
 def changes(results: Sequence[TopicResult]) -> list[Change]:
@@ -146,37 +169,3 @@ def changes(results: Sequence[TopicResult]) -> list[Change]:
         for result in results
         for difference in result.differences
     ]
-
-
-def as_record(
-    results: Sequence[TopicResult], accept: str, environment: dict[str, Any]
-) -> dict[str, Any]:
-    """The check as JSON values. accept: the command that accepts the changes, or ""."""
-    return {
-        "schema": SCHEMA,
-        "exit_code": exit_code(results),
-        "accept": accept,
-        "topics": [
-            {
-                "topic": result.topic,
-                "outcome": result.outcome,
-                "reason": result.reason,
-                "values": result.values,
-                "differences": [_difference(each) for each in result.differences],
-            }
-            for result in results
-        ],
-        "environment": environment,
-    }
-
-
-def _difference(difference: ValueDifference) -> dict[str, Any]:
-    """An absent value has no key."""
-    sides = {"old": difference.old, "new": difference.new}
-    return {
-        "case": difference.case,
-        "key": difference.key,
-        **{name: msgspec.to_builtins(side) for name, side in sides.items() if side is not UNSET},
-        "share": difference.share,
-        "more": difference.more,
-    }

@@ -41,7 +41,7 @@ class Change:
     @property
     def size(self) -> float:
         """How much it changed; what came or went changed most."""
-        return float("inf") if self.difference.share is None else abs(self.difference.share)
+        return self.difference.size
 
 
 def lines(changes: Iterable[Change], most: int = LINES) -> list[str]:
@@ -67,15 +67,15 @@ def _rank(kind: str) -> int:
     return next((rank for pattern, rank in EFFECTS if pattern.search(kind)), 0)
 
 
-def _line(alike: Sequence[Change]) -> str:
-    shown = max(alike, key=lambda change: change.size)
+def _line(changes: Sequence[Change]) -> str:
+    shown = max(changes, key=lambda change: change.size)
     text = f"{shown.topic}: {shown.difference}"
-    if len(alike) == 1:
+    if len(changes) == 1:
         return text
-    shares = [change.difference.share for change in alike if change.difference.share is not None]
-    text += f"; {len(alike) - 1} more of the same"
+    shares = [change.difference.share for change in changes if change.difference.share is not None]
+    text += f"; {len(changes) - 1} more of the same"
     if shares:
         least, largest = (f"{100 * share:+.3g} %" for share in (min(shares), max(shares)))
         text += f", {least}" if least == largest else f", {least} to {largest}"
-    others = dict.fromkeys(change.topic for change in alike if change.topic != shown.topic)
+    others = dict.fromkeys(change.topic for change in changes if change.topic != shown.topic)
     return text + (f", also in {', '.join(others)}" if others else "")
