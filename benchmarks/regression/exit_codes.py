@@ -1,4 +1,4 @@
-"""Exit codes of `check`, `compare` and `history`."""
+"""Exit codes of `check`, `compare` and `history`, and the margin that two of them share."""
 
 NOT_WORSE = 0
 """Everything is as expected, or not worse."""
@@ -10,3 +10,6 @@ WRONG_INPUT = 2
 
 UNDECIDED = 3
 """Not everything could be compared, or noise allows no verdict."""
+
+MARGIN = 0.03
+"""A measured time that grew by less is not worse."""

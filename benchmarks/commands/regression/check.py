@@ -92,7 +92,10 @@ class Check:
             print(line)
         if self.json is not None:
             environment = describe_environment()
-            store.save(self.json, record.as_record(results, exit_code, accept, environment))
+            store.save(
+                self.json,
+                record.as_record(results, exit_code, accept, environment, expected=self.expected),
+            )
         if self.markdown is not None:
             with self.markdown.open("a", encoding="utf-8") as stream:
                 stream.write(summary.markdown(results, self.lines, accept))

@@ -15,16 +15,14 @@ from benchmarks.commands.arguments import UsageError, chosen, names, usage_error
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.commands.regression.amounts import parse_seconds, parse_share
+from benchmarks.commands.regression.summary import require_file
 from benchmarks.records import store
+from benchmarks.regression.exit_codes import MARGIN
 
 if TYPE_CHECKING:
     from benchmarks.regression.compare.recorded import Header
     from benchmarks.regression.compare.trees import Tree
     from benchmarks.regression.compare.verdict import Verdict
-
-
-MARGIN = 0.03
-"""Of a comparison for which none is asked, as a share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ class Compare(Json):
 
     def run(self) -> int:
         """Compare, show; the exit code. Raises UsageError."""
-        self._check_page()
+        require_file(self.markdown, appended=True)
         budget_seconds = parse_seconds(self.budget)
         asked_margin = None if self.margin is None else parse_share(self.margin)
         if self.judge is not None:
@@ -183,12 +181,6 @@ class Compare(Json):
         if self.markdown is not None:
             with usage_errors(OSError), self.markdown.open("a", encoding="utf-8") as stream:
                 stream.write(page + "\n\n")
-
-    def _check_page(self) -> None:
-        """Raise UsageError where the page could not be written, before minutes of measuring."""
-        if self.markdown is not None:
-            with usage_errors(OSError), self.markdown.open("a", encoding="utf-8"):
-                pass
 
 
 def _note(line: str) -> None:

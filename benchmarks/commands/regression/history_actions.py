@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.regression.exit_codes import NOT_WORSE, WORSE
 
 if TYPE_CHECKING:
     from benchmarks.regression.history.series import Series
@@ -127,7 +128,7 @@ class Show(Chosen):
                 if not worse:
                     raise
                 print(f"error: {error}", file=sys.stderr)
-        return int(bool(worse))
+        return WORSE if worse else NOT_WORSE
 
 
 def _draw(chosen: Sequence[Series], path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
+from benchmarks.file_names import printable
 from benchmarks.regression.check.differences import ValueDifference
 
 if TYPE_CHECKING:
@@ -17,13 +19,23 @@ SCHEMA = "sppo-check/1"
 
 
 def as_record(
-    results: Sequence[TopicResult], exit_code: int, accept: str, environment: dict[str, Any]
+    results: Sequence[TopicResult],
+    exit_code: int,
+    accept: str,
+    environment: dict[str, Any],
+    *,
+    expected: Path | None = None,
 ) -> dict[str, Any]:
-    """The check as JSON values. accept: the command that accepts the changes, or ""."""
+    """The check as JSON values.
+
+    accept: the command that accepts the changes, or "". expected: the user's own folder of
+    expected values.
+    """
     return {
         "schema": SCHEMA,
         "exit_code": exit_code,
         "accept": accept,
+        "expected": None if expected is None else printable(str(expected)),
         "topics": [
             {
                 "topic": result.topic,

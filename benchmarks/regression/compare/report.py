@@ -9,10 +9,8 @@ from typing import Any
 from benchmarks.regression.compare.recorded import SCHEMA, Header
 from benchmarks.regression.compare.run_folders import Joined, RowComparison
 from benchmarks.regression.compare.verdict import Outcome, Verdict
+from benchmarks.regression.exit_codes import NOT_WORSE, UNDECIDED, WORSE
 from benchmarks.reporting.text_table import NO_NUMBER, Column, bullet, number, percent, text_table
-
-NOT_WORSE, WORSE, UNDECIDED = 0, 1, 3
-"""Exit codes. 2 is wrong input."""
 
 EXPLANATION = (
     "ratio: the least time of HEAD over that of BASE; below 1 HEAD is faster",

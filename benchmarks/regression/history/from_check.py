@@ -16,9 +16,8 @@ import msgspec
 from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records.store import check_schema
 from benchmarks.regression import git
+from benchmarks.regression.check.record import SCHEMA
 from benchmarks.regression.history.entry import Entry, Machine, Metric, versions_of
-
-SCHEMA = "sppo-check/1"
 
 SCALARS = {
     "simulation.makespan_ns": "ns",

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.records.record import group_by
+from benchmarks.regression.exit_codes import MARGIN
 from benchmarks.regression.history.changes import Change, find_changes, is_beyond, is_new
 from benchmarks.regression.history.entry import Entry, Metric
-
-MARGIN = 0.03
-"""The least change of a time that counts, as in `sppo-bench compare`. Counts have none."""
 
 DAY_LETTERS = len("2026-11-28")
 
