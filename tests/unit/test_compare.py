@@ -159,7 +159,7 @@ def test_a_page_that_cannot_be_written_is_said_before_measuring(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare(tmp_path / "out", "fast", "slow", "--markdown", str(tmp_path)) == 2
-    assert "Is a directory" in capsys.readouterr().err
+    assert "a folder; name a file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
