@@ -29,12 +29,16 @@ def ended(rank):
     return stat is not None and stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 def is_watching(parent):
-    # torchrun's epoll already has the pidfds of all three ranks
+    # torchrun waits for the pidfds of all three ranks; its store has an epoll of its own
+    folder = Path(f"/proc/{parent}/fdinfo")
     try:
-        infos = [info.read_text() for info in Path(f"/proc/{parent}/fdinfo").iterdir()]
+        infos = {path.name: path.read_text() for path in folder.iterdir()}
     except OSError:  # a file that was closed meanwhile
         return False
-    return any(info.count("tfd:") >= 3 for info in infos)
+    ranks = {name for name, info in infos.items() if "Pid:" in info}
+    waiting = [{line.split()[1] for line in info.splitlines() if line.startswith("tfd:")}
+               for info in infos.values()]
+    return len(ranks) == 3 and any(ranks <= names for names in waiting)
 
 def wait(condition):
     while not condition():
