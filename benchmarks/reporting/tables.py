@@ -227,7 +227,7 @@ def notes(records: Sequence[Record]) -> list[str]:
         if summary.timing_reason:
             lines.append(f"{summary.row}: {summary.timing}: {summary.timing_reason}")
         if summary.grid:
-            lines.append(f"{summary.row}, settings: {summary.grid}")
+            lines += [f"{summary.row}, settings: {part}" for part in summary.grid.split("; ")]
     lines += predicted_vs_counted.lines(records)
     lines += machine_notes.lines(records)
     peak = next((record.peak for record in records if record.peak is not None), None)

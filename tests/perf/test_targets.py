@@ -20,7 +20,10 @@ from benchmarks.workloads import find
 def test_target(benchmark: Any, target: Target) -> None:
     benchmark.extra_info.update(target=target.name, size=target.description)
     with target.prepare() as repetition:
-        benchmark(repetition)
+        result = benchmark(repetition)
+    assert result is not None, "the work was done"
+    if hasattr(result, "isfinite"):
+        assert result.isfinite().all()
 
 
 @pytest.mark.benchmark(warmup=True, disable_gc=True, min_rounds=5, max_time=1.0)

@@ -311,8 +311,9 @@ def test_targets_have_names_of_their_own_and_a_size() -> None:
 @pytest.mark.parametrize("name", ["simulating", "planning", "record-writing"])
 def test_a_target_without_torch_can_be_repeated(name: str) -> None:
     with TARGETS[name].prepare() as repetition:
-        repetition()
-        repetition()
+        first = repetition()
+        assert first is not None
+        assert repetition() == first
 
 
 def test_a_timed_process_prints_its_measurement(capsys: pytest.CaptureFixture[str]) -> None:

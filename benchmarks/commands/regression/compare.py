@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -108,11 +109,10 @@ class Compare(Json):
             session = Session(
                 next_pair=measured, margin=margin, false_calls=header.false_calls, note=_note
             )
-            try:
+            with ExitStack() as undo:
+                undo.callback(_note, f"pairs so far: {directory}")
                 verdicts = session.compare(targets, budget_seconds) | lost_verdicts(header)
-            except BaseException:
-                _note(f"pairs so far: {directory}")
-                raise
+                undo.pop_all()
         return self._show(directory, header, verdicts)
 
     def _targets(self) -> list[str]:

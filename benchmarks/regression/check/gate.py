@@ -18,7 +18,7 @@ from benchmarks.regression.check.differences import (
 from benchmarks.regression.check.expected import Expected
 from benchmarks.regression.check.report import Change
 from benchmarks.regression.check.topics import Lane, Topic
-from benchmarks.regression.check.workers import Collect, Workers, failures, words_of
+from benchmarks.regression.check.workers import FAULTS, Collect, Workers, failures, words_of
 from benchmarks.regression.exit_codes import NOT_WORSE, UNDECIDED, WORSE
 
 Outcome = Literal["as expected", "changed", "failed", "skipped", "written", "not written"]
@@ -72,7 +72,7 @@ def _results(
             for topic, collect in begun:
                 try:
                     actual = collect()
-                except Exception as error:  # of the code under test, or a process that was killed
+                except FAULTS as error:
                     yield TopicResult(topic=topic.name, outcome="failed", reason=words_of(error))
                     continue
                 if update:
@@ -85,7 +85,7 @@ def _start(topic: Topic, workers: Workers) -> Collect:
     """Begin the topic. An error is raised where its values are waited for, as that of its tasks."""
     try:
         return topic.start(workers)
-    except Exception as error:
+    except FAULTS as error:
         failure = error
 
     def fail() -> CaseValues:

@@ -9,8 +9,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import cached_property
+from pickle import PickleError
+from subprocess import SubprocessError
 from threading import Lock
 from typing import Any, TypeVar
+
+from msgspec import MsgspecError
 
 from benchmarks.environment import available_cores
 from benchmarks.regression.check.differences import CaseValues, Values, not_finite
@@ -20,6 +24,27 @@ _Task = TypeVar("_Task")
 
 Collect = Callable[[], CaseValues]
 """Waits for the values of a topic."""
+
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    MsgspecError,
+    PickleError,
+    SubprocessError,
+)
+"""What code under test raises: a fault there is a value. A killed planning process raises
+BrokenProcessPool, a RuntimeError. Other errors are the check's own and end the command."""
 
 LAST_CHARACTERS = 300
 """Of the errors of a process that failed."""
@@ -156,7 +181,7 @@ def measured(measure: Callable[..., Values], *arguments: Any) -> Values:
     """The values of a task. An error of the code under test is a value too, and so a difference."""
     try:
         return measure(*arguments)
-    except Exception as error:
+    except FAULTS as error:
         return {"status": "failed", "reason": words_of(error)}
 
 

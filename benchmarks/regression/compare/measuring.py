@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import msgspec
 
@@ -85,26 +85,27 @@ def _run(tree: Tree, module: Sequence[str]) -> tuple[int, str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", *module],
-        cwd=tree.folder,
-        env=child_environment(variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=tree.folder,
+            env=child_environment(variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+        ExitStack() as undo,
+    ):
+        undo.callback(_end, process)
         try:
             output, errors = process.communicate(timeout=LONGEST_SECONDS)
         except subprocess.TimeoutExpired:
-            _end(process)
             raise TreeError(
                 f"{tree.words}: a measurement took over {LONGEST_SECONDS:g} s"
             ) from None
-        except BaseException:
-            _end(process)
-            raise
+        undo.pop_all()
     return process.returncode, output, errors
 
 

@@ -46,7 +46,8 @@ def writing() -> Iterator[Repetition]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE_NAME
 
-        def repetition() -> None:
+        def repetition() -> object:
             write(record, path)
+            return path.stat().st_size
 
         yield repetition

@@ -11,7 +11,7 @@ import msgspec
 SCHEMA = "sppo-timed/1"
 
 Repetition = Callable[[], object]
-"""One repetition of a piece; its result keeps the work from being left out."""
+"""One repetition of a piece. Its result is that of the work, never None."""
 
 
 @dataclass(frozen=True, kw_only=True)

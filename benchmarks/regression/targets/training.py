@@ -156,8 +156,9 @@ def stage_backward() -> Iterator[Repetition]:
     own_tokens = tokens[part.spans[EARLIER_SUBSEQUENCES]]
 
     def repetition() -> object:
-        _forward(stage, tokens, EARLIER_SUBSEQUENCES)
-        return part.backward(0, EARLIER_SUBSEQUENCES, None, own_tokens)
+        loss = _forward(stage, tokens, EARLIER_SUBSEQUENCES)
+        part.backward(0, EARLIER_SUBSEQUENCES, None, own_tokens)
+        return loss
 
     yield repetition
     stage.abort()
