@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
-import torch
 
-from baselines import reference
-from baselines.deepspeed import adapter
 from baselines.deepspeed.settings import DeepSpeedSettings
-from baselines.protocol import Context, StepResult
-from benchmarks.worker.weights import initial_weights, torch_dtype
-from sppo.config.models import Model, gpt, llama
-from sppo.config.sizes import Dtype
-from sppo.config.workload import Cluster, Optimizer, Workload
-from tests.ranks import run_ranks
+from baselines.protocol import StepResult
+from sppo.config.models import llama
+from tests.distributed.training_cases import (
+    LLAMA,
+    ONE_KV_HEAD,
+    RECIPE,
+    Case,
+    differences,
+    train_all,
+    train_reference,
+)
 
 pytestmark = pytest.mark.slow
 
-RANKS = 2
-RECIPE = Optimizer(clip_norm=0.1, epsilon=1e-3)
-"""Clips every step, and lets AdamW see the scale of gradients, so that a wrong one shows."""
-GPT = gpt("gpt-test", layers=4, hidden=64, heads=4, vocabulary=128)
-LLAMA = llama(
-    "llama-test", layers=4, hidden=64, heads=4, kv_heads=2, ffn=176, vocabulary=128, rope_theta=1e4
-)
-ONE_KV_HEAD = llama(
-    "llama-1kv", layers=4, hidden=64, heads=4, kv_heads=1, ffn=176, vocabulary=128, rope_theta=1e4
-)
+case_of = partial(Case, system="deepspeed")
+
 UNEVEN = llama(
     "llama-3kv", layers=4, hidden=96, heads=6, kv_heads=3, ffn=176, vocabulary=128, rope_theta=1e4
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One training run; `swap` are two canonical weights given to it the wrong way round."""
-
-    settings: DeepSpeedSettings
-    model: Model = GPT
-    sequences: int = 1
-    dtype: Dtype = "float32"
-    swap: tuple[str, str] | None = None
-
-    @property
-    def workload(self) -> Workload:
-        return Workload(
-            name="test",
-            model=self.model,
-            cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=RANKS),
-            sequence_tokens=256,
-            sequences_per_step=self.sequences,
-            dtype=self.dtype,
-            optimizer=RECIPE,
-        )
-
-    def __str__(self) -> str:
-        words = adapter.ADAPTER.describe(self.settings)
-        return f"{self.model.name}, {self.sequences} x {self.dtype}, {words}"
 
 
 def settings(zero_stage: int, blocks: bool = False, **others: object) -> DeepSpeedSettings:
@@ -67,88 +35,33 @@ def settings(zero_stage: int, blocks: bool = False, **others: object) -> DeepSpe
 
 
 EXACT = (
-    *(Case(settings=settings(stage, blocks)) for stage in range(4) for blocks in (False, True)),
-    *(Case(settings=settings(stage, stage % 2 == 1), model=LLAMA) for stage in range(4)),
-    Case(settings=settings(1, True, checkpointed_layers=2), model=ONE_KV_HEAD),
-    Case(settings=settings(1, True), model=UNEVEN),
-    Case(settings=settings(3), model=UNEVEN),
-    Case(settings=settings(0, tiled_mlp=4, tiled_loss=True)),
-    Case(settings=settings(1, True, tiled_mlp=3, tiled_loss=True), model=LLAMA),
-    Case(settings=settings(3, True, tiled_mlp=4, tiled_loss=True)),
+    *(case_of(settings=settings(stage, blocks)) for stage in range(4) for blocks in (False, True)),
+    *(case_of(settings=settings(stage, stage % 2 == 1), model=LLAMA) for stage in range(4)),
+    case_of(settings=settings(1, True, checkpointed_layers=2), model=ONE_KV_HEAD),
+    case_of(settings=settings(1, True), model=UNEVEN),
+    case_of(settings=settings(3), model=UNEVEN),
+    case_of(settings=settings(0, tiled_mlp=4, tiled_loss=True)),
+    case_of(settings=settings(1, True, tiled_mlp=3, tiled_loss=True), model=LLAMA),
+    case_of(settings=settings(3, True, tiled_mlp=4, tiled_loss=True)),
     # Two sequences: accumulated by one Ulysses group, or one for each of two replicas.
-    *(Case(settings=settings(stage, tiled_loss=stage > 0), sequences=2) for stage in range(4)),
-    *(Case(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1, 3)),
-    Case(settings=settings(2, sequence_parallel=1), sequences=4, model=LLAMA),
+    *(case_of(settings=settings(stage, tiled_loss=stage > 0), sequences=2) for stage in range(4)),
+    *(case_of(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1, 3)),
+    case_of(settings=settings(2, sequence_parallel=1), sequences=4, model=LLAMA),
 )
 SWAPPED = tuple(
-    Case(settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
+    case_of(settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
     for first, second in (("attention.query", "attention.value"), ("norm1", "norm2"))
 )
 BF16 = tuple(
-    Case(settings=settings(stage, True), sequences=2, dtype="bfloat16", model=LLAMA)
+    case_of(settings=settings(stage, True), sequences=2, dtype="bfloat16", model=LLAMA)
     for stage in (1, 2, 3)
 )
 
 
-def steps(workload: Workload) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    return [
-        torch.randint(
-            workload.model.vocabulary,
-            (workload.sequences_per_step, tokens + 1),
-            generator=generator,
-        )
-        for tokens in (64, workload.sequence_tokens, workload.sequence_tokens)
-    ]
-
-
-def context(rank: int, ranks: int, dtype: Dtype) -> Context:
-    return Context(rank=rank, ranks=ranks, device=torch.device("cpu"), dtype=torch_dtype(dtype))
-
-
-def train(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResult]]:
-    results = []
-    for case in cases:
-        workload = case.workload
-        weights = initial_weights(case.model, workload.seed, torch_dtype(case.dtype))
-        if case.swap is not None:
-            first, second = case.swap
-            weights[first], weights[second] = weights[second], weights[first]
-        system = adapter.ADAPTER.prepare(
-            workload, case.settings, weights, context(rank, ranks, case.dtype)
-        )
-        results.append([system.step(tokens) for tokens in steps(workload)])
-        held = {kind: list(tensors) for kind, tensors in system.tensors().items()}
-        assert held["weights"]
-        assert held["optimizer"]
-        system.close()
-    return results
-
-
-def train_reference(case: Case, workload: Workload | None = None) -> list[StepResult]:
-    workload = workload or case.workload
-    weights = initial_weights(case.model, workload.seed, torch_dtype(case.dtype))
-    system = reference.ADAPTER.prepare(
-        workload, reference.ReferenceSettings(), weights, context(0, 1, case.dtype)
-    )
-    return [system.step(tokens) for tokens in steps(workload)]
-
-
 @pytest.fixture(scope="module")
 def trained() -> dict[Case, list[list[StepResult]]]:
-    """Every case in one pair of processes: case -> steps of each rank."""
-    cases = EXACT + SWAPPED + BF16
-    by_rank = run_ranks(train, RANKS, cases)
-    return {case: [results[index] for results in by_rank] for index, case in enumerate(cases)}
-
-
-def differences(got: list[StepResult], wanted: list[StepResult]) -> tuple[float, float]:
-    """The largest relative difference of losses, and of gradient norms."""
-    pairs = list(zip(got, wanted, strict=True))
-    return (
-        max(abs(a.loss / b.loss - 1) for a, b in pairs),
-        max(abs(a.grad_norm / b.grad_norm - 1) for a, b in pairs),
-    )
+    """Every case, in two processes."""
+    return train_all(EXACT + SWAPPED + BF16)
 
 
 @pytest.mark.parametrize("case", EXACT, ids=str)
