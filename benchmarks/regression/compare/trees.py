@@ -6,15 +6,16 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.environment import CHECKOUT, git_state
 from benchmarks.records.provenance import commit_words
+from benchmarks.regression import git
+from benchmarks.regression.git import GitError
 
 AS_IT_IS = "."
 """The name of the checkout with all its changes."""
@@ -66,21 +67,21 @@ def two_trees(base: str, head: str, checkout: Path | None = None) -> Iterator[tu
                     continue
                 path = Path(folder) / side
                 made.append(path)
-                _git(checkout, "worktree", "add", "--detach", "--force", str(path), names[name])
+                _worktree(checkout, "add", "--detach", "--force", str(path), names[name])
                 trees.append(Tree(name=name, folder=path, commit=names[name], dirty=False))
             yield trees[0], trees[1]
         finally:
             for path in made:
-                _git(checkout, "worktree", "remove", "--force", str(path), check=False)
+                _remove(checkout, path)
 
 
 def _remove_left(checkout: Path) -> None:
     """Remove the worktrees of this host's comparisons that were killed, and no others."""
-    for line in _git(checkout, "worktree", "list", "--porcelain").splitlines():
+    for line in _worktree(checkout, "list", "--porcelain").splitlines():
         path = Path(line.removeprefix("worktree "))
         host, process = _owner(path.parent.name)
         if line.startswith("worktree ") and host == socket.gethostname() and _has_ended(process):
-            _git(checkout, "worktree", "remove", "--force", str(path), check=False)
+            _remove(checkout, path)
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
@@ -114,26 +115,28 @@ def _commit(name: str, checkout: Path) -> str:
             f"{checkout} is no git checkout, or git is missing: commits are compared in a checkout "
             "of the suite"
         )
-    return _git(
-        checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
-    )
-
-
-def _git(checkout: Path, *arguments: str, check: bool = True) -> str:
-    """The output of git. Raises TreeError with its last line."""
-    command = ["git", "-C", str(checkout), *arguments]
     try:
-        ended = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        hashed = git.output(
+            checkout, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
         )
-    except OSError as error:
-        raise TreeError(f"git cannot be run ({error.strerror}): install git") from None
-    if check and ended.returncode:
-        if arguments[0] == "rev-parse":
-            name = arguments[-1].removesuffix("^{commit}")
-            if Path(name).is_dir():
-                raise TreeError(f"{name} is a folder and no commit: name two run folders")
-            raise TreeError(f"unknown commit {name!r}: name a commit, branch or tag of {checkout}")
-        words = (ended.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise TreeError(f"git {arguments[0]} {arguments[1]} failed: {words}")
-    return ended.stdout.strip()
+    except GitError:
+        if Path(name).is_dir():
+            raise TreeError(f"{name} is a folder and no commit: name two run folders") from None
+        raise TreeError(
+            f"unknown commit {name!r}: name a commit, branch or tag of {checkout}"
+        ) from None
+    return hashed.decode().strip()
+
+
+def _worktree(checkout: Path, *arguments: str) -> str:
+    """The output of `git worktree`. Raises TreeError."""
+    try:
+        return os.fsdecode(git.output(checkout, "worktree", *arguments))
+    except GitError as error:
+        raise TreeError(error) from None
+
+
+def _remove(checkout: Path, path: Path) -> None:
+    """Remove a worktree that may be gone already."""
+    with suppress(TreeError):
+        _worktree(checkout, "remove", "--force", str(path))
