@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 
@@ -12,26 +11,8 @@ from baselines.deepspeed.engine_config import bucket_elements, engine_config
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Unavailable
 from sppo.config.models import MODELS
-from sppo.config.workload import Cluster, Workload
 from sppo.plan.weights import parameter_count
-
-
-def workload(
-    model: str = "gpt-tiny",
-    *,
-    ranks: int = 2,
-    tokens: int = 4096,
-    sequences: int = 1,
-    dtype: str = "float32",
-) -> Workload:
-    return Workload(
-        name="test",
-        model=MODELS[model],
-        cluster=Cluster(hardware="cpu", device="cpu", nodes=1, ranks_per_node=ranks),
-        sequence_tokens=tokens,
-        sequences_per_step=sequences,
-        dtype=dtype,
-    )
+from tests.unit.grid_checks import check_points, workload
 
 
 @pytest.mark.parametrize(
@@ -65,14 +46,7 @@ def test_more_sequences_allow_replicas():
 
 @pytest.mark.parametrize("sequences", [1, 2, 4])
 def test_the_grid_is_distinct_allowed_and_json(sequences):
-    work = workload(ranks=4, sequences=sequences)
-    grid = ADAPTER.grid(work)
-    assert len(set(grid)) == len(grid)
-    assert len({ADAPTER.describe(settings) for settings in grid}) == len(grid)
-    for settings in grid:
-        ADAPTER.check(work, settings)
-        again = json.loads(json.dumps(dataclasses.asdict(settings)))
-        assert DeepSpeedSettings(**again) == settings
+    check_points(ADAPTER, workload(ranks=4, sequences=sequences))
 
 
 @pytest.mark.parametrize(

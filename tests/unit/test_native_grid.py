@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from itertools import chain
 
 import pytest
@@ -15,26 +14,7 @@ from baselines.protocol import Unavailable
 from benchmarks.emulation.search import layouts, leanest
 from benchmarks.job import throw_away_tokens
 from sppo.config.models import MODELS
-from sppo.config.workload import Cluster, Workload
-
-
-def workload(
-    model: str = "gpt-tiny",
-    *,
-    ranks: int = 2,
-    tokens: int = 4096,
-    sequences: int = 1,
-    dtype: str = "float32",
-    device: str = "cpu",
-) -> Workload:
-    return Workload(
-        name="test",
-        model=MODELS[model],
-        cluster=Cluster(hardware="cpu", device=device, nodes=1, ranks_per_node=ranks),
-        sequence_tokens=tokens,
-        sequences_per_step=sequences,
-        dtype=dtype,
-    )
+from tests.unit.grid_checks import check_points, workload
 
 
 @pytest.mark.parametrize(
@@ -114,14 +94,7 @@ def test_every_token_has_one_rank_and_rings_have_equal_work(ulysses, ring):
 
 @pytest.mark.parametrize("sequences", [1, 2, 4])
 def test_the_grid_is_distinct_allowed_and_json(sequences):
-    work = workload(ranks=4, sequences=sequences)
-    grid = ADAPTER.grid(work)
-    assert len(set(grid)) == len(grid)
-    assert len({ADAPTER.describe(settings) for settings in grid}) == len(grid)
-    for settings in grid:
-        ADAPTER.check(work, settings)
-        again = json.loads(json.dumps(dataclasses.asdict(settings)))
-        assert NativeSettings(**again) == settings
+    check_points(ADAPTER, workload(ranks=4, sequences=sequences))
 
 
 @pytest.mark.parametrize(
