@@ -13,6 +13,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+IMPORTED = ("torch", "torch.distributed", "benchmarks.emulation.counts", "baselines.sppo")
+"""What ranks need, imported once: each is a fork of a process that only imports."""
+
 
 def _main(rank: int, ranks: int, folder: str, function: Callable[..., Any], args: tuple) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -32,10 +35,12 @@ def _main(rank: int, ranks: int, folder: str, function: Callable[..., Any], args
 def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
     """`function(rank, ranks, *args)` on every rank; it must be a module-level function.
 
-    Raises AssertionError with the traceback of every failed rank.
+    Ranks have the environment of the first call. Raises AssertionError with the traceback of every
+    failed rank.
     """
     with tempfile.TemporaryDirectory() as folder:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload(list(IMPORTED))
         processes = [
             context.Process(target=_main, args=(rank, ranks, folder, function, args))
             for rank in range(ranks)
