@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR, LongestVerdict, PaperPoints, Verdict
+from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR
 from benchmarks.paper.boundaries_report import agreement
-from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.paper.reported import LARGE_MODEL
+from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict
 from benchmarks.records.record import group_by
 from benchmarks.reporting import style
 from sppo.config.sizes import GIB, format_bytes, length_name
@@ -31,14 +32,14 @@ Row = TypeVar("Row")
 def draw(points: PaperPoints, path: Path) -> None:
     """Write the PNG of fig. 10 if there are verdicts, else of fig. 12. Raises OSError."""
     if points.verdicts:
-        title = "Device memory at the paper's points (fig. 10)"
+        title = f"Device memory at the paper's points (fig. {points.figure or '10'})"
         counts = re.sub(r" \(.*\)", "", agreement(points))  # by rows, under other names than here
         note = (
             f"{counts.capitalize()}. A bar above the dashed line is out of memory. "
             "Red words: what the paper says where it differs."
         )
     else:
-        title = f"Longest sequence of {LONGEST_MODEL} that fits (fig. 12)"
+        title = f"Longest sequence of {LARGE_MODEL} that fits (fig. 12)"
         note = (
             f"≥ and arrow: the search stopped, at the latest at {LONGEST_AT_MOST_FACTOR} times the "
             "paper's SPPO; longer sequences may fit. Hollow: what the paper reports."
@@ -97,9 +98,11 @@ def _draw_longest(axes: Any, rows: Sequence[LongestVerdict]) -> None:
             offset = {"xytext": (0, 13), "textcoords": "offset points"}
             axes.annotate("", (left, height), arrowprops=arrow, **offset)
         _write_tokens(axes, left, row.longest_tokens, capped)
-        paper_tokens = row.paper_tokens or 0
-        axes.bar(right, paper_tokens / MILLION, 0.45 * width, **style.bar(row.system, hollow=True))
-        _write_tokens(axes, right, paper_tokens, capped=False)
+        if row.paper_tokens is None:
+            continue
+        hollow = style.bar(row.system, hollow=True)
+        axes.bar(right, row.paper_tokens / MILLION, 0.45 * width, **hollow)
+        _write_tokens(axes, right, row.paper_tokens, capped=False)
     axes.set_ylabel("million tokens (1M = 1,048,576)")
     axes.margins(y=0.12)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from benchmarks.emulation.result import KINDS
 from benchmarks.emulation.tables import size
-from benchmarks.paper.boundaries import LongestVerdict, PaperPoints, Verdict
-from benchmarks.paper.layout_rules import LONGEST_MODEL
+from benchmarks.paper import speeds
+from benchmarks.paper.reported import LARGE_MODEL
+from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict
 from benchmarks.records.provenance import commit_words, library_words
 from benchmarks.records.record import group_by
 from benchmarks.reporting.text_table import Column, bullet, text_table
@@ -24,10 +25,14 @@ def text(figure: PaperPoints) -> str:
     parts = [header(figure)]
     if figure.verdicts:
         parts.append(text_table(_verdict_columns(figure.label), figure.verdicts))
-        parts += [agreement(figure), "\n".join(_disagreements(figure))]
+        parts += [
+            agreement(figure),
+            "\n".join(_disagreements(figure)),
+            speeds.text(figure.verdicts),
+        ]
     if figure.longest:
         table = text_table(_longest_columns(figure.label, figure.step_tokens), figure.longest)
-        parts.append(f"{LONGEST_MODEL}, longest sequence\n\n{table}")
+        parts.append(f"{LARGE_MODEL}, longest sequence\n\n{table}")
     parts.append(plan_accuracy(figure))
     return "\n\n".join(part for part in parts if part)
 
@@ -66,7 +71,7 @@ def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdic
         ("system", lambda row: row.rule_name),
         ("layout", lambda row: row.settings_text),
         (f"longest, {label}", lambda row: _length(row.longest_tokens, "none")),
-        ("paper (fig. 12)", lambda row: _length(row.paper_tokens, "cannot run")),
+        ("paper (fig. 12)", _paper_length),
         ("against it", _over_the_paper),
         ("device peak", lambda row: _range(row.peak_device_bytes.values())),
         ("host peak", lambda row: _range(row.peak_host_bytes.values())),
@@ -77,6 +82,10 @@ def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdic
 
 def _length(tokens: int | None, without: str) -> str:
     return length_name(tokens) if tokens else without
+
+
+def _paper_length(row: LongestVerdict) -> str:
+    return "" if row.paper_tokens is None else _length(row.paper_tokens, "cannot run")
 
 
 def _over_the_paper(row: LongestVerdict) -> str:

@@ -1,16 +1,18 @@
-"""The paper's figures 10 and 12, emulated. The JSON is saved anew after every row."""
+"""The paper's figures 1, 10 and 12, emulated. The JSON is saved anew after every row."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.emulation.search import STEP_TOKENS
 from benchmarks.environment import describe_environment
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
-from benchmarks.paper.boundaries import PaperComparison, PaperPoints
+from benchmarks.paper.boundaries import PaperComparison
+from benchmarks.paper.verdicts import PaperPoints
 from benchmarks.records import store
 
-FIGURES = ("10", "12")
+FIGURES = ("1", "10", "12")
 
 
 def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
@@ -19,6 +21,7 @@ def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
     Raises ValueError, NotSupported or OSError.
     """
     figure = PaperPoints(
+        figure=number,
         hardware=reported.ABLATION_HARDWARE,
         sequences_per_step=comparison.sequences_per_step,
         rules={rule.name: rule.rule for rule in comparison.rules},
@@ -27,8 +30,10 @@ def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
         longest=[],
         environment=describe_environment(),
     )
-    results: list[Any] = figure.verdicts if number == "10" else figure.longest
-    rows: Any = comparison.verdicts() if number == "10" else comparison.longest()
+    if number == "1":
+        comparison = replace(comparison, points=reported.large_points())
+    results: list[Any] = figure.longest if number == "12" else figure.verdicts
+    rows: Any = comparison.longest() if number == "12" else comparison.verdicts()
     path = comparison.emulator.parent / f"fig{number}.json"
     for row in rows:
         results.append(row)

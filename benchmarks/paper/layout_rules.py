@@ -1,7 +1,8 @@
 """Layout rules: the settings that each system gets at every point of the paper.
 
 The paper names degrees ("SP", "PP"). It does not say which degrees of Megatron or DeepSpeed these
-are, nor how many sequences a step has. One rule per row answers for all points alike.
+are, nor how many sequences a step has. One rule per row answers for all points alike. There are two
+readings: as the paper ran the systems, and at their best, the fastest settings that fit.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from benchmarks.paper.reported import ReportedPoint
 from sppo.config.models import MODELS
 from sppo.config.sizes import parse_tokens
 
-LONGEST_MODEL = "gpt-7b"
-"""The model of fig. 12."""
-
 Outcome = Literal["fits", "oom", "cannot run"]
 """How a system ends at a point, in the paper's words."""
+
+Reading = Literal["paper", "best"]
+"""As the paper ran the systems, or at their best."""
+
+
+PEERS = {"Megatron": "megatron", "DeepSpeed": "deepspeed", "PyTorch native": "native"}
+"""The systems beside SPPO, by the name of their rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +33,30 @@ class LayoutRule:
     """One row of the comparison.
 
     counted: whether the row's verdicts count in the agreement. settings: the system's settings at
-    a point. longest_tokens: the longest sequence the paper reports for this model, cluster and
-    layout (fig. 10); 0 for "cannot run", None if the paper is silent. figure_12: the row's key in
-    the numbers of fig. 12, "" if the figure has no such row.
+    a point; None where the grid is searched for the fastest that fit. longest_tokens: the longest
+    sequence the paper reports for this model, cluster and layout (fig. 10); 0 for "cannot run",
+    None if the paper is silent. figure_12: the row's key in the numbers of fig. 12, "" if the
+    figure has no such row. readings: those that show the row.
     """
 
     name: str
     system: str
     rule: str
     counted: bool
-    settings: Callable[[ReportedPoint], Any]
+    settings: Callable[[ReportedPoint], Any] | None
     longest_tokens: Callable[[ReportedPoint], int | None]
     figure_12: str = ""
+    readings: frozenset[Reading] = frozenset(("paper",))
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the settings are the fastest of the grid that fit."""
+        return self.settings is None
 
     def paper_outcome(self, point: ReportedPoint) -> Outcome | None:
         """The paper's outcome at a point of fig. 10; None if the paper is silent."""
+        if not point.is_in_table_4:
+            return None
         longest = self.longest_tokens(point)
         if not longest:
             return None if longest is None else "cannot run"
@@ -50,7 +64,7 @@ class LayoutRule:
 
     def paper_longest(self, gpus: int) -> int | None:
         """Tokens in fig. 12 on so many GPUs; 0 for "cannot run", None if the paper is silent."""
-        return reported.longest_tokens(self.figure_12, LONGEST_MODEL, gpus)
+        return reported.longest_tokens(self.figure_12, reported.LARGE_MODEL, gpus)
 
 
 def _megatron(tensor: int, pipeline: int) -> Any:
@@ -129,5 +143,18 @@ LAYOUT_RULES = (
         settings=lambda _: registry.load("sppo").settings_type(),
         longest_tokens=lambda point: reported.stated_tokens(point.model, "sppo_max_tested"),
         figure_12="sppo",
+        readings=frozenset(("paper", "best")),
+    ),
+    *(
+        LayoutRule(
+            name=f"{name}, at its best",
+            system=system,
+            rule=f"{name}: the fastest settings of its grid that fit, by simulated step",
+            counted=False,
+            settings=None,
+            longest_tokens=lambda _: None,
+            readings=frozenset(("best",)),
+        )
+        for name, system in PEERS.items()
     ),
 )

@@ -10,11 +10,15 @@ from typing import Any
 
 from benchmarks.records.store import published_directory, readable
 from benchmarks.workloads import of_flags
+from sppo.config.models import MODELS
 from sppo.config.sizes import parse_tokens
 from sppo.config.workload import Workload
 
 ABLATION_HARDWARE = "a100-80g"
 """The hardware profile of the paper's testbed."""
+
+LARGE_MODEL = "gpt-7b"
+"""The model of fig. 1 and fig. 12."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,7 @@ class ReportedPoint:
     tuned_megatron: SP and PP of the paper's tuned Megatron. deepspeed_runs: whether table 4 has
     degrees of DeepSpeed. over_megatron: speed over Megatron-LM, read off fig. 11, by
     "full_offload", "adaptive_offload" and "msp"; empty where the figure has no such point.
+    is_in_table_4: else the degrees are those of table 4 with more or fewer stages (`on_gpus`).
     """
 
     model: str
@@ -35,6 +40,7 @@ class ReportedPoint:
     tuned_megatron: tuple[int, int]
     deepspeed_runs: bool
     over_megatron: Mapping[str, float]
+    is_in_table_4: bool = True
 
     def workload(
         self, *, sequences_per_step: int = 1, device_memory: str | None = None
@@ -48,6 +54,21 @@ class ReportedPoint:
             device_memory=device_memory,
         )
         return replace(workload, sequences_per_step=sequences_per_step)
+
+    def on_gpus(self, gpus: int, seq: str) -> ReportedPoint:
+        """The same model on so many GPUs: the same SP with other stages.
+
+        Tuned Megatron has TP up to the number of heads.
+        """
+        tensor = min(gpus, MODELS[self.model].heads)
+        return replace(
+            self,
+            gpus=gpus,
+            seq=seq,
+            pipeline_parallel=gpus // self.sequence_parallel,
+            tuned_megatron=(tensor, gpus // tensor),
+            is_in_table_4=False,
+        )
 
 
 @cache
@@ -80,6 +101,16 @@ def points() -> list[ReportedPoint]:
 def ablation_points() -> list[ReportedPoint]:
     """The points of fig. 11. Raises OSError."""
     return [point for point in points() if point.over_megatron]
+
+
+def large_points() -> list[ReportedPoint]:
+    """The points of SPPO in fig. 1: gpt-7b at 1M, 2M and 4M tokens. Raises OSError."""
+    known = next(point for point in points() if point.model == LARGE_MODEL)
+    return [
+        known.on_gpus(row["gpus"], row["seq"])
+        for row in _reported()["fig1_hours_per_1b_tokens"]
+        if row["system"] == "sppo"
+    ]
 
 
 def find_point(workload: Workload) -> ReportedPoint | None:

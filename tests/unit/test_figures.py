@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from benchmarks import workloads
 from benchmarks.commands.reports.redraw import redraw
 from benchmarks.paper import boundaries_figure
-from benchmarks.paper.boundaries import LongestVerdict, PaperPoints
+from benchmarks.paper.verdicts import LongestVerdict, PaperPoints
 from benchmarks.records import store, timeline
 from benchmarks.reporting import bar_chart, style, timeline_figure
 from benchmarks.studies import sweep_figure

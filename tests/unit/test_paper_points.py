@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from baselines import registry
 from benchmarks.cli import main
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import Emulation, Planned
+from benchmarks.emulation.search import EmulationTrial, Searcher, SearchResult
 from benchmarks.job import Status
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
-from benchmarks.paper.boundaries import (
-    LongestVerdict,
-    PaperComparison,
-    PaperPoints,
-    Verdict,
-    outcome_of,
-)
+from benchmarks.paper.boundaries import PaperComparison
 from benchmarks.paper.layout_rules import LAYOUT_RULES, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
+from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict, outcome_of
 from sppo.config.sizes import GIB, parse_tokens
+
+PAPER_RULES = [rule for rule in LAYOUT_RULES if "paper" in rule.readings]
+BEST_RULES = [rule for rule in LAYOUT_RULES if "best" in rule.readings]
 
 
 def point(model: str, seq: str) -> ReportedPoint:
@@ -54,16 +55,23 @@ def verdicts(
     ],
 )
 def test_what_the_paper_says(model: str, seq: str, words: tuple[Outcome | None, ...]) -> None:
-    assert tuple(rule.paper_outcome(point(model, seq)) for rule in LAYOUT_RULES) == words
+    assert tuple(rule.paper_outcome(point(model, seq)) for rule in PAPER_RULES) == words
 
 
 def test_there_are_fifteen_points_and_one_rule_a_row() -> None:
     assert len(reported.points()) == 15
-    assert len({rule.rule for rule in LAYOUT_RULES}) == len(LAYOUT_RULES) == 5
+    assert len({rule.rule for rule in LAYOUT_RULES}) == len(LAYOUT_RULES)
+    assert len(PAPER_RULES) == 5
+
+
+def test_each_system_has_a_row_at_its_best() -> None:
+    assert [rule.system for rule in BEST_RULES] == ["sppo", "megatron", "deepspeed", "native"]
+    assert [rule.is_searched for rule in BEST_RULES] == [False, True, True, True]
+    assert not any(rule.counted for rule in BEST_RULES if rule.is_searched)
 
 
 def test_the_rules_give_the_paper_s_degrees() -> None:
-    same, tuned, deepspeed, by_heads, _ = LAYOUT_RULES
+    same, tuned, deepspeed, by_heads, _ = PAPER_RULES
     large = point("gpt-65b", "512K")
     assert (same.settings(large).tensor_parallel, same.settings(large).pipeline_parallel) == (16, 8)
     assert tuned.settings(large).tensor_parallel == 64
@@ -97,7 +105,7 @@ def test_what_does_not_divide_is_no_verdict(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_longest(tmp_path: Path) -> None:
-    assert [rule.paper_longest(32) for rule in LAYOUT_RULES] == [
+    assert [rule.paper_longest(32) for rule in PAPER_RULES] == [
         None,
         1024**2,
         1024**2,
@@ -107,12 +115,21 @@ def test_the_paper_s_longest(tmp_path: Path) -> None:
     assert LAYOUT_RULES[2].paper_longest(64) == 0, "cannot run"
 
 
-def test_the_outcome_of_an_emulation() -> None:
-    emulation = Emulation(
+def test_the_large_points_have_the_paper_s_tensor_parallelism_and_more_stages() -> None:
+    large = reported.large_points()
+    assert [(point.seq, point.gpus) for point in large] == [("1M", 32), ("2M", 64), ("4M", 128)]
+    assert [point.pipeline_parallel for point in large] == [4, 8, 16]
+    assert [point.tuned_megatron for point in large] == [(32, 1), (32, 2), (32, 4)]
+    outcomes = {rule.paper_outcome(point) for rule in LAYOUT_RULES for point in large}
+    assert outcomes == {None}, "table 4 and the text beside fig. 10 say nothing of these"
+
+
+def emulated(settings_text: str = "") -> Emulation:
+    return Emulation(
         workload=point("gpt-7b", "512K").workload(sequences_per_step=4),
         system="megatron",
         settings={},
-        settings_text="",
+        settings_text=settings_text,
         status="ok",
         fits=True,
         reason="",
@@ -121,6 +138,81 @@ def test_the_outcome_of_an_emulation() -> None:
         host_capacity_bytes=None,
         roles=[],
     )
+
+
+class PlayedEmulator(Emulator):
+    """Only the named settings fit; nothing runs."""
+
+    def emulate(self, workload: Any, system: str, settings: Any, *_: Any, **__: Any) -> Emulation:
+        text = registry.load(system).describe(settings)
+        if text == FITS:
+            return emulated(text)
+        changes = {"status": "oom", "fits": False, "reason": "too large"}
+        return msgspec.structs.replace(emulated(text), **changes)
+
+
+FITS = "TP8 PP4 SP, full recompute"
+
+
+def best_of_megatron(folder: Path, emulator: type[Emulator]) -> Verdict:
+    (rule,) = (rule for rule in BEST_RULES if rule.system == "megatron")
+    comparison = PaperComparison(
+        rules=[rule],
+        points=[point("gpt-7b", "512K")],
+        emulator=emulator(parent=folder, time_limit_seconds=1.0),
+        sequences_per_step=4,
+    )
+    (best,) = comparison.verdicts()
+    return best
+
+
+def test_at_its_best_a_system_has_the_settings_that_the_search_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search itself has tests of its own."""
+
+    def search(searcher: Searcher) -> SearchResult:
+        for settings in searcher.adapter.grid(searcher.workload)[:3]:
+            searcher.try_settings(settings, searcher.workload.sequence_tokens)
+        return searcher.result(None, None, emulated(FITS))
+
+    monkeypatch.setattr("benchmarks.paper.boundaries.fastest", search)
+    best = best_of_megatron(tmp_path, PlayedEmulator)
+    assert (best.settings_text, best.status, best.at_best, best.trials) == (FITS, "ok", True, 3)
+    assert (best.counted, best.agrees, best.paper_outcome) == (False, None, None)
+
+
+def test_where_nothing_fits_the_least_memory_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(searcher: Searcher) -> SearchResult:
+        trials = [
+            EmulationTrial(
+                settings_text=f"layout {peak}",
+                tokens=512 * 1024,
+                status="oom",
+                reason="too large",
+                peak_device_bytes=peak * GIB,
+                limiting_role="stage 0",
+                step_seconds=None,
+            )
+            for peak in (90, 80, 85)
+        ]
+        searcher.trials.extend(trials)
+        return searcher.result(None, None, None)
+
+    monkeypatch.setattr("benchmarks.paper.boundaries.fastest", search)
+    best = best_of_megatron(tmp_path, Emulator)
+    assert (best.settings_text, best.status, best.peak_device_bytes) == (
+        "layout 80",
+        "oom",
+        80 * GIB,
+    )
+    assert (best.step_seconds, best.at_best, best.trials) == (None, True, 3)
+
+
+def test_the_outcome_of_an_emulation() -> None:
+    emulation = emulated()
     assert outcome_of(emulation) == "fits"
     changed = msgspec.structs.replace
     assert outcome_of(changed(emulation, status="host_oom", fits=False)) == "oom"
@@ -236,6 +328,33 @@ def test_a_role_that_broke_is_no_disagreement(figure: PaperPoints) -> None:
     assert "to spare" not in text
 
 
+def test_speeds_stand_beside_sppo_s_with_and_without_idle_time(figure: PaperPoints) -> None:
+    """Half of the peer's step is idle, and a fifth of SPPO's."""
+    change = msgspec.structs.replace
+    peer = change(
+        figure.verdicts[0], step_seconds=300.0, step_seconds_if_hidden=200.0, idle_share=0.5
+    )
+    sppo = change(
+        figure.verdicts[0],
+        rule_name="SPPO",
+        system="sppo",
+        step_seconds=100.0,
+        step_seconds_if_hidden=80.0,
+        idle_share=0.2,
+    )
+    too_large = change(figure.verdicts[2], seq="512K")
+    lines = boundaries_report.text(change(figure, verdicts=[peer, sppo, too_large])).splitlines()
+    start = next(number for number, line in enumerate(lines) if "step, exposed" in line)
+    cells = [[cell.strip() for cell in line.strip("|").split("|")][4:] for line in lines[start:]]
+    assert cells[2] == ["300.0 s", "200.0 s", "50.0 %", "3.00x", "2.50x", "1.88x"]
+    assert cells[3] == ["100.0 s", "80.0 s", "20.0 %", "-", "-", "-"]
+    assert cells[4] == ["oom", "oom", "-", "-", "-", "-"]
+
+
+def test_without_a_step_of_sppo_there_are_no_speeds(figure: PaperPoints) -> None:
+    assert "exposed" not in boundaries_report.text(figure)
+
+
 def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
     for name, drawn in (("10", figure), ("12", msgspec.structs.replace(figure, verdicts=[]))):
         path = tmp_path / f"fig{name}.png"
@@ -246,7 +365,9 @@ def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--figures", "11"], "unknown figure '11'; known: 10, 12"),
+        (["--figures", "11"], "unknown figure '11'; known: 1, 10, 12"),
+        (["--readings", "worst"], "unknown reading 'worst'; known: paper, best"),
+        (["--publish", "--readings", "best"], "only whole figures"),
         (["--models", "gpt-5b"], "unknown model 'gpt-5b'; known: gpt-7b"),
         (["--systems", "fpdt"], "unknown system 'fpdt'; known: deepspeed"),
         (["--sequences-per-step", "0"], "must be positive"),

@@ -11,8 +11,8 @@ import msgspec
 
 from benchmarks.emulation import memory_figure, result
 from benchmarks.emulation.result import Emulation
-from benchmarks.paper import boundaries, boundaries_figure
-from benchmarks.paper.boundaries import PaperPoints
+from benchmarks.paper import boundaries_figure, verdicts
+from benchmarks.paper.verdicts import PaperPoints
 from benchmarks.records import record as records
 from benchmarks.records import store
 from benchmarks.reporting import bar_chart, style, tables
@@ -46,7 +46,7 @@ def _draw(source: Path, path: Path) -> None:
         case sweep.SCHEMA:
             results = msgspec.convert(data["values"], list[SweepPoint])
             sweep_figure.line_chart(find(data["workload"]), data["quantity"], results, data, path)
-        case boundaries.SCHEMA:
+        case verdicts.SCHEMA:
             boundaries_figure.draw(msgspec.convert(data, PaperPoints), path)
         case result.SCHEMA:
             emulation = msgspec.convert(data, Emulation)

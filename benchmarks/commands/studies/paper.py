@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, get_args
 
 from tyro.conf import arg
 
@@ -21,19 +21,24 @@ from benchmarks.studies import publish
 class Paper(Results):
     """Emulate the paper's memory boundaries (fig. 10 and 12), each system's own code at full size.
 
-    Each verdict stands beside the paper's. One layout rule per system holds for all points. Roles
-    that the same code has emulated come from results/cache/. About 90 minutes on two cores.
+    Each verdict stands beside the paper's. One layout rule per row holds for all points. Roles that
+    the same code has emulated come from results/cache/. About 90 minutes on two cores for
+    `--readings paper`; hours for both readings.
 
     Example: sppo-bench paper --models gpt-7b --systems megatron,deepspeed --figures 10
     """
 
     figures: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ("10", "12")
-    """10 (the 15 points) and 12 (the longest sequences), by comma or space."""
+    """1 (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
+    sequences), by comma or space."""
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, sppo, by comma or space; all if not given. A row of `run` stands for its
-    system."""
+    """deepspeed, megatron, native, sppo, by comma or space; all if not given. A row of `run` stands
+    for its system."""
+    readings: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ("paper", "best")
+    """`paper`: the layouts of the paper's runs. `best`: of each peer the fastest settings of its
+    grid that fit. By comma or space; both if not given."""
     sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
     """Sequences of an optimizer step, at every point and for every system."""
     time_limit: float = 1800.0
@@ -51,23 +56,27 @@ class Paper(Results):
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
-        from benchmarks.paper.layout_rules import LAYOUT_RULES
+        from benchmarks.paper.layout_rules import LAYOUT_RULES, Reading
 
         numbers = sorted(chosen(self.figures, FIGURES, "figure"))
         known_systems = sorted({rule.system for rule in LAYOUT_RULES})
         systems = arguments.chosen_systems(self.systems, known_systems)
         known_models = list(dict.fromkeys(point.model for point in reported.points()))
         models = chosen(self.models, known_models, "model")
-        rules = [rule for rule in LAYOUT_RULES if rule.system in systems]
+        readings = set(chosen(self.readings, get_args(Reading), "reading"))
+        rules = [
+            rule for rule in LAYOUT_RULES if rule.system in systems and rule.readings & readings
+        ]
         points = [point for point in reported.points() if point.model in models]
         arguments.check_time_limit(self.time_limit)
         if self.sequences_per_step < 1:
             raise UsageError("--sequences-per-step must be positive")
         if self.publish and self.stale:
             raise UsageError("--publish: stale counts are not published; leave --stale out")
-        if self.publish and (self.models or self.systems):
+        if self.publish and (self.models or self.systems or readings != set(get_args(Reading))):
             raise UsageError(
-                "--publish: only whole figures are published; leave --models, --systems out"
+                "--publish: only whole figures are published; leave --models, --systems and "
+                "--readings out"
             )
         count = self.sequences_per_step
         workload = replace(points[0].workload(), name="paper")
