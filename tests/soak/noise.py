@@ -5,20 +5,21 @@
 First runs on a quiet machine: the median ratio over all their pairs of launches is the truth. Then
 runs beside processes that burn random cores in random bursts. Exits 1 if a ratio of a row that is
 not marked (`noisy`, `unsettled`) is further than 5 % from the truth. Use a machine without other
-load.
+load. With `--folder DIR` a stopped proof goes on: runs that ended there are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,18 @@ def neighbour(processes: int, seed: int) -> AbstractContextManager[None]:
 
 
 def run(asked: argparse.Namespace, folder: Path) -> tuple[list[Record], float]:
-    """The records and the seconds of one `sppo-bench run`, in a process of its own.
+    """The records and the seconds of one `sppo-bench run`; a run that has ended is read."""
+    ended = folder.with_suffix(".seconds")
+    if not ended.exists():
+        if folder.exists():
+            shutil.rmtree(folder)
+        ended.write_text(str(launched_seconds(asked, folder)))
+    (directory,) = folder.iterdir()
+    return read_all(directory), float(ended.read_text())
+
+
+def launched_seconds(asked: argparse.Namespace, folder: Path) -> float:
+    """The seconds of one `sppo-bench run`, in a process of its own.
 
     A launch may fail beside a neighbour: its row then claims nothing, which is an answer too. A
     neighbour that were a child of the launching process would count as its own load.
@@ -69,8 +81,18 @@ def run(asked: argparse.Namespace, folder: Path) -> tuple[list[Record], float]:
     command += ["--time-limit", str(TIME_LIMIT_SECONDS)]
     started = time.monotonic()
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (directory,) = folder.iterdir()
-    return read_all(directory), time.monotonic() - started
+    return time.monotonic() - started
+
+
+@contextmanager
+def folder_of_runs(folder: Path | None) -> Iterator[Path]:
+    """The given folder, which is kept, or a temporary one."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as parent:
+            yield Path(parent)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
 
 
 def pairs(done: Sequence[Record]) -> list[tuple[list[float], list[float]]]:
@@ -160,21 +182,22 @@ def main() -> int:
     parser.add_argument("--neighbours", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--measured-steps", type=int, default=30)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of a run")
+    parser.add_argument("--folder", type=Path, help="keeps the runs; a stopped proof goes on")
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
     quiet: list[dict[str, Any]] = []
     busy: list[dict[str, Any]] = []
     pooled: list[tuple[list[float], list[float]]] = []
-    with tempfile.TemporaryDirectory() as parent:
+    with folder_of_runs(asked.folder) as parent:
         for number in range(asked.quiet):
-            done, seconds = run(asked, Path(parent) / f"quiet-{number}")
+            done, seconds = run(asked, parent / f"quiet-{number}")
             quiet.append(entry(done, seconds))
             pooled += pairs(done)
             print("quiet", quiet[-1], flush=True)
         truth = ratio_interval(pooled).median
         for number in range(asked.busy):
             with neighbour(asked.neighbours, number):
-                done, seconds = run(asked, Path(parent) / f"busy-{number}")
+                done, seconds = run(asked, parent / f"busy-{number}")
             busy.append(entry(done, seconds))
             print("busy", judged(busy[-1], truth), flush=True)
             if asked.output:

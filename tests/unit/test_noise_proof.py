@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,24 @@ def test_a_wrong_claim_without_a_mark_fails(
     wrong = run_of({"megatron": (1.7,) * 3, "sppo": (1.0,) * 3})
     code, report = proof([right, wrong], monkeypatch, tmp_path)
     assert (code, report["wrong_unmarked"]) == (1, 1)
+
+
+def test_a_stopped_proof_reads_the_runs_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a run that has not ended nothing is kept."""
+    launched: list[str] = []
+
+    def launch(asked: object, folder: Path) -> float:
+        launched.append(folder.name)
+        (folder / "run").mkdir(parents=True)
+        return 2.0
+
+    monkeypatch.setattr(noise, "launched_seconds", launch)
+    monkeypatch.setattr(noise, "read_all", lambda directory: [directory.name])
+    asked = Namespace()
+    (tmp_path / "busy-0" / "stopped").mkdir(parents=True)
+    assert noise.run(asked, tmp_path / "quiet-0") == (["run"], 2.0)
+    assert noise.run(asked, tmp_path / "quiet-0") == (["run"], 2.0)
+    assert noise.run(asked, tmp_path / "busy-0") == (["run"], 2.0)
+    assert launched == ["quiet-0", "busy-0"]
