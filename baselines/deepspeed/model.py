@@ -45,11 +45,6 @@ def even_tiles(tokens: int, tiles: int) -> int:
     return math.ceil(tokens / math.ceil(tokens / tiles))
 
 
-def _called(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """The region of a block that is not checkpointed."""
-    return function(*inputs)
-
-
 def _norm(model: Model) -> nn.Module:
     kind = nn.RMSNorm if model.norm == "rmsnorm" else nn.LayerNorm
     return kind(model.hidden, eps=model.norm_epsilon)
@@ -116,26 +111,34 @@ class Mlp(nn.Module):
 class DecoderBlock(nn.Module):
     """Attention and MLP, each after a norm and with a residual.
 
-    `region` checkpoints parts of the block, or all of it where attention's output is saved.
+    `region` checkpoints the block inside its forward, as `checkpointing` says, or parts of it.
     """
 
-    def __init__(self, model: Model, settings: DeepSpeedSettings, core: CoreAttention) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: DeepSpeedSettings,
+        core: CoreAttention,
+        region: Region,
+        checkpointing: Checkpointing,
+    ) -> None:
         super().__init__()
         self.norm1 = _norm(model)
         self.attention = Attention(model, settings, core)
         self.norm2 = _norm(model)
         self.mlp = Mlp(model, settings)
-        self.checkpointing: Checkpointing = "none"
-        self.region: Region = _called
+        self.region = region
+        self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         if self.checkpointing == "split":
             operands = self.region(self._before_attention, x, cosines, sines)
-            out: Tensor = self.region(
-                self._behind_attention, x, self.attention.core(*operands).flatten(2)
-            )
-        else:
+            attended = self.attention.core(*operands).flatten(2)
+            out: Tensor = self.region(self._behind_attention, x, attended)
+        elif self.checkpointing == "save-attention":
             out = self.region(self._whole, x, cosines, sines)
+        else:
+            out = self._whole(x, cosines, sines)
         return out
 
     def _before_attention(
@@ -173,14 +176,13 @@ class Decoder(nn.Module):
         self.loss_divisor = loss_divisor
         self.tiled_loss = settings.tiled_loss
         self.embedding = nn.Embedding(model.vocabulary, model.hidden)
-        blocks = [DecoderBlock(model, settings, core) for _ in range(model.layers)]
-        self.layers = nn.ModuleList(blocks)
         # The first blocks: the saved tensors of the last are free before the first recompute.
         count = settings.layers_to_checkpoint(model)
+        kinds = (settings.checkpointing if n < count else "none" for n in range(model.layers))
+        blocks = (DecoderBlock(model, settings, core, region, kind) for kind in kinds)
+        self.layers = nn.ModuleList(blocks)
         self.region = region
         self.blocks_in_region = count if settings.checkpointing == "blocks" else 0
-        for block in blocks[self.blocks_in_region : count]:
-            block.checkpointing, block.region = settings.checkpointing, region
         self.final_norm = _norm(model)
         self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
 
