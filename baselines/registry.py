@@ -18,13 +18,14 @@ _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
     "megatron": "baselines.megatron.adapter:ADAPTER",
     "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
+    "deepspeed-ours": "baselines.deepspeed.ours:ADAPTER",
     "native": "baselines.native.adapter:ADAPTER",
     "reference": "baselines.reference:ADAPTER",
 }
 
 _REGISTERED: dict[str, Adapter] = {}
 
-SYSTEMS = ("deepspeed", "megatron", "native", "sppo")
+SYSTEMS = ("deepspeed", "deepspeed-ours", "megatron", "native", "sppo")
 """The systems that are compared, all against `reference`."""
 
 

@@ -4,24 +4,32 @@ The engine, its ZeRO optimizers, gradient clipping, `DistributedAttention` and t
 loss of ALST are DeepSpeed's own (`system.py`). The decoder around them is plain torch (`model.py`).
 
 Checkpointing is torch's, as DeepSpeed advises without a tensor-parallel group. Its own
-`deepspeed.checkpointing` adds partitions over tensor-parallel ranks, and a copy to the host that
-fails on CPU tensors. Otherwise it does the same, with a reentrant backward.
+`deepspeed.checkpointing` adds partitions over tensor-parallel ranks. Otherwise it does the same,
+with a reentrant backward. Checkpoints in host memory are DeepSpeed's own with CUDA alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from baselines.deepspeed.settings import FIRST_STEP_TOKENS, DeepSpeedSettings
+from baselines.deepspeed.settings import FIRST_STEP_TOKENS, Checkpointing, DeepSpeedSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
 from sppo.config.models import Model
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
+from sppo.plan.blocks import block_of
 
 if TYPE_CHECKING:
     from baselines.deepspeed.system import DeepSpeedSystem
+
+HOSTS_CUDA_ALONE = (
+    "DeepSpeed's cpu_checkpointing (CheckpointHiddenStatesOffload) moves tensors of CUDA alone and "
+    "keeps those of a CPU on the device without a word; deepspeed-ours hosts checkpoints here"
+)
+"""The reason of a refusal, on a CPU and emulated."""
 
 
 class DeepSpeedAdapter(Adapter):
@@ -31,11 +39,15 @@ class DeepSpeedAdapter(Adapter):
     settings_type = DeepSpeedSettings
 
     def grid(self, workload: Workload) -> tuple[DeepSpeedSettings, ...]:
-        """Cheapest step first: the fewest recomputed blocks, then the least ZeRO traffic.
+        """Cheapest step first: the least repeated work, then the least ZeRO traffic.
 
         With one sequence a step, Ulysses takes all ranks.
         """
-        return tuple(_grid(workload))
+        return tuple(
+            settings
+            for degree in degrees(workload)
+            for settings in in_order(workload, _choices(workload, degree))
+        )
 
     def check(self, workload: Workload, settings: DeepSpeedSettings) -> None:
         """Raise Misfit or Unavailable where DeepSpeed fails, or trains on wrong tokens silently."""
@@ -57,6 +69,8 @@ class DeepSpeedAdapter(Adapter):
                     f"{tokens} tokens are not divisible by SP size {degree}: "
                     "DeepSpeed would train on something else without a word"
                 )
+        if settings.cpu_checkpointing and workload.cluster.device != "cuda":
+            raise Unavailable(HOSTS_CUDA_ALONE)
         if settings.layers_to_checkpoint(model) > model.layers:
             raise Unavailable(
                 f"cannot checkpoint {settings.checkpointed_layers} of {model.layers} layers"
@@ -82,13 +96,18 @@ class DeepSpeedAdapter(Adapter):
 
     def describe(self, settings: DeepSpeedSettings) -> str:
         words = [f"Ulysses {settings.sequence_parallel}", f"ZeRO-{settings.zero_stage}"]
-        if settings.checkpointing == "blocks":
+        if settings.checkpointing != "none":
             count = settings.checkpointed_layers
-            words.append("checkpoint all blocks" if count is None else f"checkpoint {count} blocks")
+            blocks = "all blocks" if count is None else f"{count} block{'s' * (count > 1)}"
+            words.append(f"checkpoint {blocks}{_SAVING[settings.checkpointing]}")
         if settings.tiled_mlp:
             words.append(f"tiled MLP {settings.tiled_mlp}")
         if settings.tiled_loss:
             words.append("tiled loss")
+        if settings.overlap_comm is not None:
+            words.append(f"overlap_comm {'on' if settings.overlap_comm else 'off'}")
+        if settings.cpu_checkpointing:
+            words.append("cpu_checkpointing")
         return ", ".join(words)
 
     def versions(self) -> dict[str, str]:
@@ -98,36 +117,110 @@ class DeepSpeedAdapter(Adapter):
         self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
     ) -> DeepSpeedSystem:
         self.check(workload, settings)
+        if settings.cpu_checkpointing and context.device.type != "cuda":
+            raise Unavailable(HOSTS_CUDA_ALONE)
+        return self._system(workload, settings, weights, context)
+
+    def _system(
+        self,
+        workload: Workload,
+        settings: DeepSpeedSettings,
+        weights: Weights,
+        context: Context,
+        *,
+        hosted: bool = False,
+    ) -> DeepSpeedSystem:
         if context.ranks != workload.cluster.ranks:
             raise ValueError(f"{context.ranks} ranks are running, not {workload.cluster.ranks}")
         from baselines.deepspeed.system import DeepSpeedSystem
 
-        return DeepSpeedSystem(workload, settings, weights, context)
+        return DeepSpeedSystem(workload, settings, weights, context, hosted=hosted)
 
 
-def _grid(workload: Workload) -> Iterator[DeepSpeedSettings]:
-    ranks, layers = workload.cluster.ranks, workload.model.layers
-    degrees = [n for n in divisors(ranks) if workload.sequences_per_step % (ranks // n) == 0]
+_SAVING = {
+    "split": " before and behind attention",
+    "save-attention": " but attention",
+    "blocks": "",
+}
+"""What a checkpointing saves, in words."""
+
+
+def degrees(workload: Workload) -> list[int]:
+    """The Ulysses degrees whose replicas have equal sequences, the largest first."""
+    ranks, sequences = workload.cluster.ranks, workload.sequences_per_step
+    return [n for n in reversed(divisors(ranks)) if sequences % (ranks // n) == 0]
+
+
+def _choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
+    """A part of the blocks is checkpointed only with attention saved: to recompute attention too
+    takes longer and saves little more.
+    """
+    layers = workload.model.layers
     quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
-    for degree in reversed(degrees):
-        for count in (0, *quarters, layers):
-            for zero_stage in (0, 1, 2, 3):
-                yield DeepSpeedSettings(
-                    sequence_parallel=degree,
-                    zero_stage=zero_stage,
-                    checkpointing="blocks" if count else "none",
-                    checkpointed_layers=None if count in (0, layers) else count,
-                )
-        # ALST's savers, where memory is shortest.
-        for tiled_mlp in (0, 4):
-            for zero_stage in (1, 3):
-                yield DeepSpeedSettings(
-                    sequence_parallel=degree,
-                    zero_stage=zero_stage,
-                    checkpointing="blocks",
-                    tiled_mlp=tiled_mlp,
-                    tiled_loss=True,
-                )
+    kinds: list[tuple[Checkpointing, int | None]] = [
+        ("none", None),
+        *(("save-attention", count) for count in (*quarters, None)),
+        ("blocks", None),
+    ]
+    if degree > 1:  # without all-to-alls it saves more than "save-attention" for nothing
+        kinds.append(("split", None))
+    for checkpointing, count in kinds:
+        for zero_stage in (0, 1, 2, 3):
+            point = grid_point(workload, degree, zero_stage, checkpointing)
+            yield replace(point, checkpointed_layers=count)
+        if checkpointing != "none" and count is None:
+            yield from tiled(workload, degree, checkpointing)
+
+
+def tiled(
+    workload: Workload, degree: int, checkpointing: Checkpointing
+) -> Iterator[DeepSpeedSettings]:
+    """ALST's savers, where memory is shortest."""
+    for tiled_mlp in (0, 4) if checkpointing == "blocks" else (0,):
+        for zero_stage in (1, 3):
+            point = grid_point(workload, degree, zero_stage, checkpointing)
+            yield replace(point, tiled_mlp=tiled_mlp, tiled_loss=True)
+
+
+def grid_point(
+    workload: Workload, degree: int, zero_stage: int, checkpointing: Checkpointing
+) -> DeepSpeedSettings:
+    """Where streams exist, ZeRO-1 and 2 overlap too; it is ZeRO-3's default."""
+    overlaps = workload.cluster.device == "cuda" and zero_stage in (1, 2)
+    return DeepSpeedSettings(
+        sequence_parallel=degree,
+        zero_stage=zero_stage,
+        checkpointing=checkpointing,
+        overlap_comm=True if overlaps else None,
+    )
+
+
+def in_order(workload: Workload, choices: Iterable[DeepSpeedSettings]) -> list[DeepSpeedSettings]:
+    """Cheapest step first: by repeated work, then by ZeRO traffic, then by tiles."""
+
+    def cost(settings: DeepSpeedSettings) -> tuple[float, int, bool]:
+        return _repeated(workload, settings), settings.zero_stage, settings.tiled_loss
+
+    return sorted(choices, key=cost)
+
+
+def _repeated(workload: Workload, settings: DeepSpeedSettings) -> float:
+    """Repeated work, in forwards of a block's dense products.
+
+    The all-to-alls of a block count as much as its dense products, and a tiled MLP as half of
+    them (docs/deepspeed.md).
+    """
+    block, tokens = block_of(workload.model), workload.sequence_tokens
+    count = settings.layers_to_checkpoint(workload.model)
+    repeated = float(count)
+    if settings.checkpointing == "blocks":
+        dense = tokens * block.dense_flops_per_token
+        repeated += count * block.mixer_flops(0, tokens) / dense
+    if settings.checkpointing != "split" and settings.sequence_parallel > 1:
+        repeated += count
+    if settings.tiled_mlp:
+        repeated += workload.model.layers / 2
+    return repeated
 
 
 ADAPTER = DeepSpeedAdapter()

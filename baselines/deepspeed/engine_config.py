@@ -32,6 +32,8 @@ def engine_config(
         "reduce_bucket_size": min(500_000_000, bucket),
         "allgather_bucket_size": min(500_000_000, bucket),
     }
+    if settings.overlap_comm is not None:
+        zero["overlap_comm"] = settings.overlap_comm
     if settings.zero_stage == 3:
         vectors = max(model.ffn, model.hidden + 2 * model.kv_width)
         zero["stage3_prefetch_bucket_size"] = min(50_000_000, bucket)

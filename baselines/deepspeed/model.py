@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.deepspeed.checkpointing import Region
+from baselines.deepspeed.settings import Checkpointing, DeepSpeedSettings
 from baselines.protocol import Weights
 from baselines.reference import rotary_tables, rotate
 from sppo.config.models import Model
@@ -65,7 +65,8 @@ class Attention(nn.Module):
         self.output = nn.Linear(model.hidden, model.hidden, bias=model.biases)
         self.core = core
 
-    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    def operands(self, x: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of x [1, own tokens, h], each [1, own tokens, heads, width]."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
         query_key, value = heads.split_with_sizes(self.rotated_and_value, dim=2)
         rotated = rotate(query_key, cosines, sines)
@@ -73,7 +74,10 @@ class Attention(nn.Module):
         if self.kv_copies > 1:
             key = key.repeat_interleave(self.kv_copies, dim=2)
             value = value.repeat_interleave(self.kv_copies, dim=2)
-        out: Tensor = self.output(self.core(query, key, value).flatten(2))
+        return query, key, value
+
+    def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        out: Tensor = self.output(self.core(*self.operands(x, cosines, sines)).flatten(2))
         return out
 
 
@@ -105,16 +109,49 @@ class Mlp(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Attention and MLP, each after a norm and with a residual."""
+    """Attention and MLP, each after a norm and with a residual.
 
-    def __init__(self, model: Model, settings: DeepSpeedSettings, core: CoreAttention) -> None:
+    `region` checkpoints the block inside its forward, as `checkpointing` says, or parts of it.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: DeepSpeedSettings,
+        core: CoreAttention,
+        region: Region,
+        checkpointing: Checkpointing,
+    ) -> None:
         super().__init__()
         self.norm1 = _norm(model)
         self.attention = Attention(model, settings, core)
         self.norm2 = _norm(model)
         self.mlp = Mlp(model, settings)
+        self.region = region
+        self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        if self.checkpointing == "split":
+            operands = self.region(self._before_attention, x, cosines, sines)
+            attended = self.attention.core(*operands).flatten(2)
+            out: Tensor = self.region(self._behind_attention, x, attended)
+        elif self.checkpointing == "save-attention":
+            out = self.region(self._whole, x, cosines, sines)
+        else:
+            out = self._whole(x, cosines, sines)
+        return out
+
+    def _before_attention(
+        self, x: Tensor, cosines: Tensor, sines: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attention.operands(self.norm1(x), cosines, sines)
+
+    def _behind_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.attention.output(attended)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def _whole(self, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), cosines, sines)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
@@ -128,6 +165,7 @@ class Decoder(nn.Module):
         model: Model,
         settings: DeepSpeedSettings,
         core: CoreAttention,
+        region: Region,
         *,
         sequence_rank: int,
         loss_divisor: int,
@@ -137,10 +175,14 @@ class Decoder(nn.Module):
         self.sequence_rank = sequence_rank
         self.loss_divisor = loss_divisor
         self.tiled_loss = settings.tiled_loss
-        self.checkpointed_layers = settings.layers_to_checkpoint(model)
         self.embedding = nn.Embedding(model.vocabulary, model.hidden)
-        blocks = (DecoderBlock(model, settings, core) for _ in range(model.layers))
+        # The first blocks: the saved tensors of the last are free before the first recompute.
+        count = settings.layers_to_checkpoint(model)
+        kinds = (settings.checkpointing if n < count else "none" for n in range(model.layers))
+        blocks = (DecoderBlock(model, settings, core, region, kind) for kind in kinds)
         self.layers = nn.ModuleList(blocks)
+        self.region = region
+        self.blocks_in_region = count if settings.checkpointing == "blocks" else 0
         self.final_norm = _norm(model)
         self.head = nn.Linear(model.hidden, model.vocabulary, bias=False)
 
@@ -160,11 +202,8 @@ class Decoder(nn.Module):
         tables = rotary_tables(self.model, start, end, x.device, x.dtype)
         cosines, sines = (table.unsqueeze(1) for table in tables)
         for index, block in enumerate(self.layers):
-            # The first blocks: the saved tensors of the last are free before the first recompute.
-            if index < self.checkpointed_layers:
-                x = checkpoint(
-                    block, x, cosines, sines, use_reentrant=False, preserve_rng_state=False
-                )
+            if index < self.blocks_in_region:
+                x = self.region(block, x, cosines, sines)
             else:
                 x = block(x, cosines, sines)
         return self.loss(self.final_norm(x), targets)

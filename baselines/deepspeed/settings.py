@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 
-Checkpointing = Literal["none", "blocks"]
+Checkpointing = Literal["none", "split", "save-attention", "blocks"]
 
 FIRST_STEP_TOKENS = 64
 """The throw-away first step is this long (see `baselines.protocol.System.step`)."""
@@ -20,9 +20,15 @@ class DeepSpeedSettings:
     """The settings that users of DeepSpeed tune for long sequences.
 
     sequence_parallel: the Ulysses degree; the remaining degree is data parallelism.
-    checkpointing: "blocks" recomputes the first `checkpointed_layers` blocks, None meaning all.
+    checkpointing: in the first `checkpointed_layers` blocks (None: all) the backward recomputes
+    everything ("blocks"), everything but attention ("save-attention"), or everything but attention
+    and its all-to-alls ("split": one checkpoint before them, one behind).
     tiled_mlp: tiles per MLP (ALST's TiledMLP, which recomputes the MLP), 0 for none.
     tiled_loss: logits tile by tile (ALST's TiledFusedLogitsLoss, which recomputes nothing).
+    overlap_comm: gradients are reduced beside the backward. None: DeepSpeed's default, ZeRO-3
+    alone.
+    cpu_checkpointing: DeepSpeed keeps the inputs of checkpointed blocks in host memory, with CUDA
+    alone. None: DeepSpeed's default, no.
     """
 
     sequence_parallel: int
@@ -31,21 +37,31 @@ class DeepSpeedSettings:
     checkpointed_layers: int | None = None
     tiled_mlp: int = 0
     tiled_loss: bool = False
+    overlap_comm: bool | None = None
+    cpu_checkpointing: bool | None = None
 
     def __post_init__(self) -> None:
         if self.sequence_parallel < 1:
             raise ValueError("sequence_parallel must be at least 1 (1 is no Ulysses)")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"zero_stage {self.zero_stage} does not exist; choose 0, 1, 2 or 3")
-        if self.checkpointing not in ("none", "blocks"):
-            raise ValueError(f'checkpointing is "none" or "blocks", not {self.checkpointing!r}')
+        if self.checkpointing not in get_args(Checkpointing):
+            known = ", ".join(get_args(Checkpointing))
+            raise ValueError(f"checkpointing is one of {known}, not {self.checkpointing!r}")
         if self.checkpointed_layers is not None:
             if self.checkpointing == "none":
-                raise ValueError('checkpointed_layers needs checkpointing="blocks"')
+                raise ValueError("checkpointed_layers needs a checkpointing other than none")
             if self.checkpointed_layers < 1:
                 raise ValueError('checkpointed_layers must be at least 1; for 0 say "none"')
         if self.tiled_mlp < 0:
             raise ValueError("tiled_mlp is a number of tiles, or 0 for an untiled MLP")
+        if self.overlap_comm is not None and self.zero_stage == 0:
+            raise ValueError("overlap_comm is a setting of DeepSpeed's ZeRO-1, 2 and 3, not of 0")
+        if self.cpu_checkpointing and self.checkpointing in ("none", "split"):
+            raise ValueError(
+                "DeepSpeed's cpu_checkpointing hosts the inputs of whole blocks: recompute full or "
+                f"save-attention, not {self.checkpointing}"
+            )
 
     def layers_to_checkpoint(self, model: Model) -> int:
         """How many blocks of the model are recomputed."""
@@ -54,22 +70,43 @@ class DeepSpeedSettings:
         return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
 
 
-FLAGS = ("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss")
+FLAGS = (
+    *("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss"),
+    *("overlap_comm", "cpu_checkpointing"),
+)
 """The flags of `sppo-bench emulate` for settings of DeepSpeed."""
 
+WORDS: Mapping[str, Checkpointing] = {
+    "none": "none",
+    "full": "blocks",
+    "save-attention": "save-attention",
+    "split": "split",
+}
+"""The words of `--recompute`; the records keep the word "blocks" for full recomputation."""
 
-def of_flags(given: Mapping[str, Any], workload: Workload) -> DeepSpeedSettings:
-    """All ranks in one Ulysses group unless a degree is given. Raises ValueError."""
-    recompute = given.get("recompute", "none")
-    if recompute not in ("none", "full") and not recompute.isdecimal():
+
+def of_flags(
+    given: Mapping[str, Any], workload: Workload, recompute: str = "none"
+) -> DeepSpeedSettings:
+    """All ranks in one Ulysses group unless a degree is given. Raises ValueError.
+
+    `--recompute` is a word, with `:N` for the first N blocks alone; a number N is `full:N`.
+    `recompute`: the word if none is given.
+    """
+    words = given.get("recompute", recompute)
+    name, _, count = f"full:{words}".partition(":") if words.isdecimal() else words.partition(":")
+    if name not in WORDS or (count and not count.isdecimal()) or words.endswith(":"):
         raise ValueError(
-            f"--recompute {recompute}: DeepSpeed takes none, full or a number of blocks"
+            f"--recompute {words}: DeepSpeed takes {', '.join(WORDS)} or a number of blocks; "
+            "save-attention:8 recomputes 8 blocks alone"
         )
     return DeepSpeedSettings(
         sequence_parallel=given.get("sequence_parallel", workload.cluster.ranks),
         zero_stage=given.get("zero", 1),
-        checkpointing="none" if recompute == "none" else "blocks",
-        checkpointed_layers=int(recompute) if recompute.isdecimal() else None,
+        checkpointing=WORDS[name],
+        checkpointed_layers=int(count) if count else None,
         tiled_mlp=given.get("tiled_mlp", 0),
         tiled_loss=given.get("tiled_loss", False),
+        overlap_comm=given.get("overlap_comm"),
+        cpu_checkpointing=given.get("cpu_checkpointing"),
     )

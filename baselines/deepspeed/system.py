@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,8 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from baselines.deepspeed.checkpointing import Region, contexts_of, hosted_by_deepspeed, region
 from baselines.deepspeed.engine_config import engine_config
-from baselines.deepspeed.model import CoreAttention, Decoder, load_weights, local_attention
+from baselines.deepspeed.hosted import HostTier, hosted_region
+from baselines.deepspeed.model import (
+    CoreAttention,
+    Decoder,
+    DecoderBlock,
+    load_weights,
+    local_attention,
+)
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Context, Kind, StepResult, System, Weights
 from baselines.reference import adamw
@@ -86,10 +95,19 @@ def engine_tensors(engine: Any) -> dict[Kind, Iterable[Tensor]]:
 
 
 class DeepSpeedSystem(System):
-    """One rank of DeepSpeed: its engine, and its rank in the Ulysses group."""
+    """One rank of DeepSpeed: its engine, and its rank in the Ulysses group.
+
+    hosted: what checkpoints keep lies in a host tier of ours.
+    """
 
     def __init__(
-        self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
+        self,
+        workload: Workload,
+        settings: DeepSpeedSettings,
+        weights: Weights,
+        context: Context,
+        *,
+        hosted: bool = False,
     ) -> None:
         self.workload = workload
         self.settings = settings
@@ -107,6 +125,8 @@ class DeepSpeedSystem(System):
         if dist.get_backend() == "fake":
             _skip_parameter_comparison()
         self.mpu = self._sequence_groups()
+        self.tier = HostTier(context) if hosted else None
+        self.offload = self._own_offload()
         self.engine = self._engine(weights)
 
     def _sequence_groups(self) -> Any:
@@ -127,16 +147,39 @@ class DeepSpeedSystem(System):
         ulysses = DistributedAttention(local_attention, group, scatter_idx=2, gather_idx=1)
         return partial(ulysses, batch_dim_idx=0)
 
+    def _own_offload(self) -> Any:
+        """DeepSpeed's context of a forward and its backward, with checkpoints in host memory."""
+        if not self.settings.cpu_checkpointing:
+            return nullcontext()
+        from deepspeed.runtime.activation_checkpointing import offload_activations
+
+        return offload_activations.CheckpointHiddenStatesOffload()
+
+    def _region(self) -> Region:
+        """How a checkpointed region of the decoder is called."""
+        checkpointing = self.settings.checkpointing
+        if self.tier is not None:
+            return hosted_region(checkpointing, self.tier)
+        checkpointed = region(contexts_of(checkpointing))
+        if self.settings.cpu_checkpointing:
+            return hosted_by_deepspeed(checkpointed, self.offload)
+        return checkpointed
+
     def _engine(self, weights: Weights) -> Any:
         with torch.device("meta"):
             decoder = Decoder(
                 self.workload.model,
                 self.settings,
                 self._attention(),
+                self._region(),
                 sequence_rank=self.sequence_rank,
                 loss_divisor=self.loss_divisor,
             )
         load_weights(decoder, weights, self.context.device, self.context.dtype)
+        if self.settings.zero_stage == 3 and self.settings.checkpointing == "save-attention":
+            # torch's contexts count operators. ZeRO-3 gathers inside a region another number of
+            # times in the backward; the weights of a leaf module are gathered outside.
+            self.deepspeed.utils.set_z3_leaf_modules(decoder, [DecoderBlock])
         engine, *_ = self.deepspeed.initialize(
             model=decoder,
             optimizer=adamw(decoder, self.workload.optimizer, fused=True),
@@ -157,12 +200,15 @@ class DeepSpeedSystem(System):
         start = self.sequence_rank * length
         own = tokens.chunk(self.replicas)[self.data_rank][:, start : start + length + 1]
         own = own.to(self.context.device)
+        if self.tier is not None:
+            self.tier.begin_step(total_tokens)
         loss = torch.zeros((), device=self.context.device)
         for number, sequence in enumerate(own.unsqueeze(1), 1):
             self.engine.set_gradient_accumulation_boundary(number == len(own))
-            share = self.engine(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
-            # A clone: ZeRO-0 divides the model's own output by the sequences all the same.
-            self.engine.backward(share.clone(), scale_wrt_gas=False)
+            with self.offload:
+                share = self.engine(sequence[:, :-1].contiguous(), sequence[:, 1:].contiguous())
+                # A clone: ZeRO-0 divides the model's own output by the sequences all the same.
+                self.engine.backward(share.clone(), scale_wrt_gas=False)
             loss += share.detach()
             last = self._norm_before_clipping()
             self.engine.step()

@@ -38,8 +38,12 @@ DATA_FIELDS = ("data_field", "tokenizer")
 """Fields of a workload that an emulation does not read. Keys of older entries have none of them."""
 
 FURTHER_CODE = {
-    "deepspeed": ("baselines/reference.py",),
-    "native": ("baselines/reference.py",),
+    "deepspeed": ("baselines/attention_saving.py", "baselines/reference.py"),
+    "deepspeed-ours": (
+        *("baselines/attention_saving.py", "baselines/reference.py"),
+        "baselines/deepspeed",
+    ),
+    "native": ("baselines/attention_saving.py", "baselines/reference.py"),
     "sppo": ("sppo",),
 }
 """The code of a system outside baselines/<system>/ and baselines/<system>.py."""

@@ -125,8 +125,8 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
     """The time of the emulated step: simulated, and as good as the profile.
 
     `step_seconds`: messages hide only where the schedule hides them; `_if_hidden`: no message takes
-    time. compute_, optimizer_ and communication_seconds (by link, hidden or not) are of `role`,
-    the role that works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
+    time. compute_, optimizer_, communication_ (by link) and copy_seconds, hidden or not, are of
+    `role`, the role that works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
     workload's causal FLOPs, without recomputation, over all ranks' peak.
     """
 
@@ -139,6 +139,7 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
     compute_seconds: float
     optimizer_seconds: float
     communication_seconds: dict[str, float]
+    copy_seconds: float = 0.0
     idle_share: float
     tokens_per_second: float
     tokens_per_second_per_gpu: float

@@ -158,9 +158,10 @@ def checkout(tmp_path: Path) -> Path:
     ("edited", "systems"),
     [
         ("baselines/megatron/patches.py", {"megatron"}),
-        ("baselines/deepspeed/system.py", {"deepspeed"}),
+        ("baselines/deepspeed/system.py", {"deepspeed", "deepspeed-ours"}),
         ("baselines/native/sharding.py", {"native"}),
-        ("baselines/reference.py", {"deepspeed", "native"}),
+        ("baselines/reference.py", {"deepspeed", "deepspeed-ours", "native"}),
+        ("baselines/attention_saving.py", {"deepspeed", "deepspeed-ours", "native"}),
         ("baselines/sppo.py", {"sppo"}),
         ("sppo/engine/engine.py", {"sppo"}),
         ("sppo/planner/solve.py", {"sppo"}),

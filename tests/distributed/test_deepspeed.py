@@ -6,11 +6,15 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
+from torch.utils.checkpoint import noop_context_fn
 
+from baselines.deepspeed.checkpointing import hosted_by_deepspeed, region
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import StepResult
 from sppo.config.models import llama
 from tests.distributed.training_cases import (
+    GPT,
     LLAMA,
     ONE_KV_HEAD,
     RECIPE,
@@ -23,6 +27,7 @@ from tests.distributed.training_cases import (
 pytestmark = pytest.mark.slow
 
 case_of = partial(Case, system="deepspeed")
+hosted_case_of = partial(Case, system="deepspeed-ours")
 
 UNEVEN = llama(
     "llama-3kv", layers=4, hidden=96, heads=6, kv_heads=3, ffn=176, vocabulary=128, rope_theta=1e4
@@ -32,6 +37,11 @@ UNEVEN = llama(
 def settings(zero_stage: int, blocks: bool = False, **others: object) -> DeepSpeedSettings:
     values = {"sequence_parallel": 2, "checkpointing": "blocks" if blocks else "none"} | others
     return DeepSpeedSettings(zero_stage=zero_stage, **values)
+
+
+def saving(zero_stage: int, **others: object) -> DeepSpeedSettings:
+    """Attention saved, the rest recomputed."""
+    return settings(zero_stage, checkpointing="save-attention", **others)
 
 
 EXACT = (
@@ -48,23 +58,52 @@ EXACT = (
     *(case_of(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1, 3)),
     case_of(settings=settings(2, sequence_parallel=1), sequences=4, model=LLAMA),
 )
+SELECTIVE = (
+    *(case_of(settings=saving(stage)) for stage in range(4)),
+    *(case_of(settings=settings(stage, checkpointing="split")) for stage in range(4)),
+    # Part of the blocks, tiles, fewer KV heads, accumulation, replicas.
+    *(case_of(settings=saving(stage, checkpointed_layers=2), model=LLAMA) for stage in (0, 3)),
+    case_of(settings=saving(1, tiled_loss=True), model=ONE_KV_HEAD),
+    case_of(settings=saving(3, tiled_loss=True, tiled_mlp=4), sequences=2),
+    case_of(settings=saving(2, tiled_mlp=4, overlap_comm=True)),
+    case_of(settings=settings(3, checkpointing="split", tiled_loss=True), sequences=2, model=LLAMA),
+    case_of(settings=settings(1, checkpointing="split", checkpointed_layers=2, tiled_loss=True)),
+    case_of(settings=saving(3, sequence_parallel=1), sequences=2),
+    *(case_of(settings=settings(stage, overlap_comm=True), sequences=2) for stage in (1, 2, 3)),
+    case_of(settings=settings(3, overlap_comm=False)),
+)
+HOSTED = tuple(
+    hosted_case_of(settings=values, model=model, sequences=sequences)
+    for values, model, sequences in (
+        (saving(0), GPT, 1),
+        (settings(1, True), GPT, 1),
+        (saving(3, tiled_loss=True), LLAMA, 2),
+        (settings(3, True, checkpointed_layers=2), LLAMA, 1),
+    )
+)
+NOT_HOSTED = tuple(replace(case, system="deepspeed") for case in HOSTED)
 SWAPPED = tuple(
     case_of(settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
     for first, second in (("attention.query", "attention.value"), ("norm1", "norm2"))
 )
 BF16 = tuple(
-    case_of(settings=settings(stage, True), sequences=2, dtype="bfloat16", model=LLAMA)
-    for stage in (1, 2, 3)
+    case_of(settings=values, sequences=2, dtype="bfloat16", model=LLAMA)
+    for values in (
+        *(settings(stage, True) for stage in (1, 2, 3)),
+        *(saving(stage) for stage in (1, 3)),
+        settings(2, checkpointing="split", overlap_comm=True),
+    )
 )
 
 
 @pytest.fixture(scope="module")
 def trained() -> dict[Case, list[list[StepResult]]]:
     """Every case, in two processes."""
-    return train_all(EXACT + SWAPPED + BF16)
+    cases = EXACT + SELECTIVE + HOSTED + NOT_HOSTED + SWAPPED + BF16
+    return train_all(tuple(dict.fromkeys(cases)))
 
 
-@pytest.mark.parametrize("case", EXACT, ids=str)
+@pytest.mark.parametrize("case", EXACT + SELECTIVE, ids=str)
 def test_losses_and_norms_are_the_reference(case, trained):
     first, second = trained[case]
     assert first == second
@@ -82,6 +121,14 @@ def test_bfloat16_is_near_the_reference(case, trained):
     assert norm < 2e-2
 
 
+@pytest.mark.parametrize("case", HOSTED, ids=str)
+def test_hosted_checkpoints_change_no_bit(case, trained):
+    assert trained[case] == trained[replace(case, system="deepspeed")]
+    loss, norm = differences(trained[case][0], train_reference(case))
+    assert loss < 1e-5
+    assert norm < 1e-5
+
+
 @pytest.mark.parametrize("case", SWAPPED, ids=lambda case: " and ".join(case.swap))
 def test_a_swapped_weight_is_seen(case, trained):
     loss, _ = differences(trained[case][0], train_reference(case))
@@ -95,3 +142,19 @@ def test_the_recipe_would_show_a_wrong_scale_of_gradients():
     assert all(step.grad_norm > 2 * RECIPE.clip_norm for step in clipped)
     loss, _ = differences(clipped, train_reference(case, free))
     assert loss > 1e-4
+
+
+def test_deepspeed_itself_hosts_nothing_on_a_cpu(monkeypatch):
+    """Its own context marks the input and keeps it where it is: the reason of the refusal."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    offload_activations = pytest.importorskip(
+        "deepspeed.runtime.activation_checkpointing.offload_activations"
+    )
+    offload = offload_activations.CheckpointHiddenStatesOffload()
+    run = hosted_by_deepspeed(region(noop_context_fn), offload)
+    x = torch.ones(64, 64, requires_grad=True) * 2
+    with offload:
+        run(torch.sin, x).sum().backward()
+        stats = offload.stats
+        assert (stats.marked_tensors, stats.skipped_marked_tensors) == (1, 1)
+        assert stats.offloaded_bytes == 0

@@ -144,6 +144,49 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         FOUR,
         DeepSpeedSettings(sequence_parallel=1, zero_stage=2),
     ),
+    "deepspeed Ulysses 2, ZeRO-0, attention saved": (
+        "deepspeed",
+        WORKLOAD,
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=0, checkpointing="save-attention"),
+    ),
+    "deepspeed Ulysses 2, ZeRO-3, attention saved, tiled loss, two blocks, llama": (
+        "deepspeed",
+        replace(FOUR, model=LLAMA, dtype="bfloat16"),
+        DeepSpeedSettings(
+            sequence_parallel=2,
+            zero_stage=3,
+            checkpointing="save-attention",
+            checkpointed_layers=2,
+            tiled_loss=True,
+        ),
+    ),
+    "deepspeed Ulysses 2, ZeRO-1, split, tiled loss, overlap_comm": (
+        "deepspeed",
+        WORKLOAD,
+        DeepSpeedSettings(
+            sequence_parallel=2, checkpointing="split", tiled_loss=True, overlap_comm=True
+        ),
+    ),
+    "deepspeed Ulysses 2, ZeRO-3, split": (
+        "deepspeed",
+        FOUR,
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="split"),
+    ),
+    "deepspeed Ulysses 2, ZeRO-2, attention saved": (
+        "deepspeed",
+        replace(WORKLOAD, dtype="bfloat16"),
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=2, checkpointing="save-attention"),
+    ),
+    "deepspeed-ours Ulysses 2, ZeRO-1": (
+        "deepspeed-ours",
+        WORKLOAD,
+        DeepSpeedSettings(sequence_parallel=2, checkpointing="blocks"),
+    ),
+    "deepspeed-ours Ulysses 2, ZeRO-3, attention saved, llama": (
+        "deepspeed-ours",
+        replace(FOUR, model=LLAMA, dtype="bfloat16"),
+        DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="save-attention"),
+    ),
     "native Ulysses 2, attention saved": (
         "native",
         WORKLOAD,

@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
+from baselines.deepspeed import ours
 from baselines.deepspeed.adapter import ADAPTER
 from baselines.deepspeed.engine_config import bucket_elements, engine_config
-from baselines.deepspeed.settings import DeepSpeedSettings
-from baselines.protocol import Unavailable
+from baselines.deepspeed.settings import DeepSpeedSettings, of_flags
+from baselines.protocol import Context, Unavailable
 from sppo.config.models import MODELS
 from sppo.plan.weights import parameter_count
 from tests.unit.grid_checks import check_points, workload
+
+OURS = ours.ADAPTER
+CPU_RANK = Context(rank=0, ranks=2, device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -20,10 +25,13 @@ from tests.unit.grid_checks import check_points, workload
     [
         ({"sequence_parallel": 0}, "at least 1"),
         ({"zero_stage": 4}, "choose 0, 1, 2 or 3"),
-        ({"checkpointing": "all"}, '"none" or "blocks"'),
-        ({"checkpointed_layers": 2}, 'needs checkpointing="blocks"'),
+        ({"checkpointing": "all"}, "one of none, split, save-attention, blocks"),
+        ({"checkpointed_layers": 2}, "needs a checkpointing other than none"),
         ({"checkpointing": "blocks", "checkpointed_layers": 0}, 'for 0 say "none"'),
         ({"tiled_mlp": -1}, "or 0 for an untiled MLP"),
+        ({"zero_stage": 0, "overlap_comm": True}, "DeepSpeed's ZeRO-1, 2 and 3, not of 0"),
+        ({"cpu_checkpointing": True}, "full or save-attention, not none"),
+        ({"cpu_checkpointing": True, "checkpointing": "split"}, "not split"),
     ],
 )
 def test_wrong_settings_name_the_cure(values, cure):
@@ -37,6 +45,89 @@ def test_one_sequence_goes_to_all_ranks():
     assert {settings.zero_stage for settings in grid} == {0, 1, 2, 3}
     counts = {settings.layers_to_checkpoint(MODELS["gpt-tiny"]) for settings in grid}
     assert counts == {0, 1, 2, 3, 4}
+
+
+def test_the_grid_begins_with_the_least_repeated_work():
+    model = MODELS["gpt-tiny"]
+    grid = ADAPTER.grid(workload(ranks=4))
+    assert len(grid) == 36
+    first = dict.fromkeys((s.checkpointing, s.layers_to_checkpoint(model)) for s in grid)
+    saved = [("save-attention", count) for count in range(1, 5)]
+    expected = [("none", 0), *saved[:2], ("split", 4), *saved[2:], ("blocks", 4)]
+    assert list(first) == expected
+    for kind in first:
+        points = [s for s in grid if (s.checkpointing, s.layers_to_checkpoint(model)) == kind]
+        untiled = [s.zero_stage for s in points if not s.tiled_loss]
+        assert untiled == [0, 1, 2, 3]
+    assert grid[-1] == DeepSpeedSettings(
+        sequence_parallel=4, zero_stage=3, checkpointing="blocks", tiled_mlp=4, tiled_loss=True
+    )
+
+
+def test_without_ulysses_there_is_nothing_to_split():
+    grid = ADAPTER.grid(workload(sequences=2))
+    without = {settings.checkpointing for settings in grid if settings.sequence_parallel == 1}
+    assert without == {"none", "save-attention", "blocks"}
+
+
+def test_on_cuda_zero_1_and_2_overlap():
+    work = workload(device="cuda", dtype="bfloat16")
+    by_stage = {settings.zero_stage: settings.overlap_comm for settings in ADAPTER.grid(work)}
+    assert by_stage == {0: None, 1: True, 2: True, 3: None}
+    zero = engine_config(work, ADAPTER.grid(work)[1], 1)["zero_optimization"]
+    assert zero["overlap_comm"] is True
+
+
+def test_hosted_checkpoints_are_a_system_of_their_own():
+    work = workload()
+    check_points(OURS, work)
+    assert {settings.checkpointing for settings in OURS.grid(work)} == {"save-attention", "blocks"}
+    assert ours.of_flags({}, work).checkpointing == "save-attention"
+    settings = OURS.grid(work)[0]
+    assert (
+        OURS.describe(settings) == "Ulysses 2, ZeRO-0, checkpoint all blocks but attention, hosted"
+    )
+    for values in ({"checkpointing": "split"}, {"checkpointing": "none"}):
+        with pytest.raises(Unavailable, match="hosts checkpoints of whole blocks itself"):
+            OURS.check(work, dataclasses.replace(settings, **values))
+
+
+def test_deepspeeds_own_hosted_checkpoints_need_cuda():
+    settings = DeepSpeedSettings(
+        sequence_parallel=2, checkpointing="blocks", cpu_checkpointing=True
+    )
+    on_cuda = workload(device="cuda", dtype="bfloat16")
+    ADAPTER.check(on_cuda, settings)
+    with pytest.raises(Unavailable, match=r"CheckpointHiddenStatesOffload.* CUDA alone"):
+        ADAPTER.check(workload(), settings)
+    with pytest.raises(Unavailable, match=r"CheckpointHiddenStatesOffload.* CUDA alone"):
+        ADAPTER.prepare(on_cuda, settings, {}, CPU_RANK)
+    gpu_rank = dataclasses.replace(CPU_RANK, device=torch.device("cuda"))
+    with pytest.raises(Unavailable, match="with CUDA DeepSpeed hosts checkpoints itself"):
+        OURS.prepare(on_cuda, dataclasses.replace(settings, cpu_checkpointing=None), {}, gpu_rank)
+
+
+@pytest.mark.parametrize(
+    ("words", "checkpointing", "count"),
+    [
+        ("none", "none", None),
+        ("full", "blocks", None),
+        ("8", "blocks", 8),
+        ("full:8", "blocks", 8),
+        ("save-attention", "save-attention", None),
+        ("save-attention:8", "save-attention", 8),
+        ("split:2", "split", 2),
+    ],
+)
+def test_recompute_takes_the_words_of_all_systems(words, checkpointing, count):
+    settings = of_flags({"recompute": words}, workload())
+    assert (settings.checkpointing, settings.checkpointed_layers) == (checkpointing, count)
+
+
+@pytest.mark.parametrize("words", ["blocks", "split:", "split:two", "8:8", "save-messages"])
+def test_another_word_is_refused(words):
+    with pytest.raises(ValueError, match="DeepSpeed takes none, full, save-attention, split or"):
+        of_flags({"recompute": words}, workload())
 
 
 def test_more_sequences_allow_replicas():
@@ -89,6 +180,11 @@ def test_more_checkpointed_layers_than_layers_are_refused():
 def test_describe_speaks_the_fields_words():
     settings = DeepSpeedSettings(sequence_parallel=2, checkpointing="blocks")
     assert ADAPTER.describe(settings) == "Ulysses 2, ZeRO-1, checkpoint all blocks"
+    settings = DeepSpeedSettings(
+        sequence_parallel=2, checkpointing="split", checkpointed_layers=1, overlap_comm=False
+    )
+    words = "Ulysses 2, ZeRO-1, checkpoint 1 block before and behind attention, overlap_comm off"
+    assert ADAPTER.describe(settings) == words
     settings = DeepSpeedSettings(
         sequence_parallel=4,
         zero_stage=3,

@@ -35,7 +35,7 @@ def test_its_adapter_is_known_by_name() -> None:
     assert registry.installed() == ("toy",)
     assert registry.load("toy") is toy_system.ADAPTER
     with pytest.raises(
-        ValueError, match="known: deepspeed, megatron, native, reference, sppo, toy"
+        ValueError, match="known: deepspeed, deepspeed-ours, megatron, native, reference, sppo, toy"
     ):
         registry.load("vllm")
 

@@ -57,10 +57,13 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
     )
 
 
-def test_the_four_rows_of_the_paper_and_one_by_its_name() -> None:
+def test_the_four_rows_of_the_paper_and_others_by_their_names() -> None:
     labels = ["DeepSpeed Ulysses", "Megatron in SPPO's layout", "Megatron tuned", "SPPO"]
     assert [row.label for row in find([])] == labels
-    assert [row.label for row in ROWS if row.by_name_only] == ["PyTorch native"]
+    assert [row.label for row in ROWS if row.by_name_only] == [
+        "DeepSpeed, hosted checkpoints (ours)",
+        "PyTorch native",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,7 @@ def test_the_four_rows_of_the_paper_and_one_by_its_name() -> None:
         (["deepspeed", "deepspeed-ulysses"], ["deepspeed-ulysses"]),
         (["sppo", "PyTorch native"], ["pytorch-native", "sppo"]),
         (["native"], ["pytorch-native"]),
+        (["deepspeed-ours", "deepspeed"], ["deepspeed-ulysses", "deepspeed-ours"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
@@ -87,7 +91,8 @@ def test_old_and_new_labels_of_a_row_have_one_slug() -> None:
 
 def test_an_unknown_system_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, native"
+        ValueError,
+        match="unknown system 'vllm'; known: deepspeed, megatron, deepspeed-ours, native",
     ):
         find(["vllm"])
 

@@ -16,6 +16,7 @@ from sppo.config.workload import Workload
 SYSTEMS = {
     "megatron": "baselines.megatron.settings",
     "deepspeed": "baselines.deepspeed.settings",
+    "deepspeed-ours": "baselines.deepspeed.ours",
     "native": "baselines.native.settings",
     "sppo": "baselines.sppo",
 }
@@ -42,8 +43,9 @@ class SystemSettings:
     """megatron: no sequence parallelism: every tensor-parallel rank has all tokens of the norms."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None
     """megatron: none, full, layers of each stage (a number), or modules (mlp, core_attn or both by
-    comma); deepspeed: none, full, or the number of checkpointed blocks; native: none, full,
-    save-attention or save-messages, with :N for the first N blocks. none if not given."""
+    comma); deepspeed: none, full, save-attention or split, with :N for the first N blocks, or N
+    for full:N; native: none, full, save-attention or save-messages, with :N for the first N blocks.
+    none if not given; deepspeed-ours: save-attention (or full)."""
     zero: Annotated[int | None, arg(metavar="STAGE")] = None
     """deepspeed: ZeRO stage, 1 if not given. megatron: 1 for its distributed optimizer, the default
     of layouts with replicas. native: 3 reshards after the forward (the default), 2 does not."""
@@ -51,6 +53,10 @@ class SystemSettings:
     """deepspeed: tiles of an MLP."""
     tiled_loss: bool = False
     """deepspeed: the loss tile by tile."""
+    overlap_comm: bool = False
+    """deepspeed: ZeRO-1 and 2 reduce gradients beside the backward, as ZeRO-3 does by default."""
+    cpu_checkpointing: bool = False
+    """deepspeed: its own checkpoints in host memory, with CUDA alone; deepspeed-ours has ours."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
     """sppo: subsequences of a sequence; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None

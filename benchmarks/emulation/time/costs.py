@@ -117,6 +117,12 @@ def by_link(traffic: Iterable[Traffic], profile: Hardware, cluster: Cluster) -> 
     return seconds
 
 
+def copy_seconds(counts: Counts, profile: Hardware) -> float:
+    """All copies between device and host tier, one after the other."""
+    to_host_seconds = counts.copied_to_host_bytes / profile.d2h_bytes_per_second
+    return to_host_seconds + counts.copied_from_host_bytes / profile.h2d_bytes_per_second
+
+
 def optimizer_seconds(counts: Counts, profile: Hardware) -> float:
     """Weights, gradients and optimizer state of the rank, read and written once."""
     state_bytes = sum(counts.peak_by_kind_bytes.get(kind, 0) for kind in STATE)

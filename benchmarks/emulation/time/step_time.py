@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.emulation.result import RoleReport, SimulatedTime
-from benchmarks.emulation.time.costs import by_link, optimizer_seconds
+from benchmarks.emulation.time.costs import by_link, copy_seconds, optimizer_seconds
 from benchmarks.emulation.time.systems import SYSTEMS, CountedStep
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
@@ -55,6 +55,7 @@ def simulated_time(
         compute_seconds=busiest.compute,
         optimizer_seconds=optimizer_seconds(busiest.counts, profile),
         communication_seconds=by_link(busiest.counts.communication, profile, workload.cluster),
+        copy_seconds=copy_seconds(busiest.counts, profile),
         idle_share=max(0.0, 1 - busy_share),
         tokens_per_second=tokens_per_second,
         tokens_per_second_per_gpu=tokens_per_second / ranks,
