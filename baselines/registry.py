@@ -17,6 +17,7 @@ GROUP = "sppo_suite.systems"
 _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
     "megatron": "baselines.megatron.adapter:ADAPTER",
+    "megatron-ours": "baselines.megatron.ours:ADAPTER",
     "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
     "native": "baselines.native.adapter:ADAPTER",
     "reference": "baselines.reference:ADAPTER",
@@ -24,7 +25,7 @@ _ADAPTERS = {
 
 _REGISTERED: dict[str, Adapter] = {}
 
-SYSTEMS = ("deepspeed", "megatron", "native", "sppo")
+SYSTEMS = ("deepspeed", "megatron", "megatron-ours", "native", "sppo")
 """The systems that are compared, all against `reference`."""
 
 

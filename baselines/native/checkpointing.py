@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
+from torch.utils.checkpoint import noop_context_fn
 
+from baselines.attention_saving import ATTENTION, contexts_saving
 from baselines.native.settings import Checkpointing
-
-_ATEN = torch.ops.aten
-
-ATTENTION = frozenset(
-    (
-        _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
-        _ATEN._scaled_dot_product_flash_attention.default,
-        _ATEN._scaled_dot_product_cudnn_attention.default,
-        _ATEN._scaled_dot_product_efficient_attention.default,
-    )
-)
-"""torch's fused attention, by device and dtype."""
 
 _MESSAGES = frozenset((torch.ops._c10d_functional.all_to_all_single.default,))
 
@@ -36,12 +20,4 @@ SAVED = {"save-attention": ATTENTION, "save-messages": ATTENTION | _MESSAGES}
 def contexts_of(checkpointing: Checkpointing) -> Callable[[], Any]:
     """The `context_fn` of torch's checkpoint."""
     saved = SAVED.get(checkpointing)
-    if saved is None:
-        return noop_context_fn
-
-    def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        if operator in saved:
-            return CheckpointPolicy.MUST_SAVE
-        return CheckpointPolicy.PREFER_RECOMPUTE
-
-    return partial(create_selective_checkpoint_contexts, policy)
+    return noop_context_fn if saved is None else contexts_saving(saved)

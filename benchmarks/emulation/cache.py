@@ -39,7 +39,9 @@ DATA_FIELDS = ("data_field", "tokenizer")
 
 FURTHER_CODE = {
     "deepspeed": ("baselines/reference.py",),
-    "native": ("baselines/reference.py",),
+    "megatron": ("baselines/attention_saving.py",),
+    "megatron-ours": ("baselines/attention_saving.py", "baselines/megatron"),
+    "native": ("baselines/attention_saving.py", "baselines/reference.py"),
     "sppo": ("sppo",),
 }
 """The code of a system outside baselines/<system>/ and baselines/<system>.py."""

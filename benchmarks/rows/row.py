@@ -50,6 +50,13 @@ ROWS = (
         choosing="same layout",
     ),
     Row(label="Megatron tuned", system="megatron", choosing="tuned"),
+    Row(
+        label="Megatron, attention saved (ours)",
+        name="megatron-ours",
+        system="megatron-ours",
+        choosing="tuned",
+        by_name_only=True,
+    ),
     Row(label="PyTorch native", system="native", choosing="tuned", by_name_only=True),
     Row(label="SPPO", system="sppo", choosing="planned"),
 )
@@ -63,8 +70,12 @@ def slug_of(label: str) -> str:
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
-    """Settings as text: equal settings have equal keys, whatever the order of their fields."""
-    return msgspec.json.encode(settings, order="sorted").decode()
+    """Settings as text: equal settings have equal keys, whatever the order of their fields.
+
+    A field that is None is left out. So settings from before a field have the key of today's.
+    """
+    known = {name: value for name, value in settings.items() if value is not None}
+    return msgspec.json.encode(known, order="sorted").decode()
 
 
 @dataclass(frozen=True, kw_only=True)

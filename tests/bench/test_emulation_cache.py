@@ -157,7 +157,8 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("edited", "systems"),
     [
-        ("baselines/megatron/patches.py", {"megatron"}),
+        ("baselines/megatron/patches.py", {"megatron", "megatron-ours"}),
+        ("baselines/attention_saving.py", {"megatron", "megatron-ours", "native"}),
         ("baselines/deepspeed/system.py", {"deepspeed"}),
         ("baselines/native/sharding.py", {"native"}),
         ("baselines/reference.py", {"deepspeed", "native"}),

@@ -15,7 +15,7 @@ from benchmarks.records.store import RecordError
 from benchmarks.rows import assign as rows
 from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Row, find, slug_of
+from benchmarks.rows.row import ROWS, Row, find, settings_key, slug_of
 from benchmarks.rows.tuning import GridPoint, SystemTuning
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import MIB
@@ -57,10 +57,11 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
     )
 
 
-def test_the_four_rows_of_the_paper_and_one_by_its_name() -> None:
+def test_the_four_rows_of_the_paper_and_two_by_their_names() -> None:
     labels = ["DeepSpeed Ulysses", "Megatron in SPPO's layout", "Megatron tuned", "SPPO"]
     assert [row.label for row in find([])] == labels
-    assert [row.label for row in ROWS if row.by_name_only] == ["PyTorch native"]
+    by_name = ["Megatron, attention saved (ours)", "PyTorch native"]
+    assert [row.label for row in ROWS if row.by_name_only] == by_name
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,8 @@ def test_the_four_rows_of_the_paper_and_one_by_its_name() -> None:
         (["deepspeed", "deepspeed-ulysses"], ["deepspeed-ulysses"]),
         (["sppo", "PyTorch native"], ["pytorch-native", "sppo"]),
         (["native"], ["pytorch-native"]),
+        (["megatron-ours"], ["megatron-ours"]),
+        (["Megatron, attention saved (ours)"], ["megatron-ours"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
@@ -85,9 +88,15 @@ def test_old_and_new_labels_of_a_row_have_one_slug() -> None:
     assert {slug_of(label) for label in labels} == {"megatron-same-layout"}
 
 
+def test_a_field_of_later_code_leaves_older_settings_their_key() -> None:
+    today = {"tensor_parallel": 2, "recompute_layers": 0, "virtual_pipeline": None}
+    assert settings_key(today) == settings_key({"recompute_layers": 0, "tensor_parallel": 2})
+    assert settings_key({**today, "virtual_pipeline": 2}) != settings_key(today)
+
+
 def test_an_unknown_system_lists_the_known() -> None:
     with pytest.raises(
-        ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, native"
+        ValueError, match="unknown system 'vllm'; known: deepspeed, megatron, megatron-ours, native"
     ):
         find(["vllm"])
 
