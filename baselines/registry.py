@@ -17,6 +17,7 @@ GROUP = "sppo_suite.systems"
 _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
     "megatron": "baselines.megatron.adapter:ADAPTER",
+    "megatron-ours": "baselines.megatron.ours:ADAPTER",
     "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
     "deepspeed-ours": "baselines.deepspeed.ours:ADAPTER",
     "native": "baselines.native.adapter:ADAPTER",
@@ -25,7 +26,7 @@ _ADAPTERS = {
 
 _REGISTERED: dict[str, Adapter] = {}
 
-SYSTEMS = ("deepspeed", "deepspeed-ours", "megatron", "native", "sppo")
+SYSTEMS = ("deepspeed", "deepspeed-ours", "megatron", "megatron-ours", "native", "sppo")
 """The systems that are compared, all against `reference`."""
 
 

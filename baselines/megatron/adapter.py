@@ -1,4 +1,4 @@
-"""Megatron-Core as it ships: its GPTModel, 1F1B schedule, data parallelism and optimizer.
+"""Megatron-Core as it ships: its GPTModel, 1F1B schedules, data parallelism and optimizer.
 
 This file chooses layouts; `system.py` runs one. Not Megatron's own are the core attention
 (`attention.py`), the weight mapping (`weights.py`) and, on a CPU, the patches (`patches.py`). Only
@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
 
-from baselines.megatron.settings import MegatronSettings
+from baselines.megatron.settings import MegatronSettings, Recompute
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
@@ -31,17 +31,46 @@ class MegatronAdapter(Adapter):
         "S x S scores)"
     )
 
+    recomputes: tuple[Recompute, ...] = ("none", "modules", "block", "full")
+    """What the row may recompute, least first."""
+
     def grid(self, workload: Workload) -> tuple[MegatronSettings, ...]:
-        """Every layout that fills the ranks, with every recompute choice; least recompute first."""
+        """Every layout that fills the ranks, with every recompute choice; least recompute first.
+
+        Of equal choices more model chunks come first: less idle time, and more memory.
+        """
         points = [
             point
             for layout in _layouts(workload)
-            for point in _recompute_choices(layout, workload.model.layers)
+            for point in self.recompute_choices(
+                layout, workload.model.layers // (layout.pipeline_parallel * layout.chunks)
+            )
             if _misfit(workload, point) is None and _obstacle(workload, point) is None
         ]
-        order = ("none", "modules", "block", "full")
-        return tuple(
-            sorted(points, key=lambda point: (order.index(point.recompute), point.recompute_layers))
+        return tuple(sorted(points, key=self._order))
+
+    def recompute_choices(
+        self, layout: MegatronSettings, layers: int
+    ) -> Iterator[MegatronSettings]:
+        """Every choice of a layout whose model chunks have so many layers.
+
+        Without core_attn: recomputation of a fused attention saves no memory.
+        """
+        yield layout
+        for modules in MODULE_CHOICES:
+            yield replace(layout, recompute="modules", recompute_modules=modules)
+        for count in range(1, layers):
+            yield replace(layout, recompute="block", recompute_layers=count)
+        yield replace(layout, recompute="full")
+
+    def _order(self, point: MegatronSettings) -> tuple[int, ...]:
+        modules = point.recompute_modules
+        return (
+            self.recomputes.index(point.recompute),
+            MODULE_CHOICES.index(modules) if modules else 0,
+            # 0 is every layer.
+            point.recompute_layers * point.chunks or _EVERY_LAYER,
+            -point.chunks,
         )
 
     def same_layout(
@@ -56,10 +85,14 @@ class MegatronAdapter(Adapter):
         )
 
     def check(self, workload: Workload, settings: MegatronSettings) -> None:
+        if settings.recompute not in self.recomputes:
+            raise Unavailable(
+                f"{self.name} recomputes {', '.join(self.recomputes)}, not {settings.recompute}"
+            )
         for find, error in ((_misfit, Misfit), (_obstacle, Unavailable)):
             obstacle = find(workload, settings)
             if obstacle is not None:
-                raise error(f"megatron, {self.describe(settings)}: {obstacle}")
+                raise error(f"{self.name}, {self.describe(settings)}: {obstacle}")
 
     def roles(self, workload: Workload, settings: MegatronSettings) -> tuple[Role, ...]:
         """A role a stage: its ranks have equal shards, and a stage is a block of ranks."""
@@ -77,6 +110,7 @@ class MegatronAdapter(Adapter):
         degrees = (
             ("TP", settings.tensor_parallel),
             ("PP", settings.pipeline_parallel),
+            ("VP", settings.chunks),
             ("CP", settings.context_parallel),
         )
         words = [f"{name}{degree}" for name, degree in degrees if degree > 1] or ["DP only"]
@@ -102,17 +136,29 @@ class MegatronAdapter(Adapter):
         return MegatronSystem(workload, settings, weights, context)
 
 
+_EVERY_LAYER = 10**6
+
+MODULE_CHOICES = (("layernorm",), ("mlp",), ("mlp", "layernorm"))
+"""Modules that a grid recomputes, least first."""
+
+_WHOLE = {"none": "no recompute", "full": "full recompute"}
+
+
 def _recompute_words(settings: MegatronSettings) -> str:
-    if settings.recompute == "modules":
+    kind, layers = settings.recompute, settings.recompute_layers
+    if kind == "modules":
         return f"recompute {'+'.join(settings.recompute_modules)}"
-    if settings.recompute == "block":
-        layers = "layer" if settings.recompute_layers == 1 else "layers"
-        return f"recompute {settings.recompute_layers} {layers} a stage"
-    return {"none": "no recompute", "full": "full recompute"}[settings.recompute]
+    where = "stage" if settings.virtual_pipeline is None else "chunk"
+    some = f"{layers} layer{'s' * (layers > 1)} a {where}"
+    if kind == "block":
+        return f"recompute {some}"
+    if kind == "save-attention":
+        return f"recompute all but attention{f' in {some}' if layers else ''}"
+    return _WHOLE[kind]
 
 
 def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
-    """Degrees and sequence parallelism, without a choice of recompute.
+    """Degrees, model chunks and sequence parallelism, without a choice of recompute.
 
     Where a shard has replicas, the optimizer is sharded over them, at equal bytes of messages.
     """
@@ -120,23 +166,18 @@ def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
     for tensor, pipeline, context in product(divisors(ranks), repeat=3):
         if ranks % (tensor * pipeline * context):
             continue
-        for sequence_parallel in (True, False) if tensor > 1 else (False,):
+        layers = workload.model.layers // pipeline
+        chunk_counts = divisors(layers)[1:] if pipeline > 1 and layers else ()
+        sequence_parallel_choices = (True, False) if tensor > 1 else (False,)
+        for chunks, sequence_parallel in product((None, *chunk_counts), sequence_parallel_choices):
             yield MegatronSettings(
                 tensor_parallel=tensor,
                 pipeline_parallel=pipeline,
                 context_parallel=context,
                 sequence_parallel=sequence_parallel,
                 distributed_optimizer=ranks > tensor * pipeline,
+                virtual_pipeline=chunks,
             )
-
-
-def _recompute_choices(layout: MegatronSettings, layers: int) -> Iterator[MegatronSettings]:
-    """Without core_attn: recomputation of a fused attention saves no memory."""
-    yield layout
-    yield replace(layout, recompute="modules", recompute_modules=("mlp",))
-    for count in range(1, layers // layout.pipeline_parallel):
-        yield replace(layout, recompute="block", recompute_layers=count)
-    yield replace(layout, recompute="full")
 
 
 def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
@@ -148,6 +189,12 @@ def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
     replicas = ranks // settings.model_ranks
     if workload.sequences_per_step % replicas:
         return f"{workload.sequences_per_step} sequences a step do not divide over DP {replicas}"
+    pipeline, micro_batches = settings.pipeline_parallel, workload.sequences_per_step // replicas
+    if settings.virtual_pipeline is not None and micro_batches % pipeline:
+        return (
+            f"{micro_batches} sequences a replica do not divide over PP {pipeline} (Megatron's "
+            "rule for interleaving: micro-batches run in groups of PP)"
+        )
     if context > 1 and tokens % (2 * context):
         return f"{tokens} tokens do not divide into 2 x CP = {2 * context} chunks"
     if settings.sequence_parallel and (tokens // context) % tensor:
@@ -162,15 +209,44 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
     uneven = shard_obstacle(model, tensor, "TP", copied_kv_heads=True)
     if uneven is not None:
         return uneven
-    if model.layers % pipeline:
-        return f"{model.layers} layers do not divide over PP {pipeline}"
-    if settings.recompute_layers > model.layers // pipeline:
-        return f"a stage has only {model.layers // pipeline} layers to recompute"
+    chunks = pipeline * settings.chunks
+    if model.layers % chunks:
+        interleaved = "" if settings.virtual_pipeline is None else f" x VP {settings.chunks}"
+        return (
+            f"{model.layers} layers do not divide over PP {pipeline}{interleaved} (Megatron's rule)"
+        )
+    if settings.recompute_layers > model.layers // chunks:
+        where = "stage" if settings.virtual_pipeline is None else "chunk"
+        return f"a {where} has only {model.layers // chunks} layers to recompute"
+    absent = _absent(settings)
+    if absent is not None:
+        return absent
     if workload.dtype == "float64":
         return "Megatron's optimizer takes float32 and bfloat16 parameters only"
     context = settings.context_parallel
     if context > 1 and workload.cluster.device == "cuda" and workload.dtype != "bfloat16":
         return "the flash attention of CUDA takes bfloat16 only"
+    return None
+
+
+def _absent(settings: MegatronSettings) -> str | None:
+    """The part of Megatron that the settings need and that is not here, in the library's words."""
+    if settings.cp_comm_type is not None:
+        return (
+            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; megatron-core: Context "
+            "parallelism is only supported by TEDotProductAttention! Leave it out: CP then gathers "
+            "K and V"
+        )
+    if settings.cpu_offloading_layers is not None:
+        return (
+            "cpu_offloading is TransformerEngine's; megatron-core: CPU Offloading is enabled when "
+            "TE is not present"
+        )
+    if settings.offload_modules is not None:
+        return (
+            "offload_modules is Megatron's fine-grained activation offloading; it copies on CUDA "
+            "streams, and this suite runs it nowhere yet"
+        )
     return None
 
 

@@ -6,7 +6,7 @@ TransformerEngine. Tensors are [tokens, 1, heads, width] as Megatron passes them
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,12 @@ from torch.distributed import ProcessGroup
 
 aten: Any = torch.ops.aten
 
+KeptAttention: TypeAlias = list[tuple[Tensor, list[Tensor], list[Any]]]
+"""Attention of a layer between its forward and its recomputation: one result or none.
+
+A result is the output, the log-sum-exps and CUDA's extras.
+"""
+
 
 def _heads_first(x: Tensor) -> Tensor:
     """[tokens, 1, heads, width] as a view [1, heads, tokens, width]."""
@@ -27,11 +33,15 @@ def _heads_first(x: Tensor) -> Tensor:
 
 
 class CoreAttention(MegatronModule):  # type: ignore[misc]
-    """Causal attention through torch's fused kernels, with or without context parallelism."""
+    """Causal attention through torch's fused kernels, with or without context parallelism.
+
+    kept: set while a layer runs whose recomputation takes the attention of its forward.
+    """
 
     def __init__(self, config: Any, *_: Any, pg_collection: Any = None, **__: Any) -> None:
         super().__init__(config=config)
         self.group = pg_collection.cp if config.context_parallel_size > 1 else None
+        self.kept: KeptAttention | None = None
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
         if self.group is None:
@@ -43,7 +53,7 @@ class CoreAttention(MegatronModule):  # type: ignore[misc]
                 enable_gqa=query.shape[2] != key.shape[2],
             ).permute(2, 0, 1, 3)
         else:
-            out = _ContextParallelAttention.apply(query, key, value, self.group)
+            out = _ContextParallelAttention.apply(query, key, value, self.group, self.kept)
         return out.reshape(*out.shape[:2], -1)
 
 
@@ -55,17 +65,20 @@ class _ContextParallelAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:
-        keys, values = _gather_sequence(key, value, group)
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        log_sums = []
-        ctx.extras = []
-        for local, start, end in _chunks(query.shape[0], group):
-            log_sum, extra = _attend(
-                _heads_first(query[local]), keys, values, start, end, _heads_first(out[local])
-            )
-            log_sums.append(log_sum)
-            ctx.extras.append(extra)
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        group: ProcessGroup,
+        kept: KeptAttention | None,
+    ) -> Tensor:
+        if kept:
+            out, log_sums, ctx.extras = kept.pop()
+        else:
+            out, log_sums, ctx.extras = _attention_in_chunks(query, key, value, group)
+            if kept is not None:
+                kept.append((out.detach(), log_sums, ctx.extras))
         ctx.group = group
         ctx.save_for_backward(query, key, value, out, *log_sums)
         return out
@@ -90,7 +103,23 @@ class _ContextParallelAttention(torch.autograd.Function):
                 d_values[:, :, span].add_(d_v)
         d_local = _reduce_scatter_along_first_dim(_to_zigzag(packed, ctx.group), group=ctx.group)
         d_key, d_value = d_local.chunk(2, dim=-1)
-        return d_query, d_key, d_value, None
+        return d_query, d_key, d_value, None, None
+
+
+def _attention_in_chunks(
+    query: Tensor, key: Tensor, value: Tensor, group: ProcessGroup
+) -> tuple[Tensor, list[Tensor], list[Any]]:
+    """Output, and the log-sum-exp and the extras of each of this rank's chunks."""
+    keys, values = _gather_sequence(key, value, group)
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    log_sums, extras = [], []
+    for local, start, end in _chunks(query.shape[0], group):
+        log_sum, extra = _attend(
+            _heads_first(query[local]), keys, values, start, end, _heads_first(out[local])
+        )
+        log_sums.append(log_sum)
+        extras.append(extra)
+    return out, log_sums, extras
 
 
 def _chunks(local_tokens: int, group: ProcessGroup) -> list[tuple[slice, int, int]]:

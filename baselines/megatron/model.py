@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from baselines.megatron.attention import CoreAttention
 from baselines.megatron.patches import cuda_type_names
+from baselines.megatron.saved_attention import save_attention
 from baselines.megatron.weights import RankShard, load_weights
 from baselines.protocol import Context, Weights
-from sppo.config.models import Model
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _make_mlp_biases_recomputable(network: GPTModel) -> None:
 
 def recompute_options(settings: MegatronSettings) -> dict[str, Any]:
     """The settings as TransformerConfig spells them."""
-    if settings.recompute == "none":
+    if settings.recompute in ("none", "save-attention"):
         return {}
     if settings.recompute == "modules":
         return {
@@ -79,6 +79,21 @@ def recompute_options(settings: MegatronSettings) -> dict[str, Any]:
         "recompute_granularity": "full",
         "recompute_method": "block" if block else "uniform",
         "recompute_num_layers": settings.recompute_layers if block else 1,
+    }
+
+
+def interleaving_options(settings: MegatronSettings) -> dict[str, Any]:
+    """Model chunks as TransformerConfig spells them, with Megatron-LM's default of messages.
+
+    Its messages then go one by one beside compute. In one batch, two stages would confuse
+    activations and gradients (patch "two-stage-batches").
+    """
+    if settings.virtual_pipeline is None:
+        return {}
+    return {
+        "virtual_pipeline_model_parallel_size": settings.virtual_pipeline,
+        "overlap_p2p_comm": True,
+        "batch_p2p_comm": False,
     }
 
 
@@ -135,74 +150,89 @@ def transformer_config(
         persist_layer_norm=False,
         gradient_accumulation_fusion=cuda and tensor_parallel_layers._grad_accum_fusion_available,
         **recompute_options(settings),
+        **interleaving_options(settings),
     )
 
 
 def build_model(
     workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
-) -> DistributedDataParallel:
-    """This rank's stage and shard, loaded, wrapped as Megatron always wraps it.
+) -> list[DistributedDataParallel]:
+    """This rank's model chunks and shards, loaded, wrapped as Megatron always wraps them.
 
     No Float16Module: it would only copy. Parameters are built in the final dtype, inputs are
     integers, and Megatron's cross entropy is float32 already.
     """
     config = transformer_config(workload, settings, context)
+    stages = [None] if settings.virtual_pipeline is None else list(range(settings.chunks))
+    networks = [_chunk(workload, settings, weights, config, stage) for stage in stages]
+    replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+    overlap = replicas > 1
+    options = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        overlap_grad_reduce=overlap,
+        use_distributed_optimizer=settings.distributed_optimizer,
+    )
+    wrapped = [
+        DistributedDataParallel(config, options, network, disable_bucketing=number > 0)
+        for number, network in enumerate(networks)
+    ]
+    config.finalize_model_grads_func = finalize_model_grads
+    if overlap:
+        no_syncs = [chunk.no_sync for chunk in wrapped]
+        config.no_sync_func = no_syncs if settings.chunks > 1 else no_syncs[0]
+    return wrapped
+
+
+def _chunk(
+    workload: Workload,
+    settings: MegatronSettings,
+    weights: Weights,
+    config: TransformerConfig,
+    vp_stage: int | None,
+) -> GPTModel:
+    """One model chunk of this rank, loaded. vp_stage: its number, None for the only chunk."""
     network = GPTModel(
         config=config,
-        transformer_layer_spec=_block_spec(config),
+        transformer_layer_spec=_block_spec(config, vp_stage),
         vocab_size=workload.model.vocabulary,
         max_sequence_length=workload.sequence_tokens,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
         parallel_output=True,
         share_embeddings_and_output_weights=False,
         position_embedding_type="rope",
         rotary_percent=1.0,
         rotary_base=workload.model.rope_theta,
+        vp_stage=vp_stage,
     )
+    layers = network.decoder.layers
     if "mlp" in settings.recompute_modules and workload.model.biases:
         _make_mlp_biases_recomputable(network)
-    load_weights(network, weights, workload.model, _rank_shard(workload.model, settings))
-    replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
-    overlap = replicas > 1
-    wrapped = DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(
-            grad_reduce_in_fp32=True,
-            overlap_grad_reduce=overlap,
-            use_distributed_optimizer=settings.distributed_optimizer,
-        ),
-        network,
+    if settings.recompute == "save-attention":
+        save_attention(layers[: settings.recompute_layers or len(layers)])
+    rank_shard = RankShard(
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        tensor_parallel=settings.tensor_parallel,
+        first_layer=layers[0].layer_number - 1,
     )
-    config.finalize_model_grads_func = finalize_model_grads
-    if overlap:
-        config.no_sync_func = wrapped.no_sync
-    return wrapped
+    load_weights(network, weights, workload.model, rank_shard)
+    return network
 
 
-def _block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+def _block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
     layer.submodules.self_attention.submodules.core_attention = CoreAttention
     layer.submodules.input_layernorm = _Norm
     layer.submodules.pre_mlp_layernorm = _Norm
     return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=_Norm
-    )
-
-
-def _rank_shard(model: Model, settings: MegatronSettings) -> RankShard:
-    stage = parallel_state.get_pipeline_model_parallel_rank()
-    return RankShard(
-        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
-        tensor_parallel=settings.tensor_parallel,
-        first_layer=stage * (model.layers // settings.pipeline_parallel),
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=_Norm
     )
 
 
 def build_optimizer(
     workload: Workload,
     settings: MegatronSettings,
-    wrapped: DistributedDataParallel,
+    wrapped: list[DistributedDataParallel],
     context: Context,
 ) -> Any:
     """Megatron's mixed-precision AdamW with its own clipping, at a constant learning rate."""
@@ -221,7 +251,7 @@ def build_optimizer(
         use_distributed_optimizer=settings.distributed_optimizer,
     )
     with cuda_type_names(context.device):
-        optimizer = get_megatron_optimizer(config, [wrapped], use_gloo_process_groups=False)
+        optimizer = get_megatron_optimizer(config, wrapped, use_gloo_process_groups=False)
     for group in optimizer.param_groups:
         # Megatron's learning-rate scheduler does this; without it, vectors would decay too.
         group["weight_decay"] = recipe.weight_decay * group["wd_mult"]

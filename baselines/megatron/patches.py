@@ -1,11 +1,13 @@
 """Patches for megatron-core on a CPU or over torch's fake group: one Patch per obstacle.
 
-No patch changes a run on CUDA, or `torch` itself: patches rebind names inside megatron.core.
+No patch changes `torch` itself: patches rebind names inside megatron.core. One mends a fault of the
+library on every device; no other patch changes a run on CUDA.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import re
 import types
@@ -19,6 +21,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from baselines.megatron.messages import hold_what_is_sent, receive_in_the_order_of_sends
 from baselines.protocol import Unavailable
 
 _CPU = torch.device("cpu")
@@ -28,15 +31,17 @@ _CPU = torch.device("cpu")
 class Patch:
     """One change to megatron.core, for releases `first` to `last`.
 
-    `where` is a device type, or a backend of the default process group.
+    `where` is a device type, a backend of the default process group, or everywhere.
+    `mended_later`: releases after `last` do without the patch.
     """
 
     id: str
-    where: Literal["cpu", "fake"]
+    where: Literal["cpu", "fake", "everywhere"]
     reason: str
     apply: Callable[[], None]
     first: str = "0.16.0"
     last: str = "0.16.1"
+    mended_later: bool = False
 
 
 def _release(text: str) -> tuple[int, ...]:
@@ -147,7 +152,32 @@ def _read_norms_one_by_one() -> None:
     _rebind("utils", torch=_ModuleView(current, tensor=tensor))
 
 
+def _no_fp8_without_fp8() -> None:
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    without = functools.partial(random.CheckpointWithoutOutput, fp8=None)
+    _rebind("tensor_parallel", CheckpointWithoutOutput=without)
+
+
 PATCHES = (
+    Patch(
+        id="layernorm-recompute",
+        where="everywhere",
+        reason="a default takes FP8 for granted, which fails without TransformerEngine (#4469)",
+        apply=_no_fp8_without_fp8,
+        mended_later=True,
+    ),
+    Patch(
+        id="held-sends",
+        where="cpu",
+        reason="gloo still reads an interleaved stage's output when Megatron has deallocated it",
+        apply=hold_what_is_sent,
+    ),
+    Patch(
+        id="two-stage-batches",
+        where="cpu",
+        reason="gloo pairs a batch's messages by order: two stages exchange them crosswise",
+        apply=receive_in_the_order_of_sends,
+    ),
     Patch(
         id="cpu-device",
         where="cpu",
@@ -188,12 +218,17 @@ PATCHES = (
 
 
 def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
-    """Apply the patches of this device and process group; returns their ids, none on CUDA and NCCL.
+    """Apply the patches of this device and process group; returns their ids.
 
     Raises Unavailable for a megatron-core outside the range the patches were written for.
     """
-    needed = [change for change in PATCHES if change.where in (device.type, backend)]
     installed = version("megatron-core")
+    needed = [
+        change
+        for change in PATCHES
+        if change.where in (device.type, backend, "everywhere")
+        and not (change.mended_later and _release(installed) > _release(change.last))
+    ]
     for change in needed:
         if not _release(change.first) <= _release(installed) <= _release(change.last):
             raise Unavailable(

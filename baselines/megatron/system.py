@@ -31,25 +31,28 @@ class MegatronSystem(System):
         parallel_state.initialize_model_parallel(
             settings.tensor_parallel,
             settings.pipeline_parallel,
+            settings.virtual_pipeline,
             context_parallel_size=settings.context_parallel,
             create_gloo_process_groups=False,
         )
         cuda = context.device.type == "cuda"
         model_parallel_cuda_manual_seed(workload.seed, inference_rng_tracker=not cuda)
-        self.model = build_model(workload, settings, weights, context)
-        self.optimizer = build_optimizer(workload, settings, self.model, context)
+        self.chunks = build_model(workload, settings, weights, context)
+        self.optimizer = build_optimizer(workload, settings, self.chunks, context)
         self.forward_backward = get_forward_backward_func()
 
     def step(self, tokens: Tensor) -> StepResult:
         replicas = parallel_state.get_data_parallel_world_size()
         replica = parallel_state.get_data_parallel_rank()
         sequences = tokens.to(self.context.device).chunk(replicas)[replica]
-        self.model.zero_grad_buffer()
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()  # p.grad is still a view of the gradient buffer
+        iterators = [self._microbatches(sequences) for _ in self.chunks]
         reports = self.forward_backward(
             forward_step_func=self._forward,
-            data_iterator=self._microbatches(sequences),
-            model=[self.model],
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self.chunks,
             num_microbatches=len(sequences),
             seq_length=tokens.shape[1] - 1,
             micro_batch_size=1,
@@ -97,13 +100,13 @@ class MegatronSystem(System):
         return total.item() / self.sequences
 
     def tensors(self) -> Mapping[Kind, Iterable[Tensor]]:
-        weights = list(self.model.parameters())
+        weights = [weight for chunk in self.chunks for weight in chunk.parameters()]
         states = []
         for optimizer in getattr(self.optimizer, "chained_optimizers", [self.optimizer]):
             if self.context.dtype != torch.float32:
                 states += optimizer.get_parameters()  # float32 copies of the weights
             states += state_tensors(optimizer.optimizer)
-        gradients = [buffer.grad_data for buffer in self.model.buffers]
+        gradients = [buffer.grad_data for chunk in self.chunks for buffer in chunk.buffers]
         gradients += [weight.grad for weight in weights if weight.grad is not None]
         return {"weights": weights, "gradients": gradients, "optimizer": states}
 

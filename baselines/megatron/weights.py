@@ -32,7 +32,7 @@ _SPLIT_BY_ROWS = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 @dataclass(frozen=True, kw_only=True)
 class RankShard:
-    """The shard of one rank: its tensor-parallel rank, and the first layer of its stage."""
+    """The shard of one model chunk: its tensor-parallel rank, and the chunk's first layer."""
 
     tensor_rank: int
     tensor_parallel: int

@@ -43,6 +43,8 @@ FURTHER_CODE = {
         *("baselines/attention_saving.py", "baselines/reference.py"),
         "baselines/deepspeed",
     ),
+    "megatron": ("baselines/attention_saving.py",),
+    "megatron-ours": ("baselines/attention_saving.py", "baselines/megatron"),
     "native": ("baselines/attention_saving.py", "baselines/reference.py"),
     "sppo": ("sppo",),
 }

@@ -33,6 +33,7 @@ _DEVICE = torch.ops.prim.device.default
 _LAYER_NORM = _ATEN.native_layer_norm.default
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
 _READ = _ATEN._local_scalar_dense.default
+_SET_STORAGE = _ATEN.set_.source_Storage
 
 SHORT = frozenset(
     (
@@ -121,6 +122,9 @@ class ShortcutMode(FakeTensorMode):
         if func is _WAIT:
             self.in_flight.pop(_storage_key(args[0]), None)
             return args[0]  # torch's own shape function makes a second tensor
+        if func is _SET_STORAGE:
+            with in_kernel_invocation_manager(self):  # torch's cache would hold the storage
+                return func(*args, **kwargs)
         device = self._shared_device(args[0]) if func in SHORT else None
         if device is None:
             out: Any = super().__torch_dispatch__(func, types, args, kwargs)

@@ -40,6 +40,7 @@ class Look(NamedTuple):
 _LOOKS = {
     "sppo": Look("SPPO", "#0b6e4f", "D", ""),
     "megatron": Look("Megatron-Core", "#5b7fa3", "s", "///"),
+    "megatron-ours": Look("Megatron-Core, attention saved (ours)", "#8fa9c4", "P", "xx"),
     "deepspeed": Look("DeepSpeed", "#b08d57", "o", "..."),
     "deepspeed-ours": Look("DeepSpeed, hosted (ours)", "#d2ba94", "h", "ooo"),
     "native": Look("PyTorch native", "#a4508b", "v", "\\\\\\"),

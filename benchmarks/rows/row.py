@@ -57,6 +57,13 @@ ROWS = (
         choosing="tuned",
         by_name_only=True,
     ),
+    Row(
+        label="Megatron, attention saved (ours)",
+        name="megatron-ours",
+        system="megatron-ours",
+        choosing="tuned",
+        by_name_only=True,
+    ),
     Row(label="PyTorch native", system="native", choosing="tuned", by_name_only=True),
     Row(label="SPPO", system="sppo", choosing="planned"),
 )

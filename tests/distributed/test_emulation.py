@@ -86,6 +86,44 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
             recompute_modules=("mlp",),
         ),
     ),
+    "megatron PP2 VP2, mlp and layernorm recompute": (
+        "megatron",
+        FOUR,
+        MegatronSettings(
+            pipeline_parallel=2,
+            virtual_pipeline=2,
+            recompute="modules",
+            recompute_modules=("mlp", "layernorm"),
+        ),
+    ),
+    "megatron TP2 SP x CP2, bfloat16, layernorm recompute": (
+        "megatron",
+        replace(FOUR_RANKS, sequences_per_step=1, dtype="bfloat16"),
+        MegatronSettings(
+            tensor_parallel=2,
+            context_parallel=2,
+            sequence_parallel=True,
+            distributed_optimizer=True,
+            recompute="modules",
+            recompute_modules=("layernorm",),
+        ),
+    ),
+    "megatron-ours CP2, attention saved in three layers, llama": (
+        "megatron-ours",
+        replace(WORKLOAD, model=LLAMA),
+        MegatronSettings(context_parallel=2, recompute="save-attention", recompute_layers=3),
+    ),
+    "megatron-ours TP2 SP PP2 VP2, attention saved": (
+        "megatron-ours",
+        FOUR_RANKS,
+        MegatronSettings(
+            tensor_parallel=2,
+            pipeline_parallel=2,
+            sequence_parallel=True,
+            virtual_pipeline=2,
+            recompute="save-attention",
+        ),
+    ),
     "deepspeed Ulysses 2, ZeRO-1, checkpointed": (
         "deepspeed",
         WORKLOAD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -125,6 +126,18 @@ def test_a_message_that_has_arrived_is_no_second_tensor() -> None:
         received = torch.empty(24)
         arrived = torch.ops._c10d_functional.wait_tensor(received)
     assert arrived.untyped_storage()._cdata == received.untyped_storage()._cdata
+
+
+def test_a_copied_storage_goes_with_its_tensor() -> None:
+    """Megatron recomputes norms so. torch's cache of shapes would hold both storages."""
+    with ShortcutMode(like_cuda=False, allow_non_fake_inputs=True):
+        source, target = torch.empty(8), torch.empty(8)
+        storages = [weakref.ref(tensor.untyped_storage()) for tensor in (source, target)]
+        with torch.no_grad():
+            target.untyped_storage().copy_(source.untyped_storage())
+        assert target.untyped_storage().nbytes() == 32
+        del source, target
+    assert [storage() for storage in storages] == [None, None]
 
 
 def test_a_shard_is_counted_by_its_local_tensor() -> None:

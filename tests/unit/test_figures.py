@@ -34,7 +34,7 @@ from tests.unit.test_sweep import summary
 from tests.unit.test_timeline_verb import make_plan
 
 ROOT = Path(__file__).parents[2] / "benchmarks"
-SYSTEMS = ("sppo", "megatron", "deepspeed", "native", "registered")
+SYSTEMS = ("sppo", "megatron", "megatron-ours", "deepspeed", "native", "registered")
 PUBLISHED = sorted(
     str(path.relative_to(store.published_directory()))
     for path in store.published_directory().rglob("*.png")

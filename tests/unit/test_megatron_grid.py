@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
-from baselines.megatron.adapter import ADAPTER
+from baselines.megatron.adapter import ADAPTER, MegatronAdapter
+from baselines.megatron.ours import ADAPTER as OURS
 from baselines.megatron.settings import MegatronSettings
-from baselines.protocol import Unavailable
+from baselines.protocol import Misfit, Unavailable
+from benchmarks import workloads
+from benchmarks.rows import tuning
+from benchmarks.rows.assign import grid_assignments
 from sppo.config.models import MODELS, Model
 from sppo.config.workload import Cluster, Workload
 
@@ -35,7 +39,7 @@ def workload_of(
 
 def test_two_ranks_have_a_grid_of_a_sensible_size_without_repeats() -> None:
     grid = ADAPTER.grid(workload_of())
-    assert 15 <= len(grid) <= 25
+    assert len(grid) == 30
     assert len(set(grid)) == len(grid)
     assert grid[0].recompute == "none"
     assert grid[-1].recompute == "full"
@@ -46,7 +50,9 @@ def test_the_grid_has_every_layout_and_every_recompute_depth() -> None:
     assert {
         "TP2 SP, no recompute",
         "TP2, full recompute",
+        "TP2 SP, recompute layernorm",
         "TP2 SP, recompute mlp",
+        "TP2 SP, recompute mlp+layernorm",
         "TP2 SP, recompute 1 layer a stage",
         "TP2 SP, recompute 3 layers a stage",
         "PP2, no recompute",
@@ -62,13 +68,53 @@ def test_one_sequence_a_step_leaves_no_data_parallelism() -> None:
     assert any(point.model_ranks == 1 for point in ADAPTER.grid(workload_of(sequences=2)))
 
 
+@pytest.mark.parametrize("adapter", [ADAPTER, OURS], ids=lambda adapter: adapter.name)
 @pytest.mark.parametrize("ranks", [1, 4, 8])
-def test_every_point_of_a_grid_passes_the_check(ranks: int) -> None:
+def test_every_point_of_a_grid_passes_the_check(ranks: int, adapter: MegatronAdapter) -> None:
     workload = workload_of(MODELS["llama-8b"], ranks=ranks, sequences=4)
-    grid = ADAPTER.grid(workload)
-    assert grid
+    grid = adapter.grid(workload)
+    assert len({adapter.describe(point) for point in grid}) == len(grid) > 0
     for point in grid:
-        ADAPTER.check(workload, point)
+        adapter.check(workload, point)
+
+
+def test_a_grid_combines_context_and_tensor_parallelism() -> None:
+    words = {ADAPTER.describe(point) for point in ADAPTER.grid(workload_of(ranks=4))}
+    assert {"TP2 CP2 SP ZeRO-1, no recompute", "TP2 PP2 SP, full recompute"} <= words
+
+
+def test_model_chunks_are_in_the_grid_where_the_sequences_fill_the_pipeline() -> None:
+    def chunks(sequences: int) -> list[int]:
+        grid = ADAPTER.grid(workload_of(MODELS["gpt-7b"], ranks=4, sequences=sequences))
+        whole = [point for point in grid if point.pipeline_parallel == 4]
+        return [point.chunks for point in whole if point.recompute == "full"]
+
+    assert chunks(1) == [1]
+    assert chunks(4) == [8, 4, 2, 1], "the least idle time first"
+    assert chunks(6) == [1], "4 does not divide 6"
+
+
+def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
+    workload = workloads.find("tiny-cpu")
+    committed = tuning.grid("megatron", workload, workload.device_memory_bytes)
+    assert committed.points
+    assert committed.points.keys() <= {p.key for p in grid_assignments("megatron", workload)}
+
+
+def test_only_ours_saves_attention() -> None:
+    workload = workload_of()
+    saved = MegatronSettings(tensor_parallel=2, recompute="save-attention")
+    some = replace(saved, recompute_layers=2)
+    OURS.check(workload, saved)
+    assert OURS.describe(saved) == "TP2, recompute all but attention"
+    assert OURS.describe(some) == "TP2, recompute all but attention in 2 layers a stage"
+    assert {point.recompute for point in OURS.grid(workload)} == {"save-attention"}
+    assert [point.recompute_layers for point in OURS.grid(workload)][::13] == [1, 0]
+    with pytest.raises(Unavailable, match=r"megatron recomputes none, .*not save-attention"):
+        ADAPTER.check(workload, saved)
+    with pytest.raises(Unavailable, match="megatron-ours recomputes save-attention, not full"):
+        OURS.check(workload, replace(saved, recompute="full"))
+    assert "ours" in OURS.remark
 
 
 def test_a_kv_head_may_be_on_several_ranks() -> None:
@@ -101,13 +147,51 @@ def test_a_kv_head_may_be_on_several_ranks() -> None:
             "only 2 layers",
         ),
         (MegatronSettings(pipeline_parallel=2), {"dtype": "float64"}, "float32 and bfloat16"),
+        (
+            MegatronSettings(pipeline_parallel=2, virtual_pipeline=2),
+            {"sequences": 3},
+            "3 sequences a replica do not divide over PP 2 .*Megatron's rule",
+        ),
+        (
+            MegatronSettings(pipeline_parallel=2, virtual_pipeline=4),
+            {"sequences": 2},
+            "4 layers do not divide over PP 2 x VP 4 .*Megatron's rule",
+        ),
+        (
+            MegatronSettings(
+                pipeline_parallel=2, virtual_pipeline=2, recompute="block", recompute_layers=2
+            ),
+            {"sequences": 2},
+            "a chunk has only 1 layers",
+        ),
+        (
+            MegatronSettings(context_parallel=2, cp_comm_type="p2p"),
+            {},
+            "cp_comm_type p2p is TransformerEngine's; megatron-core: Context parallelism is only",
+        ),
+        (
+            MegatronSettings(tensor_parallel=2, cpu_offloading_layers=1),
+            {},
+            "cpu_offloading is TransformerEngine's; megatron-core: CPU Offloading is enabled when",
+        ),
+        (
+            MegatronSettings(tensor_parallel=2, offload_modules=("core_attn",)),
+            {},
+            "offload_modules is .* CUDA streams",
+        ),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_reason(
     settings: MegatronSettings, changes: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(Unavailable, match=words):
+    with pytest.raises(Unavailable, match=words) as refusal:
         ADAPTER.check(workload_of(**changes), settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_sequences_that_do_not_fill_a_pipeline_are_wrong_numbers() -> None:
+    with pytest.raises(Misfit, match="1 sequences a replica"):
+        ADAPTER.check(workload_of(), MegatronSettings(pipeline_parallel=2, virtual_pipeline=2))
 
 
 @pytest.mark.parametrize(
@@ -120,11 +204,16 @@ def test_what_cannot_run_is_refused_with_the_reason(
         {"recompute_layers": 1},
         {"recompute": "modules"},
         {"recompute_modules": ("mlp",)},
-        {"recompute": "modules", "recompute_modules": ("layernorm",)},
+        {"recompute": "modules", "recompute_modules": ("moe",)},
+        {"recompute": "save-attention", "recompute_layers": -1},
+        {"recompute": "full", "recompute_layers": 2},
+        {"pipeline_parallel": 2, "virtual_pipeline": 1},
+        {"virtual_pipeline": 2},
+        {"cp_comm_type": "ring"},
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"recompute|parallel"):
+    with pytest.raises(ValueError, match=r"recompute|parallel|virtual|p2p"):
         MegatronSettings(**fields)
 
 
@@ -135,6 +224,13 @@ def test_settings_are_plain_data() -> None:
     fields = json.loads(json.dumps(asdict(settings)))
     fields["recompute_modules"] = tuple(fields["recompute_modules"])
     assert MegatronSettings(**fields) == settings
+
+
+def test_a_model_chunk_is_named() -> None:
+    settings = MegatronSettings(
+        pipeline_parallel=2, virtual_pipeline=2, recompute="block", recompute_layers=1
+    )
+    assert ADAPTER.describe(settings) == "PP2 VP2, recompute 1 layer a chunk"
 
 
 def test_same_layout_is_full_recompute_with_the_given_degrees() -> None:

@@ -15,7 +15,7 @@ from benchmarks.records.store import RecordError
 from benchmarks.rows import assign as rows
 from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign
-from benchmarks.rows.row import ROWS, Row, find, slug_of
+from benchmarks.rows.row import ROWS, Row, find, settings_key, slug_of
 from benchmarks.rows.tuning import GridPoint, SystemTuning
 from sppo.config.errors import Infeasible
 from sppo.config.sizes import MIB
@@ -62,6 +62,7 @@ def test_the_four_rows_of_the_paper_and_others_by_their_names() -> None:
     assert [row.label for row in find([])] == labels
     assert [row.label for row in ROWS if row.by_name_only] == [
         "DeepSpeed, hosted checkpoints (ours)",
+        "Megatron, attention saved (ours)",
         "PyTorch native",
     ]
 
@@ -78,6 +79,8 @@ def test_the_four_rows_of_the_paper_and_others_by_their_names() -> None:
         (["sppo", "PyTorch native"], ["pytorch-native", "sppo"]),
         (["native"], ["pytorch-native"]),
         (["deepspeed-ours", "deepspeed"], ["deepspeed-ulysses", "deepspeed-ours"]),
+        (["megatron-ours"], ["megatron-ours"]),
+        (["Megatron, attention saved (ours)"], ["megatron-ours"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
@@ -89,11 +92,15 @@ def test_old_and_new_labels_of_a_row_have_one_slug() -> None:
     assert {slug_of(label) for label in labels} == {"megatron-same-layout"}
 
 
+def test_a_field_of_later_code_leaves_older_settings_their_key() -> None:
+    today = {"tensor_parallel": 2, "recompute_layers": 0, "virtual_pipeline": None}
+    assert settings_key(today) == settings_key({"recompute_layers": 0, "tensor_parallel": 2})
+    assert settings_key({**today, "virtual_pipeline": 2}) != settings_key(today)
+
+
 def test_an_unknown_system_lists_the_known() -> None:
-    with pytest.raises(
-        ValueError,
-        match="unknown system 'vllm'; known: deepspeed, megatron, deepspeed-ours, native",
-    ):
+    known = "deepspeed, megatron, deepspeed-ours, megatron-ours, native"
+    with pytest.raises(ValueError, match=f"unknown system 'vllm'; known: {known}"):
         find(["vllm"])
 
 

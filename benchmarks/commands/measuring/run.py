@@ -43,8 +43,8 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
 
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space: deepspeed, deepspeed-ours, megatron (both its rows),
-    megatron-same-layout, megatron-tuned, native, sppo; all but deepspeed-ours and native if not
-    given."""
+    megatron-same-layout, megatron-tuned, megatron-ours, native, sppo; all but deepspeed-ours,
+    megatron-ours and native if not given."""
     tune: bool = False
     """Measure each library's whole grid (at most 3 timed steps a point) and its fastest points
     twice more. The grid goes to results/published/tuning/, where later runs find the winner."""

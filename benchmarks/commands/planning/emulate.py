@@ -35,7 +35,7 @@ class System:
     """A system by name. The last base of Emulate: SYSTEM comes before WORKLOAD."""
 
     system: Annotated[Positional[str], arg(metavar="SYSTEM")]
-    """megatron, deepspeed, deepspeed-ours, native or sppo."""
+    """megatron, megatron-ours, deepspeed, deepspeed-ours, native or sppo."""
 
 
 @dataclass(frozen=True, kw_only=True)

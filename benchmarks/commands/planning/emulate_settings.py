@@ -15,6 +15,7 @@ from sppo.config.workload import Workload
 
 SYSTEMS = {
     "megatron": "baselines.megatron.settings",
+    "megatron-ours": "baselines.megatron.ours",
     "deepspeed": "baselines.deepspeed.settings",
     "deepspeed-ours": "baselines.deepspeed.ours",
     "native": "baselines.native.settings",
@@ -33,6 +34,8 @@ class SystemSettings:
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
     """megatron, native: context-parallel ranks, 1 if not given; native's are a ring."""
+    virtual_pipeline: Annotated[int | None, arg(aliases=["--vp"], metavar="CHUNKS")] = None
+    """megatron: model chunks a rank, for the interleaved 1F1B schedule; 1 if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
     """deepspeed, native: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
@@ -42,13 +45,18 @@ class SystemSettings:
     no_sequence_parallel: bool = False
     """megatron: no sequence parallelism: every tensor-parallel rank has all tokens of the norms."""
     recompute: Annotated[str | None, arg(metavar="WHAT")] = None
-    """megatron: none, full, layers of each stage (a number), or modules (mlp, core_attn or both by
-    comma); deepspeed: none, full, save-attention or split, with :N for the first N blocks, or N
-    for full:N; native: none, full, save-attention or save-messages, with :N for the first N blocks.
-    none if not given; deepspeed-ours: save-attention (or full)."""
+    """megatron: none, full, layers of each model chunk (a number), or modules by comma (mlp,
+    layernorm, core_attn); megatron-ours: save-attention (the default), with :N for N layers of each
+    model chunk; deepspeed: none, full, save-attention or split, with :N for the first N blocks, or
+    N for full:N; deepspeed-ours: save-attention (the default) or full; native: none, full,
+    save-attention or save-messages, with :N for the first N blocks. none if not given."""
     zero: Annotated[int | None, arg(metavar="STAGE")] = None
     """deepspeed: ZeRO stage, 1 if not given. megatron: 1 for its distributed optimizer, the default
     of layouts with replicas. native: 3 reshards after the forward (the default), 2 does not."""
+    cp_comm_type: Annotated[str | None, arg(metavar="NAME")] = None
+    """megatron: TransformerEngine's p2p, all_gather, a2a or a2a+p2p; unavailable here."""
+    offload: Annotated[str | None, arg(metavar="WHAT")] = None
+    """megatron: layers (a number) or modules by comma that Megatron offloads; unavailable here."""
     tiled_mlp: Annotated[int | None, arg(metavar="TILES")] = None
     """deepspeed: tiles of an MLP."""
     tiled_loss: bool = False

@@ -1,7 +1,10 @@
 """The pipeline of whole micro-batches, one forward and one backward in turn (1F1B), simulated.
 
-The order is Megatron's `forward_backward_pipelining_without_interleaving`: stage s of p runs
+The orders are Megatron's. `forward_backward_pipelining_without_interleaving`: stage s of p runs
 p - s - 1 forwards first, then pairs, then the remaining backwards.
+`forward_backward_pipelining_with_interleaving`: a stage has several model chunks. Groups of p
+micro-batches pass one chunk after another, and stage s of p with v chunks runs
+2 (p - s - 1) + (v - 1) p forwards first.
 """
 
 from __future__ import annotations
@@ -10,15 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import chain, pairwise
-from typing import Literal
+from typing import Literal, TypeVar
+
+T = TypeVar("T")
 
 Task = tuple[Literal["F", "B"], int]
 """Forward or backward of a micro-batch."""
 
+ChunkTask = tuple[Literal["F", "B"], int, int]
+"""Forward or backward of a micro-batch through a model chunk of its stage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageSeconds:
-    """One micro-batch on one stage. A send holds its sender until the receiver has all of it."""
+    """One micro-batch on one model chunk of a stage.
+
+    A send holds its sender until the receiver has all of it.
+    """
 
     forward: float
     backward: float
@@ -32,37 +43,74 @@ class StageSeconds:
 
 
 def order(stage: int, stages: int, micro_batches: int) -> list[Task]:
-    """The tasks of one stage, first to last."""
+    """The tasks of one stage with one model chunk, first to last."""
     ahead = min(stages - stage - 1, micro_batches)
     forwards: list[Task] = [("F", number) for number in range(micro_batches)]
     backwards: list[Task] = [("B", number) for number in range(micro_batches)]
+    return _in_turn(forwards, backwards, ahead)
+
+
+def interleaved_order(stage: int, stages: int, micro_batches: int, chunks: int) -> list[ChunkTask]:
+    """The tasks of one stage with several model chunks, first to last."""
+    passes = [
+        (number, chunk)
+        for first in range(0, micro_batches, stages)
+        for chunk in range(chunks)
+        for number in range(first, min(first + stages, micro_batches))
+    ]
+    ahead = min(2 * (stages - stage - 1) + (chunks - 1) * stages, len(passes))
+    forwards: list[ChunkTask] = [("F", number, chunk) for number, chunk in passes]
+    backwards: list[ChunkTask] = [("B", number, chunks - 1 - chunk) for number, chunk in passes]
+    return _in_turn(forwards, backwards, ahead)
+
+
+def _in_turn(forwards: list[T], backwards: list[T], ahead: int) -> list[T]:
+    """`ahead` forwards, then pairs, then the remaining backwards."""
     pairs = zip(forwards[ahead:], backwards, strict=False)
-    return [*forwards[:ahead], *chain.from_iterable(pairs), *backwards[micro_batches - ahead :]]
+    return [
+        *forwards[:ahead],
+        *chain.from_iterable(pairs),
+        *backwards[len(forwards) - ahead :],
+    ]
 
 
-def stage_ends(stages: Sequence[StageSeconds], micro_batches: int) -> list[float]:
+def stage_ends(stages: Sequence[StageSeconds], micro_batches: int, chunks: int = 1) -> list[float]:
     """When each stage has done its last task and sent its result, in seconds from the begin.
 
     A task begins when the stage is free and its input is there: from the stage before for a
-    forward, from the stage behind for a backward. A sender waits for no receiver.
+    forward, from the stage behind for a backward. With several chunks the last stage is before the
+    first one. A sender waits for no receiver.
     """
     count = len(stages)
-    needs: dict[tuple[int, Task], list[tuple[int, Task]]] = {}
-    for stage in range(count):
-        tasks = order(stage, count, micro_batches)
+    orders: list[list[ChunkTask]] = [
+        interleaved_order(stage, count, micro_batches, chunks)
+        if chunks > 1
+        else [(kind, number, 0) for kind, number in order(stage, count, micro_batches)]
+        for stage in range(count)
+    ]
+    needs: dict[tuple[int, ChunkTask], list[tuple[int, ChunkTask]]] = {}
+    for stage, tasks in enumerate(orders):
         for task in tasks:
-            neighbour = stage - 1 if task[0] == "F" else stage + 1
-            needs[stage, task] = [(neighbour, task)] if 0 <= neighbour < count else []
+            needs[stage, task] = _input(stage, task, count, chunks)
         for before, task in pairwise(tasks):
             needs[stage, task].append((stage, before))
-    ends: dict[tuple[int, Task], float] = {}
+    ends: dict[tuple[int, ChunkTask], float] = {}
     for stage, task in TopologicalSorter(needs).static_order():
         ready = max((ends[need] for need in needs[stage, task]), default=0.0)
         ends[stage, task] = ready + _seconds(stages[stage], task)
-    return [ends[stage, ("B", micro_batches - 1)] for stage in range(count)]
+    return [ends[stage, tasks[-1]] for stage, tasks in enumerate(orders)]
 
 
-def _seconds(stage: StageSeconds, task: Task) -> float:
+def _input(stage: int, task: ChunkTask, stages: int, chunks: int) -> list[tuple[int, ChunkTask]]:
+    """The stage and task whose message the task waits for: one or none."""
+    kind, number, chunk = task
+    position = chunk * stages + stage + (-1 if kind == "F" else 1)
+    if not 0 <= position < stages * chunks:
+        return []
+    return [(position % stages, (kind, number, position // stages))]
+
+
+def _seconds(stage: StageSeconds, task: ChunkTask) -> float:
     if task[0] == "F":
         return stage.forward + stage.send_forward
     return stage.backward + stage.send_backward

@@ -32,7 +32,8 @@ INSTANT = 1e30
 """Bytes a second of a link that takes no time."""
 
 MEGATRON = (
-    "Megatron's 1F1B order, every micro-batch alike; a message between stages holds its sender",
+    "Megatron's 1F1B order (interleaved where a rank has several model chunks), every micro-batch "
+    "and every chunk alike; a message between stages holds its sender",
     "collectives of a layer hide under nothing: pessimistic for those in the backward of a "
     "column-parallel layer, which run beside a product",
     "gradients of replicas are summed behind the last backward: pessimistic, it begins before",
@@ -107,23 +108,26 @@ class CountedStep:
 def megatron(step: CountedStep) -> StepTime:
     """1F1B over the stages. Stages are blocks of ranks; one counted role of each is enough."""
     ranks, pipeline = step.workload.cluster.ranks, step.settings["pipeline_parallel"]
+    chunks = _chunks(step)
     micro_batches = step.workload.sequences_per_step * _inner(step) * pipeline // ranks
     by_stage = step.by_stage(lambda rank: rank * pipeline // ranks)
     roles = [by_stage[stage] for stage in range(pipeline)]
-    stages = [_megatron_stage(step, counts, micro_batches) for _, counts in roles]
+    stages = [
+        _megatron_stage(step, counts, micro_batches, stage)
+        for stage, (_, counts) in enumerate(roles)
+    ]
     exposed, hidden, reductions = zip(*stages, strict=True)
-    ends = zip(stage_ends(exposed, micro_batches), reductions, strict=True)
+    ends = zip(stage_ends(exposed, micro_batches, chunks), reductions, strict=True)
+    passes = micro_batches * chunks
     return StepTime(
         seconds=max(end + reduction for end, reduction in ends) + step.optimizer(),
-        seconds_if_hidden=max(stage_ends(hidden, micro_batches)) + step.optimizer(),
+        seconds_if_hidden=max(stage_ends(hidden, micro_batches, chunks)) + step.optimizer(),
         ranks=[
             RankTime(
                 name=report.role,
                 counts=counts,
-                compute=micro_batches * compute.busy,
-                busy=micro_batches * task.busy
-                + reduction
-                + optimizer_seconds(counts, step.profile),
+                compute=passes * compute.busy,
+                busy=passes * task.busy + reduction + optimizer_seconds(counts, step.profile),
             )
             for (report, counts), (task, compute, reduction) in zip(roles, stages, strict=True)
         ],
@@ -135,10 +139,15 @@ def _inner(step: CountedStep) -> int:
     return int(step.settings["tensor_parallel"] * step.settings["context_parallel"])
 
 
+def _chunks(step: CountedStep) -> int:
+    """Model chunks of a rank."""
+    return step.settings.get("virtual_pipeline") or 1
+
+
 def _megatron_stage(
-    step: CountedStep, counts: Counts, micro_batches: int
+    step: CountedStep, counts: Counts, micro_batches: int, stage: int
 ) -> tuple[StageSeconds, StageSeconds, float]:
-    """A micro-batch with messages, and without; seconds of the reduction at the step's end.
+    """A micro-batch on one chunk with messages, and without; seconds of the reduction at the end.
 
     A layer's backward has as many collectives as its first forward. With sequence parallelism it
     has half as many more, which gather the inputs for the weights' gradients. Recomputation has
@@ -155,17 +164,34 @@ def _megatron_stage(
     for traffic in counts.communication:
         use = _use(traffic.operation, ranks_of(traffic.group), _inner(step))
         by_use[use] += message_seconds(traffic, step.profile, workload.cluster)
-    forward = work.forward / micro_batches
-    backward = (work.backward + work.recompute) / micro_batches
-    collectives = by_use["layers"] / micro_batches
-    share = 1 / (1 + (1.5 if settings["sequence_parallel"] else 1.0) + work.recompute_share)
+    passes = micro_batches * _chunks(step)
+    forward = work.forward / passes
+    backward = (work.backward + work.recompute) / passes
+    collectives = by_use["layers"] / passes
+    # Of the layers' collectives: saved attention sends none.
+    again = 1.0 if settings.get("recompute") == "save-attention" else work.recompute_share
+    share = 1 / (1 + (1.5 if settings["sequence_parallel"] else 1.0) + again)
+    sends = by_use["forward"], by_use["backward"]
+    if _chunks(step) > 1:
+        sends = _sends_by_use(sum(sends), stage, settings["pipeline_parallel"], _chunks(step))
     exposed = StageSeconds(
         forward=forward + share * collectives,
         backward=backward + (1 - share) * collectives,
-        send_forward=by_use["forward"] / micro_batches,
-        send_backward=by_use["backward"] / micro_batches,
+        send_forward=sends[0] / passes,
+        send_backward=sends[1] / passes,
     )
     return exposed, StageSeconds(forward=forward, backward=backward), by_use["once"]
+
+
+def _sends_by_use(seconds: float, stage: int, stages: int, chunks: int) -> tuple[float, float]:
+    """Seconds of an interleaved stage's sends in forwards and in backwards.
+
+    The last stage also sends forwards to the first, so ranks do not tell them apart; their numbers
+    do. The model's last chunk sends nothing in its forward, its first nothing in its backward.
+    """
+    forwards, backwards = chunks - (stage == stages - 1), chunks - (stage == 0)
+    share = forwards / (forwards + backwards)
+    return share * seconds, (1 - share) * seconds
 
 
 def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
@@ -245,6 +271,7 @@ def without_messages(profile: Hardware) -> Hardware:
 
 SYSTEMS = {
     "megatron": (megatron, MEGATRON),
+    "megatron-ours": (megatron, MEGATRON),
     "deepspeed": (one_replica, DEEPSPEED),
     "deepspeed-ours": (one_replica, HOSTED),
     "native": (one_replica, NATIVE),
