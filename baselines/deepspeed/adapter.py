@@ -207,8 +207,8 @@ def in_order(workload: Workload, choices: Iterable[DeepSpeedSettings]) -> list[D
 def _repeated(workload: Workload, settings: DeepSpeedSettings) -> float:
     """Repeated work, in forwards of a block's dense products.
 
-    The all-to-alls of a block count as much as its dense products, and a tiled MLP as half of
-    them (docs/deepspeed.md).
+    The all-to-alls of a block count as one and a half of them (docs/deepspeed.md), a tiled MLP as
+    half of one.
     """
     block, tokens = block_of(workload.model), workload.sequence_tokens
     count = settings.layers_to_checkpoint(workload.model)
@@ -217,7 +217,7 @@ def _repeated(workload: Workload, settings: DeepSpeedSettings) -> float:
         dense = tokens * block.dense_flops_per_token
         repeated += count * block.mixer_flops(0, tokens) / dense
     if settings.checkpointing != "split" and settings.sequence_parallel > 1:
-        repeated += count
+        repeated += 1.5 * count
     if settings.tiled_mlp:
         repeated += workload.model.layers / 2
     return repeated

@@ -237,6 +237,26 @@ def test_deepspeed_is_the_sum_of_its_parts() -> None:
     assert any("prefetches" in words for words in time.assumptions)
 
 
+def test_hosted_checkpoints_pay_for_their_copies() -> None:
+    """100 bytes to the host take 10 s and back 5 s; they hide where the profile's copies overlap."""
+    profile = replace(BY_HAND, d2h_bytes_per_second=10.0, h2d_bytes_per_second=20.0)
+    copied = {"copied_to_host_bytes": 100, "copied_from_host_bytes": 100}
+    settings = {"sequence_parallel": 4, "zero_stage": 3}
+
+    def time_of(profile: Hardware, **counts: int) -> SimulatedTime:
+        step = msgspec.structs.replace(FIRST, **counts)
+        reports = [report("every rank", 0, 4, step)]
+        return known(simulated_time("deepspeed-ours", settings, WORKLOAD, profile, reports))
+
+    without, hosted = time_of(profile), time_of(profile, **copied)
+    assert (without.copy_seconds, hosted.copy_seconds) == (0, pytest.approx(15))
+    assert hosted.step_seconds - without.step_seconds == pytest.approx(15)
+    assert hosted.step_seconds_if_hidden == pytest.approx(without.step_seconds_if_hidden)
+    assert any("hide under nothing" in words for words in hosted.assumptions)
+    exposed = time_of(replace(profile, overlapped_copies=False), **copied)
+    assert exposed.step_seconds_if_hidden - without.step_seconds_if_hidden == pytest.approx(15)
+
+
 def test_sppo_is_the_simulation_of_its_plan() -> None:
     """On a profile that has no nodes."""
     workload, profile = find("mini-cpu"), load_hardware("cpu-2core")
