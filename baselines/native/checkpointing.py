@@ -27,7 +27,13 @@ ATTENTION = frozenset(
 )
 """torch's fused attention, by device and dtype."""
 
-_MESSAGES = frozenset((torch.ops._c10d_functional.all_to_all_single.default,))
+_MESSAGES = frozenset(
+    (
+        torch.ops._c10d_functional.all_to_all_single.default,
+        torch.ops._c10d_functional.reduce_scatter_tensor.default,
+    )
+)
+"""Ulysses' messages, and those behind a row-wise product of TP, as torchtitan saves them."""
 
 SAVED = {"save-attention": ATTENTION, "save-messages": ATTENTION | _MESSAGES}
 """By checkpointing: the operators whose outputs are saved."""

@@ -132,16 +132,23 @@ class PaperComparison:
                     self.emulator.progress.note(f"{place}: {rule.name}")
                     yield self._verdict(rule, point)
 
-    def _verdict(self, rule: LayoutRule, point: ReportedPoint) -> Verdict:
+    def _emulated(self, rule: LayoutRule, point: ReportedPoint) -> tuple[Emulation, Outcome | None]:
+        """The first settings of the row that fit, or its leanest."""
         workload = point.workload(sequences_per_step=self.sequences_per_step)
-        settings = rule.settings(point)
-        try:
-            emulation = self.emulator.emulate(workload, rule.system, settings)
-            outcome = outcome_of(emulation)
-        except Misfit as error:
-            # Another number of sequences would divide: no verdict on the layout.
-            emulation = self.emulator.refused(workload, rule.system, settings, error)
-            outcome = None
+        for settings in (*rule.faster(point), rule.settings(point)):
+            try:
+                emulation = self.emulator.emulate(workload, rule.system, settings)
+                outcome = outcome_of(emulation)
+            except Misfit as error:
+                # Another number of sequences would divide: no verdict on the layout.
+                emulation = self.emulator.refused(workload, rule.system, settings, error)
+                outcome = None
+            if outcome == "fits":
+                break
+        return emulation, outcome
+
+    def _verdict(self, rule: LayoutRule, point: ReportedPoint) -> Verdict:
+        emulation, outcome = self._emulated(rule, point)
         paper_outcome = rule.paper_outcome(point)
         fullest = max(emulation.roles, key=lambda role: role.peak_device_bytes or 0, default=None)
         counts = None if fullest is None else fullest.counts
@@ -173,7 +180,8 @@ class PaperComparison:
     def longest(self) -> Iterator[LongestVerdict]:
         """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
 
-        A row is left out where the paper is silent. Raises NotSupported, ValueError or OSError.
+        A row of the paper is left out where the paper is silent.
+        Raises NotSupported, ValueError or OSError.
         """
         for gpus in reported.longest_gpus():
             point = _longest_point(gpus)
@@ -181,7 +189,7 @@ class PaperComparison:
             most_tokens = LONGEST_AT_MOST_FACTOR * workload.sequence_tokens
             for rule in self.rules:
                 paper_tokens = rule.paper_longest(gpus)
-                if paper_tokens is None:
+                if paper_tokens is None and not rule.beyond_paper:
                     continue
                 self.emulator.progress.note(f"longest: {gpus} GPUs: {rule.name}")
                 emulator = replace(self.emulator, stop_at_first_oom=True)
@@ -226,7 +234,9 @@ def _longest_point(gpus: int) -> ReportedPoint:
     )
 
 
-def _longest_verdict(rule: LayoutRule, search: SearchResult, paper_tokens: int) -> LongestVerdict:
+def _longest_verdict(
+    rule: LayoutRule, search: SearchResult, paper_tokens: int | None
+) -> LongestVerdict:
     emulation = search.found
     tokens = search.longest_tokens or 0
     reasons = [trial.reason for trial in search.trials if trial.tokens == tokens + STEP_TOKENS]

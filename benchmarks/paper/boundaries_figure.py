@@ -21,6 +21,7 @@ _LABELS = {
     "Megatron, tuned degrees": "Megatron-Core in the paper's tuned layout",
     "DeepSpeed": "DeepSpeed Ulysses over all GPUs",
     "SPPO": "SPPO in this project's plan",
+    "PyTorch native": "PyTorch native, Ulysses x ring over all GPUs",
 }
 """Whose layout a row has, by the row's name in the JSON."""
 _ABOVE: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
@@ -97,9 +98,11 @@ def _draw_longest(axes: Any, rows: Sequence[LongestVerdict]) -> None:
             offset = {"xytext": (0, 13), "textcoords": "offset points"}
             axes.annotate("", (left, height), arrowprops=arrow, **offset)
         _write_tokens(axes, left, row.longest_tokens, capped)
-        paper_tokens = row.paper_tokens or 0
-        axes.bar(right, paper_tokens / MILLION, 0.45 * width, **style.bar(row.system, hollow=True))
-        _write_tokens(axes, right, paper_tokens, capped=False)
+        if row.paper_tokens is None:
+            continue
+        height = row.paper_tokens / MILLION
+        axes.bar(right, height, 0.45 * width, **style.bar(row.system, hollow=True))
+        _write_tokens(axes, right, row.paper_tokens, capped=False)
     axes.set_ylabel("million tokens (1M = 1,048,576)")
     axes.margins(y=0.12)
 

@@ -66,7 +66,7 @@ def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdic
         ("system", lambda row: row.rule_name),
         ("layout", lambda row: row.settings_text),
         (f"longest, {label}", lambda row: _length(row.longest_tokens, "none")),
-        ("paper (fig. 12)", lambda row: _length(row.paper_tokens, "cannot run")),
+        ("paper (fig. 12)", _of_the_paper),
         ("against it", _over_the_paper),
         ("device peak", lambda row: _range(row.peak_device_bytes.values())),
         ("host peak", lambda row: _range(row.peak_host_bytes.values())),
@@ -77,6 +77,10 @@ def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdic
 
 def _length(tokens: int | None, without: str) -> str:
     return length_name(tokens) if tokens else without
+
+
+def _of_the_paper(row: LongestVerdict) -> str:
+    return "-" if row.paper_tokens is None else _length(row.paper_tokens, "cannot run")
 
 
 def _over_the_paper(row: LongestVerdict) -> str:
@@ -108,6 +112,8 @@ def agreement(figure: PaperPoints) -> str:
     Counted are the rows that count, where the paper is not silent and no role broke.
     """
     counted = [row for row in figure.verdicts if row.counted and row.agrees is not None]
+    if not counted:
+        return "the paper is silent on these rows"
     by_system = group_by(counted, lambda row: row.rule_name)
     by_point = group_by(counted, lambda row: (row.model, row.seq))
     systems = ", ".join(

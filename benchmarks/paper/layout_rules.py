@@ -14,7 +14,7 @@ from baselines import registry
 from benchmarks.paper import reported
 from benchmarks.paper.reported import ReportedPoint
 from sppo.config.models import MODELS
-from sppo.config.sizes import parse_tokens
+from sppo.config.sizes import divisors, parse_tokens
 
 LONGEST_MODEL = "gpt-7b"
 """The model of fig. 12."""
@@ -28,9 +28,11 @@ class LayoutRule:
     """One row of the comparison.
 
     counted: whether the row's verdicts count in the agreement. settings: the system's settings at
-    a point. longest_tokens: the longest sequence the paper reports for this model, cluster and
-    layout (fig. 10); 0 for "cannot run", None if the paper is silent. figure_12: the row's key in
-    the numbers of fig. 12, "" if the figure has no such row.
+    a point, the leanest of the row. faster: those to emulate before, fastest first; the first that
+    fit are shown. longest_tokens: the longest sequence the paper reports for this model, cluster
+    and layout (fig. 10); 0 for "cannot run", None if the paper is silent. figure_12: the row's key
+    in the numbers of fig. 12, "" if the figure has no such row. beyond_paper: no row of the paper;
+    emulated where the system is named, although the paper is silent.
     """
 
     name: str
@@ -40,6 +42,8 @@ class LayoutRule:
     settings: Callable[[ReportedPoint], Any]
     longest_tokens: Callable[[ReportedPoint], int | None]
     figure_12: str = ""
+    faster: Callable[[ReportedPoint], tuple[Any, ...]] = lambda _: ()
+    beyond_paper: bool = False
 
     def paper_outcome(self, point: ReportedPoint) -> Outcome | None:
         """The paper's outcome at a point of fig. 10; None if the paper is silent."""
@@ -65,6 +69,17 @@ def _megatron(tensor: int, pipeline: int) -> Any:
 def _ulysses(degree: int) -> Any:
     return registry.load("deepspeed").settings_type(
         sequence_parallel=degree, zero_stage=3, checkpointing="blocks"
+    )
+
+
+def _native(point: ReportedPoint, checkpointing: str) -> Any:
+    """Ulysses as far as the heads go, and a ring beyond."""
+    heads = MODELS[point.model].heads
+    ulysses = max(degree for degree in divisors(point.gpus) if heads % degree == 0)
+    return registry.load("native").settings_type(
+        sequence_parallel=ulysses,
+        context_parallel=point.gpus // ulysses,
+        checkpointing=checkpointing,
     )
 
 
@@ -131,3 +146,18 @@ LAYOUT_RULES = (
         figure_12="sppo",
     ),
 )
+
+NAMED_RULES = (
+    LayoutRule(
+        name="PyTorch native",
+        system="native",
+        rule="Ulysses x ring over all GPUs, FSDP2; every block recomputed but for attention, or "
+        "recomputed whole where only that fits",
+        counted=True,
+        faster=lambda point: (_native(point, "save-attention"),),
+        settings=lambda point: _native(point, "full"),
+        longest_tokens=lambda _: None,
+        beyond_paper=True,
+    ),
+)
+"""Rows that are emulated only where their system is named."""

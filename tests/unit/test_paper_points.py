@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from baselines import registry
 from benchmarks.cli import main
-from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.emulator import Choose, Emulator
 from benchmarks.emulation.result import Emulation, Planned
 from benchmarks.job import Status
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
@@ -19,9 +21,11 @@ from benchmarks.paper.boundaries import (
     Verdict,
     outcome_of,
 )
-from benchmarks.paper.layout_rules import LAYOUT_RULES, LayoutRule, Outcome
+from benchmarks.paper.layout_rules import LAYOUT_RULES, NAMED_RULES, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
+from sppo.config.errors import Infeasible
 from sppo.config.sizes import GIB, parse_tokens
+from sppo.config.workload import Workload
 
 
 def point(model: str, seq: str) -> ReportedPoint:
@@ -71,6 +75,59 @@ def test_the_rules_give_the_paper_s_degrees() -> None:
     assert deepspeed.settings(large).sequence_parallel == 128
     assert by_heads.settings(large).sequence_parallel == 64
     assert deepspeed.settings(point("gpt-7b", "512K")).sequence_parallel == 32
+
+
+@pytest.mark.parametrize(
+    ("model", "seq", "degrees"),
+    [
+        ("gpt-7b", "1024K", (32, 1)),
+        ("gpt-13b", "512K", (8, 8)),  # 40 heads on 64 GPUs
+        ("gpt-65b", "512K", (64, 2)),
+    ],
+)
+def test_pytorch_native_takes_all_gpus_and_attention_s_output_first(
+    model: str, seq: str, degrees: tuple[int, int]
+) -> None:
+    (native,) = NAMED_RULES
+    place = point(model, seq)
+    adapter = registry.load("native")
+    for settings in (*native.faster(place), native.settings(place)):
+        adapter.check(place.workload(sequences_per_step=4), settings)
+        assert (settings.sequence_parallel, settings.context_parallel) == degrees
+    assert native.faster(place)[0].checkpointing == "save-attention"
+    assert native.settings(place).checkpointing == "full"
+
+
+class FitsOnlyLean(Emulator):
+    """Only full recomputation fits."""
+
+    def emulate(
+        self,
+        workload: Workload,
+        system: str,
+        settings: Any,
+        choose: Choose | None = None,
+        *,
+        first: str | None = None,
+    ) -> Emulation:
+        refused = self.refused(workload, system, settings, Infeasible("too much"))
+        lean = settings.checkpointing == "full"
+        return msgspec.structs.replace(refused, status="ok" if lean else "oom", fits=lean)
+
+
+def test_a_row_beyond_the_paper_takes_what_fits_and_is_shown(tmp_path: Path) -> None:
+    comparison = PaperComparison(
+        rules=NAMED_RULES,
+        points=[point("gpt-7b", "1024K")],
+        emulator=FitsOnlyLean(parent=tmp_path, time_limit_seconds=1.0),
+        sequences_per_step=4,
+    )
+    (result,) = comparison.verdicts()
+    assert (result.status, result.paper_outcome, result.agrees) == ("ok", None, None)
+    assert result.settings_text == "Ulysses 32, FSDP2, checkpoint all blocks"
+    (rule,) = NAMED_RULES
+    assert rule.paper_longest(32) is None
+    assert rule.beyond_paper
 
 
 @pytest.mark.parametrize(("model", "seq"), [("gpt-13b", "512K"), ("gpt-65b", "512K")])
@@ -236,8 +293,22 @@ def test_a_role_that_broke_is_no_disagreement(figure: PaperPoints) -> None:
     assert "to spare" not in text
 
 
+def beyond_the_paper(figure: PaperPoints) -> PaperPoints:
+    row = msgspec.structs.replace(figure.longest[0], system="native", paper_tokens=None)
+    return msgspec.structs.replace(figure, verdicts=[], longest=[*figure.longest, row])
+
+
+def test_the_paper_is_silent_on_a_row_of_ours(figure: PaperPoints) -> None:
+    lines = boundaries_report.text(beyond_the_paper(figure)).splitlines()
+    rows = [row.split("|")[5:7] for row in lines if "SP 8 x PP 4" in row]
+    assert [[cell.strip() for cell in row] for row in rows] == [["1M", "2.00x"], ["-", ""]]
+    silent = [msgspec.structs.replace(figure.verdicts[0], agrees=None)]
+    words = boundaries_report.agreement(msgspec.structs.replace(figure, verdicts=silent))
+    assert words == "the paper is silent on these rows"
+
+
 def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
-    for name, drawn in (("10", figure), ("12", msgspec.structs.replace(figure, verdicts=[]))):
+    for name, drawn in (("10", figure), ("12", beyond_the_paper(figure))):
         path = tmp_path / f"fig{name}.png"
         boundaries_figure.draw(drawn, path)
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -27,13 +27,14 @@ class SystemSettings:
     """The flags that are settings of a system."""
 
     tensor_parallel: Annotated[int | None, arg(aliases=["--tp"], metavar="COUNT")] = None
-    """megatron: tensor-parallel ranks, 1 if not given."""
+    """megatron, native: tensor-parallel ranks, 1 if not given."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
     """megatron, native: context-parallel ranks, 1 if not given; native's are a ring."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
-    """deepspeed, native: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
+    """deepspeed, native: the Ulysses degree, all ranks if not given (native: all that --tp and --cp
+    leave); sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """sppo: replicas of the pipeline; the solver's choice if not given."""
     msp: bool = False

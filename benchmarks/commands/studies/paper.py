@@ -32,8 +32,8 @@ class Paper(Results):
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, sppo, by comma or space; all if not given. A row of `run` stands for its
-    system."""
+    """deepspeed, megatron, native, sppo, by comma or space; all but native if not given. A row of
+    `run` stands for its system."""
     sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
     """Sequences of an optimizer step, at every point and for every system."""
     time_limit: float = 1800.0
@@ -51,14 +51,15 @@ class Paper(Results):
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import FIGURES, emulate_figure
-        from benchmarks.paper.layout_rules import LAYOUT_RULES
+        from benchmarks.paper.layout_rules import LAYOUT_RULES, NAMED_RULES
 
         numbers = sorted(chosen(self.figures, FIGURES, "figure"))
-        known_systems = sorted({rule.system for rule in LAYOUT_RULES})
+        known_rules = (*LAYOUT_RULES, *NAMED_RULES) if self.systems else LAYOUT_RULES
+        known_systems = sorted({rule.system for rule in known_rules})
         systems = arguments.chosen_systems(self.systems, known_systems)
         known_models = list(dict.fromkeys(point.model for point in reported.points()))
         models = chosen(self.models, known_models, "model")
-        rules = [rule for rule in LAYOUT_RULES if rule.system in systems]
+        rules = [rule for rule in known_rules if rule.system in systems]
         points = [point for point in reported.points() if point.model in models]
         arguments.check_time_limit(self.time_limit)
         if self.sequences_per_step < 1:
