@@ -1,4 +1,4 @@
-"""PyTorch native: FSDP2, Ulysses, ring attention, selective checkpointing.
+"""PyTorch native: FSDP2, TP, Ulysses, ring attention, selective checkpointing.
 
 Read first: `adapter.ADAPTER`, `settings.NativeSettings`.
 """

@@ -1,12 +1,14 @@
 """PyTorch native as a system: what torch itself has for long sequences, without a library.
 
 Sharding, mixed precision and prefetch are FSDP2's own (`sharding.py`), as torchtitan applies them.
-Ring attention is torch's (`ring.py`), Ulysses is ours (`ulysses.py`), the decoder is plain torch
-(`model.py`). torchtitan parallelises its own model classes alone, so the row has another name.
+So are the styles of TP (`tensor_parallel.py`). Ring attention is torch's (`ring.py`), Ulysses is
+ours (`ulysses.py`), the decoder is plain torch (`model.py`). torchtitan parallelises its own model
+classes alone, so the row has another name.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -50,7 +52,9 @@ class NativeAdapter(Adapter):
         obstacle = misfit_of_tokens(workload.sequence_tokens, settings)
         if obstacle is not None:
             raise Misfit(obstacle)
-        obstacle = _head_obstacle(model, settings.sequence_parallel)
+        obstacle = _tensor_obstacle(model, settings.tensor_parallel) or _head_obstacle(
+            model, settings.sequence_parallel, settings.tensor_parallel
+        )
         if obstacle is not None:
             raise Unavailable(obstacle)
         if settings.layers_to_checkpoint(model) > model.layers:
@@ -72,7 +76,7 @@ class NativeAdapter(Adapter):
         if ring == 1:
             return (Role(name="every rank", rank=0, ranks=ranks),)
         return tuple(
-            Role(name=f"ring rank {r}", rank=r * settings.sequence_parallel, ranks=ranks // ring)
+            Role(name=f"ring rank {r}", rank=r * settings.ranks_of_a_ring_rank, ranks=ranks // ring)
             for r in range(ring)
         )
 
@@ -82,7 +86,7 @@ class NativeAdapter(Adapter):
         if settings.checkpointing != "none":
             count = settings.checkpointed_layers
             blocks = "all blocks" if count is None else f"{count} block{'s' * (count > 1)}"
-            words.append(f"checkpoint {blocks}{_SAVING[settings.checkpointing]}")
+            words.append(f"checkpoint {blocks}{_saving(settings)}")
         return ", ".join(words)
 
     def versions(self) -> dict[str, str]:
@@ -99,39 +103,96 @@ class NativeAdapter(Adapter):
         return NativeSystem(workload, settings, weights, context)
 
 
-def _head_obstacle(model: Model, ulysses: int) -> str | None:
-    """Every rank has as many heads; fewer KV heads than ranks are copied."""
-    if model.heads % ulysses:
-        return f"native: {model.heads} heads do not split over Ulysses {ulysses}; --cp adds a ring"
-    if model.kv_heads % ulysses and ulysses % model.kv_heads:
+def _tensor_obstacle(model: Model, tensor: int) -> str | None:
+    """Every rank of a TP group has equal parts."""
+    for count, what in ((model.heads, "heads"), (model.kv_heads, "KV heads")):
+        if count % tensor:
+            return (
+                f"native: {count} {what} do not split over TP {tensor}: torchtitan's recipe of "
+                f"torch's ColwiseParallel gives a rank whole {what}"
+            )
+    for count, what in ((model.ffn, "MLP columns"), (model.vocabulary, "words")):
+        if count % tensor:
+            return (
+                f"native: {count} {what} do not split over TP {tensor}: this row shards evenly "
+                "(torch would pad)"
+            )
+    return None
+
+
+def _head_obstacle(model: Model, ulysses: int, tensor: int) -> str | None:
+    """Every Ulysses rank has as many heads; fewer KV heads than ranks are copied."""
+    heads, kv_heads = model.heads // tensor, model.kv_heads // tensor
+    owner = f" of TP {tensor}" if tensor > 1 else ""
+    if heads % ulysses:
+        return f"native: {heads} heads{owner} do not split over Ulysses {ulysses}; --cp adds a ring"
+    if kv_heads % ulysses and ulysses % kv_heads:
         return (
-            f"native: {model.kv_heads} KV heads neither split over Ulysses {ulysses} nor divide it"
+            f"native: {kv_heads} KV heads{owner} neither split over Ulysses {ulysses} nor divide it"
         )
     return None
 
 
 def _degrees(settings: NativeSettings) -> str:
-    """The degrees of a sequence: "Ulysses 8 x ring 4"."""
+    """The degrees of a sequence: "TP8 x Ulysses 4 x ring 2"."""
+    tensor = f"TP{settings.tensor_parallel} x " if settings.tensor_parallel > 1 else ""
     ring = f" x ring {settings.context_parallel}" if settings.context_parallel > 1 else ""
-    return f"Ulysses {settings.sequence_parallel}{ring}"
+    return f"{tensor}Ulysses {settings.sequence_parallel}{ring}"
 
 
-_SAVING = {
-    "save-attention": " but attention",
-    "save-messages": " but attention and all-to-alls",
-    "full": "",
-}
-"""What a checkpointing saves, in words."""
+def _saving(settings: NativeSettings) -> str:
+    """What the checkpointing saves, in words."""
+    if settings.checkpointing == "save-messages" and settings.tensor_parallel > 1:
+        return " but attention, all-to-alls and reduce-scatters"
+    return {
+        "save-attention": " but attention",
+        "save-messages": " but attention and all-to-alls",
+    }.get(settings.checkpointing, "")
 
 
 def _grid(workload: Workload) -> Iterator[NativeSettings]:
     """A block's full recomputation only in all blocks: it runs attention again, and saves least."""
-    ranks = workload.cluster.ranks
-    for whole in reversed(divisors(ranks)):
-        if workload.sequences_per_step % (ranks // whole) == 0:
-            # A ring only beyond the heads: it sends more (docs/native.md).
-            ulysses = max(n for n in divisors(whole) if not _head_obstacle(workload.model, n))
-            yield from _checkpointing_choices(workload.model.layers, ulysses, whole // ulysses)
+    model, ranks = workload.model, workload.cluster.ranks
+    wholes = [
+        whole
+        for whole in reversed(divisors(ranks))
+        if workload.sequences_per_step % (ranks // whole) == 0
+    ]
+    for whole in wholes:
+        ulysses = _most_ulysses(model, whole)
+        yield from _checkpointing_choices(model.layers, ulysses, whole // ulysses)
+    for whole in wholes:
+        # TP sends more than Ulysses, and most inside a node: one degree, the largest there.
+        tensor = _most_tensor(model, math.gcd(whole, workload.cluster.ranks_per_node))
+        if tensor > 1:
+            yield from _tensor_choices(model, whole, tensor)
+
+
+def _most_tensor(model: Model, ranks: int) -> int:
+    """The largest TP degree of so many ranks."""
+    return max(degree for degree in divisors(ranks) if not _tensor_obstacle(model, degree))
+
+
+def _most_ulysses(model: Model, ranks: int, tensor: int = 1) -> int:
+    """The largest Ulysses degree. A ring only beyond the heads: it sends more (docs/native.md)."""
+    return max(n for n in divisors(ranks) if not _head_obstacle(model, n, tensor))
+
+
+def _tensor_choices(model: Model, whole: int, tensor: int) -> Iterator[NativeSettings]:
+    """Fewer points than without TP, which is ahead at long sequences: all blocks or none."""
+    ulysses = _most_ulysses(model, whole // tensor, tensor)
+    ring = whole // tensor // ulysses
+    kinds: list[Checkpointing] = ["none", "save-attention", "full"]
+    if ulysses > 1 and ring == 1:
+        kinds.insert(1, "save-messages")
+    for checkpointing in kinds:
+        yield NativeSettings(
+            tensor_parallel=tensor,
+            sequence_parallel=ulysses,
+            context_parallel=ring,
+            reshard_after_forward=checkpointing != "none",
+            checkpointing=checkpointing,
+        )
 
 
 def _checkpointing_choices(layers: int, ulysses: int, ring: int) -> Iterator[NativeSettings]:

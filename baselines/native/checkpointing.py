@@ -11,7 +11,13 @@ from torch.utils.checkpoint import noop_context_fn
 from baselines.attention_saving import ATTENTION, contexts_saving
 from baselines.native.settings import Checkpointing
 
-_MESSAGES = frozenset((torch.ops._c10d_functional.all_to_all_single.default,))
+_MESSAGES = frozenset(
+    (
+        torch.ops._c10d_functional.all_to_all_single.default,
+        torch.ops._c10d_functional.reduce_scatter_tensor.default,
+    )
+)
+"""Ulysses' messages, and those behind a row-wise product of TP, as torchtitan saves them."""
 
 SAVED = {"save-attention": ATTENTION, "save-messages": ATTENTION | _MESSAGES}
 """By checkpointing: the operators whose outputs are saved."""

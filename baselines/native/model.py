@@ -2,6 +2,9 @@
 
 Module names are the canonical weight names, but for `attention.qkv`: query, key and value are one
 matrix, so that one product computes all three and one rotation serves query and key.
+
+Under TP the modules inside a block get and give DTensors (`tensor_parallel.py`). Attention itself,
+and the hidden states between blocks, are plain tensors of this rank: its heads, its tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from baselines.native.checkpointing import contexts_of
@@ -31,10 +35,25 @@ def _norm(model: Model) -> nn.Module:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The process groups of a sequence; None for a degree of 1."""
+    """The process groups of a sequence; None for a degree of 1.
 
+    shards: the ranks over which FSDP2 shards; None for all ranks.
+    """
+
+    tensor: dist.ProcessGroup | None
     ulysses: dist.ProcessGroup | None
     ring: dist.ProcessGroup | None
+    shards: dist.ProcessGroup | None
+
+    @property
+    def present(self) -> tuple[dist.ProcessGroup, ...]:
+        """All groups that there are."""
+        groups = (self.tensor, self.ulysses, self.ring, self.shards)
+        return tuple(group for group in groups if group is not None)
+
+
+def _size(group: dist.ProcessGroup | None) -> int:
+    return 1 if group is None else group.size()
 
 
 class Attention(nn.Module):
@@ -42,13 +61,13 @@ class Attention(nn.Module):
 
     def __init__(self, model: Model, groups: Groups) -> None:
         super().__init__()
-        self.rotated_and_value = [model.heads + model.kv_heads, model.kv_heads]
-        self.query_and_key = [model.heads, model.kv_heads]
+        heads, kv_heads = (count // _size(groups.tensor) for count in (model.heads, model.kv_heads))
+        self.rotated_and_value = [heads + kv_heads, kv_heads]
+        self.query_and_key = [heads, kv_heads]
         self.head_width = model.head_width
         self.groups = groups
         # Every rank needs a KV head of its own.
-        degree = 1 if groups.ulysses is None else groups.ulysses.size()
-        self.kv_copies = max(1, degree // model.kv_heads)
+        self.kv_copies = max(1, _size(groups.ulysses) // kv_heads)
         width = model.hidden + 2 * model.kv_width
         self.qkv = nn.Linear(model.hidden, width, bias=model.biases)
         self.output = nn.Linear(model.hidden, model.hidden, bias=model.biases)
@@ -160,7 +179,8 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor, positions: Sequence[range]) -> Tensor:
         """Tokens and targets are int64 [1, own tokens]; the sum is float32, or float64.
 
-        positions: those of the tokens in the sequence.
+        positions: those of the tokens in the sequence. Under TP call it, and its backward, inside
+        torch's `loss_parallel`: each rank has the logits of its part of the vocabulary.
         """
         x = self.embedding(tokens)
         tables = [rotary_tables(self.model, p.start, p.stop, x.device, x.dtype) for p in positions]
@@ -169,4 +189,5 @@ class Decoder(nn.Module):
             x = block(x, cosines, sines)
         logits = self.head(self.final_norm(x)).flatten(0, -2)
         precise = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(precise, targets.flatten(), reduction="sum")
+        loss = F.cross_entropy(precise, targets.flatten(), reduction="sum")
+        return loss.to_local() if isinstance(loss, DTensor) else loss

@@ -1,4 +1,4 @@
-"""A rank's place among replicas, ring and Ulysses group, and its tokens. No torch."""
+"""A rank's place among replicas, ring, Ulysses and TP groups, and its tokens. No torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from baselines.native.settings import NativeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Ranks are ordered by replica, ring rank and Ulysses rank, the last innermost.
+    """Ranks are ordered by replica, ring rank, Ulysses rank and TP rank, the last innermost.
 
     A ring rank has chunks r and 2n-1-r of 2n: equal causal work, as torch's ring attention expects.
-    Its Ulysses ranks divide these tokens.
+    Its Ulysses ranks divide these tokens. The ranks of a TP group have the same tokens.
     """
 
     settings: NativeSettings
@@ -28,13 +28,13 @@ class Place:
     def ring_rank(self) -> int:
         """The rank in the ring of context parallelism."""
         within = self.rank % self.settings.ranks_of_a_sequence
-        return within // self.settings.sequence_parallel
+        return within // self.settings.ranks_of_a_ring_rank
 
     def positions(self, tokens: int) -> Sequence[range]:
         """The positions of this rank's tokens in a sequence, one or two runs in their order."""
         ring, ulysses = self.settings.context_parallel, self.settings.sequence_parallel
         own = tokens // (ring * ulysses)
-        start = self.rank % ulysses * own
+        start = self.rank // self.settings.tensor_parallel % ulysses * own
         if ring == 1:
             return (range(start, start + own),)
         chunk = tokens // (2 * ring)
@@ -57,16 +57,42 @@ def misfit_of_tokens(tokens: int, settings: NativeSettings) -> str | None:
         )
     if tokens % ulysses:
         return f"native: {tokens} tokens do not split over Ulysses {ulysses}"
+    own, tensor = tokens // (ring * ulysses), settings.tensor_parallel
+    if own % tensor:
+        return (
+            f"native: {own} tokens of a rank do not split over TP {tensor}: torch's "
+            "SequenceParallel takes equal shards"
+        )
     return None
 
 
-def group_ranks(settings: NativeSettings, ranks: int) -> tuple[list[list[int]], list[list[int]]]:
-    """The ranks of all Ulysses groups, and those of all rings."""
-    ulysses, whole = settings.sequence_parallel, settings.ranks_of_a_sequence
+@dataclass(frozen=True, kw_only=True)
+class GroupRanks:
+    """The ranks of all groups, by kind. shards: those over which FSDP2 shards."""
+
+    tensor: list[list[int]]
+    ulysses: list[list[int]]
+    ring: list[list[int]]
+    shards: list[list[int]]
+
+
+def group_ranks(settings: NativeSettings, ranks: int) -> GroupRanks:
+    """The groups of so many ranks; every rank is in one group of each kind."""
+    tensor, whole = settings.tensor_parallel, settings.ranks_of_a_sequence
+    inner = settings.ranks_of_a_ring_rank
     everyone = range(ranks)
-    rings = [
-        list(everyone[start + inner : start + whole : ulysses])
-        for start in everyone[::whole]
-        for inner in range(ulysses)
-    ]
-    return [list(everyone[start : start + ulysses]) for start in everyone[::ulysses]], rings
+
+    def strided(outer: int, stride: int) -> list[list[int]]:
+        """In each block of `outer` ranks, the ranks that are `stride` apart."""
+        return [
+            list(everyone[start + first : start + outer : stride])
+            for start in everyone[::outer]
+            for first in range(stride)
+        ]
+
+    return GroupRanks(
+        tensor=strided(tensor, 1),
+        ulysses=strided(inner, tensor),
+        ring=strided(whole, inner),
+        shards=strided(ranks, tensor),
+    )

@@ -16,18 +16,21 @@ Checkpointing = Literal["none", "save-messages", "save-attention", "full"]
 class NativeSettings:
     """The settings that users of FSDP2 tune for long sequences.
 
-    sequence_parallel: the Ulysses degree. context_parallel: the ranks of a ring, each of which is a
-    Ulysses group. The remaining degree is data parallelism, and FSDP2 shards over all ranks.
+    tensor_parallel: the TP degree, with sequence parallelism between the products.
+    sequence_parallel: the Ulysses degree; each Ulysses rank is a TP group. context_parallel: the
+    ranks of a ring, each of which is a Ulysses group. The remaining degree is data parallelism.
+    FSDP2 shards over all ranks but those of a TP group, which have shards of their own.
     reshard_after_forward: FSDP2 frees the gathered weights of a block after its
     forward, and gathers them again for its backward.
 
     checkpointing: in the first `checkpointed_layers` blocks (None: all) the backward recomputes
-    everything ("full"), everything but attention ("save-attention"), or everything but attention
-    and all-to-alls ("save-messages").
+    everything ("full"), everything but attention ("save-attention"), or everything but attention,
+    all-to-alls and the reduce-scatters of TP ("save-messages").
     """
 
     sequence_parallel: int
     context_parallel: int = 1
+    tensor_parallel: int = 1
     reshard_after_forward: bool = True
     checkpointing: Checkpointing = "none"
     checkpointed_layers: int | None = None
@@ -37,6 +40,8 @@ class NativeSettings:
             raise ValueError("sequence_parallel must be at least 1 (1 is no Ulysses)")
         if self.context_parallel < 1:
             raise ValueError("context_parallel must be at least 1 (1 is no ring)")
+        if self.tensor_parallel < 1:
+            raise ValueError("tensor_parallel must be at least 1 (1 is no TP)")
         if self.checkpointing not in get_args(Checkpointing):
             known = ", ".join(get_args(Checkpointing))
             raise ValueError(f"checkpointing is one of {known}, not {self.checkpointing!r}")
@@ -51,9 +56,14 @@ class NativeSettings:
             )
 
     @property
+    def ranks_of_a_ring_rank(self) -> int:
+        """Ranks of a Ulysses group with their TP groups."""
+        return self.sequence_parallel * self.tensor_parallel
+
+    @property
     def ranks_of_a_sequence(self) -> int:
         """Ranks that share a sequence."""
-        return self.sequence_parallel * self.context_parallel
+        return self.ranks_of_a_ring_rank * self.context_parallel
 
     def layers_to_checkpoint(self, model: Model) -> int:
         """How many blocks of the model are recomputed."""
@@ -62,12 +72,14 @@ class NativeSettings:
         return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
 
 
-FLAGS = ("sequence_parallel", "context_parallel", "zero", "recompute")
+FLAGS = ("tensor_parallel", "sequence_parallel", "context_parallel", "zero", "recompute")
 """The flags of `sppo-bench emulate` for settings of PyTorch native."""
 
 
 def of_flags(given: Mapping[str, Any], workload: Workload) -> NativeSettings:
-    """All ranks of a ring rank in one Ulysses group unless a degree is given. Raises ValueError.
+    """Ulysses takes all ranks that TP and ring leave, unless a degree is given.
+
+    Raises ValueError.
 
     `--zero 3` reshards after the forward, `--zero 2` does not. `--recompute` is a checkpointing,
     with `:N` for the first N blocks alone.
@@ -86,10 +98,12 @@ def of_flags(given: Mapping[str, Any], workload: Workload) -> NativeSettings:
             f"--recompute {words}: PyTorch native takes {known}; save-attention:8 recomputes 8 "
             "blocks alone"
         )
-    ring = given.get("context_parallel", 1)
+    ring, tensor = given.get("context_parallel", 1), given.get("tensor_parallel", 1)
+    left = max(1, workload.cluster.ranks // (ring * tensor))
     return NativeSettings(
-        sequence_parallel=given.get("sequence_parallel", max(1, workload.cluster.ranks // ring)),
+        sequence_parallel=given.get("sequence_parallel", left),
         context_parallel=ring,
+        tensor_parallel=tensor,
         reshard_after_forward=zero == 3,
         checkpointing=checkpointing,
         checkpointed_layers=int(count) if count else None,

@@ -1,8 +1,13 @@
-"""FSDP2 as torchtitan applies it: a group for the embedding, each block, and norm with head."""
+"""FSDP2 as torchtitan applies it: a group for the embedding, each block, and norm with head.
+
+With TP, `parallelize_module` first makes DTensors of a group's weights, and FSDP2 shards these.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -10,9 +15,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor.parallel import parallelize_module
 
 from baselines.native.model import Decoder, Groups
 from baselines.native.settings import NativeSettings
+from baselines.native.tensor_parallel import by_rank, plan_of
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
 
@@ -37,21 +44,25 @@ def sharded_decoder(
     if context.dtype == torch.bfloat16:
         kept_dtype = torch.float32
         policy = MixedPrecisionPolicy(param_dtype=context.dtype, reduce_dtype=kept_dtype)
-    mesh = _mesh_of_all_ranks(context.device.type)
+    meshes = _meshes(groups, context)
 
     def shard(reshard: bool, **named: nn.Module) -> None:
         for name, module in named.items():
-            own = own_weights(name, weights, context.device, kept_dtype)
+            own = own_weights(name, weights, settings, context.device, kept_dtype)
             module.load_state_dict(own, assign=True)
+            if meshes.tensor is not None:
+                # Every rank has all weights: none has to send them (`src_data_rank`).
+                plan: Any = plan_of(name, workload.model)
+                parallelize_module(module, meshes.tensor, plan, src_data_rank=None)
         modules = list(named.values())
-        fully_shard(modules, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(modules, mesh=meshes.shards, mp_policy=policy, reshard_after_forward=reshard)
 
     shard(settings.reshard_after_forward, embedding=decoder.embedding)
     for index, block in enumerate(decoder.layers):
         shard(settings.reshard_after_forward, **{f"layers.{index}": block})
     # The backward begins with these: to free them between would gather them twice for nothing.
     shard(False, final_norm=decoder.final_norm, head=decoder.head)
-    fully_shard(decoder, mesh=mesh, mp_policy=policy)
+    fully_shard(decoder, mesh=meshes.shards, mp_policy=policy)
     for module in decoder.modules():
         if isinstance(module, FSDPModule):
             # A sum: the loss of a rank is its share of the step's mean.
@@ -60,16 +71,39 @@ def sharded_decoder(
     return decoder
 
 
-def _mesh_of_all_ranks(device_type: str) -> DeviceMesh:
+@dataclass(frozen=True, kw_only=True)
+class _Meshes:
+    """shards: the ranks over which FSDP2 shards. tensor: those of a TP group, None without TP."""
+
+    shards: DeviceMesh
+    tensor: DeviceMesh | None
+
+
+def _meshes(groups: Groups, context: Context) -> _Meshes:
     """A mesh has a table of ranks that torch reads: a real tensor, in an emulation too."""
+    device_type = context.device.type
     with unset_fake_temporarily():
-        world = dist.group.WORLD
-        assert world is not None, "the process group exists before a system"
-        return DeviceMesh.from_group(world, device_type)
+        if groups.tensor is None or groups.shards is None:
+            world = dist.group.WORLD
+            assert world is not None, "the process group exists before a system"
+            return _Meshes(shards=DeviceMesh.from_group(world, device_type), tensor=None)
+        # Named as the groups: torch keeps results by equal meshes, also those of a closed system.
+        shards, tensor = groups.shards.group_name, groups.tensor.group_name
+        both = DeviceMesh.from_group(
+            [groups.shards, groups.tensor],
+            device_type,
+            torch.arange(context.ranks).view(-1, groups.tensor.size()),
+            mesh_dim_names=(shards, tensor),
+        )
+    return _Meshes(shards=both[shards], tensor=both[tensor])
 
 
 def own_weights(
-    module: str, weights: Weights, device: torch.device, dtype: torch.dtype
+    module: str,
+    weights: Weights,
+    settings: NativeSettings,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Mapping[str, Tensor]:
     """Copies of the canonical weights of a module, by the names of the module's state."""
     prefix = f"{module}."
@@ -80,5 +114,5 @@ def own_weights(
     }
     for kind in [name.rpartition(".")[2] for name in own if name.startswith("attention.query.")]:
         parts = [own.pop(f"attention.{name}.{kind}") for name in ("query", "key", "value")]
-        own[f"attention.qkv.{kind}"] = torch.cat(parts)
+        own[f"attention.qkv.{kind}"] = by_rank(parts, settings.tensor_parallel)
     return own

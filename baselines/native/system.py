@@ -1,13 +1,15 @@
-"""PyTorch native set up on one rank: sharded decoder, Ulysses group, optimizer step."""
+"""PyTorch native set up on one rank: sharded decoder, process groups, optimizer step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from baselines.native.model import Groups, joined
@@ -35,14 +37,24 @@ class NativeSystem(System):
         self.optimizer = adamw(self.decoder, workload.optimizer, fused=True)
 
     def _groups(self) -> Groups:
-        """Not the group of FSDP2: with CUDA its gathers overlap the messages of these."""
-        ulysses, rings = group_ranks(self.settings, self.context.ranks)
-        return Groups(ulysses=self._group(ulysses), ring=self._group(rings))
+        """Not the group of FSDP2: with CUDA its gathers overlap the messages of these.
+
+        Without TP FSDP2 shards over all ranks, whose group exists.
+        """
+        ranks = group_ranks(self.settings, self.context.ranks)
+        shards = self._new_group(ranks.shards) if self.settings.tensor_parallel > 1 else None
+        return Groups(
+            tensor=self._group(ranks.tensor),
+            ulysses=self._group(ranks.ulysses),
+            ring=self._group(ranks.ring),
+            shards=shards,
+        )
 
     def _group(self, ranks_by_group: list[list[int]]) -> dist.ProcessGroup | None:
         """This rank's group; None where groups have one rank."""
-        if len(ranks_by_group[0]) == 1:
-            return None
+        return None if len(ranks_by_group[0]) == 1 else self._new_group(ranks_by_group)
+
+    def _new_group(self, ranks_by_group: list[list[int]]) -> dist.ProcessGroup:
         timeout = self.context.message_timeout
         group, _ = dist.new_subgroups_by_enumeration(ranks_by_group, timeout=timeout)
         assert isinstance(group, dist.ProcessGroup), "every rank is in a group"
@@ -58,12 +70,16 @@ class NativeSystem(System):
         sequences = tokens.chunk(self.replicas)[self.place.replica].to(self.context.device)
         precise = torch.float64 if self.context.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), device=self.context.device, dtype=precise)
-        for sequence in sequences.unsqueeze(1):
-            inputs = joined([sequence[:, p.start : p.stop] for p in positions], 1)
-            targets = joined([sequence[:, p.start + 1 : p.stop + 1] for p in positions], 1)
-            share = self.decoder(inputs, targets, positions) / tokens[:, 1:].numel()
-            share.backward()
-            loss += share.detach()
+        tensor_parallel = self.settings.tensor_parallel
+        with loss_parallel() if tensor_parallel > 1 else nullcontext():
+            for sequence in sequences.unsqueeze(1):
+                inputs = joined([sequence[:, p.start : p.stop] for p in positions], 1)
+                targets = joined([sequence[:, p.start + 1 : p.stop + 1] for p in positions], 1)
+                share = self.decoder(inputs, targets, positions) / tokens[:, 1:].numel()
+                share.backward()
+                loss += share.detach()
+        if tensor_parallel > 1:
+            loss /= tensor_parallel  # every rank of a TP group has the loss of all its tokens
         dist.all_reduce(loss)
         grad_norm = self._clip()
         self.optimizer.step()
@@ -76,12 +92,27 @@ class NativeSystem(System):
         One all-reduce for all shards, as torch's `clip_grad_norm_` of DTensors sends.
         """
         parameters = [p for p in self.decoder.parameters() if p.grad is not None]
-        norm = get_total_norm([local(p.grad) for p in parameters if p.grad is not None])
-        square = norm.square()
+        square = self._own_square(parameters)
         dist.all_reduce(square)
         norm = square.sqrt()
         clip_grads_with_norm_(parameters, self.workload.optimizer.clip_norm, norm)
         return norm
+
+    def _own_square(self, parameters: Sequence[Tensor]) -> Tensor:
+        """This rank's share of the squared norm.
+
+        Norms, and biases behind a row-wise product, are the same on every rank of a TP group.
+        """
+        split: list[Tensor] = []
+        repeated: list[Tensor] = []
+        for parameter in parameters:
+            assert parameter.grad is not None, "parameters with a gradient"
+            same = isinstance(parameter, DTensor) and parameter.placements[-1].is_replicate()
+            (repeated if same else split).append(local(parameter.grad))
+        square = get_total_norm(split).square()
+        if repeated:
+            square = square + get_total_norm(repeated).square() / self.settings.tensor_parallel
+        return square
 
     def least_sequences(self) -> int:
         """One of each replica."""
@@ -96,10 +127,9 @@ class NativeSystem(System):
         }
 
     def close(self) -> None:
-        """End the groups of a sequence."""
-        for group in (self.groups.ulysses, self.groups.ring):
-            if group is not None:
-                dist.destroy_process_group(group)
+        """End the groups of this system."""
+        for group in self.groups.present:
+            dist.destroy_process_group(group)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,12 @@ from benchmarks.accounting.operators import (
     operator_flops,
     tensor_bytes,
 )
-from benchmarks.accounting.storages import LiveStorage, plain, resizes_noticed
+from benchmarks.accounting.storages import (
+    LiveStorage,
+    plain,
+    resizes_noticed,
+    shapes_uncounted,
+)
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
 _DEVICE = torch.ops.prim.device.default
@@ -90,6 +96,7 @@ class Accounting(TorchDispatchMode):
         self._serials = itertools.count()
         self._entries: dict[int, LiveStorage] = {}
         self._hooks: list[RemovableHandle] = []
+        self._patches = ExitStack()
         self._closed = False
         # A storage may die on another thread, or by garbage collection inside our own update.
         self._lock = threading.RLock()
@@ -143,14 +150,14 @@ class Accounting(TorchDispatchMode):
         if self._held_bytes is not None:
             self._untracked_before = self._held_bytes() - self.live_bytes
             self.untracked_peak_bytes = 0
-        self._resizes = resizes_noticed(self._see_storage)
-        self._resizes.__enter__()
+        self._patches.enter_context(resizes_noticed(self._see_storage))
+        self._patches.enter_context(shapes_uncounted())
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._resizes.__exit__(None, None, None)
+        self._patches.close()
 
     def __torch_dispatch__(
         self,

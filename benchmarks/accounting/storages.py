@@ -1,16 +1,18 @@
-"""The storages behind tensors, and how to notice that a storage changes its size."""
+"""The storages behind tensors: which count, and how to notice that one changes its size."""
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from baselines.protocol import Kind
 
@@ -49,3 +51,21 @@ def resizes_noticed(notice: Callable[[torch.UntypedStorage], None]) -> AbstractC
         return result
 
     return patch.object(torch.UntypedStorage, "resize_", resize_)
+
+
+def shapes_uncounted() -> AbstractContextManager[Any]:
+    """Inside, DTensor computes its global shapes outside of all dispatch modes.
+
+    It runs the operator on fake tensors of global size, which no rank has.
+    """
+    if "torch.distributed.tensor" not in sys.modules:
+        return nullcontext()
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+    propagate = ShardingPropagator._propagate_tensor_meta_non_cached
+
+    def outside(propagator: ShardingPropagator, schema: Any) -> Any:
+        with _disable_current_modes():
+            return propagate(propagator, schema)
+
+    return patch.object(ShardingPropagator, "_propagate_tensor_meta_non_cached", outside)

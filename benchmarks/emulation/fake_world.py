@@ -14,13 +14,21 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch._subclasses import fake_impls
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    in_kernel_invocation_manager,
+    unset_fake_temporarily,
+)
+from torch.distributed._functional_collectives import AsyncCollectiveTensor, _are_we_tracing
+from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from sppo.config.workload import Cluster
@@ -32,6 +40,7 @@ _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 _LAYER_NORM = _ATEN.native_layer_norm.default
 _WAIT = torch.ops._c10d_functional.wait_tensor.default
+_WRAP = torch.ops._c10d_functional._wrap_tensor_autograd.default
 _READ = _ATEN._local_scalar_dense.default
 _SET_STORAGE = _ATEN.set_.source_Storage
 
@@ -68,10 +77,38 @@ def rank_of(rank: int, cluster: Cluster) -> Iterator[None]:
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=cluster.ranks)
     try:
         answers = patch.dict(fake_impls.op_implementations_dict, {_READ: _answer})
-        with answers, ShortcutMode(like_cuda=cluster.device == "cuda", allow_non_fake_inputs=True):
+        mode = ShortcutMode(like_cuda=cluster.device == "cuda", allow_non_fake_inputs=True)
+        with answers, _real_tables_of_ranks(), _not_tracing(), mode:
             yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _not_tracing() -> Iterator[None]:
+    """Inside, torch's collectives and DTensors do what they do on real tensors.
+
+    On fake tensors torch takes for granted that a compiler records what it does: then it waits for
+    each message at once. Its modules have the function itself, so the function's code is replaced.
+    """
+    code = _are_we_tracing.__code__
+    _are_we_tracing.__code__ = (lambda: False).__code__
+    try:
+        yield
+    finally:
+        _are_we_tracing.__code__ = code
+
+
+def _real_tables_of_ranks() -> Any:
+    """Inside, a new DeviceMesh computes its table of ranks on real tensors, which it reads."""
+    initialise = DeviceMesh.__init__
+
+    @wraps(initialise)
+    def on_real_tensors(*args: Any, **kwargs: Any) -> None:
+        with unset_fake_temporarily():
+            initialise(*args, **kwargs)
+
+    return patch.object(DeviceMesh, "__init__", on_real_tensors)
 
 
 def _answer(mode: FakeTensorMode, func: Any, tensor: FakeTensor) -> bool | int | float:
@@ -122,6 +159,8 @@ class ShortcutMode(FakeTensorMode):
         if func is _WAIT:
             self.in_flight.pop(_storage_key(args[0]), None)
             return args[0]  # torch's own shape function makes a second tensor
+        if func is _WRAP:
+            return AsyncCollectiveTensor(args[0])  # so here
         if func is _SET_STORAGE:
             with in_kernel_invocation_manager(self):  # torch's cache would hold the storage
                 return func(*args, **kwargs)

@@ -255,6 +255,28 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(FOUR_RANKS, sequences_per_step=1, dtype="bfloat16"),
         NativeSettings(sequence_parallel=2, context_parallel=2, checkpointing="save-attention"),
     ),
+    "native TP2, attention saved, llama": (
+        "native",
+        replace(WORKLOAD, model=LLAMA),
+        NativeSettings(sequence_parallel=1, tensor_parallel=2, checkpointing="save-attention"),
+    ),
+    "native TP2 x Ulysses 2, messages saved, two sequences, bfloat16": (
+        "native",
+        replace(FOUR_RANKS, sequences_per_step=2, dtype="bfloat16"),
+        NativeSettings(
+            sequence_parallel=2,
+            tensor_parallel=2,
+            reshard_after_forward=False,
+            checkpointing="save-messages",
+        ),
+    ),
+    "native TP2 x ring 2, full recompute": (
+        "native",
+        replace(FOUR_RANKS, sequences_per_step=1),
+        NativeSettings(
+            sequence_parallel=1, context_parallel=2, tensor_parallel=2, checkpointing="full"
+        ),
+    ),
 }
 
 
@@ -294,6 +316,10 @@ class PatientJournal(Journal):
         super().operate(name, in_backward)
 
 
+NEW_OR_VIEW = frozenset(("contiguous", "flatten", "lift_fresh", "reshape", "to"))
+"""Operators that are views by their schema, and often make a new tensor."""
+
+
 class BackendBuffersIgnored(TorchDispatchMode):
     """Below an accounting: views of storages that nobody has seen are a backend's own buffers.
 
@@ -306,7 +332,7 @@ class BackendBuffersIgnored(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
-        if func.is_view and func is not torch.ops.aten.lift_fresh.default:
+        if func.is_view and func._opname not in NEW_OR_VIEW:
             for view in out if isinstance(out, (tuple, list)) else (out,):
                 if view.untyped_storage()._cdata not in self.accounting._entries:
                     self.accounting.ignore([view])

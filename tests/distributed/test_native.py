@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
+import torch
 
+from baselines import reference
+from baselines.native.adapter import ADAPTER
 from baselines.native.settings import NativeSettings
 from baselines.protocol import StepResult
+from benchmarks.worker.weights import initial_weights, torch_dtype
 from sppo.config.models import gpt
 from tests.distributed.training_cases import (
     LLAMA,
     ONE_KV_HEAD,
     Case,
+    context,
     differences,
+    steps,
     train_all,
     train_reference,
 )
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +36,10 @@ UNEVEN = gpt("gpt-uneven", layers=2, hidden=60, heads=2, vocabulary=127)
 
 def settings(degree: int = 2, **others: object) -> NativeSettings:
     return NativeSettings(sequence_parallel=degree, **others)
+
+
+def tensor(ulysses: int = 1, **others: object) -> NativeSettings:
+    return NativeSettings(sequence_parallel=ulysses, tensor_parallel=2, **others)
 
 
 EXACT = (
@@ -44,19 +56,30 @@ EXACT = (
     # A ring of two, also with fewer KV heads.
     case_of(settings=settings(1, context_parallel=2)),
     case_of(settings=settings(1, context_parallel=2, checkpointing="save-attention"), model=LLAMA),
+    # TP: a KV head each; two sequences, whose gradients of the norms add up.
+    case_of(settings=tensor(checkpointing="save-attention"), model=LLAMA),
+    case_of(settings=tensor(reshard_after_forward=False, checkpointing="full"), sequences=2),
 )
 FOUR_RANKS = (
     case_of(settings=settings(context_parallel=2, checkpointing="save-attention"), ranks=4),
     case_of(settings=settings(1, context_parallel=4), ranks=4, sequences=2),
     case_of(settings=settings(context_parallel=1, checkpointing="full"), ranks=4, sequences=2),
+    case_of(settings=tensor(2, checkpointing="save-messages"), ranks=4, model=LLAMA),
+    case_of(settings=tensor(context_parallel=2, checkpointing="save-attention"), ranks=4),
+    # FSDP2 over two replicas of a TP group.
+    case_of(settings=tensor(checkpointing="save-attention"), ranks=4, sequences=2),
 )
 SWAPPED = tuple(
     case_of(settings=settings(), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
     for first, second in (("attention.query", "attention.value"), ("norm1", "norm2"))
 )
 BF16 = tuple(
-    case_of(settings=settings(checkpointing=saved), sequences=2, dtype="bfloat16", model=LLAMA)
-    for saved in ("full", "save-messages")
+    case_of(settings=chosen, sequences=2, dtype="bfloat16", model=LLAMA)
+    for chosen in (
+        settings(checkpointing="full"),
+        settings(checkpointing="save-messages"),
+        tensor(checkpointing="save-attention"),
+    )
 )
 
 
@@ -89,3 +112,54 @@ def test_bfloat16_is_near_the_reference(case, trained):
 def test_a_swapped_weight_is_seen(case, trained):
     loss, _ = differences(trained[case][0], train_reference(case))
     assert loss > 1e-5
+
+
+GRADIENTS = (
+    case_of(settings=tensor(), dtype="float64"),
+    case_of(settings=tensor(2, checkpointing="save-attention"), ranks=4, dtype="float64"),
+)
+
+
+def gradients(rank: int, ranks: int, case: Case) -> dict[str, torch.Tensor]:
+    """The gradients of one step, whole; those of query, key and value in the ranks' order."""
+    weights = initial_weights(case.model, case.workload.seed, torch_dtype(case.dtype))
+    place = context(rank, ranks, case.dtype)
+    system = ADAPTER.prepare(case.workload, case.settings, weights, place)
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep() -> None:
+        for name, parameter in system.decoder.named_parameters():
+            kept[name] = parameter.grad.full_tensor()
+
+    system.optimizer.step = keep
+    system.step(steps(case.workload)[1])
+    system.close()
+    return kept
+
+
+def of_query_key_value(grads: Callable[[str], torch.Tensor], layer: str, kind: str, degree: int):
+    parts = [
+        grads(f"{layer}attention.{part}.{kind}").chunk(degree) for part in ("query", "key", "value")
+    ]
+    return torch.cat([part[rank] for rank in range(degree) for part in parts])
+
+
+@pytest.mark.parametrize("case", GRADIENTS, ids=str)
+def test_every_gradient_under_tensor_parallelism_is_the_reference(case):
+    weights = initial_weights(case.model, case.workload.seed, torch_dtype(case.dtype))
+    wanted = reference.ADAPTER.prepare(
+        case.workload, reference.ReferenceSettings(), weights, context(0, 1, case.dtype)
+    )
+    wanted.step(steps(case.workload)[1])
+
+    def grads(name: str) -> torch.Tensor:
+        return wanted.model.weight(name).grad
+
+    first, *others = run_ranks(gradients, case.ranks, case)
+    assert len(first) > 4 * 10
+    for name, gradient in first.items():
+        layer, _, kind = name.partition("attention.qkv.")
+        degree = case.settings.tensor_parallel
+        expected = of_query_key_value(grads, layer, kind, degree) if kind else grads(name)
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-9 * expected.abs().max())
+        assert all(torch.equal(gradient, other[name]) for other in others)

@@ -184,6 +184,8 @@ def test_flags_become_the_settings_of_their_system() -> None:
         checkpointed_layers=8,
     )
     assert flags("native").settings(WORKLOAD).reshard_after_forward
+    tensor = flags("native", tensor_parallel=8, context_parallel=2).settings(WORKLOAD)
+    assert (tensor.tensor_parallel, tensor.sequence_parallel) == (8, 2)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_flags_become_the_settings_of_their_system() -> None:
         ("native", {"zero": 1}, "--zero 1: FSDP2 shards weights"),
         ("native", {"recompute": "mlp"}, "--recompute mlp: PyTorch native takes none"),
         ("native", {"recompute": "full:few"}, "--recompute full:few"),
-        ("native", {"tensor_parallel": 8}, "--tensor-parallel"),
+        ("native", {"pipeline_parallel": 8}, "--pipeline-parallel"),
         ("megatron", {"recompute": "norms"}, "norms"),
         ("megatron", {"tensor_parallel": 0}, "tensor_parallel"),
         ("fsdp", {}, "megatron"),

@@ -29,7 +29,7 @@ class SystemSettings:
     """The flags that are settings of a system."""
 
     tensor_parallel: Annotated[int | None, arg(aliases=["--tp"], metavar="COUNT")] = None
-    """megatron: tensor-parallel ranks, 1 if not given."""
+    """megatron, native: tensor-parallel ranks, 1 if not given."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
@@ -37,7 +37,8 @@ class SystemSettings:
     virtual_pipeline: Annotated[int | None, arg(aliases=["--vp"], metavar="CHUNKS")] = None
     """megatron: model chunks a rank, for the interleaved 1F1B schedule; 1 if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
-    """deepspeed, native: the Ulysses degree, all ranks if not given; sppo: ranks inside a stage."""
+    """deepspeed, native: the Ulysses degree, all ranks if not given (native: all that --tp and --cp
+    leave); sppo: ranks inside a stage."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """sppo: replicas of the pipeline; the solver's choice if not given."""
     msp: bool = False

@@ -5,6 +5,7 @@ No torch, no library. The rules: docs/emulation.md, "Time".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -50,8 +51,8 @@ HOSTED = (
 )
 NATIVE = (
     "the sequences of a rank one after the other",
-    "nothing hides: neither Ulysses' all-to-all nor FSDP2's gathers, which FSDP2 prefetches "
-    "(`step_seconds_if_hidden`: all of them hide)",
+    "nothing hides: neither messages of TP, Ulysses and ring nor FSDP2's gathers, which FSDP2 "
+    "prefetches (`step_seconds_if_hidden`: all of them hide)",
 )
 SPPO = (
     "the engine's schedule of the solver's plan, simulated by the cost model and not from the "
@@ -207,7 +208,8 @@ def one_replica(step: CountedStep) -> StepTime:
     Copies between the tiers are synchronous. On a CPU they cannot hide.
     """
     workload, profile = step.workload, step.profile
-    degree: int = step.settings["sequence_parallel"] * step.settings.get("context_parallel", 1)
+    degrees = ("sequence_parallel", "context_parallel", "tensor_parallel")
+    degree = math.prod(step.settings.get(name, 1) for name in degrees)
     sequences = workload.sequences_per_step * degree // workload.cluster.ranks
     ranks = []
     hidden = []
