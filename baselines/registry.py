@@ -52,9 +52,11 @@ def load(name: str) -> Adapter:
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
-    points = tuple(entry_points(group=GROUP, name=name))
-    if name in _ADAPTERS:
+    points: tuple[EntryPoint, ...]
+    if name in _ADAPTERS:  # first: to read all installed packages takes long
         points = (EntryPoint(name=name, value=_ADAPTERS[name], group=GROUP),)
+    else:
+        points = tuple(entry_points(group=GROUP, name=name))
     if not points:
         known = ", ".join(sorted((*_ADAPTERS, *_REGISTERED, *installed())))
         raise ValueError(f"unknown system {name!r}; known: {known}")

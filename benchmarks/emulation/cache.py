@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -75,7 +76,7 @@ class EmulationCache:
 
         `code` is the present `code_digest`. None without an entry, or where it cannot be read.
         """
-        if job.system in registry.installed():
+        if _is_installed(job.system):
             return None
         present = self._path(job, role, code)
         paths = [present]
@@ -98,17 +99,28 @@ class EmulationCache:
 
         `code` is the `code_digest` from before the run. Raises OSError.
         """
-        if report.status != "ok" or job.system in registry.installed():
+        if report.status != "ok" or _is_installed(job.system):
             return
         if code_digest(job.system) != code:
             return
         curve = (Path(job.output_directory) / f"live-{role.rank}.csv").read_text(encoding="ascii")
         self.directory.mkdir(parents=True, exist_ok=True)
-        entry = CacheEntry(report=report, curve=curve, commit=git_state(CHECKOUT)[0] or "unknown")
+        entry = CacheEntry(report=report, curve=curve, commit=_commit_of(code))
         store.write_bytes(self._path(job, role, code), msgspec.json.encode(entry))
 
     def _path(self, job: EmulationJob, role: Role, code: str) -> Path:
         return self.directory / f"{key(job, role)}-{code[:16]}.json"
+
+
+def _is_installed(system: str) -> bool:
+    """Whether the system is from another package."""
+    return system not in registry.SYSTEMS and system in registry.installed()
+
+
+@lru_cache
+def _commit_of(code: str) -> str:
+    """The commit of the checkout, asked once for each `code_digest`."""
+    return git_state(CHECKOUT)[0] or "unknown"
 
 
 def default_cache(*, accept_stale: bool = False) -> EmulationCache:

@@ -31,6 +31,9 @@ from sppo.config.workload import Workload
 Choose = Callable[[tuple[Role, ...]], Sequence[Role]]
 """All roles -> the roles to emulate."""
 
+RunRank = Callable[[Role, EmulationJob, float, Event], RoleReport]
+"""Runs one rank within seconds, or until the event."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Emulator:
@@ -39,7 +42,8 @@ class Emulator:
     parent: the folder of their folders. time_limit_seconds: of one rank. cache: roles that need not
     run. stop_at_first_oom: the first role that exceeds a memory capacity is the last one reported,
     and decides the verdict; the others are stopped. earlier: ended emulations of a resumed search
-    by `resuming.key`, used where all roles are asked.
+    by `resuming.key`, used where all roles are asked. run_rank: how a rank runs; if not given, in a
+    process of its own.
     """
 
     parent: Path
@@ -48,6 +52,7 @@ class Emulator:
     stop_at_first_oom: bool = False
     progress: Lines = field(default_factory=Lines)
     earlier: Mapping[str, Emulation] = field(default_factory=dict)
+    run_rank: RunRank = processes.emulate_rank
 
     def for_search(self, directory: Path) -> Emulator:
         """The same for a search in a folder, which may be a resumed one.
@@ -107,7 +112,7 @@ class Emulator:
         reports: list[RoleReport] = []
         with ThreadPoolExecutor(max(1, cores)) as pool:
             try:
-                for report in pool.map(lambda role: self._report(role, job, code, ended), roles):
+                for report in pool.map(lambda role: self.report(role, job, code, ended), roles):
                     reports.append(report)
                     line = processes.line_of(report)
                     self.progress.note(f"[{len(reports)}/{len(roles)}] {line}")
@@ -118,11 +123,14 @@ class Emulator:
                 pool.shutdown(cancel_futures=True)
         return reports
 
-    def _report(self, role: Role, job: EmulationJob, code: str, ended: Event) -> RoleReport:
-        """The report of one role, from the cache or from its own process."""
+    def report(self, role: Role, job: EmulationJob, code: str, ended: Event) -> RoleReport:
+        """The report of one role, from the cache or from its own process.
+
+        code: the `code_digest` of the job's system. The job is in its folder.
+        """
         report = self.cache.find(job, role, code) if self.cache else None
         if report is None:
-            report = processes.emulate_rank(role, job, self.time_limit_seconds, ended)
+            report = self.run_rank(role, job, self.time_limit_seconds, ended)
             try:
                 if self.cache:
                     self.cache.keep(job, role, report, code)

@@ -55,14 +55,12 @@ def emulate_rank(
     role: Role, job: EmulationJob, time_limit_seconds: float, ended: Event
 ) -> RoleReport:
     """Run one rank until its end, its time limit, or the end of the emulation."""
-    directory = Path(job.output_directory)
-    log = directory / f"log-{role.rank}.txt"
-    module = [sys.executable, "-m", "benchmarks.emulation.worker", str(directory / "job.json")]
-    environment = environment_of(role, job)
+    log = log_of(role, job)
+    module = [sys.executable, "-m", "benchmarks.emulation.worker"]
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [*module, role.name, str(role.rank), str(role.ranks)],
-            env=environment,
+            [*module, *arguments_of(role, job)],
+            env=environment_of(role, job),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
@@ -73,11 +71,27 @@ def emulate_rank(
             process.kill()
             process.wait()
             return failed(role, "timeout", f"stopped after {time_limit_seconds:g} s")
-    path = directory / f"role-{role.rank}.json"
+    return report_of(role, job, process.returncode)
+
+
+def arguments_of(role: Role, job: EmulationJob) -> list[str]:
+    """The arguments of the worker's `main` for this rank."""
+    path = Path(job.output_directory) / "job.json"
+    return [str(path), role.name, str(role.rank), str(role.ranks)]
+
+
+def log_of(role: Role, job: EmulationJob) -> Path:
+    """The file with what the rank prints."""
+    return Path(job.output_directory) / f"log-{role.rank}.txt"
+
+
+def report_of(role: Role, job: EmulationJob, code: int) -> RoleReport:
+    """What an ended rank has written; without a report its last words and its exit code."""
+    path = Path(job.output_directory) / f"role-{role.rank}.json"
     if path.is_file():
         return msgspec.json.decode(path.read_bytes(), type=RoleReport)
-    words = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-LAST_WORDS:]
-    code = process.returncode
+    text = log_of(role, job).read_text(encoding="utf-8", errors="replace")
+    words = " ".join(text.split())[-LAST_WORDS:]
     how = f"died ({signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
     return failed(role, "failed", f"{how}: {words}" if words else how)
 
@@ -86,13 +100,20 @@ def environment_of(role: Role, job: EmulationJob) -> dict[str, str]:
     """The environment of an emulated rank's process."""
     cluster = job.workload.cluster
     return {
-        **child_environment(variables(1, registry.load(job.system).environment)),
-        **parent_variable(),
-        "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
+        **system_environment(job.system),
         "RANK": str(role.rank),
         "WORLD_SIZE": str(cluster.ranks),
         "LOCAL_RANK": str(role.rank % cluster.ranks_per_node),
         "LOCAL_WORLD_SIZE": str(cluster.ranks_per_node),
+    }
+
+
+def system_environment(system: str) -> dict[str, str]:
+    """What the environments of all emulated ranks of a system share."""
+    return {
+        **child_environment(variables(1, registry.load(system).environment)),
+        **parent_variable(),
+        "CUDA_VISIBLE_DEVICES": "",  # numbers are the same on machines with and without a GPU
     }
 
 

@@ -1,8 +1,8 @@
-"""Many emulations, one question: the longest sequence that fits, or the fastest settings that fit.
+"""Many emulations, one question: what is the longest sequence that fits?
 
 The longest is a multiple of STEP_TOKENS that fits while the next multiple does not. SPPO plans
 every length separately and its planner knows the limit. So only the longest plan is emulated, and a
-shorter one where the emulated plan does not fit.
+shorter one where the emulated plan does not fit. Searches of a whole grid are in `depth`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,8 @@ from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-emulated-search/1"
+Emulated = Literal["whole", "extrapolated", ""]
+
 STEP_TOKENS = 16 * 1024
 AT_MOST_FACTOR = 8
 """A search ends at this multiple of the workload's length, unless the user gives another end."""
@@ -32,7 +34,9 @@ AT_MOST_FACTOR = 8
 class EmulationTrial(msgspec.Struct, frozen=True, kw_only=True):
     """One emulation of a search. peak_device_bytes: of the fullest role; None where nothing ran.
 
-    step_seconds: simulated.
+    step_seconds: simulated. emulated: the whole model, or models of `layers` layers from which the
+    numbers are extrapolated; "" where nothing ran. extrapolated_...: what was expected of a whole
+    model.
     """
 
     settings_text: str
@@ -42,6 +46,18 @@ class EmulationTrial(msgspec.Struct, frozen=True, kw_only=True):
     peak_device_bytes: int | None
     limiting_role: str | None
     step_seconds: float | None
+    emulated: Emulated = "whole"
+    layers: list[int] = []
+    extrapolated_peak_device_bytes: int | None = None
+    extrapolated_step_seconds: float | None = None
+
+
+class SkippedSetting(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting of the grid without an emulation. at_least_seconds: of its step, if known."""
+
+    settings_text: str
+    reason: str
+    at_least_seconds: float | None = None
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +65,8 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     longest_tokens: 0 where nothing fits; None where settings and not a length were searched.
     unanswered: trials that broke or took too long, so that the answer may be wrong; else "".
+    skipped: settings that cannot be the answer. not_tried: settings that might be, but the search's
+    seconds were over.
     """
 
     schema: str = SCHEMA
@@ -61,6 +79,8 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     found: Emulation | None
     trials: list[EmulationTrial]
     unanswered: str
+    skipped: list[SkippedSetting] = []
+    not_tried: list[str] = []
 
 
 @dataclass(kw_only=True)
@@ -80,10 +100,13 @@ class Searcher:
         """The adapter of the system. Raises ValueError for an unknown system."""
         return registry.load(self.system)
 
-    def try_settings(self, settings: Any, tokens: int) -> Emulation:
+    def try_settings(
+        self, settings: Any, tokens: int, within_seconds: float = math.inf
+    ) -> Emulation:
         """One emulation; the role that was the fullest last time runs first. Raises Misfit."""
-        emulation = self.emulator.emulate(
-            self._workload(tokens), self.system, settings, first=self._limiting
+        limit_seconds = min(within_seconds, self.emulator.time_limit_seconds)
+        emulation = replace(self.emulator, time_limit_seconds=limit_seconds).emulate(
+            self.workload_of(tokens), self.system, settings, first=self._limiting
         )
         self._limiting = emulation.limiting_role or self._limiting
         self.trials.append(_trial(emulation))
@@ -92,7 +115,8 @@ class Searcher:
             self.unanswered.append(f"{words}: {emulation.reason}")
         return emulation
 
-    def _workload(self, tokens: int) -> Workload:
+    def workload_of(self, tokens: int) -> Workload:
+        """The workload with sequences of this length."""
         return replace(self.workload, sequence_tokens=tokens)
 
     def longest(self, settings: Any, at_most_tokens: int, floor_tokens: int = 0) -> int:
@@ -124,7 +148,7 @@ class Searcher:
         except Misfit as error:
             if tokens == start:
                 raise
-            workload = self._workload(tokens)
+            workload = self.workload_of(tokens)
             emulation = self.emulator.refused(workload, self.system, settings, error)
             self.trials.append(_trial(emulation))
         if not emulation.fits:
@@ -136,7 +160,7 @@ class Searcher:
         """The longest length in tokens that has a plan; nothing runs."""
 
         def ask(tokens: int) -> Answer:
-            refused = self.emulator.refusal(self._workload(tokens), self.system, settings)
+            refused = self.emulator.refusal(self.workload_of(tokens), self.system, settings)
             if refused is not None:
                 self.trials.append(_trial(refused))
             self.emulator.progress.note(f"{tokens:,} tokens: {'no ' if refused else 'a '}plan")
@@ -179,29 +203,6 @@ def longest(searcher: Searcher, settings: Sequence[Any], at_most_tokens: int) ->
     return searcher.result(best, most, searcher.fitting.get(best))
 
 
-def fastest(searcher: Searcher) -> SearchResult:
-    """The settings of the grid with the shortest simulated step of those that fit.
-
-    Of each layout only the first that fits is compared: a grid begins with the least recomputation,
-    which is the fastest.
-    """
-    best: Emulation | None = None
-    best_seconds = math.inf
-    for layout in layouts(searcher.adapter, searcher.workload):
-        for settings in layout:
-            try:
-                emulation = searcher.try_settings(settings, searcher.workload.sequence_tokens)
-            except Misfit as error:
-                searcher.emulator.progress.note(str(error))
-                break
-            time = emulation.simulated_time
-            if emulation.fits and time is not None and time.step_seconds < best_seconds:
-                best, best_seconds = emulation, time.step_seconds
-            if emulation.fits or emulation.status == "unavailable":
-                break
-    return searcher.result(None, None, best)
-
-
 def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:
     """The adapter's grid by degrees of parallelism, each in the grid's order."""
     groups: dict[tuple[tuple[str, Any], ...], list[Any]] = {}
@@ -212,9 +213,21 @@ def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:
     return list(groups.values())
 
 
-def leanest(adapter: Adapter, workload: Workload) -> list[Any]:
-    """Of every layout the last settings of the grid: the most recomputation."""
-    return [layout[-1] for layout in layouts(adapter, workload)]
+def leanest(adapter: Adapter, workload: Workload, each: int = 1) -> list[Any]:
+    """Of every layout the last `each` settings of the grid, the last first: they recompute most.
+
+    Settings that recompute only some layers are left out where others are there.
+    """
+    groups = [
+        [settings for settings in layout if not _counts_layers(settings)] or layout
+        for layout in layouts(adapter, workload)
+    ]
+    return [settings for group in groups for settings in reversed(group[-each:])]
+
+
+def _counts_layers(settings: Any) -> bool:
+    fields = msgspec.to_builtins(settings).items()
+    return any(value for name, value in fields if name.endswith("_layers"))
 
 
 def _trial(emulation: Emulation) -> EmulationTrial:
@@ -228,6 +241,8 @@ def _trial(emulation: Emulation) -> EmulationTrial:
         peak_device_bytes=max(peaks, default=None),
         limiting_role=emulation.limiting_role,
         step_seconds=None if time is None else time.step_seconds,
+        emulated="whole" if emulation.roles else "",
+        layers=[emulation.workload.model.layers] if emulation.roles else [],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from benchmarks.emulation.result import (
@@ -16,9 +17,15 @@ from benchmarks.emulation.result import (
     position_text,
     stale_text,
 )
-from benchmarks.emulation.search import SearchResult
+from benchmarks.emulation.search import EmulationTrial, SearchResult
 from benchmarks.reporting.text_table import rows_table
 from sppo.config.sizes import KIB, format_bytes, length_name
+
+SHOWN_TRIALS = 24
+"""Trials of a search that are shown. All are in its JSON."""
+
+SHOWN_SETTINGS = 4
+"""Settings that were not tried, by name."""
 
 _UNITS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
 
@@ -171,11 +178,14 @@ def answer(result: SearchResult) -> str:
     end = f"{length_name(result.longest_tokens + result.step_tokens)} do not"
     if result.longest_tokens == result.at_most_tokens:
         end = "no more were asked for"
+    elif result.not_tried:
+        end = "more were not tried"
     return f"{name}: {length_name(result.longest_tokens)} tokens fit, {end} ({settings})"
 
 
 def trials(result: SearchResult) -> str:
-    """A table of all trials of a search."""
+    """A table of the trials of a search: whole models, then the fastest extrapolated ones."""
+    ordered = sorted(result.trials, key=_order)
     rows = [
         (
             trial.settings_text,
@@ -184,8 +194,43 @@ def trials(result: SearchResult) -> str:
             size(trial.peak_device_bytes),
             trial.limiting_role or "",
             "" if trial.step_seconds is None else f"{trial.step_seconds:,.1f}",
+            _emulated(trial),
         )
-        for trial in result.trials
+        for trial in ordered[:SHOWN_TRIALS]
     ]
-    columns = ("tokens", "status", "peak", "role", "simulated seconds a step")
-    return rows_table((f"{result.label}, tried", *columns), rows)
+    columns = ("tokens", "status", "peak", "role", "simulated seconds a step", "emulated")
+    table = rows_table((f"{result.label}, tried", *columns), rows)
+    more = len(ordered) - len(rows)
+    return f"{table}\n\n{more:,} more in search.json" if more > 0 else table
+
+
+def _order(trial: EmulationTrial) -> tuple[int, bool, float]:
+    """Whole models in the order of their emulations; then what fits, by time."""
+    if trial.emulated == "whole":
+        return 0, False, 0.0
+    seconds = math.inf if trial.step_seconds is None else trial.step_seconds
+    return (1 if trial.emulated else 2), trial.status != "ok", seconds
+
+
+def _emulated(trial: EmulationTrial) -> str:
+    """ "whole", "extrapolated from 2 and 3 layers", or nothing where nothing ran."""
+    if trial.emulated != "extrapolated":
+        return trial.emulated
+    return f"extrapolated from {' and '.join(map(str, trial.layers))} layers"
+
+
+def remarks(result: SearchResult) -> list[str]:
+    """What a search has not answered, was not tried, or need not be tried; a line each."""
+    lines = []
+    if result.unanswered:
+        lines.append(f"not answered, so more may fit: {result.unanswered}")
+    if result.not_tried:
+        shown, count = result.not_tried[:SHOWN_SETTINGS], len(result.not_tried)
+        more = f" and {count - len(shown):,} more in search.json" if count > len(shown) else ""
+        lines.append(f"not tried, the budget was over: {'; '.join(shown)}{more}")
+    if result.skipped:
+        times = [skipped.at_least_seconds for skipped in result.skipped]
+        least = min((seconds for seconds in times if seconds is not None), default=None)
+        why = "memory ends earlier" if least is None else f"each takes at least {least:,.1f} s"
+        lines.append(f"{len(result.skipped):,} settings need no emulation: {why}")
+    return lines

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,10 +41,10 @@ from sppo.config.sizes import KIB
 from sppo.plan.weights import weight_shapes
 
 
-def main() -> None:
-    """Emulate the rank of the command line. Raises every error of the system, after its report."""
+def main(arguments: Sequence[str]) -> None:
+    """Emulate the rank of the arguments. Raises every error of the system, after its report."""
     end_with_parent(signal.SIGKILL)
-    path, name, rank, ranks = sys.argv[1:]
+    path, name, rank, ranks = arguments
     job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -181,4 +181,4 @@ def write_curve(curve: list[CurvePoint], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

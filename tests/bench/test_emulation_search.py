@@ -13,79 +13,29 @@ import pytest
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Misfit
 from baselines.registry import load
-from benchmarks.accounting.memory_timeline import StepPosition
 from benchmarks.cli import main
 from benchmarks.emulation.emulator import Choose, Emulator
-from benchmarks.emulation.result import (
-    Counts,
-    Emulation,
-    Operations,
-    RoleReport,
-    SimulatedTime,
-    verdict,
-)
-from benchmarks.emulation.search import STEP_TOKENS, Searcher, fastest, layouts, leanest, longest
+from benchmarks.emulation.result import Emulation, RoleReport, verdict
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, layouts, leanest, longest
 from benchmarks.emulation.tables import answer
 from benchmarks.workloads import of_flags
 from sppo.config.workload import Workload
+from tests.unit.made_up_ranks import STATE_BYTES, counts
 
 WORKLOAD = of_flags(
     model="gpt-7b", seq="256K", gpus=8, hardware="a100-80g", device_memory="79.15GiB"
 )
-STATE_BYTES = 10 * 2**30
-
-
-def counts(peak_bytes: int) -> Counts:
-    return Counts(
-        peak_device_bytes=peak_bytes,
-        peak_host_bytes=0,
-        activation_peak_bytes=0,
-        before_step_bytes=STATE_BYTES,
-        peak_by_kind_bytes={},
-        at_peak_by_kind_bytes={},
-        peak_at=StepPosition(
-            phase="forward", backwards=0, all_backwards=1, operation="mm", share=0.5
-        ),
-        flops=0,
-        flops_by_operation=Operations(matmul=0, attention_causal=0, attention_full=0, recomputed=0),
-        flops_by_operator={},
-        communication_bytes=0,
-        communication_by_link_bytes={},
-        communication=[],
-        copied_to_host_bytes=0,
-        copied_from_host_bytes=0,
-    )
-
-
-def time_of(seconds: float) -> SimulatedTime:
-    return SimulatedTime(
-        profile="made up",
-        profile_kind="assumed",
-        role="all",
-        step_seconds=seconds,
-        step_seconds_if_hidden=seconds,
-        compute_seconds=seconds,
-        optimizer_seconds=0.0,
-        communication_seconds={},
-        idle_share=0.0,
-        tokens_per_second=1.0,
-        tokens_per_second_per_gpu=1.0,
-        mfu=0.1,
-        mfu_if_hidden=0.1,
-        assumptions=[],
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeUp(Emulator):
     """Memory that grows with the length: bytes a token by tensor-parallel degree.
 
-    seconds: simulated, by degree. From `breaks_at` tokens on nothing ends in time; lengths that
-    `undivided` does not divide are misfits.
+    From `breaks_at` tokens on nothing ends in time; lengths that `undivided` does not divide are
+    misfits.
     """
 
     token_bytes: dict[int, int]
-    seconds: dict[int, float] = field(default_factory=dict)
     breaks_at: int = 2**60
     undivided: int = 1
     asked: list[tuple[int, int]] = field(default_factory=list)
@@ -110,7 +60,6 @@ class MadeUp(Emulator):
         )
         if tokens >= self.breaks_at:
             report = RoleReport(role="all", rank=0, ranks=8, status="timeout", reason="too slow")
-        seconds = self.seconds.get(degree)
         return Emulation(
             workload=workload,
             system=system,
@@ -119,7 +68,6 @@ class MadeUp(Emulator):
             capacity_bytes=workload.device_memory_bytes,
             host_capacity_bytes=None,
             roles=[report],
-            simulated_time=None if seconds is None else time_of(seconds),
             **verdict([report], workload),
         )
 
@@ -207,27 +155,6 @@ def test_layouts_are_the_grid_by_degrees() -> None:
     assert all(group[0].recompute == "none" for group in grouped)
 
 
-def test_the_fastest_of_what_fits_wins() -> None:
-    """TP8 is the fastest but too large; of TP4 and TP2 the faster one."""
-    sizes = {1: 10**7, 2: 1, 4: 1, 8: 10**7}
-    emulator = made_up(token_bytes=sizes, seconds={1: 9.0, 2: 3.0, 4: 2.0, 8: 1.0})
-    result = fastest(searcher(emulator))
-    assert result.found is not None
-    assert result.found.settings_text == "TP4 none"
-    assert len([asked for asked in emulator.asked if asked[0] == 8]) > 1, "its leaner settings too"
-    assert not result.unanswered
-
-
-def test_a_setting_that_breaks_is_reported() -> None:
-    degrees = (1, 2, 4, 8)
-    emulator = made_up(
-        token_bytes=dict.fromkeys(degrees, 1), seconds=dict.fromkeys(degrees, 1.0), breaks_at=1
-    )
-    result = fastest(searcher(emulator))
-    assert result.found is None
-    assert "timeout" in result.unanswered
-
-
 @pytest.mark.parametrize("room_gib", [20, 40])
 def test_sppo_is_asked_where_its_plans_end(room_gib: int) -> None:
     """Nothing runs at lengths without a plan; the longest plan is emulated."""
@@ -277,6 +204,8 @@ def test_the_longest_of_a_real_library(capsys: pytest.CaptureFixture[str], tmp_p
         (["megatron", "--tuned", "--tp", "8"], "--tensor-parallel"),
         (["megatron", "--at-most", "2M"], "--at-most"),
         (["megatron", "--longest", "--at-most", "much"], "much"),
+        (["megatron", "--longest", "--budget", "60"], "--budget ends --tuned"),
+        (["megatron", "--tuned", "--budget", "nan"], "positive number of seconds"),
         (["megatron", "--longest", "--ranks", "0"], "--ranks"),
         (["megatron", "--longest", "--at-most", "1K"], "at least that"),
         (["megatron", "--longest", "--tp", "3"], "does not divide 32 ranks"),

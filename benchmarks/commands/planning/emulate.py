@@ -14,6 +14,7 @@ from benchmarks.commands.flags import Described, RunFolder
 from benchmarks.commands.output import show
 from benchmarks.commands.planning.emulate_settings import (
     SystemSettings,
+    check_budget,
     check_tuned,
     settings_of,
     system_named,
@@ -70,8 +71,8 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     longest: bool = False
     """The longest sequence that fits, searched by emulating one length after another."""
     tuned: bool = False
-    """megatron and deepspeed: search the system's own grid for the fastest simulated step that
-    fits; with --longest, for the longest sequence."""
+    """megatron, deepspeed and native: search the system's own grid for the fastest simulated step
+    that fits; with --longest, for the longest sequence."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None
     """With --longest: the longest length to try; eight times --seq if not given."""
     again: bool = False
@@ -80,6 +81,9 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     """Accept counts of older code from results/cache/, marked `stale` with their commit."""
     time_limit: float = 900.0
     """Seconds of one emulated rank."""
+    budget: Annotated[float | None, arg(metavar="SECONDS")] = None
+    """With --tuned: seconds of the search, which then ends with the best so far and says what was
+    not tried. No end if not given."""
     json: bool = False
     """The verdict as JSON on standard output."""
 
@@ -93,6 +97,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         arguments.check_time_limit(self.time_limit)
         if self.at_most is not None and not self.longest:
             raise UsageError("--at-most bounds --longest, which is not asked for")
+        check_budget(self.budget, tuned=self.tuned)
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
@@ -164,6 +169,7 @@ class Emulate(RunFolder, SystemSettings, Described, System):
                 settings,
                 self._emulator().for_search(directory),
                 longest_up_to=at_most_tokens if self.longest else None,
+                budget_seconds=self.budget,
                 as_json=self.json,
             )
 

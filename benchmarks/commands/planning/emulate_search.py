@@ -11,8 +11,12 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.output import show
 from benchmarks.emulation import search as searches
 from benchmarks.emulation import tables
+from benchmarks.emulation.depth.budget import SearchBudget
+from benchmarks.emulation.depth.fastest import fastest
+from benchmarks.emulation.depth.longest import longest
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.search import STEP_TOKENS, Searcher
+from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from sppo.config.sizes import length_name, parse_tokens
@@ -40,13 +44,14 @@ def search(
     emulator: Emulator,
     *,
     longest_up_to: int | None,
+    budget_seconds: float | None,
     as_json: bool,
 ) -> int:
     """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
     emulator: its folder gets search.json. settings: None to search the system's grid.
     longest_up_to: the end of the search for the longest sequence, in tokens; None to search the
-    fastest settings at the workload's length.
+    fastest settings at the workload's length. budget_seconds: of a search of the grid (None: any).
     """
     directory = emulator.parent
     with usage_errors(Misfit, OSError), records_so_far(directory):
@@ -55,17 +60,27 @@ def search(
             system=system,
             emulator=replace(emulator, stop_at_first_oom=True),
         )
-        if longest_up_to is None:
-            result = searches.fastest(searcher)
+        if settings is not None:
+            assert longest_up_to is not None, "given settings have no fastest"
+            result = searches.longest(searcher, [settings], longest_up_to)
         else:
-            grid = searches.leanest(searcher.adapter, workload) if settings is None else [settings]
-            result = searches.longest(searcher, grid, longest_up_to)
+            result = _search_grid(searcher, longest_up_to, budget_seconds)
         store.save(directory / "search.json", result)
-    parts = [tables.answer(result), tables.trials(result)]
-    if result.unanswered:
-        parts.append(f"not answered, so more may fit: {result.unanswered}")
+    parts = [tables.answer(result), tables.trials(result), *tables.remarks(result)]
     if result.found is not None:
         parts.append(tables.text(result.found))
     show(as_json, result, "\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
     return 0 if result.found is not None and not result.unanswered else 1
+
+
+def _search_grid(
+    searcher: Searcher, longest_up_to: int | None, budget_seconds: float | None
+) -> SearchResult:
+    """The fastest or the longest of the system's grid. Its ranks are forks of a few processes."""
+    budget = SearchBudget() if budget_seconds is None else SearchBudget(seconds=budget_seconds)
+    with PreloadedRanks(searcher.system) as ranks:
+        searcher.emulator = replace(searcher.emulator, run_rank=ranks.emulate_rank)
+        if longest_up_to is None:
+            return fastest(searcher, budget)
+        return longest(searcher, longest_up_to, budget)

@@ -106,6 +106,16 @@ def check_tuned(system: str, given: Mapping[str, Any]) -> None:
         raise UsageError(f"--tuned searches the settings that {names} fixes: not both")
 
 
+def check_budget(seconds: float | None, *, tuned: bool) -> None:
+    """Raise UsageError for a budget of no search, or of no time."""
+    if seconds is None:
+        return
+    if not tuned:
+        raise UsageError("--budget ends --tuned, which is not asked for")
+    if not seconds > 0:
+        raise UsageError(f"--budget {seconds:g}: give a positive number of seconds")
+
+
 def system_named(name: str) -> str:
     """The system of a name that `run` knows too. Raises UsageError where the name is a row's."""
     system = slug(name)

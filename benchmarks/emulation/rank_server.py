@@ -1,0 +1,91 @@
+"""A process that has imported torch and a system's library, and forks emulated ranks.
+
+    python -m benchmarks.emulation.rank_server SYSTEM
+
+An import takes longer than a rank of few layers. One line of JSON on standard input asks for a rank
+(`RankRequest`); the answer is a line with its exit code (minus the signal that ended it). Between
+two ranks nothing of the first is left: each is a fork of the same process. The server ends with its
+standard input.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+
+import msgspec
+
+from benchmarks.worker.parent import end_with_parent, parent_variable
+
+MODULES = {
+    "deepspeed": ("deepspeed", "baselines.deepspeed.system"),
+    "megatron": ("baselines.megatron.system",),
+    "native": ("baselines.native.system",),
+}
+"""What a rank of a system imports in `prepare`. A rank of another system imports for itself."""
+
+VARIABLES = {"deepspeed": {"DS_ACCELERATOR": "cpu", "DEEPSPEED_LOG_LEVEL": "error"}}
+"""Variables that a library reads when it is imported. An emulated device is a CPU."""
+
+
+class RankRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One rank. arguments: of the worker's `main`. log: the file that gets its output."""
+
+    arguments: list[str]
+    environment: dict[str, str]
+    log: str
+
+
+def main() -> None:
+    """Fork ranks, one at a time, until standard input ends."""
+    end_with_parent(signal.SIGKILL)
+    import_libraries(sys.argv[1])
+    own = parent_variable()
+    for line in sys.stdin.buffer:
+        request = msgspec.json.decode(line, type=RankRequest)
+        child = os.fork()
+        if child == 0:
+            os.environ.update({**request.environment, **own})
+            os._exit(run_rank(request))
+        _, status = os.waitpid(child, 0)
+        os.write(sys.stdout.fileno(), b"%d\n" % os.waitstatus_to_exitcode(status))
+
+
+def import_libraries(system: str) -> None:
+    """Import the worker and the system's library, without their warnings."""
+    library = system.partition("-")[0]  # a row marked "ours" runs the same library
+    os.environ.update(VARIABLES.get(library, {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("benchmarks.emulation.worker", *MODULES.get(library, ())):
+            importlib.import_module(name)
+
+
+def run_rank(request: RankRequest) -> int:
+    """Emulate one rank in this process; its exit code."""
+    from benchmarks.emulation.worker import main as emulate
+
+    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    try:
+        emulate(request.arguments)
+    except BaseException as error:  # as an interpreter ends: the hook reports, then prints
+        kind, trace = type(error), error.__traceback__
+        if isinstance(error, Exception):
+            sys.excepthook(kind, error, trace)
+        else:
+            traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    main()

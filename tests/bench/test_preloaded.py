@@ -1,0 +1,50 @@
+"""Servers of emulated ranks: what breaks or takes too long is a report, and the next rank runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from baselines.protocol import Role
+from benchmarks.emulation import preloaded
+from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.result import EmulationJob
+from benchmarks.workloads import find
+
+ROLE = Role(name="stage 0", rank=0, ranks=1)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> EmulationJob:
+    """A job without a file: its rank breaks at once."""
+    return EmulationJob(
+        workload=find("mini-cpu"), system="native", settings={}, output_directory=str(tmp_path)
+    )
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[PreloadedRanks]:
+    monkeypatch.setattr(preloaded, "available_cores", lambda: 1)
+    with PreloadedRanks("native") as started:
+        yield started
+
+
+@pytest.mark.slow
+def test_a_rank_that_breaks_leaves_its_server(ranks: PreloadedRanks, job: EmulationJob) -> None:
+    for _ in range(2):
+        report = ranks.emulate_rank(ROLE, job, 200.0, Event())
+        assert report.status == "failed"
+        assert "job.json" in report.reason
+        assert report.reason.startswith("ended with exit code 1")
+
+
+@pytest.mark.slow
+def test_a_rank_out_of_time_ends_with_its_server(ranks: PreloadedRanks, job: EmulationJob) -> None:
+    ended = Event()
+    ended.set()
+    slow = ranks.emulate_rank(ROLE, job, 200.0, ended)
+    assert (slow.status, slow.reason) == ("timeout", "stopped after 200 s")
+    assert ranks.emulate_rank(ROLE, job, 200.0, Event()).status == "failed"
