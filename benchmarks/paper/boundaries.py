@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from baselines.protocol import Misfit
+from benchmarks.emulation.depth.grid import search_grid
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.search import Searcher, fastest, leanest, longest
+from benchmarks.emulation.search import Searcher, longest
 from benchmarks.paper import reported
 from benchmarks.paper.layout_rules import LayoutRule
 from benchmarks.paper.reported import ReportedPoint
@@ -69,8 +70,8 @@ class PaperComparison:
 
     def _best_verdict(self, rule: LayoutRule, point: ReportedPoint, workload: Workload) -> Verdict:
         """The fastest settings that fit; where none do, the last that were tried."""
-        searcher = Searcher(workload=workload, system=rule.system, emulator=self.emulator)
-        search = fastest(searcher)
+        emulator = replace(self.emulator, stop_at_first_oom=True)
+        search = search_grid(Searcher(workload=workload, system=rule.system, emulator=emulator))
         changes = {"trials": len(search.trials), "unanswered": search.unanswered}
         if search.found is not None:
             verdict = verdict_of(rule, point, search.found, outcome_of(search.found))
@@ -81,7 +82,7 @@ class PaperComparison:
         """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.
 
         A row is left out where the paper is silent, unless it is a system at its best: then the
-        leanest settings of every layout. Raises NotSupported, ValueError or OSError.
+        longest of its grid. Raises NotSupported, ValueError or OSError.
         """
         for gpus in reported.longest_gpus():
             point = _longest_point(gpus)
@@ -94,13 +95,11 @@ class PaperComparison:
                 self.emulator.progress.note(f"longest: {gpus} GPUs: {rule.name}")
                 emulator = replace(self.emulator, stop_at_first_oom=True)
                 searcher = Searcher(workload=workload, system=rule.system, emulator=emulator)
-                settings = (
-                    leanest(searcher.adapter, workload)
-                    if rule.settings is None
-                    else [rule.settings(point)]
-                )
                 try:
-                    search = longest(searcher, settings, most_tokens)
+                    if rule.settings is None:
+                        search = search_grid(searcher, most_tokens)
+                    else:
+                        search = longest(searcher, [rule.settings(point)], most_tokens)
                 except Misfit as error:
                     emulator.progress.note(str(error))
                     continue

@@ -117,6 +117,8 @@ def agreement(figure: PaperPoints) -> str:
     Counted are the rows that count, where the paper is not silent and no role broke.
     """
     counted = [row for row in figure.verdicts if row.counted and row.agrees is not None]
+    if not counted:
+        return "the paper is silent on these rows"
     by_system = group_by(counted, lambda row: row.rule_name)
     by_point = group_by(counted, lambda row: (row.model, row.seq))
     systems = ", ".join(

@@ -98,8 +98,9 @@ class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_broken(self) -> bool:
         """Whether a role failed or a search was not answered."""
+        rows: list[Verdict | LongestVerdict] = [*self.verdicts, *self.longest]
         failed = any(verdict.status in ("failed", "timeout") for verdict in self.verdicts)
-        return failed or any(row.unanswered for row in (*self.verdicts, *self.longest))
+        return failed or any(row.unanswered for row in rows)
 
 
 def outcome_of(emulation: Emulation) -> Outcome | None:

@@ -176,7 +176,7 @@ def test_at_its_best_a_system_has_the_settings_that_the_search_has_chosen(
             searcher.try_settings(settings, searcher.workload.sequence_tokens)
         return searcher.result(None, None, emulated(FITS))
 
-    monkeypatch.setattr("benchmarks.paper.boundaries.fastest", search)
+    monkeypatch.setattr("benchmarks.paper.boundaries.search_grid", search)
     best = best_of_megatron(tmp_path, PlayedEmulator)
     assert (best.settings_text, best.status, best.at_best, best.trials) == (FITS, "ok", True, 3)
     assert (best.counted, best.agrees, best.paper_outcome) == (False, None, None)
@@ -201,7 +201,7 @@ def test_where_nothing_fits_the_least_memory_is_shown(
         searcher.trials.extend(trials)
         return searcher.result(None, None, None)
 
-    monkeypatch.setattr("benchmarks.paper.boundaries.fastest", search)
+    monkeypatch.setattr("benchmarks.paper.boundaries.search_grid", search)
     best = best_of_megatron(tmp_path, Emulator)
     assert (best.settings_text, best.status, best.peak_device_bytes) == (
         "layout 80",

@@ -11,12 +11,9 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.output import show
 from benchmarks.emulation import search as searches
 from benchmarks.emulation import tables
-from benchmarks.emulation.depth.budget import SearchBudget
-from benchmarks.emulation.depth.fastest import fastest
-from benchmarks.emulation.depth.longest import longest
+from benchmarks.emulation.depth.grid import search_grid
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.preloaded import PreloadedRanks
-from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult
+from benchmarks.emulation.search import STEP_TOKENS, Searcher
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from sppo.config.sizes import length_name, parse_tokens
@@ -64,7 +61,7 @@ def search(
             assert longest_up_to is not None, "given settings have no fastest"
             result = searches.longest(searcher, [settings], longest_up_to)
         else:
-            result = _search_grid(searcher, longest_up_to, budget_seconds)
+            result = search_grid(searcher, longest_up_to, budget_seconds)
         store.save(directory / "search.json", result)
     parts = [tables.answer(result), tables.trials(result), *tables.remarks(result)]
     if result.found is not None:
@@ -72,15 +69,3 @@ def search(
     show(as_json, result, "\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
     return 0 if result.found is not None and not result.unanswered else 1
-
-
-def _search_grid(
-    searcher: Searcher, longest_up_to: int | None, budget_seconds: float | None
-) -> SearchResult:
-    """The fastest or the longest of the system's grid. Its ranks are forks of a few processes."""
-    budget = SearchBudget() if budget_seconds is None else SearchBudget(seconds=budget_seconds)
-    with PreloadedRanks(searcher.system) as ranks:
-        searcher.emulator = replace(searcher.emulator, run_rank=ranks.emulate_rank)
-        if longest_up_to is None:
-            return fastest(searcher, budget)
-        return longest(searcher, longest_up_to, budget)
