@@ -238,7 +238,7 @@ def test_deepspeed_is_the_sum_of_its_parts() -> None:
 
 
 def test_hosted_checkpoints_pay_for_their_copies() -> None:
-    """100 bytes to the host take 10 s, and back 5 s. Where copies overlap, they may hide."""
+    """100 bytes take 10 s to the host and 5 s back, and hide where the profile's copies do."""
     profile = replace(BY_HAND, d2h_bytes_per_second=10.0, h2d_bytes_per_second=20.0)
     copied = {"copied_to_host_bytes": 100, "copied_from_host_bytes": 100}
     settings = {"sequence_parallel": 4, "zero_stage": 3}
