@@ -1,4 +1,4 @@
 """The rows of a table: a system, its settings, and their source.
 
-Read first: `row.Row`, `row.Configuration`, `assign.assign`, `tuning.choose`.
+Read first: `row.Row`, `row.Configuration`, `assign.assign`, `known_grids.choose`.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from baselines.protocol import Adapter, Follower, Planner, Unavailable
 from benchmarks.job import throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
 from benchmarks.rows.row import Configuration, Row
 from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.hardware import load_hardware
@@ -22,6 +23,9 @@ from sppo.plan.plan import Plan, StepPlans
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
 
+Choose = Callable[[Row, Workload, Adapter], tuple[Any, str, dict[str, Any]]]
+"""(row, workload, adapter) -> settings, their source in words, fields of the Configuration."""
+
 
 def assign(row: Row, workload: Workload) -> Configuration:
     """The row with its settings, or with the status and reason of a refusal.
@@ -29,12 +33,16 @@ def assign(row: Row, workload: Workload) -> Configuration:
     Planner and library may refuse. Raises RecordError on a damaged tuning file, ValueError where
     the adapter does not choose settings in the row's way.
     """
+    return _assigned(row, workload, _choose)
+
+
+def _assigned(row: Row, workload: Workload, choose: Choose) -> Configuration:
     try:
         adapter = registry.load(row.system)
     except ImportError as error:
         return Configuration(row=row, status="unavailable", reason=str(error))
     try:
-        settings, grid, changes = _choose(row, workload, adapter)
+        settings, grid, changes = choose(row, workload, adapter)
         adapter.check(workload, settings)
     except Infeasible as error:
         return Configuration(row=row, status="infeasible", reason=str(error))
@@ -75,9 +83,9 @@ def recheck(configuration: Configuration, workload: Workload) -> Configuration:
 
 
 def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, dict[str, Any]]:
-    """Settings, their source in words, and further fields of the row's Configuration.
+    """The settings in the row's way.
 
-    Raises ValueError where the adapter does not choose settings in the row's way.
+    Raises ValueError where the adapter does not choose settings in this way.
     """
     if row.choosing == "tuned":
         return _choose_tuned(row, workload, adapter)
@@ -88,17 +96,16 @@ def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, d
         degrees = f"PP {pipeline_parallel}, TP {tensor_parallel}"
         settings = adapter.same_layout(workload, pipeline_parallel, tensor_parallel)
         return settings, f"{source}: {degrees}; full recompute", {}
-    settings = adapter.grid(workload)[0]
     if row.choosing == "planned":
-        return _choose_planned(row, workload, adapter, settings)
-    return settings, "nothing to choose", {}
+        return _choose_planned(row, workload, adapter)
+    return adapter.grid(workload)[0], "nothing to choose", {}
 
 
 def _choose_tuned(
     row: Row, workload: Workload, adapter: Adapter
 ) -> tuple[Any, str, dict[str, Any]]:
-    """The committed winner, else the last point of the adapter's grid."""
-    choice = tuning.choose(row.system, workload)
+    """The winner of a known grid, else the last point of the adapter's grid."""
+    choice = known_grids.choose(row.system, workload)
     if choice.settings is None:
         settings = adapter.grid(workload)[-1]
         words = f"{adapter.describe(settings)} (untuned)"
@@ -111,9 +118,33 @@ def _choose_tuned(
 
 
 def _choose_planned(
-    row: Row, workload: Workload, adapter: Adapter, settings: Any
+    row: Row, workload: Workload, adapter: Adapter
 ) -> tuple[Any, str, dict[str, Any]]:
-    """The settings with their plan. Raises Infeasible, NotSupported or ValueError."""
+    """The fastest plan measured on this machine, else the solver's.
+
+    Raises Infeasible, NotSupported or ValueError.
+    """
+    choice = known_grids.measured_plan(row.system, workload)
+    if choice.settings is not None:
+        try:
+            settings: Any = msgspec.convert(choice.settings, adapter.settings_type)
+            return settings, choice.source, _plan_of(row, workload, adapter, settings)
+        except (Infeasible, ValueError):
+            pass  # another version's: the solver plans anew
+    return _choose_solved(row, workload, adapter)
+
+
+def _choose_solved(
+    row: Row, workload: Workload, adapter: Adapter
+) -> tuple[Any, str, dict[str, Any]]:
+    """The solver's own plan. Raises Infeasible, NotSupported or ValueError."""
+    settings = adapter.grid(workload)[0]
+    source = f"planned by the solver, device memory: {limit_words(workload.device_memory_bytes)}"
+    return settings, source, _plan_of(row, workload, adapter, settings)
+
+
+def _plan_of(row: Row, workload: Workload, adapter: Adapter, settings: Any) -> dict[str, Any]:
+    """The plan of these settings, and its words. Raises Infeasible, NotSupported or ValueError."""
     if not isinstance(adapter, Planner):
         raise ValueError(f"{row.label}: {row.system} makes no plans")
     plan = plan_data(
@@ -121,8 +152,12 @@ def _choose_planned(
         solver=adapter.solver(settings),
         profile_kind=load_hardware(workload.cluster.hardware).kind,
     )
-    source = f"planned by the solver, device memory: {limit_words(workload.device_memory_bytes)}"
-    return settings, source, {"plan": plan, "settings_text": plan_words(plan)}
+    return {"plan": plan, "settings_text": plan_words(plan)}
+
+
+def planned_by_the_solver(row: Row, workload: Workload) -> Configuration:
+    """The row with the solver's own plan, whatever was measured, or with its refusal."""
+    return _assigned(row, workload, _choose_solved)
 
 
 def step_plans(adapter: Adapter, workload: Workload, settings: Any) -> StepPlans | None:

@@ -1,21 +1,21 @@
 """The settings of a library that a sweep tries at one value, in order, and those that fit.
 
-Where the committed grid has times (at the workload's own sequences per step), the order is by time
-and the first point that fits is taken. Elsewhere a few points are measured: the committed winners,
-then the point of least recomputation of each layout, then the next of each layout.
+Where a known grid has times (at the workload's own sequences per step), the order is by time and
+the first point that fits is taken. Elsewhere a few points are measured: the known winners, then the
+point of least recomputation of each layout, then the next of each layout.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from benchmarks.job import Status
 from benchmarks.records.record import group_by
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
+from benchmarks.rows.known_grids import Grid
 from benchmarks.rows.row import Configuration, settings_key
-from benchmarks.rows.tuning import Grid
 from sppo.config.workload import Workload
 
 TRIES_PER_POINT = 4
@@ -28,12 +28,13 @@ class Candidates:
 
     `proven` are keys of settings that need no launch to check the fit: they ran under this limit or
     a tighter one, or there is no limit. `timed`: the order is by known times, so the first
-    candidate that fits is the fastest known.
+    candidate that fits is the fastest known. `peaks_bytes`: known peaks by the key of the settings.
     """
 
     ordered: Sequence[Configuration]
     proven: frozenset[str] = frozenset()
     timed: bool = False
+    peaks_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def candidates(
@@ -45,7 +46,7 @@ def candidates(
     own: bool,
     proven: Collection[str] = (),
 ) -> Candidates:
-    """Order a library's grid. `here` and `free`: the committed grids at this limit and without one.
+    """Order a library's grid. `here` and `free`: the known grids at this limit and without one.
 
     own: the value has the workload's own sequences per step, so the known times hold. proven: keys
     of settings that ran under this limit or a tighter one, with as many sequences.
@@ -56,13 +57,14 @@ def candidates(
         keys = frozenset(point.key for point in fast)
         return Candidates(ordered=_sourced(fast, "fastest", here), proven=keys, timed=True)
     fitting = [point for point in able if _may_fit(point, free, limit_bytes)]
-    leanest = tuning.leanest_first(able, free)[:1]
+    leanest = known_grids.leanest_first(able, free)[:1]
     if own and free.points:
         how = "fastest without a limit whose peak there fits"
-        ordered = _sourced(_unique([*_by_time(fitting, free), *leanest]), how, free)
+        timed = _unique([*_by_time(fitting, free), *_of_keys(able, proven), *leanest])
+        ordered = _sourced(timed, how, free)
         return Candidates(ordered=ordered, proven=frozenset(proven), timed=True)
     winners = [*_by_time(fitting, here)[:1], *_by_time(fitting, free)[:1]]
-    ordered = _unique([*winners, *_by_layout(fitting, free), *leanest])
+    ordered = _unique([*winners, *_by_layout(fitting, free), *_of_keys(able, proven), *leanest])
     keys = frozenset(point.key for point in ordered)
     return Candidates(
         ordered=_sourced(ordered, "one of a few points of its grid, measured", None),
@@ -73,6 +75,10 @@ def candidates(
 def _by_time(points: Sequence[Configuration], grid: Grid) -> list[Configuration]:
     timed = [point for point in points if grid.seconds(point)]
     return sorted(timed, key=lambda point: grid.seconds(point) or 0.0)
+
+
+def _of_keys(points: Sequence[Configuration], keys: Collection[str]) -> list[Configuration]:
+    return [point for point in points if point.key in keys]
 
 
 def _may_fit(point: Configuration, free: Grid, limit_bytes: int | None) -> bool:
@@ -103,7 +109,7 @@ def _unique(points: Sequence[Configuration]) -> list[Configuration]:
 
 def _sourced(points: Sequence[Configuration], how: str, grid: Grid | None) -> list[Configuration]:
     """The points with their source, before the remark of the adapter."""
-    source = how if grid is None else f"{how} in {grid.source}"
+    source = how if grid is None else f"{how}, from {grid.source}"
     return [
         replace(point, grid="; ".join(text for text in (source, point.grid) if text))
         for point in points
@@ -155,12 +161,11 @@ def of_system(
     limit_bytes = workload.device_memory_bytes
     own = workload.sequences_per_step == own_sequences
     if own and limit_bytes is not None:
-        proven = {*proven, *tuning.fit_under(system, workload, limit_bytes)}
-    return candidates(
-        grid,
-        tuning.grid(system, workload, limit_bytes),
-        tuning.grid(system, workload, None),
-        limit_bytes=limit_bytes,
-        own=own,
-        proven=proven,
-    )
+        proven = {*proven, *known_grids.fit_under(system, workload, limit_bytes)}
+    here = known_grids.grid(system, workload, limit_bytes)
+    free = known_grids.grid(system, workload, None)
+    chosen = candidates(grid, here, free, limit_bytes=limit_bytes, own=own, proven=proven)
+    points = {**here.points, **free.points}
+    peaks = {key: point.tracked_peak_bytes for key, point in points.items()}
+    known = {key: peak for key, peak in peaks.items() if peak is not None}
+    return replace(chosen, peaks_bytes=known)

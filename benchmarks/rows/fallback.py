@@ -1,4 +1,4 @@
-"""The next point of a tuned row's grid, after the chosen point ran out of memory.
+"""What takes the place of a row that ran out of memory, so that it ends with a point that fits.
 
 A chosen point may be near the limit: its fit is known from its peak without a limit, or from a
 single launch.
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from benchmarks.rows import candidates
-from benchmarks.rows.assign import grid_assignments
+from benchmarks.rows.assign import grid_assignments, planned_by_the_solver
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
 from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
@@ -18,38 +18,58 @@ from sppo.config.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Fallback:
-    """The configuration to launch after an out-of-memory launch of a tuned row, or None.
+    """The configuration to launch after an out-of-memory launch of a row, or None.
 
-    `own_sequences` is the workload's own count, for which the committed times hold. `proven` are
-    keys of settings that ran under this limit or a tighter one. A row falls back TRIES_PER_POINT
-    times, then once more, to the point of least memory.
+    `own_sequences` is the workload's own count, for which the known times hold. `proven` are keys
+    of settings that ran under this limit or a tighter one. A tuned row falls back TRIES_PER_POINT
+    times, then once more, to the point of least memory. A measured plan gives way to the solver's.
     """
 
     workload: Workload
     own_sequences: int
     proven: Collection[str] = ()
-    _falls: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _tried: dict[str, list[str]] = field(default_factory=dict)
+    _labels: dict[str, str] = field(default_factory=dict)
     _known: dict[str, Candidates] = field(default_factory=dict)
 
     def __call__(self, refused: Configuration) -> Configuration | None:
-        if refused.row.choosing != "tuned" or not refused.settings or not refused.tuned:
-            return None  # an untuned row already has the least memory
-        rest = self._after(refused)
-        label, falls = self._falls.get(refused.row.label, (refused.row.label, 0))
-        if not rest or falls > TRIES_PER_POINT:
+        if not refused.settings:
             return None
-        point = rest[0] if falls < TRIES_PER_POINT else rest[-1]
-        row = replace(refused.row, label=f"{label}, point {falls + 2}")
-        self._falls[row.label] = label, falls + 1
-        return replace(point, row=row, grid=f"{point.grid}; after {falls + 1} that did not fit")
+        if refused.row.choosing == "planned":
+            return self._solved(refused)
+        if refused.row.choosing != "tuned":
+            return None
+        label = self._labels.setdefault(refused.row.label, refused.row.label)
+        tried = self._tried.setdefault(label, [])
+        tried.append(refused.key)
+        rest = self._rest(refused, tried)
+        falls = len(tried)
+        if not rest or falls > TRIES_PER_POINT + 1:
+            return None
+        point = rest[0] if falls <= TRIES_PER_POINT else self._leanest(refused, rest)
+        row = replace(refused.row, label=f"{label}, point {falls + 1}")
+        self._labels[row.label] = label
+        return replace(point, row=row, grid=f"{point.grid}; after {falls} that did not fit")
 
-    def _after(self, refused: Configuration) -> list[Configuration]:
-        """The candidates after the refused one: those proven to fit, if any, else all."""
+    def _rest(self, refused: Configuration, tried: Collection[str]) -> list[Configuration]:
+        """The candidates that are left: those proven to fit, if any, else those after the refused.
+
+        An untuned row has the least memory of its grid, so only a proven point helps it.
+        """
         known = self._candidates(refused.row.system)
+        rest = [point for point in known.ordered if point.key not in tried]
+        proven = [point for point in rest if point.key in known.proven]
+        if proven or not refused.tuned:
+            return proven
         keys = [point.key for point in known.ordered]
         first = keys.index(refused.key) + 1 if refused.key in keys else 0
-        rest = list(known.ordered[first:])
-        return [point for point in rest if point.key in known.proven] or rest
+        return [point for point in known.ordered[first:] if point.key not in tried]
+
+    def _leanest(self, refused: Configuration, rest: list[Configuration]) -> Configuration:
+        """The point of the least known peak; without known peaks the last."""
+        peaks = self._candidates(refused.row.system).peaks_bytes
+        known = [point for point in rest if point.key in peaks]
+        return min(known, key=lambda point: peaks[point.key], default=rest[-1])
 
     def _candidates(self, system: str) -> Candidates:
         if system not in self._known:
@@ -58,3 +78,11 @@ class Fallback:
                 system, self.workload, grid, self.own_sequences, self.proven
             )
         return self._known[system]
+
+    def _solved(self, refused: Configuration) -> Configuration | None:
+        """The solver's plan in the place of a measured one; None where that was refused."""
+        solved = planned_by_the_solver(refused.row, self.workload)
+        if solved.key == refused.key or solved.status is not None:
+            return None
+        row = replace(refused.row, label=f"{refused.row.label}, point 2")
+        return replace(solved, row=row, grid=f"{solved.grid}; after 1 that did not fit")

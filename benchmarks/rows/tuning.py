@@ -1,7 +1,7 @@
-"""The committed grids of the tuned baselines, and the choice of a tuned row's settings.
+"""Files of measured grids: every point that was tried, with its time and peak, or its failure.
 
-One file per workload and limit, `results/published/tuning/<workload>-<limit>.json`, has every
-point that was tried, with its time and peak, or with the status of its failure.
+One file per workload and limit: `results/published/tuning/<workload>-<limit>.json` is to commit,
+`results/tuning/<workload>-<limit>.json` is for later runs on this machine.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from benchmarks.job import Status
 from benchmarks.records import metrics, store
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record, grouped
-from benchmarks.rows.row import Configuration, settings_key
-from sppo.config.sizes import format_bytes, limit_label
+from benchmarks.rows.row import Configuration
+from sppo.config.sizes import limit_label
 from sppo.config.workload import Workload
 
 SCHEMA = "sppo-tuning/1"
@@ -45,7 +44,10 @@ class GridPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SystemTuning(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole grid of one system, on one machine."""
+    """The whole grid of one system, on one machine.
+
+    sequence_tokens and sequences_per_step: of the workload; None in older files.
+    """
 
     date: str
     machine: str
@@ -53,6 +55,8 @@ class SystemTuning(msgspec.Struct, frozen=True, kw_only=True):
     dirty: bool
     versions: dict[str, str]
     points: list[GridPoint]
+    sequence_tokens: int | None = None
+    sequences_per_step: int | None = None
 
     @property
     def origin(self) -> str:
@@ -69,18 +73,19 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     systems: dict[str, SystemTuning] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Settings of a tuned row with their source; None where no tuned point fits."""
-
-    settings: dict[str, Any] | None
-    source: str
-
-
 def path_of(workload: str, device_memory_bytes: int | None) -> Path:
-    """The file of the grids of a workload under a limit (None: no limit)."""
-    name = f"{workload}-{limit_label(device_memory_bytes)}.json"
-    return store.published_directory() / "tuning" / name
+    """The committed file of the grids of a workload under a limit (None: no limit)."""
+    return store.published_directory() / "tuning" / _name(workload, device_memory_bytes)
+
+
+def own_path_of(workload: str, device_memory_bytes: int | None) -> Path:
+    """The file of the grids that were measured on this machine. No commit has it."""
+    folder = store.published_directory().parent / "tuning"
+    return folder / _name(workload, device_memory_bytes)
+
+
+def _name(workload: str, device_memory_bytes: int | None) -> str:
+    return f"{workload}-{limit_label(device_memory_bytes)}.json"
 
 
 def load(path: Path) -> Tuning | None:
@@ -89,69 +94,6 @@ def load(path: Path) -> Tuning | None:
     if not path.is_file():
         return None
     return store.read_json(path, Tuning, SCHEMA, "tune again with --tune")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """One committed grid, by `settings_key`; empty without a file. `source` is file and origin."""
-
-    points: Mapping[str, GridPoint]
-    source: str
-
-    def seconds(self, configuration: Configuration) -> float | None:
-        """Median step in seconds; None where the point is not ok or was not tried."""
-        point = self.points.get(configuration.key)
-        return point.step_seconds_median if point is not None and point.status == "ok" else None
-
-    def peak_bytes(self, configuration: Configuration) -> int | None:
-        """Tracked peak of the largest rank, in bytes; None where it was not counted."""
-        point = self.points.get(configuration.key)
-        return None if point is None else point.tracked_peak_bytes
-
-
-def grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Grid:
-    """The committed grid of a system under a limit. Raises RecordError on a damaged file."""
-    path = path_of(workload.name, device_memory_bytes)
-    tuning = load(path)
-    if tuning is None or system not in tuning.systems:
-        return Grid(points={}, source="")
-    committed = tuning.systems[system]
-    return Grid(
-        points={settings_key(point.settings): point for point in committed.points},
-        source=f"tuning/{path.name} ({committed.origin})",
-    )
-
-
-def fit_under(system: str, workload: Workload, limit_bytes: int) -> set[str]:
-    """Keys of the settings that ran under a committed limit of at most `limit_bytes`.
-
-    Settings that fit a small device also fit a larger one. Raises RecordError on a damaged file.
-    """
-    keys: set[str] = set()
-    folder = path_of(workload.name, None).parent
-    for path in store.readable_files(folder, f"{workload.name}-*.json"):
-        loaded = load(path)
-        if loaded is None or loaded.workload != workload.name or system not in loaded.systems:
-            continue
-        if loaded.device_memory_bytes is None or loaded.device_memory_bytes > limit_bytes:
-            continue
-        points = loaded.systems[system].points
-        keys |= {settings_key(point.settings) for point in points if point.status == "ok"}
-    return keys
-
-
-def leanest_first(configurations: Sequence[Configuration], free: Grid) -> list[Configuration]:
-    """By the known peak without a limit, then those with unknown peak, most recompute first.
-
-    A library's own grid begins with the least recompute.
-    """
-
-    def order(numbered: tuple[int, Configuration]) -> tuple[bool, int]:
-        number, configuration = numbered
-        peak = free.peak_bytes(configuration)
-        return (True, -number) if peak is None else (False, peak)
-
-    return [configuration for _, configuration in sorted(enumerate(configurations), key=order)]
 
 
 def fastest(points: Sequence[GridPoint], within_bytes: int | None = None) -> GridPoint | None:
@@ -169,29 +111,6 @@ def fastest(points: Sequence[GridPoint], within_bytes: int | None = None) -> Gri
     most = max((point.launches for point in fitting), default=0)
     finalists_only = [point for point in fitting if point.launches == most]
     return min(finalists_only, key=lambda point: point.step_seconds_median or 0.0, default=None)
-
-
-def choose(system: str, workload: Workload) -> Choice:
-    """The committed winner for this workload and limit, or no settings and the reason.
-
-    Without a fitting grid under the limit, the grid without a limit counts. Raises RecordError on
-    a damaged file.
-    """
-    limit_bytes = workload.device_memory_bytes
-    ways: list[tuple[int | None, int | None, str]] = [(limit_bytes, None, "fastest")]
-    if limit_bytes is not None:
-        how = f"fastest without a limit whose peak fits {format_bytes(limit_bytes)}"
-        ways.append((None, limit_bytes, how))
-    reason = f"not tuned: no {system} in {path_of(workload.name, limit_bytes).name}"
-    for grid_limit_bytes, within_bytes, how in ways:
-        known = grid(system, workload, grid_limit_bytes)
-        point = fastest(list(known.points.values()), within_bytes)
-        if point is not None:
-            source = f"{how} of {len(known.points)} points in {known.source}"
-            return Choice(settings=point.settings, source=source)
-        if known.points:
-            reason = "no tuned point fits this limit"
-    return Choice(settings=None, source=f"{reason}; the last point of the adapter's grid is used")
 
 
 def point_of(launches: Sequence[Record]) -> GridPoint:
@@ -220,20 +139,28 @@ def finalists(
 def of_records(done: Sequence[Record]) -> SystemTuning:
     """The whole grid of one system, from the records of its launches."""
     points = [point_of(launches) for launches in grouped(done, "row").values()]
-    return SystemTuning(points=points, **origin(done[0]))
+    workload = done[0].workload
+    return SystemTuning(
+        points=points,
+        sequence_tokens=workload.sequence_tokens,
+        sequences_per_step=workload.sequences_per_step,
+        **origin(done[0]),
+    )
 
 
 def save(workload: Workload, systems: Mapping[str, SystemTuning]) -> Path:
-    """Put whole grids into the file of this workload and limit; the path.
+    """Put whole grids into the file of this workload and limit; the path of the file to commit.
 
-    Grids of further systems stay in the file.
+    The file for later runs on this machine gets them too. Grids of further systems stay.
     """
-    path = path_of(workload.name, workload.device_memory_bytes)
-    before = load(path)
-    earlier = {} if before is None else before.systems
-    tuning = Tuning(
-        workload=workload.name,
-        device_memory_bytes=workload.device_memory_bytes,
-        systems=dict(sorted({**earlier, **systems}.items())),
-    )
-    return store.save(path, tuning)
+    place = workload.name, workload.device_memory_bytes
+    for target in (own_path_of(*place), path_of(*place)):
+        before = load(target)
+        earlier = {} if before is None else before.systems
+        tuning = Tuning(
+            workload=workload.name,
+            device_memory_bytes=workload.device_memory_bytes,
+            systems=dict(sorted({**earlier, **systems}.items())),
+        )
+        store.save(target, tuning)
+    return path_of(*place)

@@ -23,7 +23,7 @@ from benchmarks.launch.recording import Inputs
 from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from benchmarks.records.provenance import machine
 from benchmarks.records.record import Record, group_by
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
 from benchmarks.rows.assign import assign, grid_assignments, recheck
 from benchmarks.rows.row import Configuration, Row
 from benchmarks.studies.longest_result import LongestRow, LongestSequences, LongestTrial
@@ -127,8 +127,8 @@ def settings_of(row: Row, workload: Workload) -> list[SearchedSetting]:
     if row.choosing != "tuned":
         fixed = assign(row, workload)
         return [SearchedSetting(row=row, label=row.label, at=partial(recheck, fixed))]
-    free = tuning.grid(row.system, workload, None)
-    grid = tuning.leanest_first(grid_assignments(row.system, workload), free)
+    free = known_grids.grid(row.system, workload, None)
+    grid = known_grids.leanest_first(grid_assignments(row.system, workload), free)
     return [
         SearchedSetting(
             row=row,

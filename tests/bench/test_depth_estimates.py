@@ -86,7 +86,7 @@ def linear(counts: Counts) -> dict[str, Any]:
 def test_a_forked_rank_counts_as_one_of_its_own_process(
     system: str, emulator: Emulator, tmp_path: Path
 ) -> None:
-    workload = replace(WORKLOAD, model=replace(WORKLOAD.model, layers=2))
+    workload = replace(WORKLOAD, model=replace(WORKLOAD.model, layers=4))
     settings = CASES[system]
     adapter = load(system)
     (role,) = roles_of(adapter, workload, settings)

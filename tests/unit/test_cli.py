@@ -103,7 +103,10 @@ def test_a_wrong_flag_is_wrong_input(wrong: str, folder: Path) -> None:
         (["paper", "--systems", "vllm"], "unknown system 'vllm'; known: deepspeed"),
         (["emulate", "megatron-tuned", "mini-cpu"], "megatron --tuned searches its grid"),
         (["emulate", "Megatron-same-layout", "mini-cpu"], "takes its system, megatron"),
-        (["run", "mini-cpu", "--tune", "--systems", "sppo"], "SPPO plans itself"),
+        (
+            ["run", "mini-cpu", "--tune", "--systems", "megatron-same-layout"],
+            "these rows follow a plan",
+        ),
         (["run", "gpt-7b-1m-32xa100"], "`sppo-bench run gpt-7b-1m-32xa100 --dry-run`"),
         (["run", "mini-cpu", "--text", "absent.txt"], "absent.txt"),
         (["run", "mini-cpu", "--measured-steps", "0"], "measured_steps must be at least 1"),

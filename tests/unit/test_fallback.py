@@ -12,7 +12,7 @@ from benchmarks import workloads
 from benchmarks.launch import run
 from benchmarks.launch.options import Options
 from benchmarks.records.record import Record
-from benchmarks.rows import candidates, fallback, tuning
+from benchmarks.rows import candidates, fallback, known_grids
 from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
 from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
@@ -28,11 +28,18 @@ def point(name: str, row: Row = TUNED) -> Configuration:
     return Configuration(row=row, settings={"name": name}, settings_text=name, grid="known")
 
 
-def falling(monkeypatch: pytest.MonkeyPatch, *proven: str, points: str = "abcdefgh") -> Fallback:
+def falling(
+    monkeypatch: pytest.MonkeyPatch,
+    *proven: str,
+    points: str = "abcdefgh",
+    peaks_bytes: dict[str, int] | None = None,
+) -> Fallback:
+    peaks = peaks_bytes or {}
     found = Candidates(
         ordered=[point(name) for name in points],
         proven=frozenset(settings_key({"name": name}) for name in proven),
         timed=True,
+        peaks_bytes={settings_key({"name": name}): peak for name, peak in peaks.items()},
     )
     monkeypatch.setattr(fallback, "grid_assignments", lambda system, workload: [])
     monkeypatch.setattr(candidates, "of_system", lambda *arguments: found)
@@ -65,17 +72,64 @@ def test_a_point_that_fits_a_tighter_limit_is_next(monkeypatch: pytest.MonkeyPat
     assert other.grid == "known; after 1 that did not fit"
 
 
-def test_only_tuned_rows_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def taken(instead: Fallback, first: str) -> list[str]:
+    """The points that take the first one's place, one after the other."""
+    names = []
+    refused = instead(point(first))
+    while refused is not None:
+        names.append(refused.settings["name"])
+        refused = instead(refused)
+    return names
+
+
+def test_a_point_known_to_fit_is_tried_wherever_it_is_in_the_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also a faster one; then those whose fit is not known, after the last."""
+    assert taken(falling(monkeypatch, "a", "e"), "c") == ["a", "e", "f", "g", "h"]
+
+
+def test_the_last_try_is_the_point_of_the_least_known_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"g": 10, "h": 20}
+    assert taken(falling(monkeypatch, peaks_bytes=peaks), "a") == ["b", "c", "d", "e", "g"]
+
+
+def test_an_untuned_row_falls_back_to_what_is_known_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    untuned = replace(point("h"), tuned=False)
+    other = falling(monkeypatch, "c")(untuned)
+    assert other is not None
+    assert other.settings["name"] == "c"
+    assert falling(monkeypatch)(untuned) is None
+
+
+def test_other_rows_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     instead = falling(monkeypatch)
-    assert instead(point("a", ROWS[-1])) is None
+    same_layout = next(row for row in ROWS if row.choosing == "same layout")
+    assert instead(point("a", same_layout)) is None
     assert instead(replace(point("a"), settings={})) is None
-    assert instead(replace(point("a"), tuned=False)) is None
 
 
-def test_committed_grids_under_tighter_limits_are_proof() -> None:
-    assert tuning.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
-    fits = tuning.fit_under("megatron", WORKLOAD, 160 * MIB)
-    winner = tuning.grid("megatron", WORKLOAD, 136 * MIB)
+def test_a_measured_plan_gives_way_to_the_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved = replace(point("solver", ROWS[-1]), grid="planned by the solver")
+    monkeypatch.setattr(fallback, "planned_by_the_solver", lambda row, workload: solved)
+    other = falling(monkeypatch)(point("measured", ROWS[-1]))
+    assert other is not None
+    assert (other.settings["name"], other.row.label) == ("solver", "SPPO, point 2")
+    assert other.grid == "planned by the solver; after 1 that did not fit"
+    assert falling(monkeypatch)(other) is None
+    refused = replace(solved, status="infeasible")
+    monkeypatch.setattr(fallback, "planned_by_the_solver", lambda row, workload: refused)
+    assert falling(monkeypatch)(point("measured", ROWS[-1])) is None
+
+
+def test_committed_grids_under_tighter_limits_are_proof(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.json"
+    monkeypatch.setattr(known_grids, "own_path_of", lambda workload, limit: own)
+    assert known_grids.fit_under("megatron", WORKLOAD, 100 * MIB) == set()
+    fits = known_grids.fit_under("megatron", WORKLOAD, 160 * MIB)
+    winner = known_grids.grid("megatron", WORKLOAD, 136 * MIB)
     ran = {key for key, entry in winner.points.items() if entry.status == "ok"}
     assert fits == ran
     assert ran

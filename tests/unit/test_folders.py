@@ -14,7 +14,7 @@ from benchmarks.commands.measuring import profile
 from benchmarks.paper import reported
 from benchmarks.records import store
 from benchmarks.regression.check import expected
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids, tuning
 from benchmarks.workloads import find
 from sppo.config import hardware
 from sppo.config.folders import PACKAGES, in_checkout
@@ -86,7 +86,7 @@ def test_a_measured_grid_is_saved_with_the_user_and_read_before_ours(installed: 
 def test_searches_see_grids_of_both_folders(installed: Path) -> None:
     limit = TINY.device_memory_bytes
     assert limit is not None
-    assert tuning.fit_under("megatron", TINY, limit)
+    assert known_grids.fit_under("megatron", TINY, limit)
     folder = tuning.path_of(TINY.name, None).parent
     names = [path.name for path in store.readable_files(folder, "tiny-cpu-*.json")]
     assert names == ["tiny-cpu-136MiB.json", "tiny-cpu-4rank-none.json", "tiny-cpu-none.json"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from baselines import registry
@@ -13,7 +14,7 @@ from benchmarks.records import store
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
 from benchmarks.rows import assign as rows
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids, plans, tuning
 from benchmarks.rows.assign import assign
 from benchmarks.rows.row import ROWS, Row, find, settings_key, slug_of
 from benchmarks.rows.tuning import GridPoint, SystemTuning
@@ -107,22 +108,137 @@ def test_an_unknown_system_lists_the_known() -> None:
 def test_the_winner_of_the_exact_limit() -> None:
     slow, fast, oom = point("slow", 2.0, 80), point("fast", 1.0, 90), point("x", None, None, "oom")
     tuning.save(WORKLOAD, grid(oom, slow, fast))
-    choice = tuning.choose("megatron", WORKLOAD)
+    choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings == {"name": "fast"}
-    assert "fastest of 3 points in tuning/mini-cpu-152MiB.json" in choice.source
-    assert "commit bbbbbbbbb, 2026-11-24" in choice.source
+    assert choice.source == (
+        "fastest of 3 points, from the committed grid of a machine, commit bbbbbbbbb, 2026-11-24 "
+        "(tuning/mini-cpu-152MiB.json)"
+    )
 
 
 def test_another_limit_takes_the_fastest_that_fits_it() -> None:
     points = point("fast", 1.0, 300), point("fits", 1.5, 100), point("frugal", 2.5, 50)
     tuning.save(WORKLOAD.with_device_memory(None), grid(*points))
-    choice = tuning.choose("megatron", WORKLOAD)
+    choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings == {"name": "fits"}
     assert "without a limit whose peak fits 152.0 MiB" in choice.source
 
 
+def test_a_grid_under_a_tighter_limit_is_better_than_none() -> None:
+    tuning.save(WORKLOAD.with_device_memory(100 * MIB), grid(point("frugal", 2.5, 50)))
+    tuning.save(WORKLOAD.with_device_memory(200 * MIB), grid(point("large", 1.0, 180)))
+    choice = known_grids.choose("megatron", WORKLOAD)
+    assert choice.settings == {"name": "frugal"}
+    assert choice.source.startswith("fastest under a tighter limit, 100.0 MiB, of 1 points, from")
+
+
+def measured_here(monkeypatch: pytest.MonkeyPatch, machine: str = "a machine") -> None:
+    monkeypatch.setattr(known_grids, "machine_here", lambda workload: machine)
+
+
+def test_a_grid_of_this_machine_comes_before_a_committed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own file stays where another commit brings another committed grid."""
+    tuning.save(WORKLOAD, grid(point("here", 2.0, 80)))
+    committed = tuning.path_of(WORKLOAD.name, WORKLOAD.device_memory_bytes)
+    own = tuning.own_path_of(WORKLOAD.name, WORKLOAD.device_memory_bytes)
+    assert committed.read_bytes() == own.read_bytes()
+    committed.write_bytes(own.read_bytes().replace(b'"here"', b'"there"'))
+    assert known_grids.choose("megatron", WORKLOAD).settings == {"name": "there"}
+    measured_here(monkeypatch)
+    monkeypatch.setattr(known_grids, "git_state", lambda checkout: ("b" * 40, False))
+    choice = known_grids.choose("megatron", WORKLOAD)
+    assert choice.settings == {"name": "here"}
+    words = "fastest of 1 points, from the grid measured on this machine, 2026-11-24"
+    assert choice.source == words
+    monkeypatch.setattr(known_grids, "git_state", lambda checkout: ("c" * 40, False))
+    choice = known_grids.choose("megatron", WORKLOAD)
+    assert choice.source == f"{words}; stale: commit bbbbbbbbb, here ccccccccc"
+
+
+def test_a_grid_of_other_libraries_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_core(number: str) -> str:
+        old = grid(point("a", 1.0, 1))["megatron"]
+        changed = msgspec.structs.replace(old, versions={"megatron-core": number, "torch": "9"})
+        tuning.save(WORKLOAD, {"megatron": changed})
+        return known_grids.choose("megatron", WORKLOAD).source
+
+    adapter = registry.load("megatron")
+    here = {"megatron-core": "0.16.1", "torch": "9"}
+    monkeypatch.setattr(type(adapter), "versions", lambda self: here)
+    assert with_core("0.16.0").endswith("; stale: megatron-core 0.16.0, here 0.16.1")
+    assert "stale" not in with_core("0.16.1")
+
+
+TINY = workloads.find("tiny-cpu")
+
+
+def test_sppos_best_plans_are_distinct_and_the_best_comes_first() -> None:
+    first, *others = plans.best_plans("sppo", TINY)
+    assert first.key == settings_key(msgspec.to_builtins(SolverOptions()))
+    assert 0 < len(others) < plans.PLANS
+    known = [first, *others]
+    assert all(configuration.plan is not None for configuration in known)
+    seconds = [(configuration.plan or {})["makespan_seconds"] for configuration in known]
+    assert seconds == sorted(seconds)
+    assert len({configuration.settings_text for configuration in known}) == len(known)
+    assert [configuration.row.label for configuration in known][:2] == ["sppo 01", "sppo 02"]
+    assert not plans.can_be_measured("megatron")
+
+
+def measured_plans(names: dict[str, float], **workload: int) -> dict[str, SystemTuning]:
+    points = [
+        GridPoint(
+            settings=msgspec.to_builtins(SolverOptions(policy=name)),
+            settings_text=name,
+            status="ok",
+            step_seconds_median=seconds,
+        )
+        for name, seconds in names.items()
+    ]
+    sizes = {"sequence_tokens": TINY.sequence_tokens, "sequences_per_step": 1} | workload
+    tuning_of = grid(*points)["megatron"]
+    return {"sppo": msgspec.structs.replace(tuning_of, **sizes)}
+
+
+SPPO = next(row for row in ROWS if row.system == "sppo")
+
+
+def test_the_fastest_measured_plan_is_taken_on_this_machine_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuning.save(TINY, measured_plans({"auto": 2.0, "lean": 1.0}))
+    assert assign(SPPO, TINY).settings["policy"] == "auto"
+    measured_here(monkeypatch)
+    row = assign(SPPO, TINY)
+    assert row.settings["policy"] == "lean"
+    assert row.grid.startswith("fastest of 2 plans, from the grid measured on this machine, 2026")
+    assert row.plan is not None
+    assert "recompute all but attention" in row.settings_text
+    assert rows.planned_by_the_solver(SPPO, TINY).grid.startswith("planned by the solver")
+
+
+@pytest.mark.parametrize("change", [{"sequences_per_step": 2}, {"sequence_tokens": 64}])
+def test_a_plan_of_another_workload_is_not_taken(
+    change: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured_here(monkeypatch)
+    tuning.save(TINY, measured_plans({"lean": 1.0}, **change))
+    assert assign(SPPO, TINY).settings["policy"] == "auto"
+
+
+def test_a_measured_plan_that_is_none_any_more_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured_here(monkeypatch)
+    unknown = measured_plans({"lean": 1.0})["sppo"]
+    point_of = unknown.points[0]
+    broken = msgspec.structs.replace(point_of, settings={"policy": "gone"})
+    tuning.save(TINY, {"sppo": msgspec.structs.replace(unknown, points=[broken])})
+    assert assign(SPPO, TINY).grid.startswith("planned by the solver")
+
+
 def test_nothing_tuned_says_so() -> None:
-    choice = tuning.choose("megatron", WORKLOAD)
+    choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings is None
     assert "not tuned: no megatron in mini-cpu-152MiB.json" in choice.source
 
@@ -140,7 +256,7 @@ def test_a_damaged_tuning_file_is_one_clear_line(results: Path) -> None:
     path = tuning.save(WORKLOAD, grid())
     path.write_text("{")
     with pytest.raises(RecordError, match="not a sppo-tuning/1 file"):
-        tuning.choose("megatron", WORKLOAD)
+        known_grids.choose("megatron", WORKLOAD)
 
 
 class Refusing:

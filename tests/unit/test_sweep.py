@@ -19,8 +19,9 @@ from benchmarks.records.metrics import Spread
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates
 from benchmarks.rows.candidates import fitting
+from benchmarks.rows.known_grids import Grid
 from benchmarks.rows.row import ROWS, Configuration, Row, settings_key
-from benchmarks.rows.tuning import Grid, GridPoint
+from benchmarks.rows.tuning import GridPoint
 from benchmarks.studies import publish, sweep, sweep_figure, sweep_report
 from benchmarks.studies.sweep import SweepPoint
 from sppo.config.sizes import MIB
@@ -67,7 +68,7 @@ def test_a_grid_under_this_very_limit_needs_no_confirmation() -> None:
     ordered = candidates.candidates(GRID, here, FREE, limit_bytes=152 * MIB, own=True)
     chosen = fitting(ordered, 1, never)
     assert [configuration.settings["name"] for configuration in chosen] == ["lean"]
-    assert chosen[0].grid == "fastest in tuning/some.json"
+    assert chosen[0].grid == "fastest, from tuning/some.json"
 
 
 def never(assignment: Configuration) -> Status:
@@ -92,7 +93,7 @@ def test_the_next_is_taken_where_the_first_does_not_fit_after_all() -> None:
     assert tried == ["middle", "lean"]
     assert [configuration.settings["name"] for configuration in chosen] == ["lean"]
     assert chosen[0].grid == (
-        "fastest without a limit whose peak there fits in tuning/some.json; confirmed by an "
+        "fastest without a limit whose peak there fits, from tuning/some.json; confirmed by an "
         "enforced launch, after 1 that did not fit"
     )
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import main
 from benchmarks.rows.tuning import GridPoint, fastest
+from tests.unit.scripted_launches import scripted
 
 
 def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100) -> GridPoint:
@@ -36,3 +42,21 @@ def test_under_a_limit_only_what_fits_counts() -> None:
     assert name_of(points, 100) == "other"
     assert name_of(points, 50) is None
     assert name_of([point("broken", None, 3)]) is None
+
+
+def test_a_run_takes_the_fastest_plan_that_was_tuned_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Launches are scripted: the first row is the fastest, by its label."""
+    command = ["run", "mini-cpu", "--systems", "sppo", "--no-wandb", "--output", str(tmp_path)]
+    with scripted(tmp_path):
+        assert main([*command, "--tune", "--measured-steps", "1"]) == 0
+        launched = (tmp_path / "launches.txt").read_text().splitlines()
+        tuned = {line.rpartition("/")[2] for line in launched}
+        assert {"sppo-01-1", "sppo-02-1", "sppo-01-3"} <= tuned
+        capsys.readouterr()
+        assert main([*command[:4], "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "plans, from the grid measured on this machine, 20" in shown
+    assert (tmp_path / "tuning").is_dir()
+    assert (tmp_path / "published" / "tuning").is_dir()

@@ -46,8 +46,9 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
     megatron-same-layout, megatron-tuned, megatron-ours, native, sppo; all but deepspeed-ours,
     megatron-ours and native if not given."""
     tune: bool = False
-    """Measure each library's whole grid (at most 3 timed steps a point) and its fastest points
-    twice more. The grid goes to results/published/tuning/, where later runs find the winner."""
+    """Measure each library's whole grid and SPPO's best plans (at most 3 timed steps a point), and
+    the fastest points twice more. Later runs on this machine find the winners in results/tuning/.
+    The grids go to results/published/tuning/ too, to commit."""
     dry_run: bool = False
     """Print the exact torchrun lines and time limits, and write nothing."""
     json: bool = False
@@ -86,7 +87,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
 
     def check(self) -> RunRequest:
         """The launches from the flags. Raises UsageError before anything is written."""
-        from benchmarks.rows.assign import assign, grid_assignments
+        from benchmarks.rows.assign import assign
 
         workload = arguments.find_workload(self.workload, self.device_memory)
         workload = arguments.with_data(workload, self)
@@ -104,11 +105,7 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
             if not self.dry_run:
                 arguments.check_machine(workload)
             if self.tune:
-                configurations = [
-                    point
-                    for system in tuned_systems(rows)
-                    for point in grid_assignments(system, workload)
-                ]
+                configurations = points_of(rows, workload)
             else:
                 configurations = [assign(row, workload) for row in rows]
         return RunRequest(
@@ -135,12 +132,25 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
 
 
-def tuned_systems(rows: Sequence[Row]) -> list[str]:
-    """The systems of the tuned rows. Raises UsageError without one."""
-    systems = list(dict.fromkeys(row.system for row in rows if row.choosing == "tuned"))
-    if not systems:
-        raise UsageError("nothing to tune: SPPO plans itself; name --systems megatron,deepspeed")
-    return systems
+def points_of(rows: Sequence[Row], workload: Workload) -> list[Configuration]:
+    """What `--tune` measures: the grids of the tuned rows, and SPPO's best plans.
+
+    Raises UsageError where the rows have neither.
+    """
+    from benchmarks.rows.assign import grid_assignments
+    from benchmarks.rows.plans import best_plans, can_be_measured
+
+    points: dict[str, list[Configuration]] = {}
+    for row in rows:
+        if row.choosing == "tuned":
+            points[row.system] = grid_assignments(row.system, workload)
+        elif row.choosing == "planned" and can_be_measured(row.system):
+            points[row.system] = best_plans(row.system, workload)
+    if not points:
+        raise UsageError(
+            "nothing to tune: these rows follow a plan; name --systems megatron-tuned,deepspeed"
+        )
+    return [point for system in points.values() for point in system]
 
 
 def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:
