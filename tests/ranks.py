@@ -17,8 +17,15 @@ IMPORTED = ("torch", "torch.distributed", "benchmarks.emulation.counts", "baseli
 """What ranks need, imported once: each is a fork of a process that only imports."""
 
 
-def _main(rank: int, ranks: int, folder: str, function: Callable[..., Any], args: tuple) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _main(
+    rank: int,
+    ranks: int,
+    folder: str,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    args: tuple,
+) -> None:
+    os.environ.update({**environment, "OMP_NUM_THREADS": "1"})
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder) / "store"), ranks)
     try:
@@ -35,14 +42,16 @@ def _main(rank: int, ranks: int, folder: str, function: Callable[..., Any], args
 def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
     """`function(rank, ranks, *args)` on every rank; it must be a module-level function.
 
-    Ranks have the environment of the first call. Raises AssertionError with the traceback of every
-    failed rank.
+    All ranks hash strings alike. Ranks of torchrun do not: tests/bench launches such ranks. Raises
+    AssertionError with the traceback of every failed rank.
     """
     with tempfile.TemporaryDirectory() as folder:
         context = mp.get_context("forkserver")
         context.set_forkserver_preload(list(IMPORTED))
         processes = [
-            context.Process(target=_main, args=(rank, ranks, folder, function, args))
+            context.Process(
+                target=_main, args=(rank, ranks, folder, dict(os.environ), function, args)
+            )
             for rank in range(ranks)
         ]
         for process in processes:

@@ -34,22 +34,27 @@ LONGEST_AT_MOST_FACTOR = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PaperComparison:
-    """The rows and points to emulate. sequences_per_step: of every system at every point."""
+    """The rows and points to emulate. sequences_per_step: of every system at every point.
+
+    all_rows: also rows that do not count where the paper is silent (fig. 1).
+    """
 
     rules: Sequence[LayoutRule]
     points: Sequence[ReportedPoint]
     emulator: Emulator
     sequences_per_step: int
+    all_rows: bool = False
 
     def verdicts(self) -> Iterator[Verdict]:
-        """The verdicts of fig. 10, one by one, so that each can be saved at once.
+        """The verdicts at all points, one by one, so that each can be saved at once.
 
         A row that does not count is left out where the paper is silent, unless it is a system at
-        its best. Raises NotSupported, ValueError or OSError.
+        its best, or all rows are asked for. Raises NotSupported, ValueError or OSError.
         """
         for point in self.points:
             for rule in self.rules:
-                if rule.counted or rule.is_searched or rule.paper_outcome(point) is not None:
+                shown = self.all_rows or rule.counted or rule.is_searched
+                if shown or rule.paper_outcome(point) is not None:
                     place = f"{point.model}, {point.seq}, {point.gpus} GPUs"
                     self.emulator.progress.note(f"{place}: {rule.name}")
                     yield self._verdict(rule, point)

@@ -38,6 +38,8 @@ def draw(points: PaperPoints, path: Path) -> None:
             f"{counts.capitalize()}. A bar above the dashed line is out of memory. "
             "Red words: what the paper says where it differs."
         )
+        if any(verdict.at_best for verdict in points.verdicts):
+            note += " Hollow: a system at its best."
     else:
         title = f"Longest sequence of {LARGE_MODEL} that fits (fig. 12)"
         note = (
@@ -49,7 +51,8 @@ def draw(points: PaperPoints, path: Path) -> None:
     source = f"{style.emulated_source(points.hardware, points.environment)}\n{note}"
     with style.page(path, title=title, source=source, inches=(11.0, 4.9)) as figure:
         if points.verdicts:
-            _draw_verdicts(figure, [verdict for verdict in points.verdicts if verdict.counted])
+            drawn = [verdict for verdict in points.verdicts if verdict.counted or verdict.at_best]
+            _draw_verdicts(figure, drawn)
         else:
             _draw_longest(figure.add_subplot(), points.longest)
 
@@ -59,7 +62,7 @@ def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
     models = list(dict.fromkeys((verdict.model, verdict.gpus) for verdict in verdicts))
     panels = figure.subplots(1, max(1, len(models)), sharey=True, squeeze=False)[0]
     for axes, (model, gpus) in zip(panels, models, strict=False):
-        shown = [verdict for verdict in verdicts if verdict.model == model]
+        shown = [verdict for verdict in verdicts if (verdict.model, verdict.gpus) == (model, gpus)]
         capacity = next((v.capacity_bytes for v in shown if v.capacity_bytes), 0) / GIB
         if capacity:
             label = f"device memory, {format_bytes(round(capacity * GIB))}"
@@ -67,7 +70,8 @@ def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
         for verdict, place, width in _placed(axes, shown, lambda verdict: verdict.seq):
             height = (verdict.peak_device_bytes or 0) / GIB
             label = _LABELS.get(verdict.rule_name, verdict.rule_name)
-            axes.bar(place, height, 0.9 * width, label=label, **style.bar(verdict.system))
+            look = style.bar(verdict.system, hollow=verdict.at_best)
+            axes.bar(place, height, 0.9 * width, label=label, **look)
             above = (place, max(height, capacity) if height else 0)
             failed = verdict.agrees is False
             style.words(axes, _words(verdict), above, failed=failed, rotation=90, **_ABOVE)

@@ -31,7 +31,7 @@ def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
         environment=describe_environment(),
     )
     if number == "1":
-        comparison = replace(comparison, points=reported.large_points())
+        comparison = replace(comparison, points=reported.large_points(), all_rows=True)
     results: list[Any] = figure.longest if number == "12" else figure.verdicts
     rows: Any = comparison.longest() if number == "12" else comparison.verdicts()
     path = comparison.emulator.parent / f"fig{number}.json"

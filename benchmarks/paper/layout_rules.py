@@ -24,7 +24,13 @@ Reading = Literal["paper", "best"]
 """As the paper ran the systems, or at their best."""
 
 
-PEERS = {"Megatron": "megatron", "DeepSpeed": "deepspeed", "PyTorch native": "native"}
+PEERS = {
+    "Megatron": "megatron",
+    "DeepSpeed": "deepspeed",
+    "PyTorch native": "native",
+    "Megatron, attention saved (ours)": "megatron-ours",
+    "DeepSpeed, hosted checkpoints (ours)": "deepspeed-ours",
+}
 """The systems beside SPPO, by the name of their rows."""
 
 
@@ -36,7 +42,8 @@ class LayoutRule:
     a point; None where the grid is searched for the fastest that fit. longest_tokens: the longest
     sequence the paper reports for this model, cluster and layout (fig. 10); 0 for "cannot run",
     None if the paper is silent. figure_12: the row's key in the numbers of fig. 12, "" if the
-    figure has no such row. readings: those that show the row.
+    figure has no such row. readings: those that show the row. by_name_only: shown only where the
+    system is named.
     """
 
     name: str
@@ -47,6 +54,7 @@ class LayoutRule:
     longest_tokens: Callable[[ReportedPoint], int | None]
     figure_12: str = ""
     readings: frozenset[Reading] = frozenset(("paper",))
+    by_name_only: bool = False
 
     @property
     def is_searched(self) -> bool:
@@ -54,10 +62,12 @@ class LayoutRule:
         return self.settings is None
 
     def paper_outcome(self, point: ReportedPoint) -> Outcome | None:
-        """The paper's outcome at a point of fig. 10; None if the paper is silent."""
-        if not point.is_in_table_4:
-            return None
-        longest = self.longest_tokens(point)
+        """The paper's outcome at a point; None if the paper is silent.
+
+        At a point of table 4 by the text and fig. 10, elsewhere by the longest of fig. 12.
+        """
+        in_table_4 = point.is_in_table_4
+        longest = self.longest_tokens(point) if in_table_4 else self.paper_longest(point.gpus)
         if not longest:
             return None if longest is None else "cannot run"
         return "fits" if parse_tokens(point.seq) <= longest else "oom"
@@ -154,6 +164,7 @@ LAYOUT_RULES = (
             settings=None,
             longest_tokens=lambda _: None,
             readings=frozenset(("best",)),
+            by_name_only=system.endswith("-ours"),
         )
         for name, system in PEERS.items()
     ),

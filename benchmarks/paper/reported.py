@@ -105,11 +105,18 @@ def ablation_points() -> list[ReportedPoint]:
 
 def large_points() -> list[ReportedPoint]:
     """The points of SPPO in fig. 1: gpt-7b at 1M, 2M and 4M tokens. Raises OSError."""
-    known = next(point for point in points() if point.model == LARGE_MODEL)
+    known = [point for point in points() if point.model == LARGE_MODEL]
+    rows = [row for row in _reported()["fig1_hours_per_1b_tokens"] if row["system"] == "sppo"]
     return [
-        known.on_gpus(row["gpus"], row["seq"])
-        for row in _reported()["fig1_hours_per_1b_tokens"]
-        if row["system"] == "sppo"
+        next(
+            (
+                point
+                for point in known
+                if point.gpus == row["gpus"] and parse_tokens(point.seq) == parse_tokens(row["seq"])
+            ),
+            known[0].on_gpus(row["gpus"], row["seq"]),
+        )
+        for row in rows
     ]
 
 

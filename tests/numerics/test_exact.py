@@ -194,7 +194,7 @@ def test_offload_changes_no_bit() -> None:
             assert torch.equal(outcome.gradients[name], gradient), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     lengths=LENGTHS,

@@ -11,6 +11,7 @@ load. With `--folder DIR` a stopped proof goes on: runs that ended there are rea
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -48,6 +49,9 @@ while os.getppid() == parent:
 """A process that is idle for 4 s on average, then burns a random core for 2 s on average."""
 
 
+QUESTION = ("workload", "system", "neighbours", "measured_steps", "budget")
+"""What runs that are pooled have in common."""
+
 TIME_LIMIT_SECONDS = 300.0
 """Of a launch: also on a machine that is far too busy it ends."""
 
@@ -63,7 +67,10 @@ def run(asked: argparse.Namespace, folder: Path) -> tuple[list[Record], float]:
     if not ended.exists():
         if folder.exists():
             shutil.rmtree(folder)
-        ended.write_text(str(launched_seconds(asked, folder)))
+        seconds = launched_seconds(asked, folder)
+        if len(list(folder.iterdir())) != 1:
+            raise RuntimeError(f"`sppo-bench run` has left no run in {folder}")
+        store.write_bytes(ended, str(seconds).encode())
     (directory,) = folder.iterdir()
     return read_all(directory), float(ended.read_text())
 
@@ -85,13 +92,17 @@ def launched_seconds(asked: argparse.Namespace, folder: Path) -> float:
 
 
 @contextmanager
-def folder_of_runs(folder: Path | None) -> Iterator[Path]:
-    """The given folder, which is kept, or a temporary one."""
+def folder_of_runs(folder: Path | None, question: dict[str, Any]) -> Iterator[Path]:
+    """The given folder, which is kept, or a temporary one. A kept one has one question's runs."""
     if folder is None:
         with tempfile.TemporaryDirectory() as parent:
             yield Path(parent)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        known = folder / "asked.json"
+        if known.exists() and json.loads(known.read_text()) != question:
+            raise SystemExit(f"{folder} has runs of another question: {known.read_text()}")
+        store.write_bytes(known, json.dumps(question).encode())
         yield folder
 
 
@@ -188,7 +199,8 @@ def main() -> int:
     quiet: list[dict[str, Any]] = []
     busy: list[dict[str, Any]] = []
     pooled: list[tuple[list[float], list[float]]] = []
-    with folder_of_runs(asked.folder) as parent:
+    question = {name: value for name, value in vars(asked).items() if name in QUESTION}
+    with folder_of_runs(asked.folder, question) as parent:
         for number in range(asked.quiet):
             done, seconds = run(asked, parent / f"quiet-{number}")
             quiet.append(entry(done, seconds))

@@ -72,3 +72,12 @@ def test_a_stopped_proof_reads_the_runs_that_have_ended(
     assert noise.run(asked, tmp_path / "quiet-0") == (["run"], 2.0)
     assert noise.run(asked, tmp_path / "busy-0") == (["run"], 2.0)
     assert launched == ["quiet-0", "busy-0"]
+
+
+def test_a_folder_has_the_runs_of_one_question(tmp_path: Path) -> None:
+    with noise.folder_of_runs(tmp_path / "runs", {"budget": 60.0}) as folder:
+        assert folder == tmp_path / "runs"
+    with noise.folder_of_runs(folder, {"budget": 60.0}):
+        pass
+    with pytest.raises(SystemExit, match="another question"), noise.folder_of_runs(folder, {}):
+        pass

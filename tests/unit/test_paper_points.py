@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ def test_there_are_fifteen_points_and_one_rule_a_row() -> None:
 
 
 def test_each_system_has_a_row_at_its_best() -> None:
-    assert [rule.system for rule in BEST_RULES] == ["sppo", "megatron", "deepspeed", "native"]
-    assert [rule.is_searched for rule in BEST_RULES] == [False, True, True, True]
+    systems = ["sppo", "megatron", "deepspeed", "native", "megatron-ours", "deepspeed-ours"]
+    assert [rule.system for rule in BEST_RULES] == systems
+    assert [rule.is_searched for rule in BEST_RULES] == [False, True, True, True, True, True]
+    assert [rule.system for rule in BEST_RULES if rule.by_name_only] == systems[4:]
     assert not any(rule.counted for rule in BEST_RULES if rule.is_searched)
 
 
@@ -117,11 +120,34 @@ def test_the_paper_s_longest(tmp_path: Path) -> None:
 
 def test_the_large_points_have_the_paper_s_tensor_parallelism_and_more_stages() -> None:
     large = reported.large_points()
-    assert [(point.seq, point.gpus) for point in large] == [("1M", 32), ("2M", 64), ("4M", 128)]
+    assert [(point.seq, point.gpus) for point in large] == [("1024K", 32), ("2M", 64), ("4M", 128)]
     assert [point.pipeline_parallel for point in large] == [4, 8, 16]
     assert [point.tuned_megatron for point in large] == [(32, 1), (32, 2), (32, 4)]
-    outcomes = {rule.paper_outcome(point) for rule in LAYOUT_RULES for point in large}
-    assert outcomes == {None}, "table 4 and the text beside fig. 10 say nothing of these"
+
+
+def test_fig_12_says_how_peers_end_at_the_large_points() -> None:
+    """The first large point is in table 4."""
+    first, *others = reported.large_points()
+    same, tuned, deepspeed, by_heads, sppo = PAPER_RULES
+    assert (same.paper_outcome(first), tuned.paper_outcome(first)) == ("oom", "fits")
+    for place in others:
+        assert tuned.paper_outcome(place) == "oom"
+        assert deepspeed.paper_outcome(place) == "cannot run"
+        assert sppo.paper_outcome(place) == "fits"
+        assert (same.paper_outcome(place), by_heads.paper_outcome(place)) == (None, None)
+
+
+def test_all_rows_may_be_asked_for(tmp_path: Path) -> None:
+    """Fig. 1 shows rows on which the paper is silent and which count in no agreement."""
+    comparison = PaperComparison(
+        rules=[PAPER_RULES[3]],
+        points=[reported.large_points()[1]],
+        emulator=PlayedEmulator(parent=tmp_path, time_limit_seconds=1.0),
+        sequences_per_step=4,
+    )
+    assert list(comparison.verdicts()) == []
+    (shown,) = replace(comparison, all_rows=True).verdicts()
+    assert (shown.rule_name, shown.agrees) == ("DeepSpeed, SP = heads", None)
 
 
 def emulated(settings_text: str = "") -> Emulation:
@@ -349,6 +375,26 @@ def test_speeds_stand_beside_sppo_s_with_and_without_idle_time(figure: PaperPoin
     assert cells[2] == ["300.0 s", "200.0 s", "50.0 %", "3.00x", "2.50x", "1.88x"]
     assert cells[3] == ["100.0 s", "80.0 s", "20.0 %", "-", "-", "-"]
     assert cells[4] == ["oom", "oom", "-", "-", "-", "-"]
+
+
+def test_a_panel_has_the_bars_of_its_gpus_and_of_systems_at_their_best(
+    figure: PaperPoints, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Fig. 1 has one model on several numbers of GPUs."""
+    change = msgspec.structs.replace
+    first = figure.verdicts[0]
+    best = change(first, rule_name="at its best", counted=False, at_best=True, agrees=None)
+    larger = change(first, gpus=64, seq="2M")
+    drawn: list[int] = []
+    placed = boundaries_figure._placed
+
+    def count(axes: Any, rows: list[Verdict], group: Any) -> Any:
+        drawn.append(len(rows))
+        return placed(axes, rows, group)
+
+    monkeypatch.setattr(boundaries_figure, "_placed", count)
+    boundaries_figure.draw(change(figure, verdicts=[first, best, larger]), tmp_path / "fig1.png")
+    assert drawn == [2, 1]
 
 
 def test_without_a_step_of_sppo_there_are_no_speeds(figure: PaperPoints) -> None:

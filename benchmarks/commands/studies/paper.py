@@ -32,10 +32,11 @@ class Paper(Results):
     """1 (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
     sequences), by comma or space."""
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given."""
+    """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given. Fig. 1 and 12 have
+    gpt-7b alone."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, native, sppo, by comma or space; all if not given. A row of `run` stands
-    for its system."""
+    """deepspeed, megatron, native, sppo, by comma or space; these if not given. Only by name:
+    deepspeed-ours, megatron-ours. A row of `run` stands for its system."""
     readings: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ("paper", "best")
     """`paper`: the layouts of the paper's runs. `best`: of each peer the fastest settings of its
     grid that fit. By comma or space; both if not given."""
@@ -61,6 +62,9 @@ class Paper(Results):
         numbers = sorted(chosen(self.figures, FIGURES, "figure"))
         known_systems = sorted({rule.system for rule in LAYOUT_RULES})
         systems = arguments.chosen_systems(self.systems, known_systems)
+        by_default = {rule.system for rule in LAYOUT_RULES if not rule.by_name_only}
+        if not self.systems:
+            systems = [system for system in systems if system in by_default]
         known_models = list(dict.fromkeys(point.model for point in reported.points()))
         models = chosen(self.models, known_models, "model")
         readings = set(chosen(self.readings, get_args(Reading), "reading"))
