@@ -22,7 +22,7 @@ from benchmarks.emulation.depth.cuts import cuts_of, pipeline_stages, virtual_st
 from benchmarks.emulation.depth.extrapolate import NotAlike, check_peak, extrapolated
 from benchmarks.emulation.depth.fastest import fastest
 from benchmarks.emulation.depth.longest import longest
-from benchmarks.emulation.depth.progress import Countdown
+from benchmarks.emulation.depth.progress import BarCountdown, Countdown
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import RoleReport, failed
 from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, leanest
@@ -342,6 +342,13 @@ def test_the_leanest_treat_all_layers_alike() -> None:
         adapter = load(system)
         for settings in leanest(adapter, WORKLOAD, 10):
             assert not recomputed_layers(settings)
+
+
+def test_a_terminal_has_a_bar() -> None:
+    with BarCountdown(Lines(io.StringIO()), "settings", 3) as shown:
+        shown.advance()
+        (task,) = shown.bar.tasks
+    assert (task.completed, task.total) == (1, 3)
 
 
 def test_lines_of_progress_say_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,16 @@ def test_else_the_fastest_whose_peak_fits_then_the_next_and_the_leanest_last() -
     assert order(NONE, FREE, 10) == ["lean"], "its failure is the row's result"
 
 
+def test_a_point_known_to_fit_is_among_the_candidates_though_its_time_is_not_known() -> None:
+    untimed = grid_of(lean=(2.0, 50))
+    proven = {assignment("fast").key}
+    ordered = candidates.candidates(
+        GRID, NONE, untimed, limit_bytes=120 * MIB, own=True, proven=proven
+    )
+    assert [point.settings["name"] for point in ordered.ordered] == ["lean", "fast"]
+    assert ordered.proven == proven
+
+
 def test_the_next_is_taken_where_the_first_does_not_fit_after_all() -> None:
     ordered = candidates.candidates(GRID, NONE, FREE, limit_bytes=120 * MIB, own=True)
     tried = []
