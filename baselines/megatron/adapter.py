@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
 
-from baselines.megatron.settings import MegatronSettings, Recompute
+from baselines.megatron.settings import MegatronSettings, Recompute, microbatch_group
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
@@ -190,10 +190,11 @@ def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
     if workload.sequences_per_step % replicas:
         return f"{workload.sequences_per_step} sequences a step do not divide over DP {replicas}"
     pipeline, micro_batches = settings.pipeline_parallel, workload.sequences_per_step // replicas
-    if settings.virtual_pipeline is not None and micro_batches % pipeline:
+    interleaved = settings.virtual_pipeline is not None
+    if interleaved and microbatch_group(pipeline, micro_batches) is None:
         return (
-            f"{micro_batches} sequences a replica do not divide over PP {pipeline} (Megatron's "
-            "rule for interleaving: micro-batches run in groups of PP)"
+            f"{micro_batches} sequences a replica are fewer than PP {pipeline} (Megatron's rule "
+            "for interleaving: micro-batches run in groups of at least PP)"
         )
     if context > 1 and tokens % (2 * context):
         return f"{tokens} tokens do not divide into 2 x CP = {2 * context} chunks"

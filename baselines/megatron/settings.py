@@ -95,6 +95,19 @@ class MegatronSettings:
         return self.virtual_pipeline or 1
 
 
+def microbatch_group(pipeline_parallel: int, micro_batches: int) -> int | None:
+    """Micro-batches that pass one model chunk before the next; None where they are too few.
+
+    Megatron's rule for interleaving: every group has at least PP micro-batches, the last one too.
+    The smallest such group holds the least memory; where PP divides, that is Megatron's default.
+    """
+    for size in range(pipeline_parallel, micro_batches + 1):
+        last = micro_batches % size
+        if last == 0 or last >= pipeline_parallel:
+            return size
+    return None
+
+
 FLAGS = (
     *DEGREES,
     "virtual_pipeline",

@@ -12,7 +12,7 @@ import pytest
 
 from baselines.megatron.adapter import ADAPTER, MegatronAdapter
 from baselines.megatron.ours import ADAPTER as OURS
-from baselines.megatron.settings import MegatronSettings
+from baselines.megatron.settings import MegatronSettings, microbatch_group
 from baselines.protocol import Misfit, Unavailable
 from benchmarks import workloads
 from benchmarks.rows import tuning
@@ -91,7 +91,18 @@ def test_model_chunks_are_in_the_grid_where_the_sequences_fill_the_pipeline() ->
 
     assert chunks(1) == [1]
     assert chunks(4) == [8, 4, 2, 1], "the least idle time first"
-    assert chunks(6) == [1], "4 does not divide 6"
+    assert chunks(3) == [1], "fewer than the stages"
+    assert chunks(6) == [8, 4, 2, 1], "4 does not divide 6: one group of 6"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "micro_batches", "group"),
+    [(4, 8, 4), (2, 5, 3), (4, 6, 6), (4, 9, 5), (4, 13, 7), (4, 3, None)],
+)
+def test_groups_of_micro_batches_follow_megatrons_rule(
+    pipeline: int, micro_batches: int, group: int | None
+) -> None:
+    assert microbatch_group(pipeline, micro_batches) == group
 
 
 def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
@@ -148,9 +159,9 @@ def test_a_kv_head_may_be_on_several_ranks() -> None:
         ),
         (MegatronSettings(pipeline_parallel=2), {"dtype": "float64"}, "float32 and bfloat16"),
         (
-            MegatronSettings(pipeline_parallel=2, virtual_pipeline=2),
-            {"sequences": 3},
-            "3 sequences a replica do not divide over PP 2 .*Megatron's rule",
+            MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),
+            {"ranks": 4, "sequences": 3},
+            "3 sequences a replica are fewer than PP 4 .*Megatron's rule",
         ),
         (
             MegatronSettings(pipeline_parallel=2, virtual_pipeline=4),

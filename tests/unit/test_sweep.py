@@ -124,7 +124,7 @@ def test_other_sequences_a_step_take_winners_then_layouts_in_turn() -> None:
 
 
 def test_full_recomputation_with_chunks_is_tried_beside_less_without() -> None:
-    """Of VP1 only "mlp" fits, of VP4 only "full": both are measured, and the faster one is taken."""
+    """Of VP4 only "full" fits: beside "mlp" of VP1, so a launch tells which is faster."""
     grid = [
         replace(point, settings={**point.settings, "virtual_pipeline": chunks})
         for point, chunks in (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from baselines import registry
+from baselines.megatron.settings import microbatch_group
 from benchmarks.emulation.time.costs import (
     by_link,
     compute_seconds,
@@ -118,11 +119,12 @@ def megatron(step: CountedStep) -> StepTime:
         for stage, (_, counts) in enumerate(roles)
     ]
     exposed, hidden, reductions = zip(*stages, strict=True)
-    ends = zip(stage_ends(exposed, micro_batches, chunks), reductions, strict=True)
+    group = microbatch_group(pipeline, micro_batches)
+    ends = zip(stage_ends(exposed, micro_batches, chunks, group), reductions, strict=True)
     passes = micro_batches * chunks
     return StepTime(
         seconds=max(end + reduction for end, reduction in ends) + step.optimizer(),
-        seconds_if_hidden=max(stage_ends(hidden, micro_batches, chunks)) + step.optimizer(),
+        seconds_if_hidden=max(stage_ends(hidden, micro_batches, chunks, group)) + step.optimizer(),
         ranks=[
             RankTime(
                 name=report.role,
