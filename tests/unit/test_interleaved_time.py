@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from benchmarks.emulation.time.megatron_collectives import forward_share, use_of
 from benchmarks.emulation.time.one_f_one_b import StageSeconds, interleaved_order, stage_ends
 from benchmarks.emulation.time.step_time import simulated_time
 from tests.unit.test_emulated_time import (
@@ -76,6 +78,38 @@ def test_two_stages_of_two_chunks() -> None:
     assert time.step_seconds == pytest.approx(57 + 1.5 + 1)
     assert time.step_seconds_if_hidden == pytest.approx(2 * 16 + 16 / 2 + 1)
     assert time.idle_share == pytest.approx(1 - (4 * 11 + 1.5 + 1) / 59.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_tensor", "of_context"),
+    [
+        ({"recompute": "none"}, 2.5, 3.0),
+        ({"recompute": "none", "sequence_parallel": False}, 2.0, 3.0),
+        ({"recompute": "full"}, 3.5, 4.0),
+        ({"recompute": "block", "recompute_layers": 1}, 2.75, 3.25),
+        ({"recompute": "save-attention"}, 3.5, 3.0),
+        ({"recompute": "save-attention", "recompute_layers": 2}, 3.0, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["mlp", "layernorm"]}, 3.0, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["layernorm"]}, 2.5, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["core_attn"]}, 2.5, 4.0),
+    ],
+)
+def test_collectives_of_a_layer_over_those_of_its_forward(
+    changes: dict[str, Any], of_tensor: float, of_context: float
+) -> None:
+    """A chunk of four layers. CP gathers K and V once a forward, and again in the backward."""
+    settings = {**MEGATRON, **changes}
+    assert forward_share("tensor", settings, 4) == pytest.approx(1 / of_tensor)
+    assert forward_share("context", settings, 4) == pytest.approx(1 / of_context)
+
+
+def test_the_ranks_of_a_message_tell_its_use() -> None:
+    """TP 2, CP 2, DP 2, PP 2 on 16 ranks."""
+    settings = {**MEGATRON, "context_parallel": 2}
+    groups = ([0, 1], [1, 3], [0, 4], [0, 2, 4, 6], [0, 8], [8, 0])
+    operations = (*["all_gather"] * 4, *["send"] * 2)
+    uses = [use_of(*sent, settings) for sent in zip(operations, groups, strict=True)]
+    assert uses == ["tensor", "context", "once", "once", "forward", "backward"]
 
 
 @pytest.mark.parametrize(("recompute", "sent_again"), [("none", 0.0), ("save-attention", 1.0)])
