@@ -149,8 +149,8 @@ def layout_of_flags(given: Mapping[str, Any], workload: Workload) -> dict[str, A
         raise ValueError(f"--zero {zero}: Megatron shards the optimizer (1) or does not (0)")
     built["distributed_optimizer"] = zero == 1
     built["sequence_parallel"] = tensor > 1 and "no_sequence_parallel" not in given
-    chunks = given.get("virtual_pipeline", 1)
-    built["virtual_pipeline"] = chunks if chunks > 1 else None
+    chunks = given.get("virtual_pipeline")
+    built["virtual_pipeline"] = None if chunks == 1 else chunks
     built["cp_comm_type"] = given.get("cp_comm_type")
     offload = given.get("offload")
     if offload is not None and offload.isdecimal():
