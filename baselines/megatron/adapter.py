@@ -37,7 +37,8 @@ class MegatronAdapter(Adapter):
     def grid(self, workload: Workload) -> tuple[MegatronSettings, ...]:
         """Every layout that fills the ranks, with every recompute choice; least recompute first.
 
-        Of equal choices more model chunks come first: less idle time, and more memory.
+        Counts of recomputed layers are ordered by their share of the model. Of equal choices more
+        model chunks come first: less idle time, and more memory.
         """
         points = [
             point
@@ -68,8 +69,8 @@ class MegatronAdapter(Adapter):
         return (
             self.recomputes.index(point.recompute),
             MODULE_CHOICES.index(modules) if modules else 0,
-            # 0 is every layer.
-            point.recompute_layers * point.chunks or _EVERY_LAYER,
+            # Of the model; 0 is every layer.
+            point.recompute_layers * point.chunks * point.pipeline_parallel or _EVERY_LAYER,
             -point.chunks,
         )
 

@@ -105,6 +105,16 @@ def test_groups_of_micro_batches_follow_megatrons_rule(
     assert microbatch_group(pipeline, micro_batches) == group
 
 
+@pytest.mark.parametrize("adapter", [ADAPTER, OURS], ids=lambda adapter: adapter.name)
+def test_counted_layers_are_ordered_by_their_share_of_the_model(adapter: MegatronAdapter) -> None:
+    """One layer of PP4 is four of the model, one of PP4 VP2 is eight."""
+    grid = adapter.grid(workload_of(MODELS["gpt-7b"], ranks=4, sequences=4))
+    counted = [point for point in grid if point.recompute_layers]
+    layers = [point.recompute_layers * point.chunks * point.pipeline_parallel for point in counted]
+    assert len(set(layers)) > 2
+    assert layers == sorted(layers)
+
+
 def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
     workload = workloads.find("tiny-cpu")
     committed = tuning.grid("megatron", workload, workload.device_memory_bytes)
