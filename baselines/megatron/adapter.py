@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 
 from baselines.megatron.settings import MegatronSettings, Recompute, microbatch_group
@@ -28,7 +29,7 @@ class MegatronAdapter(Adapter):
     environment: Mapping[str, str] = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     remark = (
         "core attention: ours, on scaled_dot_product_attention (without TE, mcore's own keeps "
-        "S x S scores)"
+        "S x S scores); with CP: ours, K and V all-gathered"
     )
 
     recomputes: tuple[Recompute, ...] = ("none", "modules", "block", "full")
@@ -232,18 +233,21 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
 
 
 def _absent(settings: MegatronSettings) -> str | None:
-    """The part of Megatron that the settings need and that is not here, in the library's words."""
+    """The part of Megatron that the settings need and that is not here.
+
+    Without TransformerEngine in the library's words. With it the reason is this suite's.
+    """
+    installed = find_spec("transformer_engine") is not None
+    ours = "this suite builds Megatron's local spec, without TransformerEngine"
     if settings.cp_comm_type is not None:
+        library = "megatron-core: Context parallelism is only supported by TEDotProductAttention!"
         return (
-            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; megatron-core: Context "
-            "parallelism is only supported by TEDotProductAttention! Leave it out: CP then gathers "
-            "K and V"
+            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; "
+            f"{f'{ours}.' if installed else library} Leave it out: CP then gathers K and V"
         )
     if settings.cpu_offloading_layers is not None:
-        return (
-            "cpu_offloading is TransformerEngine's; megatron-core: CPU Offloading is enabled when "
-            "TE is not present"
-        )
+        library = "megatron-core: CPU Offloading is enabled when TE is not present"
+        return f"cpu_offloading is TransformerEngine's; {ours if installed else library}"
     if settings.offload_modules is not None:
         return (
             "offload_modules is Megatron's fine-grained activation offloading; it copies on CUDA "

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from baselines.megatron import adapter as adapter_module
 from baselines.megatron.adapter import ADAPTER, MegatronAdapter
 from baselines.megatron.ours import ADAPTER as OURS
 from baselines.megatron.settings import MegatronSettings, microbatch_group
@@ -208,6 +209,17 @@ def test_what_cannot_run_is_refused_with_the_reason(
     with pytest.raises(Unavailable, match=words) as refusal:
         ADAPTER.check(workload_of(**changes), settings)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("changes", [{"cp_comm_type": "p2p"}, {"cpu_offloading_layers": 1}])
+def test_the_refusal_is_the_suites_where_transformer_engine_is_installed(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_module, "find_spec", lambda name: name)
+    words = "TransformerEngine's; this suite builds Megatron's local spec"
+    with pytest.raises(Unavailable, match=words) as refusal:
+        ADAPTER.check(workload_of(), MegatronSettings(context_parallel=2, **changes))
+    assert "megatron-core" not in str(refusal.value)
 
 
 def test_sequences_that_do_not_fill_a_pipeline_are_wrong_numbers() -> None:
