@@ -16,7 +16,7 @@ from baselines.megatron.ours import ADAPTER as OURS
 from baselines.megatron.settings import MegatronSettings, microbatch_group
 from baselines.protocol import Misfit, Unavailable
 from benchmarks import workloads
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
 from benchmarks.rows.assign import grid_assignments
 from sppo.config.models import MODELS, Model
 from sppo.config.workload import Cluster, Workload
@@ -118,7 +118,7 @@ def test_counted_layers_are_ordered_by_their_share_of_the_model(adapter: Megatro
 
 def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
     workload = workloads.find("tiny-cpu")
-    committed = tuning.grid("megatron", workload, workload.device_memory_bytes)
+    committed = known_grids.committed_grid("megatron", workload, workload.device_memory_bytes)
     assert committed.points
     assert committed.points.keys() <= {p.key for p in grid_assignments("megatron", workload)}
 
