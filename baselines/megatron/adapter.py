@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import product
 
-from baselines.megatron.settings import MegatronSettings, Recompute
+from baselines.megatron.settings import MegatronSettings, Recompute, microbatch_group
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
@@ -28,7 +29,7 @@ class MegatronAdapter(Adapter):
     environment: Mapping[str, str] = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     remark = (
         "core attention: ours, on scaled_dot_product_attention (without TE, mcore's own keeps "
-        "S x S scores)"
+        "S x S scores); with CP: ours, K and V all-gathered"
     )
 
     recomputes: tuple[Recompute, ...] = ("none", "modules", "block", "full")
@@ -37,7 +38,8 @@ class MegatronAdapter(Adapter):
     def grid(self, workload: Workload) -> tuple[MegatronSettings, ...]:
         """Every layout that fills the ranks, with every recompute choice; least recompute first.
 
-        Of equal choices more model chunks come first: less idle time, and more memory.
+        Counts of recomputed layers are ordered by their share of the model. Of equal choices more
+        model chunks come first: less idle time, and more memory.
         """
         points = [
             point
@@ -68,8 +70,8 @@ class MegatronAdapter(Adapter):
         return (
             self.recomputes.index(point.recompute),
             MODULE_CHOICES.index(modules) if modules else 0,
-            # 0 is every layer.
-            point.recompute_layers * point.chunks or _EVERY_LAYER,
+            # Of the model; 0 is every layer.
+            point.recompute_layers * point.chunks * point.pipeline_parallel or _EVERY_LAYER,
             -point.chunks,
         )
 
@@ -190,10 +192,11 @@ def _misfit(workload: Workload, settings: MegatronSettings) -> str | None:
     if workload.sequences_per_step % replicas:
         return f"{workload.sequences_per_step} sequences a step do not divide over DP {replicas}"
     pipeline, micro_batches = settings.pipeline_parallel, workload.sequences_per_step // replicas
-    if settings.virtual_pipeline is not None and micro_batches % pipeline:
+    interleaved = settings.virtual_pipeline is not None
+    if interleaved and microbatch_group(pipeline, micro_batches) is None:
         return (
-            f"{micro_batches} sequences a replica do not divide over PP {pipeline} (Megatron's "
-            "rule for interleaving: micro-batches run in groups of PP)"
+            f"{micro_batches} sequences a replica are fewer than PP {pipeline} (Megatron's rule "
+            "for interleaving: micro-batches run in groups of at least PP)"
         )
     if context > 1 and tokens % (2 * context):
         return f"{tokens} tokens do not divide into 2 x CP = {2 * context} chunks"
@@ -230,18 +233,21 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
 
 
 def _absent(settings: MegatronSettings) -> str | None:
-    """The part of Megatron that the settings need and that is not here, in the library's words."""
+    """The part of Megatron that the settings need and that is not here.
+
+    Without TransformerEngine in the library's words. With it the reason is this suite's.
+    """
+    installed = find_spec("transformer_engine") is not None
+    ours = "this suite builds Megatron's local spec, without TransformerEngine"
     if settings.cp_comm_type is not None:
+        library = "megatron-core: Context parallelism is only supported by TEDotProductAttention!"
         return (
-            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; megatron-core: Context "
-            "parallelism is only supported by TEDotProductAttention! Leave it out: CP then gathers "
-            "K and V"
+            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; "
+            f"{f'{ours}.' if installed else library} Leave it out: CP then gathers K and V"
         )
     if settings.cpu_offloading_layers is not None:
-        return (
-            "cpu_offloading is TransformerEngine's; megatron-core: CPU Offloading is enabled when "
-            "TE is not present"
-        )
+        library = "megatron-core: CPU Offloading is enabled when TE is not present"
+        return f"cpu_offloading is TransformerEngine's; {ours if installed else library}"
     if settings.offload_modules is not None:
         return (
             "offload_modules is Megatron's fine-grained activation offloading; it copies on CUDA "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,10 @@ from torch import Tensor, nn
 from baselines.megatron.attention import CoreAttention
 from baselines.megatron.patches import cuda_type_names
 from baselines.megatron.saved_attention import save_attention
+from baselines.megatron.settings import MegatronSettings, microbatch_group
 from baselines.megatron.weights import RankShard, load_weights
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from baselines.megatron.settings import MegatronSettings
 
 
 class _Norm:
@@ -82,7 +80,7 @@ def recompute_options(settings: MegatronSettings) -> dict[str, Any]:
     }
 
 
-def interleaving_options(settings: MegatronSettings) -> dict[str, Any]:
+def interleaving_options(workload: Workload, settings: MegatronSettings) -> dict[str, Any]:
     """Model chunks as TransformerConfig spells them, with Megatron-LM's default of messages.
 
     Its messages then go one by one beside compute. In one batch, two stages would confuse
@@ -90,8 +88,12 @@ def interleaving_options(settings: MegatronSettings) -> dict[str, Any]:
     """
     if settings.virtual_pipeline is None:
         return {}
+    micro_batches = workload.sequences_per_step * settings.model_ranks // workload.cluster.ranks
     return {
         "virtual_pipeline_model_parallel_size": settings.virtual_pipeline,
+        "microbatch_group_size_per_vp_stage": microbatch_group(
+            settings.pipeline_parallel, micro_batches
+        ),
         "overlap_p2p_comm": True,
         "batch_p2p_comm": False,
     }
@@ -150,7 +152,7 @@ def transformer_config(
         persist_layer_norm=False,
         gradient_accumulation_fusion=cuda and tensor_parallel_layers._grad_accum_fusion_available,
         **recompute_options(settings),
-        **interleaving_options(settings),
+        **interleaving_options(workload, settings),
     )
 
 

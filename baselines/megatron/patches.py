@@ -1,7 +1,7 @@
 """Patches for megatron-core on a CPU or over torch's fake group: one Patch per obstacle.
 
 No patch changes `torch` itself: patches rebind names inside megatron.core. One mends a fault of the
-library on every device; no other patch changes a run on CUDA.
+library on every device, where a run meets the fault; no other patch changes a run on CUDA.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from baselines.megatron.messages import hold_what_is_sent, receive_in_the_order_of_sends
+from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Unavailable
 
 _CPU = torch.device("cpu")
@@ -31,8 +32,8 @@ _CPU = torch.device("cpu")
 class Patch:
     """One change to megatron.core, for releases `first` to `last`.
 
-    `where` is a device type, a backend of the default process group, or everywhere.
-    `mended_later`: releases after `last` do without the patch.
+    `where` is a device type or a backend of the default process group. A patch with `meets_fault`
+    is applied wherever a run of these settings meets the fault, whatever the release.
     """
 
     id: str
@@ -41,7 +42,19 @@ class Patch:
     apply: Callable[[], None]
     first: str = "0.16.0"
     last: str = "0.16.1"
-    mended_later: bool = False
+    meets_fault: Callable[[MegatronSettings], bool] | None = None
+
+    def is_needed(self, place: tuple[str, str], settings: MegatronSettings) -> bool:
+        """place: device type and backend."""
+        if self.meets_fault is not None:
+            return self.meets_fault(settings)
+        return self.where in place
+
+    def is_written_for(self, installed: str) -> bool:
+        """Whether the release is one of those; a patch by fault is written for all."""
+        if self.meets_fault is not None:
+            return True
+        return _release(self.first) <= _release(installed) <= _release(self.last)
 
 
 def _release(text: str) -> tuple[int, ...]:
@@ -152,6 +165,14 @@ def _read_norms_one_by_one() -> None:
     _rebind("utils", torch=_ModuleView(current, tensor=tensor))
 
 
+def _recomputes_norms_in_fp8(settings: MegatronSettings) -> bool:
+    """Whether norms are recomputed, and a default asks for FP8 without TransformerEngine."""
+    if "layernorm" not in settings.recompute_modules:
+        return False
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    return bool(random.CheckpointWithoutOutput().fp8) and not random.HAVE_TE
+
+
 def _no_fp8_without_fp8() -> None:
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     without = functools.partial(random.CheckpointWithoutOutput, fp8=None)
@@ -164,7 +185,7 @@ PATCHES = (
         where="everywhere",
         reason="a default takes FP8 for granted, which fails without TransformerEngine (#4469)",
         apply=_no_fp8_without_fp8,
-        mended_later=True,
+        meets_fault=_recomputes_norms_in_fp8,
     ),
     Patch(
         id="held-sends",
@@ -217,20 +238,18 @@ PATCHES = (
 )
 
 
-def apply_patches(device: torch.device, backend: str) -> tuple[str, ...]:
-    """Apply the patches of this device and process group; returns their ids.
+def apply_patches(
+    device: torch.device, backend: str, settings: MegatronSettings
+) -> tuple[str, ...]:
+    """Apply the patches of this device, process group and these settings; returns their ids.
 
     Raises Unavailable for a megatron-core outside the range the patches were written for.
     """
     installed = version("megatron-core")
-    needed = [
-        change
-        for change in PATCHES
-        if change.where in (device.type, backend, "everywhere")
-        and not (change.mended_later and _release(installed) > _release(change.last))
-    ]
+    place = (device.type, backend)
+    needed = [change for change in PATCHES if change.is_needed(place, settings)]
     for change in needed:
-        if not _release(change.first) <= _release(installed) <= _release(change.last):
+        if not change.is_written_for(installed):
             raise Unavailable(
                 f"megatron-core {installed}: patch {change.id} is written for {change.first} to "
                 f"{change.last}; install one of those"

@@ -95,6 +95,19 @@ class MegatronSettings:
         return self.virtual_pipeline or 1
 
 
+def microbatch_group(pipeline_parallel: int, micro_batches: int) -> int | None:
+    """Micro-batches that pass one model chunk before the next; None where they are too few.
+
+    Megatron's rule for interleaving: every group has at least PP micro-batches, the last one too.
+    The smallest such group holds the least memory; where PP divides, that is Megatron's default.
+    """
+    for size in range(pipeline_parallel, micro_batches + 1):
+        last = micro_batches % size
+        if last == 0 or last >= pipeline_parallel:
+            return size
+    return None
+
+
 FLAGS = (
     *DEGREES,
     "virtual_pipeline",
@@ -136,8 +149,8 @@ def layout_of_flags(given: Mapping[str, Any], workload: Workload) -> dict[str, A
         raise ValueError(f"--zero {zero}: Megatron shards the optimizer (1) or does not (0)")
     built["distributed_optimizer"] = zero == 1
     built["sequence_parallel"] = tensor > 1 and "no_sequence_parallel" not in given
-    chunks = given.get("virtual_pipeline", 1)
-    built["virtual_pipeline"] = chunks if chunks > 1 else None
+    chunks = given.get("virtual_pipeline")
+    built["virtual_pipeline"] = None if chunks == 1 else chunks
     built["cp_comm_type"] = given.get("cp_comm_type")
     offload = given.get("offload")
     if offload is not None and offload.isdecimal():

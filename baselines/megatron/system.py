@@ -24,7 +24,7 @@ class MegatronSystem(System):
     def __init__(
         self, workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
     ) -> None:
-        apply_patches(context.device, torch.distributed.get_backend())
+        apply_patches(context.device, torch.distributed.get_backend(), settings)
         self.context = context
         self.settings = settings
         self.sequences = workload.sequences_per_step

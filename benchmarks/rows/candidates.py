@@ -91,11 +91,13 @@ def _by_layout(points: Sequence[Configuration], free: Grid) -> list[Configuratio
     """The first point of every layout, then the second of every layout, and so on.
 
     Layouts without a committed point (replicas need several sequences) come first. A library's
-    grid begins with the least recomputation.
+    grid begins with the least recomputation. Model chunks are layouts of their own: full
+    recomputation with many chunks can be faster than less recomputation with one.
     """
 
     def layout(point: Configuration) -> str:
-        return settings_key({k: v for k, v in point.settings.items() if k.endswith("_parallel")})
+        degrees = ("_parallel", "_pipeline")
+        return settings_key({k: v for k, v in point.settings.items() if k.endswith(degrees)})
 
     layouts = group_by(points, layout)
     groups = sorted(layouts.values(), key=lambda group: any(p.key in free.points for p in group))

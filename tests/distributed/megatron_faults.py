@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 
 from baselines.megatron.settings import MegatronSettings
+from sppo.config.workload import Workload
 
 
 @contextmanager
@@ -43,8 +44,8 @@ def messages_in_batches() -> Iterator[None]:
 
     options = model.interleaving_options
 
-    def batched(settings: MegatronSettings) -> dict[str, Any]:
-        return options(settings) | {"overlap_p2p_comm": False, "batch_p2p_comm": True}
+    def batched(workload: Workload, settings: MegatronSettings) -> dict[str, Any]:
+        return options(workload, settings) | {"overlap_p2p_comm": False, "batch_p2p_comm": True}
 
     with patch.object(model, "interleaving_options", batched):
         yield

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 GPT = gpt("gpt-small", layers=4, hidden=64, heads=4, vocabulary=128)
+EIGHT_LAYERS = replace(GPT, name="gpt-8", layers=8)
 LLAMA = llama(
     "llama-small",
     layers=4,
@@ -74,6 +75,7 @@ LAYOUTS = {
         replace(VP, **MLP_AND_NORMS),
         replace(VP, **SAVED),
     ),
+    "gpt, five sequences a step": (VP, replace(VP, recompute="full")),
     "llama": (
         replace(CP, **NORMS),
         replace(CP, **SAVED),
@@ -105,9 +107,11 @@ def workload_of(model: Model, sequences: int) -> Workload:
 WORKLOADS = {
     "gpt": workload_of(GPT, 1),
     "gpt, four sequences a step": workload_of(GPT, 4),
+    "gpt, five sequences a step": workload_of(GPT, 5),
     "llama": workload_of(LLAMA, 1),
     "llama, fewer KV heads than TP": workload_of(ONE_KV_HEAD, 1),
-    "eight layers": workload_of(replace(GPT, name="gpt-8", layers=8), 4),
+    "eight layers": workload_of(EIGHT_LAYERS, 4),
+    "eight layers, six sequences a step": workload_of(EIGHT_LAYERS, 6),
 }
 
 

@@ -37,6 +37,10 @@ FOUR_RANKS = {
         MegatronSettings(pipeline_parallel=4, recompute="full"),
     ),
     "eight layers": (MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),),
+    "eight layers, six sequences a step": (
+        MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),
+        replace(VP, tensor_parallel=2, sequence_parallel=True),
+    ),
 }
 """TP x CP, TP x PP, PP x DP, PP x CP, and a pipeline whose neighbours are different ranks."""
 

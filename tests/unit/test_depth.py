@@ -277,6 +277,31 @@ def test_settings_whose_layers_are_not_alike_are_emulated_whole(tmp_path: Path) 
     assert "emulated whole, because of communication: other kinds" in notes.getvalue()
 
 
+def test_full_recomputation_with_chunks_beats_less_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four stages and sequences: without chunks 7 turns of 3, with four chunks 4.75 turns of 4."""
+    one = MegatronSettings(tensor_parallel=8, pipeline_parallel=4)
+    mlp = replace(one, recompute="modules", recompute_modules=("mlp",))
+    four_full = replace(one, virtual_pipeline=4, recompute="full")
+    grid = (replace(one, virtual_pipeline=4), one, mlp, four_full, replace(one, recompute="full"))
+
+    def only_these_fit(settings: Mapping[str, Any], layers: int, tokens: int) -> int:
+        saves = settings["recompute"] != "none"
+        return layers * (1 if saves else 100) * 2**30
+
+    monkeypatch.setattr(type(load("megatron")), "grid", lambda adapter, workload: grid)
+    search = searcher(MadeUpRanks(peak=only_these_fit), tmp_path)
+    search.workload = replace(WORKLOAD, sequences_per_step=4)
+    result = fastest(search, SearchBudget())
+    assert result.found is not None
+    assert result.found.settings_text == load("megatron").describe(four_full)
+    assert result.found.simulated_time is not None
+    least_seconds_of = {skip.settings_text: skip.at_least_seconds or 0 for skip in result.skipped}
+    slower = least_seconds_of[load("megatron").describe(mlp)]
+    assert slower > result.found.simulated_time.step_seconds
+
+
 def test_a_setting_that_breaks_is_reported(tmp_path: Path) -> None:
     class Broken(MadeUpRanks):
         def emulate_rank(self, role: Role, *about: Any) -> RoleReport:

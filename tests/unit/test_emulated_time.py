@@ -71,6 +71,9 @@ MEGATRON: dict[str, Any] = {
     "pipeline_parallel": 2,
     "context_parallel": 1,
     "sequence_parallel": True,
+    "recompute": "full",
+    "recompute_layers": 0,
+    "recompute_modules": (),
 }
 FLASH = "aten._scaled_dot_product_flash_attention_for_cpu"
 

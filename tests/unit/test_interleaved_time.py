@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from benchmarks.emulation.time.megatron_collectives import forward_share, use_of
 from benchmarks.emulation.time.one_f_one_b import StageSeconds, interleaved_order, stage_ends
 from benchmarks.emulation.time.step_time import simulated_time
 from tests.unit.test_emulated_time import (
@@ -26,11 +28,20 @@ def test_interleaved_chunks_take_turns() -> None:
     """Megatron: groups of PP micro-batches pass every chunk; stage 0 is two forwards ahead."""
     words = [
         " ".join(f"{kind}{number}.{chunk}" for kind, number, chunk in tasks)
-        for tasks in (interleaved_order(stage, 2, 4, 2) for stage in (0, 1))
+        for tasks in (interleaved_order(stage, 2, 4, 2, 2) for stage in (0, 1))
     ]
     begin = "F0.0 F1.0 F0.1 "
     assert words[0] == (f"{begin}F1.1 F2.0 B0.1 F3.0 B1.1 F2.1 B0.0 F3.1 B1.0 B2.1 B3.1 B2.0 B3.0")
     assert words[1] == (f"{begin}B0.1 F1.1 B1.1 F2.0 B0.0 F3.0 B1.0 F2.1 B2.1 F3.1 B3.1 B2.0 B3.0")
+
+
+def test_a_group_may_be_larger_than_the_pipeline() -> None:
+    """Megatron's example: PP2 VP2 with groups of three of five micro-batches: 012 012 34 34."""
+    tasks = interleaved_order(1, 2, 5, 2, 3)
+    assert "".join(str(number) for kind, number, _ in tasks if kind == "F") == "0120123434"
+    assert "".join(kind for kind, _, _ in tasks) == "FFF" + "FB" * 7 + "BBB"
+    chunk = StageSeconds(forward=0.5, backward=1.0)
+    assert max(stage_ends([chunk] * 2, 5, 2, 3)) == pytest.approx(3 * 5 + 3 / 2)
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 4])
@@ -67,6 +78,38 @@ def test_two_stages_of_two_chunks() -> None:
     assert time.step_seconds == pytest.approx(57 + 1.5 + 1)
     assert time.step_seconds_if_hidden == pytest.approx(2 * 16 + 16 / 2 + 1)
     assert time.idle_share == pytest.approx(1 - (4 * 11 + 1.5 + 1) / 59.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_tensor", "of_context"),
+    [
+        ({"recompute": "none"}, 2.5, 3.0),
+        ({"recompute": "none", "sequence_parallel": False}, 2.0, 3.0),
+        ({"recompute": "full"}, 3.5, 4.0),
+        ({"recompute": "block", "recompute_layers": 1}, 2.75, 3.25),
+        ({"recompute": "save-attention"}, 3.5, 3.0),
+        ({"recompute": "save-attention", "recompute_layers": 2}, 3.0, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["mlp", "layernorm"]}, 3.0, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["layernorm"]}, 2.5, 3.0),
+        ({"recompute": "modules", "recompute_modules": ["core_attn"]}, 2.5, 4.0),
+    ],
+)
+def test_collectives_of_a_layer_over_those_of_its_forward(
+    changes: dict[str, Any], of_tensor: float, of_context: float
+) -> None:
+    """A chunk of four layers. CP gathers K and V once a forward, and again in the backward."""
+    settings = {**MEGATRON, **changes}
+    assert forward_share("tensor", settings, 4) == pytest.approx(1 / of_tensor)
+    assert forward_share("context", settings, 4) == pytest.approx(1 / of_context)
+
+
+def test_the_ranks_of_a_message_tell_its_use() -> None:
+    """TP 2, CP 2, DP 2, PP 2 on 16 ranks."""
+    settings = {**MEGATRON, "context_parallel": 2}
+    groups = ([0, 1], [1, 3], [0, 4], [0, 2, 4, 6], [0, 8], [8, 0])
+    operations = (*["all_gather"] * 4, *["send"] * 2)
+    uses = [use_of(*sent, settings) for sent in zip(operations, groups, strict=True)]
+    assert uses == ["tensor", "context", "once", "once", "forward", "backward"]
 
 
 @pytest.mark.parametrize(("recompute", "sent_again"), [("none", 0.0), ("save-attention", 1.0)])

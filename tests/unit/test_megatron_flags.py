@@ -60,6 +60,8 @@ def test_megatrons_own_ways_that_are_not_here() -> None:
         ("megatron-ours", {"recompute": "full"}, "megatron-ours takes save-attention"),
         ("megatron-ours", {"recompute": "save-attention:few"}, "or save-attention:2 for 2 layers"),
         ("megatron", {"virtual_pipeline": 2}, "needs a pipeline .Megatron's rule"),
+        ("megatron", {"pipeline_parallel": 4, "virtual_pipeline": 0}, "at least 2 chunks a rank"),
+        ("megatron", {"pipeline_parallel": 4, "virtual_pipeline": -3}, "at least 2 chunks a rank"),
         ("megatron", {"cp_comm_type": "ring"}, "cp_comm_type must be one of p2p, all_gather"),
         ("deepspeed", {"virtual_pipeline": 2}, "--virtual-pipeline: no setting of deepspeed"),
     ],

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from baselines.megatron import adapter as adapter_module
 from baselines.megatron.adapter import ADAPTER, MegatronAdapter
 from baselines.megatron.ours import ADAPTER as OURS
-from baselines.megatron.settings import MegatronSettings
+from baselines.megatron.settings import MegatronSettings, microbatch_group
 from baselines.protocol import Misfit, Unavailable
 from benchmarks import workloads
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
 from benchmarks.rows.assign import grid_assignments
 from sppo.config.models import MODELS, Model
 from sppo.config.workload import Cluster, Workload
@@ -91,12 +92,33 @@ def test_model_chunks_are_in_the_grid_where_the_sequences_fill_the_pipeline() ->
 
     assert chunks(1) == [1]
     assert chunks(4) == [8, 4, 2, 1], "the least idle time first"
-    assert chunks(6) == [1], "4 does not divide 6"
+    assert chunks(3) == [1], "fewer than the stages"
+    assert chunks(6) == [8, 4, 2, 1], "4 does not divide 6: one group of 6"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "micro_batches", "group"),
+    [(4, 8, 4), (2, 5, 3), (4, 6, 6), (4, 9, 5), (4, 13, 7), (4, 3, None)],
+)
+def test_groups_of_micro_batches_follow_megatrons_rule(
+    pipeline: int, micro_batches: int, group: int | None
+) -> None:
+    assert microbatch_group(pipeline, micro_batches) == group
+
+
+@pytest.mark.parametrize("adapter", [ADAPTER, OURS], ids=lambda adapter: adapter.name)
+def test_counted_layers_are_ordered_by_their_share_of_the_model(adapter: MegatronAdapter) -> None:
+    """One layer of PP4 is four of the model, one of PP4 VP2 is eight."""
+    grid = adapter.grid(workload_of(MODELS["gpt-7b"], ranks=4, sequences=4))
+    counted = [point for point in grid if point.recompute_layers]
+    layers = [point.recompute_layers * point.chunks * point.pipeline_parallel for point in counted]
+    assert len(set(layers)) > 2
+    assert layers == sorted(layers)
 
 
 def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
     workload = workloads.find("tiny-cpu")
-    committed = tuning.grid("megatron", workload, workload.device_memory_bytes)
+    committed = known_grids.committed_grid("megatron", workload, workload.device_memory_bytes)
     assert committed.points
     assert committed.points.keys() <= {p.key for p in grid_assignments("megatron", workload)}
 
@@ -148,9 +170,9 @@ def test_a_kv_head_may_be_on_several_ranks() -> None:
         ),
         (MegatronSettings(pipeline_parallel=2), {"dtype": "float64"}, "float32 and bfloat16"),
         (
-            MegatronSettings(pipeline_parallel=2, virtual_pipeline=2),
-            {"sequences": 3},
-            "3 sequences a replica do not divide over PP 2 .*Megatron's rule",
+            MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),
+            {"ranks": 4, "sequences": 3},
+            "3 sequences a replica are fewer than PP 4 .*Megatron's rule",
         ),
         (
             MegatronSettings(pipeline_parallel=2, virtual_pipeline=4),
@@ -187,6 +209,17 @@ def test_what_cannot_run_is_refused_with_the_reason(
     with pytest.raises(Unavailable, match=words) as refusal:
         ADAPTER.check(workload_of(**changes), settings)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("changes", [{"cp_comm_type": "p2p"}, {"cpu_offloading_layers": 1}])
+def test_the_refusal_is_the_suites_where_transformer_engine_is_installed(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter_module, "find_spec", lambda name: name)
+    words = "TransformerEngine's; this suite builds Megatron's local spec"
+    with pytest.raises(Unavailable, match=words) as refusal:
+        ADAPTER.check(workload_of(), MegatronSettings(context_parallel=2, **changes))
+    assert "megatron-core" not in str(refusal.value)
 
 
 def test_sequences_that_do_not_fill_a_pipeline_are_wrong_numbers() -> None:

@@ -133,6 +133,28 @@ def test_other_sequences_a_step_take_winners_then_layouts_in_turn() -> None:
     assert len(fitting(ordered, 3, never)) == 3, "without a limit there is nothing to confirm"
 
 
+def test_full_recomputation_with_chunks_is_tried_beside_less_without() -> None:
+    """Of VP4 only "full" fits: beside "mlp" of VP1, so a launch tells which is faster."""
+    grid = [
+        replace(point, settings={**point.settings, "virtual_pipeline": chunks})
+        for point, chunks in (
+            (assignment("VP4 mlp"), 4),
+            (assignment("VP1 mlp"), None),
+            (assignment("VP1 mlp+norms"), None),
+            (assignment("VP4 full"), 4),
+            (assignment("VP1 full"), None),
+        )
+    ]
+    ordered = candidates.candidates(grid, NONE, NONE, limit_bytes=MIB, own=False)
+
+    def attempt(configuration: Configuration) -> Status:
+        return "oom" if configuration.settings["name"] == "VP4 mlp" else "ok"
+
+    chosen = fitting(ordered, 3, attempt)
+    names = [configuration.settings["name"] for configuration in chosen]
+    assert names == ["VP1 mlp", "VP4 full", "VP1 mlp+norms"]
+
+
 def test_known_peaks_rule_points_out_for_more_sequences_too() -> None:
     assert "fast" not in order(NONE, FREE, 120, own=False)
 

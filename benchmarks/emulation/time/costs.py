@@ -22,15 +22,11 @@ STATE = ("weights", "gradients", "optimizer")
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSeconds:
-    """A rank's products of a whole step: first forwards, backwards and recomputation.
-
-    recompute_share: recomputed FLOPs over the FLOPs of the first forwards.
-    """
+    """A rank's products of a whole step: first forwards, backwards and recomputation."""
 
     forward: float
     backward: float
     recompute: float
-    recompute_share: float
 
     @property
     def total(self) -> float:
@@ -69,7 +65,6 @@ def compute_seconds(
         backward=2
         * (overhead + dense / rate("dense_backward") + attention / rate("attention_backward")),
         recompute=share * overhead + dense_again / dense_rate + attention_again / attention_rate,
-        recompute_share=share,
     )
 
 

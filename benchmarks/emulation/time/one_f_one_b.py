@@ -2,9 +2,9 @@
 
 The orders are Megatron's. `forward_backward_pipelining_without_interleaving`: stage s of p runs
 p - s - 1 forwards first, then pairs, then the remaining backwards.
-`forward_backward_pipelining_with_interleaving`: a stage has several model chunks. Groups of p
-micro-batches pass one chunk after another, and stage s of p with v chunks runs
-2 (p - s - 1) + (v - 1) p forwards first.
+`forward_backward_pipelining_with_interleaving`: a stage has several model chunks. Groups of n
+micro-batches (p, if p divides them) pass one chunk after another, and stage s of p with v chunks
+runs 2 (p - s - 1) + (v - 1) n forwards first.
 """
 
 from __future__ import annotations
@@ -50,15 +50,17 @@ def order(stage: int, stages: int, micro_batches: int) -> list[Task]:
     return _in_turn(forwards, backwards, ahead)
 
 
-def interleaved_order(stage: int, stages: int, micro_batches: int, chunks: int) -> list[ChunkTask]:
-    """The tasks of one stage with several model chunks, first to last."""
+def interleaved_order(
+    stage: int, stages: int, micro_batches: int, chunks: int, group: int
+) -> list[ChunkTask]:
+    """The tasks of one stage with several model chunks, first to last. group: of micro-batches."""
     passes = [
         (number, chunk)
-        for first in range(0, micro_batches, stages)
+        for first in range(0, micro_batches, group)
         for chunk in range(chunks)
-        for number in range(first, min(first + stages, micro_batches))
+        for number in range(first, min(first + group, micro_batches))
     ]
-    ahead = min(2 * (stages - stage - 1) + (chunks - 1) * stages, len(passes))
+    ahead = min(2 * (stages - stage - 1) + (chunks - 1) * group, len(passes))
     forwards: list[ChunkTask] = [("F", number, chunk) for number, chunk in passes]
     backwards: list[ChunkTask] = [("B", number, chunks - 1 - chunk) for number, chunk in passes]
     return _in_turn(forwards, backwards, ahead)
@@ -74,16 +76,19 @@ def _in_turn(forwards: list[T], backwards: list[T], ahead: int) -> list[T]:
     ]
 
 
-def stage_ends(stages: Sequence[StageSeconds], micro_batches: int, chunks: int = 1) -> list[float]:
+def stage_ends(
+    stages: Sequence[StageSeconds], micro_batches: int, chunks: int = 1, group: int | None = None
+) -> list[float]:
     """When each stage has done its last task and sent its result, in seconds from the begin.
 
     A task begins when the stage is free and its input is there: from the stage before for a
     forward, from the stage behind for a backward. With several chunks the last stage is before the
-    first one. A sender waits for no receiver.
+    first one, and micro-batches pass a chunk in groups (None: of one micro-batch a stage). A sender
+    waits for no receiver.
     """
     count = len(stages)
     orders: list[list[ChunkTask]] = [
-        interleaved_order(stage, count, micro_batches, chunks)
+        interleaved_order(stage, count, micro_batches, chunks, group or count)
         if chunks > 1
         else [(kind, number, 0) for kind, number in order(stage, count, micro_batches)]
         for stage in range(count)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from baselines import registry
+from baselines.megatron.settings import microbatch_group
 from benchmarks.emulation.time.costs import (
     by_link,
     compute_seconds,
@@ -21,6 +22,7 @@ from benchmarks.emulation.time.costs import (
     optimizer_seconds,
     ranks_of,
 )
+from benchmarks.emulation.time.megatron_collectives import Use, forward_share, use_of
 from benchmarks.emulation.time.one_f_one_b import StageSeconds, stage_ends
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
@@ -37,7 +39,8 @@ MEGATRON = (
     "and every chunk alike; a message between stages holds its sender",
     "collectives of a layer hide under nothing: pessimistic for those in the backward of a "
     "column-parallel layer, which run beside a product",
-    "gradients of replicas are summed behind the last backward: pessimistic, it begins before",
+    "gradients of replicas are summed behind the last backward: pessimistic, it begins before; "
+    "with CP and one replica they are charged to the layers, whose ranks are the same",
 )
 DEEPSPEED = (
     "the sequences of a rank one after the other",
@@ -118,11 +121,12 @@ def megatron(step: CountedStep) -> StepTime:
         for stage, (_, counts) in enumerate(roles)
     ]
     exposed, hidden, reductions = zip(*stages, strict=True)
-    ends = zip(stage_ends(exposed, micro_batches, chunks), reductions, strict=True)
+    group = microbatch_group(pipeline, micro_batches)
+    ends = zip(stage_ends(exposed, micro_batches, chunks, group), reductions, strict=True)
     passes = micro_batches * chunks
     return StepTime(
         seconds=max(end + reduction for end, reduction in ends) + step.optimizer(),
-        seconds_if_hidden=max(stage_ends(hidden, micro_batches, chunks)) + step.optimizer(),
+        seconds_if_hidden=max(stage_ends(hidden, micro_batches, chunks, group)) + step.optimizer(),
         ranks=[
             RankTime(
                 name=report.role,
@@ -148,36 +152,32 @@ def _chunks(step: CountedStep) -> int:
 def _megatron_stage(
     step: CountedStep, counts: Counts, micro_batches: int, stage: int
 ) -> tuple[StageSeconds, StageSeconds, float]:
-    """A micro-batch on one chunk with messages, and without; seconds of the reduction at the end.
-
-    A layer's backward has as many collectives as its first forward. With sequence parallelism it
-    has half as many more, which gather the inputs for the weights' gradients. Recomputation has
-    those of a forward.
-    """
+    """A micro-batch on one chunk with messages, and without; seconds of what is sent once."""
     workload, settings = step.workload, step.settings
+    stage_layers = workload.model.layers // settings["pipeline_parallel"]
     work = compute_seconds(
         counts,
         step.profile,
         tokens=workload.sequence_tokens // _inner(step),
-        layer_passes=workload.model.layers // settings["pipeline_parallel"] * micro_batches,
+        layer_passes=stage_layers * micro_batches,
     )
-    by_use = {"forward": 0.0, "backward": 0.0, "layers": 0.0, "once": 0.0}
+    by_use: dict[Use, float] = dict.fromkeys(get_args(Use), 0.0)
     for traffic in counts.communication:
-        use = _use(traffic.operation, ranks_of(traffic.group), _inner(step))
+        use = use_of(traffic.operation, ranks_of(traffic.group), settings)
         by_use[use] += message_seconds(traffic, step.profile, workload.cluster)
     passes = micro_batches * _chunks(step)
     forward = work.forward / passes
     backward = (work.backward + work.recompute) / passes
-    collectives = by_use["layers"] / passes
-    # Of the layers' collectives: saved attention sends none.
-    again = 1.0 if settings.get("recompute") == "save-attention" else work.recompute_share
-    share = 1 / (1 + (1.5 if settings["sequence_parallel"] else 1.0) + again)
+    tensor, context = by_use["tensor"] / passes, by_use["context"] / passes
+    chunk_layers = stage_layers // _chunks(step)
+    in_forward = tensor * forward_share("tensor", settings, chunk_layers)
+    in_forward += context * forward_share("context", settings, chunk_layers)
     sends = by_use["forward"], by_use["backward"]
     if _chunks(step) > 1:
         sends = _sends_by_use(sum(sends), stage, settings["pipeline_parallel"], _chunks(step))
     exposed = StageSeconds(
-        forward=forward + share * collectives,
-        backward=backward + (1 - share) * collectives,
+        forward=forward + in_forward,
+        backward=backward + tensor + context - in_forward,
         send_forward=sends[0] / passes,
         send_backward=sends[1] / passes,
     )
@@ -193,13 +193,6 @@ def _sends_by_use(seconds: float, stage: int, stages: int, chunks: int) -> tuple
     forwards, backwards = chunks - (stage == stages - 1), chunks - (stage == 0)
     share = forwards / (forwards + backwards)
     return share * seconds, (1 - share) * seconds
-
-
-def _use(operation: str, ranks: Sequence[int], inner: int) -> str:
-    """When a message of Megatron is sent: its ranks are ordered TP, CP, DP, PP, inner first."""
-    if operation in ("send", "recv"):
-        return "forward" if ranks[0] < ranks[-1] else "backward"
-    return "layers" if ranks[0] // inner == ranks[-1] // inner else "once"
 
 
 def one_replica(step: CountedStep) -> StepTime:
