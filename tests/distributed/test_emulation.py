@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from benchmarks.accounting.memory_timeline import Journal
 from benchmarks.emulation import processes
 from benchmarks.emulation.counts import counts_of
 from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.preloaded import PreloadedRanks
 from benchmarks.emulation.result import Counts
 from benchmarks.emulation.worker import counted_step
 from benchmarks.rows.assign import step_plans
@@ -280,6 +284,26 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
 }
 
 
+SOAK = frozenset(
+    (
+        "megatron PP2, full recompute, four sequences",
+        "megatron TP2 SP",
+        "megatron-ours CP2, attention saved in three layers, llama",
+        "deepspeed Ulysses 2, ZeRO-3, bfloat16",
+        "deepspeed replicas, ZeRO-2",
+        "deepspeed Ulysses 2, ZeRO-0, attention saved",
+        "deepspeed Ulysses 2, ZeRO-3, split",
+        "deepspeed Ulysses 2, ZeRO-2, attention saved",
+        "deepspeed-ours Ulysses 2, ZeRO-1",
+        "native Ulysses 2, attention saved",
+        "native Ulysses 2, replicas, full recompute, bfloat16",
+        "native ring 2, attention saved, llama",
+        "native TP2 x ring 2, full recompute",
+    )
+)
+"""Cases of `tox -e soak`. Every setting of these is in one of the others, in other company."""
+assert SOAK < CASES.keys()
+
 MESSAGES = frozenset(
     (
         "_allgather_base_",
@@ -373,22 +397,36 @@ def counted(rank: int, ranks: int, name: str, patience_seconds: float) -> bytes:
     return msgspec.json.encode(counts)
 
 
-def emulated(name: str, directory: Path) -> list[Counts]:
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Callable[[str], PreloadedRanks]]:
+    """Ranks of a system as forks of processes that have its library, for all cases together."""
+    with ExitStack() as stack:
+        yield cache(lambda system: stack.enter_context(PreloadedRanks(system)))
+
+
+def emulated(name: str, directory: Path, servers: Callable[[str], PreloadedRanks]) -> list[Counts]:
     """The counts of every rank by `sppo-bench emulate --ranks all`."""
     system, workload, settings = CASES[name]
     job = processes.make_job(workload, registry.load(system), settings, directory)
     roles = [
         Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in range(workload.cluster.ranks)
     ]
-    reports = Emulator(parent=directory, time_limit_seconds=250.0).run(job, roles)
+    run_rank = servers(system).emulate_rank
+    emulator = Emulator(parent=directory, time_limit_seconds=250.0, run_rank=run_rank)
+    reports = emulator.run(job, roles)
     assert [report.reason for report in reports] == [""] * len(roles)
     return [report.counts for report in reports if report.counts is not None]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_emulated_equals_counted(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] if name in SOAK else []) for name in CASES],
+)
+def test_emulated_equals_counted(
+    name: str, servers: Callable[[str], PreloadedRanks], tmp_path: Path
+) -> None:
     workload = CASES[name][1]
-    fake = emulated(name, tmp_path)
+    fake = emulated(name, tmp_path, servers)
     expected = [comparable(counts) for counts in fake]
     for patience_seconds in (0.01, 0.1):
         reports = run_ranks(counted, workload.cluster.ranks, name, patience_seconds)
