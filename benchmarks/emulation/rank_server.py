@@ -16,17 +16,28 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 
 import msgspec
 
 from benchmarks.worker.parent import end_with_parent, parent_variable
 
 MODULES = {
-    "deepspeed": ("deepspeed", "baselines.deepspeed.system"),
+    "deepspeed": (
+        "deepspeed",
+        "deepspeed.module_inject",
+        "deepspeed.runtime.sequence_parallel.ulysses_sp",
+        "deepspeed.runtime.zero.stage3",
+        "deepspeed.sequence.layer",
+        "torch._dynamo",
+        "torch._inductor.lowering",
+        "baselines.deepspeed.system",
+    ),
     "megatron": ("baselines.megatron.system",),
-    "native": ("baselines.native.system",),
+    "native": ("torch._dynamo", "baselines.native.system"),
 }
-"""What a rank of a system imports in `prepare`. A rank of another system imports for itself."""
+"""What a rank of a system imports until the end of its step. Without a name here the rank imports
+for itself."""
 
 VARIABLES = {"deepspeed": {"DS_ACCELERATOR": "cpu", "DEEPSPEED_LOG_LEVEL": "error"}}
 """Variables that a library reads when it is imported. An emulated device is a CPU."""
@@ -61,8 +72,10 @@ def import_libraries(system: str) -> None:
     os.environ.update(VARIABLES.get(library, {}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("benchmarks.emulation.worker", *MODULES.get(library, ())):
-            importlib.import_module(name)
+        importlib.import_module("benchmarks.emulation.worker")
+        for name in MODULES.get(library, ()):
+            with suppress(ImportError):  # another version of the library
+                importlib.import_module(name)
 
 
 def run_rank(request: RankRequest) -> int:
