@@ -125,7 +125,7 @@ class DeepSpeedSystem(System):
         if dist.get_backend() == "fake":
             _skip_parameter_comparison()
         self.mpu = self._sequence_groups()
-        self.tier = HostTier(context) if hosted else None
+        self.tier = HostTier(context, workload.host_memory_bytes) if hosted else None
         self.offload = self._own_offload()
         self.engine = self._engine(weights)
 
