@@ -148,8 +148,11 @@ class DeepSpeedSystem(System):
         return partial(ulysses, batch_dim_idx=0)
 
     def _own_offload(self) -> Any:
-        """DeepSpeed's context of a forward and its backward, with checkpoints in host memory."""
-        if not self.settings.cpu_checkpointing:
+        """DeepSpeed's context of a forward and its backward, with hidden states on the host.
+
+        Restored ones stay on the GPU until the context ends.
+        """
+        if not self.settings.host_hidden_states:
             return nullcontext()
         from deepspeed.runtime.activation_checkpointing import offload_activations
 
@@ -161,7 +164,7 @@ class DeepSpeedSystem(System):
         if self.tier is not None:
             return hosted_region(checkpointing, self.tier)
         checkpointed = region(contexts_of(checkpointing))
-        if self.settings.cpu_checkpointing:
+        if self.settings.host_hidden_states:
             return hosted_by_deepspeed(checkpointed, self.offload)
         return checkpointed
 

@@ -15,7 +15,7 @@ from baselines.megatron.ours import ADAPTER as OURS
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Misfit, Unavailable
 from benchmarks import workloads
-from benchmarks.rows import tuning
+from benchmarks.rows import known_grids
 from benchmarks.rows.assign import grid_assignments
 from sppo.config.models import MODELS, Model
 from sppo.config.workload import Cluster, Workload
@@ -94,11 +94,12 @@ def test_model_chunks_are_in_the_grid_where_the_sequences_fill_the_pipeline() ->
     assert chunks(6) == [1], "4 does not divide 6"
 
 
-def test_grids_measured_by_older_code_are_known_by_their_settings() -> None:
+@pytest.mark.parametrize("system", ["megatron", "deepspeed"])
+def test_grids_measured_by_older_code_are_known_by_their_settings(system) -> None:
     workload = workloads.find("tiny-cpu")
-    committed = tuning.grid("megatron", workload, workload.device_memory_bytes)
+    committed = known_grids.committed_grid(system, workload, workload.device_memory_bytes)
     assert committed.points
-    assert committed.points.keys() <= {p.key for p in grid_assignments("megatron", workload)}
+    assert committed.points.keys() <= {p.key for p in grid_assignments(system, workload)}
 
 
 def test_only_ours_saves_attention() -> None:
