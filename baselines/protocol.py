@@ -184,6 +184,21 @@ class Follower(Adapter, Protocol):
         """Settings of that layout with full recompute, as in the paper's baselines."""
 
 
+@runtime_checkable
+class PartlyEmulated(Protocol):
+    """An adapter with settings that only real devices can run."""
+
+    def check_emulated(self, workload: Workload, settings: Any) -> None:
+        """Raise Unavailable for settings that no emulation can run. No torch."""
+
+
+def check_emulated(adapter: Adapter, workload: Workload, settings: Any) -> None:
+    """As `Adapter.check`, for an emulation."""
+    adapter.check(workload, settings)
+    if isinstance(adapter, PartlyEmulated):
+        adapter.check_emulated(workload, settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Role:
     """`ranks` ranks with equal memory, compute and messages; `rank` represents them."""

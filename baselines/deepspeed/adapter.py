@@ -5,29 +5,28 @@ loss of ALST are DeepSpeed's own (`system.py`). The decoder around them is plain
 
 Checkpointing is torch's, as DeepSpeed advises without a tensor-parallel group. Its own
 `deepspeed.checkpointing` adds partitions over tensor-parallel ranks. Otherwise it does the same,
-with a reentrant backward. Checkpoints in host memory are DeepSpeed's own with CUDA alone.
+with a reentrant backward. Hidden states in host memory (`CheckpointHiddenStatesOffload`) are
+DeepSpeed's own, with CUDA alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from baselines.deepspeed.settings import FIRST_STEP_TOKENS, Checkpointing, DeepSpeedSettings
+from baselines.deepspeed.grid import choices, degrees, in_order
+from baselines.deepspeed.settings import FIRST_STEP_TOKENS, DeepSpeedSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
 from sppo.config.models import Model
-from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
-from sppo.plan.blocks import block_of
 
 if TYPE_CHECKING:
     from baselines.deepspeed.system import DeepSpeedSystem
 
 HOSTS_CUDA_ALONE = (
-    "DeepSpeed's cpu_checkpointing (CheckpointHiddenStatesOffload) moves tensors of CUDA alone and "
-    "keeps those of a CPU on the device without a word; deepspeed-ours hosts checkpoints here"
+    "host_hidden_states is DeepSpeed's CheckpointHiddenStatesOffload, which moves tensors of CUDA "
+    "alone and keeps those of a CPU on the device without a word; deepspeed-ours hosts checkpoints "
+    "here"
 )
 """The reason of a refusal, on a CPU and emulated."""
 
@@ -46,7 +45,7 @@ class DeepSpeedAdapter(Adapter):
         return tuple(
             settings
             for degree in degrees(workload)
-            for settings in in_order(workload, _choices(workload, degree))
+            for settings in in_order(workload, choices(workload, degree))
         )
 
     def check(self, workload: Workload, settings: DeepSpeedSettings) -> None:
@@ -69,7 +68,7 @@ class DeepSpeedAdapter(Adapter):
                     f"{tokens} tokens are not divisible by SP size {degree}: "
                     "DeepSpeed would train on something else without a word"
                 )
-        if settings.cpu_checkpointing and workload.cluster.device != "cuda":
+        if settings.host_hidden_states and workload.cluster.device != "cuda":
             raise Unavailable(HOSTS_CUDA_ALONE)
         if settings.layers_to_checkpoint(model) > model.layers:
             raise Unavailable(
@@ -77,6 +76,11 @@ class DeepSpeedAdapter(Adapter):
             )
         if workload.dtype == "float64":
             raise Unavailable("DeepSpeed trains in float32, bfloat16 or float16, not in float64")
+
+    def check_emulated(self, workload: Workload, settings: DeepSpeedSettings) -> None:
+        """Raise Unavailable for what moves tensors of CUDA alone: an emulation's are a CPU's."""
+        if settings.host_hidden_states:
+            raise Unavailable(HOSTS_CUDA_ALONE)
 
     def _check_copied_heads(self, model: Model, degree: int) -> None:
         """Fewer KV heads than ranks are copied; more may be divided unevenly (both are exact)."""
@@ -106,8 +110,8 @@ class DeepSpeedAdapter(Adapter):
             words.append("tiled loss")
         if settings.overlap_comm is not None:
             words.append(f"overlap_comm {'on' if settings.overlap_comm else 'off'}")
-        if settings.cpu_checkpointing:
-            words.append("cpu_checkpointing")
+        if settings.host_hidden_states:
+            words.append("hidden states on the host (CheckpointHiddenStatesOffload)")
         return ", ".join(words)
 
     def versions(self) -> dict[str, str]:
@@ -117,7 +121,7 @@ class DeepSpeedAdapter(Adapter):
         self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
     ) -> DeepSpeedSystem:
         self.check(workload, settings)
-        if settings.cpu_checkpointing and context.device.type != "cuda":
+        if settings.host_hidden_states and context.device.type != "cuda":
             raise Unavailable(HOSTS_CUDA_ALONE)
         return self._system(workload, settings, weights, context)
 
@@ -143,84 +147,6 @@ _SAVING = {
     "blocks": "",
 }
 """What a checkpointing saves, in words."""
-
-
-def degrees(workload: Workload) -> list[int]:
-    """The Ulysses degrees whose replicas have equal sequences, the largest first."""
-    ranks, sequences = workload.cluster.ranks, workload.sequences_per_step
-    return [n for n in reversed(divisors(ranks)) if sequences % (ranks // n) == 0]
-
-
-def _choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
-    """A part of the blocks is checkpointed only with attention saved: to recompute attention too
-    takes longer and saves little more.
-    """
-    layers = workload.model.layers
-    quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
-    kinds: list[tuple[Checkpointing, int | None]] = [
-        ("none", None),
-        *(("save-attention", count) for count in (*quarters, None)),
-        ("blocks", None),
-    ]
-    if degree > 1:  # without all-to-alls it saves more than "save-attention" for nothing
-        kinds.append(("split", None))
-    for checkpointing, count in kinds:
-        for zero_stage in (0, 1, 2, 3):
-            point = grid_point(workload, degree, zero_stage, checkpointing)
-            yield replace(point, checkpointed_layers=count)
-        if checkpointing != "none" and count is None:
-            yield from tiled(workload, degree, checkpointing)
-
-
-def tiled(
-    workload: Workload, degree: int, checkpointing: Checkpointing
-) -> Iterator[DeepSpeedSettings]:
-    """ALST's savers, where memory is shortest."""
-    for tiled_mlp in (0, 4) if checkpointing == "blocks" else (0,):
-        for zero_stage in (1, 3):
-            point = grid_point(workload, degree, zero_stage, checkpointing)
-            yield replace(point, tiled_mlp=tiled_mlp, tiled_loss=True)
-
-
-def grid_point(
-    workload: Workload, degree: int, zero_stage: int, checkpointing: Checkpointing
-) -> DeepSpeedSettings:
-    """Where streams exist, ZeRO-1 and 2 overlap too; it is ZeRO-3's default."""
-    overlaps = workload.cluster.device == "cuda" and zero_stage in (1, 2)
-    return DeepSpeedSettings(
-        sequence_parallel=degree,
-        zero_stage=zero_stage,
-        checkpointing=checkpointing,
-        overlap_comm=True if overlaps else None,
-    )
-
-
-def in_order(workload: Workload, choices: Iterable[DeepSpeedSettings]) -> list[DeepSpeedSettings]:
-    """Cheapest step first: by repeated work, then by ZeRO traffic, then by tiles."""
-
-    def cost(settings: DeepSpeedSettings) -> tuple[float, int, bool]:
-        return _repeated(workload, settings), settings.zero_stage, settings.tiled_loss
-
-    return sorted(choices, key=cost)
-
-
-def _repeated(workload: Workload, settings: DeepSpeedSettings) -> float:
-    """Repeated work, in forwards of a block's dense products.
-
-    The all-to-alls of a block count as one and a half of them (docs/deepspeed.md), a tiled MLP as
-    half of one.
-    """
-    block, tokens = block_of(workload.model), workload.sequence_tokens
-    count = settings.layers_to_checkpoint(workload.model)
-    repeated = float(count)
-    if settings.checkpointing == "blocks":
-        dense = tokens * block.dense_flops_per_token
-        repeated += count * block.mixer_flops(0, tokens) / dense
-    if settings.checkpointing != "split" and settings.sequence_parallel > 1:
-        repeated += 1.5 * count
-    if settings.tiled_mlp:
-        repeated += workload.model.layers / 2
-    return repeated
 
 
 ADAPTER = DeepSpeedAdapter()

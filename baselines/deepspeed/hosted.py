@@ -25,30 +25,35 @@ from baselines.deepspeed.settings import Checkpointing
 from baselines.protocol import Context
 from sppo.config.errors import HostTierFull
 
+CURE = "take fewer tokens, more ranks, or deepspeed, which hosts nothing on a CPU"
+
 
 def shared_mapping(size_bytes: int, device: torch.device) -> Tensor:
     """uint8 [size_bytes] of shared memory. Raises HostTierFull if the host refuses."""
     try:
         mapping = mmap.mmap(-1, size_bytes)
     except OSError as error:
-        raise HostTierFull(
-            f"the host refused {size_bytes} bytes ({error}); lower host_memory_bytes or use more "
-            "ranks"
-        ) from error
+        raise HostTierFull(f"the host refused {size_bytes} bytes ({error}); {CURE}") from error
     return torch.frombuffer(mapping, dtype=torch.uint8)
 
 
 class HostTier:
-    """Slots of host memory by size, taken once and reused."""
+    """Slots of host memory by size, taken once and reused.
 
-    def __init__(self, context: Context) -> None:
+    capacity_bytes: the most that real ranks take (None: any). An emulation counts the use instead.
+    """
+
+    def __init__(self, context: Context, capacity_bytes: int | None = None) -> None:
         self.context = context
+        self.capacity_bytes = None if context.take_host else capacity_bytes
+        self.taken_bytes = 0
         self._free: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._tokens = 0
 
     def begin_step(self, tokens: int) -> None:
         """Forget the slots of steps with another sequence length: no size recurs."""
         if tokens != self._tokens:
+            self.taken_bytes -= sum(size * len(slots) for size, slots in self._free.items())
             self._free.clear()
         self._tokens = tokens
 
@@ -57,11 +62,17 @@ class HostTier:
         return HostedTensor(self, tensor)
 
     def take(self, size_bytes: int) -> Tensor:
-        """uint8 [size_bytes] that nobody else uses."""
+        """uint8 [size_bytes] that nobody else uses. Raises HostTierFull beyond the capacity."""
         free = self._free[size_bytes]
         if free:
             return free.pop()
+        if self.capacity_bytes is not None and self.taken_bytes + size_bytes > self.capacity_bytes:
+            raise HostTierFull(
+                f"the host tier of a rank is {self.capacity_bytes} bytes and has taken "
+                f"{self.taken_bytes}: {size_bytes} more do not fit; {CURE}"
+            )
         slot = (self.context.take_host or shared_mapping)(size_bytes, self.context.device)
+        self.taken_bytes += size_bytes
         self.context.label("host", slot)
         return slot
 

@@ -1,7 +1,7 @@
 """DeepSpeed with checkpoints in host memory by code of ours (`hosted.py`), a system of its own.
 
 DeepSpeed's own hosts tensors of CUDA alone. So on a CPU, and emulated, this system shows what a
-host tier gives. With CUDA take `deepspeed` with `cpu_checkpointing`.
+host tier gives. With CUDA take `deepspeed` with `host_hidden_states`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from baselines.deepspeed import settings as deepspeed
-from baselines.deepspeed.adapter import DeepSpeedAdapter, degrees, grid_point, in_order, tiled
-from baselines.deepspeed.settings import Checkpointing, DeepSpeedSettings
+from baselines.deepspeed.adapter import DeepSpeedAdapter
+from baselines.deepspeed.grid import degrees, in_order, points_of
+from baselines.deepspeed.settings import HOSTABLE, DeepSpeedSettings
 from baselines.protocol import Context, Unavailable, Weights
 from sppo.config.workload import Workload
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from baselines.deepspeed.system import DeepSpeedSystem
 
 NAME = "deepspeed-ours"
-HOSTED: tuple[Checkpointing, ...] = ("save-attention", "blocks")
 
 
 class HostedDeepSpeedAdapter(DeepSpeedAdapter):
@@ -41,10 +41,10 @@ class HostedDeepSpeedAdapter(DeepSpeedAdapter):
 
     def check(self, workload: Workload, settings: DeepSpeedSettings) -> None:
         """Raise Misfit or Unavailable, with the owner of the rule."""
-        if settings.checkpointing not in HOSTED or settings.cpu_checkpointing:
+        if settings.checkpointing not in HOSTABLE or settings.host_hidden_states:
             raise Unavailable(
                 f"{NAME} hosts checkpoints of whole blocks itself: recompute save-attention or "
-                "full, without cpu_checkpointing"
+                "full, without host_hidden_states"
             )
         super().check(workload, settings)
 
@@ -58,19 +58,17 @@ class HostedDeepSpeedAdapter(DeepSpeedAdapter):
         if context.device.type == "cuda":
             raise Unavailable(
                 f"{NAME} is for CPUs and emulation: with CUDA DeepSpeed hosts checkpoints itself "
-                "(deepspeed with cpu_checkpointing)"
+                "(deepspeed with host_hidden_states)"
             )
         return self._system(workload, settings, weights, context, hosted=True)
 
 
 def _choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
-    for checkpointing in HOSTED:
-        for zero_stage in (0, 1, 2, 3):
-            yield grid_point(workload, degree, zero_stage, checkpointing)
-        yield from tiled(workload, degree, checkpointing)
+    for checkpointing in HOSTABLE:
+        yield from points_of(workload, degree, checkpointing)
 
 
-FLAGS = tuple(name for name in deepspeed.FLAGS if name != "cpu_checkpointing")
+FLAGS = tuple(name for name in deepspeed.FLAGS if name != "host_hidden_states")
 """The flags of `sppo-bench emulate` for settings of this system."""
 
 

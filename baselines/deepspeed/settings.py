@@ -11,6 +11,9 @@ from sppo.config.workload import Workload
 
 Checkpointing = Literal["none", "split", "save-attention", "blocks"]
 
+HOSTABLE: tuple[Checkpointing, ...] = ("save-attention", "blocks")
+"""The checkpointings of whole blocks, whose inputs a host tier may keep."""
+
 FIRST_STEP_TOKENS = 64
 """The throw-away first step is this long (see `baselines.protocol.System.step`)."""
 
@@ -27,8 +30,9 @@ class DeepSpeedSettings:
     tiled_loss: logits tile by tile (ALST's TiledFusedLogitsLoss, which recomputes nothing).
     overlap_comm: gradients are reduced beside the backward. None: DeepSpeed's default, ZeRO-3
     alone.
-    cpu_checkpointing: DeepSpeed keeps the inputs of checkpointed blocks in host memory, with CUDA
-    alone. None: DeepSpeed's default, no.
+    host_hidden_states: the inputs of checkpointed blocks wait in host memory for the backward, by
+    DeepSpeed's CheckpointHiddenStatesOffload, with CUDA alone. A restored input stays on the GPU
+    until the backward's end. None: no.
     """
 
     sequence_parallel: int
@@ -38,7 +42,7 @@ class DeepSpeedSettings:
     tiled_mlp: int = 0
     tiled_loss: bool = False
     overlap_comm: bool | None = None
-    cpu_checkpointing: bool | None = None
+    host_hidden_states: bool | None = None
 
     def __post_init__(self) -> None:
         if self.sequence_parallel < 1:
@@ -56,11 +60,11 @@ class DeepSpeedSettings:
         if self.tiled_mlp < 0:
             raise ValueError("tiled_mlp is a number of tiles, or 0 for an untiled MLP")
         if self.overlap_comm is not None and self.zero_stage == 0:
-            raise ValueError("overlap_comm is a setting of DeepSpeed's ZeRO-1, 2 and 3, not of 0")
-        if self.cpu_checkpointing and self.checkpointing in ("none", "split"):
+            raise ValueError("DeepSpeed ignores overlap_comm with ZeRO-0: leave the setting out")
+        if self.host_hidden_states and self.checkpointing not in HOSTABLE:
             raise ValueError(
-                "DeepSpeed's cpu_checkpointing hosts the inputs of whole blocks: recompute full or "
-                f"save-attention, not {self.checkpointing}"
+                "this suite marks the inputs of whole blocks for host_hidden_states: recompute "
+                f"full or save-attention, not {self.checkpointing}"
             )
 
     def layers_to_checkpoint(self, model: Model) -> int:
@@ -72,7 +76,7 @@ class DeepSpeedSettings:
 
 FLAGS = (
     *("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss"),
-    *("overlap_comm", "cpu_checkpointing"),
+    *("overlap_comm", "no_overlap_comm", "host_hidden_states"),
 )
 """The flags of `sppo-bench emulate` for settings of DeepSpeed."""
 
@@ -107,6 +111,15 @@ def of_flags(
         checkpointed_layers=int(count) if count else None,
         tiled_mlp=given.get("tiled_mlp", 0),
         tiled_loss=given.get("tiled_loss", False),
-        overlap_comm=given.get("overlap_comm"),
-        cpu_checkpointing=given.get("cpu_checkpointing"),
+        overlap_comm=_overlap_of(given),
+        host_hidden_states=given.get("host_hidden_states"),
     )
+
+
+def _overlap_of(given: Mapping[str, Any]) -> bool | None:
+    """On, off, or None for DeepSpeed's default. Raises ValueError for both."""
+    if given.get("overlap_comm") and given.get("no_overlap_comm"):
+        raise ValueError("--overlap-comm and --no-overlap-comm: give one of them")
+    if given.get("no_overlap_comm"):
+        return False
+    return given.get("overlap_comm")

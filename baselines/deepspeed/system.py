@@ -125,7 +125,7 @@ class DeepSpeedSystem(System):
         if dist.get_backend() == "fake":
             _skip_parameter_comparison()
         self.mpu = self._sequence_groups()
-        self.tier = HostTier(context) if hosted else None
+        self.tier = HostTier(context, workload.host_memory_bytes) if hosted else None
         self.offload = self._own_offload()
         self.engine = self._engine(weights)
 
@@ -148,8 +148,11 @@ class DeepSpeedSystem(System):
         return partial(ulysses, batch_dim_idx=0)
 
     def _own_offload(self) -> Any:
-        """DeepSpeed's context of a forward and its backward, with checkpoints in host memory."""
-        if not self.settings.cpu_checkpointing:
+        """DeepSpeed's context of a forward and its backward, with hidden states on the host.
+
+        Restored ones stay on the GPU until the context ends.
+        """
+        if not self.settings.host_hidden_states:
             return nullcontext()
         from deepspeed.runtime.activation_checkpointing import offload_activations
 
@@ -161,7 +164,7 @@ class DeepSpeedSystem(System):
         if self.tier is not None:
             return hosted_region(checkpointing, self.tier)
         checkpointed = region(contexts_of(checkpointing))
-        if self.settings.cpu_checkpointing:
+        if self.settings.host_hidden_states:
             return hosted_by_deepspeed(checkpointed, self.offload)
         return checkpointed
 

@@ -12,7 +12,15 @@ from typing import Any
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit, Planner, Role, Unavailable, roles_of
+from baselines.protocol import (
+    Adapter,
+    Misfit,
+    Planner,
+    Role,
+    Unavailable,
+    check_emulated,
+    roles_of,
+)
 from benchmarks.emulation import processes, resuming
 from benchmarks.emulation.cache import EmulationCache, code_digest
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
@@ -145,7 +153,7 @@ class Emulator:
         """
         adapter = registry.load(system)
         try:
-            adapter.check(workload, settings)
+            check_emulated(adapter, workload, settings)
             roles_of(adapter, workload, settings)
         except Misfit:
             raise

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Misfit, Planner
+from baselines.protocol import Adapter, Misfit, Planner, Unavailable, check_emulated
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import LABEL, Emulation
 from benchmarks.job import Status
@@ -216,13 +216,23 @@ def layouts(adapter: Adapter, workload: Workload) -> list[list[Any]]:
 def leanest(adapter: Adapter, workload: Workload, each: int = 1) -> list[Any]:
     """Of every layout the last `each` settings of the grid, the last first: they recompute most.
 
-    Settings that recompute only some layers are left out where others are there.
+    Settings that recompute only some layers are left out where others are there, and so are those
+    that emulation cannot run.
     """
-    groups = [
-        [settings for settings in layout if not _counts_layers(settings)] or layout
-        for layout in layouts(adapter, workload)
-    ]
+    groups = []
+    for layout in layouts(adapter, workload):
+        able = [settings for settings in layout if _is_emulable(adapter, workload, settings)]
+        whole = [settings for settings in able if not _counts_layers(settings)]
+        groups.append(whole or able or layout)
     return [settings for group in groups for settings in reversed(group[-each:])]
+
+
+def _is_emulable(adapter: Adapter, workload: Workload, settings: Any) -> bool:
+    try:
+        check_emulated(adapter, workload, settings)
+    except Unavailable:
+        return False
+    return True
 
 
 def _counts_layers(settings: Any) -> bool:

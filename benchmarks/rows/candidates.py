@@ -55,11 +55,12 @@ def candidates(
     fast = _by_time(able, here)
     if own and fast:
         keys = frozenset(point.key for point in fast)
-        return Candidates(ordered=_sourced(fast, "fastest", here), proven=keys, timed=True)
+        how = f"fastest{_share(able, here)}"
+        return Candidates(ordered=_sourced(fast, how, here), proven=keys, timed=True)
     fitting = [point for point in able if _may_fit(point, free, limit_bytes)]
     leanest = known_grids.leanest_first(able, free)[:1]
     if own and free.points:
-        how = "fastest without a limit whose peak there fits"
+        how = f"fastest{_share(able, free)} without a limit whose peak there fits"
         timed = _unique([*_by_time(fitting, free), *_of_keys(able, proven), *leanest])
         ordered = _sourced(timed, how, free)
         return Candidates(ordered=ordered, proven=frozenset(proven), timed=True)
@@ -75,6 +76,12 @@ def candidates(
 def _by_time(points: Sequence[Configuration], grid: Grid) -> list[Configuration]:
     timed = [point for point in points if grid.seconds(point)]
     return sorted(timed, key=lambda point: grid.seconds(point) or 0.0)
+
+
+def _share(points: Sequence[Configuration], grid: Grid) -> str:
+    """How many of today's points a known grid has, where others were never measured."""
+    known = len(_of_keys(points, grid.points.keys()))
+    return "" if known == len(points) else f" of {known} of today's {len(points)} points"
 
 
 def _of_keys(points: Sequence[Configuration], keys: Collection[str]) -> list[Configuration]:

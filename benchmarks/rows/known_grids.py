@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from baselines import registry
 from benchmarks.environment import CHECKOUT, available_cores, cpu_model, git_state, gpu_names
 from benchmarks.records import store
@@ -173,11 +175,21 @@ def choose(system: str, workload: Workload) -> Choice:
             known = known_grid(system, workload, grid_limit_bytes)
             point = fastest(list(known.points.values()), within_bytes)
             if point is not None:
-                source = f"{how} of {len(known.points)} points, from {known.source}"
+                points = _points_words(system, workload, known)
+                source = f"{how} of {points}, from {known.source}"
                 return Choice(settings=point.settings, source=source)
             if known.points:
                 reason = "no tuned point fits this limit"
     return Choice(settings=None, source=f"{reason}; the last point of the adapter's grid is used")
+
+
+def _points_words(system: str, workload: Workload, known: Grid) -> str:
+    """ "24 points", or "24 points (12 of today's 36)" where the grid of today has others too."""
+    grid_points = registry.load(system).grid(workload)
+    today = {settings_key(msgspec.to_builtins(settings)) for settings in grid_points}
+    measured = len(today & known.points.keys())
+    share = "" if measured == len(today) else f" ({measured} of today's {len(today)})"
+    return f"{len(known.points)} points{share}"
 
 
 def _ways(system: str, workload: Workload) -> Iterator[tuple[int | None, int | None, str]]:

@@ -83,6 +83,7 @@ def linear(counts: Counts) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_forked_rank_counts_as_one_of_its_own_process(
     system: str, emulator: Emulator, tmp_path: Path
 ) -> None:

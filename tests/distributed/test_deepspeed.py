@@ -68,6 +68,10 @@ SELECTIVE = (
     case_of(settings=saving(2, tiled_mlp=4, overlap_comm=True)),
     case_of(settings=settings(3, checkpointing="split", tiled_loss=True), sequences=2, model=LLAMA),
     case_of(settings=settings(1, checkpointing="split", checkpointed_layers=2, tiled_loss=True)),
+    # A tiled loss at ZeRO-0 and 2.
+    case_of(settings=settings(0, True, tiled_loss=True)),
+    case_of(settings=settings(2, checkpointing="split", tiled_loss=True)),
+    case_of(settings=saving(2, checkpointed_layers=2, tiled_loss=True)),
     case_of(settings=saving(3, sequence_parallel=1), sequences=2),
     *(case_of(settings=settings(stage, overlap_comm=True), sequences=2) for stage in (1, 2, 3)),
     case_of(settings=settings(3, overlap_comm=False)),
@@ -158,3 +162,26 @@ def test_deepspeed_itself_hosts_nothing_on_a_cpu(monkeypatch):
         stats = offload.stats
         assert (stats.marked_tensors, stats.skipped_marked_tensors) == (1, 1)
         assert stats.offloaded_bytes == 0
+
+
+def test_restored_hidden_states_stay_until_the_backwards_end(monkeypatch):
+    """Of DeepSpeed's own context, whose rule against CPUs is switched off."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    offload_activations = pytest.importorskip(
+        "deepspeed.runtime.activation_checkpointing.offload_activations"
+    )
+    offload = offload_activations.CheckpointHiddenStatesOffload(
+        use_pin_memory=False, use_streams=False
+    )
+    monkeypatch.setattr(offload, "_should_skip", lambda tensor: False)
+    run = hosted_by_deepspeed(region(noop_context_fn), offload)
+    restored = []
+    hidden = torch.ones(64, 64, requires_grad=True)
+    with offload:
+        for _ in range(4):
+            hidden = hidden * 1
+            hidden.register_hook(lambda gradient: restored.append(len(offload._restored)))
+            hidden = run(torch.sin, hidden)
+        hidden.sum().backward()
+    assert restored == [1, 2, 3, 4]
+    assert not offload._restored

@@ -11,12 +11,15 @@ from baselines.deepspeed import ours
 from baselines.deepspeed.adapter import ADAPTER
 from baselines.deepspeed.engine_config import bucket_elements, engine_config
 from baselines.deepspeed.settings import DeepSpeedSettings, of_flags
-from baselines.protocol import Context, Unavailable
+from baselines.protocol import Context, Unavailable, check_emulated
+from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.search import leanest
 from sppo.config.models import MODELS
 from sppo.plan.weights import parameter_count
 from tests.unit.grid_checks import check_points, workload
 
 OURS = ours.ADAPTER
+ON_CUDA = workload(device="cuda", dtype="bfloat16")
 CPU_RANK = Context(rank=0, ranks=2, device=torch.device("cpu"), dtype=torch.float32)
 
 
@@ -29,9 +32,9 @@ CPU_RANK = Context(rank=0, ranks=2, device=torch.device("cpu"), dtype=torch.floa
         ({"checkpointed_layers": 2}, "needs a checkpointing other than none"),
         ({"checkpointing": "blocks", "checkpointed_layers": 0}, 'for 0 say "none"'),
         ({"tiled_mlp": -1}, "or 0 for an untiled MLP"),
-        ({"zero_stage": 0, "overlap_comm": True}, "DeepSpeed's ZeRO-1, 2 and 3, not of 0"),
-        ({"cpu_checkpointing": True}, "full or save-attention, not none"),
-        ({"cpu_checkpointing": True, "checkpointing": "split"}, "not split"),
+        ({"zero_stage": 0, "overlap_comm": True}, "ignores overlap_comm with ZeRO-0"),
+        ({"host_hidden_states": True}, "full or save-attention, not none"),
+        ({"host_hidden_states": True, "checkpointing": "split"}, "not split"),
     ],
 )
 def test_wrong_settings_name_the_cure(values, cure):
@@ -50,15 +53,17 @@ def test_one_sequence_goes_to_all_ranks():
 def test_the_grid_begins_with_the_least_repeated_work():
     model = MODELS["gpt-tiny"]
     grid = ADAPTER.grid(workload(ranks=4))
-    assert len(grid) == 36
+    assert len(grid) == 70
     first = dict.fromkeys((s.checkpointing, s.layers_to_checkpoint(model)) for s in grid)
     saved = [("save-attention", count) for count in range(1, 5)]
-    expected = [("none", 0), saved[0], ("split", 4), *saved[1:], ("blocks", 4)]
-    assert list(first) == expected
+    blocks = [("blocks", count) for count in range(1, 5)]
+    expected = [("none", 0), saved[0], blocks[0], ("split", 4), saved[1], saved[2], blocks[1]]
+    assert list(first) == [*expected, saved[3], blocks[2], blocks[3]]
     for kind in first:
         points = [s for s in grid if (s.checkpointing, s.layers_to_checkpoint(model)) == kind]
-        untiled = [s.zero_stage for s in points if not s.tiled_loss]
-        assert untiled == [0, 1, 2, 3]
+        for tiled in (False, True):
+            stages = [s.zero_stage for s in points if s.tiled_loss is tiled and not s.tiled_mlp]
+            assert stages == ([] if tiled and kind in blocks[:3] else [0, 1, 2, 3])
     assert grid[-1] == DeepSpeedSettings(
         sequence_parallel=4, zero_stage=3, checkpointing="blocks", tiled_mlp=4, tiled_loss=True
     )
@@ -70,18 +75,47 @@ def test_without_ulysses_there_is_nothing_to_split():
     assert without == {"none", "save-attention", "blocks"}
 
 
-def test_on_cuda_zero_1_and_2_overlap():
-    work = workload(device="cuda", dtype="bfloat16")
-    by_stage = {settings.zero_stage: settings.overlap_comm for settings in ADAPTER.grid(work)}
-    assert by_stage == {0: None, 1: True, 2: True, 3: None}
-    zero = engine_config(work, ADAPTER.grid(work)[1], 1)["zero_optimization"]
+def test_on_cuda_zero_1_and_2_overlap_or_save_the_bucket():
+    grid = ADAPTER.grid(ON_CUDA)
+    plain = [settings for settings in grid if not settings.host_hidden_states]
+    none = [settings for settings in plain if settings.checkpointing == "none"]
+    choices = list(dict.fromkeys((s.zero_stage, s.overlap_comm) for s in none))
+    assert choices == [(0, None), (1, True), (1, None), (2, True), (2, None), (3, None)]
+    assert len(plain) == 105
+    zero = engine_config(ON_CUDA, grid[2], 1)["zero_optimization"]
     assert zero["overlap_comm"] is True
+
+
+def test_on_cuda_hidden_states_are_hosted_too():
+    grid = ADAPTER.grid(ON_CUDA)
+    hosted = [settings for settings in grid if settings.host_hidden_states]
+    assert len(hosted) == 15
+    assert {settings.checkpointing for settings in hosted} == {"save-attention", "blocks"}
+    assert all(s.tiled_loss and s.checkpointed_layers is None for s in hosted)
+    assert grid[-1] == hosted[-1], "the leanest is last"
+    check_points(ADAPTER, ON_CUDA)
+    assert not any(settings.host_hidden_states for settings in ADAPTER.grid(workload()))
+
+
+def test_emulated_searches_leave_out_what_emulation_cannot_run(tmp_path):
+    hosted = ADAPTER.grid(ON_CUDA)[-1]
+    with pytest.raises(Unavailable, match="CUDA alone"):
+        check_emulated(ADAPTER, ON_CUDA, hosted)
+    (settings,) = leanest(ADAPTER, ON_CUDA)
+    check_emulated(ADAPTER, ON_CUDA, settings)
+    assert settings == dataclasses.replace(hosted, host_hidden_states=None)
+    cluster = dataclasses.replace(ON_CUDA.cluster, hardware="a100-80g")
+    profiled = dataclasses.replace(ON_CUDA, cluster=cluster)
+    emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)
+    refused = emulator.refusal(profiled, "deepspeed", hosted)
+    assert (refused.status, refused.fits) == ("unavailable", None)
 
 
 def test_hosted_checkpoints_are_a_system_of_their_own():
     work = workload()
     check_points(OURS, work)
     assert {settings.checkpointing for settings in OURS.grid(work)} == {"save-attention", "blocks"}
+    assert (len(OURS.grid(work)), len(OURS.grid(ON_CUDA))) == (18, 27)
     assert ours.of_flags({}, work).checkpointing == "save-attention"
     settings = OURS.grid(work)[0]
     assert (
@@ -92,19 +126,20 @@ def test_hosted_checkpoints_are_a_system_of_their_own():
             OURS.check(work, dataclasses.replace(settings, **values))
 
 
-def test_deepspeeds_own_hosted_checkpoints_need_cuda():
+def test_deepspeeds_own_hosted_hidden_states_need_cuda():
     settings = DeepSpeedSettings(
-        sequence_parallel=2, checkpointing="blocks", cpu_checkpointing=True
+        sequence_parallel=2, checkpointing="blocks", host_hidden_states=True
     )
-    on_cuda = workload(device="cuda", dtype="bfloat16")
-    ADAPTER.check(on_cuda, settings)
+    ADAPTER.check(ON_CUDA, settings)
+    words = "Ulysses 2, ZeRO-1, checkpoint all blocks, hidden states on the host"
+    assert ADAPTER.describe(settings) == f"{words} (CheckpointHiddenStatesOffload)"
     with pytest.raises(Unavailable, match=r"CheckpointHiddenStatesOffload.* CUDA alone"):
         ADAPTER.check(workload(), settings)
     with pytest.raises(Unavailable, match=r"CheckpointHiddenStatesOffload.* CUDA alone"):
-        ADAPTER.prepare(on_cuda, settings, {}, CPU_RANK)
+        ADAPTER.prepare(ON_CUDA, settings, {}, CPU_RANK)
     gpu_rank = dataclasses.replace(CPU_RANK, device=torch.device("cuda"))
     with pytest.raises(Unavailable, match="with CUDA DeepSpeed hosts checkpoints itself"):
-        OURS.prepare(on_cuda, dataclasses.replace(settings, cpu_checkpointing=None), {}, gpu_rank)
+        OURS.prepare(ON_CUDA, dataclasses.replace(settings, host_hidden_states=None), {}, gpu_rank)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +157,18 @@ def test_deepspeeds_own_hosted_checkpoints_need_cuda():
 def test_recompute_takes_the_words_of_all_systems(words, checkpointing, count):
     settings = of_flags({"recompute": words}, workload())
     assert (settings.checkpointing, settings.checkpointed_layers) == (checkpointing, count)
+
+
+def test_overlap_is_on_off_or_the_default():
+    for name, expected in (("overlap_comm", True), ("no_overlap_comm", False), ("zero", None)):
+        assert (
+            of_flags(
+                {"zero": 3} | ({} if expected is None else {name: True}), workload()
+            ).overlap_comm
+            == expected
+        )
+    with pytest.raises(ValueError, match="give one of them"):
+        of_flags({"overlap_comm": True, "no_overlap_comm": True}, workload())
 
 
 @pytest.mark.parametrize("words", ["blocks", "split:", "split:two", "8:8", "save-messages"])

@@ -12,6 +12,7 @@ from baselines.deepspeed.hosted import HostTier, hosted_region
 from baselines.protocol import Context
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.worker.device import private_bytes
+from sppo.config.errors import HostTierFull
 from sppo.config.sizes import KIB, MIB
 
 CPU = torch.device("cpu")
@@ -76,6 +77,32 @@ def test_slots_are_used_a_second_time_and_strides_come_back() -> None:
     assert host.store(matrix).slot is not slot
     host.begin_step(128)
     assert host.take(48) is not slot, "slots of another length are forgotten"
+
+
+def test_the_tier_ends_at_its_capacity() -> None:
+    """Slots that wait for reuse count too. Slots of another length do not."""
+    context = Context(rank=0, ranks=1, device=CPU, dtype=torch.float32)
+    host = HostTier(context, 3 * KIB)
+    host.begin_step(64)
+    host.give_back(host.take(2 * KIB))
+    host.take(KIB)
+    words = r"3072 bytes and has taken 3072: 1024 more do not fit; take fewer tokens, more ranks"
+    with pytest.raises(HostTierFull, match=words):
+        host.take(KIB)
+    host.take(2 * KIB)
+    host = HostTier(context, 3 * KIB)
+    host.begin_step(64)
+    host.give_back(host.take(2 * KIB))
+    host.begin_step(128)
+    assert host.take(3 * KIB).numel() == 3 * KIB
+
+
+def test_an_emulated_tier_counts_beyond_its_capacity() -> None:
+    def take(size_bytes: int, device: torch.device) -> Tensor:
+        return torch.empty(size_bytes, dtype=torch.uint8, device=device)
+
+    context = Context(rank=0, ranks=1, device=CPU, dtype=torch.float32, take_host=take)
+    assert HostTier(context, KIB).take(2 * KIB).numel() == 2 * KIB
 
 
 def test_a_hosted_tensor_is_dense_and_read_once() -> None:

@@ -25,6 +25,8 @@ from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE
 
 WORKLOAD = workloads.find("mini-cpu").with_device_memory(152 * MIB)
+NONE_OF_TODAY = f" (0 of today's {len(registry.load('megatron').grid(WORKLOAD))})"
+"""In the source of a choice from made-up points."""
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +113,22 @@ def test_the_winner_of_the_exact_limit() -> None:
     choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings == {"name": "fast"}
     assert choice.source == (
-        "fastest of 3 points, from the committed grid of a machine, commit bbbbbbbbb, 2026-11-24 "
-        "(tuning/mini-cpu-152MiB.json)"
+        f"fastest of 3 points{NONE_OF_TODAY}, from the committed grid of a machine, commit "
+        "bbbbbbbbb, 2026-11-24 (tuning/mini-cpu-152MiB.json)"
     )
+
+
+def test_a_choice_says_how_many_of_todays_points_were_measured() -> None:
+    today = [
+        msgspec.structs.replace(point("a", 1.0, 80), settings=msgspec.to_builtins(settings))
+        for settings in registry.load("megatron").grid(WORKLOAD)
+    ]
+    tuning.save(WORKLOAD, grid(*today[:2], point("older", 2.0, 80)))
+    words = f"fastest of 3 points (2 of today's {len(today)}), from"
+    assert known_grids.choose("megatron", WORKLOAD).source.startswith(words)
+    tuning.save(WORKLOAD, grid(*today))
+    words = f"fastest of {len(today)} points, from"
+    assert known_grids.choose("megatron", WORKLOAD).source.startswith(words)
 
 
 def test_another_limit_takes_the_fastest_that_fits_it() -> None:
@@ -129,7 +144,8 @@ def test_a_grid_under_a_tighter_limit_is_better_than_none() -> None:
     tuning.save(WORKLOAD.with_device_memory(200 * MIB), grid(point("large", 1.0, 180)))
     choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings == {"name": "frugal"}
-    assert choice.source.startswith("fastest under a tighter limit, 100.0 MiB, of 1 points, from")
+    words = "fastest under a tighter limit, 100.0 MiB, of 1 points"
+    assert choice.source.startswith(f"{words}{NONE_OF_TODAY}, from")
 
 
 def measured_here(monkeypatch: pytest.MonkeyPatch, machine: str = "a machine") -> None:
@@ -150,7 +166,9 @@ def test_a_grid_of_this_machine_comes_before_a_committed_one(
     monkeypatch.setattr(known_grids, "git_state", lambda checkout: ("b" * 40, False))
     choice = known_grids.choose("megatron", WORKLOAD)
     assert choice.settings == {"name": "here"}
-    words = "fastest of 1 points, from the grid measured on this machine, 2026-11-24"
+    words = (
+        f"fastest of 1 points{NONE_OF_TODAY}, from the grid measured on this machine, 2026-11-24"
+    )
     assert choice.source == words
     monkeypatch.setattr(known_grids, "git_state", lambda checkout: ("c" * 40, False))
     choice = known_grids.choose("megatron", WORKLOAD)

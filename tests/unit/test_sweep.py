@@ -71,6 +71,13 @@ def test_a_grid_under_this_very_limit_needs_no_confirmation() -> None:
     assert chosen[0].grid == "fastest, from tuning/some.json"
 
 
+def test_points_that_were_never_measured_are_counted() -> None:
+    here = grid_of(fast=(1.0, 50), older=(0.5, 50))
+    ordered = candidates.candidates(GRID, here, FREE, limit_bytes=152 * MIB, own=True)
+    words = "fastest of 1 of today's 3 points, from tuning/some.json"
+    assert [configuration.grid for configuration in ordered.ordered] == [words]
+
+
 def never(assignment: Configuration) -> Status:
     raise AssertionError(f"{assignment.settings_text} was launched")
 

@@ -64,8 +64,10 @@ class SystemSettings:
     """deepspeed: the loss tile by tile."""
     overlap_comm: bool = False
     """deepspeed: ZeRO-1 and 2 reduce gradients beside the backward, as ZeRO-3 does by default."""
-    cpu_checkpointing: bool = False
-    """deepspeed: its own checkpoints in host memory, with CUDA alone; deepspeed-ours has ours."""
+    no_overlap_comm: bool = False
+    """deepspeed: ZeRO-3 reduces gradients without an overlap, and saves a bucket."""
+    host_hidden_states: bool = False
+    """deepspeed: its CheckpointHiddenStatesOffload, with CUDA alone; deepspeed-ours has ours."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
     """sppo: subsequences of a sequence; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
