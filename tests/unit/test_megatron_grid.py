@@ -119,11 +119,7 @@ def test_counted_layers_are_ordered_by_their_share_of_the_model(adapter: Megatro
 @pytest.mark.parametrize("system", ["megatron", "deepspeed"])
 def test_grids_measured_by_older_code_are_known_by_their_settings(system) -> None:
     workload = workloads.find("tiny-cpu")
-<<<<<<< HEAD
-    committed = known_grids.committed_grid("megatron", workload, workload.device_memory_bytes)
-=======
     committed = known_grids.committed_grid(system, workload, workload.device_memory_bytes)
->>>>>>> dc5fb0c273a75e9b1f5e849ef1912a748d59c3cf
     assert committed.points
     assert committed.points.keys() <= {p.key for p in grid_assignments(system, workload)}
 
