@@ -100,6 +100,11 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
             recompute_modules=("mlp", "layernorm"),
         ),
     ),
+    "megatron PP2 VP2, a group of three sequences": (
+        "megatron",
+        replace(FOUR, sequences_per_step=3),
+        MegatronSettings(pipeline_parallel=2, virtual_pipeline=2),
+    ),
     "megatron TP2 SP x CP2, bfloat16, layernorm recompute": (
         "megatron",
         replace(FOUR_RANKS, sequences_per_step=1, dtype="bfloat16"),
