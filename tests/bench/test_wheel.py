@@ -134,7 +134,8 @@ def test_commands_that_plan_work_from_any_folder(installed: Path, elsewhere: Pat
     assert "Plan of tiny-cpu" in _run([command, "plan", "tiny-cpu"], elsewhere)
     assert "usage" in _run([command, "paper", "--help"], elsewhere)
     dry = _run([command, "run", "tiny-cpu", "--systems", "megatron", "--dry-run"], elsewhere)
-    assert "points in tuning/tiny-cpu-136MiB.json" in dry
+    assert "from the committed grid of " in dry
+    assert "(tuning/tiny-cpu-136MiB.json)" in dry
     assert f"PYTHONPATH={_site_packages(installed)}" in dry
 
 
