@@ -20,7 +20,7 @@ from benchmarks.emulation import processes
 from benchmarks.emulation.depth.bound import least_seconds
 from benchmarks.emulation.depth.estimates import Estimate, Estimator
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.result import Counts
 from benchmarks.records import store
 from benchmarks.workloads import of_flags

@@ -9,8 +9,8 @@ from threading import Event
 import pytest
 
 from baselines.protocol import Role
-from benchmarks.emulation import preloaded
-from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.forked import preloaded
+from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.workloads import find
 

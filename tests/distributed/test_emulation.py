@@ -26,7 +26,7 @@ from benchmarks.accounting.memory_timeline import Journal
 from benchmarks.emulation import processes
 from benchmarks.emulation.counts import counts_of
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.result import Counts
 from benchmarks.emulation.worker import counted_step
 from benchmarks.rows.assign import step_plans

@@ -22,6 +22,7 @@ from tests.distributed.megatron_faults import (
     messages_in_batches,
     without_patch,
 )
+from tests.distributed.training_cases import steps
 from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
@@ -115,19 +116,6 @@ WORKLOADS = {
 }
 
 
-def batches(workload: Workload) -> list[torch.Tensor]:
-    """Three steps; the first is the short throw-away one."""
-    generator = torch.Generator().manual_seed(7)
-    return [
-        torch.randint(
-            workload.model.vocabulary,
-            (workload.sequences_per_step, tokens + 1),
-            generator=generator,
-        )
-        for tokens in (64, workload.sequence_tokens, workload.sequence_tokens)
-    ]
-
-
 def weights_of(workload: Workload) -> dict[str, torch.Tensor]:
     return initial_weights(workload.model, workload.seed, torch.float32)
 
@@ -143,7 +131,7 @@ def train(
     saved = settings.recompute == "save-attention"
     adapter = registry.load("megatron-ours" if saved else "megatron")
     system = adapter.prepare(workload, settings, weights_of(workload), context)
-    results = [system.step(tokens) for tokens in batches(workload)]
+    results = [system.step(tokens) for tokens in steps(workload)]
     sizes = {
         kind: sum(tensor.numel() for tensor in tensors)
         for kind, tensors in system.tensors().items()
@@ -209,7 +197,7 @@ def expected(name: str) -> list[StepResult]:
     system = registry.load("reference").prepare(
         workload, ReferenceSettings(), weights_of(workload), context_of(0, 1)
     )
-    return [system.step(tokens) for tokens in batches(workload)]
+    return [system.step(tokens) for tokens in steps(workload)]
 
 
 def is_exact(results: list[StepResult], wanted: list[StepResult]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from benchmarks.emulation.depth.budget import SearchBudget
 from benchmarks.emulation.depth.fastest import fastest
 from benchmarks.emulation.depth.longest import longest
-from benchmarks.emulation.preloaded import PreloadedRanks
+from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.search import Searcher, SearchResult
 
 

@@ -1,6 +1,6 @@
 """A process that has imported torch and a system's library, and forks emulated ranks.
 
-    python -m benchmarks.emulation.rank_server SYSTEM
+    python -m benchmarks.emulation.forked.rank_server SYSTEM
 
 An import takes longer than a rank of few layers. One line of JSON on standard input asks for a rank
 (`RankRequest`); the answer is a line with its exit code (minus the signal that ended it). Between

@@ -14,7 +14,7 @@ import msgspec
 
 from baselines.protocol import Role
 from benchmarks.emulation import processes
-from benchmarks.emulation.rank_server import RankRequest
+from benchmarks.emulation.forked.rank_server import RankRequest
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import available_cores
 
@@ -59,7 +59,7 @@ class PreloadedRanks(AbstractContextManager["PreloadedRanks"]):
 
     def _start(self) -> Server:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.emulation.rank_server", self.system],
+            [sys.executable, "-m", "benchmarks.emulation.forked.rank_server", self.system],
             env=processes.system_environment(self.system),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,0 +1,4 @@
+"""Emulated ranks as forks of processes that have imported a system's library.
+
+Read first: `preloaded.PreloadedRanks`.
+"""
