@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from benchmarks.regression.compare.verdict import Pair
+from benchmarks.regression.compare.paired import Pair
 
 TIMED = """
 import json, pathlib, sys

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.regression.compare import verdict as verdicts
+from benchmarks.regression.compare.paired import Pair
 from benchmarks.regression.compare.report import exit_code
 from benchmarks.regression.compare.verdict import (
     FALSE_CALLS,
     LOOKS,
-    Pair,
     decided,
     false_calls_each,
     least_rank,

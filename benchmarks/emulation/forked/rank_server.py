@@ -16,7 +16,9 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -55,15 +57,29 @@ def main() -> None:
     """Fork ranks, one at a time, until standard input ends."""
     end_with_parent(signal.SIGKILL)
     import_libraries(sys.argv[1])
-    own = parent_variable()
+    from benchmarks.emulation.worker import main as emulate
+
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=RankRequest)
-        child = os.fork()
-        if child == 0:
-            os.environ.update({**request.environment, **own})
-            os._exit(run_rank(request))
-        _, status = os.waitpid(child, 0)
-        os.write(sys.stdout.fileno(), b"%d\n" % os.waitstatus_to_exitcode(status))
+        code = exit_code_of_fork(
+            partial(emulate, request.arguments), request.environment, request.log
+        )
+        os.write(sys.stdout.fileno(), b"%d\n" % code)
+
+
+def exit_code_of_fork(work: Callable[[], None], environment: Mapping[str, str], log: str) -> int:
+    """Work in a fork of this process, which ends with this process.
+
+    environment: variables that the fork gets besides those of this process. log: the file that gets
+    the output. The exit code is minus the signal that ended the fork.
+    """
+    own = parent_variable()
+    child = os.fork()
+    if child == 0:
+        os.environ.update({**environment, **own})
+        os._exit(_exit_code(work, log))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 def import_libraries(system: str) -> None:
@@ -78,15 +94,13 @@ def import_libraries(system: str) -> None:
                 importlib.import_module(name)
 
 
-def run_rank(request: RankRequest) -> int:
-    """Emulate one rank in this process; its exit code."""
-    from benchmarks.emulation.worker import main as emulate
-
-    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+def _exit_code(work: Callable[[], None], log: str) -> int:
+    """Work in this process, as an interpreter of its own would: errors are reported and printed."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
+        os.dup2(output, stream.fileno())
     try:
-        emulate(request.arguments)
+        work()
     except BaseException as error:  # as an interpreter ends: the hook reports, then prints
         kind, trace = type(error), error.__traceback__
         if isinstance(error, Exception):

@@ -1,10 +1,12 @@
 """A process that counts one case: calls by the package that makes them, operators by name.
 
     python -m benchmarks.regression.check.call_worker planning WORKLOAD
-    python -m benchmarks.regression.check.call_worker step JOB.json ROLE RANK RANKS further
+    python -m benchmarks.regression.check.call_worker step JOB.json ROLES further
 
-It prints JSON. Calls of Python and of C count alike. The standard library's and torch's own calls
-do not: only those that the code of this project or of a measured library makes.
+It prints JSON: of planning its calls, of a step the exit code of each role. ROLES is JSON too. Each
+role is emulated in a fork, with the libraries imported once, and writes its report and its values.
+Calls of Python and of C count alike. The standard library's and torch's own calls do not: only
+those that the code of this project or of a measured library makes.
 """
 
 from __future__ import annotations
@@ -14,21 +16,33 @@ import gc
 import json
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from baselines.protocol import Role, System
+from benchmarks.emulation.forked.rank_server import exit_code_of_fork, import_libraries
+from benchmarks.emulation.processes import environment_of, log_of
+from benchmarks.emulation.result import EmulationJob
 from benchmarks.environment import CHECKOUT
 from benchmarks.regression.check.differences import Values
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.workloads import find
 from sppo.config.hardware import load_hardware
 from sppo.planner.solve import solve
+
+if TYPE_CHECKING:
+    import torch
+
+FURTHER = "further"
+"""The argument that asks for operators and calls of further steps."""
 
 LIBRARIES = ("megatron", "deepspeed")
 """Libraries whose calls count, by their top-level package."""
@@ -38,11 +52,10 @@ WARM = "mini-cpu"
 
 
 def main() -> None:
-    """Count the case of the command line and print its values."""
+    """Count the case of the command line."""
     end_with_parent(signal.SIGKILL)
     kind, *arguments = sys.argv[1:]
-    values = planning(*arguments) if kind == "planning" else step(*arguments)
-    print(json.dumps(values))
+    print(json.dumps(planning(*arguments) if kind == "planning" else step(*arguments)))
 
 
 def planning(name: str) -> Values:
@@ -58,17 +71,24 @@ def _solve(name: str) -> None:
     solve(workload, load_hardware(workload.cluster.hardware))
 
 
-def step(path: str, name: str, rank: str, ranks: str, further: str) -> Values:
-    """Emulate the role, which reports itself. With "further": operators of the next step, and calls
-    of one more, because counting operators makes calls.
-    """
-    import warnings
+def step(path: str, roles: str, further: str) -> list[int]:
+    """Emulate each role in a fork; their exit codes."""
+    job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
+    import_libraries(job.system)
+    codes = []
+    for role in msgspec.json.decode(roles, type=list[Role]):
+        work = partial(_step, role, job, further=further == FURTHER)
+        codes.append(exit_code_of_fork(work, environment_of(role, job), str(log_of(role, job))))
+    return codes
 
+
+def _step(role: Role, job: EmulationJob, *, further: bool) -> None:
+    """Emulate the role, which reports itself. With `further` operators of the next step count, and
+    calls of one more, because counting operators makes calls.
+    """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from baselines.protocol import Role, System
-    from benchmarks.emulation.result import EmulationJob
     from benchmarks.emulation.worker import EmulatedRank
 
     class Operators(TorchDispatchMode):
@@ -93,13 +113,18 @@ def step(path: str, name: str, rank: str, ranks: str, further: str) -> Values:
             system.step(tokens)
         values.update(operators=dict(operators.counts), calls=dict(calls))
 
+    end_with_parent(signal.SIGKILL)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
-    emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
+    emulated = EmulatedRank(job, role)
     emulated.report_uncaught_errors()
-    emulated.report("ok", counts=emulated.run(count if further == "further" else None))
-    return values
+    emulated.report("ok", counts=emulated.run(count if further else None))
+    values_path(role, job).write_text(json.dumps(values))
+
+
+def values_path(role: Role, job: EmulationJob) -> Path:
+    """The file with the operators and calls of a role's further steps."""
+    return Path(job.output_directory) / f"values-{role.rank}.json"
 
 
 @contextmanager

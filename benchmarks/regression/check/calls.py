@@ -1,6 +1,7 @@
 """Costs without a clock: calls of planning; counts, operators and calls of an emulated step.
 
-Each case is counted in a process of its own with a fixed hash seed (`call_worker`).
+Each case is counted in a process of its own with a fixed hash seed (`call_worker`). Each role of a
+step is counted in a fork of that process.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from baselines.protocol import Role
-from benchmarks.emulation.processes import environment_of
+from benchmarks.emulation.processes import report_of, system_environment
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import child_environment, import_path
+from benchmarks.regression.check.call_worker import FURTHER, values_path
 from benchmarks.regression.check.differences import Values
 from benchmarks.regression.check.workers import Processes
 from benchmarks.worker.parent import parent_variable
@@ -33,30 +36,43 @@ LIMIT_SECONDS = 1200.0
 def planning_calls(name: str, processes: Processes) -> Values:
     """Calls of planning a named workload, by the package that makes them. Raises RuntimeError."""
     environment = {**child_environment(import_path()), **parent_variable()}
-    return _counted(processes, ("planning", name), environment, LIMIT_SECONDS)
+    values: Values = _counted(processes, ("planning", name), environment, LIMIT_SECONDS)
+    return values
 
 
-def emulated_role(
-    role: Role, job: EmulationJob, processes: Processes, limit_seconds: float, *, further: bool
-) -> tuple[RoleReport, Values]:
-    """The report of an emulated role; with `further` its operators and calls as well.
+def emulated_roles(
+    roles: Sequence[Role],
+    job: EmulationJob,
+    processes: Processes,
+    limit_seconds: float,
+    *,
+    further: bool,
+) -> list[tuple[RoleReport, Values]]:
+    """The reports of emulated roles; with `further` their operators and calls as well.
 
-    A role that breaks, or runs longer than the limit, is failed.
+    A role that breaks is failed. So are all, if they run longer than the limit of each together.
     """
-    folder = Path(job.output_directory)
-    steps = "further" if further else "alone"
-    place = (role.name, str(role.rank), str(role.ranks))
-    arguments = ("step", str(folder / "job.json"), *place, steps)
+    path = Path(job.output_directory) / "job.json"
+    encoded = msgspec.json.encode(roles).decode()
+    arguments = ("step", str(path), encoded, FURTHER if further else "alone")
+    environment = system_environment(job.system)
     try:
-        values = _counted(processes, arguments, environment_of(role, job), limit_seconds)
+        codes = _counted(processes, arguments, environment, limit_seconds * len(roles))
     except RuntimeError as error:
-        values, reason = {}, str(error)
-    else:
-        reason = "no report"
-    path = folder / f"role-{role.rank}.json"
+        return [(failed(role, "failed", str(error)), {}) for role in roles]
+    return [
+        (report_of(role, job, code), _values(role, job))
+        for role, code in zip(roles, codes, strict=True)
+    ]
+
+
+def _values(role: Role, job: EmulationJob) -> Values:
+    """What the worker counted in the role's further steps; nothing of a role that broke."""
+    path = values_path(role, job)
     if not path.is_file():
-        return failed(role, "failed", reason), values
-    return msgspec.json.decode(path.read_bytes(), type=RoleReport), values
+        return {}
+    values: Values = json.loads(path.read_bytes())
+    return values
 
 
 def _counted(
@@ -64,9 +80,8 @@ def _counted(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     limit_seconds: float,
-) -> Values:
+) -> Any:
     """What the worker prints last. Raises RuntimeError with the end of its errors."""
     command = [sys.executable, "-m", "benchmarks.regression.check.call_worker", *arguments]
     printed = processes.run(command, {**environment, "PYTHONHASHSEED": "0"}, limit_seconds)
-    values: Values = json.loads(printed.splitlines()[-1])
-    return values
+    return json.loads(printed.splitlines()[-1])

@@ -28,7 +28,7 @@ from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
 from benchmarks.records import store
 from benchmarks.records.record import Record
-from benchmarks.regression.check.calls import LIMIT_SECONDS, emulated_role
+from benchmarks.regression.check.calls import LIMIT_SECONDS, emulated_roles
 from benchmarks.regression.check.differences import Values
 from benchmarks.regression.check.workers import Processes, measured
 from benchmarks.rows.assign import with_settings
@@ -171,10 +171,8 @@ def _emulated(task: StepTask, workers: Processes, limit_seconds: float, *, furth
     with tempfile.TemporaryDirectory() as folder:
         job = processes.make_job(workload, adapter, settings, Path(folder))
         store.save(Path(folder) / "job.json", job)
-        counted = [
-            emulated_role(role, job, workers, limit_seconds, further=further)
-            for role in roles_of(adapter, workload, settings)
-        ]
+        roles = roles_of(adapter, workload, settings)
+        counted = emulated_roles(roles, job, workers, limit_seconds, further=further)
     emulation = conclude(workload, adapter, settings, [report for report, _ in counted])
     values = _emulation(emulation)
     for report, more in counted:

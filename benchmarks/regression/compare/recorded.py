@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 
 from benchmarks.records.store import RecordError, read_json, save
-from benchmarks.regression.compare.verdict import FALSE_CALLS, Pair
+from benchmarks.regression.compare.paired import Pair
+from benchmarks.regression.compare.verdict import FALSE_CALLS
 from benchmarks.regression.targets.target import Measurement
 
 SCHEMA = "sppo-compare/1"

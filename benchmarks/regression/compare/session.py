@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.regression.compare import measuring, recorded
+from benchmarks.regression.compare.paired import Pair
 from benchmarks.regression.compare.recorded import Header, Kind, RecordedPair, pairs_of
 from benchmarks.regression.compare.trees import Tree
 from benchmarks.regression.compare.verdict import (
     FALSE_CALLS,
     LOOKS,
-    Pair,
     Verdict,
     decided,
     is_quiet,

@@ -14,9 +14,13 @@ the noise is (the precedence test: Nelson, "Tables for a precedence life test", 
 1963). The percentile bootstrap of a minimum has such ends too, but not its nominal level (Bickel
 and Freedman, "Some asymptotic theory for the bootstrap", Annals of Statistics 1981).
 
+`worse` has a second test, on the ratios within pairs (`benchmarks.regression.compare.paired`). A
+core of two speeds rarely shows its least time, but slows both sides of most pairs alike.
+
 k is exact: over all targets of a comparison and all looks at growing numbers of pairs, identical
-code is called worse in at most FALSE_CALLS of comparisons, and better in as many. This holds on a
-noisy machine too, so `worse` is given there. docs/compare.md shows simulated rates.
+code is called worse in at most FALSE_CALLS of comparisons, and better in as many. Each test of
+`worse` has half. This holds on a noisy machine too, so `worse` is given there. docs/compare.md
+shows simulated rates.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import comb, inf
 from typing import Literal
+
+from benchmarks.regression.compare import paired
+from benchmarks.regression.compare.paired import Pair
 
 Outcome = Literal["better", "not worse", "worse", "undecided"]
 
@@ -44,23 +51,19 @@ QUIET = 2
 SPREAD_FACTOR = 3.0
 """The margin is at least this multiple of the A/A spread."""
 
+WORSE_TESTS = 2
+"""Tests that can call HEAD worse; each has an equal part of the error."""
+
 WIDEST = 2.0
 """The margin may become this multiple of the asked one. A noisier machine decides `worse` alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Least seconds of two processes that ran one after the other. An A/A pair has BASE twice."""
-
-    base_seconds: float
-    head_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The outcome and its numbers; shares and ratios, HEAD over BASE. None: too few pairs.
 
-    spread: of the A/A pairs. margin: the one that was used. reason: why undecided, else "".
+    spread: of the A/A pairs. margin: the one that was used. reason: why undecided, or that the
+    ratios within pairs have decided; else "".
     """
 
     outcome: Outcome
@@ -94,12 +97,17 @@ def verdict(
     base = sorted(pair.base_seconds for pair in pairs)
     head = sorted(pair.head_seconds for pair in pairs)
     rank = least_rank(len(pairs), false_calls)
+    surer_rank = least_rank(len(pairs), false_calls / WORSE_TESTS)
     if rank is not None:
         least_base = min(base[0], *_times(a_a_pairs))
-        low, high = head[0] / base[rank - 1], head[PASSING - 1] / least_base
+        low = head[0] / base[(surer_rank or len(pairs)) - 1]
+        high = head[PASSING - 1] / least_base
         judged = replace(judged, ratio=head[0] / base[0], low=low, high=high)
-    if spread is not None and rank is not None and low > 1 + used:
+    if spread is not None and surer_rank is not None and low > 1 + used:
         return replace(judged, outcome="worse")
+    by_pairs = _worse_by_pairs(pairs, a_a_pairs, margin, false_calls / WORSE_TESTS)
+    if by_pairs is not None:
+        return replace(judged, outcome="worse", margin=by_pairs, reason=paired.words(pairs))
     if too_noisy(a_a_pairs, margin):
         return replace(judged, reason=_too_noisy(spread, 2 * len(a_a_pairs)))
     if rank is None:
@@ -115,6 +123,21 @@ def verdict(
         reason=f"the interval {low:.3f} to {high:.3f} contains {1 + used:.3f}, the margin's end: "
         "give more --budget, or a quieter machine",
     )
+
+
+def _worse_by_pairs(
+    pairs: Sequence[Pair], a_a_pairs: Sequence[Pair], margin: float, false_calls: float
+) -> float | None:
+    """The margin beyond which HEAD is slower within pairs; None where that is not sure.
+
+    The asked margin, or three times the error of the same estimate of the A/A pairs.
+    """
+    if len(a_a_pairs) < QUIET or len(pairs) < LOOKS[0]:
+        return None
+    spread = abs(paired.typical_ratio(a_a_pairs) - 1)
+    used = max(margin, SPREAD_FACTOR * spread)
+    is_sure = paired.chance_of_equal(pairs, used) <= _allowed(len(pairs), false_calls)
+    return used if is_sure else None
 
 
 def _too_noisy(spread: float | None, runs: int) -> str:
@@ -156,16 +179,18 @@ def false_calls_each(targets: int) -> float:
 
 
 def least_rank(pairs: int, false_calls: float = FALSE_CALLS) -> int | None:
-    """k of the interval at this number of pairs; None where no k is sure enough.
-
-    The error of all looks is spent as 1/2, 1/6, 1/12, ... of false_calls.
-    """
-    look = 1 + sum(number < pairs for number in LOOKS)
-    allowed = false_calls / (look * (look + 1))
+    """k of the interval at this number of pairs; None where no k is sure enough."""
+    allowed = _allowed(pairs, false_calls)
     for rank in range(PASSING, pairs + 1):
         if comb(2 * pairs - rank, pairs) <= allowed * comb(2 * pairs, pairs):
             return rank
     return None
+
+
+def _allowed(pairs: int, false_calls: float) -> float:
+    """The error at the look of this number: 1/2, 1/6, 1/12, ... of that of all looks."""
+    look = 1 + sum(number < pairs for number in LOOKS)
+    return false_calls / (look * (look + 1))
 
 
 def decided(
