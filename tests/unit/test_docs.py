@@ -57,10 +57,11 @@ def test_a_page_opens_with_its_question(page: Path) -> None:
     assert question.endswith("?*")
 
 
-def test_the_index_has_every_page() -> None:
+def test_the_index_has_every_page_and_command() -> None:
     index = (CHECKOUT / "docs" / "README.md").read_text()
     names = [page.name for page in (CHECKOUT / "docs").glob("*.md") if page.name != "README.md"]
     assert [name for name in names if f"]({name})" not in index] == []
+    assert [name for name in cli.COMMANDS if f"`sppo-bench {name}`" not in index] == []
 
 
 def test_the_page_of_exit_codes_has_every_command_and_code() -> None:
