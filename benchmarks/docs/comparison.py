@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from benchmarks.docs.markdown import mib, rows_table
 from benchmarks.records import store
@@ -11,16 +12,24 @@ from benchmarks.reporting.text_table import interval
 
 
 def comparison(name: str) -> str:
-    """The rows of a published `sppo-bench run`, and where they were measured."""
+    """The rows of a published `sppo-bench run`; where and how often they were measured."""
     folder = store.published_directory() / name
     with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-        rows = [_compared(row) for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
     headers = ["row", "settings", "step, s, median [quartiles]", "timing"]
-    headers += ["SPPO faster by [interval]", "MFU (causal)"]
-    head = (folder / "table.md").read_text(encoding="utf-8").splitlines()
-    (measured,) = (line for line in head if line.startswith("- measured on "))
-    compared = rows_table([*headers, "device peak", "host peak"], rows)
-    return f"{compared}\n\n{measured.replace('- m', 'M', 1)}"
+    headers += ["SPPO faster by [interval]", "MFU (causal)", "device peak", "host peak"]
+    compared = rows_table(headers, map(_compared, rows))
+    return f"{compared}\n\n{_origin((folder / 'table.md').read_text(encoding='utf-8'), rows)}"
+
+
+def _origin(document: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """Machine, commit and date; launches of a row, and the peak under MFU."""
+    (measured,) = re.findall(r"^- (measured on .*)$", document, re.MULTILINE)
+    launches = sorted({int(row["launches"]) for row in rows})
+    words = str(launches[0]) + (f" to {launches[-1]}" if len(launches) > 1 else "")
+    peaks = re.findall(r"^- MFU: of (\S+ TFLOP/s) per rank", document, re.MULTILINE)
+    peak = f" Peak of MFU: {peaks[0]} a rank." if peaks else ""
+    return f"{measured.replace('m', 'M', 1)} Launches of a row: {words}.{peak}"
 
 
 def _compared(row: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.docs import comparison, planned, profiles, published
+from benchmarks.docs import comparison, planned, profiles, published, workloads
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "readme-136MiB": partial(comparison.comparison, "tiny-cpu-136MiB"),
@@ -29,6 +29,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-predicted": published.predicted,
     "emulation-1m": published.one_million_tokens,
     "regression-planted-faults": published.planted_faults,
+    "workloads": workloads.workloads,
+    "models": workloads.models,
 }
 """Name of a marker -> its table in Markdown."""
 

@@ -85,7 +85,7 @@ def longest() -> str:
     columns: Columns = {
         "row": itemgetter("row"),
         "longest, tokens": lambda row: f"{row['longest_tokens']:,}",
-        "peak device": lambda row: mib(row["peak_device_bytes"]),
+        "device peak": lambda row: mib(row["peak_device_bytes"]),
         "settings": itemgetter("settings_text"),
     }
     return table(columns, document["rows"]) + origin(document)
@@ -135,7 +135,7 @@ def policies() -> str:
         "time over `auto`": lambda row: interval(
             *(row.get(f"relative_time{end}") for end in ("", "_low", "_high"))
         ),
-        "peak device": lambda row: mib(row["peak_device_bytes"]),
+        "device peak": lambda row: mib(row["peak_device_bytes"]),
         "offloaded": lambda row: mib(row["offloaded_bytes"]),
         "recomputed": lambda row: mib(row["recomputed_bytes"]),
     }
@@ -269,7 +269,9 @@ def one_million_tokens() -> str:
         "fullest role": itemgetter("limiting_role"),
         "device peak": lambda verdict: gib(verdict["peak_device_bytes"]),
         "weights, gradients, optimizer": lambda verdict: gib(_state_bytes(verdict)),
-        "all else": lambda verdict: gib(verdict["peak_device_bytes"] - _state_bytes(verdict)),
+        "saved tensors, KV, temporary": lambda verdict: gib(
+            verdict["peak_device_bytes"] - _state_bytes(verdict)
+        ),
         "host peak": lambda verdict: gib(verdict["peak_host_bytes"]),
         "step, simulated, s": lambda verdict: f"{verdict['step_seconds']:,.1f}",
     }

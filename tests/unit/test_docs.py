@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from baselines import protocol
+from benchmarks import __main__ as program
+from benchmarks import cli
+from benchmarks.regression import exit_codes
 from tests.unit import docs_text
 from tests.unit.docs_text import CHECKOUT, PAGES
 
@@ -51,10 +57,45 @@ def test_a_page_opens_with_its_question(page: Path) -> None:
     assert question.endswith("?*")
 
 
-def test_the_index_has_every_page() -> None:
+def test_the_index_has_every_page_and_command() -> None:
     index = (CHECKOUT / "docs" / "README.md").read_text()
     names = [page.name for page in (CHECKOUT / "docs").glob("*.md") if page.name != "README.md"]
     assert [name for name in names if f"]({name})" not in index] == []
+    assert [name for name in cli.COMMANDS if f"`sppo-bench {name}`" not in index] == []
+
+
+def test_the_page_of_exit_codes_has_every_command_and_code() -> None:
+    text = (CHECKOUT / "docs" / "exit-codes.md").read_text()
+    assert [name for name in cli.COMMANDS if f"`sppo-bench {name}" not in text] == []
+    codes = {0, cli.FAILED, cli.WRONG_INPUT, cli.INTERRUPTED, program.BROKEN_PIPE}
+    listed = re.findall(r"^\| (\d+) \|", text, re.MULTILINE)
+    assert {int(code) for code in listed} == codes | {exit_codes.UNDECIDED}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        protocol.Adapter,
+        protocol.System,
+        protocol.Planner,
+        protocol.Follower,
+        protocol.Grouped,
+        protocol.PartlyEmulated,
+        protocol.Brief,
+    ],
+)
+def test_the_page_of_adapters_has_every_member(kind: type) -> None:
+    text = (CHECKOUT / "docs" / "adapters.md").read_text()
+    members = {*vars(kind), *inspect.get_annotations(kind)}
+    members = {name for name in members if not name.startswith("_")}
+    assert members
+    assert [name for name in members if not re.search(rf"`{name}[`(]", text)] == []
+
+
+def test_the_readme_is_short() -> None:
+    lines = README.read_text().splitlines()
+    first_screen = next(number for number, line in enumerate(lines) if line.startswith("## "))
+    assert (first_screen <= 45, len(lines) <= 130) == (True, True)
 
 
 def test_the_citation_has_the_version_and_the_paper() -> None:

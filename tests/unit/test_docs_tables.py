@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.docs import pages
+from benchmarks.docs import comparison, pages
 from benchmarks.docs.__main__ import main
 from tests.unit.docs_text import CHECKOUT
 
@@ -41,6 +41,16 @@ def test_an_unknown_table_is_an_error_with_the_known_names() -> None:
 def test_a_marker_without_its_pair_is_an_error(marker: str) -> None:
     with pytest.raises(ValueError, match="a marker has no pair"):
         pages.names(f"text\n\n{marker}\n")
+
+
+def test_the_line_under_a_comparison_has_launches_and_the_peak() -> None:
+    document = (
+        "# run\n\n- measured on A, 2 cores, commit 1, today.\n- MFU: of 0.1 TFLOP/s per rank, x\n"
+    )
+    rows = [{"launches": "3"}, {"launches": "5"}]
+    measured = "Measured on A, 2 cores, commit 1, today. Launches of a row: 3 to 5."
+    assert comparison._origin(document, rows) == f"{measured} Peak of MFU: 0.1 TFLOP/s a rank."
+    assert comparison._origin(document.partition("- MFU")[0], rows) == measured
 
 
 def test_check_names_an_old_page_and_writes_nothing(
