@@ -107,7 +107,7 @@ def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
 
     if command.resume is None:
         try:
-            directory = new_directory(parent(command), plan.workload)
+            directory = new_directory(parent(command), plan.workload.name)
             run_file.write(directory, plan)
         except OSError as error:
             raise UsageError(error) from None

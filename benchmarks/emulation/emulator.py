@@ -96,8 +96,7 @@ class Emulator:
             self.progress.note(f"{system}, {ended.settings_text}: {ended.status}, emulated before")
             return ended
         roles = roles_of(adapter, workload, settings)
-        name = f"emulate-{system}-{workload.name}"
-        directory = new_directory(self.parent, replace(workload, name=name))
+        directory = new_directory(self.parent, f"emulate-{system}-{workload.name}")
         with records_so_far(directory):
             job = processes.make_job(workload, adapter, settings, directory)
             chosen = choose(roles) if choose else roles

@@ -36,12 +36,7 @@ from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
 
 
-def new_directory(parent: Path, workload: Workload) -> Path:
-    """A new folder for this run, named by UTC time and workload, as `new_named_directory`."""
-    return new_named_directory(parent, workload.name)
-
-
-def new_named_directory(parent: Path, name: str) -> Path:
+def new_directory(parent: Path, name: str) -> Path:
     """A new folder, named by UTC time and this name.
 
     Raises OSError, or ValueError for a place whose name no record can hold.

@@ -143,11 +143,11 @@ class Compare(Json):
 
     def _directory(self) -> Path:
         """A new folder for the pairs. Raises UsageError."""
-        from benchmarks.launch.run import new_named_directory
+        from benchmarks.launch.run import new_directory
 
         with usage_errors(OSError):
             parent = self.output or store.results_directory() / "runs"
-            return new_named_directory(parent, "compare")
+            return new_directory(parent, "compare")
 
     def _judge(self, directory: Path, margin: float | None) -> int:
         from benchmarks.regression.compare import recorded

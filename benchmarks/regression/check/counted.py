@@ -226,7 +226,7 @@ def launched_values() -> dict[str, Values]:
     (workload,) = {workload for workload, _ in cases.values()}
     values = {}
     with tempfile.TemporaryDirectory() as folder:
-        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload))
+        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload.name))
         for name, (_, settings) in cases.items():
             values[name] = measured(_launched, inputs, name, settings)
     return values
