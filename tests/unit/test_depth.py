@@ -22,7 +22,6 @@ from benchmarks.emulation.depth.cuts import cuts_of, pipeline_stages, virtual_st
 from benchmarks.emulation.depth.extrapolate import NotAlike, check_peak, extrapolated
 from benchmarks.emulation.depth.fastest import fastest
 from benchmarks.emulation.depth.longest import longest
-from benchmarks.emulation.depth.progress import BarCountdown, Countdown
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import RoleReport, failed
 from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, leanest
@@ -370,9 +369,9 @@ def test_the_leanest_treat_all_layers_alike() -> None:
 
 
 def test_a_terminal_has_a_bar() -> None:
-    with BarCountdown(Lines(io.StringIO()), "settings", 3) as shown:
-        shown.advance()
-        (task,) = shown.bar.tasks
+    with progress.bar("settings", 3) as advance:
+        advance()
+        (task,) = advance.func.__self__.tasks  # type: ignore[attr-defined]
     assert (task.completed, task.total) == (1, 3)
 
 
@@ -380,7 +379,7 @@ def test_lines_of_progress_say_the_time_left(monkeypatch: pytest.MonkeyPatch) ->
     stream = io.StringIO()
     clock = iter((0.0, 4.0, 12.0, 40.0))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with Countdown(Lines(stream), "settings", 3) as shown:
+    with progress.countdown(Lines(stream), "settings", 3) as advance:
         for _ in range(3):
-            shown.advance()
+            advance()
     assert stream.getvalue() == "settings: 2 of 3, about 6 s left\n"

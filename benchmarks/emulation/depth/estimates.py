@@ -188,7 +188,7 @@ class Estimator:
             return self._report(rank, code, ended)
 
         with (
-            countdown(self.emulator.progress, label, len(waiting)) as shown,
+            countdown(self.emulator.progress, label, len(waiting)) as advance,
             ThreadPoolExecutor(available_cores()) as pool,
         ):
             running = {pool.submit(emulate, rank): key for key, rank in waiting.items()}
@@ -197,7 +197,7 @@ class Estimator:
                     report = future.result()
                     if report is not None:
                         self._reports[running[future]] = report
-                    shown.advance()
+                    advance()
             finally:
                 ended.set()
                 pool.shutdown(cancel_futures=True)
