@@ -21,8 +21,6 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-import msgspec
-
 from benchmarks.environment import CHECKOUT
 from benchmarks.regression.check.differences import Values
 from benchmarks.worker.parent import end_with_parent
@@ -62,14 +60,11 @@ def step(path: str, name: str, rank: str, ranks: str, further: str) -> Values:
     """Emulate the role, which reports itself. With "further": operators of the next step, and calls
     of one more, because counting operators makes calls.
     """
-    import warnings
-
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from baselines.protocol import Role, System
-    from benchmarks.emulation.result import EmulationJob
-    from benchmarks.emulation.worker import EmulatedRank
+    from baselines.protocol import System
+    from benchmarks.emulation.worker import emulate
 
     class Operators(TorchDispatchMode):
         """Counts operators by name, messages included."""
@@ -93,12 +88,7 @@ def step(path: str, name: str, rank: str, ranks: str, further: str) -> Values:
             system.step(tokens)
         values.update(operators=dict(operators.counts), calls=dict(calls))
 
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
-    emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
-    emulated.report_uncaught_errors()
-    emulated.report("ok", counts=emulated.run(count if further == "further" else None))
+    emulate(path, name, rank, ranks, further=count if further == "further" else None)
     return values
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from baselines.protocol import Role
-from benchmarks.emulation.processes import environment_of
+from benchmarks.emulation.processes import arguments_of, environment_of
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import child_environment, import_path
 from benchmarks.regression.check.differences import Values
@@ -43,17 +43,14 @@ def emulated_role(
 
     A role that breaks, or runs longer than the limit, is failed.
     """
-    folder = Path(job.output_directory)
-    steps = "further" if further else "alone"
-    place = (role.name, str(role.rank), str(role.ranks))
-    arguments = ("step", str(folder / "job.json"), *place, steps)
+    arguments = ("step", *arguments_of(role, job), "further" if further else "alone")
     try:
         values = _counted(processes, arguments, environment_of(role, job), limit_seconds)
     except RuntimeError as error:
         values, reason = {}, str(error)
     else:
         reason = "no report"
-    path = folder / f"role-{role.rank}.json"
+    path = Path(job.output_directory) / f"role-{role.rank}.json"
     if not path.is_file():
         return failed(role, "failed", reason), values
     return msgspec.json.decode(path.read_bytes(), type=RoleReport), values
