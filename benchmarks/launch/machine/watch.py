@@ -155,8 +155,8 @@ class MachineWatch:
         state = MachineState(
             cores=self.cores,
             wanted_cores=self.wanted_cores,
-            kernel_before_seconds=self.kernel_before and self.kernel_before.median,
-            kernel_after_seconds=kernel_after and kernel_after.median,
+            kernel_before_seconds=self.kernel_before.median if self.kernel_before else None,
+            kernel_after_seconds=kernel_after.median if kernel_after else None,
             kernel_spread=max((reading.relative for reading in kernels), default=None),
             gpu_clock_reasons=sorted(self.clock_reasons),
             foreign_gpu_processes=max(self.foreign_gpu_processes, default=None),
