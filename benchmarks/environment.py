@@ -94,15 +94,15 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def import_path() -> dict[str, str]:
-    """Variables with which a Python process imports these very packages.
+def import_path(folder: Path = CHECKOUT) -> dict[str, str]:
+    """Variables with which a Python process imports the packages of a folder, by default these.
 
     `python -m` searches the current folder first, and so does an empty entry of PYTHONPATH.
     `benchmarks` and `baselines` are common folder names.
     """
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {
-        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *filter(None, inherited)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, inherited)]),
         "PYTHONSAFEPATH": "1",
     }
 

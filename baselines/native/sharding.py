@@ -6,7 +6,6 @@ With TP, `parallelize_module` first makes DTensors of a group's weights, and FSD
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,25 +43,25 @@ def sharded_decoder(
     if context.dtype == torch.bfloat16:
         kept_dtype = torch.float32
         policy = MixedPrecisionPolicy(param_dtype=context.dtype, reduce_dtype=kept_dtype)
-    meshes = _meshes(groups, context)
+    shards_mesh, tensor_mesh = _meshes(groups, context)
 
     def shard(reshard: bool, **named: nn.Module) -> None:
         for name, module in named.items():
             own = own_weights(name, weights, settings, context.device, kept_dtype)
             module.load_state_dict(own, assign=True)
-            if meshes.tensor is not None:
+            if tensor_mesh is not None:
                 # Every rank has all weights: none has to send them (`src_data_rank`).
                 plan: Any = plan_of(name, workload.model)
-                parallelize_module(module, meshes.tensor, plan, src_data_rank=None)
+                parallelize_module(module, tensor_mesh, plan, src_data_rank=None)
         modules = list(named.values())
-        fully_shard(modules, mesh=meshes.shards, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(modules, mesh=shards_mesh, mp_policy=policy, reshard_after_forward=reshard)
 
     shard(settings.reshard_after_forward, embedding=decoder.embedding)
     for index, block in enumerate(decoder.layers):
         shard(settings.reshard_after_forward, **{f"layers.{index}": block})
     # The backward begins with these: to free them between would gather them twice for nothing.
     shard(False, final_norm=decoder.final_norm, head=decoder.head)
-    fully_shard(decoder, mesh=meshes.shards, mp_policy=policy)
+    fully_shard(decoder, mesh=shards_mesh, mp_policy=policy)
     for module in decoder.modules():
         if isinstance(module, FSDPModule):
             # A sum: the loss of a rank is its share of the step's mean.
@@ -71,22 +70,17 @@ def sharded_decoder(
     return decoder
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Meshes:
-    """shards: the ranks over which FSDP2 shards. tensor: those of a TP group, None without TP."""
+def _meshes(groups: Groups, context: Context) -> tuple[DeviceMesh, DeviceMesh | None]:
+    """Of the ranks over which FSDP2 shards, and of a TP group; None without TP.
 
-    shards: DeviceMesh
-    tensor: DeviceMesh | None
-
-
-def _meshes(groups: Groups, context: Context) -> _Meshes:
-    """A mesh has a table of ranks that torch reads: a real tensor, in an emulation too."""
+    A mesh has a table of ranks that torch reads: a real tensor, in an emulation too.
+    """
     device_type = context.device.type
     with unset_fake_temporarily():
         if groups.tensor is None or groups.shards is None:
             world = dist.group.WORLD
             assert world is not None, "the process group exists before a system"
-            return _Meshes(shards=DeviceMesh.from_group(world, device_type), tensor=None)
+            return DeviceMesh.from_group(world, device_type), None
         # Named as the groups: torch keeps results by equal meshes, also those of a closed system.
         shards, tensor = groups.shards.group_name, groups.tensor.group_name
         both = DeviceMesh.from_group(
@@ -95,7 +89,7 @@ def _meshes(groups: Groups, context: Context) -> _Meshes:
             torch.arange(context.ranks).view(-1, groups.tensor.size()),
             mesh_dim_names=(shards, tensor),
         )
-    return _Meshes(shards=both[shards], tensor=both[tensor])
+    return both[shards], both[tensor]
 
 
 def own_weights(

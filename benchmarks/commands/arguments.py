@@ -15,10 +15,12 @@ from benchmarks.commands.flags import Data, Degrees, Described, Launches, RunFol
 from benchmarks.commands.output import show
 from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
+from benchmarks.launch.options import REFERENCE_STEPS, Options
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words
 from benchmarks.records.store import is_text
 from benchmarks.rows.assign import sppo_plan
+from benchmarks.rows.row import find
 from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import parse_bytes
 from sppo.config.workload import Workload
@@ -225,13 +227,11 @@ def check_machine(workload: Workload) -> None:
         )
 
 
-def options(command: Launches) -> Any:
+def options(command: Launches) -> Options:
     """The supervisor's options from the flags.
 
     Raises UsageError on impossible numbers, or too few steps for the equal-work gate.
     """
-    from benchmarks.launch.options import REFERENCE_STEPS, Options
-
     check_time_limit(command.time_limit)
     with usage_errors():
         options = Options(
@@ -281,8 +281,6 @@ def chosen_systems(items: tuple[str, ...], known: Sequence[str]) -> list[str]:
 
     Raises UsageError.
     """
-    from benchmarks.rows.row import find
-
     with usage_errors(ImportError):
         rows = find(names(items)) if names(items) else ()
     return chosen(tuple(row.system for row in rows), known, "system")

@@ -8,22 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 from tyro.conf import Positional
 
 from benchmarks.commands.arguments import UsageError, flag, parent
 from benchmarks.commands.flags import RunFolder
+from benchmarks.environment import describe_environment
 from benchmarks.file_names import printable
+from benchmarks.launch import resuming, run_file
+from benchmarks.launch.options import Options
+from benchmarks.launch.run import new_directory
+from benchmarks.launch.run_file import RunFile
+from benchmarks.records import record
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.store import RecordError
+from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
-
-if TYPE_CHECKING:
-    from benchmarks.launch.options import Options
-    from benchmarks.launch.run_file import RunFile
-    from benchmarks.rows.row import Configuration
 
 PLACE = ("output", "resume")
 """Flags that name a folder."""
@@ -44,9 +46,14 @@ def run_folder(
     configurations: rows that are known before the first launch. code: digests of emulated code.
     An interrupt says how to go on. Raises UsageError on a folder that cannot be resumed.
     """
-    from benchmarks.launch import resuming, run_file
-
-    plan = _plan(command, workload, configurations, code or {})
+    plan = RunFile(
+        command=name_of(command),
+        arguments=words(command, without=CHANGEABLE),
+        workload=workload,
+        rows={row.row.label: row.key for row in configurations},
+        code=dict(code or {}),
+        environment=describe_environment(),
+    )
     try:
         directory, plan = _folder(command, plan)
         with _interrupts_said(command, directory), resuming.locked(directory):
@@ -67,9 +74,6 @@ def is_finished(command: RunFolder) -> bool:
 
     A user deletes a record to measure its launch a second time.
     """
-    from benchmarks.launch import run_file
-    from benchmarks.records import record
-
     if command.resume is None or not run_file.read(command.resume.resolve()).finished:
         return False
     jobs = command.resume.rglob("job.json")
@@ -81,33 +85,11 @@ def unfinished(command: RunFolder, options: Options) -> Options:
     return replace(options, budget_seconds=0.0) if is_finished(command) else options
 
 
-def _plan(
-    command: RunFolder,
-    workload: Workload,
-    configurations: Sequence[Configuration],
-    code: Mapping[str, str],
-) -> RunFile:
-    from benchmarks.environment import describe_environment
-    from benchmarks.launch.run_file import RunFile
-
-    return RunFile(
-        command=name_of(command),
-        arguments=words(command, without=CHANGEABLE),
-        workload=workload,
-        rows={row.row.label: row.key for row in configurations},
-        code=dict(code),
-        environment=describe_environment(),
-    )
-
-
 def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
     """The new or resumed folder with its plan. Raises ResumeError, or UsageError without one."""
-    from benchmarks.launch import run_file
-    from benchmarks.launch.run import new_directory
-
     if command.resume is None:
         try:
-            directory = new_directory(parent(command), plan.workload)
+            directory = new_directory(parent(command), plan.workload.name)
             run_file.write(directory, plan)
         except OSError as error:
             raise UsageError(error) from None
@@ -123,8 +105,6 @@ def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
 
 def _remove_if_empty(directory: Path) -> None:
     """Remove a folder in which nothing but run.json was written."""
-    from benchmarks.launch import run_file
-
     if {path.name for path in directory.glob("*")} <= {run_file.NAME}:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -132,8 +112,6 @@ def _remove_if_empty(directory: Path) -> None:
 @contextmanager
 def _interrupts_said(command: RunFolder, directory: Path) -> Iterator[None]:
     """Say after an interrupt where the records are, and how to go on."""
-    from benchmarks.launch import run_file
-
     try:
         yield
     except KeyboardInterrupt:

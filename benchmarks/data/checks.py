@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.data.source import Source, Tokens, unusable
+from benchmarks.data.source import Source, Tokens, Unusable
 from benchmarks.data.token_files import RAW_DTYPES
 from sppo.config.models import Model
+from sppo.config.workload import Workload
 
 LEAST_TOKENS = 8
 """Fewer tokens say nothing about every second of them."""
@@ -22,49 +23,45 @@ WIDE = {2: "int16", 4: "int32", 8: "int64"}
 
 
 def check_length(source: Source, sequence_tokens: int) -> None:
-    """Raise ValueError if the data are shorter than one sequence with its last target."""
+    """Raise Unusable if the data are shorter than one sequence with its last target."""
     if len(source.tokens) <= sequence_tokens:
-        raise unusable(
-            source.file,
+        raise Unusable(
             f"holds {len(source.tokens)} tokens, one sequence needs {sequence_tokens + 1}; "
             "give a longer text or a shorter sequence (in a search: --at-most)",
         )
 
 
-def check_ids(source: Source, tokens: Tokens, model: Model) -> None:
-    """Raise ValueError, with the likely type, for ids that are not the model's."""
+def check_ids(source: Source, tokens: Tokens, workload: Workload) -> None:
+    """Raise Unusable, with the likely type, for ids that are not the model's."""
+    model = workload.model
     if source.tokenizer is None:
-        _check_width(source, tokens)
+        _check_width(source, tokens, workload.text)
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0:
-        problem = f"token id {lowest} is negative; name the type the ids were written with"
-        raise unusable(source.file, problem)
+        raise Unusable(f"token id {lowest} is negative; name the type the ids were written with")
     if highest >= model.vocabulary:
-        raise unusable(
-            source.file,
+        raise Unusable(
             f"token id {highest} is outside the vocabulary of {model.vocabulary} of model "
             f"{model.name}; take a model with a larger vocabulary or a text made by its tokenizer"
             f"{_narrower_words(source, tokens, model)}",
         )
     if source.vocabulary is not None and highest >= source.vocabulary:
-        raise unusable(
-            source.file,
+        raise Unusable(
             f"token id {highest} is outside the vocabulary of {source.vocabulary} of the meta.pkl "
             f"beside it; name the right type, or remove a meta.pkl of other data",
         )
 
 
-def _check_width(source: Source, tokens: Tokens) -> None:
-    """Raise ValueError if wide ids were read as narrow ones: every second id is 0, or small."""
+def _check_width(source: Source, tokens: Tokens, file: str) -> None:
+    """Raise Unusable if wide ids were read as narrow ones: every second id is 0, or small."""
     for factor in (8, 4, 2):
         width_bytes = tokens.itemsize * factor
         if width_bytes not in WIDE or not _is_split(tokens, factor):
             continue
         wide = WIDE[width_bytes]
-        raise unusable(
-            source.file,
+        raise Unusable(
             f"every second id is 0 or small, as if {wide} ids were read as {tokens.dtype.name}; "
-            + _type_words(source, wide),
+            + _type_words(source, file, wide),
         )
 
 
@@ -95,11 +92,11 @@ def _narrower_words(source: Source, tokens: Tokens, model: Model) -> str:
     return f", or name the type {narrow}, whose ids would fit" if fits else ""
 
 
-def _type_words(source: Source, wide: str) -> str:
+def _type_words(source: Source, file: str, wide: str) -> str:
     """The cure: who named the type decides where to change it."""
     if source.type_from == "file":
         return "write the file again with the type of the ids"
-    return f"name the type of the ids: {_without_type(source.file)}:{wide}"
+    return f"name the type of the ids: {_without_type(file)}:{wide}"
 
 
 def _without_type(file: str) -> str:

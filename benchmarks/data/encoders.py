@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.data.source import BYTES, Tokens, unusable
+from benchmarks.data.source import BYTES, Tokens, Unusable
 from benchmarks.file_names import openable, printable
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -26,7 +26,7 @@ class Encoder(Protocol):
     def sha256(self) -> str | None: ...
 
     def encode(self, content: bytes, begins_document: bool) -> Tokens:
-        """The ids of the next piece. Raises ValueError for text that has none."""
+        """The ids of the next piece. Raises Unusable for text that has none."""
         ...
 
 
@@ -46,9 +46,8 @@ class TokenizerEncoder:
     errors: "strict" or "replace", for bytes that are not UTF-8.
     """
 
-    def __init__(self, file: str, tokenizer: str, errors: str = "strict") -> None:
-        """Raises ValueError, naming the data `file`, for a tokenizer that cannot be read."""
-        self._file = file
+    def __init__(self, tokenizer: str, errors: str) -> None:
+        """Raises Unusable for a tokenizer that cannot be read."""
         path = openable(tokenizer)
         path = path / TOKENIZER_FILE if path.is_dir() else path
         try:
@@ -66,8 +65,7 @@ class TokenizerEncoder:
         try:
             text = self._decoder.decode(content)
         except UnicodeDecodeError as error:
-            raise unusable(
-                self._file,
+            raise Unusable(
                 f"a tokenizer reads UTF-8, and byte 0x{error.object[error.start]:02x} "
                 f"({error.reason}) is none; convert the text, or leave --tokenizer out",
             ) from None
@@ -93,8 +91,7 @@ class TokenizerEncoder:
         return tokenizer
 
     def _unusable(self, name: str, problem: str) -> ValueError:
-        return unusable(
-            self._file,
+        return Unusable(
             f"the tokenizer {printable(name)} {problem}; give the tokenizer.json of a "
             "Hugging Face model by --tokenizer",
         )

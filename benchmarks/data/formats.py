@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.data import megatron, texts, token_files
 from benchmarks.data.encoders import ByteEncoder, Encoder, TokenizerEncoder
 from benchmarks.data.foreign import foreign_words
-from benchmarks.data.source import Source, unusable
+from benchmarks.data.source import Source, Unusable
 from benchmarks.data.token_files import NUMPY_MAGIC, RAW_DTYPES
 from benchmarks.file_names import openable, printable
 from sppo.config.workload import Workload
@@ -21,23 +21,22 @@ HEAD_BYTES = 4096
 
 
 def open_source(workload: Workload, needed_tokens: int) -> Source:
-    """The first tokens of a workload's data. Raises ValueError with the cure, or OSError."""
+    """The first tokens of a workload's data. Raises Unusable with the cure, or OSError."""
     file = workload.text
     if not file.strip():
-        raise unusable(file, "the name is empty; name a file or folder, or leave --data out")
+        raise Unusable("the name is empty; name a file or folder, or leave --data out")
     if file == STDLIB:
         if workload.data_field is not None:
-            raise unusable(file, "it has no fields; leave --data-field out")
+            raise Unusable("it has no fields; leave --data-field out")
         description = f"Python {platform.python_version()} standard library sources"
         encoder = _encoder(workload, errors="replace")
-        return texts.read(file, description, texts.stdlib_pieces(), encoder, needed_tokens)
+        return texts.read(description, texts.stdlib_pieces(), encoder, needed_tokens)
     ids = _open_ids(file, needed_tokens)
     if ids is None:
         return _open_text(workload, needed_tokens)
     if workload.tokenizer is not None or workload.data_field is not None:
-        raise unusable(
-            file,
-            "it holds token ids already; leave --tokenizer and --data-field out, or give the text",
+        raise Unusable(
+            "it holds token ids already; leave --tokenizer and --data-field out, or give the text"
         )
     return ids
 
@@ -45,7 +44,7 @@ def open_source(workload: Workload, needed_tokens: int) -> Source:
 def _encoder(workload: Workload, errors: str = "strict") -> Encoder:
     if workload.tokenizer is None:
         return ByteEncoder()
-    return TokenizerEncoder(workload.text, workload.tokenizer, errors)
+    return TokenizerEncoder(workload.tokenizer, errors)
 
 
 def _open_text(workload: Workload, needed_tokens: int) -> Source:
@@ -58,41 +57,41 @@ def _open_text(workload: Workload, needed_tokens: int) -> Source:
         description = f"{name}, JSONL, field '{printable(field or texts.DEFAULT_FIELD)}'"
     else:
         description = name
-    pieces = texts.path_pieces(file, path, field)
-    return texts.read(file, description, pieces, _encoder(workload), needed_tokens)
+    pieces = texts.path_pieces(path, field)
+    return texts.read(description, pieces, _encoder(workload), needed_tokens)
 
 
 def _open_ids(file: str, needed_tokens: int) -> Source | None:
-    """The ids of a file of ids; None for text. Raises ValueError for a file of neither."""
+    """The ids of a file of ids; None for text. Raises Unusable for a file of neither."""
     name, _, dtype = file.rpartition(":")
     if name and dtype in RAW_DTYPES:
-        path = _existing(file, name)
-        _check_named_type(file, path, dtype)
-        return token_files.open_raw(file, path, dtype)
+        path = _existing(name)
+        _check_named_type(path, dtype)
+        return token_files.open_raw(path, dtype)
     path = openable(file)
     stem = _pair_stem(path)
     if stem is not None:
-        return megatron.open_pair(file, stem, needed_tokens)
-    path = _existing(file, file)
+        return megatron.open_pair(stem, needed_tokens)
+    path = _existing(file)
     if path.is_dir():
         return None
     if not path.is_file():
-        raise unusable(file, "no regular file (a pipe or a device); write its content to a file")
+        raise Unusable("no regular file (a pipe or a device); write its content to a file")
     head = _head(path)
     ending = path.suffix.lower()
     if ending in (".npy", ".npz") or head.startswith(NUMPY_MAGIC):
         words = foreign_words(head)
         if words is not None:
-            raise unusable(file, f"no numpy array but {words}")
-        return token_files.open_numpy(file, path, needed_tokens)
+            raise Unusable(f"no numpy array but {words}")
+        return token_files.open_numpy(path, needed_tokens)
     magic = token_files.llmc_magic(head)
     if magic is not None:
-        return token_files.open_llmc(file, path, magic)
+        return token_files.open_llmc(path, magic)
     if ending != ".bin":
         return None
     if head and _is_plain_text(head):
-        raise unusable(file, "it looks like text; name it .txt, or name the type of its ids")
-    return token_files.open_nanogpt(file, path)
+        raise Unusable("it looks like text; name it .txt, or name the type of its ids")
+    return token_files.open_raw(path, None)
 
 
 def _pair_stem(path: Path) -> Path | None:
@@ -105,32 +104,31 @@ def _pair_stem(path: Path) -> Path | None:
     return path if not path.exists() and index.is_file() else None
 
 
-def _check_named_type(file: str, path: Path, dtype: str) -> None:
-    """Raise ValueError where the file itself says that it has another type or a header."""
+def _check_named_type(path: Path, dtype: str) -> None:
+    """Raise Unusable where the file itself says that it has another type or a header."""
     if not path.is_file():
         return
     head, plain = _head(path), printable(str(path))
     if head.startswith(NUMPY_MAGIC):
-        raise unusable(file, f"it is a numpy array, which says its type; give {plain}")
+        raise Unusable(f"it is a numpy array, which says its type; give {plain}")
     if token_files.llmc_magic(head) is not None:
-        raise unusable(file, f"it has a header of llm.c, which says its type; give {plain}")
+        raise Unusable(f"it has a header of llm.c, which says its type; give {plain}")
     index = path.with_suffix(".idx")
     if path.suffix == ".bin" and index.is_file() and megatron.is_index(_head(index)):
-        written = megatron.read_index(file, index).dtype.name
+        written = megatron.read_index(index).dtype.name
         if written != dtype:
-            raise unusable(file, f"its .idx says {written}; give {plain}, which reads the .idx")
+            raise Unusable(f"its .idx says {written}; give {plain}, which reads the .idx")
 
 
-def _existing(file: str, name: str) -> Path:
+def _existing(name: str) -> Path:
     path = openable(name)
     if path.exists():
         return path
     stem, _, dtype = name.rpartition(":")
     if stem and openable(stem).exists():
         known = ", ".join(RAW_DTYPES)
-        raise unusable(file, f"'{printable(dtype)}' is no type of token ids; known: {known}")
-    raise unusable(
-        file,
+        raise Unusable(f"'{printable(dtype)}' is no type of token ids; known: {known}")
+    raise Unusable(
         "no such file or folder; give 'stdlib', a text file or folder, JSONL, "
         "a token file (.npy, .bin), or raw tokens as PATH:uint16",
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.data.source import Source, Tokens, unusable
+from benchmarks.data.source import Source, Tokens, Unusable
 
 MAGIC = b"MMIDIDX\x00\x00"
 LEGACY_MAGIC = b"TNTIDX\x00\x00"
@@ -50,52 +50,49 @@ def is_index(head: bytes) -> bool:
     return head.startswith((MAGIC, LEGACY_MAGIC))
 
 
-def open_pair(file: str, stem: Path, needed_tokens: int) -> Source:
-    """The first tokens of `stem`.bin. Raises ValueError if the pair is damaged or incomplete."""
+def open_pair(stem: Path, needed_tokens: int) -> Source:
+    """The first tokens of `stem`.bin. Raises Unusable if the pair is damaged or incomplete."""
     index_path, tokens_path = (stem.with_name(f"{stem.name}{end}") for end in (".idx", ".bin"))
     for path in (index_path, tokens_path):
         if not path.is_file():
-            raise unusable(file, f"{path.name} is missing beside it; give the pair .bin and .idx")
-    index = read_index(file, index_path)
+            raise Unusable(f"{path.name} is missing beside it; give the pair .bin and .idx")
+    index = read_index(index_path)
     size_bytes = tokens_path.stat().st_size
-    _check_extent(file, index, size_bytes)
-    lengths, places = _first_sequences(file, index, needed_tokens)
+    _check_extent(index, size_bytes)
+    lengths, places = _first_sequences(index, needed_tokens)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     content = np.memmap(tokens_path, dtype=np.uint8, mode="r") if size_bytes else _nothing()
-    tokens = _gather(file, content, index.dtype, offsets, places)
-    starts = offsets[_first_marks(file, index, len(lengths))]
+    tokens = _gather(content, index.dtype, offsets, places)
+    starts = offsets[_first_marks(index, len(lengths))]
     return Source(
-        file=file,
         format=f"Megatron .bin and .idx, {index.dtype.name} tokens",
-        tokens=_whole_numbers(file, tokens[:needed_tokens]),
+        tokens=_whole_numbers(tokens[:needed_tokens]),
         type_from="file",
         document_starts=starts,
     )
 
 
-def read_index(file: str, path: Path) -> Index:
-    """The mapped index. Raises ValueError for any other file."""
+def read_index(path: Path) -> Index:
+    """The mapped index. Raises Unusable for any other file."""
     with path.open("rb") as stream:
         head = stream.read(_HEADER.size)
     if head.startswith(LEGACY_MAGIC):
-        raise unusable(
-            file, f"{path.name} is an index of old Megatron; make the pair by Megatron-Core's tools"
+        raise Unusable(
+            f"{path.name} is an index of old Megatron; make the pair by Megatron-Core's tools"
         )
     if len(head) < _HEADER.size or not head.startswith(MAGIC):
-        raise unusable(file, f"{path.name} is no index of Megatron; make the pair again")
+        raise Unusable(f"{path.name} is no index of Megatron; make the pair again")
     _, version, code, sequences, marks = _HEADER.unpack(head)
     if version != 1 or code not in DTYPES:
-        raise unusable(
-            file,
+        raise Unusable(
             f"{path.name} has version {version} and type code {code}; version 1 and the codes "
             f"1 to {max(DTYPES)} can be read",
         )
     if not sequences:
-        raise unusable(file, f"{path.name} has no sequences; make the pair from a longer text")
+        raise Unusable(f"{path.name} has no sequences; make the pair from a longer text")
     size_bytes = path.stat().st_size
     if size_bytes < _HEADER.size + 12 * sequences + 8 * marks:
-        raise unusable(
-            file,
+        raise Unusable(
             f"{path.name} has {size_bytes:,} bytes, too few for {sequences:,} sequences; "
             "it is cut off, copy it again",
         )
@@ -114,26 +111,25 @@ def _nothing() -> npt.NDArray[np.int64]:
     return np.empty(0, dtype=np.int64)
 
 
-def _check_extent(file: str, index: Index, size_bytes: int) -> None:
-    """Raise ValueError if the last sequence ends behind the end of the .bin."""
+def _check_extent(index: Index, size_bytes: int) -> None:
+    """Raise Unusable if the last sequence ends behind the end of the .bin."""
     end = int(index.places[-1]) + int(index.lengths[-1]) * index.dtype.itemsize
     if end > size_bytes:
-        raise unusable(
-            file,
+        raise Unusable(
             f"its .idx describes {end:,} bytes and its .bin has {size_bytes:,}; "
             "they are no pair, or the .bin is cut off",
         )
 
 
 def _first_sequences(
-    file: str, index: Index, needed_tokens: int
+    index: Index, needed_tokens: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Lengths and places of the sequences that hold the first `needed_tokens`."""
     count = _FIRST_SEQUENCES
     while True:
         lengths = np.asarray(index.lengths[:count])
         if lengths.min() < 0:
-            raise unusable(file, "its .idx is damaged (a length below 0); make the pair again")
+            raise Unusable("its .idx is damaged (a length below 0); make the pair again")
         ends = np.cumsum(lengths, dtype=np.int64)
         if ends[-1] >= needed_tokens or count >= len(index.lengths):
             break
@@ -143,16 +139,15 @@ def _first_sequences(
     return lengths, np.asarray(index.places[: len(lengths)])
 
 
-def _first_marks(file: str, index: Index, sequences: int) -> npt.NDArray[np.int64]:
+def _first_marks(index: Index, sequences: int) -> npt.NDArray[np.int64]:
     """The marks of documents that begin in the first sequences. Empty documents share a mark."""
     marks = np.asarray(index.marks[: int(np.searchsorted(index.marks, sequences))])
     if len(marks) and (marks[0] != 0 or marks[-1] >= sequences or (np.diff(marks) < 0).any()):
-        raise unusable(file, "its .idx is damaged (documents out of order); make the pair again")
+        raise Unusable("its .idx is damaged (documents out of order); make the pair again")
     return marks
 
 
 def _gather(
-    file: str,
     content: npt.NDArray[np.uint8] | npt.NDArray[np.int64],
     dtype: np.dtype[np.generic],
     offsets: npt.NDArray[np.int64],
@@ -161,18 +156,18 @@ def _gather(
     """The sequences at `places` one after another: a view where the file has them in order."""
     begins, ends = places, places + np.diff(offsets) * dtype.itemsize
     if (begins < 0).any() or (ends < begins).any() or (ends > len(content)).any():
-        raise unusable(file, "its .idx is damaged (a place outside the .bin); make the pair again")
+        raise Unusable("its .idx is damaged (a place outside the .bin); make the pair again")
     if (begins[1:] == ends[:-1]).all():
         return content[begins[0] : ends[-1]].view(dtype)
     pairs = zip(begins, ends, strict=True)
     return np.concatenate([content[begin:end].view(dtype) for begin, end in pairs])
 
 
-def _whole_numbers(file: str, tokens: Tokens) -> Tokens:
-    """Ids that were written as floats, as integers. Raises ValueError for broken numbers."""
+def _whole_numbers(tokens: Tokens) -> Tokens:
+    """Ids that were written as floats, as integers. Raises Unusable for broken numbers."""
     if tokens.dtype.kind != "f":
         return tokens
     with np.errstate(invalid="ignore"):
         if not (tokens == np.floor(tokens)).all():
-            raise unusable(file, f"its ids are {tokens.dtype.name} and not whole; make it again")
+            raise Unusable(f"its ids are {tokens.dtype.name} and not whole; make it again")
         return tokens.astype(np.int64)

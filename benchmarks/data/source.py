@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,16 +22,29 @@ BYTES = "bytes"
 """The tokenizer of text without a `tokenizer.json`: a byte is a token."""
 
 
+class Unusable(ValueError):
+    """Data that give no tokens. The words name the fault and end with the cure."""
+
+
+@contextmanager
+def named(file: str) -> Iterator[None]:
+    """Inside, an Unusable becomes a printable ValueError that names the data."""
+    try:
+        yield
+    except Unusable as error:
+        words = " ".join(str(error).split())
+        raise ValueError(printable(f"data '{printable(file)}': {words}")) from error.__cause__
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The first token ids of a workload's data, maybe more than were asked for.
 
-    file: the name as the user gave it. type_from: who decided the width of the ids; None for text.
+    type_from: who decided the width of the ids; None for text.
     tokenizer: None for files of ids. vocabulary: ids of the file lie below, if it says so.
     document_starts: None where the format marks no documents.
     """
 
-    file: str
     format: str
     tokens: Tokens
     type_from: Literal["name", "ending", "file"] | None = None
@@ -45,11 +59,6 @@ class Source:
             return None
         starts = self.document_starts
         return int(np.unique(starts[(starts > 0) & (starts < tokens)]).size)
-
-
-def unusable(file: str, problem: str) -> ValueError:
-    """The error for data, printable whatever they hold; `problem` ends with the cure."""
-    return ValueError(printable(f"data '{printable(file)}': {' '.join(problem.split())}"))
 
 
 def starts_of(offsets: Iterable[int]) -> Starts:

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.data.encoders import Encoder
 from benchmarks.data.foreign import foreign_words
-from benchmarks.data.source import Source, starts_of, unusable
+from benchmarks.data.source import Source, Unusable, starts_of
 from benchmarks.file_names import printable
 
 JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -42,9 +42,7 @@ class Piece(NamedTuple):
     begins_document: bool
 
 
-def read(
-    file: str, description: str, pieces: Iterable[Piece], encoder: Encoder, needed_tokens: int
-) -> Source:
+def read(description: str, pieces: Iterable[Piece], encoder: Encoder, needed_tokens: int) -> Source:
     """The tokens of the pieces, up to the piece in which `needed_tokens` are reached."""
     blocks, starts, count = [], [], 0
     for piece in pieces:
@@ -56,7 +54,6 @@ def read(
             break
     tokens = np.concatenate(blocks) if blocks else np.empty(0, dtype=np.uint8)
     return Source(
-        file=file,
         format=description,
         tokens=tokens,
         tokenizer=encoder.name,
@@ -73,20 +70,20 @@ def is_jsonl(path: Path, field: str | None, *, in_folder: bool = False) -> bool:
     return ending in JSONL_ENDINGS and not (in_folder and ending == LONE_JSONL_ENDING)
 
 
-def path_pieces(file: str, root: Path, field: str | None) -> Iterator[Piece]:
+def path_pieces(root: Path, field: str | None) -> Iterator[Piece]:
     """The pieces of a file, or of a folder's files, read as they are asked for.
 
-    Raises ValueError.
+    Raises Unusable.
     """
     in_folder = root.is_dir()
     for path in folder_files(root, field) if in_folder else [root]:
         read_file = _jsonl_pieces if is_jsonl(path, field, in_folder=in_folder) else _text_pieces
         try:
-            yield from read_file(file, path, field or DEFAULT_FIELD)
+            yield from read_file(path, field or DEFAULT_FIELD)
         except OSError as error:
             name = printable(str(path))
             problem = f"{name} cannot be read ({error.strerror}); make it readable or leave it out"
-            raise unusable(file, problem) from error
+            raise Unusable(problem) from error
 
 
 def stdlib_pieces() -> Iterator[Piece]:
@@ -114,70 +111,66 @@ def folder_files(folder: Path, field: str | None) -> Iterator[Path]:
             yield path
 
 
-def _text_pieces(file: str, path: Path, field: str) -> Iterator[Piece]:
+def _text_pieces(path: Path, field: str) -> Iterator[Piece]:
     """About a MiB each, up to the end of a line. A user's text has no NUL."""
     with path.open("rb") as stream:
         begins_document = True
         while content := stream.read(PIECE_BYTES) + stream.readline(PIECE_BYTES):
-            _check_text(file, path, content, begins_document)
+            _check_text(path, content, begins_document)
             yield Piece(content, begins_document)
             begins_document = False
 
 
-def _check_text(file: str, path: Path, content: bytes, is_first: bool) -> None:
+def _check_text(path: Path, content: bytes, is_first: bool) -> None:
     name = printable(str(path))
     words = foreign_words(content) if is_first else None
     if words is not None:
-        raise unusable(file, f"{name} is {words}")
+        raise Unusable(f"{name} is {words}")
     if b"\0" in content:
         has_ids = path.suffix.lower() in TOKEN_ENDINGS
         cure = f"give it alone: {name}" if has_ids else f"name their type: {name}:uint16"
-        raise unusable(
-            file,
+        raise Unusable(
             f"{name} is binary (it holds NUL bytes); leave it out, or, if it holds token ids, "
             f"{cure}",
         )
 
 
-def _jsonl_pieces(file: str, path: Path, field: str) -> Iterator[Piece]:
+def _jsonl_pieces(path: Path, field: str) -> Iterator[Piece]:
     """The text of every record. Empty lines are passed over, and so is a byte-order mark."""
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
-        _check_text(file, path, head, is_first=True)
+        _check_text(path, head, is_first=True)
         content = head.removeprefix(_BYTE_ORDER_MARK)
         if content.lstrip()[:1] not in (b"{", b""):
             # Said here, since all of a file may be in its first line.
-            raise unusable(file, f"{printable(path.name)}, line 1: {_NO_OBJECT}")
+            raise Unusable(f"{printable(path.name)}, line 1: {_NO_OBJECT}")
         stream.seek(len(head) - len(content))
         for number, line in enumerate(iter(partial(stream.readline, LONGEST_RECORD_BYTES), b""), 1):
             where = f"{printable(path.name)}, line {number}"
             if len(line) == LONGEST_RECORD_BYTES:
-                raise unusable(
-                    file,
-                    f"{where} exceeds {LONGEST_RECORD_BYTES} bytes; write one object a line",
+                raise Unusable(
+                    f"{where} exceeds {LONGEST_RECORD_BYTES} bytes; write one object a line"
                 )
             if line.strip():
-                yield Piece(_text_of_record(file, where, line, field), begins_document=True)
+                yield Piece(_text_of_record(where, line, field), begins_document=True)
 
 
-def _text_of_record(file: str, where: str, line: bytes, field: str) -> bytes:
+def _text_of_record(where: str, line: bytes, field: str) -> bytes:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         problem = f"{where}: no JSON ({error}); write one object a line, or name raw text .txt"
-        raise unusable(file, problem) from None
+        raise Unusable(problem) from None
     if not isinstance(record, dict):
-        raise unusable(file, f"{where}: {_NO_OBJECT}")
+        raise Unusable(f"{where}: {_NO_OBJECT}")
     if field not in record:
         known = ", ".join(list(record)[:8]) or "none"
-        raise unusable(
-            file,
+        raise Unusable(
             f"{where}: no field '{printable(field)}'; name one of its fields "
             f"({printable(known)}) by --data-field",
         )
     if not isinstance(record[field], str):
-        raise unusable(
-            file,
-            f"{where}: '{printable(field)}' is no text; name another field by --data-field",
+        raise Unusable(
+            f"{where}: '{printable(field)}' is no text; name another field by --data-field"
         )
     return str(record[field]).encode("utf-8", "replace")

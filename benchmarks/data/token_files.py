@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.data.source import Source, unusable
+from benchmarks.data.source import Source, Unusable
 from benchmarks.file_names import printable
 
 RAW_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
@@ -52,23 +52,21 @@ _BROKEN_NUMPY = (
 """What numpy raises on a damaged file: it reads the header as a Python literal."""
 
 
-def open_numpy(file: str, path: Path, needed_tokens: int) -> Source:
-    """The first ids of a .npy of integers, row by row. Nothing is unpickled. Raises ValueError."""
+def open_numpy(path: Path, needed_tokens: int) -> Source:
+    """The first ids of a .npy of integers, row by row. Nothing is unpickled. Raises Unusable."""
     try:
         array: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except _BROKEN_NUMPY as error:
-        raise unusable(
-            file,
+        raise Unusable(
             f"not a numpy file ({error}); write it by numpy.save, or, if it holds raw token ids, "
-            f"name their type: {file}:uint16",
+            f"name their type: {printable(str(path))}:uint16",
         ) from error
     if array.dtype.kind not in "iu":
         problem = f"tokens are {array.dtype}, not integers; save them as uint16 or int32"
-        raise unusable(file, problem)
+        raise Unusable(problem)
     array = np.atleast_1d(array)
     row_tokens = max(prod(array.shape[1:]), 1)
     return Source(
-        file=file,
         format=f"numpy array, {array.dtype.name} tokens",
         tokens=array[: -(-needed_tokens // row_tokens)].reshape(-1),
         type_from="file",
@@ -82,60 +80,48 @@ def llmc_magic(head: bytes) -> int | None:
     return magic if known and len(head) >= 4 else None
 
 
-def open_llmc(file: str, path: Path, magic: int) -> Source:
-    """The ids of a token file of llm.c. Raises ValueError for its other files and damaged ones."""
+def open_llmc(path: Path, magic: int) -> Source:
+    """The ids of a token file of llm.c. Raises Unusable for its other files and damaged ones."""
     header = np.fromfile(path, dtype="<i4", count=256)
     version, dtype, tokenizer = LLMC_TOKENS.get(magic, (0, "", ""))
     size_bytes = path.stat().st_size
     if size_bytes < LLMC_HEADER_BYTES:
-        raise unusable(file, f"llm.c's header is cut off at {size_bytes} bytes; copy it again")
+        raise Unusable(f"llm.c's header is cut off at {size_bytes} bytes; copy it again")
     if header[1] != version:
         kind = LLMC_OTHERS.get(magic, f"version {header[1]} and no token file (version {version})")
-        raise unusable(file, f"llm.c says it is {kind}; give a file that llm.c trains on")
+        raise Unusable(f"llm.c says it is {kind}; give a file that llm.c trains on")
     count = int(header[2])
     expected_bytes = LLMC_HEADER_BYTES + count * np.dtype(dtype).itemsize
     if count < 1 or size_bytes != expected_bytes:
-        raise unusable(
-            file,
+        raise Unusable(
             f"its header says {count:,} {dtype} tokens, {expected_bytes:,} bytes, and it has "
             f"{size_bytes:,}; copy or make it again",
         )
     return Source(
-        file=file,
         format=f"llm.c tokens of {tokenizer}, {dtype}",
         tokens=np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r", LLMC_HEADER_BYTES),
         type_from="file",
     )
 
 
-def open_raw(file: str, path: Path, dtype: str) -> Source:
-    """Raw little-endian ids whose type the user has named. Raises ValueError."""
+def open_raw(path: Path, dtype: str | None) -> Source:
+    """Raw little-endian ids of the named type; without one as nanoGPT writes a .bin: uint16.
+
+    Raises Unusable.
+    """
     return Source(
-        file=file,
-        format=f"raw {dtype} tokens",
-        tokens=_raw(file, path, dtype),
-        type_from="name",
+        format=f"raw {dtype} tokens" if dtype else "raw uint16 tokens, as nanoGPT writes them",
+        tokens=_raw(path, dtype or "uint16"),
+        type_from="name" if dtype else "ending",
         vocabulary=meta_vocabulary(path),
     )
 
 
-def open_nanogpt(file: str, path: Path) -> Source:
-    """A .bin without a header is read as nanoGPT writes it: raw uint16 ids. Raises ValueError."""
-    return Source(
-        file=file,
-        format="raw uint16 tokens, as nanoGPT writes them",
-        tokens=_raw(file, path, "uint16"),
-        type_from="ending",
-        vocabulary=meta_vocabulary(path),
-    )
-
-
-def _raw(file: str, path: Path, dtype: str) -> npt.NDArray[Any]:
+def _raw(path: Path, dtype: str) -> npt.NDArray[Any]:
     size_bytes = path.stat().st_size if path.is_file() else 0
     layout = np.dtype(dtype).newbyteorder("<")
     if size_bytes == 0 or size_bytes % layout.itemsize:
-        raise unusable(
-            file,
+        raise Unusable(
             f"{size_bytes} bytes are no whole number of {dtype} tokens; name the right type, "
             f"{printable(str(path))}:TYPE with one of {', '.join(RAW_DTYPES)}",
         )

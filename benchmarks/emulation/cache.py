@@ -40,16 +40,11 @@ DATA_FIELDS = ("data_field", "tokenizer")
 
 FURTHER_CODE = {
     "deepspeed": ("baselines/attention_saving.py", "baselines/reference.py"),
-    "deepspeed-ours": (
-        *("baselines/attention_saving.py", "baselines/reference.py"),
-        "baselines/deepspeed",
-    ),
     "megatron": ("baselines/attention_saving.py",),
-    "megatron-ours": ("baselines/attention_saving.py", "baselines/megatron"),
     "native": ("baselines/attention_saving.py", "baselines/reference.py"),
     "sppo": ("sppo",),
 }
-"""The code of a system outside baselines/<system>/ and baselines/<system>.py."""
+"""The code of a library outside baselines/<library>/ and baselines/<library>.py."""
 
 
 class CacheEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +151,9 @@ def code_digest(system: str, checkout: Path = CHECKOUT) -> str:
 
 def code_files(system: str, checkout: Path = CHECKOUT) -> list[Path]:
     """The files that decide what an emulated rank of this system counts, sorted."""
-    own = (f"baselines/{system}", f"baselines/{system}.py")
-    names = (*SHARED_CODE, *own, *FURTHER_CODE.get(system, ()))
+    library = system.partition("-")[0]  # a row marked "ours" runs the same library
+    own = (f"baselines/{library}", f"baselines/{library}.py")
+    names = (*SHARED_CODE, *own, *FURTHER_CODE.get(library, ()))
     paths = [checkout / name for name in names]
     files = {file for path in paths if path.is_dir() for file in path.rglob("*.py")}
     return sorted(files.union(path for path in paths if path.is_file()))

@@ -96,8 +96,7 @@ class Emulator:
             self.progress.note(f"{system}, {ended.settings_text}: {ended.status}, emulated before")
             return ended
         roles = roles_of(adapter, workload, settings)
-        name = f"emulate-{system}-{workload.name}"
-        directory = new_directory(self.parent, replace(workload, name=name))
+        directory = new_directory(self.parent, f"emulate-{system}-{workload.name}")
         with records_so_far(directory):
             job = processes.make_job(workload, adapter, settings, directory)
             chosen = choose(roles) if choose else roles
@@ -177,24 +176,30 @@ class Emulator:
 def conclude(
     workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
 ) -> Emulation:
-    """The record of an emulation: verdict, roles, simulated time, and a planner's predictions."""
-    plain = msgspec.to_builtins(settings)
-    profile = load_hardware(workload.cluster.hardware)
-    settings_text, planned = adapter.describe(settings), []
+    """The record of an emulation: judged, with a planner's predictions and the environment."""
+    emulation = judged(workload, adapter, settings, reports)
+    changes: dict[str, Any] = {}
     if isinstance(adapter, Planner) and reports:
         plan = adapter.plan(workload, settings)
-        settings_text = plan_words(plan_data(plan))
-        planned = planned_beside_counted(plan, reports)
+        changes["settings_text"] = plan_words(plan_data(plan))
+        changes["planned"] = planned_beside_counted(plan, reports)
+    return msgspec.structs.replace(emulation, environment=describe_environment(), **changes)
+
+
+def judged(
+    workload: Workload, adapter: Adapter, settings: Any, reports: list[RoleReport]
+) -> Emulation:
+    """Verdict, roles and simulated time."""
+    plain = msgspec.to_builtins(settings)
+    profile = load_hardware(workload.cluster.hardware)
     return Emulation(
         workload=workload,
         system=adapter.name,
         settings=plain,
-        settings_text=settings_text,
+        settings_text=adapter.describe(settings),
         capacity_bytes=workload.device_memory_bytes,
         host_capacity_bytes=workload.host_memory_bytes,
         roles=reports,
         simulated_time=simulated_time(adapter.name, plain, workload, profile, reports),
-        planned=planned,
-        environment=describe_environment(),
         **verdict(reports, workload),
     )

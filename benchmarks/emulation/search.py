@@ -109,7 +109,7 @@ class Searcher:
             self.workload_of(tokens), self.system, settings, first=self._limiting
         )
         self._limiting = emulation.limiting_role or self._limiting
-        self.trials.append(_trial(emulation))
+        self.trials.append(trial_of(emulation))
         if emulation.fits is None and emulation.status != "unavailable":
             words = f"{emulation.settings_text}, {length_name(tokens)} tokens: {emulation.status}"
             self.unanswered.append(f"{words}: {emulation.reason}")
@@ -150,11 +150,11 @@ class Searcher:
                 raise
             workload = self.workload_of(tokens)
             emulation = self.emulator.refused(workload, self.system, settings, error)
-            self.trials.append(_trial(emulation))
+            self.trials.append(trial_of(emulation))
         if not emulation.fits:
             return Answer(fits=False)
         self.fitting[tokens] = emulation
-        return Answer(fits=True, guess_tokens=_guess(emulation))
+        return Answer(fits=True, guess_tokens=guess_of(emulation))
 
     def _longest_plan(self, settings: Any, start: int, most: int) -> int:
         """The longest length in tokens that has a plan; nothing runs."""
@@ -162,7 +162,7 @@ class Searcher:
         def ask(tokens: int) -> Answer:
             refused = self.emulator.refusal(self.workload_of(tokens), self.system, settings)
             if refused is not None:
-                self.trials.append(_trial(refused))
+                self.trials.append(trial_of(refused))
             self.emulator.progress.note(f"{tokens:,} tokens: {'no ' if refused else 'a '}plan")
             return Answer(fits=refused is None)
 
@@ -240,7 +240,8 @@ def _counts_layers(settings: Any) -> bool:
     return any(value for name, value in fields if name.endswith("_layers"))
 
 
-def _trial(emulation: Emulation) -> EmulationTrial:
+def trial_of(emulation: Emulation) -> EmulationTrial:
+    """The emulation of a whole model as a trial of a search."""
     peaks = [role.counts.peak_device_bytes for role in emulation.roles if role.counts is not None]
     time = emulation.simulated_time
     return EmulationTrial(
@@ -256,7 +257,8 @@ def _trial(emulation: Emulation) -> EmulationTrial:
     )
 
 
-def _guess(emulation: Emulation) -> int | None:
+def guess_of(emulation: Emulation) -> int | None:
+    """The length in tokens at which memory may end; None where no count tells."""
     if emulation.capacity_bytes is None:
         return None
     counts = [role.counts for role in emulation.roles if role.counts is not None]

@@ -18,7 +18,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -33,24 +32,31 @@ from benchmarks.emulation.counts import counts_of
 from benchmarks.emulation.result import KINDS, Counts, EmulationJob, RoleReport
 from benchmarks.job import Status, throw_away_tokens
 from benchmarks.records import store
-from benchmarks.worker.failures import status_of
+from benchmarks.worker.failures import report_uncaught_errors, status_of
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection
 from benchmarks.worker.weights import torch_dtype
 from sppo.config.sizes import KIB
 from sppo.plan.weights import weight_shapes
 
+Further = Callable[[System, torch.Tensor], None]
+"""Takes further steps on the same tokens, which do not count."""
+
 
 def main(arguments: Sequence[str]) -> None:
     """Emulate the rank of the arguments. Raises every error of the system, after its report."""
     end_with_parent(signal.SIGKILL)
-    path, name, rank, ranks = arguments
+    emulate(*arguments)
+
+
+def emulate(path: str, name: str, rank: str, ranks: str, *, further: Further | None = None) -> None:
+    """Emulate a rank of the job in a file, as `EmulatedRank.run`, and report how it ended."""
     job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     emulated = EmulatedRank(job, Role(name=name, rank=int(rank), ranks=int(ranks)))
-    emulated.report_uncaught_errors()
-    emulated.report("ok", counts=emulated.run())
+    report_uncaught_errors(emulated.report_failure)
+    emulated.report("ok", counts=emulated.run(further))
 
 
 class EmulatedRank:
@@ -65,11 +71,8 @@ class EmulatedRank:
         self.accounting = Accounting(fake_world.DEVICE, self.journal)
         self.phase = "start"
 
-    def run(self, further: Callable[[System, torch.Tensor], None] | None = None) -> Counts:
-        """Run both steps; the counts are those of the second. Raises every error of the system.
-
-        further: takes further steps on the same tokens, which do not count.
-        """
+    def run(self, further: Further | None = None) -> Counts:
+        """Run both steps; the counts are those of the second. Raises every error of the system."""
         workload = self.job.workload
         with fake_world.rank_of(self.role.rank, workload.cluster):
             self.phase = "prepare"
@@ -106,18 +109,6 @@ class EmulatedRank:
             **totals,
         )
         store.save(Path(self.job.output_directory) / f"role-{self.role.rank}.json", report)
-
-    def report_uncaught_errors(self) -> None:
-        """Install a hook: an uncaught error is reported before it ends this process."""
-
-        def hook(
-            kind: type[BaseException], error: BaseException, trace: TracebackType | None
-        ) -> None:
-            if isinstance(error, Exception):
-                self.report_failure(error)
-            sys.__excepthook__(kind, error, trace)
-
-        sys.excepthook = hook
 
     def report_failure(self, error: Exception) -> None:
         """The report of a rank that an error of the library has ended, with the error's text."""

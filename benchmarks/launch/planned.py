@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from baselines import registry
+from baselines.protocol import Planner
 from benchmarks.job import Job, Status
 from benchmarks.launch.ranks import processes
 from benchmarks.launch.ranks.outcome import Outcome
@@ -40,9 +42,6 @@ def with_plans(job: Job) -> Job:
     Raises Infeasible, NotSupported or ValueError. The plans are for the job's own
     workload: its length or limit may differ from the row's.
     """
-    from baselines import registry
-    from baselines.protocol import Planner
-
     adapter = registry.load(job.system)
     if not isinstance(adapter, Planner):
         return job

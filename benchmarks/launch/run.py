@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.environment import describe_environment
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job
 from benchmarks.launch import planned, resuming, time_limits
 from benchmarks.launch.further import Budget
@@ -36,12 +37,7 @@ from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
 
 
-def new_directory(parent: Path, workload: Workload) -> Path:
-    """A new folder for this run, named by UTC time and workload, as `new_named_directory`."""
-    return new_named_directory(parent, workload.name)
-
-
-def new_named_directory(parent: Path, name: str) -> Path:
+def new_directory(parent: Path, name: str) -> Path:
     """A new folder, named by UTC time and this name.
 
     Raises OSError, or ValueError for a place whose name no record can hold.
@@ -66,8 +62,6 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     folder that is then empty. A resumed folder keeps its peak, and gets its files before its first
     launch.
     """
-    from benchmarks.environment import describe_environment
-
     write_weights = partial(_write_weights, workload, directory / "weights.pt")
     write_tokens = partial(_write_tokens, workload, options, directory / "tokens.npy")
     make_files, noted = None, resuming.read_inputs(directory)

@@ -10,6 +10,9 @@ import msgspec
 SLOWED_CLOCKS = ("hw slowdown", "sw thermal", "hw thermal", "power brake")
 """Reasons of lowered GPU clocks that a healthy machine does not have. A power cap is usual."""
 
+THROTTLED_SHARE = 0.05
+"""The most of the measured steps in which a control group may have throttled the launch."""
+
 
 class MachineState(msgspec.Struct, frozen=True, kw_only=True):
     """Readings beside a launch. None stands for what this machine does not report.
@@ -61,6 +64,20 @@ class MachineState(msgspec.Struct, frozen=True, kw_only=True):
         if not self.window_seconds or self.throttled_seconds is None:
             return 0.0
         return self.throttled_seconds / self.window_seconds
+
+    @property
+    def fault(self) -> str:
+        """Why times of this machine do not count, whatever other launches read; "" if they do."""
+        slowed = [reason for reason in self.gpu_clock_reasons if reason in SLOWED_CLOCKS]
+        if slowed:
+            return f"GPU clocks were lowered: {', '.join(slowed)}"
+        if self.foreign_gpu_processes:
+            return f"up to {self.foreign_gpu_processes} other process(es) on a GPU"
+        if self.throttled_share > THROTTLED_SHARE:
+            return f"no CPU quota for {self.throttled_share:.0%} of the timed steps"
+        if self.thermal_events:
+            return f"the processor was too hot {self.thermal_events} times"
+        return ""
 
 
 def fastest_kernel(states: Sequence[MachineState | None]) -> dict[int, float]:

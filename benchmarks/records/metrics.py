@@ -65,6 +65,11 @@ class Spread:
     low: float
     high: float
 
+    @property
+    def relative(self) -> float:
+        """The interquartile range over the median."""
+        return (self.high - self.low) / self.median
+
 
 def spread(values: Sequence[float]) -> Spread | None:
     """Median and interquartile range (inclusive method); None without values."""

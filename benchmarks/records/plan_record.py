@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import msgspec
 
 from sppo.config.models import Model
+from sppo.cost_model.collectives import step_collectives
 from sppo.plan.blocks import BlockSpec, block_of
-
-if TYPE_CHECKING:
-    from sppo.plan.plan import Plan
+from sppo.plan.plan import Plan, Prediction
 
 KEYS = (
     "workload",
@@ -48,8 +49,6 @@ KEYS = (
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
     """A plan and its prediction as plain values, by the names in `KEYS`."""
-    import msgspec
-
     values: dict[str, Any] = msgspec.to_builtins(plan)
     predicted: dict[str, Any] = msgspec.to_builtins(plan.predicted)
     values.update(predicted)
@@ -62,10 +61,6 @@ def read_plan(values: Mapping[str, Any]) -> Plan:
 
     Raises msgspec.ValidationError for a plan of another version.
     """
-    import msgspec
-
-    from sppo.plan.plan import Plan, Prediction
-
     own = _fields_of(Plan, values) | {"prediction": _fields_of(Prediction, values)}
     return msgspec.convert(own, Plan)
 
@@ -132,8 +127,6 @@ def plan_data(
 
     Keys and units: docs/plan.md. `solver` and `profile_kind` are null unless the caller gives them.
     """
-    from sppo.cost_model.collectives import step_collectives
-
     memory = [stage.memory for stage in plan.stages]
     shared = [step_collectives(plan, stage) for stage in range(plan.pipeline_parallel)]
     count = len(plan.lengths_tokens)

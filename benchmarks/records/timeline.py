@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,11 +12,10 @@ from benchmarks.records import record as records
 from benchmarks.records.plan_record import read_plan
 from benchmarks.records.record import Record
 from benchmarks.records.store import RecordError
+from sppo.config.hardware import Hardware
+from sppo.cost_model.plan_costs import simulate_plan
+from sppo.plan.plan import Plan
 from sppo.schedule.instructions import Instruction, parse_instruction
-
-if TYPE_CHECKING:
-    from sppo.config.hardware import Hardware
-    from sppo.plan.plan import Plan
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +82,6 @@ def simulated(plan: Plan, profile: Hardware) -> list[list[Event]]:
     Copies have lanes of their own, also on hardware where they take time from compute. A message
     lies in the lane of its sender, from the time both sides are ready until arrival.
     """
-    from sppo.cost_model.plan_costs import simulate_plan
-
     simulation = simulate_plan(plan, profile)
     timelines: list[list[Event]] = [[] for _ in range(plan.pipeline_parallel)]
     for event in (*simulation.events, *simulation.transfers):

@@ -34,8 +34,6 @@ TAKEN_SHARE = 0.05
 KERNEL_SLOWER = 0.25
 """The most by which the kernel beside a launch may be slower than the run's fastest reading."""
 
-THROTTLED_SHARE = 0.05
-"""The most of the measured steps in which a control group may have throttled the launch."""
 
 LEAST_LAUNCHES = 2
 """Without a second launch the spread between launches is unknown."""
@@ -158,7 +156,7 @@ def _between(steps: Collection[Sequence[float]]) -> float:
 
 def _within(steps: Collection[Sequence[float]]) -> float:
     spreads = [spread for seconds in steps if (spread := metrics.spread(seconds)) is not None]
-    return statistics.median((spread.high - spread.low) / spread.median for spread in spreads)
+    return statistics.median(spread.relative for spread in spreads)
 
 
 def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
@@ -172,14 +170,4 @@ def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
     slower = 0.0 if fastest is None else max(state.kernel_seconds, default=0.0) / fastest - 1
     if slower > KERNEL_SLOWER:
         return f"the kernel beside launch {record.launch} was {slower:.0%} slower than the fastest"
-    if state.throttled_share > THROTTLED_SHARE:
-        return f"launch {record.launch} was throttled for {state.throttled_share:.0%} of its steps"
-    slowed = [reason for reason in state.gpu_clock_reasons if reason in machine.SLOWED_CLOCKS]
-    if slowed:
-        return f"GPU clocks in launch {record.launch} were lowered: {', '.join(slowed)}"
-    if state.foreign_gpu_processes:
-        others = state.foreign_gpu_processes
-        return f"others had up to {others} process(es) on a GPU of launch {record.launch}"
-    if state.thermal_events:
-        return f"the processor was too hot {state.thermal_events} times in launch {record.launch}"
-    return ""
+    return f"launch {record.launch}: {state.fault}" if state.fault else ""

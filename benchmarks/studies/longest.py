@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.data.checks import check_length
 from benchmarks.data.formats import STDLIB, open_source
+from benchmarks.data.source import named
 from benchmarks.launch import run
 from benchmarks.launch.gate import gate
 from benchmarks.launch.options import Options
@@ -226,7 +227,8 @@ def search(
     settings = [settings_of(row, workload) for row in rows]
     at_most_tokens = at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens
     if workload.text != STDLIB:
-        check_length(open_source(workload, at_most_tokens + 1), at_most_tokens)
+        with named(workload.text):
+            check_length(open_source(workload, at_most_tokens + 1), at_most_tokens)
     prober = Prober(
         inputs=run.prepare(workload, options, directory),
         options=options,

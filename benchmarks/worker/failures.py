@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -47,12 +48,12 @@ STATUSES: tuple[tuple[type[Exception], Status], ...] = (
 """Error types with a status of their own; the first match counts."""
 
 
-def record_uncaught_errors(job: Job, heartbeat: Heartbeat) -> None:
-    """Install a hook: an uncaught error writes error-{r}.json before it ends this process."""
+def report_uncaught_errors(report: Callable[[Exception], object]) -> None:
+    """Install a hook: an uncaught error is reported before it ends this process."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, Exception):
-            fail(job, heartbeat, error)
+            report(error)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from benchmarks.job import (
     StepReport,
 )
 from benchmarks.worker import device as devices
-from benchmarks.worker.failures import record_uncaught_errors, refuse, write
+from benchmarks.worker.failures import fail, refuse, report_uncaught_errors, write
 from benchmarks.worker.heartbeat import Heartbeat
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="job.json of this launch")
     job = msgspec.json.decode(parser.parse_args().job.read_bytes(), type=Job)
     heartbeat = Heartbeat(int(os.environ.get("RANK", "0")), Path(job.output_directory))
-    record_uncaught_errors(job, heartbeat)
+    report_uncaught_errors(partial(fail, job, heartbeat))
     try:
         check_ranks(job)
     except ValueError as error:

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.data.checks import check_ids, check_length
 from benchmarks.data.formats import open_source
-from benchmarks.data.source import Source, Tokens
+from benchmarks.data.source import Source, Tokens, named
 from benchmarks.file_names import printable
 from benchmarks.job import Job, Phase, throw_away_tokens
 from benchmarks.records import store
@@ -33,23 +33,24 @@ def token_file(workload: Workload, steps: int, path: Path) -> Text:
     be read, are shorter than one sequence, or have a token id outside the model's vocabulary.
     """
     shape = (steps, workload.sequences_per_step, workload.sequence_tokens + 1)
-    source = open_source(workload, prod(shape))
-    tokens = source.tokens[: prod(shape)]
-    check_length(source, workload.sequence_tokens)
-    check_ids(source, tokens, workload.model)
+    with named(workload.text):
+        source = open_source(workload, prod(shape))
+        tokens = source.tokens[: prod(shape)]
+        check_length(source, workload.sequence_tokens)
+        check_ids(source, tokens, workload)
     _write_repeated(tokens, shape, path)
-    return _text_of(source, tokens)
+    return _text_of(workload.text, source, tokens)
 
 
-def _text_of(source: Source, tokens: Tokens) -> Text:
+def _text_of(file: str, source: Source, tokens: Tokens) -> Text:
     if source.tokenizer is None:
-        description = f"{printable(Path(source.file).name)}, {source.format}"
+        description = f"{printable(Path(file).name)}, {source.format}"
     else:
         description = f"{source.format}, as {source.tokenizer}"
     return Text(
         description=description,
         sha256=hashlib.sha256(np.ascontiguousarray(tokens).data).hexdigest(),
-        file=printable(source.file),
+        file=printable(file),
         tokenizer=source.tokenizer,
         tokenizer_sha256=source.tokenizer_sha256,
         tokens_read=len(tokens),

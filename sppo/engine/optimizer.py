@@ -32,12 +32,6 @@ def square_in_float64(values: Tensor) -> Tensor:
     return torch.stack(norms).square().sum()
 
 
-def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """The tensors of a torch optimizer's state."""
-    states = [state.values() for state in optimizer.state.values()]
-    return [value for state in states for value in state if isinstance(value, Tensor)]
-
-
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
@@ -108,5 +102,6 @@ class FlatAdamW:
 
     def tensors(self) -> list[Tensor]:
         """AdamW's state, and masters where they are no views of the weights."""
-        states = state_tensors(self.optimizer)
+        values = [value for state in self.optimizer.state.values() for value in state.values()]
+        states = [value for value in values if isinstance(value, Tensor)]
         return states if self._shared else [*states, *self.masters]

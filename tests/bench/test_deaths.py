@@ -47,7 +47,7 @@ def launch(
     options = Options(
         launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=limit_seconds
     )
-    made = run.prepare(WORKLOAD, options, run.new_directory(folder, WORKLOAD))
+    made = run.prepare(WORKLOAD, options, run.new_directory(folder, WORKLOAD.name))
     row = Row(label="SPPO", system="sppo", choosing="planned")
     start = time.monotonic()
     try:

@@ -61,17 +61,17 @@ def test_an_estimate_is_the_whole_model(system: str, emulator: Emulator) -> None
     In so small a model buffers are a large part of the peak, and may fill up with few layers.
     """
     estimate = estimate_of(system, emulator, checked=False)
-    assert estimate.emulated == "extrapolated"
+    assert estimate.trial.emulated == "extrapolated"
     whole = emulator.emulate(WORKLOAD, system, estimate.settings)
-    counted, extrapolated = whole.roles[0].counts, estimate.reports[0].counts
+    counted, extrapolated = whole.roles[0].counts, estimate.emulation.roles[0].counts
     assert counted is not None
     assert extrapolated is not None
     assert linear(extrapolated) == linear(counted)
     assert whole.simulated_time is not None
-    assert estimate.step_seconds == pytest.approx(whole.simulated_time.step_seconds, rel=1e-6)
+    assert estimate.trial.step_seconds == pytest.approx(whole.simulated_time.step_seconds, rel=1e-6)
     least = least_seconds(WORKLOAD, estimate.settings, load_hardware("a100-80g"))
     assert least < whole.simulated_time.step_seconds
-    peak_bytes = estimate_of(system, emulator, checked=True).peak_bytes
+    peak_bytes = estimate_of(system, emulator, checked=True).trial.peak_device_bytes
     assert peak_bytes is not None
     assert 0.9 < peak_bytes / counted.peak_device_bytes <= 1.001
 

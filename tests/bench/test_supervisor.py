@@ -163,7 +163,7 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
         reason="1 GiB short",
     )
     options = Options(launches=2, measured_steps=2)
-    directory = run.new_directory(tmp_path, WORKLOAD)
+    directory = run.new_directory(tmp_path, WORKLOAD.name)
     prepared = run.prepare(WORKLOAD, options, directory)
     done = run.run(prepared, [refused], options, Lines())
     assert [(r.system, r.status) for r in done] == [("reference", "ok"), ("sppo", "infeasible")]
@@ -173,7 +173,7 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
 def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
     """It cannot run on two ranks, and says so in its own words."""
     options = Options(launches=1, measured_steps=2)
-    directory = run.new_directory(tmp_path, WORKLOAD)
+    directory = run.new_directory(tmp_path, WORKLOAD.name)
     prepared = run.prepare(WORKLOAD, options, directory)
     two_ranks = assign(Row(label="Plain torch", system="reference", choosing="only one"), WORKLOAD)
     reference, refused = run.run(prepared, [two_ranks], options, Lines())
@@ -189,7 +189,7 @@ def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path
     rows = {name.slug: name for name in ROWS}
     tight = WORKLOAD.with_device_memory(1 * MIB)
     options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=120)
-    made = run.prepare(tight, options, run.new_directory(tmp_path, tight))
+    made = run.prepare(tight, options, run.new_directory(tmp_path, tight.name))
     try:
         refused = run.launch_row(
             made, assign(rows["megatron-same-layout"], tight), 1, options, Lines()

@@ -183,7 +183,7 @@ class Soak:
         """One launch of a world: its record, and its faults."""
         world, before = WORLDS[name], digests(self.folder)
         if name not in self.inputs:
-            directory = run.new_directory(self.folder, world.workload)
+            directory = run.new_directory(self.folder, world.workload.name)
             self.inputs[name] = run.prepare(world.workload, OPTIONS, directory)
         self.launches[name] = self.launches.get(name, 0) + 1
         options = OPTIONS if kill else replace(OPTIONS, measured_steps=2)

@@ -175,9 +175,11 @@ def known(time: SimulatedTime | None) -> SimulatedTime:
 
 
 def test_one_forward_one_backward() -> None:
-    words = ["".join(f"{task}{number} " for task, number in order(stage, 3, 4)) for stage in (0, 2)]
+    words = [
+        "".join(f"{task}{number} " for task, number, _ in order(stage, 3, 4)) for stage in (0, 2)
+    ]
     assert words == ["F0 F1 F2 B0 F3 B1 B2 B3 ", "F0 B0 F1 B1 F2 B2 F3 B3 "]
-    assert order(0, 4, 2) == [("F", 0), ("F", 1), ("B", 0), ("B", 1)]
+    assert order(0, 4, 2) == [("F", 0, 0), ("F", 1, 0), ("B", 0, 0), ("B", 1, 0)]
 
 
 def test_equal_stages_take_the_closed_formula() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.emulation.time.megatron_collectives import forward_share, use_of
-from benchmarks.emulation.time.one_f_one_b import StageSeconds, interleaved_order, stage_ends
+from benchmarks.emulation.time.one_f_one_b import StageSeconds, order, stage_ends
 from benchmarks.emulation.time.step_time import simulated_time
 from tests.unit.test_emulated_time import (
     BY_HAND,
@@ -28,7 +28,7 @@ def test_interleaved_chunks_take_turns() -> None:
     """Megatron: groups of PP micro-batches pass every chunk; stage 0 is two forwards ahead."""
     words = [
         " ".join(f"{kind}{number}.{chunk}" for kind, number, chunk in tasks)
-        for tasks in (interleaved_order(stage, 2, 4, 2, 2) for stage in (0, 1))
+        for tasks in (order(stage, 2, 4, 2, 2) for stage in (0, 1))
     ]
     begin = "F0.0 F1.0 F0.1 "
     assert words[0] == (f"{begin}F1.1 F2.0 B0.1 F3.0 B1.1 F2.1 B0.0 F3.1 B1.0 B2.1 B3.1 B2.0 B3.0")
@@ -37,7 +37,7 @@ def test_interleaved_chunks_take_turns() -> None:
 
 def test_a_group_may_be_larger_than_the_pipeline() -> None:
     """Megatron's example: PP2 VP2 with groups of three of five micro-batches: 012 012 34 34."""
-    tasks = interleaved_order(1, 2, 5, 2, 3)
+    tasks = order(1, 2, 5, 2, 3)
     assert "".join(str(number) for kind, number, _ in tasks if kind == "F") == "0120123434"
     assert "".join(kind for kind, _, _ in tasks) == "FFF" + "FB" * 7 + "BBB"
     chunk = StageSeconds(forward=0.5, backward=1.0)

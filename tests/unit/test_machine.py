@@ -149,7 +149,7 @@ def test_weights_beyond_the_memory_are_an_error_of_the_machine(
 
 def test_a_run_folder_whose_name_no_record_can_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
-        run.new_directory(tmp_path / "r\udce9s", find("mini-cpu"))
+        run.new_directory(tmp_path / "r\udce9s", "mini-cpu")
     assert list(tmp_path.iterdir()) == []
 
 

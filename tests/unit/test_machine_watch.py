@@ -15,9 +15,10 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Job, Progress, StepReport
-from benchmarks.launch.machine import gpu_clocks, kernel
+from benchmarks.launch.machine import gpus, kernel
 from benchmarks.launch.machine import watch as watching
 from benchmarks.launch.machine.watch import Counters, MachineWatch, between
+from benchmarks.records import metrics
 from tests.unit.records_factory import record
 from tests.unit.timing_cases import machine
 
@@ -60,7 +61,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> list[Counters]:
     """The counters that the next readings see, in turn; the kernel takes no time."""
     upcoming: list[Counters] = []
     monkeypatch.setattr(watching, "read_counters", lambda: upcoming.pop(0))
-    reading = kernel.KernelReading(seconds=0.003, spread=0.02)
+    reading = metrics.Spread(median=0.003, low=0.003, high=0.00306)
     monkeypatch.setattr(watching, "read_kernel", lambda threads: reading)
     return upcoming
 
@@ -136,7 +137,7 @@ def test_this_machine_can_be_read() -> None:
     assert last.time >= first.time
     assert last.busy >= first.busy
     assert last.own >= first.own
-    assert 0 < kernel.read_kernel(2, budget_seconds=0.0).seconds < 60
+    assert 0 < kernel.read_kernel(2, budget_seconds=0.0).median < 60
 
 
 def test_a_control_groups_throttling_is_read(
@@ -149,9 +150,9 @@ def test_a_control_groups_throttling_is_read(
 
 
 def test_reasons_of_lowered_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu_clocks.words(0x1 | 0x4 | 0x40) == {"sw power cap", "hw thermal"}
+    assert gpus.words(0x1 | 0x4 | 0x40) == {"sw power cap", "hw thermal"}
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert gpu_clocks.lowered() == set()
+    assert gpus.lowered_clocks() == set()
 
     class Broken(Exception):
         """NVML's error."""
@@ -167,9 +168,9 @@ def test_reasons_of_lowered_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
         nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: (0x8, 0x80)[handle],
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert gpu_clocks.lowered() == {"hw slowdown", "power brake"}
+    assert gpus.lowered_clocks() == {"hw slowdown", "power brake"}
     nvml.nvmlInit = no_driver
-    assert gpu_clocks.lowered() == set()
+    assert gpus.lowered_clocks() == set()
 
 
 def test_the_state_survives_a_record_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import nvml
 from benchmarks.environment import describe_environment
-from benchmarks.launch.machine import gpu_clocks, gpu_processes
+from benchmarks.launch.machine import gpus
 from benchmarks.launch.machine import watch as watching
 from benchmarks.launch.machine.watch import MachineWatch
 from benchmarks.records import timing
@@ -94,8 +94,8 @@ def test_a_gpu_that_refuses_its_name_is_a_machine_too(install: Any) -> None:
 def test_without_nvml_nothing_is_known(module: Any, install: Any) -> None:
     install(module)
     assert nvml.describe_gpus() == []
-    assert gpu_processes.foreign_processes(2) is None
-    assert gpu_clocks.lowered() == set()
+    assert gpus.foreign_processes(2) is None
+    assert gpus.lowered_clocks() == set()
 
 
 @pytest.mark.parametrize(
@@ -109,19 +109,19 @@ def test_only_gpus_of_this_process_are_read(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert list(nvml.visible_gpus(library())) == handles
     assert len(nvml.describe_gpus()) == len(handles)
-    assert gpu_clocks.lowered() == ({"hw thermal"} if 1 in handles else set())
+    assert gpus.lowered_clocks() == ({"hw thermal"} if 1 in handles else set())
 
 
 @pytest.mark.parametrize(
-    ("counts", "gpus", "foreign"),
+    ("counts", "ranks", "foreign"),
     [([1, 1], 2, 0), ([1, 3], 2, 2), ([1, 3], 1, 0), ([0, 0], 2, None), ([1, 0], 2, None)],
 )
 def test_processes_beside_a_rank_are_foreign(
-    counts: list[int], gpus: int, foreign: int | None, install: Any
+    counts: list[int], ranks: int, foreign: int | None, install: Any
 ) -> None:
     """A GPU without any process while a rank computes there: the driver hides processes."""
     install(library(nvmlDeviceGetComputeRunningProcesses=lambda handle: [0] * counts[handle]))
-    assert gpu_processes.foreign_processes(gpus) == foreign
+    assert gpus.foreign_processes(ranks) == foreign
 
 
 def test_a_launch_keeps_the_worst_reading(install: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_a_launch_keeps_the_worst_reading(install: Any, monkeypatch: pytest.Monk
 
 def test_other_processes_on_a_gpu_disturb_a_launch() -> None:
     shared = record(machine_state=machine(foreign_gpu_processes=2))
-    assert "2 process(es) on a GPU of launch 1" in timing.disturbance(shared, {})
+    assert "launch 1: up to 2 other process(es) on a GPU" in timing.disturbance(shared, {})
     alone = record(machine_state=machine(foreign_gpu_processes=0))
     assert timing.disturbance(alone, {}) == ""
 

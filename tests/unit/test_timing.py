@@ -167,7 +167,7 @@ def test_a_third_launch_of_sppo_alone_is_no_third_pair() -> None:
         ({"stolen_cpu_seconds": 1.9}, "others took 10% of the cores"),
         ({"kernel_after_seconds": 0.0039}, "the kernel beside launch 1 was 30% slower"),
         ({"kernel_after_seconds": 0.0036}, ""),
-        ({"throttled_seconds": 1.0}, "throttled for 10% of its steps"),
+        ({"throttled_seconds": 1.0}, "launch 1: no CPU quota for 10% of the timed steps"),
         ({"gpu_clock_reasons": ["hw thermal", "sw power cap"]}, "were lowered: hw thermal"),
         ({"thermal_events": 3}, "too hot 3 times"),
         ({"gpu_clock_reasons": ["sw power cap"]}, ""),

@@ -14,7 +14,9 @@ from benchmarks.commands.arguments import (
 from benchmarks.commands.flags import Data, Json, Named, RunFolder
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
+from benchmarks.launch.progress import display
 from benchmarks.records import store
+from benchmarks.studies import limit as limits
 from sppo.config.sizes import format_bytes
 
 
@@ -29,9 +31,6 @@ class Limit(Json, RunFolder, Data, Named):
 
     def run(self) -> int:
         """Search the limit, save and show it; the exit code. Raises UsageError."""
-        from benchmarks.launch.progress import display
-        from benchmarks.studies import limit as limits
-
         workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
         with usage_errors(OSError), run_folder(self, workload) as directory, display() as shown:

@@ -13,9 +13,13 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
+from benchmarks.launch.gate import exit_code
+from benchmarks.launch.options import Options
+from benchmarks.launch.progress import display
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
+from benchmarks.studies import longest as search
 from benchmarks.studies import longest_result
 from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import parse_tokens
@@ -51,11 +55,6 @@ class Longest(RunFolder, Data):
 
         Raises UsageError.
         """
-        from benchmarks.launch.gate import exit_code
-        from benchmarks.launch.options import Options
-        from benchmarks.launch.progress import display
-        from benchmarks.studies import longest as search
-
         workload = arguments.find_workload(self.workload, self.device_memory)
         workload = arguments.with_data(workload, self)
         if workload.device_memory_bytes is None:

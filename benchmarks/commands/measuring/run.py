@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from tyro.conf import arg
 
@@ -15,12 +15,23 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
 from benchmarks.commands.output import show_records
 from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
+from benchmarks.environment import available_cores
+from benchmarks.launch import run as supervisor
+from benchmarks.launch import time_limits
+from benchmarks.launch.gate import exit_code
+from benchmarks.launch.options import Options
+from benchmarks.launch.progress import display
+from benchmarks.launch.ranks.processes import Nodes, command, shell_line, variables
 from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
+from benchmarks.reporting.bar_chart import bar_chart
+from benchmarks.reporting.wandb_runs import track
 from benchmarks.rows import tuning
+from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
-from benchmarks.rows.row import Configuration, Row, find
+from benchmarks.rows.plans import best_plans, can_be_measured
+from benchmarks.rows.row import REFERENCE, Configuration, Row, find
 from sppo.config.workload import Workload
 
 
@@ -30,7 +41,7 @@ class RunRequest:
 
     workload: Workload
     configurations: Sequence[Configuration]
-    options: Any
+    options: Options
     parent: Path
 
 
@@ -58,10 +69,6 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
 
     def run(self) -> int:
         """Launch, record, compare, show; the exit code. Raises UsageError."""
-        from benchmarks.launch import run as supervisor
-        from benchmarks.launch.gate import exit_code
-        from benchmarks.launch.progress import display
-
         request = self.check()
         if self.dry_run:
             return dry_run(request)
@@ -87,8 +94,6 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
 
     def check(self) -> RunRequest:
         """The launches from the flags. Raises UsageError before anything is written."""
-        from benchmarks.rows.assign import assign
-
         workload = arguments.find_workload(self.workload, self.device_memory)
         workload = arguments.with_data(workload, self)
         with usage_errors(ImportError):
@@ -117,15 +122,11 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
 
     def _publish(self, directory: Path, done: Sequence[Record], *, with_wandb: bool) -> None:
         """Write table, CSV, figure and wandb runs; print the table."""
-        from benchmarks.reporting.bar_chart import bar_chart
-
         store.write_bytes(directory / "table.md", tables.markdown(done).encode())
         store.write_bytes(directory / "table.csv", tables.csv_text(done).encode())
         bar_chart(done, directory / "figure.png")
         show_records(done, directory, self.json)
         if with_wandb:
-            from benchmarks.reporting.wandb_runs import track
-
             error = track(done, directory)
             if error:
                 print(error, file=sys.stderr)
@@ -137,9 +138,6 @@ def points_of(rows: Sequence[Row], workload: Workload) -> list[Configuration]:
 
     Raises UsageError where the rows have neither.
     """
-    from benchmarks.rows.assign import grid_assignments
-    from benchmarks.rows.plans import best_plans, can_be_measured
-
     points: dict[str, list[Configuration]] = {}
     for row in rows:
         if row.choosing == "tuned":
@@ -162,9 +160,6 @@ def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:
 
 def dry_run(request: RunRequest) -> int:
     """Print the exact torchrun lines, in the order of the launches."""
-    from benchmarks.rows.assign import assign
-    from benchmarks.rows.row import REFERENCE
-
     print_lines(request, assign(REFERENCE, request.workload), 1)
     for number in range(1, request.options.launches + 1):
         for configuration in request.configurations:
@@ -174,12 +169,6 @@ def dry_run(request: RunRequest) -> int:
 
 def print_lines(request: RunRequest, configuration: Configuration, number: int) -> None:
     """Print one torchrun line per node for one launch. The run's folder has TIME for its time."""
-    from benchmarks.environment import available_cores
-    from benchmarks.launch import run as supervisor
-    from benchmarks.launch import time_limits
-    from benchmarks.launch.ranks.processes import Nodes, command, shell_line, variables
-    from benchmarks.rows.row import REFERENCE
-
     label = f"{configuration.row.label}, launch {number}"
     if configuration.status is not None:
         print(f"# {label}: {configuration.status}: {configuration.reason}")

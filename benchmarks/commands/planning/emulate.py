@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from baselines.protocol import Misfit, Role
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Described, RunFolder
@@ -23,7 +24,6 @@ from benchmarks.commands.run_folder import run_folder
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
-    from baselines.protocol import Role
     from benchmarks.emulation.emulator import Emulator
     from benchmarks.emulation.result import Emulation
 
@@ -89,8 +89,6 @@ class Emulate(RunFolder, SystemSettings, Described, System):
 
     def run(self) -> int:
         """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
-        from baselines.protocol import Misfit
-
         system = system_named(self.system)
         if system != self.system:
             return replace(self, system=system).run()

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
+from baselines import registry
+from baselines.protocol import Planner
 from benchmarks.commands.arguments import UsageError, flag, usage_errors
 from benchmarks.rows.row import ROWS, slug
 from sppo.config.workload import Workload
@@ -97,9 +99,6 @@ def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> An
 
 def check_tuned(system: str, given: Mapping[str, Any]) -> None:
     """Raise UsageError if the system has no grid for --tuned, or if flags fix its settings."""
-    from baselines import registry
-    from baselines.protocol import Planner
-
     check_system(system, (*registry.SYSTEMS, *registry.installed()))
     if isinstance(registry.load(system), Planner):
         raise UsageError(f"--tuned: {system.upper()}'s solver chooses its settings; leave it out")

@@ -8,6 +8,8 @@ from benchmarks.commands.arguments import find_selected, planned, solver_options
 from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show
 from benchmarks.records.plan_record import plan_data
+from sppo.config.hardware import load_hardware
+from sppo.planner.report.card import plan_card
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,6 @@ class Plan(Selection):
 
     def run(self) -> int:
         """Show the plan's card or JSON; the exit code. Raises UsageError or Infeasible."""
-        from sppo.config.hardware import load_hardware
-        from sppo.planner.report.card import plan_card
-
         plan = planned(self)
         workload = find_selected(self)
         profile = load_hardware(workload.cluster.hardware)

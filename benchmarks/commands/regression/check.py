@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import arg
 
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.regression import summary
+from benchmarks.environment import describe_environment
+from benchmarks.records import store
+from benchmarks.regression.check import expected, gate, record, topics
+from benchmarks.regression.check.gate import TopicResult
 from benchmarks.regression.check.report import LINES
-
-if TYPE_CHECKING:
-    from benchmarks.regression.check.gate import TopicResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,6 @@ class Check:
 
     def run(self) -> int:
         """Check, and print what changed; the exit code. Raises UsageError."""
-        from benchmarks.regression.check import expected, gate, topics
-
         if self.lines < 1:
             raise UsageError(f"--lines {self.lines}: it must be at least 1")
         summary.require_file(self.json)
@@ -83,10 +82,6 @@ class Check:
 
     def _show(self, results: Sequence[TopicResult], exit_code: int) -> None:
         """Print the differences, and write the files that were asked for. Raises OSError."""
-        from benchmarks.environment import describe_environment
-        from benchmarks.records import store
-        from benchmarks.regression.check import record
-
         accept = self._accept([result.topic for result in results if result.outcome == "changed"])
         for line in summary.text(results, self.lines, accept):
             print(line)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 from tyro.conf import Positional, arg
@@ -17,13 +17,18 @@ from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.commands.regression.amounts import parse_seconds, parse_share
 from benchmarks.commands.regression.summary import require_file
+from benchmarks.environment import describe_environment
+from benchmarks.launch.run import new_directory
 from benchmarks.records import store
+from benchmarks.regression.compare import recorded, report
+from benchmarks.regression.compare.measuring import NoTargetError, check
+from benchmarks.regression.compare.recorded import Header
+from benchmarks.regression.compare.run_folders import join
+from benchmarks.regression.compare.session import Measured, Session, judge, lost_verdicts
+from benchmarks.regression.compare.trees import Tree, TreeError, two_trees
+from benchmarks.regression.compare.verdict import Verdict, false_calls_each
 from benchmarks.regression.exit_codes import MARGIN
-
-if TYPE_CHECKING:
-    from benchmarks.regression.compare.recorded import Header
-    from benchmarks.regression.compare.trees import Tree
-    from benchmarks.regression.compare.verdict import Verdict
+from benchmarks.regression.targets.registry import DEFAULT, JOBS, TARGETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +81,6 @@ class Compare(Json):
         return self._time(self.base, margin, budget_seconds)
 
     def _time(self, base: str, margin: float, budget_seconds: float) -> int:
-        from benchmarks.environment import describe_environment
-        from benchmarks.regression.compare import recorded
-        from benchmarks.regression.compare.recorded import Header
-        from benchmarks.regression.compare.session import Measured, Session, lost_verdicts
-        from benchmarks.regression.compare.trees import TreeError, two_trees
-        from benchmarks.regression.compare.verdict import false_calls_each
-
         asked = self._targets()
         with usage_errors(TreeError), two_trees(base, self.head) as trees:
             for tree in trees:
@@ -116,8 +114,6 @@ class Compare(Json):
         return self._show(directory, header, verdicts)
 
     def _targets(self) -> list[str]:
-        from benchmarks.regression.targets.registry import DEFAULT, JOBS, TARGETS
-
         known = [*TARGETS, *JOBS]
         if self.targets and not names(self.targets):
             raise UsageError(f"--targets names no target; known: {', '.join(known)}")
@@ -128,8 +124,6 @@ class Compare(Json):
 
         Raises TreeError, and UsageError for a lacking target that was asked for by name.
         """
-        from benchmarks.regression.compare.measuring import NoTargetError, check
-
         lacking = {}
         for name in targets:
             try:
@@ -143,16 +137,11 @@ class Compare(Json):
 
     def _directory(self) -> Path:
         """A new folder for the pairs. Raises UsageError."""
-        from benchmarks.launch.run import new_named_directory
-
         with usage_errors(OSError):
             parent = self.output or store.results_directory() / "runs"
-            return new_named_directory(parent, "compare")
+            return new_directory(parent, "compare")
 
     def _judge(self, directory: Path, margin: float | None) -> int:
-        from benchmarks.regression.compare import recorded
-        from benchmarks.regression.compare.session import judge
-
         header, done = recorded.read(directory)
         header = msgspec.structs.replace(header, margin=margin or header.margin)
         with usage_errors():
@@ -160,17 +149,12 @@ class Compare(Json):
         return self._show(directory, header, verdicts)
 
     def _show(self, directory: Path, header: Header, verdicts: dict[str, Verdict]) -> int:
-        from benchmarks.regression.compare import report
-
         data = report.commits_data(str(directory), header, verdicts)
         self._print(report.of_commits(header, verdicts), data)
         _note(f"\npairs: {directory}")
         return report.exit_code(each.outcome for each in verdicts.values())
 
     def _join(self, base: Path, head: Path, margin: float) -> int:
-        from benchmarks.regression.compare import report
-        from benchmarks.regression.compare.run_folders import join
-
         joined = join(base, head, margin)
         self._print(report.of_folders(joined), report.folders_data(joined))
         return report.exit_code(row.outcome for row in joined.rows)

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.records.store import to_json, write_bytes
 from benchmarks.regression.exit_codes import NOT_WORSE, WORSE
-
-if TYPE_CHECKING:
-    from benchmarks.regression.history.series import Series
+from benchmarks.regression.history import export, report, store
+from benchmarks.regression.history.figure import draw, most_relevant
+from benchmarks.regression.history.series import Series, all_series, regressions
+from benchmarks.regression.history.sources import entries_of
+from benchmarks.regression.history.store import default_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +30,6 @@ class Folder:
     @property
     def directory(self) -> Path:
         """The given folder, or that of the results."""
-        from benchmarks.regression.history.store import default_directory
-
         return self.history or default_directory()
 
 
@@ -47,9 +48,6 @@ class Add(Folder):
 
         Raises UsageError, or OSError on a full disk.
         """
-        from benchmarks.regression.history import store
-        from benchmarks.regression.history.sources import entries_of
-
         if not self.sources:
             raise UsageError("name a SOURCE to add: a folder of `sppo-bench run` or a JSON file")
         with usage_errors(OSError):
@@ -74,9 +72,6 @@ class Chosen(Folder):
 
     def chosen(self) -> list[Series]:
         """The chosen series. Lines that cannot be read are said. Raises UsageError for none."""
-        from benchmarks.regression.history import store
-        from benchmarks.regression.history.series import all_series
-
         with usage_errors(OSError):
             entries, unreadable = store.read(self.directory)
         for line in unreadable:
@@ -111,9 +106,6 @@ class Show(Chosen):
 
     def run(self) -> int:
         """Show the series; the exit code. Raises UsageError where no series regressed."""
-        from benchmarks.regression.history import report
-        from benchmarks.regression.history.series import regressions
-
         chosen = self.chosen()
         print(report.summary_table(chosen))
         if len(chosen) == 1:
@@ -133,8 +125,6 @@ class Show(Chosen):
 
 def _draw(chosen: Sequence[Series], path: Path) -> None:
     """Draw the series that matter most, and say how many are left out. Raises UsageError."""
-    from benchmarks.regression.history.figure import draw, most_relevant
-
     drawn = most_relevant(chosen)
     with usage_errors(OSError):
         draw(drawn, path)
@@ -161,9 +151,6 @@ class Export(Chosen):
 
     def run(self) -> int:
         """Write the file; the exit code. Raises UsageError."""
-        from benchmarks.records.store import to_json, write_bytes
-        from benchmarks.regression.history import export
-
         if self.format == "bencher" and self.better != "less":
             raise UsageError("leave --better out: Bencher's format has both directions in one file")
         with usage_errors(OSError):

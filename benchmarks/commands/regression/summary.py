@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.commands.arguments import UsageError
-
-if TYPE_CHECKING:
-    from benchmarks.regression.check.gate import TopicResult
+from benchmarks.regression.check import gate, report
+from benchmarks.regression.check.gate import TopicResult
 
 OTHER_VERSIONS = (
     "nothing was compared: install the versions of constraints.txt, or make values of your own: "
@@ -55,8 +53,6 @@ def progress(result: TopicResult) -> str:
 
 def text(results: Sequence[TopicResult], most: int, accept: str) -> list[str]:
     """What changed, at most `most` lines; then the verdict and what to do."""
-    from benchmarks.regression.check import gate, report
-
     shown = report.lines(gate.changes(results), most)
     reasons = [
         progress(result)
@@ -81,8 +77,6 @@ def _verdict(results: Sequence[TopicResult]) -> list[str]:
 
 def markdown(results: Sequence[TopicResult], most: int, accept: str) -> str:
     """A table of the topics, the differences, and the command that accepts them."""
-    from benchmarks.regression.check import gate, report
-
     rows = ["## sppo-bench check", "", "| topic | outcome | values | differ |", "|---|---|---|---|"]
     for result in results:
         outcome = f"{result.outcome}: {result.reason}" if result.reason else result.outcome

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
+from benchmarks.environment import describe_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,6 @@ class Env(Json):
 
     def run(self) -> int:
         """Show this machine; the exit code."""
-        from benchmarks.environment import describe_environment
-
         described = describe_environment()
         lines = [f"{name + ':':<14}{_words(value)}" for name, value in described.items()]
         show(self.json, described, "\n".join(lines))

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from benchmarks.commands.arguments import usage_errors
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show_records
+from benchmarks.launch.gate import exit_code
 from benchmarks.records import record
 
 
@@ -26,8 +27,6 @@ class Table(Json):
 
     def run(self) -> int:
         """Show the table; the exit code is the run's. Raises UsageError."""
-        from benchmarks.launch.gate import exit_code
-
         with usage_errors():
             done = record.read_all(self.directory)
         show_records(done, self.directory, self.json)

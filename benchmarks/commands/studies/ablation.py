@@ -14,6 +14,10 @@ from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
+from benchmarks.launch import run
+from benchmarks.launch.gate import exit_code
+from benchmarks.launch.progress import display
+from benchmarks.reporting.bar_chart import bar_chart
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import as_json, csv_text, text
@@ -46,11 +50,6 @@ class Ablation(Measuring, SimulatedAblation):
 
     def run(self) -> int:
         """Plan, launch, compare, write; exits 1 on a mismatch or a failure. Raises UsageError."""
-        from benchmarks.launch import run
-        from benchmarks.launch.gate import exit_code
-        from benchmarks.launch.progress import display
-        from benchmarks.reporting.bar_chart import bar_chart
-
         if self.simulate:
             refuse(self, MEASURED_FLAGS, "it is for launches, and --simulate has none")
             return simulated_ablation.show_points(self.simulated_points(), self.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
@@ -13,11 +13,14 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
+from benchmarks.launch.gate import exit_code
+from benchmarks.launch.progress import display
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
 from benchmarks.studies.sweep import Quantity, SweepPoint, SweepRequest
+from benchmarks.studies.sweep_figure import line_chart
 from sppo.config.sizes import parse_bytes
 
 
@@ -43,9 +46,6 @@ class Sweep(Measuring, Named):
 
     def run(self) -> int:
         """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""
-        from benchmarks.launch.gate import exit_code
-        from benchmarks.launch.progress import display
-
         request = self.check()
         points: list[SweepPoint] = []
         done: list[Record] = []
@@ -57,9 +57,7 @@ class Sweep(Measuring, Named):
                 point, launches = sweeps.measure(request, label, directory, shown, proven)
                 points.append(point)
                 done += launches
-                write(directory, request, points, done)
-        about = request.workload, request.quantity, points, publish.first_measured(done)
-        data, document = sweep_report.as_json(*about), sweep_report.document(*about)
+                data, document = write(directory, request, points, done)
         name = f"{request.workload.name}-{request.quantity}"
         show_study(self, directory, "sweep", f"sweeps/{name}", data, document)
         return exit_code(done)
@@ -112,12 +110,14 @@ def counts_of(text: str | None) -> list[int]:
 
 def write(
     directory: Path, request: SweepRequest, points: list[SweepPoint], done: list[Record]
-) -> None:
-    """Write all files of the values so far, so that an interrupt loses none. Raises OSError."""
-    from benchmarks.studies.sweep_figure import line_chart
+) -> tuple[dict[str, Any], str]:
+    """Write all files of the values so far, so that an interrupt loses none. Raises OSError.
 
+    Returns JSON values and document.
+    """
     about = request.workload, request.quantity, points, publish.first_measured(done)
     document, values = sweep_report.document(*about), sweep_report.as_json(*about)
     publish.write(directory, "sweep", document, sweep_report.csv_text(points), values)
     origin = provenance.origin(about[-1])
     line_chart(request.workload, request.quantity, points, origin, directory / "sweep.png")
+    return values, document

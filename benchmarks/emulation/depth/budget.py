@@ -23,11 +23,6 @@ class SearchBudget:
         return max(0.0, self.begun + self.seconds - time.monotonic())
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing more may begin."""
-        return self.left_seconds <= 0
-
-    @property
     def is_over_for_estimates(self) -> bool:
         """Whether only the answer may still be emulated."""
         return self.left_seconds <= (1 - ESTIMATES_SHARE) * self.seconds < math.inf

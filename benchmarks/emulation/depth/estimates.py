@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -22,13 +22,11 @@ from benchmarks.emulation.depth.budget import SearchBudget
 from benchmarks.emulation.depth.cuts import Cut, Cuts, cuts_of, pipeline_stages
 from benchmarks.emulation.depth.extrapolate import NotAlike, check_peak, extrapolated
 from benchmarks.emulation.depth.progress import countdown
-from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import RoleReport, verdict
-from benchmarks.emulation.time.step_time import simulated_time
+from benchmarks.emulation.emulator import Emulator, judged
+from benchmarks.emulation.result import Emulation, RoleReport
+from benchmarks.emulation.search import EmulationTrial, trial_of
 from benchmarks.environment import available_cores
-from benchmarks.job import Status
 from benchmarks.records import store
-from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 
 FOLDER = "depths"
@@ -37,34 +35,45 @@ FOLDER = "depths"
 LONG_PIPELINE = 3
 """Stages beyond which not every stage is emulated for an estimate."""
 
-Emulated = Literal["whole", "extrapolated", ""]
-"""What an estimate comes from; "" where nothing ran."""
+PEAK_MARGIN = 0.01
+"""An extrapolated peak is a lower bound where layers are alike. Peaks above the capacity by at most
+this share are emulated whole all the same. Measured: docs/emulation.md, "Searches"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One setting. `reports`: all its roles, counted or failed; empty where the library refuses.
+    """One setting. emulation: the expected one, without roles where the library refuses.
 
-    layers: of the emulated models. The rest: see `result.Emulation`; step_seconds is simulated.
+    layers: of the models whose counts are extrapolated; none where the whole model was emulated.
     """
 
     settings: Any
-    settings_text: str
-    workload: Workload
-    status: Status
-    fits: bool | None
-    reason: str
-    limiting_role: str | None
-    emulated: Emulated = ""
+    emulation: Emulation
     layers: tuple[int, ...] = ()
-    step_seconds: float | None = None
-    reports: Sequence[RoleReport] = ()
 
     @property
-    def peak_bytes(self) -> int | None:
-        """Device peak of the fullest role; None where nothing was counted."""
-        peaks = [report.peak_device_bytes for report in self.reports]
-        return max((peak for peak in peaks if peak is not None), default=None)
+    def trial(self) -> EmulationTrial:
+        """The estimate as a trial of a search."""
+        trial = trial_of(self.emulation)
+        if not self.layers:
+            return trial
+        return msgspec.structs.replace(trial, emulated="extrapolated", layers=list(self.layers))
+
+    @property
+    def may_fit(self) -> bool:
+        """Whether the whole model may fit, by a peak that may be lower than the whole model's."""
+        emulation = self.emulation
+        if emulation.fits or not self.layers:
+            return bool(emulation.fits)
+        capacities = (emulation.capacity_bytes, emulation.host_capacity_bytes)
+        for role in emulation.roles:
+            if role.counts is None:
+                return False
+            peaks = (role.counts.peak_device_bytes, role.counts.peak_host_bytes)
+            for peak, capacity in zip(peaks, capacities, strict=True):
+                if capacity is not None and peak > (1 + PEAK_MARGIN) * capacity:
+                    return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +149,7 @@ class Estimator:
             refusal = self.emulator.refusal(workload, self.system, settings)
         except Misfit as error:
             refusal = self.emulator.refused(workload, self.system, settings, error)
-        if refusal is None:
-            return None
-        verdict_fields = ("settings_text", "status", "fits", "reason", "limiting_role")
-        return Estimate(
-            settings=settings,
-            workload=workload,
-            **{name: getattr(refusal, name) for name in verdict_fields},
-        )
+        return None if refusal is None else Estimate(settings=settings, emulation=refusal)
 
     def _cuts(self, workload: Workload, settings: Any, checked: bool) -> Cuts:
         """The models to emulate: cut ones that the library takes, else the whole one."""
@@ -186,7 +188,7 @@ class Estimator:
             return self._report(rank, code, ended)
 
         with (
-            countdown(self.emulator.progress, label, len(waiting)) as shown,
+            countdown(self.emulator.progress, label, len(waiting)) as advance,
             ThreadPoolExecutor(available_cores()) as pool,
         ):
             running = {pool.submit(emulate, rank): key for key, rank in waiting.items()}
@@ -195,7 +197,7 @@ class Estimator:
                     report = future.result()
                     if report is not None:
                         self._reports[running[future]] = report
-                    shown.advance()
+                    advance()
             finally:
                 ended.set()
                 pool.shutdown(cancel_futures=True)
@@ -230,19 +232,9 @@ class Estimator:
             for number, role in enumerate(roles)
         ]
         is_whole = len(cuts.parts) == 1 and len(sums) == len(roles)
-        profile = load_hardware(workload.cluster.hardware)
-        plain = msgspec.to_builtins(settings)
-        time = simulated_time(self.system, plain, workload, profile, reports)
-        return Estimate(
-            settings=settings,
-            settings_text=self.adapter.describe(settings),
-            workload=workload,
-            emulated="whole" if is_whole else "extrapolated",
-            layers=tuple(sorted({cut.layers for cut in _models(cuts)})),
-            step_seconds=None if time is None else time.step_seconds,
-            reports=reports,
-            **verdict(reports, workload),
-        )
+        layers = () if is_whole else tuple(sorted({cut.layers for cut in _models(cuts)}))
+        emulation = judged(workload, self.adapter, settings, reports)
+        return Estimate(settings=settings, emulation=emulation, layers=layers)
 
 
 def _whole(workload: Workload, settings: Any) -> Cuts:

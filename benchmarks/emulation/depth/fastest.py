@@ -22,10 +22,6 @@ from benchmarks.emulation.search import EmulationTrial, Searcher, SearchResult, 
 from sppo.config.hardware import load_hardware
 from sppo.config.sizes import length_name
 
-PEAK_MARGIN = 0.01
-"""An extrapolated peak is a lower bound where layers are alike. Peaks above the capacity by at most
-this share are emulated whole all the same. Measured: docs/emulation.md, "Searches"."""
-
 BOUND_SHARE = 0.05
 """Layouts whose least times differ by at most this share are estimated together."""
 
@@ -61,11 +57,11 @@ class GridSearch:
                 self.not_tried.append(self.text(point, tokens))
                 continue
             done.append(estimate)
-            trial = trial_of(estimate)
+            trial = estimate.trial
             earlier = [known for known in self.searcher.trials if not _same(known, trial)]
             self.searcher.trials = [*earlier, trial]
-            if estimate.fits is None and estimate.status != "unavailable":
-                words = f"{self.text(point, tokens)}: {estimate.status}: {estimate.reason}"
+            if estimate.emulation.fits is None and trial.status != "unavailable":
+                words = f"{self.text(point, tokens)}: {trial.status}: {trial.reason}"
                 self.searcher.unanswered.append(words)
         return done
 
@@ -126,19 +122,19 @@ def fastest(searcher: Searcher, budget: SearchBudget) -> SearchResult:
 
 def _try_in_order(grid: GridSearch, estimates: Sequence[Estimate]) -> None:
     """Run the fastest whole until the rest is slower than the best. Raises OutOfBudget."""
-    for estimate in by_seconds(estimates):
-        if (estimate.step_seconds or 0.0) >= grid.best_seconds:
+    able = [estimate for estimate in estimates if estimate.may_fit]
+    for estimate in sorted(able, key=lambda estimate: seconds_of(estimate.emulation)):
+        if seconds_of(estimate.emulation) >= grid.best_seconds:
             return
-        emulation = grid.try_whole(estimate.settings, estimate.workload.sequence_tokens)
+        emulation = grid.try_whole(estimate.settings, estimate.emulation.workload.sequence_tokens)
         if emulation.fits:
             grid.best = min((emulation, grid.best), key=seconds_of)
 
 
 def _needs_check(grid: GridSearch, estimate: Estimate) -> bool:
     """Whether the estimate drops settings that are faster than the best."""
-    seconds = math.inf if estimate.step_seconds is None else estimate.step_seconds
-    is_dropped = estimate.emulated == "extrapolated" and not may_fit(estimate)
-    return is_dropped and seconds < grid.best_seconds
+    is_dropped = bool(estimate.layers) and not estimate.may_fit
+    return is_dropped and seconds_of(estimate.emulation) < grid.best_seconds
 
 
 def by_least_seconds(searcher: Searcher) -> Iterator[tuple[float, list[tuple[float, Any]]]]:
@@ -160,51 +156,10 @@ def by_least_seconds(searcher: Searcher) -> Iterator[tuple[float, list[tuple[flo
         yield group[0][0], group
 
 
-def by_seconds(estimates: Sequence[Estimate]) -> list[Estimate]:
-    """Those that may fit and have a time, the fastest first."""
-    able = [
-        estimate
-        for estimate in estimates
-        if may_fit(estimate) and estimate.step_seconds is not None
-    ]
-    return sorted(able, key=lambda estimate: estimate.step_seconds or 0.0)
-
-
-def may_fit(estimate: Estimate) -> bool:
-    """Whether the whole model may fit, by a peak that may be lower than the whole model's."""
-    if estimate.fits or estimate.emulated != "extrapolated":
-        return bool(estimate.fits)
-    workload = estimate.workload
-    capacities = (workload.device_memory_bytes, workload.host_memory_bytes)
-    for report in estimate.reports:
-        if report.counts is None:
-            return False
-        peaks = (report.counts.peak_device_bytes, report.counts.peak_host_bytes)
-        for peak, capacity in zip(peaks, capacities, strict=True):
-            if capacity is not None and peak > (1 + PEAK_MARGIN) * capacity:
-                return False
-    return True
-
-
 def seconds_of(emulation: Emulation | None) -> float:
     """The simulated step in seconds; infinite without a time."""
     time = None if emulation is None else emulation.simulated_time
     return math.inf if time is None else time.step_seconds
-
-
-def trial_of(estimate: Estimate) -> EmulationTrial:
-    """The estimate as a trial of a search."""
-    return EmulationTrial(
-        settings_text=estimate.settings_text,
-        tokens=estimate.workload.sequence_tokens,
-        status=estimate.status,
-        reason=estimate.reason,
-        peak_device_bytes=estimate.peak_bytes,
-        limiting_role=estimate.limiting_role,
-        step_seconds=estimate.step_seconds,
-        emulated=estimate.emulated,
-        layers=list(estimate.layers),
-    )
 
 
 def _same(trial: EmulationTrial, other: EmulationTrial) -> bool:

@@ -18,10 +18,11 @@ from benchmarks.emulation.search import (
     Searcher,
     SearchResult,
     SkippedSetting,
+    guess_of,
     layouts,
     leanest,
 )
-from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
+from benchmarks.longest_fit import Answer, longest_fit
 from sppo.config.sizes import length_name
 
 MOST_SETTINGS = 48
@@ -83,15 +84,9 @@ def guesses(grid: GridSearch, most_tokens: int) -> list[Guess]:
 
 def _guess(estimate: Estimate, most_tokens: int) -> int | None:
     """None where nothing was counted."""
-    capacity_bytes = estimate.workload.device_memory_bytes
-    counts = [report.counts for report in estimate.reports if report.counts is not None]
-    if not counts:
+    if not any(role.counts for role in estimate.emulation.roles):
         return None
-    if capacity_bytes is None:
-        return most_tokens
-    sizes_bytes = [(count.peak_device_bytes, count.before_step_bytes) for count in counts]
-    tokens = estimate.workload.sequence_tokens
-    guess = guess_tokens(sizes_bytes, tokens, capacity_bytes)
+    guess = guess_of(estimate.emulation)
     return most_tokens if guess is None else max(0, guess)
 
 
@@ -103,7 +98,7 @@ def _longest_estimate(grid: GridSearch, guess: Guess, most: int, floor: int) -> 
     def ask(tokens: int) -> Answer:
         text = f"{grid.searcher.adapter.describe(guess.settings)}, {length_name(tokens)}"
         estimates = grid.estimate([guess.settings], tokens, text, checked=True)
-        return Answer(fits=any(estimate.fits for estimate in estimates))
+        return Answer(fits=any(estimate.emulation.fits for estimate in estimates))
 
     start = guess.tokens // STEP_TOKENS * STEP_TOKENS if floor == 0 else floor + STEP_TOKENS
     return longest_fit(

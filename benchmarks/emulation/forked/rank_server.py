@@ -77,6 +77,7 @@ def exit_code_of_fork(work: Callable[[], None], environment: Mapping[str, str], 
     child = os.fork()
     if child == 0:
         os.environ.update({**environment, **own})
+        end_with_parent(signal.SIGKILL)
         os._exit(_exit_code(work, log))
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)

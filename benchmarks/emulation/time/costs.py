@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
+from benchmarks.emulation.result import Counts, Traffic
 from benchmarks.job import ATTENTION
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Cluster
-
-if TYPE_CHECKING:
-    from benchmarks.emulation.result import Counts, Traffic
 
 STATE = ("weights", "gradients", "optimizer")
 

@@ -13,12 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import chain, pairwise
-from typing import Literal, TypeVar
-
-T = TypeVar("T")
-
-Task = tuple[Literal["F", "B"], int]
-"""Forward or backward of a micro-batch."""
+from typing import Literal
 
 ChunkTask = tuple[Literal["F", "B"], int, int]
 """Forward or backward of a micro-batch through a model chunk of its stage."""
@@ -42,38 +37,23 @@ class StageSeconds:
         return self.forward + self.backward + self.send_forward + self.send_backward
 
 
-def order(stage: int, stages: int, micro_batches: int) -> list[Task]:
-    """The tasks of one stage with one model chunk, first to last."""
-    ahead = min(stages - stage - 1, micro_batches)
-    forwards: list[Task] = [("F", number) for number in range(micro_batches)]
-    backwards: list[Task] = [("B", number) for number in range(micro_batches)]
-    return _in_turn(forwards, backwards, ahead)
-
-
-def interleaved_order(
-    stage: int, stages: int, micro_batches: int, chunks: int, group: int
+def order(
+    stage: int, stages: int, micro_batches: int, chunks: int = 1, group: int = 1
 ) -> list[ChunkTask]:
-    """The tasks of one stage with several model chunks, first to last. group: of micro-batches."""
+    """The tasks of one stage, first to last. group: micro-batches that pass a chunk in turn."""
     passes = [
         (number, chunk)
         for first in range(0, micro_batches, group)
         for chunk in range(chunks)
         for number in range(first, min(first + group, micro_batches))
     ]
-    ahead = min(2 * (stages - stage - 1) + (chunks - 1) * group, len(passes))
+    behind = stages - stage - 1
+    ahead = min(behind if chunks == 1 else 2 * behind + (chunks - 1) * group, len(passes))
     forwards: list[ChunkTask] = [("F", number, chunk) for number, chunk in passes]
     backwards: list[ChunkTask] = [("B", number, chunks - 1 - chunk) for number, chunk in passes]
-    return _in_turn(forwards, backwards, ahead)
-
-
-def _in_turn(forwards: list[T], backwards: list[T], ahead: int) -> list[T]:
-    """`ahead` forwards, then pairs, then the remaining backwards."""
     pairs = zip(forwards[ahead:], backwards, strict=False)
-    return [
-        *forwards[:ahead],
-        *chain.from_iterable(pairs),
-        *backwards[len(forwards) - ahead :],
-    ]
+    rest = backwards[len(forwards) - ahead :]
+    return [*forwards[:ahead], *chain.from_iterable(pairs), *rest]
 
 
 def stage_ends(
@@ -87,12 +67,7 @@ def stage_ends(
     waits for no receiver.
     """
     count = len(stages)
-    orders: list[list[ChunkTask]] = [
-        interleaved_order(stage, count, micro_batches, chunks, group or count)
-        if chunks > 1
-        else [(kind, number, 0) for kind, number in order(stage, count, micro_batches)]
-        for stage in range(count)
-    ]
+    orders = [order(stage, count, micro_batches, chunks, group or count) for stage in range(count)]
     needs: dict[tuple[int, ChunkTask], list[tuple[int, ChunkTask]]] = {}
     for stage, tasks in enumerate(orders):
         for task in tasks:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 
 from baselines import registry
 from baselines.megatron.settings import microbatch_group
+from benchmarks.emulation.result import Counts, RoleReport
 from benchmarks.emulation.time.costs import (
     by_link,
     compute_seconds,
@@ -27,9 +28,6 @@ from benchmarks.emulation.time.one_f_one_b import StageSeconds, stage_ends
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.plan_costs import simulate_plan
-
-if TYPE_CHECKING:
-    from benchmarks.emulation.result import Counts, RoleReport
 
 INSTANT = 1e30
 """Bytes a second of a link that takes no time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from benchmarks.records import metrics
 
@@ -17,16 +16,8 @@ PRODUCTS = 8
 BUDGET_SECONDS = 0.15
 
 
-@dataclass(frozen=True, kw_only=True)
-class KernelReading:
-    """Median seconds of a repetition, and the interquartile range over the median."""
-
-    seconds: float
-    spread: float
-
-
-def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> KernelReading:
-    """Time repetitions for the budget. One ends when its slowest thread ends, as a step does.
+def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> metrics.Spread:
+    """The seconds of repetitions within the budget. Each ends with its slowest thread, as a step.
 
     Each thread limits itself: OpenMP and MKL keep a limit per thread, and a new one has none.
     """
@@ -54,4 +45,4 @@ def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> KernelR
         torch.set_num_threads(before)
     spread = metrics.spread(times)
     assert spread is not None, "there is a repetition"
-    return KernelReading(seconds=spread.median, spread=(spread.high - spread.low) / spread.median)
+    return spread

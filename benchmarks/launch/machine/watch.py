@@ -18,9 +18,10 @@ import psutil
 
 from benchmarks.environment import available_cores, cpu_mhz
 from benchmarks.job import Job, Progress
-from benchmarks.launch.machine import gpu_clocks, gpu_processes
-from benchmarks.launch.machine.kernel import KernelReading, read_kernel
+from benchmarks.launch.machine import gpus
+from benchmarks.launch.machine.kernel import read_kernel
 from benchmarks.records.machine import MachineState
+from benchmarks.records.metrics import Spread
 from benchmarks.records.record import Record
 
 LEAST_WINDOW_SECONDS = 1.0
@@ -137,8 +138,8 @@ class MachineWatch:
         return step
 
     def _read_gpus(self) -> None:
-        self.clock_reasons |= gpu_clocks.lowered()
-        foreign = gpu_processes.foreign_processes(self.gpus)
+        self.clock_reasons |= gpus.lowered_clocks()
+        foreign = gpus.foreign_processes(self.gpus)
         self.foreign_gpu_processes += [] if foreign is None else [foreign]
 
     def end(self, record: Record) -> Record:
@@ -154,16 +155,16 @@ class MachineWatch:
         state = MachineState(
             cores=self.cores,
             wanted_cores=self.wanted_cores,
-            kernel_before_seconds=_seconds(self.kernel_before),
-            kernel_after_seconds=_seconds(kernel_after),
-            kernel_spread=max((reading.spread for reading in kernels), default=None),
+            kernel_before_seconds=self.kernel_before.median if self.kernel_before else None,
+            kernel_after_seconds=kernel_after.median if kernel_after else None,
+            kernel_spread=max((reading.relative for reading in kernels), default=None),
             gpu_clock_reasons=sorted(self.clock_reasons),
             foreign_gpu_processes=max(self.foreign_gpu_processes, default=None),
             cpu_mhz=cpu_mhz(),
         )
         return self._with_window(state)
 
-    def _kernel(self) -> KernelReading | None:
+    def _kernel(self) -> Spread | None:
         try:
             return read_kernel(self.wanted_cores)
         except (RuntimeError, OSError):
@@ -200,7 +201,3 @@ def between(state: MachineState, first: Counters, last: Counters) -> MachineStat
         throttled_seconds=throttled,
         thermal_events=thermal,
     )
-
-
-def _seconds(reading: KernelReading | None) -> float | None:
-    return None if reading is None else reading.seconds

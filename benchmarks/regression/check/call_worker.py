@@ -16,7 +16,6 @@ import gc
 import json
 import signal
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ import msgspec
 
 from baselines.protocol import Role, System
 from benchmarks.emulation.forked.rank_server import exit_code_of_fork, import_libraries
-from benchmarks.emulation.processes import environment_of, log_of
+from benchmarks.emulation.processes import arguments_of, environment_of, log_of
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.environment import CHECKOUT
 from benchmarks.regression.check.differences import Values
@@ -86,10 +85,9 @@ def _step(role: Role, job: EmulationJob, *, further: bool) -> None:
     """Emulate the role, which reports itself. With `further` operators of the next step count, and
     calls of one more, because counting operators makes calls.
     """
-    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    from benchmarks.emulation.worker import EmulatedRank
+    from benchmarks.emulation.worker import emulate
 
     class Operators(TorchDispatchMode):
         """Counts operators by name, messages included."""
@@ -113,12 +111,7 @@ def _step(role: Role, job: EmulationJob, *, further: bool) -> None:
             system.step(tokens)
         values.update(operators=dict(operators.counts), calls=dict(calls))
 
-    end_with_parent(signal.SIGKILL)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    emulated = EmulatedRank(job, role)
-    emulated.report_uncaught_errors()
-    emulated.report("ok", counts=emulated.run(count if further else None))
+    emulate(*arguments_of(role, job), further=count if further else None)
     values_path(role, job).write_text(json.dumps(values))
 
 

@@ -145,34 +145,24 @@ def larger_cases() -> RankCases:
     }
 
 
-def step_tasks() -> dict[str, StepTask]:
+def step_tasks(cases: RankCases) -> dict[str, StepTask]:
     """The emulated steps, each with its system."""
-    return {name: (_system(name), *case) for name, case in emulated_cases().items()}
+    return {name: (_system(name), *case) for name, case in cases.items()}
 
 
-def larger_step_tasks() -> dict[str, StepTask]:
-    """The emulated steps of the night, each with its system."""
-    return {name: (_system(name), *case) for name, case in larger_cases().items()}
+def emulated_values(task: StepTask, workers: Processes, *, larger: bool = False) -> Values:
+    """All roles of an emulated step, with operators and calls, and its simulated time.
 
-
-def emulated_values(task: StepTask, workers: Processes) -> Values:
-    """All roles of an emulated step, with operators and calls, and its simulated time."""
-    return _emulated(task, workers, LIMIT_SECONDS, further=True)
-
-
-def larger_emulated_values(task: StepTask, workers: Processes) -> Values:
-    """The same without operators and calls: a full-size step takes minutes."""
-    return _emulated(task, workers, LARGER_LIMIT_SECONDS, further=False)
-
-
-def _emulated(task: StepTask, workers: Processes, limit_seconds: float, *, further: bool) -> Values:
+    A larger one without operators and calls: a full-size step takes minutes.
+    """
     system, workload, settings = task
     adapter = registry.load(system)
+    limit_seconds = LARGER_LIMIT_SECONDS if larger else LIMIT_SECONDS
     with tempfile.TemporaryDirectory() as folder:
         job = processes.make_job(workload, adapter, settings, Path(folder))
         store.save(Path(folder) / "job.json", job)
         roles = roles_of(adapter, workload, settings)
-        counted = emulated_roles(roles, job, workers, limit_seconds, further=further)
+        counted = emulated_roles(roles, job, workers, limit_seconds, further=not larger)
     emulation = conclude(workload, adapter, settings, [report for report, _ in counted])
     values = _emulation(emulation)
     for report, more in counted:
@@ -224,7 +214,7 @@ def launched_values() -> dict[str, Values]:
     (workload,) = {workload for workload, _ in cases.values()}
     values = {}
     with tempfile.TemporaryDirectory() as folder:
-        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload))
+        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload.name))
         for name, (_, settings) in cases.items():
             values[name] = measured(_launched, inputs, name, settings)
     return values

@@ -26,14 +26,7 @@ IN_A_ROW = 8
 CURE = "restore the file from git, or make it anew with --update"
 
 
-class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic's file. versions: of Python and of the libraries that decide its values."""
-
-    cases: CaseValues
-    versions: Mapping[str, str]
-
-
-class _File(
+class Expected(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
@@ -41,9 +34,14 @@ class _File(
     tag_field="schema",
     tag=SCHEMA,
 ):
+    """A topic's file. versions: of Python and of the libraries that decide its values.
+
+    digest: of the content that was written; "" before.
+    """
+
     cases: CaseValues
     versions: Mapping[str, str]
-    digest: str
+    digest: str = ""
 
 
 def default_directory() -> Path:
@@ -75,25 +73,24 @@ def read(directory: Path, topic: str) -> Expected:
     """Raises ValueError, naming the cure, on a file that is absent, damaged, older or edited."""
     path = readable(path_of(directory, topic))
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        file = msgspec.json.decode(path.read_bytes(), type=Expected)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; make it with --update") from None
     except msgspec.ValidationError as error:
         raise ValueError(f"{path}: no file of {SCHEMA} ({error}); {CURE}") from None
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error}); {CURE}") from None
-    expected = Expected(cases=file.cases, versions=file.versions)
-    if file.digest != digest(expected):
+    if file.digest != digest(file):
         raise ValueError(f"{path}: edited by hand (its digest is of another content); {CURE}")
     versions = {name: public(version) for name, version in file.versions.items()}
-    return Expected(cases=file.cases, versions=versions)
+    return msgspec.structs.replace(file, versions=versions)
 
 
 def write(directory: Path, topic: str, expected: Expected) -> Path:
     """Write the topic's file; returns its path. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     path = path_of(directory, topic)
-    file = _File(cases=expected.cases, versions=expected.versions, digest=digest(expected))
+    file = msgspec.structs.replace(expected, digest=digest(expected))
     write_bytes(path, (to_text(msgspec.to_builtins(file)) + "\n").encode())
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from benchmarks.regression.check import calls, cases
@@ -76,15 +77,15 @@ def _planning_calls(workers: Workers) -> Collect:
 
 
 def _emulations(workers: Workers) -> Collect:
-    from benchmarks.regression.check.counted import emulated_values, step_tasks
+    from benchmarks.regression.check.counted import emulated_cases, emulated_values, step_tasks
 
-    return workers.wait_for(emulated_values, step_tasks())
+    return workers.wait_for(emulated_values, step_tasks(emulated_cases()))
 
 
 def _larger_emulations(workers: Workers) -> Collect:
-    from benchmarks.regression.check.counted import larger_emulated_values, larger_step_tasks
+    from benchmarks.regression.check.counted import emulated_values, larger_cases, step_tasks
 
-    return workers.wait_for(larger_emulated_values, larger_step_tasks())
+    return workers.wait_for(partial(emulated_values, larger=True), step_tasks(larger_cases()))
 
 
 def _gloo(workers: Workers) -> Collect:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
-from benchmarks.environment import child_environment
+from benchmarks.environment import child_environment, import_path
 from benchmarks.regression.compare.trees import Tree, TreeError
 from benchmarks.regression.targets.target import SCHEMA, Measurement
 from benchmarks.worker.parent import parent_variable
@@ -77,10 +77,8 @@ def read(tree: Tree, target: str, code: int, output: str, errors: str) -> Measur
 
 def _run(tree: Tree, module: Sequence[str]) -> tuple[int, str, str]:
     """Exit code, output and errors of `python -m MODULE ...` with this tree's packages."""
-    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     variables = {
-        "PYTHONPATH": os.pathsep.join([str(tree.folder), *filter(None, inherited)]),
-        "PYTHONSAFEPATH": "1",
+        **import_path(tree.folder),
         **parent_variable(),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

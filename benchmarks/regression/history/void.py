@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.records.machine import SLOWED_CLOCKS, MachineState
 from benchmarks.records.record import Record
-from benchmarks.records.timing import THROTTLED_SHARE
 
 
 def void_reason(records: Sequence[Record]) -> str:
@@ -22,22 +20,6 @@ def void_reason(records: Sequence[Record]) -> str:
         retries = sum(memory.allocation_retries or 0 for memory in record.memory)
         if retries:
             return f"{launch}: CUDA's allocator emptied its cache {retries} times in timed steps"
-        reason = _of_machine(record.machine_state)
-        if reason:
-            return f"{launch}: {reason}"
-    return ""
-
-
-def _of_machine(state: MachineState | None) -> str:
-    if state is None:
-        return ""
-    slowed = [reason for reason in state.gpu_clock_reasons if reason in SLOWED_CLOCKS]
-    if slowed:
-        return f"GPU clocks were lowered: {', '.join(slowed)}"
-    if state.foreign_gpu_processes:
-        return f"up to {state.foreign_gpu_processes} other process(es) on a GPU"
-    if state.throttled_share > THROTTLED_SHARE:
-        return f"no CPU quota for {state.throttled_share:.0%} of the timed steps"
-    if state.thermal_events:
-        return f"the processor was too hot {state.thermal_events} times"
+        if record.machine_state and record.machine_state.fault:
+            return f"{launch}: {record.machine_state.fault}"
     return ""

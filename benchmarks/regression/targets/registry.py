@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pkgutil import resolve_name
 
 from benchmarks.regression.targets.target import Job, Repetition, Target
@@ -12,12 +12,9 @@ from benchmarks.regression.targets.target import Job, Repetition, Target
 def _target(name: str, place: str, description: str) -> Target:
     """place: "module:function" in this package; the function is a context manager."""
 
-    @contextmanager
-    def prepare() -> Iterator[Repetition]:
-        function = resolve_name(f"{__package__}.{place}")
-        prepared: AbstractContextManager[Repetition] = function()
-        with prepared as repetition:
-            yield repetition
+    def prepare() -> AbstractContextManager[Repetition]:
+        prepared: AbstractContextManager[Repetition] = resolve_name(f"{__package__}.{place}")()
+        return prepared
 
     return Target(name=name, description=description, prepare=prepare)
 
