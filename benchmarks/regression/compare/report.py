@@ -14,7 +14,7 @@ from benchmarks.reporting.text_table import NO_NUMBER, Column, bullet, number, p
 
 EXPLANATION = (
     "ratio: the least time of HEAD over that of BASE; below 1 HEAD is faster",
-    "interval: the lower ends of all targets together are 99.75 % sure, an upper end 88 %",
+    "interval: the lower ends of all targets together are 99.5 % sure, an upper end 88 %",
     "A/A spread: how far the two fastest of the first runs of BASE differ",
 )
 

@@ -17,10 +17,10 @@ and Freedman, "Some asymptotic theory for the bootstrap", Annals of Statistics 1
 `worse` has a second test, on the ratios within pairs (`benchmarks.regression.compare.paired`). A
 core of two speeds rarely shows its least time, but slows both sides of most pairs alike.
 
-k is exact: over all targets of a comparison and all looks at growing numbers of pairs, identical
-code is called worse in at most FALSE_CALLS of comparisons, and better in as many. Each test of
-`worse` has half. This holds on a noisy machine too, so `worse` is given there. docs/compare.md
-shows simulated rates.
+k is exact: over all targets of a comparison and all looks at growing numbers of pairs, the least
+times call identical code worse in at most FALSE_CALLS of comparisons. The ratios within pairs, and
+`better`, have half as many each. This holds on a noisy machine too, so `worse` is given there.
+docs/compare.md shows simulated rates.
 """
 
 from __future__ import annotations
@@ -36,8 +36,11 @@ from benchmarks.regression.compare.paired import Pair
 Outcome = Literal["better", "not worse", "worse", "undecided"]
 
 FALSE_CALLS = 0.005
-"""The most comparisons that call identical code worse, over all targets and looks; the same for
-better."""
+"""The most comparisons that the least times call worse for identical code, over all targets and
+looks."""
+
+FURTHER_PART = 0.5
+"""The ratios within pairs may call as many worse, times this part. So may `better`."""
 
 LOOKS = (6, 8, 12, 16, 22, 30, 40, 54, 72, 96, 128, 170, 226, 302, 402)
 """Numbers of pairs at which a verdict is tried. Even: each side comes first equally often."""
@@ -50,9 +53,6 @@ QUIET = 2
 
 SPREAD_FACTOR = 3.0
 """The margin is at least this multiple of the A/A spread."""
-
-WORSE_TESTS = 2
-"""Tests that can call HEAD worse; each has an equal part of the error."""
 
 WIDEST = 2.0
 """The margin may become this multiple of the asked one. A noisier machine decides `worse` alone."""
@@ -97,15 +97,13 @@ def verdict(
     base = sorted(pair.base_seconds for pair in pairs)
     head = sorted(pair.head_seconds for pair in pairs)
     rank = least_rank(len(pairs), false_calls)
-    surer_rank = least_rank(len(pairs), false_calls / WORSE_TESTS)
     if rank is not None:
         least_base = min(base[0], *_times(a_a_pairs))
-        low = head[0] / base[(surer_rank or len(pairs)) - 1]
-        high = head[PASSING - 1] / least_base
+        low, high = head[0] / base[rank - 1], head[PASSING - 1] / least_base
         judged = replace(judged, ratio=head[0] / base[0], low=low, high=high)
-    if spread is not None and surer_rank is not None and low > 1 + used:
+    if spread is not None and rank is not None and low > 1 + used:
         return replace(judged, outcome="worse")
-    by_pairs = _worse_by_pairs(pairs, a_a_pairs, margin, false_calls / WORSE_TESTS)
+    by_pairs = _worse_by_pairs(pairs, a_a_pairs, margin, FURTHER_PART * false_calls)
     if by_pairs is not None:
         return replace(judged, outcome="worse", margin=by_pairs, reason=paired.words(pairs))
     if too_noisy(a_a_pairs, margin):
@@ -114,7 +112,8 @@ def verdict(
         least = next(number for number in LOOKS if least_rank(number, false_calls))
         few = f"{len(pairs)} pairs are too few of {least}: give more --budget"
         return replace(judged, reason=few)
-    if head[rank - 1] / least_base < 1 - used:
+    surer_rank = least_rank(len(pairs), FURTHER_PART * false_calls)
+    if surer_rank is not None and head[surer_rank - 1] / least_base < 1 - used:
         return replace(judged, outcome="better")
     if high < 1 + used:
         return replace(judged, outcome="not worse")
