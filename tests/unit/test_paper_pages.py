@@ -39,7 +39,7 @@ def test_a_page_names_what_exists(key: str) -> None:
     page = files.item_page(made(key))
     assert docs_text.wrong_commands(page) == []
     assert docs_text.wrong_flags(page) == []
-    assert f"![{made(key).title}]({key}.svg)" in page
+    assert f"![{made(key).title}]({key}.png)" in page
     assert f"[{key}.csv]({key}.csv)" in page
 
 
@@ -131,7 +131,8 @@ def test_published_pages_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     written = files.write_items({"fig9": registry.maker("fig9")}, folder)
     target = files.publish(folder, written)
     assert target == tmp_path / "results" / "paper" / "pages"
-    assert {path.name for path in target.iterdir()} == {path.name for path in folder.iterdir()}
+    left = {path.name for path in folder.iterdir()} - {path.name for path in target.iterdir()}
+    assert left == {"fig9.svg"}
 
 
 @pytest.mark.soak

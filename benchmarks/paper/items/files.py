@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import describe_environment
 from benchmarks.paper.items.item import Comparison, Item, NotCommitted, Table
 from benchmarks.records import store
 from benchmarks.records.store import published_directory
@@ -15,7 +16,7 @@ from benchmarks.reporting import style
 from benchmarks.reporting.tables import csv_of
 from benchmarks.reporting.text_table import Column, number, rows_table, text_table
 
-INDEX = "index.md"
+INDEX, SUMMARY = "index.md", "index.json"
 
 SCHEMA = "sppo-paper-items/1"
 
@@ -63,6 +64,7 @@ def write_items(makers: Mapping[str, Callable[[], Item]], folder: Path) -> Writt
         write_item(items[-1], folder)
     written = Written(items=items, not_made=not_made)
     store.write_bytes(folder / INDEX, index_page(written).encode())
+    store.save(folder / SUMMARY, summary(written))
     return written
 
 
@@ -85,7 +87,7 @@ def item_page(item: Item) -> str:
 def _page_parts(item: Item) -> Iterator[str]:
     yield f"# {item.title}"
     yield f"{item.verdict} Agreement: {item.agreement}."
-    yield f"![{item.title}]({item.key}.svg)"
+    yield f"![{item.title}]({item.key}.png)"
     if item.comparisons:
         yield "## Ours beside the paper's"
         yield text_table(_COMPARISONS, item.comparisons, "lrlrrl")
@@ -128,31 +130,43 @@ def index_text(written: Written) -> str:
     return rows_table(["item", "agreement"], rows)
 
 
+def summary(written: Written) -> dict[str, Any]:
+    """The index for programs, with commit and versions."""
+    return {
+        "schema": SCHEMA,
+        "items": [_summary(item) for item in written.items],
+        "not_made": dict(written.not_made),
+        "environment": describe_environment(),
+    }
+
+
+def _summary(item: Item) -> dict[str, Any]:
+    return {
+        "item": item.key,
+        "title": item.title,
+        "compares": item.compares,
+        "agreement": item.agreement,
+        "verdict": item.verdict,
+        "labels": sorted({point.label for point in item.points}),
+    }
+
+
 def as_json(written: Written) -> dict[str, Any]:
-    """The items for programs: points and comparisons, with every number."""
-    items = [
-        {
-            "item": item.key,
-            "title": item.title,
-            "compares": item.compares,
-            "agreement": item.agreement,
-            "verdict": item.verdict,
-            "points": item.rows(),
-            "comparisons": [
-                {**asdict(row), "difference": row.difference} for row in item.comparisons
-            ],
-        }
-        for item in written.items
-    ]
-    return {"schema": SCHEMA, "items": items, "not_made": dict(written.not_made)}
+    """The same with every point and comparison."""
+    values = summary(written)
+    for entry, item in zip(values["items"], written.items, strict=True):
+        entry["points"] = item.rows()
+        entry["comparisons"] = [
+            {**asdict(row), "difference": row.difference} for row in item.comparisons
+        ]
+    return values
 
 
 def publish(folder: Path, written: Written) -> Path:
-    """Copy the files of all items to results/paper/pages/; that folder. Raises OSError."""
+    """Copy pages, CSVs and PNGs to results/paper/pages/; that folder. Raises OSError."""
     target = published_directory().parent / "paper" / "pages"
     target.mkdir(parents=True, exist_ok=True)
-    endings = (".md", ".csv", *DRAWN)
-    names = [f"{item.key}{ending}" for item in written.items for ending in endings]
-    for name in [*names, INDEX]:
+    names = [f"{item.key}{ending}" for item in written.items for ending in (".md", ".csv", ".png")]
+    for name in (*names, INDEX, SUMMARY):
         shutil.copyfile(folder / name, target / name)
     return target

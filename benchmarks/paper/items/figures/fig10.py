@@ -11,10 +11,11 @@ from benchmarks.paper.items.figures.throughput import (
     SAME,
     SPPO,
     Row,
-    one_sequence_ratio,
     over,
     ratios_of,
     rows_of,
+    sppo_plan,
+    sppo_tokens_per_second,
 )
 from benchmarks.paper.items.item import Comparison, Item, NotCommitted, Point, Table
 from benchmarks.reporting import style
@@ -54,7 +55,11 @@ def make() -> Item:
         key="fig10",
         title="Fig. 10: throughput at the 15 points, four sequences a step",
         compares="throughput and memory verdicts of all systems; SPPO over Megatron",
-        points=[*(point for row in rows for point in _points(row)), *_paper_points()],
+        points=[
+            *(point for row in rows for point in _points(row)),
+            *(point for pair in ratios_of(drawn).values() for point in _derived_points(*pair)),
+            *_paper_points(),
+        ],
         comparisons=comparisons,
         agreement=agreement.removeprefix("agree with the paper: "),
         verdict=(
@@ -63,7 +68,7 @@ def make() -> Item:
             "for the same cause."
         ),
         notes=[*_notes(), *absent],
-        tables=[_ratios(drawn), _verdicts(drawn)],
+        tables=[_ratios(drawn), _by_sequences(drawn), _verdicts(drawn)],
         draw=lambda figure: _draw(figure, drawn),
         inches=(12.0, 5.0),
         drawn_source="simulated times of emulated counts · profile a100-80g (assumed)",
@@ -76,8 +81,9 @@ def _notes() -> list[str]:
         "step.",
         "Without idle time: Megatron's step less its idle share, (PP - 1) / (PP - 1 + sequences), "
         "over SPPO's step as it is.",
-        "One sequence: Megatron's step from equal slots of one forward one backward, over SPPO's "
-        "plan for one sequence.",
+        "By sequences: Megatron's rate with 1 and 16 follows from its step with four, in equal "
+        "slots of one forward one backward. SPPO's with 1 is that of its plan. SPPO's with 16 is "
+        "taken as that with four.",
         "The 3.4x of 65B: eight stages with four sequences idle for 63.6 % of the step. Without "
         "idle time the ratio is about 1.2x.",
     ]
@@ -148,6 +154,34 @@ def _points(row: Row) -> Iterator[Point]:
         )
 
 
+def _derived_points(megatron: Row, sppo: Row) -> Iterator[Point]:
+    """Megatron with 1 and 16 sequences, and SPPO's plan for one."""
+    for count in published.SEQUENCES:
+        if count == megatron.sequences_per_step:
+            continue
+        yield Point(
+            series=SAME,
+            place=megatron.place,
+            quantity=f"{QUANTITY}, in equal slots",
+            unit=UNIT,
+            value=megatron.tokens_per_second_at(count),
+            label="simulated",
+            source=f"{megatron.source}, its step with {megatron.sequences_per_step} sequences",
+            settings=f"{megatron.verdict.settings_text}, {count} sequences a step",
+        )
+    plan = sppo_plan(sppo)
+    yield Point(
+        series=SPPO,
+        place=sppo.place,
+        quantity=QUANTITY,
+        unit=UNIT,
+        value=sppo_tokens_per_second(sppo),
+        label="simulated",
+        source=plan.source,
+        settings=f"{plan.settings}, 1 sequence a step",
+    )
+
+
 def _paper_points() -> Iterator[Point]:
     statements = reported.numbers("fig10_statements")
     low, high = statements["gpt-7b"]["speedup_over_megatron_same_parallelism"]
@@ -177,7 +211,6 @@ def _ratios(rows: Sequence[Row]) -> Table:
                 f"{ratio:.2f}x",
                 f"{idle:.1%}",
                 f"{ratio * (1 - idle):.2f}x",
-                number(one_sequence_ratio(megatron), "{:.2f}x"),
             ]
         )
     titles = [
@@ -186,10 +219,29 @@ def _ratios(rows: Sequence[Row]) -> Table:
         "SPPO faster by, four sequences",
         "Megatron idle",
         "without idle time",
-        "one sequence",
     ]
     heading = "SPPO over Megatron in the same degrees"
-    return Table(heading=heading, titles=titles, rows=cells, align="llrrrr")
+    return Table(heading=heading, titles=titles, rows=cells, align="llrrr")
+
+
+def _by_sequences(rows: Sequence[Row]) -> Table:
+    cells = []
+    for place, (megatron, sppo) in ratios_of(rows).items():
+        peers = [megatron.tokens_per_second_at(count) or 0.0 for count in published.SEQUENCES]
+        rate = sppo.tokens_per_second or 0.0
+        ours = [sppo_tokens_per_second(sppo), rate, rate]
+        ratios = [f"{own / peer:.2f}x" for own, peer in zip(ours, peers, strict=True)]
+        rates = [f"{value:,.0f}" for value in (*peers, *ours[:2])]
+        cells.append([place, *rates, *ratios])
+    titles = [
+        "point",
+        *(f"Megatron, {count}" for count in published.SEQUENCES),
+        "SPPO, 1",
+        "SPPO, 4",
+        *(f"SPPO faster by, {count}" for count in published.SEQUENCES),
+    ]
+    heading = "Tokens a second by sequences a step"
+    return Table(heading=heading, titles=titles, rows=cells, align="l" + "r" * 8)
 
 
 def _verdicts(rows: Sequence[Row]) -> Table:

@@ -10,7 +10,7 @@ from functools import cached_property
 from benchmarks.paper import reported
 from benchmarks.paper.items import published
 from benchmarks.paper.items.profile import kernel_limit_share
-from benchmarks.paper.items.sppo_steps import own_plan
+from benchmarks.paper.items.sppo_steps import SimulatedStep, own_plan
 from benchmarks.paper.verdicts import PaperPoints, Verdict
 from sppo.config.sizes import parse_tokens
 
@@ -52,9 +52,25 @@ class Row:
         """Idle share of a pipeline of equal stages, one forward one backward."""
         if self.verdict.idle_share is not None:
             return self.verdict.idle_share
+        return self.waits / (self.waits + self.sequences_per_step)
+
+    @property
+    def waits(self) -> int:
+        """Slots in which a stage of the pipeline waits: PP - 1."""
         degree = re.search(r"PP(\d+)", self.verdict.settings_text)
-        waits = int(degree[1]) - 1 if degree else 0
-        return waits / (waits + self.sequences_per_step)
+        return int(degree[1]) - 1 if degree else 0
+
+    def tokens_per_second_at(self, sequences_per_step: int) -> float | None:
+        """Throughput with another number of sequences, in equal slots of one forward one backward.
+
+        None where the layout does not fit.
+        """
+        rate = self.tokens_per_second
+        if rate is None:
+            return None
+        slots = self.waits + self.sequences_per_step
+        work = sequences_per_step / self.sequences_per_step
+        return rate * work * slots / (self.waits + sequences_per_step)
 
     @property
     def limit_share(self) -> float | None:
@@ -103,12 +119,11 @@ def over(megatron: Row, sppo: Row) -> float:
     return megatron.seconds / sppo.seconds
 
 
-def one_sequence_ratio(megatron: Row) -> float | None:
-    """Megatron's step of one sequence over SPPO's plan for one; None without pipeline stages."""
-    degree = re.search(r"PP(\d+)", megatron.verdict.settings_text)
-    if degree is None or megatron.seconds is None:
-        return None
-    waits = int(degree[1]) - 1
-    step = megatron.seconds * (waits + 1) / (waits + megatron.sequences_per_step)
-    name = f"{megatron.place}, {megatron.verdict.gpus} GPUs"
-    return step / own_plan(name).seconds
+def sppo_plan(row: Row) -> SimulatedStep:
+    """SPPO's plan for one sequence a step, at the row's point."""
+    return own_plan(f"{row.place}, {row.verdict.gpus} GPUs")
+
+
+def sppo_tokens_per_second(row: Row) -> float:
+    """The throughput of that plan."""
+    return parse_tokens(row.verdict.seq) / sppo_plan(row).seconds
