@@ -40,7 +40,7 @@ class Paper(PaperEmulation):
     (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
     sequences); 10 and 12 if none is named."""
     tables: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
-    """2, 3 and 4, by comma or space."""
+    """2, 3, 4, and beyond (SPPO on further hardware), by comma or space."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
     """Table 3 also for so many pipeline stages; needs --n."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
@@ -67,7 +67,7 @@ class Paper(PaperEmulation):
     def _write_pages(self) -> int:
         from benchmarks.paper.items import files, registry
 
-        keys = self._keys(registry.FIGURES, registry.TABLES)
+        keys = self._keys()
         pipeline = self._pipeline(keys)
         if self.publish and len(keys) < len(registry.ITEMS):
             raise UsageError(
@@ -86,13 +86,15 @@ class Paper(PaperEmulation):
         print(f"pages: {folder / files.INDEX}", file=sys.stderr)
         return 0
 
-    def _keys(self, figures: tuple[str, ...], tables: tuple[str, ...]) -> list[str]:
+    def _keys(self) -> list[str]:
         """The chosen items. Raises UsageError."""
+        from benchmarks.paper.items.registry import FIGURES, TABLES, figure_key, table_key
+
         every = not self.figures and not self.tables
-        chosen_figures = chosen(self.figures, figures, "figure") if self.figures or every else []
-        chosen_tables = chosen(self.tables, tables, "table") if self.tables or every else []
-        keys = [f"fig{number}" for number in figures if number in chosen_figures]
-        return keys + [f"table{number}" for number in tables if number in chosen_tables]
+        figures = chosen(self.figures, FIGURES, "figure") if self.figures or every else []
+        tables = chosen(self.tables, TABLES, "table") if self.tables or every else []
+        keys = [figure_key(number) for number in FIGURES if number in figures]
+        return keys + [table_key(number) for number in TABLES if number in tables]
 
     def _pipeline(self, keys: list[str]) -> tuple[int, int] | None:
         """PP and N of a further table 3. Raises UsageError."""

@@ -34,26 +34,31 @@ def full_rates(profile: Hardware) -> Hardware:
     return replace(profile, rates=rows)
 
 
-def mfu(workload: Workload, step_seconds: float) -> float:
-    """Causal FLOPs of a step over what all ranks could do in `step_seconds` at their peak."""
-    peak = testbed().peak_flops_per_second * workload.cluster.ranks
+def mfu(workload: Workload, step_seconds: float, profile: Hardware | None = None) -> float:
+    """Causal FLOPs of a step over what all ranks could do in `step_seconds` at their peak.
+
+    profile: the testbed's if not given.
+    """
+    peak = (profile or testbed()).peak_flops_per_second * workload.cluster.ranks
     return step_flops(workload).causal / (step_seconds * peak)
 
 
-def kernel_limit(workload: Workload) -> float:
+def kernel_limit(workload: Workload, profile: Hardware | None = None) -> float:
     """The MFU if every product ran at the profile's best rate and nothing else took time."""
-    profile, flops = testbed(), step_flops(workload)
+    profile, flops = profile or testbed(), step_flops(workload)
     head = 3 * workload.tokens_per_step * head_flops_per_token(workload.model)
-    seconds = head / _best("dense_forward")
+    seconds = head / _best(profile, "dense_forward")
     for kind, amount in (("dense", flops.dense - head), ("attention", flops.attention_causal)):
-        seconds += amount / 3 / _best(f"{kind}_forward")
-        seconds += amount * 2 / 3 / _best(f"{kind}_backward")
+        seconds += amount / 3 / _best(profile, f"{kind}_forward")
+        seconds += amount * 2 / 3 / _best(profile, f"{kind}_backward")
     return flops.causal / (seconds * profile.peak_flops_per_second)
 
 
-def kernel_limit_share(workload: Workload, step_seconds: float) -> float:
+def kernel_limit_share(
+    workload: Workload, step_seconds: float, profile: Hardware | None = None
+) -> float:
     """The MFU of a step over `kernel_limit`; above 1 the step would beat the profile's kernels."""
-    return mfu(workload, step_seconds) / kernel_limit(workload)
+    return mfu(workload, step_seconds, profile) / kernel_limit(workload, profile)
 
 
 def hours_per_billion_tokens(workload: Workload, step_seconds: float) -> float:
@@ -61,5 +66,5 @@ def hours_per_billion_tokens(workload: Workload, step_seconds: float) -> float:
     return step_seconds * BILLION / workload.tokens_per_step / 3600
 
 
-def _best(kind: str) -> float:
-    return max(float(getattr(row, kind)) for row in testbed().rates)
+def _best(profile: Hardware, kind: str) -> float:
+    return max(float(getattr(row, kind)) for row in profile.rates)

@@ -9,17 +9,27 @@ from pkgutil import resolve_name
 from benchmarks.paper.items.item import Item
 
 FIGURES = ("1", "2", "4", "5", "6", "7", "8", "9", "10", "11", "12")
-TABLES = ("2", "3", "4")
+
+TABLES = ("2", "3", "4", "beyond")
+"""`beyond` is no table of the paper: SPPO on further hardware."""
 
 Maker = Callable[[], Item]
 
 
-def _places() -> dict[str, str]:
-    places = {f"fig{number}": f"figures.fig{number}:make" for number in FIGURES}
-    return places | {f"table{number}": f"tables.table{number}:make" for number in TABLES}
+def figure_key(number: str) -> str:
+    """ "fig1"."""
+    return f"fig{number}"
 
 
-ITEMS = _places()
+def table_key(number: str) -> str:
+    """ "table3", "beyond"."""
+    return f"table{number}" if number.isdecimal() else number
+
+
+ITEMS = {
+    **{figure_key(number): f"figures.{figure_key(number)}:make" for number in FIGURES},
+    **{table_key(number): f"tables.{table_key(number)}:make" for number in TABLES},
+}
 """Key -> "module:function" in this package."""
 
 
