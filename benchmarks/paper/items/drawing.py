@@ -33,10 +33,12 @@ def grouped_bars(
     *,
     form: str = "{:.1f}",
     upright: bool = False,
+    highs: Mapping[tuple[str, str], float] | None = None,
 ) -> None:
     """A group a place, a bar a series, in the order of `looks`; its number or its outcome above.
 
     A point without a value has its outcome in words at the axis. upright: the numbers stand.
+    highs: by series and place the upper end of a range that begins at the value.
     """
     places = list(dict.fromkeys(point.place for point in points))
     width = GROUP_WIDTH / max(2, len(looks))
@@ -49,7 +51,8 @@ def grouped_bars(
             if point.series != series:
                 continue
             middle = places.index(point.place) + offset
-            _bar(axes, point, middle, width, look, form=form, rotation=rotation)
+            high = (highs or {}).get((series, point.place), point.value)
+            _bar(axes, point, middle, width, look, form=form, rotation=rotation, high=high)
     axes.margins(y=0.16 if rotation else 0.1)
     axes.set_ylim(bottom=0)
 
@@ -63,6 +66,7 @@ def _bar(
     *,
     form: str,
     rotation: int,
+    high: float | None,
 ) -> None:
     above: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
     if point.value is None:
@@ -71,5 +75,8 @@ def _bar(
         style.words(axes, words, (middle, 0), failed=True, rotation=90, **above)
         return
     axes.bar(middle, point.value, 0.9 * width, label=point.series, **look)
-    words = form.format(point.value)
-    style.words(axes, words, (middle, point.value), rotation=rotation, **above)
+    top = point.value if high is None else max(high, point.value)
+    if top > point.value:
+        spread = [[0.0], [top - point.value]]
+        axes.errorbar(middle, point.value, yerr=spread, color=style.INK, elinewidth=1.1, capsize=2)
+    style.words(axes, form.format(point.value), (middle, top), rotation=rotation, **above)

@@ -81,6 +81,7 @@ def _notes() -> list[str]:
         "step.",
         "Without idle time: Megatron's step less its idle share, (PP - 1) / (PP - 1 + sequences), "
         "over SPPO's step as it is.",
+        "A whisker reaches to the throughput with all messages hidden, where the emulation has it.",
         "By sequences: Megatron's rate with 1 and 16 follows from its step with four, in equal "
         "slots of one forward one backward. SPPO's with 1 is that of its plan. SPPO's with 16 is "
         "taken as that with four.",
@@ -268,7 +269,12 @@ def _draw(figure: Any, rows: Sequence[Row]) -> None:
             row for row in rows if row.verdict.model == model and row.verdict.rule_name in LOOKS
         ]
         points = [_drawn(row) for row in shown]
-        drawing.grouped_bars(axes, points, LOOKS, form="{:,.0f}", upright=True)
+        highs = {
+            (row.verdict.rule_name, row.verdict.seq): row.hidden_tokens_per_second
+            for row in shown
+            if row.hidden_tokens_per_second is not None
+        }
+        drawing.grouped_bars(axes, points, LOOKS, form="{:,.0f}", upright=True, highs=highs)
         axes.set_title(f"{model}, {shown[0].verdict.gpus} GPUs")
         axes.set_ylabel(UNIT)
         axes.yaxis.set_major_formatter("{x:,.0f}")
