@@ -12,6 +12,7 @@ import pytest
 from benchmarks.cli import main
 from benchmarks.commands.studies.paper import Paper
 from benchmarks.paper.items import files, published, registry
+from benchmarks.records import store
 from tests.unit import docs_text
 from tests.unit.test_figures import capture, check_words
 from tests.unit.test_paper_items import made
@@ -40,6 +41,13 @@ def test_a_page_names_what_exists(key: str) -> None:
     assert docs_text.wrong_flags(page) == []
     assert f"![{made(key).title}]({key}.png)" in page
     assert f"[{key}.csv]({key}.csv)" in page
+
+
+@pytest.mark.parametrize("key", ["fig2", "fig9", "fig12", "table2"])
+def test_a_committed_page_is_what_the_code_gives(key: str) -> None:
+    """Pages whose numbers no plan moves."""
+    path = store.published_directory().parent / "paper" / "pages" / f"{key}.md"
+    assert path.read_text() == files.item_page(made(key)), "run: sppo-bench paper --publish"
 
 
 def test_an_item_without_its_committed_file_is_left_out(
