@@ -64,7 +64,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "emulate": ("emulate", "sppo", "mini-cpu", "--again", "--output", "{output}"),
     "paper": (
         *("paper", "--models", "gpt-7b", "--systems", "deepspeed", "--figures", "10", "--again"),
-        *("--output", "{output}"),
+        *("--readings", "paper", "--output", "{output}"),
     ),
     "profile": ("profile", "mine", "--output", "{output}.json"),
     "check": ("check", "--topics", "plans-unit-costs"),

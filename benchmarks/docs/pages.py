@@ -21,6 +21,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "sweeps-sequences": partial(published.sweep, "tiny-cpu-sequences-per-step", "sequences a step"),
     "sweeps-policies": published.policies,
     "sweeps-simulated-ablation": planned.simulated_ablation,
+    "paper-items": published.paper_items,
     "paper-agreement": published.agreement,
     "paper-disagreement": published.disagreement,
     "paper-longest": published.longest_of_paper,

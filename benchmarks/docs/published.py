@@ -181,6 +181,21 @@ def disagreement() -> str:
     return table(columns, [verdict for verdict in verdicts if verdict["agrees"] is False])
 
 
+def paper_items() -> str:
+    """The committed pages of the paper's figures and tables, and how near ours is."""
+    path = store.published_directory().parent / "paper" / "pages" / "index.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    columns: Columns = {
+        "item": lambda item: "[{title}](../results/paper/pages/{item}.md)".format(**item),
+        "what is compared": itemgetter("compares"),
+        "agreement": itemgetter("agreement"),
+        "labels": lambda item: ", ".join(item["labels"]),
+    }
+    return (
+        table(columns, document["items"]) + f"\n\nCommit {document['environment']['commit'][:9]}."
+    )
+
+
 def longest_of_paper() -> str:
     """The longest sequences of gpt-7b, emulated, beside the paper's fig. 12."""
     document = read("emulation/fig12-1-sequences")

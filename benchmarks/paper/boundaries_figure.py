@@ -54,7 +54,7 @@ def draw(points: PaperPoints, path: Path) -> None:
             drawn = [verdict for verdict in points.verdicts if verdict.counted or verdict.at_best]
             _draw_verdicts(figure, drawn)
         else:
-            _draw_longest(figure.add_subplot(), points.longest)
+            draw_longest(figure.add_subplot(), points.longest)
 
 
 def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
@@ -89,7 +89,7 @@ def _words(verdict: Verdict) -> str:
     return "; ".join(words)
 
 
-def _draw_longest(axes: Any, rows: Sequence[LongestVerdict]) -> None:
+def draw_longest(axes: Any, rows: Sequence[LongestVerdict]) -> None:
     """A group a number of GPUs; a system's bar and, hollow, the paper's beside."""
     for row, place, width in _placed(axes, rows, lambda row: f"{row.gpus} GPUs"):
         label = _LABELS.get(row.rule_name, row.rule_name)

@@ -152,3 +152,14 @@ def longest_tokens(system: str, model: str, gpus: int) -> int | None:
 def longest_gpus() -> list[int]:
     """The numbers of GPUs in fig. 12. Raises OSError."""
     return list(_reported()["fig12_max_seq_m_tokens_gpt7b"]["gpus"])
+
+
+def msp_table() -> Mapping[str, list[list[int]]]:
+    """Table 3 (PP 4, N 8): subsequences and ranks, one list for each stage. Raises OSError."""
+    table: Mapping[str, list[list[int]]] = _reported()["table3_msp_pp4_n8"]
+    return table
+
+
+def numbers(name: str) -> Any:
+    """A block of `reported.json` as JSON values, such as "fig5_llama65b_128k". Raises OSError."""
+    return _reported()[name]

@@ -123,10 +123,10 @@ def emulated_source(hardware: str, environment: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def page(path: Path, *, title: str, source: str, inches: tuple[float, float]) -> Iterator[Any]:
-    """A matplotlib figure of so many inches to draw on; written as a PNG when the block ends.
+def page(*paths: Path, title: str, source: str, inches: tuple[float, float]) -> Iterator[Any]:
+    """A matplotlib figure of so many inches to draw on; written when the block ends.
 
-    The legend lists every label that was drawn, once. Raises OSError.
+    A path ends in .png or .svg. The legend lists every label that was drawn, once. Raises OSError.
     """
     with patch.dict(os.environ, MPLBACKEND="agg"):  # a notebook's need not be installed here
         from matplotlib import rc_context
@@ -136,7 +136,8 @@ def page(path: Path, *, title: str, source: str, inches: tuple[float, float]) ->
         figure = Figure(figsize=inches, layout="constrained")
         yield figure
         _frame(figure, title, source)
-        figure.savefig(path)
+        for path in paths:
+            figure.savefig(path)
 
 
 def _frame(figure: Any, title: str, source: str) -> None:

@@ -411,13 +411,14 @@ def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--figures", "11"], "unknown figure '11'; known: 1, 10, 12"),
+        (["--emulate", "--figures", "11"], "unknown figure '11'; known: 1, 10, 12"),
         (["--readings", "worst"], "unknown reading 'worst'; known: paper, best"),
         (["--publish", "--readings", "best"], "only whole figures"),
         (["--models", "gpt-5b"], "unknown model 'gpt-5b'; known: gpt-7b"),
         (["--systems", "fpdt"], "unknown system 'fpdt'; known: deepspeed"),
         (["--sequences-per-step", "0"], "must be positive"),
         (["--publish", "--models", "gpt-7b"], "only whole figures"),
+        (["--publish", "--stale"], "stale counts are not published"),
     ],
 )
 def test_wrong_input_is_one_line(

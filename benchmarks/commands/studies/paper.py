@@ -1,106 +1,110 @@
-"""`sppo-bench paper`: the paper's memory boundaries, emulated; saved after every verdict."""
+"""`sppo-bench paper`: the paper's figures and tables made anew, or its memory limits emulated."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
-from typing import Annotated, get_args
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
-from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
-from benchmarks.commands.run_folder import run_folder
-from benchmarks.paper import reported
-from benchmarks.studies import publish
+from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
+
+PAGES = "paper"
+"""The folder of the pages below results/runs/."""
+
+TABLE_3 = "table3"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper(Results):
-    """Emulate the paper's memory boundaries (fig. 10 and 12), each system's own code at full size.
+class Paper(PaperEmulation):
+    """Make the paper's figures and tables anew, every number with its label, beside the paper's.
 
-    Each verdict stands beside the paper's. One layout rule per row holds for all points. Roles that
-    the same code has emulated come from results/cache/. About 90 minutes on two cores for
-    `--readings paper`; hours for both readings.
+    Every item gets a page, a CSV, a PNG and an SVG; an index page compares all. Numbers come from
+    committed emulations, expected plans and live planning, in about a minute. --emulate runs each
+    system's own code at the points of fig. 1, 10 and 12 instead, one layout rule a row; its
+    verdicts stand beside the paper's. Roles that the same code has emulated come from
+    results/cache/.
+
+    Example: sppo-bench paper --figures 1,5 --tables 3 --output pages
 
     Example: sppo-bench paper --models gpt-7b --systems megatron,deepspeed --figures 10
     """
 
-    figures: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ("10", "12")
-    """1 (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
-    sequences), by comma or space."""
-    models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given. Fig. 1 and 12 have
-    gpt-7b alone."""
-    systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """deepspeed, megatron, native, sppo, by comma or space; these if not given. Only by name:
-    deepspeed-ours, megatron-ours. A row of `run` stands for its system."""
-    readings: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ("paper", "best")
-    """`paper`: the layouts of the paper's runs. `best`: of each peer the fastest settings of its
-    grid that fit. By comma or space; both if not given."""
-    sequences_per_step: Annotated[int, arg(metavar="COUNT")] = 4
-    """Sequences of an optimizer step, at every point and for every system."""
-    time_limit: float = 1800.0
-    """Seconds of one emulated rank."""
-    again: bool = False
-    """Run every role, even if the same code has emulated the same before."""
-    stale: bool = False
-    """Accept counts of older code from results/cache/, marked `stale` with their commit."""
+    figures: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
+    """1, 2, 4 to 12, by comma or space; with neither --figures nor --tables all. Emulated are 1
+    (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
+    sequences); 10 and 12 if none is named."""
+    tables: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
+    """2, 3, 4, and beyond (SPPO on further hardware), by comma or space."""
+    pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
+    """Table 3 also for so many pipeline stages; needs --n."""
+    subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
+    """Table 3 also for so many subsequences; needs --pp."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of the pages; results/runs/paper/ if not given. Of an emulation: the folder in which
+    the run's folder is made."""
+
+    publish: bool = False
+    """Copy the pages to results/paper/pages/; of an emulation table, figure and JSON to
+    results/published/."""
 
     def run(self) -> int:
-        """The exit code: 1 where a role failed or a search was not answered. Raises UsageError."""
-        from benchmarks.emulation import resuming
-        from benchmarks.emulation.cache import default_cache
-        from benchmarks.emulation.emulator import Emulator
-        from benchmarks.paper import boundaries_report
-        from benchmarks.paper.boundaries import PaperComparison
-        from benchmarks.paper.figures import FIGURES, emulate_figure
-        from benchmarks.paper.layout_rules import LAYOUT_RULES, Reading
+        """The exit code: 1 where an emulation is broken. Raises UsageError."""
+        from benchmarks.paper.figures import FIGURES
 
-        numbers = sorted(chosen(self.figures, FIGURES, "figure"))
-        known_systems = sorted({rule.system for rule in LAYOUT_RULES})
-        systems = arguments.chosen_systems(self.systems, known_systems)
-        by_default = {rule.system for rule in LAYOUT_RULES if not rule.by_name_only}
-        if not self.systems:
-            systems = [system for system in systems if system in by_default]
-        known_models = list(dict.fromkeys(point.model for point in reported.points()))
-        models = chosen(self.models, known_models, "model")
-        readings = set(chosen(self.readings, get_args(Reading), "reading"))
-        rules = [
-            rule for rule in LAYOUT_RULES if rule.system in systems and rule.readings & readings
-        ]
-        points = [point for point in reported.points() if point.model in models]
-        arguments.check_time_limit(self.time_limit)
-        if self.sequences_per_step < 1:
-            raise UsageError("--sequences-per-step must be positive")
-        if self.publish and self.stale:
-            raise UsageError("--publish: stale counts are not published; leave --stale out")
-        if self.publish and (self.models or self.systems or readings != set(get_args(Reading))):
-            raise UsageError(
-                "--publish: only whole figures are published; leave --models, --systems and "
-                "--readings out"
-            )
-        count = self.sequences_per_step
-        workload = replace(points[0].workload(), name="paper")
-        emulator = Emulator(
-            parent=arguments.parent(self),
-            time_limit_seconds=self.time_limit,
-            cache=None if self.again else default_cache(accept_stale=self.stale),
+        if not self.emulates:
+            return self._write_pages()
+        arguments.refuse(
+            self, ("tables", "pipeline_parallel", "subsequences"), "an emulation has figures only"
         )
-        folder = run_folder(self, workload, code=resuming.code_of(systems))
-        with usage_errors(OSError), folder as directory:
-            emulator = emulator.for_search(directory)
-            comparison = PaperComparison(
-                rules=rules, points=points, emulator=emulator, sequences_per_step=count
+        return self.emulate_figures(sorted(chosen(self.figures or BY_DEFAULT, FIGURES, "figure")))
+
+    def _write_pages(self) -> int:
+        from benchmarks.paper.items import files, registry
+
+        keys = self._keys()
+        pipeline = self._pipeline(keys)
+        if self.publish and len(keys) < len(registry.ITEMS):
+            raise UsageError(
+                "--publish: only all pages are published; leave --figures and --tables out"
             )
-            figures = [emulate_figure(number, comparison) for number in numbers]
-        show(self.json, figures, "\n\n".join(map(boundaries_report.text, figures)))
-        print(f"saved to {emulator.parent}", file=sys.stderr)
-        broken = any(figure.is_broken for figure in figures)
-        if self.publish and not broken:
-            for number in numbers:
-                name = f"fig{number}-{count}-sequences"
-                publish.publish(emulator.parent, f"fig{number}", f"emulation/{name}")
-        return 1 if broken else 0
+        parent = arguments.parent(self)
+        folder = parent if self.output is not None else parent / PAGES
+        with usage_errors(OSError):
+            written = files.write_items(
+                {key: registry.maker(key, pipeline) for key in keys}, folder
+            )
+            if self.publish:
+                print(f"published as {files.publish(folder, written)}", file=sys.stderr)
+        values: dict[str, Any] = {"directory": str(folder), **files.as_json(written)}
+        show(self.json, values, files.index_text(written))
+        print(f"pages: {folder / files.INDEX}", file=sys.stderr)
+        return 0
+
+    def _keys(self) -> list[str]:
+        """The chosen items. Raises UsageError."""
+        from benchmarks.paper.items.registry import FIGURES, TABLES, figure_key, table_key
+
+        every = not self.figures and not self.tables
+        figures = chosen(self.figures, FIGURES, "figure") if self.figures or every else []
+        tables = chosen(self.tables, TABLES, "table") if self.tables or every else []
+        keys = [figure_key(number) for number in FIGURES if number in figures]
+        return keys + [table_key(number) for number in TABLES if number in tables]
+
+    def _pipeline(self, keys: list[str]) -> tuple[int, int] | None:
+        """PP and N of a further table 3. Raises UsageError."""
+        stages, subsequences = self.pipeline_parallel, self.subsequences
+        if stages is None and subsequences is None:
+            return None
+        if stages is None or subsequences is None:
+            raise UsageError("--pp and --n go together: give both, or neither")
+        if stages < 1 or subsequences < 1:
+            raise UsageError(f"--pp {stages} --n {subsequences}: each must be at least 1")
+        if TABLE_3 not in keys:
+            raise UsageError("--pp and --n are of table 3: add --tables 3, or leave them out")
+        return stages, subsequences

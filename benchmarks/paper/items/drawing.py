@@ -1,0 +1,82 @@
+"""Drawings that several items share: bars in groups, and the looks of ours and the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.paper.items.item import Point
+from benchmarks.reporting import style
+
+Look = Mapping[str, Any]
+"""Arguments of a bar for matplotlib."""
+
+OURS: Look = style.bar("sppo")
+PAPERS: Look = style.bar("sppo", hollow=True)
+OURS_IN_THE_PAPERS_PLAN: Look = {**OURS, "hatch": "///"}
+WHAT_IF: Look = {
+    "facecolor": style.BAND,
+    "edgecolor": style.look("sppo").colour,
+    "linewidth": 0.8,
+    "hatch": "...",
+}
+
+GROUP_WIDTH = 0.86
+CROWDED = 18
+"""Bars of a panel from which on the numbers above them stand upright."""
+
+
+def grouped_bars(
+    axes: Any,
+    points: Sequence[Point],
+    looks: Mapping[str, Look],
+    *,
+    form: str = "{:.1f}",
+    upright: bool = False,
+    highs: Mapping[tuple[str, str], float] | None = None,
+) -> None:
+    """A group a place, a bar a series, in the order of `looks`; its number or its outcome above.
+
+    A point without a value has its outcome in words at the axis. upright: the numbers stand.
+    highs: by series and place the upper end of a range that begins at the value.
+    """
+    places = list(dict.fromkeys(point.place for point in points))
+    width = GROUP_WIDTH / max(2, len(looks))
+    rotation = 90 if upright or len(places) * len(looks) >= CROWDED else 0
+    axes.set_xticks(range(len(places)), places)
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    for index, (series, look) in enumerate(looks.items()):
+        offset = (index + 0.5 - len(looks) / 2) * width
+        for point in points:
+            if point.series != series:
+                continue
+            middle = places.index(point.place) + offset
+            high = (highs or {}).get((series, point.place), point.value)
+            _bar(axes, point, middle, width, look, form=form, rotation=rotation, high=high)
+    axes.margins(y=0.16 if rotation else 0.1)
+    axes.set_ylim(bottom=0)
+
+
+def _bar(
+    axes: Any,
+    point: Point,
+    middle: float,
+    width: float,
+    look: Look,
+    *,
+    form: str,
+    rotation: int,
+    high: float | None,
+) -> None:
+    above: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
+    if point.value is None:
+        axes.bar(middle, 0, 0.9 * width, label=point.series, **look)
+        words = f"✕ {point.outcome}"
+        style.words(axes, words, (middle, 0), failed=True, rotation=90, **above)
+        return
+    axes.bar(middle, point.value, 0.9 * width, label=point.series, **look)
+    top = point.value if high is None else max(high, point.value)
+    if top > point.value:
+        spread = [[0.0], [top - point.value]]
+        axes.errorbar(middle, point.value, yerr=spread, color=style.INK, elinewidth=1.1, capsize=2)
+    style.words(axes, form.format(point.value), (middle, top), rotation=rotation, **above)
