@@ -16,6 +16,7 @@ setup(
     package_data={
         "sppo": ["*.pyi"],
         "benchmarks.reporting": ["*.mplstyle"],
+        "benchmarks.site": ["assets/*", "templates/*.html"],
         "sppo.config.hardware_profiles": ["*.json"],
         "benchmarks.results": [
             "expected/*.json",

@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from importlib.metadata import version
 from io import StringIO
 from pkgutil import resolve_name
 from types import FrameType
@@ -48,6 +47,7 @@ COMMANDS = {
     "emulate": "planning.emulate:Emulate",
     "run": "measuring.run:Run",
     "table": "reports.table:Table",
+    "site": "reports.site:Site",
     "limit": "measuring.limit:Limit",
     "longest": "measuring.longest:Longest",
     "sweep": "studies.sweep:Sweep",
@@ -94,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--version"]:
+        from benchmarks.records.provenance import version_text
+
         print(version_text())
         return 0
     from benchmarks.commands.arguments import UsageError, check_values, show_infeasible
@@ -109,15 +111,6 @@ def _run(arguments: Sequence[str]) -> int:
         return WRONG_INPUT
     except Infeasible as error:
         return show_infeasible(command, error)
-
-
-def version_text() -> str:
-    """Version of the package and commit of the checkout, "with changes" where files differ."""
-    from benchmarks.environment import CHECKOUT, git_state
-    from benchmarks.records.provenance import commit_words
-
-    commit, dirty = git_state(CHECKOUT)
-    return f"sppo-bench {version('sppo-suite')}, {commit_words({'commit': commit, 'dirty': dirty})}"
 
 
 def parse(arguments: Sequence[str]) -> Command:

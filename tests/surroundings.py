@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "list": ("list",),
     "env": ("env", "--json"),
     "table": ("table", "{home}/run"),
+    "site": ("site", "--results", "{home}", "--output", "{output}"),
     "history": ("history", "add", "{home}/run", "--history", "{output}"),
     "plan": ("plan", "mini-cpu"),
     "simulate": ("simulate", "mini-cpu", "--json"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
+from benchmarks import environment as environments
 from benchmarks.records.record import Record
 
 
@@ -34,6 +36,13 @@ def commit_words(values: Mapping[str, Any]) -> str:
     if not name:
         return "no commit known"
     return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
+
+
+def version_text() -> str:
+    """Version of the package and commit of the checkout, "with changes" where files differ."""
+    commit, dirty = environments.git_state(environments.CHECKOUT)
+    words = commit_words({"commit": commit, "dirty": dirty})
+    return f"sppo-bench {version('sppo-suite')}, {words}"
 
 
 def library_words(environment: Mapping[str, Any]) -> str:

@@ -126,6 +126,13 @@ def test_the_wheel_has_every_module_and_the_data_that_is_read(wheel: Path) -> No
         for path in (CHECKOUT / "sppo" / "config" / "hardware_profiles").glob("*.json")
     }
     assert {name for name in names if name.endswith(".json")} == results | profiles
+    site = {
+        str(path.relative_to(CHECKOUT))
+        for folder in ("assets", "templates")
+        for path in (CHECKOUT / "benchmarks" / "site" / folder).iterdir()
+    }
+    assert len(site) >= 6
+    assert site <= names
 
 
 def test_commands_that_plan_work_from_any_folder(installed: Path, elsewhere: Path) -> None:
