@@ -275,6 +275,7 @@ def test_fig_12_names_what_binds_and_marks_capped_searches() -> None:
     assert len(rows) == len(capped)
 
 
+@pytest.mark.soak
 def test_a_change_of_link_or_memory_has_its_price_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beyond, "HARDWARE", ("a100-80g",))
     monkeypatch.setattr(beyond, "LINK_FACTORS", (0.5,))
