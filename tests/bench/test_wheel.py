@@ -146,6 +146,17 @@ def test_commands_that_plan_work_from_any_folder(installed: Path, elsewhere: Pat
     assert f"PYTHONPATH={_site_packages(installed)}" in dry
 
 
+def test_the_site_has_its_templates_and_scripts(installed: Path, elsewhere: Path) -> None:
+    command = str(installed / "bin" / "sppo-bench")
+    (elsewhere / "results").mkdir()
+    _run([command, "site", "--results", "results", "--output", "site"], elsewhere)
+    assert {path.name for path in (elsewhere / "site" / "assets").iterdir()} >= {
+        "plotly.min.js",
+        "site.css",
+    }
+    assert b"<h1>" in (elsewhere / "site" / "index.html").read_bytes()
+
+
 def test_commands_that_read_committed_points_find_them(installed: Path, elsewhere: Path) -> None:
     command = str(installed / "bin" / "sppo-bench")
     described = ["--model", "gpt-7b", "--seq", "128K", "--gpus", "8", "--hardware", "a100-80g"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -297,6 +298,19 @@ def test_a_missing_folder_of_results_is_wrong_input(
     command = ["site", "--results", str(tmp_path / "none"), "--output", str(tmp_path / "site")]
     assert main(command) == 2
     assert "name one with published/ in it" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+
+
+def test_missing_libraries_are_named_with_the_cure(
+    results: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "benchmarks.site.build", None)
+    command = ["site", "--results", str(results), "--output", str(tmp_path / "site")]
+    assert main(command) == 2
+    assert "pip install 'sppo-suite[site]'" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
 
 
