@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.docs import comparison, planned, profiles, published, workloads
+from benchmarks.docs import comparing, comparison, planned, profiles, published, workloads
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "readme-136MiB": partial(comparison.comparison, "tiny-cpu-136MiB"),
@@ -30,6 +30,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-predicted": published.predicted,
     "emulation-1m": published.one_million_tokens,
     "regression-planted-faults": published.planted_faults,
+    "compare-simulated": comparing.simulated,
+    "compare-recorded": comparing.recorded,
+    "compare-live": comparing.live,
     "workloads": workloads.workloads,
     "models": workloads.models,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from benchmarks.docs import comparing
 from benchmarks.records.store import RecordError
 from benchmarks.regression.compare import recorded
 from benchmarks.regression.compare.recorded import Header, pairs_of
@@ -14,6 +16,7 @@ from benchmarks.regression.compare.session import judge
 from benchmarks.regression.compare.verdict import verdict
 from tests.soak import compare_resample, compare_simulation
 from tests.soak.compare_kinds import ENGINE, KINDS, slowed
+from tests.soak.compare_live import FALSE
 from tests.soak.compare_tries import MARGIN, PATIENT, SETTINGS, TARGET
 from tests.unit.docs_text import CHECKOUT
 
@@ -77,3 +80,23 @@ def test_the_planted_slow_down_has_its_place_in_the_engine() -> None:
     source = slowed((CHECKOUT / ENGINE).read_text())
     assert source.count("enough = ") == 1
     compile(source, str(ENGINE), "exec")
+
+
+def test_the_recorded_pairs_and_the_live_tries_were_judged_right() -> None:
+    """The published pairs, judged by the code as it is; the published tries as they were."""
+    proofs = CHECKOUT / "results" / "published" / "proofs"
+    outcomes = {}
+    for kind in KINDS:
+        header, done = recorded.read(proofs / "compare-pairs" / kind)
+        (judged,) = judge(done, header).values()
+        outcomes[kind] = judged.outcome
+    assert outcomes == {"quiet": "not worse", "bursty": "not worse", "slow-down": "worse"}
+    resampled = json.loads((proofs / "compare-resampled.json").read_text())
+    assert [fault for case in resampled["cases"] for fault in compare_resample.faults(case)] == []
+    live = json.loads((proofs / "compare-live.json").read_text())["tries"]
+    assert [each for each in live if each["outcome"] in FALSE[each["kind"]]] == []
+
+
+def test_the_page_names_every_noise_and_every_kind() -> None:
+    assert set(comparing.NOISES) == set(compare_simulation.NOISES)
+    assert tuple(comparing.KINDS) == KINDS
