@@ -69,19 +69,22 @@ def recorded() -> str:
 def live() -> str:
     """Verdicts of live comparisons with a minute each."""
     document = read("proofs/compare-live")
-    counts = Counter((each["kind"], each["outcome"]) for each in document["tries"])
     verdicts = ("worse", "better", "not worse", "undecided")
-    rows = [
-        [words, *(str(counts[kind, verdict]) for verdict in verdicts)]
-        for kind, words in KINDS.items()
-    ]
-    return f"{rows_table(['tries of 60 s', *verdicts], rows)}\n\n{_where(document)}"
+    rows = []
+    for kind, words in KINDS.items():
+        tries = [each for each in document["tries"] if each["kind"] == kind]
+        pairs = [each["pairs"] for each in tries]
+        counts = Counter(each["outcome"] for each in tries)
+        rows.append(
+            [words, f"{min(pairs)} to {max(pairs)}", *(str(counts[name]) for name in verdicts)]
+        )
+    return f"{rows_table(['tries of 60 s', 'pairs', *verdicts], rows)}\n\n{_where(document)}"
 
 
 def _where(document: Mapping[str, Any]) -> str:
     environment = document["environment"]
     return (
-        f"Measured on {environment['cpu_model']}, {environment['cores']} cores, "
+        f"Pairs measured on {environment['cpu_model']}, {environment['cores']} cores, "
         f"commit {environment['commit'][:9]}."
     )
 

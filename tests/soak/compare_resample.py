@@ -101,7 +101,7 @@ def main() -> int:
         report = {
             "schema": "sppo-proof/1",
             "what": "verdicts of sppo-bench compare on tries drawn from recorded pairs",
-            "label": "measured",
+            "label": "drawn from measured pairs",
             "faults": wrong,
             "cases": cases,
             "environment": recorded.read(asked.pairs / KINDS[0])[0].environment,

@@ -102,6 +102,8 @@ def _exit_code(work: Callable[[], None], log: str) -> int:
         os.dup2(output, stream.fileno())
     try:
         work()
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException as error:  # as an interpreter ends: the hook reports, then prints
         kind, trace = type(error), error.__traceback__
         if isinstance(error, Exception):

@@ -26,8 +26,13 @@ class Pair:
     head_seconds: float
 
 
-def typical_ratio(pairs: Sequence[Pair]) -> float:
-    """HEAD over BASE within a pair: the median over the means of every two pairs' logarithms."""
+def typical_ratio(pairs: Sequence[Pair]) -> float | None:
+    """HEAD over BASE within a pair: the median over the means of every two pairs' logarithms.
+
+    None without pairs.
+    """
+    if not pairs:
+        return None
     logarithms = _logarithms(pairs)
     first, second = np.triu_indices(len(pairs))
     return float(np.exp(np.median((logarithms[first] + logarithms[second]) / 2)))
@@ -44,13 +49,6 @@ def chance_of_equal(pairs: Sequence[Pair], margin: float) -> float:
     if not shifted.any():
         return 1.0
     return float(wilcoxon(shifted, alternative="greater").pvalue)
-
-
-def words(pairs: Sequence[Pair]) -> str:
-    """That the ratios within pairs have decided."""
-    return (
-        f"by the ratios within pairs: HEAD typically takes {typical_ratio(pairs):.3f} times as long"
-    )
 
 
 def _logarithms(pairs: Sequence[Pair]) -> NDArray[np.float64]:

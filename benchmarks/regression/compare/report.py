@@ -15,6 +15,7 @@ from benchmarks.reporting.text_table import NO_NUMBER, Column, bullet, number, p
 EXPLANATION = (
     "ratio: the least time of HEAD over that of BASE; below 1 HEAD is faster",
     "interval: the lower ends of all targets together are 99.5 % sure, an upper end 88 %",
+    "typical: the ratio within a pair, over all pairs",
     "A/A spread: how far the two fastest of the first runs of BASE differ",
 )
 
@@ -39,6 +40,7 @@ _COLUMNS: tuple[Column[Item], ...] = (
     ("margin", lambda item: percent(item[1].margin)),
     ("ratio", lambda item: number(item[1].ratio, "{:.3f}")),
     ("interval", lambda item: _interval(item[1].low, item[1].high)),
+    ("typical", lambda item: number(item[1].typical_ratio, "{:.3f}")),
     ("pairs", lambda item: str(item[1].pairs)),
     ("verdict", lambda item: item[1].outcome),
 )
@@ -63,7 +65,7 @@ def of_commits(header: Header, verdicts: Mapping[str, Verdict]) -> str:
         if each.outcome != "undecided" and each.margin > header.margin
     ]
     notes += [f"{name} is left out: {reason}" for name, reason in header.left_out.items()]
-    table = text_table(_COLUMNS, items, "lrrrrrl")
+    table = text_table(_COLUMNS, items, "lrrrrrrl")
     return _page(f"{header.head} against {header.base}", table, (*notes, *EXPLANATION))
 
 

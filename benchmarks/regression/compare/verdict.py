@@ -63,7 +63,8 @@ class Verdict:
     """The outcome and its numbers; shares and ratios, HEAD over BASE. None: too few pairs.
 
     spread: of the A/A pairs. margin: the one that was used. reason: why undecided, or that the
-    ratios within pairs have decided; else "".
+    ratios within pairs have decided; else "". typical_ratio: within pairs; typical_margin: its own.
+    decided_by: the test that has given `worse`, else "".
     """
 
     outcome: Outcome
@@ -73,6 +74,9 @@ class Verdict:
     spread: float | None = None
     margin: float
     pairs: int
+    typical_ratio: float | None = None
+    typical_margin: float | None = None
+    decided_by: Literal["least times", "ratios within pairs", ""] = ""
     reason: str = ""
 
 
@@ -93,7 +97,14 @@ def verdict(
         raise ValueError("a recorded time is no positive number of seconds")
     spread = a_a_spread(a_a_pairs)
     used = max(margin, SPREAD_FACTOR * (spread or 0.0))
-    judged = Verdict(outcome="undecided", spread=spread, margin=used, pairs=len(pairs))
+    judged = Verdict(
+        outcome="undecided",
+        spread=spread,
+        margin=used,
+        pairs=len(pairs),
+        typical_ratio=paired.typical_ratio(pairs),
+        typical_margin=_typical_margin(a_a_pairs, margin),
+    )
     base = sorted(pair.base_seconds for pair in pairs)
     head = sorted(pair.head_seconds for pair in pairs)
     rank = least_rank(len(pairs), false_calls)
@@ -102,10 +113,13 @@ def verdict(
         low, high = head[0] / base[rank - 1], head[PASSING - 1] / least_base
         judged = replace(judged, ratio=head[0] / base[0], low=low, high=high)
     if spread is not None and rank is not None and low > 1 + used:
-        return replace(judged, outcome="worse")
-    by_pairs = _worse_by_pairs(pairs, a_a_pairs, margin, FURTHER_PART * false_calls)
-    if by_pairs is not None:
-        return replace(judged, outcome="worse", margin=by_pairs, reason=paired.words(pairs))
+        return replace(judged, outcome="worse", decided_by="least times")
+    if _worse_by_pairs(pairs, judged.typical_margin, FURTHER_PART * false_calls):
+        reason = (
+            f"by the ratios within pairs: HEAD typically takes {judged.typical_ratio:.3f} times "
+            f"as long, beyond a margin of {100 * (judged.typical_margin or 0.0):.1f} %"
+        )
+        return replace(judged, outcome="worse", decided_by="ratios within pairs", reason=reason)
     if too_noisy(a_a_pairs, margin):
         return replace(judged, reason=_too_noisy(spread, 2 * len(a_a_pairs)))
     if rank is None:
@@ -124,19 +138,19 @@ def verdict(
     )
 
 
-def _worse_by_pairs(
-    pairs: Sequence[Pair], a_a_pairs: Sequence[Pair], margin: float, false_calls: float
-) -> float | None:
-    """The margin beyond which HEAD is slower within pairs; None where that is not sure.
-
-    The asked margin, or three times the error of the same estimate of the A/A pairs.
-    """
-    if len(a_a_pairs) < QUIET or len(pairs) < LOOKS[0]:
+def _typical_margin(a_a_pairs: Sequence[Pair], margin: float) -> float | None:
+    """The asked margin, or three times the error of the typical ratio of the A/A pairs."""
+    if len(a_a_pairs) < QUIET:
         return None
-    spread = abs(paired.typical_ratio(a_a_pairs) - 1)
-    used = max(margin, SPREAD_FACTOR * spread)
-    is_sure = paired.chance_of_equal(pairs, used) <= _allowed(len(pairs), false_calls)
-    return used if is_sure else None
+    error = abs((paired.typical_ratio(a_a_pairs) or 1.0) - 1)
+    return max(margin, SPREAD_FACTOR * error)
+
+
+def _worse_by_pairs(pairs: Sequence[Pair], margin: float | None, false_calls: float) -> bool:
+    """Whether HEAD is surely slower within pairs, by more than the margin."""
+    if margin is None or len(pairs) < LOOKS[0]:
+        return False
+    return paired.chance_of_equal(pairs, margin) <= _allowed(len(pairs), false_calls)
 
 
 def _too_noisy(spread: float | None, runs: int) -> str:
