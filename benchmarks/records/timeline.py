@@ -111,18 +111,27 @@ def find_measured(run_directory: Path) -> MeasuredLaunch:
     Only a system that follows a plan writes timelines.
     """
     records.read_all(run_directory)
-    for path in sorted(run_directory.glob(f"*/{records.FILE_NAME}")):
-        record = records.read(path)
+    paths = sorted(run_directory.glob(f"*/{records.FILE_NAME}"))
+    return measured_in(run_directory, [(path.parent, records.read(path)) for path in paths])
+
+
+def measured_in(run_directory: Path, launches: Sequence[tuple[Path, Record]]) -> MeasuredLaunch:
+    """The first of these launches of a run with a timeline. Raises RecordError without one.
+
+    launches: folder and record of each.
+    """
+    for folder, record in launches:
         if record.status != "ok":
             continue
-        timelines = read(path.parent, record.ranks)
+        timelines = read(folder, record.ranks)
         if not timelines or not all(timelines):
             continue
         try:
             plan = read_plan(record.plan or {})
         except msgspec.ValidationError as error:
             raise RecordError(
-                f"{path}: its plan is not of this version ({error}); run the workload again"
+                f"{folder / records.FILE_NAME}: its plan is not of this version ({error}); "
+                "run the workload again"
             ) from None
         return MeasuredLaunch(record=record, plan=plan, timelines=timelines)
     raise RecordError(

@@ -84,7 +84,7 @@ def bars(values: Sequence[Value], *, title: str, axis: str, source: str) -> Char
             hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
         )
     figure.update_layout(barmode="overlay", showlegend=False)
-    figure.update_xaxes(title=axis, rangemode="tozero")
+    figure.update_xaxes(title=plain_text(axis), rangemode="tozero")
     figure.update_yaxes(autorange="reversed")
     return _chart(figure, title, source, AXIS_PIXELS + BAR_PIXELS * len(values))
 
@@ -105,8 +105,8 @@ def lines(values: Sequence[Value], *, title: str, place: str, axis: str, source:
             marker={"symbol": _MARKERS.get(look.marker, "circle"), "size": 8},
             hovertemplate="%{x}: %{customdata}<extra>%{fullData.name}</extra>",
         )
-    figure.update_xaxes(title=place, type="category", **_all_places(values))
-    figure.update_yaxes(title=axis, rangemode="tozero")
+    figure.update_xaxes(title=plain_text(place), type="category", **_all_places(values))
+    figure.update_yaxes(title=plain_text(axis), rangemode="tozero")
     return _chart(figure, title, source, LINES_PIXELS)
 
 
@@ -126,8 +126,8 @@ def groups(values: Sequence[Value], *, title: str, place: str, axis: str, source
             hovertemplate="%{x}: %{text}<extra>%{fullData.name}</extra>",
         )
     figure.update_layout(barmode="group")
-    figure.update_xaxes(title=place, type="category", **_all_places(values))
-    figure.update_yaxes(title=axis, rangemode="tozero")
+    figure.update_xaxes(title=plain_text(place), type="category", **_all_places(values))
+    figure.update_yaxes(title=plain_text(axis), rangemode="tozero")
     return _chart(figure, title, source, LINES_PIXELS)
 
 
@@ -151,7 +151,7 @@ def points(
     shown = range(0, len(values), step)
     names = [plain_text(values[place].place) for place in shown]
     figure.update_xaxes(title="commit", tickvals=list(shown), ticktext=names)
-    figure.update_yaxes(title=axis, rangemode="tozero")
+    figure.update_yaxes(title=plain_text(axis), rangemode="tozero")
     return _chart(figure, title, source, LINES_PIXELS - 100)
 
 

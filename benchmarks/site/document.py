@@ -51,6 +51,11 @@ class Document:
     charts: tuple[Chart, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
 
+    @property
+    def paths(self) -> list[str]:
+        """Those of its pages and files."""
+        return [*(page.path for page in self.pages), *self.files]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
@@ -74,22 +79,31 @@ class Reader:
         return shown
 
 
-def files_in(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder, by name. A link that leads out of the folder is left out."""
-    root = folder.resolve()
+def files_in(folder: Path, pattern: str, *, root: Path) -> list[Path]:
+    """The files of a folder, by name. A file that lies outside `root` by a link is left out.
+
+    root: the source's folder in the resolved results, such as `published`. It is no link itself.
+    """
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())
     return [path for path in paths if path.resolve().is_relative_to(root)]
 
 
 def safe_name(name: str) -> str:
-    """A name for one file or folder: ASCII letters, digits, ".", "_" and "-", no "." at an end."""
-    return _UNSAFE.sub("-", name).strip(".-")[:LONGEST].strip(".-") or "unnamed"
+    """A name for one file or folder: ASCII letters, digits, ".", "_" and "-", no "." at an end.
+
+    Never "index.html" in any case: a folder of this name would stand at the place of a page.
+    """
+    safe = _UNSAFE.sub("-", name).strip(".-")[:LONGEST].strip(".-") or "unnamed"
+    return safe.replace(".", "-") if safe.lower() == "index.html" else safe
 
 
-def unique_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name with a safe name of its own, also where a file system ignores case."""
+def unique_names(names: Iterable[str], *, reserved: Iterable[str] = ()) -> dict[str, str]:
+    """Each name with a safe name of its own, also where a file system ignores case.
+
+    reserved: names in small letters that no name gets.
+    """
     chosen: dict[str, str] = {}
-    taken: set[str] = set()
+    taken = set(reserved)
     for name in dict.fromkeys(names):
         base = safe_name(name)
         number, unique = 1, base

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.records import store
+from benchmarks.site.site_paths import SitePaths, folders_of
 
 MARKER = ".sppo-site.json"
 
@@ -40,13 +41,16 @@ def check(folder: Path) -> Manifest:
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace the folder's site by these files. Raises ValueError for a foreign folder; OSError.
+    """Replace the folder's site by these files. Raises OSError.
 
-    An interrupted site keeps its marker, so it can be written anew.
+    Raises ValueError, before a file is removed, for a foreign folder, for paths that cannot lie in
+    one folder, and where a file of somebody else has the path of a page. An interrupted site keeps
+    its marker, so it can be written anew.
     """
     before = check(folder).files
+    SitePaths().add(files)
     for name in files:
-        _inside(folder, name)
+        _check_free(folder, name, frozenset(before))
     folder.mkdir(parents=True, exist_ok=True)
     store.save(folder / MARKER, Manifest(files=sorted({*before, *files})))
     for name in before:
@@ -65,6 +69,26 @@ def _inside(folder: Path, name: str) -> Path:
     if not path.parent.resolve().is_relative_to(folder.resolve()) or path.name in ("", ".", ".."):
         raise ValueError(f"{folder / name} lies outside {folder}")
     return path
+
+
+def _check_free(folder: Path, name: str, own: Collection[str]) -> None:
+    """Raise ValueError unless the last site's files alone stand in the way. own: these files."""
+    path = _inside(folder, name)
+    blocking = [folder / each for each in folders_of(name)]
+    places = [each for each in blocking if each.is_symlink() or each.is_file()]
+    if path.is_dir() and not path.is_symlink():
+        places += [each for each in (path, *path.rglob("*")) if not _has_entries(each)]
+    elif path.is_symlink() or path.exists():
+        places.append(path)
+    for place in places:
+        if place.relative_to(folder).as_posix() not in own:
+            raise ValueError(
+                f"{place} is not of the last site and has the path of a page: move the file"
+            )
+
+
+def _has_entries(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
 
 
 def _remove(folder: Path, name: str) -> None:

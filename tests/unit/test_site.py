@@ -310,7 +310,7 @@ def test_missing_libraries_are_named_with_the_cure(
     monkeypatch.setitem(sys.modules, "benchmarks.site.build", None)
     command = ["site", "--results", str(results), "--output", str(tmp_path / "site")]
     assert main(command) == 2
-    assert "pip install 'sppo-suite[site]'" in capsys.readouterr().err
+    assert "pip install '.[site]'" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
 
 

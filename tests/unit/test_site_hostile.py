@@ -198,9 +198,10 @@ def test_no_file_is_written_outside_the_folder(tmp_path: Path, name: str) -> Non
     assert list((tmp_path / "outside").iterdir()) == []
 
 
-def test_a_link_at_the_place_of_a_page_is_replaced_not_followed(tmp_path: Path) -> None:
+def test_a_link_at_the_place_of_an_old_page_is_replaced_not_followed(tmp_path: Path) -> None:
     output = tmp_path / "site"
-    folder.write(output, {"index.html": b""})
+    folder.write(output, {"index.html": b"", "page.html": b"old"})
+    (output / "page.html").unlink()
     (tmp_path / "precious").write_text("ours")
     (output / "page.html").symlink_to(tmp_path / "precious")
     folder.write(output, {"index.html": b"", "page.html": b"new"})

@@ -13,7 +13,7 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 
-NEEDS = "the site needs further libraries: pip install 'sppo-suite[site]'"
+NEEDS = "the site needs further libraries: pip install '.[site]'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +44,8 @@ class Site(Json):
         with usage_errors(OSError):
             folder.check(self.output)
             self.output.mkdir(parents=True, exist_ok=True)
-        site = build(source, version_text())
-        folder.write(self.output, site.files)
+            site = build(source, version_text())
+            folder.write(self.output, site.files)
         for line in site.skipped:
             print(f"not shown: {line}", file=sys.stderr)
         first = self.output / "index.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +13,9 @@ import msgspec
 
 from benchmarks.records.store import results_directory
 from benchmarks.regression.history.entry import Entry
+
+PATTERN = "*.jsonl"
+"""The files of a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +67,18 @@ def _write(stream: BinaryIO, data: bytes, size_before: int) -> None:
 
 
 def read(directory: Path) -> tuple[list[Entry], list[Unreadable]]:
-    """All entries of a folder by commit and time, and the lines that are none. Raises OSError.
+    """All entries of a folder by commit and time, and the lines that are none. Raises OSError."""
+    return read_files(sorted(directory.glob(PATTERN)))
+
+
+def read_files(paths: Iterable[Path]) -> tuple[list[Entry], list[Unreadable]]:
+    """All entries of these files by commit and time, and the lines that are none. Raises OSError.
 
     Of two lines of the same measurement the later one counts: a run's folder may have grown.
     """
     entries: dict[tuple[object, ...], Entry] = {}
     unreadable: list[Unreadable] = []
-    for path in sorted(directory.glob("*.jsonl")):
+    for path in paths:
         with path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)
             data = stream.read()

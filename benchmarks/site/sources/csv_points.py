@@ -26,6 +26,12 @@ MOST_BARS = 8
 
 MOST_CHARTS = 6
 
+MOST_SOURCES = 3
+"""Sources of a chart that are named."""
+
+DIVIDING = ("label", "source", "settings")
+"""Columns that tell rows of one series and place apart."""
+
 Row = Mapping[str, str]
 
 _DIGITS = re.compile(r"-?\d{1,9}\.\d{5,}")
@@ -64,17 +70,18 @@ def _by_quantity(table: Table, name: str) -> Iterator[Chart]:
     rows = [dict(zip(table.titles, row, strict=True)) for row in cells]
     quantities = group_by(rows, lambda row: (row["quantity"], row["unit"]))
     for (quantity, unit), group in quantities.items():
-        values = [_value(row) for row in group]
+        names = _series_names(group)
+        values = [_value(row, series) for row, series in zip(group, names, strict=True)]
         if all(value.value is None for value in values):
             continue
-        labels = ", ".join(dict.fromkeys(row.get("label", "") for row in group))
+        origins = _listed(group, "source")
         draw = groups if _places(group) <= MOST_BARS else lines
         yield draw(
             values,
             title=printable(quantity),
             place="",
             axis=printable(unit),
-            source=" · ".join(part for part in (labels, name) if part),
+            source=" · ".join(part for part in (_listed(group, "label"), origins, name) if part),
         )
 
 
@@ -82,7 +89,39 @@ def _places(rows: Sequence[Row]) -> int:
     return len({row["place"] for row in rows})
 
 
-def _value(row: Row) -> Value:
+def _listed(rows: Sequence[Row], column: str) -> str:
+    """The values of a column, each once; their number where there are many."""
+    values = [value for value in dict.fromkeys(row.get(column, "") for row in rows) if value]
+    return "; ".join(values) if len(values) <= MOST_SOURCES else f"{len(values)} {column}s"
+
+
+def _series_names(rows: Sequence[Row]) -> list[str]:
+    """The name of each row's series, with what divides a series of two rows at one place."""
+    series = group_by(rows, lambda row: row["series"])
+    columns = {name: _dividing(group) for name, group in series.items()}
+    return [_series_name(row, columns[row["series"]]) for row in rows]
+
+
+def _dividing(rows: Sequence[Row]) -> Sequence[str]:
+    """The first column that tells all rows of a series at one place apart; else all columns.
+
+    None where each place has one row.
+    """
+    places = group_by(rows, lambda row: row["place"]).values()
+    if all(len(each) == 1 for each in places):
+        return ()
+    for column in DIVIDING:
+        if all(len({row.get(column, "") for row in each}) == len(each) for each in places):
+            return (column,)
+    return DIVIDING
+
+
+def _series_name(row: Row, columns: Sequence[str]) -> str:
+    parts = [row[column] for column in columns if row.get(column)]
+    return f"{row['series']} ({', '.join(parts)})" if parts else row["series"]
+
+
+def _value(row: Row, series: str) -> Value:
     number = number_in(row["value"])
     shown = row.get("outcome", "") if number is None else f"{number:.4g}"
-    return Value(place=row["place"], system=row["series"], value=number, words=shown or "-")
+    return Value(place=row["place"], system=series, value=number, words=shown or "-")

@@ -13,7 +13,7 @@ from benchmarks.regression.history.figure import most_relevant
 from benchmarks.regression.history.series import Series, all_series, regressions
 from benchmarks.reporting.text_table import Column
 from benchmarks.site.charts import Value, points
-from benchmarks.site.document import Document, facts
+from benchmarks.site.document import Document, facts, files_in
 from benchmarks.site.page import Block, Cell, Chart, Lines, Links, Page, Section, table
 from sppo.config.sizes import MIB
 
@@ -31,9 +31,12 @@ MOST_SERIES = 1000
 """Series of the table."""
 
 
-def read_history(folder: Path) -> Document:
-    """The history of a folder; an empty one where there is none. Raises ValueError or OSError."""
-    entries, unreadable = store.read(folder)
+def read_history(folder: Path, root: Path) -> Document:
+    """The history of a folder; an empty one where there is none. Raises ValueError or OSError.
+
+    root: as for `files_in`.
+    """
+    entries, unreadable = store.read_files(files_in(folder, store.PATTERN, root=root))
     return history_document(entries, [str(line) for line in unreadable])
 
 
@@ -109,13 +112,14 @@ def _chart(series: Series) -> Chart:
         )
         for point in newest
     ]
+    last = newest[-1].entry
     unit = "MiB" if in_mib else series.metric.unit
     return points(
         values,
         void=[bool(point.void) for point in newest],
         title=f"{series.name}: {report.verdict(series)}",
         axis=f"{unit}, {series.metric.better} is better",
-        source=f"measured on {series.machine}",
+        source=f"measured on {series.machine}; newest: {last.commit_name}, {last.date[:10]}",
     )
 
 

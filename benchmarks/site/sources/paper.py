@@ -1,7 +1,8 @@
 """Pages of the paper's figures and tables, from the files of a folder.
 
-Files of one name are one item: `.md` is its page, `.png` or `.svg` its picture, `.csv` its points,
-`.json` its data. A page `index.md` or `README.md` of the folder comes first.
+Files of one name are one item: `.md` is its page, `.png` its picture, `.csv` its points, `.json`
+its data. A page `index.md` or `README.md` of the folder comes first. A foreign `.svg` could run
+scripts as a page of the site, so an SVG is never copied.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ GROUP = "Paper"
 
 INDEXES = ("index", "README")
 
-PICTURES = (".png", ".svg")
-"""Endings of pictures, the preferred one first."""
+PICTURE = ".png"
 
 COPIED = (".csv", ".json")
 """Endings of files that a page links to."""
 
-CONTENT = (".md", *PICTURES, ".csv")
+CONTENT = (".md", PICTURE, ".csv")
 """An item has a file with one of these endings."""
 
 
-def find_folders(results: Path) -> list[Path]:
-    """The folders of items below `results/`: the known ones, and those with an index."""
+def find_folders(results: Path, root: Path) -> list[Path]:
+    """The folders of items below `results/`: the known ones, and those with an index.
+
+    root: `results`, resolved. A link that leads out of `paper` or `published` is left out.
+    """
     known = [results / "paper", results / "published" / "emulation"]
     indexed = [
         path.parent
@@ -45,12 +48,23 @@ def find_folders(results: Path) -> list[Path]:
         for name in INDEXES
         for path in sorted(place.rglob(f"{name}.md"))
     ]
-    return list(dict.fromkeys(folder for folder in (*known, *indexed) if folder.is_dir()))
+    folders = dict.fromkeys(folder for folder in (*known, *indexed) if folder.is_dir())
+    return [
+        folder
+        for folder in folders
+        if folder.resolve().is_relative_to(source_root(folder, results, root))
+    ]
 
 
-def find_items(folder: Path) -> dict[str, list[Path]]:
-    """Item -> its files, by name; the folder's index comes first."""
-    files = [path for path in files_in(folder, "*") if path.suffix in (*CONTENT, *COPIED)]
+def source_root(folder: Path, results: Path, root: Path) -> Path:
+    """`paper` or `published` of the resolved results, whichever the folder is of."""
+    return root / folder.relative_to(results).parts[0]
+
+
+def find_items(folder: Path, root: Path) -> dict[str, list[Path]]:
+    """Item -> its files, by name; the folder's index comes first. root: as for `files_in`."""
+    paths = files_in(folder, "*", root=root)
+    files = [path for path in paths if path.suffix in (*CONTENT, *COPIED)]
     items = group_by(files, lambda path: path.stem)
     shown = {name: group for name, group in items.items() if _has_content(group)}
     return dict(sorted(shown.items(), key=lambda item: (item[0] not in INDEXES, _order(item[0]))))
@@ -82,10 +96,10 @@ def item_document(files: Sequence[Path], place: str, names: Mapping[str, str]) -
     charts = () if table is None else csv_points.charts(table, printable(item[".csv"].name))
     if emulated is not None:
         charts = (*charts, *points.charts(emulated))
-    picture = [ending for ending in PICTURES if ending in item][:1]
-    copied = {ending: item[ending] for ending in (*picture, *COPIED) if ending in item}
+    copied = {ending: item[ending] for ending in (PICTURE, *COPIED) if ending in item}
     blocks: list[Block] = [*charts]
-    blocks += [Image(path=f"{target}{each}", alt=f"The figure of {name}") for each in picture]
+    if PICTURE in item:
+        blocks.append(Image(path=f"{target}{PICTURE}", alt=f"The figure of {name}"))
     if text:
         blocks.append(Prose(html=to_html(text, addresses(names))))
     sections = [Section(title="", blocks=tuple(blocks)), *_tables(table, copied, target)]
@@ -109,9 +123,7 @@ def _tables(table: Table | None, copied: Mapping[str, Path], target: str) -> Ite
     if table is not None and len(table.rows) <= csv_points.MOST_ROWS:
         yield Section(title="Every point", blocks=(table,))
     cells = [
-        Cell(text=printable(path.name), href=f"{target}{ending}")
-        for ending, path in copied.items()
-        if ending != ".svg"  # a drawing of somebody else, opened by itself, could run scripts
+        Cell(text=printable(path.name), href=f"{target}{ending}") for ending, path in copied.items()
     ]
     if cells:
         yield Section(title="Files", blocks=(Links(cells=tuple(cells)),))

@@ -66,26 +66,26 @@ class Run:
         return f"runs/{self.name}/index.html"
 
 
-def find_runs(folder: Path) -> dict[Path, str]:
-    """The run folders below a folder, and their names on the site."""
-    paths = files_in(folder, f"*/*/{records.FILE_NAME}")
+def find_runs(folder: Path, root: Path) -> dict[Path, str]:
+    """The run folders below a folder, and their names on the site. root: as for `files_in`."""
+    paths = files_in(folder, f"*/*/{records.FILE_NAME}", root=root)
     folders = sorted({path.parent.parent for path in paths})
     names = unique_names(path.name for path in folders)
     return {path: names[path.name] for path in folders}
 
 
-def read_run(folder: Path, name: str) -> Run:
-    """The run with its records. Raises RecordError, or OSError."""
-    paths = files_in(folder, f"*/{records.FILE_NAME}")
+def read_run(folder: Path, name: str, root: Path) -> Run:
+    """The run with its records. root: as for `files_in`. Raises RecordError, or OSError."""
+    paths = files_in(folder, f"*/{records.FILE_NAME}", root=root)
     launches = [(path.parent, records.read(path)) for path in paths]
     return Run(
         folder=folder, name=name, launches=sorted(launches, key=lambda item: item[1].started)
     )
 
 
-def show_run(folder: Path, name: str) -> tuple[Run, Document]:
-    """The run and its pages. Raises ValueError, or OSError."""
-    run = read_run(folder, name)
+def show_run(folder: Path, name: str, root: Path) -> tuple[Run, Document]:
+    """The run and its pages. root: as for `files_in`. Raises ValueError, or OSError."""
+    run = read_run(folder, name, root)
     return run, run_document(run)
 
 
@@ -171,7 +171,7 @@ def _bar(summary: Summary) -> Value:
 def _row_pages(run: Run) -> dict[str, Page]:
     """The page of every row, by its label."""
     rows = group_by(run.launches, lambda launch: launch[1].row)
-    slugs = unique_names(slug_of(row) for row in rows)
+    slugs = unique_names((slug_of(row) for row in rows), reserved=("index",))
     paths = {row: f"runs/{run.name}/{slugs[slug_of(row)]}.html" for row in rows}
     if len(set(paths.values())) < len(paths):
         raise ValueError(f"{run.folder}: two rows have one name; rename a row")

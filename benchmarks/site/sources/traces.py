@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.file_names import printable
 from benchmarks.records import provenance, store
 from benchmarks.records import timeline as timelines
+from benchmarks.records.record import Record
 from benchmarks.records.timeline import Event, span_ns
 from benchmarks.reporting.chrome_trace import chrome_trace
 from benchmarks.site.charts import timeline
-from benchmarks.site.document import Document
+from benchmarks.site.document import Document, files_in
 from benchmarks.site.page import Cell, Chart, Lines, Links, Page, Section, Trace
 from benchmarks.site.sources.runs import Run
 from sppo.config.hardware import committed_profiles, load_hardware
 
 GROUP = "Timelines"
+
+TIMELINES = "timeline-*.json"
 
 PERFETTO = "https://ui.perfetto.dev"
 
@@ -33,17 +37,26 @@ HOW = (
 )
 
 
-def has_timeline(run: Run) -> bool:
-    """Whether a launch of the run wrote a timeline."""
-    return any(run.folder.glob("*/timeline-0.json"))
+def timed_launches(run: Run, root: Path) -> list[tuple[Path, Record]]:
+    """The launches of the run with timelines, by folder.
+
+    root: as for `files_in`. A launch with a timeline outside it is left out.
+    """
+    launches = []
+    for folder, record in sorted(run.launches, key=lambda launch: launch[0]):
+        inside = files_in(folder, TIMELINES, root=root)
+        if inside and len(inside) == len(list(folder.glob(TIMELINES))):
+            launches.append((folder, record))
+    return launches
 
 
-def timeline_document(run: Run) -> Document:
+def timeline_document(run: Run, launches: Sequence[tuple[Path, Record]]) -> Document:
     """The page of a run's timelines, and the files of the traces. Raises ValueError or OSError.
 
-    The step of a plan on hardware without a committed profile is not simulated.
+    launches: those with timelines, each with its folder. The step of a plan on hardware
+    without a committed profile is not simulated.
     """
-    measured = timelines.find_measured(run.folder)
+    measured = timelines.measured_in(run.folder, launches)
     plan, record = measured.plan, measured.record
     source = f"measured, launch {record.launch}, on {provenance.measured_on(record)}"
     steps = [_Step(label="measured", timelines=measured.timelines, source=source)]
