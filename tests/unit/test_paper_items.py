@@ -15,7 +15,6 @@ from benchmarks.paper.items.figures import (
     ablation_bars,
     fig1,
     fig5,
-    fig6,
     fig8,
     fig9,
     fig10,
@@ -54,7 +53,7 @@ def point(**changes: Any) -> Point:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"label": ""}, "take one of measured, emulated, simulated, paper, datasheet"),
+        ({"label": ""}, "take one of measured, emulated, simulated, computed, paper, datasheet"),
         ({"label": "guessed"}, "'guessed'"),
         ({"source": ""}, "has no source"),
         ({"value": None}, "say the outcome"),
@@ -206,16 +205,6 @@ def test_table_2_s_sizes_follow_from_the_blocks() -> None:
     assert need.gpus == 1086
 
 
-def test_fig_6_has_only_k_and_v_beyond_their_backward() -> None:
-    lifetimes = list(fig6.lifetimes(fig6._launch()))
-    last = max(end for each in lifetimes for _, end in each.device)
-    long = {each.tensor for each in lifetimes if each.subsequence and each.device[-1][1] == last}
-    assert long == {"attention.key", "attention.value"}
-    for each in lifetimes:
-        assert len(each.host) == (each.decision == "offloaded")
-        assert all(begin < end for begin, end in (*each.device, *each.host))
-
-
 @pytest.mark.parametrize("variant", fig8.VARIANTS, ids=lambda variant: variant.name)
 def test_a_memory_curve_ends_at_nothing_and_has_the_simulator_s_peak(variant: Any) -> None:
     schedule = fig8.schedule_of(variant, replace(reported.points()[0], seq="64K"))
@@ -223,7 +212,7 @@ def test_a_memory_curve_ends_at_nothing_and_has_the_simulator_s_peak(variant: An
         curve = fig8.saved_curve(schedule, stage)
         peak = max(size for _, size in curve)
         assert curve[-1][1] == 0
-        assert 0.95 < peak / schedule.step.kept_peak_bytes[stage] <= 1
+        assert peak == schedule.step.kept_peak_bytes[stage]
 
 
 def test_fig_9_s_parts_are_those_of_the_block() -> None:
@@ -240,7 +229,6 @@ def test_fig_10_s_ratios_have_the_idle_pipeline_as_their_cause() -> None:
     for row in ratios:
         assert row.difference is not None
         assert abs(row.difference) <= 0.15 or "without idle time 1.2" in row.cause
-    assert "coincidence" in item.verdict
     assert any("--sequences-per-step 16" in note for note in item.notes)
 
 

@@ -50,11 +50,11 @@ class Paper(PaperEmulation):
     the run's folder is made."""
 
     publish: bool = False
-    """Copy the pages to results/paper/pages/; of an emulation table, figure and JSON to
-    results/published/."""
+    """Copy the pages to results/paper/pages/, if all are made; of an emulation table, figure and
+    JSON to results/published/."""
 
     def run(self) -> int:
-        """The exit code: 1 where an emulation is broken. Raises UsageError."""
+        """The exit code: 1 where an emulation broke or an item is not made. Raises UsageError."""
         from benchmarks.paper.figures import FIGURES
 
         if not self.emulates:
@@ -79,18 +79,27 @@ class Paper(PaperEmulation):
             written = files.write_items(
                 {key: registry.maker(key, pipeline) for key in keys}, folder
             )
-            if self.publish:
+            if self.publish and not written.not_made:
                 print(f"published as {files.publish(folder, written)}", file=sys.stderr)
         values: dict[str, Any] = {"directory": str(folder), **files.as_json(written)}
         show(self.json, values, files.index_text(written))
         print(f"pages: {folder / files.INDEX}", file=sys.stderr)
-        return 0
+        if not written.not_made:
+            return 0
+        names = ", ".join(written.not_made)
+        if self.publish:
+            print(f"not published, because these items are not made: {names}", file=sys.stderr)
+        return int(self.publish or self._names_items())
+
+    def _names_items(self) -> bool:
+        """Whether flags name the items; without such a flag all that can be made are asked for."""
+        return bool(self.figures or self.tables)
 
     def _keys(self) -> list[str]:
         """The chosen items. Raises UsageError."""
         from benchmarks.paper.items.registry import FIGURES, TABLES, figure_key, table_key
 
-        every = not self.figures and not self.tables
+        every = not self._names_items()
         figures = chosen(self.figures, FIGURES, "figure") if self.figures or every else []
         tables = chosen(self.tables, TABLES, "table") if self.tables or every else []
         keys = [figure_key(number) for number in FIGURES if number in figures]

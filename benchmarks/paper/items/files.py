@@ -113,8 +113,9 @@ def index_page(written: Written) -> str:
     """The index: item, what is compared, agreement, verdict; then what was not made."""
     lines = [
         "# The paper, figure by figure",
-        "arXiv 2503.10377 beside this project. Each item has a page, a CSV, a PNG and an SVG. "
-        "Simulated times come from the `a100-80g` profile, which is assumed, not measured.",
+        "arXiv 2503.10377 beside this project. Each item has a page, a CSV and a PNG. The command "
+        "also writes an SVG. Simulated times come from the `a100-80g` profile, and those beyond "
+        "the paper also from `h100-80g` and `h200-141g`. All three are assumed, not measured.",
         text_table(_INDEX, written.items),
     ]
     if written.not_made:

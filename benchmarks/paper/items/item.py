@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-Label = Literal["measured", "emulated", "simulated", "paper", "datasheet"]
-"""What a number is (README.md); `datasheet`: as a vendor prints it."""
+Label = Literal["measured", "emulated", "simulated", "computed", "paper", "datasheet"]
+"""What a number is (README.md). `computed`: from shapes or a formula, without a simulation."""
 
 LABELS: tuple[Label, ...] = get_args(Label)
 
@@ -107,6 +107,16 @@ class Item:
     def rows(self) -> list[Mapping[str, Any]]:
         """The points for a CSV, one flat row each."""
         return [{"item": self.key, **asdict(point)} for point in self.points]
+
+
+AGREES_WITHIN = 0.10
+"""The difference up to which a simulated number agrees with the paper's."""
+
+
+def agreeing(comparisons: Sequence[Comparison], within: float = AGREES_WITHIN) -> int:
+    """How many numbers differ by at most `within`."""
+    differences = [each.difference for each in comparisons]
+    return sum(each is not None and abs(each) <= within for each in differences)
 
 
 def largest_difference(comparisons: Sequence[Comparison]) -> float | None:

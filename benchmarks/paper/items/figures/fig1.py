@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.paper import reported
 from benchmarks.paper.items import drawing, published
-from benchmarks.paper.items.item import Comparison, Item, Point, Table, largest_difference
+from benchmarks.paper.items.item import Comparison, Item, Point, Table, agreeing, largest_difference
 from benchmarks.paper.items.profile import (
     FULL_RATE_TOKENS,
     full_rates,
@@ -59,7 +59,7 @@ def make() -> Item:
             f"the paper's plan at most {farthest['plan']:+.1%}, "
             f"without slow short kernels {farthest['what if']:+.1%}, ours {farthest['ours']:+.1%}"
         ),
-        verdict=_verdict(farthest["plan"]),
+        verdict=_verdict(plan, what_if),
         notes=[*_notes(), *([] if peers else [published.missing("1", SEQUENCES)])],
         tables=[_table(places, points)],
         draw=lambda figure: _draw(figure, points, peers),
@@ -68,13 +68,15 @@ def make() -> Item:
     )
 
 
-def _verdict(difference: float) -> str:
-    if abs(difference) <= 0.10:
-        return "Agrees within 10 %, with the paper's own plan."
-    return (
-        "The paper's plan is slower in our simulator than in the paper. The cause is the profile's "
-        "rates of short kernels: without that effect the plan agrees."
-    )
+def _verdict(plan: Sequence[Comparison], what_if: Sequence[Comparison]) -> str:
+    near, near_what_if, count = agreeing(plan), agreeing(what_if), len(plan)
+    words = f"The paper's plan agrees within 10 % at {near} of {count} points"
+    if near == count:
+        return f"{words}."
+    words = f"{words}, and without slow short kernels at {near_what_if}."
+    if near_what_if == count:
+        return f"{words} So the profile's rates of short kernels are the cause."
+    return f"{words} The profile's rates of short kernels are not the whole cause."
 
 
 def _notes() -> list[str]:
@@ -159,7 +161,7 @@ def _peers(emulated: PaperPoints) -> Iterator[Point]:
             unit=UNIT,
             value=hours_per_billion_tokens(workload, seconds) if seconds is not None else None,
             outcome="" if known else verdict.status,
-            label="simulated",
+            label="simulated" if known else "emulated",
             source=published.source("1", SEQUENCES, emulated),
             settings=verdict.settings_text,
             kernel_limit_share=(

@@ -11,13 +11,16 @@ from benchmarks.paper.items.figures.throughput import (
     SAME,
     SPPO,
     Row,
+    compared,
+    memory_verdict,
     over,
+    ratio_verdict,
     ratios_of,
     rows_of,
     sppo_plan,
     sppo_tokens_per_second,
 )
-from benchmarks.paper.items.item import Comparison, Item, NotCommitted, Point, Table
+from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
 from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
 
@@ -48,7 +51,7 @@ def make() -> Item:
         raise NotCommitted(published.missing("10", DRAWN_SEQUENCES))
     rows = [row for count, points in known.items() for row in rows_of(count, points)]
     drawn = [row for row in rows if row.sequences_per_step == DRAWN_SEQUENCES]
-    comparisons = list(_comparisons(drawn))
+    comparisons = [each.comparison for each in compared(drawn)]
     agreement = boundaries_report.agreement(known[DRAWN_SEQUENCES])
     absent = [published.missing("10", count) for count in emulated if count not in known]
     return Item(
@@ -62,12 +65,8 @@ def make() -> Item:
         ],
         comparisons=comparisons,
         agreement=agreement.removeprefix("agree with the paper: "),
-        verdict=(
-            "Memory verdicts agree but for two. The ratios at 7B do not: with four sequences they "
-            "are mostly Megatron's idle pipeline. At 65B the paper's 3.4x agrees by coincidence, "
-            "for the same cause."
-        ),
-        notes=[*_notes(), *absent],
+        verdict=f"{memory_verdict(drawn)} {ratio_verdict(drawn)}",
+        notes=[*_notes(drawn), *absent],
         tables=[_ratios(drawn), _by_sequences(drawn), _verdicts(drawn)],
         draw=lambda figure: _draw(figure, drawn),
         inches=(12.0, 5.0),
@@ -75,8 +74,8 @@ def make() -> Item:
     )
 
 
-def _notes() -> list[str]:
-    return [
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = [
         "Throughput is tokens a second of the whole job. The paper gives no number of sequences a "
         "step.",
         "Without idle time: Megatron's step less its idle share, (PP - 1) / (PP - 1 + sequences), "
@@ -85,40 +84,17 @@ def _notes() -> list[str]:
         "By sequences: Megatron's rate with 1 and 16 follows from its step with four, in equal "
         "slots of one forward one backward. SPPO's with 1 is that of its plan. SPPO's with 16 is "
         "taken as that with four.",
-        "The 3.4x of 65B: eight stages with four sequences idle for 63.6 % of the step. Without "
-        "idle time the ratio is about 1.2x.",
     ]
-
-
-def _comparisons(rows: Sequence[Row]) -> Iterator[Comparison]:
-    statements = reported.numbers("fig10_statements")
     pairs = ratios_of(rows)
-    small = [
-        pair
-        for place, pair in pairs.items()
-        if place.startswith("gpt-7b") and pair[0].verdict.paper_outcome == "fits"
-    ]
-    if small:
-        small.sort(key=lambda pair: over(*pair))
-        low, high = statements["gpt-7b"]["speedup_over_megatron_same_parallelism"]
-        yield _comparison("gpt-7b: SPPO over Megatron, least", *small[0], low)
-        yield _comparison("gpt-7b: SPPO over Megatron, most", *small[-1], high)
-    for length, paper in statements["gpt-65b"]["speedup_over_megatron"].items():
-        place = f"gpt-65b, {length}"
-        if place in pairs:
-            yield _comparison(f"{place}: SPPO over Megatron", *pairs[place], paper)
-
-
-def _comparison(what: str, megatron: Row, sppo: Row, paper: float) -> Comparison:
-    ratio, idle = over(megatron, sppo), megatron.idle_share
-    return Comparison(
-        what=what,
-        ours=ratio,
-        ours_label="simulated",
-        paper=paper,
-        form="{:.2f}x",
-        cause=f"Megatron idles {idle:.1%}; without idle time {ratio * (1 - idle):.2f}x",
-    )
+    for model in dict.fromkeys(megatron.verdict.model for megatron, _ in pairs.values()):
+        own = [pair for pair in pairs.values() if pair[0].verdict.model == model]
+        idle = max(megatron.idle_share for megatron, _ in own)
+        busy = [over(*pair) * (1 - pair[0].idle_share) for pair in own]
+        notes.append(
+            f"{model}: Megatron idles for up to {idle:.1%} of the step. Without idle time SPPO is "
+            f"{min(busy):.2f}x to {max(busy):.2f}x as fast."
+        )
+    return notes
 
 
 def _points(row: Row) -> Iterator[Point]:
@@ -136,7 +112,7 @@ def _points(row: Row) -> Iterator[Point]:
             unit=UNIT,
             value=value,
             outcome="" if value is not None else row.verdict.status,
-            label="simulated",
+            label="simulated" if value is not None else "emulated",
             source=row.source,
             settings=f"{row.verdict.settings_text}, {row.sequences_per_step} sequences a step",
             kernel_limit_share=row.limit_share if quantity == QUANTITY else None,
@@ -289,6 +265,6 @@ def _drawn(row: Row) -> Point:
         unit=UNIT,
         value=row.tokens_per_second,
         outcome=words.get(row.verdict.status, row.verdict.status),
-        label="simulated",
+        label="simulated" if row.tokens_per_second is not None else "emulated",
         source=row.source,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmarks.paper import boundaries_figure, reported
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR
@@ -16,6 +16,9 @@ SEQUENCES = 1
 
 MILLION = 1024**2
 
+MEMORIES = ("device memory", "host memory")
+"""Memories by the words with which a refusal names them."""
+
 
 def make() -> Item:
     """The item. Raises NotCommitted without a committed emulation; OSError, RecordError."""
@@ -25,7 +28,6 @@ def make() -> Item:
     rows = emulated.longest
     comparisons = [_comparison(row) for row in rows if row.paper_tokens]
     longer = sum((row.difference or 0) >= 0 for row in comparisons)
-    capped = sum(is_capped(row) for row in rows)
     points = [point for row in rows for point in _points(row, emulated)]
     return Item(
         key="fig12",
@@ -34,14 +36,12 @@ def make() -> Item:
         points=[*points, *_paper_points()],
         comparisons=comparisons,
         agreement=f"{longer} of {len(comparisons)} at least as long as in the paper",
-        verdict=(
-            "SPPO goes farthest, as in the paper. All systems go farther here than in the paper; "
-            f"{capped} searches ended at their cap."
-        ),
+        verdict=_verdict(rows),
         notes=[
             f"A search ends at {LONGEST_AT_MOST_FACTOR} times the paper's SPPO: an arrow, and "
             "longer sequences may fit.",
-            "Binding: the memory that refuses the next longer length, or the fuller one at a cap.",
+            "What ends a search: the memory that refuses the next longer length, another refusal "
+            "in its own words, or the cap, with the fuller memory.",
         ],
         tables=[_table(rows)],
         draw=lambda figure: boundaries_figure.draw_longest(figure.add_subplot(), rows),
@@ -52,17 +52,35 @@ def make() -> Item:
     )
 
 
+def _verdict(rows: Sequence[LongestVerdict]) -> str:
+    """Who goes farthest, and how many rows go farther than in the paper or run in neither."""
+    gpus = list(dict.fromkeys(row.gpus for row in rows))
+    farthest = sum(
+        max((row for row in rows if row.gpus == each), key=lambda row: row.longest_tokens).system
+        == "sppo"
+        for each in gpus
+    )
+    farther = sum(row.longest_tokens > (row.paper_tokens or 0) for row in rows)
+    neither = sum(not row.longest_tokens and row.paper_tokens == 0 for row in rows)
+    capped = sum(is_capped(row) for row in rows)
+    return (
+        f"SPPO goes farthest on {farthest} of {len(gpus)} numbers of GPUs. {farther} of "
+        f"{len(rows)} rows go farther than in the paper, {neither} run neither here nor there. "
+        f"{capped} searches ended at their cap."
+    )
+
+
 def is_capped(row: LongestVerdict) -> bool:
     """Whether the search ended at its cap, so that longer sequences may fit."""
     return bool(row.longest_tokens) and not row.beyond
 
 
 def binding(row: LongestVerdict) -> str:
-    """The memory that binds, in words."""
+    """What ends the search, in words: a memory, the cap, or a refusal for another reason."""
     if not row.longest_tokens:
         return row.beyond
     if row.beyond:
-        return "host memory" if "host memory" in row.beyond else "device memory"
+        return next((name for name in MEMORIES if name in row.beyond), f"no memory: {row.beyond}")
     profile = testbed()
     shares = {
         "device": max(row.peak_device_bytes.values()) / profile.usable_device_bytes,
@@ -95,7 +113,7 @@ def _points(row: LongestVerdict, emulated: PaperPoints) -> Iterator[Point]:
         outcome="at least: the search was capped" if is_capped(row) else row.beyond,
         label="emulated",
         source=published.source("12", SEQUENCES, emulated),
-        settings=f"{row.settings_text}; binding: {binding(row)}",
+        settings=f"{row.settings_text}; ends by: {binding(row)}",
     )
 
 
@@ -128,5 +146,5 @@ def _table(rows: list[LongestVerdict]) -> Table:
         ]
         for row in rows
     ]
-    titles = ["GPUs", "row", "layout", "longest", "binding"]
+    titles = ["GPUs", "row", "layout", "longest", "what ends the search"]
     return Table(heading="Longest sequences", titles=titles, rows=cells, align="rllrl")

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.paper.items import drawing
 from benchmarks.paper.items.figures.partition import (
+    BYTES_SOURCE,
     CAUSAL,
     COUNTS,
     GB,
@@ -55,7 +56,7 @@ def make() -> Item:
         ],
         draw=lambda figure: _draw(figure, known),
         inches=(10.0, 4.2),
-        drawn_source="simulated · FLOPs-balanced partition, 36 h bytes a token and layer",
+        drawn_source="computed · FLOPs-balanced partition, 36 h bytes a token and layer",
     )
 
 
@@ -74,8 +75,8 @@ def _point(piece: Piece) -> Point:
         quantity="activation bytes of one layer",
         unit="GB",
         value=piece.size_bytes / GB,
-        label="simulated",
-        source="sppo/planner/layouts/partition.py and the paper's 36 h bytes",
+        label="computed",
+        source=BYTES_SOURCE,
         settings=piece.settings,
     )
 

@@ -79,7 +79,7 @@ def make() -> Item:
             Comparison(
                 what="whole layer",
                 ours=total,
-                ours_label="simulated",
+                ours_label="computed",
                 paper=papers,
                 form="{:.2f} bsh",
                 cause=f"statistics and log-sum-exp in float32: {_statistics(units):.2f} bsh",
@@ -99,7 +99,7 @@ def make() -> Item:
         tables=[_table(units)],
         draw=lambda figure: _draw(figure, units),
         inches=(9.0, 4.4),
-        drawn_source="simulated (the block's description)",
+        drawn_source="computed (the block's description)",
     )
 
 
@@ -119,7 +119,7 @@ def _comparisons(units: dict[str, float]) -> Iterator[Comparison]:
         yield Comparison(
             what=name,
             ours=ours,
-            ours_label="simulated",
+            ours_label="computed",
             paper=PAPERS[name],
             form="{:.2f} bsh",
             cause=cause,
@@ -134,7 +134,7 @@ def _points(units: dict[str, float]) -> list[Point]:
             quantity="bytes of one layer over b s h",
             unit="bsh",
             value=value,
-            label="simulated",
+            label="computed",
             source="sppo/plan/blocks/attention.py",
             settings=f"{MODEL}, bfloat16",
         )

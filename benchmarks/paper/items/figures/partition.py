@@ -30,8 +30,11 @@ WEIGHTS = (CAUSAL, NON_CAUSAL)
 BYTES_PER_HIDDEN = 36
 """Activation bytes of a token and layer over the hidden size, as the paper counts them."""
 
+BYTES_SOURCE = "sppo/planner/layouts/partition.py and the paper's 36 h bytes"
+"""Source of computed sizes."""
+
 ALIGNMENT_TOKENS = 512
-"""Lengths of the non-causal partition are multiples of this; the paper does not say which."""
+"""Lengths of the non-causal partition are multiples of this: our choice, the paper names none."""
 
 GB = 10**9
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from benchmarks.paper import reported
 from benchmarks.paper.items import published
+from benchmarks.paper.items.item import Comparison
 from benchmarks.paper.items.profile import kernel_limit_share
 from benchmarks.paper.items.sppo_steps import SimulatedStep, own_plan
 from benchmarks.paper.verdicts import PaperPoints, Verdict
@@ -16,6 +17,9 @@ from sppo.config.sizes import parse_tokens
 
 SAME, SPPO = "Megatron, the paper's SPPO degrees", "SPPO"
 """Names of rows."""
+
+NEAR = 0.15
+"""The difference up to which a ratio agrees with the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +131,92 @@ def sppo_plan(row: Row) -> SimulatedStep:
 def sppo_tokens_per_second(row: Row) -> float:
     """The throughput of that plan."""
     return parse_tokens(row.verdict.seq) / sppo_plan(row).seconds
+
+
+def memory_verdict(rows: Sequence[Row]) -> str:
+    """How many of the counted memory verdicts agree with the paper."""
+    counted = [row.verdict for row in rows if row.verdict.counted]
+    known = [verdict for verdict in counted if verdict.agrees is not None]
+    return f"{sum(bool(each.agrees) for each in known)} of {len(known)} memory verdicts agree."
+
+
+def ratio_verdict(rows: Sequence[Row]) -> str:
+    """Which ratios are near the paper's, as simulated and without Megatron's idle time."""
+    ratios = list(compared(rows))
+    near = [each for each in ratios if each.is_near(each.ratio)]
+    busy = [each for each in ratios if each.is_near(each.without_idle)]
+    words = (
+        f"Ratios within {NEAR:.0%} of the paper's, of {len(ratios)}: as simulated {_names(near)}; "
+        f"without Megatron's idle time {_names(busy)}."
+    )
+    chance = [each for each in near if each not in busy]
+    if chance:
+        words += f" Megatron's idle pipeline alone makes {_names(chance)} agree: a coincidence."
+    return words
+
+
+def _names(ratios: Sequence[Ratio]) -> str:
+    return " and ".join(each.what for each in ratios) or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """SPPO over Megatron at a point, beside the paper's number."""
+
+    what: str
+    megatron: Row
+    sppo: Row
+    paper: float
+
+    @property
+    def ratio(self) -> float:
+        """Megatron's step over SPPO's."""
+        return over(self.megatron, self.sppo)
+
+    @property
+    def without_idle(self) -> float:
+        """The same with Megatron's pipeline always busy."""
+        return self.ratio * (1 - self.megatron.idle_share)
+
+    def is_near(self, ratio: float) -> bool:
+        """Whether a ratio is within NEAR of the paper's."""
+        return abs(ratio / self.paper - 1) <= NEAR
+
+    @property
+    def comparison(self) -> Comparison:
+        """The row of the page."""
+        return Comparison(
+            what=f"{self.what}: SPPO over Megatron",
+            ours=self.ratio,
+            ours_label="simulated",
+            paper=self.paper,
+            form="{:.2f}x",
+            cause=(
+                f"Megatron idles {self.megatron.idle_share:.1%}; without idle time "
+                f"{self.without_idle:.2f}x"
+            ),
+        )
+
+
+def compared(rows: Sequence[Row]) -> Iterator[Ratio]:
+    """The ratios that the paper states, where both systems have a step. Raises OSError."""
+    statements = reported.numbers("fig10_statements")
+    pairs = ratios_of(rows)
+    small = [
+        pair
+        for place, pair in pairs.items()
+        if place.startswith("gpt-7b") and pair[0].verdict.paper_outcome == "fits"
+    ]
+    if small:
+        small.sort(key=lambda pair: over(*pair))
+        low, high = statements["gpt-7b"]["speedup_over_megatron_same_parallelism"]
+        for what, (megatron, sppo), paper in (
+            ("gpt-7b, least", small[0], low),
+            ("gpt-7b, most", small[-1], high),
+        ):
+            yield Ratio(what=what, megatron=megatron, sppo=sppo, paper=paper)
+    for length, paper in statements["gpt-65b"]["speedup_over_megatron"].items():
+        place = f"gpt-65b, {length}"
+        if place in pairs:
+            megatron, sppo = pairs[place]
+            yield Ratio(what=place, megatron=megatron, sppo=sppo, paper=paper)

@@ -84,7 +84,8 @@ def make() -> Item:
         ),
         notes=[
             "The paper prints GB. Its activations are powers of two only as GiB. Its model state "
-            "is near ours only as GB. Each is compared in that unit.",
+            "is near ours only as GB. Each is compared in that "
+            "unit. Least GPUs that follow from the paper's sizes are given in both readings.",
             "Least GPUs here: model state and activations over the usable memory of a GPU, "
             f"{testbed().usable_device_bytes / GIB:.2f} GiB, rounded up. A real layout needs more.",
             "With offload SPPO fits gpt-7b at 4M on 128 GPUs "
@@ -93,7 +94,7 @@ def make() -> Item:
         tables=[_table(needs, papers)],
         draw=lambda figure: _draw(figure, comparisons),
         inches=(11.0, 4.2),
-        drawn_source="simulated (memory model) · beside the paper's table 2",
+        drawn_source="computed (memory model) · beside the paper's table 2",
     )
 
 
@@ -101,14 +102,17 @@ def _comparisons(need: Need, paper: dict[str, Any]) -> Iterator[Comparison]:
     name = need.model.name
     printed = need.activation_bytes / need.hidden_bytes  # of one byte a hidden unit
     units = paper["activation_gb_at_4m"] * GIB / printed
-    follows = math.ceil(
-        (paper["model_state_gb"] + paper["activation_gb_at_4m"]) * GB / PAPERS_GPU_BYTES
-    )
+    follows = {
+        unit: math.ceil(
+            (paper["model_state_gb"] * GB + paper["activation_gb_at_4m"] * size) / PAPERS_GPU_BYTES
+        )
+        for unit, size in (("GB", GB), ("GiB", GIB))
+    }
     parameters = need.state_bytes / BYTES_PER_PARAMETER
     yield Comparison(
         what=f"{name}: {STATE}",
         ours=need.state_bytes / GB,
-        ours_label="simulated",
+        ours_label="computed",
         paper=paper["model_state_gb"],
         form="{:,.0f} GB",
         cause=(
@@ -119,7 +123,7 @@ def _comparisons(need: Need, paper: dict[str, Any]) -> Iterator[Comparison]:
     yield Comparison(
         what=f"{name}: {ACTIVATIONS}",
         ours=need.activation_bytes / GIB,
-        ours_label="simulated",
+        ours_label="computed",
         paper=paper["activation_gb_at_4m"],
         form="{:,.0f} GiB",
         cause=(
@@ -130,10 +134,13 @@ def _comparisons(need: Need, paper: dict[str, Any]) -> Iterator[Comparison]:
     yield Comparison(
         what=f"{name}: {GPUS}",
         ours=need.gpus,
-        ours_label="simulated",
+        ours_label="computed",
         paper=paper["min_a100_80g_at_4m"],
         form="{:,.0f}",
-        cause=f"the paper's sizes over 80 GB are {follows:,} GPUs",
+        cause=(
+            f"the paper's sizes over 80 GB: {follows['GB']:,} GPUs with its activations as GB, "
+            f"{follows['GiB']:,} as GiB"
+        ),
     )
 
 
