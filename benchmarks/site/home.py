@@ -19,7 +19,9 @@ LABELS = (
     "measured: a launch of real processes, with machine and commit",
     "emulated: a system's own code on fake tensors, at full scale",
     "simulated: a plan's schedule against a hardware profile",
+    "computed: a formula, or the shapes of a model",
     "paper: a number read from the paper",
+    "datasheet: a number printed by a maker",
 )
 
 LEADS = {

@@ -79,7 +79,7 @@ def make() -> Item:
         comparisons=comparisons,
         agreement=f"{len(near)} of {len(sizes)} sizes within {abs(largest):.1%}",
         verdict=(
-            "Sizes agree but for one, which is twice the paper's own rule for the other two. The "
+            "Sizes agree but for one: this size is twice what the rule of the other two gives. The "
             "least GPUs differ, because the paper's numbers do not all follow from its sizes."
         ),
         notes=[

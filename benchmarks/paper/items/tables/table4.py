@@ -91,8 +91,8 @@ def make() -> Item:
         verdict=(
             f"With this profile the printed heuristic chooses a smaller N than the paper at "
             f"{smaller} of {len(comparisons)} points, and other degrees at "
-            f"{len(comparisons) - same}. Ours is "
-            f"{min(faster):.2f}x to {max(faster):.2f}x as fast as the paper's choice."
+            f"{len(comparisons) - same}. This project's plan is {min(faster):.2f}x to "
+            f"{max(faster):.2f}x as fast as the paper's choice."
         ),
         notes=[
             "All three steps are simulated with the `a100-80g` profile, one sequence a step.",
