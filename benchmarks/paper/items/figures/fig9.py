@@ -87,8 +87,8 @@ def make() -> Item:
         ],
         agreement=f"whole layer {total / papers - 1:+.1%}, parts at most {difference:+.1%}",
         verdict=(
-            "The whole agrees. One part differs: the paper counts the first norm's output behind the "
-            "attention, this project before the attention."
+            "The whole agrees. One part differs: the paper counts the first norm's output behind "
+            "the attention, this project before the attention."
         ),
         notes=[
             "The block's description is compared with autograd's saved tensors to the byte by a "
