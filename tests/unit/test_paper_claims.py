@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.paper import reported
-from benchmarks.paper.items import published
-from benchmarks.paper.items.figures import fig1, fig5, fig6, fig7, fig12, throughput
+from benchmarks.paper.items import published, throughput
+from benchmarks.paper.items.figures import fig1, fig5, fig6, fig7, fig12
 from benchmarks.paper.items.item import Comparison
 from benchmarks.paper.items.tables import beyond, table3, table4
 from sppo.config.hardware import load_hardware

@@ -10,19 +10,15 @@ from typing import Any
 import pytest
 
 from benchmarks.paper import reported
-from benchmarks.paper.items import profile, registry, sppo_steps
-from benchmarks.paper.items.figures import (
+from benchmarks.paper.items import (
     ablation_bars,
-    fig1,
-    fig5,
-    fig8,
-    fig9,
-    fig10,
-    fig11,
-    fig12,
     partition,
+    profile,
+    registry,
+    sppo_steps,
     throughput,
 )
+from benchmarks.paper.items.figures import fig1, fig5, fig8, fig9, fig10, fig11, fig12
 from benchmarks.paper.items.item import LABELS, Item, Point
 from benchmarks.paper.items.tables import beyond, table2, table3, table4
 from benchmarks.reporting.simulated_step import of_unit_costs

@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.paper import boundaries_report, reported
 from benchmarks.paper.items import drawing, published
-from benchmarks.paper.items.figures.throughput import (
+from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
+from benchmarks.paper.items.throughput import (
     SAME,
     SPPO,
     Row,
@@ -20,7 +21,6 @@ from benchmarks.paper.items.figures.throughput import (
     sppo_plan,
     sppo_tokens_per_second,
 )
-from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
 from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
 

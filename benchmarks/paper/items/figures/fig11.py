@@ -7,8 +7,7 @@ from typing import Any
 
 from benchmarks.paper import reported
 from benchmarks.paper.items import drawing, published
-from benchmarks.paper.items.figures import fig10
-from benchmarks.paper.items.figures.ablation_bars import (
+from benchmarks.paper.items.ablation_bars import (
     ADAPTIVE_STEP,
     BARS,
     FULL_BAR,
@@ -19,9 +18,10 @@ from benchmarks.paper.items.figures.ablation_bars import (
     changed_rates,
     steps_of,
 )
-from benchmarks.paper.items.figures.throughput import SAME, rows_of
+from benchmarks.paper.items.figures import fig10
 from benchmarks.paper.items.item import Comparison, Item, Point, Table
 from benchmarks.paper.items.profile import FULL_RATE_TOKENS, kernel_limit_share, source_words
+from benchmarks.paper.items.throughput import SAME, rows_of
 from benchmarks.paper.offload_ablation import VariantResult
 from benchmarks.paper.offload_ablation_report import TIE
 from benchmarks.paper.reported import ReportedPoint

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.paper.items import drawing
-from benchmarks.paper.items.figures.partition import (
+from benchmarks.paper.items.item import Item, Point, Table
+from benchmarks.paper.items.partition import (
     BYTES_SOURCE,
     CAUSAL,
     COUNTS,
@@ -16,7 +17,6 @@ from benchmarks.paper.items.figures.partition import (
     Piece,
     all_pieces,
 )
-from benchmarks.paper.items.item import Item, Point, Table
 
 _LOOKS = {CAUSAL: drawing.OURS, NON_CAUSAL: drawing.WHAT_IF}
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.paper.items.figures.partition import (
+from benchmarks.paper.items.item import (
+    Comparison,
+    Item,
+    Label,
+    Point,
+    Table,
+    agreeing,
+    largest_difference,
+)
+from benchmarks.paper.items.partition import (
     ALIGNMENT_TOKENS,
     BYTES_SOURCE,
     CAUSAL,
@@ -17,15 +26,6 @@ from benchmarks.paper.items.figures.partition import (
     papers,
     pieces,
     threshold_bytes,
-)
-from benchmarks.paper.items.item import (
-    Comparison,
-    Item,
-    Label,
-    Point,
-    Table,
-    agreeing,
-    largest_difference,
 )
 from benchmarks.paper.items.profile import source_words, testbed
 from benchmarks.reporting import style
