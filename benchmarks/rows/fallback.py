@@ -23,14 +23,15 @@ class Fallback:
     `own_sequences` is the workload's own count, for which the known times hold. `proven` are keys
     of settings that ran under this limit or a tighter one. A tuned row falls back TRIES_PER_POINT
     times, then once more, to the point of least memory. A measured plan gives way to the solver's.
+    candidates_by_system: those of the workload, where the caller has ordered them.
     """
 
     workload: Workload
     own_sequences: int
     proven: Collection[str] = ()
+    candidates_by_system: dict[str, Candidates] = field(default_factory=dict)
     _tried: dict[str, list[str]] = field(default_factory=dict)
     _labels: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, Candidates] = field(default_factory=dict)
 
     def __call__(self, refused: Configuration) -> Configuration | None:
         if not refused.settings:
@@ -72,12 +73,13 @@ class Fallback:
         return min(known, key=lambda point: peaks[point.key], default=rest[-1])
 
     def _candidates(self, system: str) -> Candidates:
-        if system not in self._known:
+        known = self.candidates_by_system
+        if system not in known:
             grid = grid_assignments(system, self.workload)
-            self._known[system] = candidates.of_system(
+            known[system] = candidates.of_system(
                 system, self.workload, grid, self.own_sequences, self.proven
             )
-        return self._known[system]
+        return known[system]
 
     def _solved(self, refused: Configuration) -> Configuration | None:
         """The solver's plan in the place of a measured one; None where that was refused."""
