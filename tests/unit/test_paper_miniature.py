@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.paper.items import files, registry
+from benchmarks.paper.items import files, registry, throughput
 from benchmarks.paper.items.miniature import fig7, fig10, fig11, fig12, signs
 from benchmarks.paper.miniature import result, session, settings
 from benchmarks.paper.miniature.places import Place, counts, places_of
@@ -160,6 +160,8 @@ def test_a_bounded_search_leaves_refused_settings_out() -> None:
 
 def test_the_rows_have_every_system() -> None:
     assert {row.system for row in settings.rows()} == {"deepspeed", "megatron", "native", "sppo"}
+    labels = {row.label for row in settings.rows()}
+    assert {*fig10.PEERS, throughput.SPPO, fig11.megatron()} <= labels
 
 
 @pytest.mark.parametrize("figure", ["7", "10", "12"])
@@ -244,6 +246,25 @@ def test_fig_12_s_capped_search_is_at_least_and_hides_an_order_of_two_caps() -> 
     )
     assert fig12.measured_order(both, "sppo", "deepspeed") is None
     assert all(fig12.binding(row, both) == "cap of the search" for row in both.rows)
+
+
+def test_fig_7_takes_no_sign_from_unsettled_times() -> None:
+    lengths = fig7.lengths_of(measured("7").places[0])
+    assert "is longer than" in fig7.verdict(lengths, {2048: 1.0, 1024: 2.0})
+    assert "This sign does not agree" in fig7.verdict(lengths, {2048: 2.0, 1024: 1.0})
+    noisy = [
+        replace(
+            length,
+            row=msgspec.structs.replace(
+                length.row, summary=replace(length.row.summary, timing="unsettled")
+            ),
+        )
+        for length in lengths
+    ]
+    words = fig7.verdict(noisy, {2048: 1.0, 1024: 2.0})
+    assert "is not clearly longer or shorter than" in words
+    assert "This sign does not agree" in words
+    assert "The bubble falls at 0 of 3" in words
 
 
 def test_fig_7_counts_a_step_only_where_all_launches_agree() -> None:

@@ -106,7 +106,7 @@ def _by_limit(base: Workload) -> Iterator[Place]:
 
 
 def _by_ranks(base: Workload) -> Iterator[Place]:
-    for ranks, seconds in zip(RANKS, (270.0, 270.0, 420.0), strict=True):
+    for ranks, seconds in zip(RANKS, (270.0, 270.0, 480.0), strict=True):
         words = f"{ranks} rank{'s' if ranks > 1 else ''}"
         same = ranks == base.cluster.ranks
         cluster = replace(base.cluster, nodes=1, ranks_per_node=ranks)

@@ -35,6 +35,11 @@ class Length:
     bubble: Mapping[int, float]
 
     @property
+    def settled(self) -> bool:
+        """Whether noise spoils no times of the row."""
+        return self.row.summary.timing != "unsettled"
+
+    @property
     def busy_seconds(self) -> float | None:
         """The median; None without a launch."""
         return statistics.median(self.busy.values()) if self.busy else None
@@ -59,7 +64,7 @@ def panel(measured: MeasuredFigure, *, simulated: Mapping[int, float]) -> Panel:
             "Busy time is a launch's median step without its bubble. The bubble is that of the "
             "launch's last step.",
             "A step of the axis counts as a rise or a fall if all launches that ran next to each "
-            "other agree.",
+            "other agree, and noise spoils the times of neither row.",
         ],
         draw=lambda figure: _draw(figure, lengths, place.ranks),
     )
@@ -98,14 +103,22 @@ def step_sign(before: Mapping[int, float], after: Mapping[int, float]) -> int:
     return -1 if ratios and max(ratios) < 1 else 0
 
 
+def _busy_sign(before: Length, after: Length) -> int:
+    """The sign of the busy time; unclear where noise spoils the times of either row."""
+    return step_sign(before.busy, after.busy) if before.settled and after.settled else 0
+
+
 def verdict(lengths: Sequence[Length], simulated: Mapping[int, float]) -> str:
     """Rises, falls and ends of both curves, counted."""
     steps = list(pairwise(lengths))
-    busy = [step_sign(before.busy, after.busy) for before, after in steps]
-    bubble = [step_sign(before.bubble, after.bubble) for before, after in steps]
+    busy = [_busy_sign(before, after) for before, after in steps]
+    bubble = [
+        step_sign(before.bubble, after.bubble) if before.settled and after.settled else 0
+        for before, after in steps
+    ]
     by_length = [simulated[tokens] for tokens in sorted(simulated, reverse=True)]
     rises = [after > before for before, after in pairwise(by_length)]
-    ends = step_sign(lengths[0].busy, lengths[-1].busy)
+    ends = _busy_sign(lengths[0], lengths[-1])
     words = {1: "longer", -1: "shorter", 0: "not clearly longer or shorter"}
     agrees = ends == (1 if by_length[-1] > by_length[0] else -1)
     return (
