@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.docs import comparing, comparison, planned, profiles, published, workloads
+from benchmarks.docs import comparing, comparison, planned, profiles, published, timing, workloads
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "readme-136MiB": partial(comparison.comparison, "tiny-cpu-136MiB"),
@@ -33,6 +33,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "compare-simulated": comparing.simulated,
     "compare-recorded": comparing.recorded,
     "compare-live": comparing.live,
+    "timing-noise": timing.noise,
     "workloads": workloads.workloads,
     "models": workloads.models,
 }
