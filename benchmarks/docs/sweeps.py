@@ -32,7 +32,7 @@ def sweep_table(document: Document, quantity: str) -> str:
     for system, name in SYSTEMS.items():
         if system in measured:
             columns[f"{name}, step s"] = partial(_step, system)
-    columns["speed of SPPO over the best peer"] = _speed_over_peers
+    columns["speed of SPPO over the best peer"] = speed_over_peers
     return table(columns, document["values"]) + origin(document)
 
 
@@ -40,7 +40,7 @@ def _step(system: str, value: Document) -> str:
     return median_step(next(row for row in value["rows"] if row["system"] == system))
 
 
-def _speed_over_peers(value: Document) -> str:
+def speed_over_peers(value: Document) -> str:
     """Over the fastest peer; no number where the times of a row are unsettled."""
     rows = [row for row in value["rows"] if row["system"] in SYSTEMS]
     if any(row.get("timing_reason") and not row["sppo_speed_up"] for row in rows):
