@@ -122,7 +122,7 @@ UNTUNED = "(untuned)"
 
 
 def _untuned(workload: Workload, adapter: Adapter, *, leanest: bool) -> Any:
-    """The first point of the grid that the library takes, or the last.
+    """The first point of the grid that the library takes; `leanest`: the last.
 
     A grid begins with the least work. `benchmarks.rows.fallback` takes the place of a first point
     that does not fit. Where the library refuses all points, its check of this one says why.

@@ -74,7 +74,7 @@ class Fallback:
         return [point for point in known.ordered[first:] if point.key not in tried]
 
     def _second_half(self, refused: Configuration, tried: Collection[str]) -> list[Configuration]:
-        """A grid begins with the least work, and its end has the least memory."""
+        """A grid begins with the least work, and its end recomputes most."""
         grid = grid_assignments(refused.row.system, self.workload)
         able = [point for point in grid if point.status is None]
         keys = [point.key for point in able]
