@@ -13,6 +13,7 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.output import show
 from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
+from benchmarks.environment import describe_environment
 
 PAGES = "paper"
 """The folder of the pages below results/runs/."""
@@ -66,6 +67,8 @@ class Paper(PaperEmulation):
 
     def _write_pages(self) -> int:
         from benchmarks.paper.items import files, registry
+        from benchmarks.tracking import pages
+        from benchmarks.tracking.tracked_run import live_run
 
         keys = self._keys()
         pipeline = self._pipeline(keys)
@@ -75,10 +78,14 @@ class Paper(PaperEmulation):
             )
         parent = arguments.parent(self)
         folder = parent if self.output is not None else parent / PAGES
-        with usage_errors(OSError):
+        heading = pages.heading(describe_environment())
+        with usage_errors(OSError), live_run(heading, folder, is_off=self.no_wandb) as live:
             written = files.write_items(
-                {key: registry.maker(key, pipeline) for key in keys}, folder
+                {key: registry.maker(key, pipeline) for key in keys},
+                folder,
+                lambda item: pages.log_item(live, folder, item.key),
             )
+            pages.end(live, files.summary(written))
             if self.publish and not written.not_made:
                 print(f"published as {files.publish(folder, written)}", file=sys.stderr)
         values: dict[str, Any] = {"directory": str(folder), **files.as_json(written)}
