@@ -122,6 +122,7 @@ class TrackedRun:
         """Begin the run, or continue the run of this id."""
         if self._run is not None:
             return
+        _make_folder(self.sent.folder)
         heading = self.heading
         self._run = wandb.init(
             id=heading.run_id,
@@ -163,6 +164,13 @@ class TrackedRun:
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
         run.finish(exit_code=exit_code)
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises OSError: wandb itself would take a temporary folder, which nobody finds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} is not writable: name a folder by WANDB_DIR")
 
 
 def _media(wandb: Any, value: Any) -> Any:

@@ -32,10 +32,8 @@ WRITING = {
     "home below a file": "timeline",
     "a notebook's figures": "timeline",
     "launcher's variables": "dry-run",
-    "WANDB_MODE odd": "tracked sweep",
-    "WANDB_BASE_URL odd": "tracked run",
+    "WANDB_MODE odd": "tracked run",
     "WANDB_DIR below a file": "track",
-    "WANDB_MODE disabled": "track",
 }
 """Surroundings that harm some commands only, each with one of them."""
 
