@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting.text_table import Column, Item
-from benchmarks.tracking.sent import Sent
+from benchmarks.tracking.sent import END, Sent
 from benchmarks.tracking.session import Session, wandb_directory
 
 PROJECT = "sppo-bench"
 
 PREFIXES = ("result", "measured", "emulated", "simulated", "paper")
 """Beginnings of names in a step. The summary has the best alone, not the last."""
-
-END = "end"
-"""Notes that a run has its summary."""
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -91,13 +88,13 @@ class TrackedRun:
 
         Values are text, numbers, Cells or Pictures.
         """
-        if self.is_off or self.session.is_off or name in self.sent.names:
+        if self.is_off or self.session.is_off or (name in self.sent and self.sent.is_certain):
             return
         self.session.call(lambda wandb: self._log(wandb, name, values), self.directory)
 
     def end(self, summary: Mapping[str, Any], *, exit_code: int) -> None:
         """Write the summary and close the run. A run that has its end, and nothing new, stays."""
-        if self.is_off or self.session.is_off or (self._run is None and END in self.sent.names):
+        if self.is_off or self.session.is_off or (self._run is None and END in self.sent):
             return
         self.session.call(lambda wandb: self._end(wandb, summary, exit_code), self.directory)
 
@@ -108,13 +105,14 @@ class TrackedRun:
 
     def _log(self, wandb: Any, name: str, values: Mapping[str, Any]) -> None:
         self._open(wandb)
+        if name in self.sent:
+            return
         if self._known_to_server > 0:
             self._known_to_server -= 1
         else:
-            step = len([sent for sent in self.sent.names if sent != END])
             present = {key: value for key, value in values.items() if value is not None}
             media = {key: _media(wandb, value) for key, value in present.items()}
-            self._run.log(media, step=step, commit=True)
+            self._run.log(media, step=self.sent.steps, commit=True)
             self.new_results += 1
         self.sent.add(name)
 
@@ -150,20 +148,20 @@ class TrackedRun:
         for prefix in PREFIXES:
             self._run.define_metric(f"{prefix}/*", summary="none")
         self.is_changed = True
-        logged = len([name for name in self.sent.names if name != END])
-        self._known_to_server = max(0, self._run.starting_step - logged)
+        self.sent.trust_server(self._run.starting_step)
+        self._known_to_server = max(0, self._run.starting_step - self.sent.steps)
 
     def _end(self, wandb: Any, summary: Mapping[str, Any], exit_code: int) -> None:
         self._open(wandb)
         present = {key: value for key, value in summary.items() if value is not None}
         self._run.summary.update(present)
+        self.sent.add(END)
         self._finish(exit_code)
-        if END not in self.sent.names:
-            self.sent.add(END)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
         run.finish(exit_code=exit_code)
+        self.sent.close()
 
 
 def _make_folder(folder: Path) -> None:

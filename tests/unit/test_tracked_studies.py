@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,9 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def logged(folder: Path) -> dict[str, list[str]]:
     """Names of the logged results by run."""
-    runs: dict[str, list[str]] = json.loads((folder / "wandb" / sent.NAME).read_bytes())["runs"]
-    return runs
+    values = json.loads((folder / "wandb" / sent.NAME).read_bytes())
+    assert all(run["closed"] for run in values["runs"].values())
+    return {run: list(values["runs"][run]["results"]) for run in values["runs"]}
 
 
 def test_a_stopped_sweep_goes_on_in_its_run(
@@ -232,8 +234,6 @@ def test_what_a_server_has_is_not_sent_again(tmp_path: Path) -> None:
 def test_launches_see_no_variable_of_the_tracker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     monkeypatch.setenv("OTHER", "stays")
     before = dict(os.environ)
@@ -244,6 +244,47 @@ def test_launches_see_no_variable_of_the_tracker(
     assert "WANDB_RUN_ID" not in during
     assert (during["OTHER"], during["WANDB_SILENT"]) == ("stays", "true")
     assert Path(during["WANDB_DATA_DIR"]) == tmp_path / "wandb"
+
+
+@pytest.mark.parametrize(("seconds_on_disk", "steps"), [(-1, [0, 1, 2]), (1, [1, 2])])
+def test_after_a_kill_only_what_is_on_disk_counts(
+    seconds_on_disk: int, steps: list[int], tmp_path: Path
+) -> None:
+    """wandb writes every few seconds: before or after the first result was noted."""
+    heading = Heading(run_id="a", name="b", job_type="c", tags=())
+    with fake_wandb(), Session() as session:
+        killed = TrackedRun(session, heading, tmp_path)
+        killed.result("value 0", {"result/number": 0})
+    file = tmp_path / "wandb" / "offline-run-1-a" / "run-a.wandb"
+    file.parent.mkdir()
+    file.touch()
+    written = killed.sent.results["value 0"] + seconds_on_disk
+    os.utime(file, (written, written))
+    with fake_wandb() as runs, Session() as session:
+        run = TrackedRun(session, heading, tmp_path)
+        for number in range(3):
+            run.result(f"value {number}", {"result/number": number})
+        run.end({}, exit_code=0)
+    assert list(runs[0].steps) == steps
+    with fake_wandb() as runs, Session() as session:
+        TrackedRun(session, heading, tmp_path).result("value 0", {"result/number": 0})
+    assert runs == []
+
+
+def test_after_a_kill_a_server_says_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "online")
+    heading = Heading(run_id="a", name="b", job_type="c", tags=())
+    with fake_wandb(), Session() as session:
+        killed = TrackedRun(session, heading, tmp_path)
+        for number in range(2):
+            killed.result(f"value {number}", {"result/number": number})
+    with fake_wandb(starting_step=1) as runs, Session() as session:
+        run = TrackedRun(session, heading, tmp_path)
+        for number in range(3):
+            run.result(f"value {number}", {"result/number": number})
+    assert list(runs[0].steps) == [1, 2]
 
 
 def several(folder: Path) -> Path:
