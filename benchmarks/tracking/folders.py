@@ -47,7 +47,7 @@ def find(path: Path, depth: int = DEPTH) -> Iterator[Found]:
     if path.is_file():
         yield from _file(path)
     elif (path / run_file.NAME).is_file():
-        yield Found(path=path, kind="run", log=partial(_log_folder, path))
+        yield Found(path=path, kind=_kind(path), log=partial(_log_folder, path))
     elif any(path.glob(f"*/{records.FILE_NAME}")):
         yield Found(path=path, kind="run", log=partial(_log_launches, path))
     else:
@@ -56,6 +56,14 @@ def find(path: Path, depth: int = DEPTH) -> Iterator[Found]:
         for folder in sorted(path.iterdir()) if depth else ():
             if folder.is_dir() and not folder.is_symlink() and folder.name != "wandb":
                 yield from find(folder, depth - 1)
+
+
+def _kind(directory: Path) -> str:
+    """The command of a folder; "run" where its plan cannot be read, which `_log_folder` says."""
+    try:
+        return studies.kind_of(run_file.read(directory))
+    except ValueError:
+        return "run"
 
 
 def _file(path: Path) -> Iterator[Found]:

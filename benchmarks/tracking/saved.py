@@ -22,7 +22,7 @@ from benchmarks.rows import tuning
 from benchmarks.rows.tuning import Tuning
 from benchmarks.studies import ablation, limit, longest_result, sweep
 from benchmarks.studies.ablation import PolicyResult
-from benchmarks.studies.limit import DeviceLimit
+from benchmarks.studies.limit import LimitTrial
 from benchmarks.studies.longest_result import LongestSequences
 from benchmarks.studies.sweep import Quantity, SweepPoint
 from benchmarks.tracking import pages, searches, studies
@@ -43,6 +43,12 @@ class SavedAblation(msgspec.Struct, frozen=True, kw_only=True):
     """The policies of ablation.json."""
 
     policies: list[PolicyResult]
+
+
+class SavedLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """The trials of a limit, also of a file from before `versions`."""
+
+    trials: list[LimitTrial]
 
 
 def log_sweep(run: TrackedRun, data: bytes) -> None:
@@ -66,7 +72,7 @@ def log_longest(run: TrackedRun, data: bytes) -> None:
 
 def log_limit(run: TrackedRun, data: bytes) -> None:
     """A published limit. Its trials have no names, so only their table is logged."""
-    studies.end_limit(run, msgspec.json.decode(data, type=DeviceLimit).trials, 0)
+    studies.end_limit(run, msgspec.json.decode(data, type=SavedLimit).trials, 0)
 
 
 def log_ablation(run: TrackedRun, data: bytes) -> None:

@@ -81,7 +81,7 @@ def test_a_stopped_sweep_goes_on_in_its_run(
     assert [row[cells["columns"].index("label")] for row in cells["data"]] == ["measured"] * 2
     capsys.readouterr()
     assert main(["track", str(folder)]) == 0
-    assert capsys.readouterr().out.startswith("logged before: run")
+    assert capsys.readouterr().out.startswith("logged before: sweep")
     assert len(list(folder.rglob("offline-run-*"))) == 2
 
 
@@ -320,6 +320,22 @@ def test_a_folder_with_several_says_what_is_logged_and_what_not(
     assert out[1].endswith("other.json: wandb has no form for this schema")
     assert out[2].endswith("2 wandb runs, 8 new results")
     assert "foreign" not in "".join(out)
+
+
+def test_every_published_result_has_a_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of every age, and pages; the proofs have no form."""
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    published = store.published_directory()
+    with fake_wandb() as runs:
+        assert main(["track", str(published), str(published.parent / "paper"), "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert len(runs) == sum(entry["new_runs"] for entry in entries)
+    without = {entry["path"] for entry in entries if not entry["runs"]}
+    assert all("/proofs/" in path for path in without)
+    kinds = {entry["kind"] for entry in entries if entry["runs"]}
+    assert kinds >= {"run", "sweep", "longest", "limit", "ablation", "tune", "paper", "emulation"}
 
 
 @pytest.mark.parametrize("kind", ["empty", "absent", "foreign", "none"])

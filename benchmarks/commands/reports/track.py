@@ -94,6 +94,10 @@ def line(entry: dict[str, Any]) -> str:
         return f"not logged: {place}: {entry['reason']}"
     if not entry["new_runs"]:
         return f"logged before: {place}: run {', '.join(entry['runs'])}"
-    count = len(entry["runs"])
-    runs = f"{count} wandb run{'s' if count > 1 else ''}"
-    return f"logged: {place}: {runs}, {entry['new_results']} new results"
+    runs = counted(len(entry["runs"]), "wandb run")
+    return f"logged: {place}: {runs}, {counted(entry['new_results'], 'new result')}"
+
+
+def counted(count: int, name: str) -> str:
+    """ "1 wandb run", "2 wandb runs"."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
