@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
@@ -22,7 +22,7 @@ def part_cost(
     layers = len(shape.layers)
     cost = block_seconds(shape.model, profile, **positions).part(layers, shape.head)
     recompute = layers * recompute_ns(shape.model, profile, recomputed, **positions)
-    return replace(cost, backward_ns=cost.backward_ns + recompute)
+    return SubsequenceCost(cost.forward_ns, cost.backward_ns + recompute)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,7 @@ class BlockSeconds:
     def part(self, layers: int, head: bool) -> SubsequenceCost:
         """The same for `layers` blocks, and the head where `head` is true."""
         forward = layers * self.forward + (self.head if head else 0.0)
-        return SubsequenceCost(
-            forward_ns=round(forward * 1e9), backward_ns=round(layers * self.backward * 1e9)
-        )
+        return SubsequenceCost(round(forward * 1e9), round(layers * self.backward * 1e9))
 
 
 def block_seconds(

@@ -84,7 +84,9 @@ class LiveBytes:
 
     def peak(self, saved: Sequence[int], temporary: Sequence[int]) -> ComputePeak:
         """The compute with the most bytes."""
-        return max(map(ComputePeak, saved, self.messages, temporary), key=sum)
+        totals = list(map(add, map(add, saved, self.messages), temporary))
+        largest = totals.index(max(totals))
+        return ComputePeak(saved[largest], self.messages[largest], temporary[largest])
 
     @cached_property
     def turn(self) -> int:

@@ -91,6 +91,11 @@ class StageMemoryModel:
         """Bytes that a forward saves under this decision, before anything is offloaded."""
         return self.shapes[part].kept_bytes(self.tokens[part][index], decision.recompute)
 
+    def all_kept_bytes(self, decisions: StageDecisions) -> int:
+        """Bytes that all forwards of the own chunks save, of one sequence."""
+        rows = self._by_row(decisions, self._row_bytes)
+        return sum(size.saved for row in rows for size in row)
+
     def offloaded_bytes(self, part: int, index: int, decision: Decision) -> int:
         """Bytes that this decision offloads."""
         return sum(n * size for n, size in self._offloaded(part, index, decision))
@@ -265,22 +270,33 @@ class StageMemoryModel:
             connections=self.layout.connections_of(self.stage),
         )
 
-    def memory(self, decisions: StageDecisions) -> StageMemory:
-        """The whole memory model under these decisions.
+    @cached_property
+    def _state_bytes(self) -> tuple[int, int, int, int, int]:
+        """Weights, gradients, optimizer state, KV and dKV.
 
         A helper has room for the weights and gradients of one chunk, and for KV and dKV up to the
         end of the split.
         """
+        weights, gradients, optimizer = state_bytes(self.shapes)
+        kv, dkv = kv_bytes(self.shapes, self.layout)
+        helped = helper_bytes(self.msp_roles)
+        return (
+            weights + helped[0],
+            gradients + helped[1],
+            optimizer,
+            kv + helped[2],
+            dkv + helped[3],
+        )
+
+    def memory(self, decisions: StageDecisions) -> StageMemory:
+        """The whole memory model under these decisions."""
         saved, temporary, host = self._held(decisions)
         peak = self.live_bytes.peak(saved, temporary)
         hosted = bool(self.layout.kv_block_tokens)
-        weights, gradients, optimizer = state_bytes(self.shapes)
-        kv, dkv = kv_bytes(self.shapes, self.layout)
-        helper = helper_bytes(self.msp_roles)
-        kv, dkv = kv + helper[2], dkv + helper[3]
+        weights, gradients, optimizer, kv, dkv = self._state_bytes
         return StageMemory(
-            weights=weights + helper[0],
-            gradients=gradients + helper[1],
+            weights=weights,
+            gradients=gradients,
             optimizer=optimizer,
             kv=0 if hosted else kv,
             dkv=0 if hosted else dkv,

@@ -125,14 +125,25 @@ class Slicing:
 
     def slices(self, part: int, subsequence: int) -> tuple[Slice, ...]:
         """The slices of a subsequence in a chunk, in the order of their tokens."""
-        if self.is_split(part, subsequence):
-            return self._splits[part, subsequence][1]
-        return (Slice(part % self.pipeline_parallel, 0, self.lengths_tokens[subsequence]),)
+        key = part, subsequence
+        known = self._known_slices.get(key)
+        if known is None:
+            if key in self._splits:
+                known = self._splits[key][1]
+            else:
+                owner = part % self.pipeline_parallel
+                known = (Slice(owner, 0, self.lengths_tokens[subsequence]),)
+            self._known_slices[key] = known
+        return known
+
+    @cached_property
+    def _known_slices(self) -> dict[tuple[int, int], tuple[Slice, ...]]:
+        return {}
 
     def slice_of(self, part: int, subsequence: int, rank: int) -> int | None:
         """The number of the slice that a rank computes, if any."""
-        ranks = [each.rank for each in self.slices(part, subsequence)]
-        return ranks.index(rank) if rank in ranks else None
+        slices = enumerate(self.slices(part, subsequence))
+        return next((number for number, each in slices if each.rank == rank), None)
 
     def tokens_of(self, part: int, subsequence: int, rank: int) -> int:
         """Tokens that a rank computes."""

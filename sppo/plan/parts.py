@@ -21,6 +21,9 @@ from sppo.plan.saved_tensors import (
 )
 from sppo.plan.weights import canonical_weights
 
+_Copies = tuple[str, int, int]
+"""Of a saved tensor: its name, how many a chunk has, bytes of a token in each."""
+
 
 class Elements(NamedTuple):
     """One rank's elements of a chunk's parameters; `whole`: of those that every shard has whole."""
@@ -110,11 +113,26 @@ class PartShape:
         """Bytes of one saved tensor of a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[tensor.name] // self.shards)
 
-    def _bytes(self, tensors: Iterable[SavedTensor], tokens: int, dropped: Collection[str]) -> int:
-        return sum(
-            self.copies[tensor.name] * self.saved_tensor_bytes(tensor, tokens)
+    @cached_property
+    def _saved(self) -> list[_Copies]:
+        return self._copies(self.saved_tensors.values())
+
+    @cached_property
+    def _offloadable(self) -> list[_Copies]:
+        return self._copies(self.offloadable)
+
+    def _copies(self, tensors: Iterable[SavedTensor]) -> list[_Copies]:
+        return [
+            (tensor.name, self.copies[tensor.name], self._token_bytes[tensor.name])
             for tensor in tensors
-            if tensor.name not in dropped
+        ]
+
+    def _bytes(self, tensors: list[_Copies], tokens: int, dropped: Collection[str]) -> int:
+        """Each tensor of each shard is rounded up to whole bytes."""
+        return sum(
+            copies * -(-tokens * token_bytes // self.shards)
+            for name, copies, token_bytes in tensors
+            if name not in dropped
         )
 
     def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
@@ -122,11 +140,11 @@ class PartShape:
 
         Tensors named in `dropped` are recomputed, in all blocks of the chunk.
         """
-        return self._bytes(self.saved_tensors.values(), tokens, dropped)
+        return self._bytes(self._saved, tokens, dropped)
 
     def offloadable_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
         """Bytes of all saved tensors that may be offloaded."""
-        return self._bytes(self.offloadable, tokens, dropped)
+        return self._bytes(self._offloadable, tokens, dropped)
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes of K and V of all blocks, or of their gradients, by the width of an element."""
@@ -141,8 +159,7 @@ def state_elements(shapes: Sequence[PartShape]) -> int:
     return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SubsequenceCost:
+class SubsequenceCost(NamedTuple):
     """Nanoseconds of one subsequence on one stage."""
 
     forward_ns: int

@@ -29,8 +29,11 @@ class Schedule:
 
     def together(self, instruction: Instruction) -> tuple[Instruction, ...]:
         """All slices of a forward or backward, which run at the same time on different ranks."""
-        slices = self.layout.slices(instruction.part, instruction.subsequence)
-        return tuple(instruction._replace(slice=number) for number in range(len(slices)))
+        op, sequence, index, part, _, _ = instruction
+        slices = self.layout.slices(part, index)
+        return tuple(
+            Instruction(op, sequence, index, part, number) for number in range(len(slices))
+        )
 
     def run(self, run: Callable[[int, Instruction], bool]) -> list[int]:
         """Run all stages until none advances; the position at which each stage stops.
@@ -76,6 +79,8 @@ def sides_of(layout: Layout, compute: Instruction, *, reads: bool) -> list[Side]
     neighbour = part - 1 if before else part + 1
     if not 0 <= neighbour < layout.part_count:
         return []
+    if not (layout.is_split(part, index) or layout.is_split(neighbour, index)):
+        return [Side(0, 0, layout.lengths_tokens[index], neighbour % layout.pipeline_parallel)]
     own, neighbours = layout.slices(part, index)[number], layout.slices(neighbour, index)
     sides = []
     for piece in layout.pieces(min(part, neighbour), index):
@@ -97,10 +102,14 @@ MESSAGE_OPS = {
 
 def messages(layout: Layout, compute: Instruction, *, reads: bool) -> list[Instruction]:
     """Hidden states or gradients that a compute receives from other ranks, or sends to them."""
-    rank = layout.slices(compute.part, compute.subsequence)[compute.slice].rank
-    op = MESSAGE_OPS[compute.op, reads]
-    sides = sides_of(layout, compute, reads=reads)
-    return [compute._replace(op=op, other=side.other) for side in sides if side.rank != rank]
+    op, sequence, index, part, number, _ = compute
+    rank = layout.slices(part, index)[number].rank
+    end = MESSAGE_OPS[op, reads]
+    return [
+        Instruction(end, sequence, index, part, number, side.other)
+        for side in sides_of(layout, compute, reads=reads)
+        if side.rank != rank
+    ]
 
 
 def message_tokens(schedule: Schedule, message: Instruction) -> int:
@@ -114,13 +123,14 @@ def message_tokens(schedule: Schedule, message: Instruction) -> int:
 
 def matching_receive(send: Instruction) -> Instruction:
     """The receive that a send meets, on the rank at its other end."""
-    op, _, _, part, number, other = send
+    op, sequence, index, part, number, other = send
     if op is Op.SEND_F:
-        return send._replace(op=Op.RECV_F, part=part + 1, slice=other, other=number)
+        return Instruction(Op.RECV_F, sequence, index, part + 1, other, number)
     if op is Op.SEND_B:
-        return send._replace(op=Op.RECV_B, part=part - 1, slice=other, other=number)
+        return Instruction(Op.RECV_B, sequence, index, part - 1, other, number)
     assert op in (Op.SEND_W, Op.SEND_DW)
-    return send._replace(op=Op.RECV_W if op is Op.SEND_W else Op.RECV_DW)
+    receive = Op.RECV_W if op is Op.SEND_W else Op.RECV_DW
+    return Instruction(receive, sequence, index, part, number, other)
 
 
 def carries_msp_weights(instruction: Instruction) -> bool:
@@ -130,13 +140,13 @@ def carries_msp_weights(instruction: Instruction) -> bool:
 
 def peer_of(schedule: Schedule, instruction: Instruction) -> int:
     """The rank at the other end of a send or receive."""
-    op, _, _, part, _, other = instruction
+    op, _, index, part, _, other = instruction
     if op in (Op.RECV_W, Op.SEND_DW):
         return schedule.stage_of(part)
     if op in (Op.SEND_W, Op.RECV_DW):
         return schedule.runs_on(instruction)
     neighbour = part + (1 if op in (Op.SEND_F, Op.RECV_B) else -1)
-    return schedule.runs_on(instruction._replace(part=neighbour, slice=other))
+    return schedule.layout.slices(neighbour, index)[other].rank
 
 
 def needed_receives(schedule: Schedule, instruction: Instruction) -> list[Instruction]:

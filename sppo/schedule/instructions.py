@@ -30,11 +30,11 @@ Where MSP splits a subsequence (`plan/msp.py`), it has slices, each on a rank of
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 
-class Op(Enum):
+class Op(StrEnum):
     """The kinds of instructions; the values are their names in text."""
 
     RECV_F = "RECV_F"
@@ -60,8 +60,8 @@ class Op(Enum):
         return {Op.OFFLOAD: "d2h", Op.RELOAD: "h2d"}.get(self, "p2p")
 
 
-RECEIVES = (Op.RECV_F, Op.RECV_B, Op.RECV_W, Op.RECV_DW)
-SENDS = (Op.SEND_F, Op.SEND_B, Op.SEND_W, Op.SEND_DW)
+RECEIVES = frozenset({Op.RECV_F, Op.RECV_B, Op.RECV_W, Op.RECV_DW})
+SENDS = frozenset({Op.SEND_F, Op.SEND_B, Op.SEND_W, Op.SEND_DW})
 
 
 class Instruction(NamedTuple):

@@ -86,6 +86,8 @@ class _Clock:
     def advance(self, stage: _Stage, instruction: Instruction) -> bool:
         """Run one instruction; False if the stage must wait for another."""
         op, now = instruction.op, stage.lanes["compute"]
+        if op is Op.FORWARD or op is Op.BACKWARD:
+            return self._compute(stage, instruction)
         if op in RECEIVES:
             self.posted[instruction] = now
         elif op in SENDS:

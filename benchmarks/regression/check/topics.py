@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -59,8 +59,9 @@ class Topic:
 
 def _plans(plan_cases: Callable[[], cases.PlanCases]) -> Callable[[Workers], Collect]:
     def start(workers: Workers) -> Collect:
+        # Without the name, so that a workload in two topics is planned once.
         tasks = {
-            name: (workload, SolverOptions(**options))
+            name: (replace(workload, name="unnamed"), SolverOptions(**options))
             for name, (workload, options) in plan_cases().items()
         }
         return workers.plan(plan_values, tasks)

@@ -19,11 +19,7 @@ def require_host_room(problem: StageProblem) -> None:
     if host is None or device is None:
         return
     states = [uniform(problem, decision, 0.0) for decision in recompute_levels(problem)]
-    kept = sum(
-        problem.kept_bytes(part, index, decision)
-        for part, row in enumerate(states[-1])
-        for index, decision in enumerate(row)
-    )
+    kept = problem.all_kept_bytes(states[-1])
     memory = problem.memory(states[-1])
     if kept + memory.kv_host <= host:
         return

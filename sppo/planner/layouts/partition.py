@@ -85,19 +85,22 @@ def slice_cut(
 ) -> tuple[int, ...]:
     """A subsequence at position `start` in slices of equal causal FLOPs: all end together."""
     check_cut(tokens, slices, alignment)
+    square = model.layers * block_of(model).mixer_flops_per_pair // 2
+    linear = prefix_flops(model, 1) - square
     first, last = prefix_flops(model, start), prefix_flops(model, start + tokens)
     shares = [first + (last - first) * index // slices for index in range(slices)]
-    boundaries = [*(_position_of(model, share) - start for share in shares), tokens]
+    boundaries = [*(_position_of(share, square, linear) - start for share in shares), tokens]
     return _aligned(boundaries, tokens, alignment)
 
 
-def _position_of(model: Model, flops: int) -> int:
-    """The least position whose prefix costs at least `flops`: the root of a quadratic."""
-    square = model.layers * block_of(model).mixer_flops_per_pair // 2
-    linear = prefix_flops(model, 1) - square
+def _position_of(flops: int, square: int, linear: int) -> int:
+    """The least position p with `square` p^2 + `linear` p of at least `flops`.
+
+    These are the coefficients of `prefix_flops`.
+    """
     root = math.isqrt(linear * linear + 4 * square * flops)
     position = max(0, (root - linear) // (2 * square))
-    while prefix_flops(model, position) < flops:  # the root was rounded down
+    while (square * position + linear) * position < flops:  # the root was rounded down
         position += 1
     return position
 

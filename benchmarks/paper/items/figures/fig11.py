@@ -82,14 +82,13 @@ def unexplained(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _verdict(comparisons: Sequence[Comparison]) -> str:
-    differs = (
-        "Differs: with this profile nearly every copy hides, so adaptive offload gains nothing, "
-        "and MSP does not fit."
-    )
+    printed = [row for row in comparisons if WHAT_IF not in row.what]
+    same = sum(map(has_sign, printed))
+    words = f"As printed {same} of {len(printed)} steps have the paper's sign."
     open_steps = unexplained(comparisons)
     if open_steps:
-        return f"{differs} No what-if gives the sign of {', '.join(open_steps)}."
-    return f"{differs} A what-if gives each of the paper's signs."
+        return f"{words} No what-if gives the sign of {', '.join(open_steps)}."
+    return f"{words} A what-if gives the sign of each other step."
 
 
 def _name(place: ReportedPoint) -> str:
