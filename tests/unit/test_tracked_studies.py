@@ -17,7 +17,7 @@ from benchmarks import workloads
 from benchmarks.cli import main
 from benchmarks.commands.planning import emulate_search
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import EmulationJob, RoleReport
+from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.launch import run_file
 from benchmarks.records import record as records
 from benchmarks.records import store
@@ -196,6 +196,28 @@ def run_file_of_search(folder: Path, workload: Any) -> None:
         command="emulate", arguments=[], workload=workload, environment={}, finished=True
     )
     run_file.write(folder, plan)
+
+
+def test_the_paper_s_emulated_points_are_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_roles(_: Emulator, job: EmulationJob, roles: Sequence[Role]) -> list[RoleReport]:
+        store.save(Path(job.output_directory) / "job.json", job)
+        return [failed(role, "oom", "no memory") for role in roles]
+
+    monkeypatch.setattr(Emulator, "run", run_roles)
+    flags = "--models gpt-7b --systems deepspeed --figures 10 --readings paper"
+    with fake_wandb() as runs:
+        assert main(["paper", *flags.split(), "--output", str(tmp_path)]) == 0
+        (folder,) = tmp_path.iterdir()
+        assert main(["track", str(folder)]) == 0
+    (run,) = runs
+    *rows, table = run.steps.values()
+    saved = json.loads((folder / "fig10.json").read_bytes())["verdicts"]
+    assert [values["result/tokens"] for values in rows] == [verdict["seq"] for verdict in saved]
+    assert len(table["fig10"]["data"]) == len(saved) > 1
+    assert "label" in table["fig10"]["columns"]
+    assert run.summary["fig10/agreement"] == "the paper is silent on these rows"
 
 
 def test_the_paper_s_pages_are_logged_once(
