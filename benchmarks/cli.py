@@ -49,6 +49,7 @@ COMMANDS = {
     "run": "measuring.run:Run",
     "table": "reports.table:Table",
     "site": "reports.site:Site",
+    "track": "reports.track:Track",
     "limit": "measuring.limit:Limit",
     "longest": "measuring.longest:Longest",
     "sweep": "studies.sweep:Sweep",

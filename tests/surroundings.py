@@ -52,20 +52,26 @@ VERBS: dict[str, tuple[str, ...]] = {
     "tracked run": RUN,
     "sweep": (
         *("sweep", "mini-cpu", "--device-memory", "none", "--systems", "sppo"),
+        *("--launches", "1", "--output", "{output}", "--no-wandb"),
+    ),
+    "tracked sweep": (
+        *("sweep", "mini-cpu", "--device-memory", "none", "--systems", "sppo"),
         *("--launches", "1", "--output", "{output}"),
     ),
+    "track": ("track", "{home}/run"),
     "ablation": (
-        *("ablation", "mini-cpu", "--policies", "auto", "--launches", "1", "--output", "{output}"),
+        *("ablation", "mini-cpu", "--policies", "auto", "--launches", "1", "--no-wandb"),
+        *("--output", "{output}"),
     ),
     "longest": (
         *("longest", "mini-cpu", "--systems", "sppo", "--device-memory", "16MiB"),
-        *("--at-most", "512", "--output", "{output}"),
+        *("--at-most", "512", "--output", "{output}", "--no-wandb"),
     ),
-    "limit": ("limit", "mini-cpu", "--output", "{output}"),
+    "limit": ("limit", "mini-cpu", "--output", "{output}", "--no-wandb"),
     "emulate": ("emulate", "sppo", "mini-cpu", "--again", "--output", "{output}"),
     "paper": (
         *("paper", "--models", "gpt-7b", "--systems", "deepspeed", "--figures", "10", "--again"),
-        *("--readings", "paper", "--output", "{output}"),
+        *("--readings", "paper", "--output", "{output}", "--no-wandb"),
     ),
     "profile": ("profile", "mine", "--output", "{output}.json"),
     "check": ("check", "--topics", "plans-unit-costs"),
@@ -102,6 +108,11 @@ class Surrounding:
 
 def _variables(**environment: str) -> Surrounding:
     return Surrounding(environment=environment)
+
+
+def _wandb_variables(**environment: str) -> Surrounding:
+    """Variables with which wandb refuses: a command goes on, but `track` has nothing else to do."""
+    return Surrounding(environment=environment, codes=(1, 2), harms=lambda verb: verb == "track")
 
 
 def _writes(verb: str) -> bool:
@@ -150,12 +161,13 @@ SURROUNDINGS: dict[str, Surrounding] = {
     "a notebook's figures": _variables(MPLBACKEND="no_such_backend"),
     "dumb terminal": _variables(TERM="dumb", FORCE_COLOR="1"),
     "WANDB_MODE empty": _variables(WANDB_MODE="", WANDB_DIR="", WANDB_PROJECT=""),
-    "WANDB_MODE odd": _variables(WANDB_MODE="Offline"),
-    "WANDB_BASE_URL odd": _variables(WANDB_BASE_URL="localhost:8080"),
+    "WANDB_MODE odd": _wandb_variables(WANDB_MODE="Offline"),
+    "WANDB_BASE_URL odd": _wandb_variables(WANDB_BASE_URL="localhost:8080"),
     "WANDB_RUN_ID": _variables(WANDB_RUN_ID="abc123", WANDB_RESUME="must"),
-    "WANDB_DIR below a file": _variables(WANDB_DIR="/dev/null/wandb"),
-    "WANDB_PROJECT not UTF-8": _variables(WANDB_PROJECT=NOT_UTF8),
-    "WANDB_INIT_TIMEOUT odd": _variables(WANDB_INIT_TIMEOUT="soon"),
+    "WANDB_DIR below a file": _wandb_variables(WANDB_DIR="/dev/null/wandb"),
+    "WANDB_PROJECT not UTF-8": _wandb_variables(WANDB_PROJECT=NOT_UTF8),
+    "WANDB_INIT_TIMEOUT odd": _wandb_variables(WANDB_INIT_TIMEOUT="soon"),
+    "WANDB_MODE disabled": _wandb_variables(WANDB_MODE="disabled"),
     "launcher's variables": Surrounding(environment=_LAUNCHER),
 }
 

@@ -30,7 +30,16 @@ class RunFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results(Json, RunFolder):
+class Tracked:
+    """A command whose results go to wandb."""
+
+    no_wandb: bool = False
+    """Write no wandb runs (docs/wandb.md). By default they are written, offline unless WANDB_MODE
+    is set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(Json, Tracked, RunFolder):
     """The results of a study: where they go, and for programs."""
 
     publish: bool = False

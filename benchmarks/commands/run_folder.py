@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -53,6 +54,7 @@ def run_folder(
         rows={row.row.label: row.key for row in configurations},
         code=dict(code or {}),
         environment=describe_environment(),
+        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
     )
     try:
         directory, plan = _folder(command, plan)

@@ -140,17 +140,25 @@ def run(
     display: Display,
     narrow: Narrow | None = None,
     instead: Instead | None = None,
+    on_record: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
     Before the gate, further launches of rows with unsettled times, within the budget. Every record
-    is on disk at the end, also after an interrupt. Weights and tokens are removed.
+    is on disk at the end, also after an interrupt. Weights and tokens are removed. on_record: gets
+    every record before the gate.
     """
     done: list[Record] = []
     budget = Budget(seconds=options.budget_seconds)
+
+    def note(record: Record) -> None:
+        done.append(record)
+        budget.note_launch(record)
+        if on_record is not None:
+            on_record(record)
+
     try:
-        done.append(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
-        budget.note_launch(done[-1])
+        note(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
@@ -162,23 +170,21 @@ def run(
                     continue  # refused before any launch, and recorded once
                 launched = _launch(inputs, current[place], number, options, display, instead)
                 for current[place], record in launched:
-                    done.append(record)
-                    budget.note_launch(record)
+                    note(record)
             configurations = current
         number = options.launches + 1
         while repeated := budget.next_round(
             configurations, done, display, partial(_is_recorded, inputs, number)
         ):
             for configuration in repeated if number % 2 else reversed(repeated):
-                done.append(launch_row(inputs, configuration, number, options, display))
-                budget.note_launch(done[-1])
+                note(launch_row(inputs, configuration, number, options, display))
             number += 1
     finally:
         try:
-            done = gate(inputs.directory, done, display)
+            judged = gate(inputs.directory, done, display)
         finally:
             remove_inputs(inputs)
-    return done
+    return judged
 
 
 def _is_recorded(inputs: Inputs, number: int, configuration: Configuration) -> bool:

@@ -34,7 +34,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
 
     arguments: the flags that decide what is measured. rows: label -> settings, where they are
     known before the first launch. code: digests of emulated code by system. environment: of the
-    first start. finished: whether the command came to its end.
+    first start. finished: whether the command came to its end. started: UTC time of the first
+    start, "" in older folders.
     """
 
     schema: str = SCHEMA
@@ -45,6 +46,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True):
     code: dict[str, str] = {}
     environment: dict[str, Any]
     finished: bool = False
+    started: str = ""
 
 
 def read(directory: Path) -> RunFile:

@@ -24,14 +24,14 @@ def text(figure: PaperPoints) -> str:
     """Header, tables, agreement and the accuracy of SPPO's plans, for a terminal and a file."""
     parts = [header(figure)]
     if figure.verdicts:
-        parts.append(text_table(_verdict_columns(figure.label), figure.verdicts))
+        parts.append(text_table(verdict_columns(figure.label), figure.verdicts))
         parts += [
             agreement(figure),
             "\n".join(_disagreements(figure)),
             speeds.text(figure.verdicts),
         ]
     if figure.longest:
-        table = text_table(_longest_columns(figure.label, figure.step_tokens), figure.longest)
+        table = text_table(longest_columns(figure.label, figure.step_tokens), figure.longest)
         parts.append(f"{LARGE_MODEL}, longest sequence\n\n{table}")
     parts.append(plan_accuracy(figure))
     return "\n\n".join(part for part in parts if part)
@@ -50,7 +50,8 @@ def header(figure: PaperPoints) -> str:
     return "\n".join(lines)
 
 
-def _verdict_columns(label: str) -> tuple[Column[Verdict], ...]:
+def verdict_columns(label: str) -> tuple[Column[Verdict], ...]:
+    """The columns of fig. 1 and 10."""
     return (
         ("model", lambda row: f"{row.model}, {row.gpus} GPUs"),
         ("tokens", lambda row: row.seq),
@@ -66,7 +67,8 @@ def _verdict_columns(label: str) -> tuple[Column[Verdict], ...]:
     )
 
 
-def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdict], ...]:
+def longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdict], ...]:
+    """The columns of fig. 12."""
     return (
         ("GPUs", lambda row: str(row.gpus)),
         ("system", lambda row: row.rule_name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +10,21 @@ from benchmarks.emulation.search import STEP_TOKENS
 from benchmarks.environment import describe_environment
 from benchmarks.paper import boundaries_figure, boundaries_report, reported
 from benchmarks.paper.boundaries import PaperComparison
-from benchmarks.paper.verdicts import PaperPoints
+from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict
 from benchmarks.records import store
 
 FIGURES = ("1", "10", "12")
 
 
-def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
+OnRow = Callable[[Verdict | LongestVerdict], None]
+
+
+def emulate_figure(
+    number: str, comparison: PaperComparison, on_row: OnRow | None = None
+) -> PaperPoints:
     """One of FIGURES, as JSON, table and figure in the emulator's folder.
+
+    on_row: gets every row at once, after it is saved.
 
     Raises ValueError, NotSupported or OSError.
     """
@@ -38,6 +46,8 @@ def emulate_figure(number: str, comparison: PaperComparison) -> PaperPoints:
     for row in rows:
         results.append(row)
         store.write_bytes(path, store.to_json(figure))
+        if on_row is not None:
+            on_row(row)
     text = boundaries_report.text(figure) + "\n"
     store.write_bytes(path.with_suffix(".md"), text.encode())
     boundaries_figure.draw(figure, path.with_suffix(".png"))

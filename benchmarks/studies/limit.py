@@ -7,6 +7,7 @@ is the paper's operating point.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,11 +58,16 @@ def path_of(workload: str) -> Path:
     return store.published_directory() / "limits" / f"{workload}.json"
 
 
-def search(workload: Workload, directory: Path, display: Display) -> DeviceLimit:
+def search(
+    workload: Workload,
+    directory: Path,
+    display: Display,
+    on_record: Callable[[Record], None] | None = None,
+) -> DeviceLimit:
     """Launch without a limit, then bisect whole MiB up to SEARCH_MIB above the tracked peak.
 
-    directory: gets the records. Raises NoLimit if the baseline does not run without a limit, or
-    not with the largest one.
+    directory: gets the records. on_record: gets every record at once. Raises NoLimit if the
+    baseline does not run without a limit, or not with the largest one.
     """
     options = Options(launches=1, measured_steps=1, warmup_steps=0)
     free = workload.with_device_memory(None)
@@ -79,6 +85,8 @@ def search(workload: Workload, directory: Path, display: Display) -> DeviceLimit
         )
         record = launch_row(limited, trial, 1, options, display)
         done.append(record)
+        if on_record is not None:
+            on_record(record)
         if record.status not in ("ok", "oom"):
             raise NoLimit(f"{row.label} ended as {record.status}, not by memory: {record.reason}")
         return record.status == "ok"

@@ -39,6 +39,9 @@ AT_MOST_FACTOR = 8
 time of a step grows with the square of the length."""
 
 
+OnTrial = Callable[[LongestTrial], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchedSetting:
     """One setting of a row: its configuration at any length, and its known peak in bytes, if any.
@@ -56,7 +59,7 @@ class SearchedSetting:
 class Prober:
     """Launches one length under one setting, and keeps records and trials.
 
-    The folder of `inputs` gets the records.
+    The folder of `inputs` gets the records. on_trial: gets every trial at once.
     """
 
     inputs: Inputs
@@ -65,6 +68,7 @@ class Prober:
     at_most_tokens: int
     launched: list[Record] = field(default_factory=list)
     trials: list[LongestTrial] = field(default_factory=list)
+    on_trial: OnTrial | None = None
 
     def __post_init__(self) -> None:
         self.own_tokens = self.inputs.workload.sequence_tokens
@@ -95,6 +99,8 @@ class Prober:
                 launched=launched,
             )
         )
+        if self.on_trial is not None:
+            self.on_trial(self.trials[-1])
         # A rank without counts has not grown, so no guess comes from that rank.
         sizes = [
             (rank.tracked_peak_bytes or 0, rank.tracked_live_before_bytes or 0) for rank in memory
@@ -225,10 +231,12 @@ def search(
     display: Display,
     at_most_tokens: int | None = None,
     most_settings: int | None = None,
+    on_trial: OnTrial | None = None,
 ) -> tuple[LongestSequences, list[Record]]:
     """All rows in turn: the result, and the judged records of all launches.
 
     directory: gets the records. most_settings: of a tuned row, those of least memory; None: all.
+    on_trial: gets every trial at once.
 
     Raises ValueError or OSError before the first launch, or on text that is too short.
     """
@@ -245,6 +253,7 @@ def search(
         options=options,
         display=display,
         at_most_tokens=at_most_tokens,
+        on_trial=on_trial,
     )
     environment = prober.inputs.environment
     results = []

@@ -81,13 +81,18 @@ def lost_rows(longest: LongestSequences, path: Path) -> list[str]:
 
 def table(rows: Sequence[LongestRow]) -> str:
     """Markdown: the longest of every row, and SPPO's length over it."""
+    return text_table(columns(rows), rows, "llrrrll")
+
+
+def columns(rows: Sequence[LongestRow]) -> tuple[Column[LongestRow], ...]:
+    """The columns of the table."""
     sppo = next((row.longest_tokens for row in rows if row.system == "sppo"), 0)
 
     def sppo_over(row: LongestRow) -> str:
         tokens = row.longest_tokens
         return f"{sppo / tokens:.2f}x" if sppo and tokens else NO_NUMBER
 
-    columns: tuple[Column[LongestRow], ...] = (
+    return (
         ("row", lambda row: row.row),
         ("settings", lambda row: row.settings_text or NO_NUMBER),
         (
@@ -102,7 +107,6 @@ def table(rows: Sequence[LongestRow]) -> str:
             lambda row: f"{row.launches} of {row.points} setting{'s' if row.points > 1 else ''}",
         ),
     )
-    return text_table(columns, rows, "llrrrll")
 
 
 def text(longest: LongestSequences) -> str:

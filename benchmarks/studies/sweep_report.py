@@ -54,18 +54,27 @@ def _system_columns(system: str, number: int) -> tuple[Column[SweepPoint], ...]:
 
 def _speed_up(rows: Sequence[Summary]) -> str:
     """SPPO's speed over the fastest peer; no number where a peer's times are unsettled."""
-    peers = [row for row in rows if row.system != "sppo"]
-    if any(row.timing_reason and row.sppo_speed_up is None for row in rows):
+    if is_unsettled(rows):
         return "unsettled"
-    best = min(
-        (row for row in peers if row.sppo_speed_up is not None),
-        key=lambda row: row.sppo_speed_up or 0.0,
-        default=None,
-    )
+    best = best_peer(rows)
     if best is not None:
         return tables.ratio_words(best)
+    peers = [row for row in rows if row.system != "sppo"]
     sppo_ran = any(row.system == "sppo" and row.status == "ok" for row in rows)
     return "only SPPO ran" if peers and sppo_ran else NO_NUMBER
+
+
+def is_unsettled(rows: Sequence[Summary]) -> bool:
+    """Whether times of a row are too noisy for a ratio."""
+    return any(row.timing_reason and row.sppo_speed_up is None for row in rows)
+
+
+def best_peer(rows: Sequence[Summary]) -> Summary | None:
+    """The peer over which SPPO's claimed ratio is the least; None where no ratio is claimed."""
+    peers = [row for row in rows if row.system != "sppo" and row.sppo_speed_up is not None]
+    if is_unsettled(rows):
+        return None
+    return min(peers, key=lambda row: row.sppo_speed_up or 0.0, default=None)
 
 
 def document(

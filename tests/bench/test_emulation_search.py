@@ -186,7 +186,7 @@ def test_sppo_is_asked_where_its_plans_end(room_gib: int) -> None:
 def test_the_longest_of_a_real_library(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     asked = ["--model", "gpt-tiny", "--seq", "16K", "--gpus", "2", "--hardware", "cpu-2core"]
     layout = ["--tp", "2", "--recompute", "full", "--device-memory", "512MiB"]
-    arguments = ["emulate", "megatron", *asked, *layout, "--longest", "--json"]
+    arguments = ["emulate", "megatron", *asked, *layout, "--longest", "--json", "--no-wandb"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)
     fits, beyond = result["longest_tokens"], result["longest_tokens"] + result["step_tokens"]

@@ -27,6 +27,7 @@ def test_two_policies_do_equal_work_in_one_layout(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = "--policies auto,lean --launches 1 --measured-steps 2 --warmup-steps 0 --publish --json"
+    flags += " --no-wandb"
     assert main(["ablation", "mini-cpu", *flags.split()]) == 0
     document = json.loads(capsys.readouterr().out)
     auto, lean = document["policies"]
@@ -44,7 +45,7 @@ def test_sppo_reaches_the_longest_sequence_that_is_asked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """12 MiB hold eight times the workload's length: K and V lie in the host tier."""
-    flags = "--systems sppo --device-memory 12MiB --json"
+    flags = "--systems sppo --device-memory 12MiB --json --no-wandb"
     assert main(["longest", "mini-cpu", *flags.split()]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["longest_tokens"] == 4096, row

@@ -33,6 +33,7 @@ WRITING = {
     "a notebook's figures": "timeline",
     "launcher's variables": "dry-run",
     "WANDB_MODE odd": "tracked run",
+    "WANDB_DIR below a file": "track",
 }
 """Surroundings that harm some commands only, each with one of them."""
 

@@ -27,16 +27,19 @@ from benchmarks.records import store
 STEPS = ["--measured-steps", "2", "--warmup-steps", "0", "--budget", "0"]
 """Further launches of noisy rows would make each run another."""
 
+STUDY = ("mini-cpu", "--no-wandb")
+
 COMMANDS: dict[str, list[str]] = {
     "run": ["run", "mini-cpu", "--systems", "sppo,megatron-same-layout", *STEPS, "--no-wandb"],
     "tune": ["run", "mini-cpu", "--systems", "deepspeed", "--tune", *STEPS, "--no-wandb"],
-    "sweep": ["sweep", "mini-cpu", "--systems", "sppo", "--sequences-per-step", "1,2", *STEPS],
-    "longest": ["longest", "mini-cpu", "--systems", "sppo", "--at-most", "2K"],
-    "limit": ["limit", "mini-cpu"],
-    "ablation": ["ablation", "mini-cpu", "--policies", "auto,paper", *STEPS],
-    "emulate": ["emulate", "megatron", "mini-cpu", "--tuned", "--again"],
+    "sweep": ["sweep", *STUDY, "--systems", "sppo", "--sequences-per-step", "1,2", *STEPS],
+    "longest": ["longest", *STUDY, "--systems", "sppo", "--at-most", "2K"],
+    "limit": ["limit", *STUDY],
+    "ablation": ["ablation", *STUDY, "--policies", "auto,paper", *STEPS],
+    "emulate": ["emulate", "megatron", *STUDY, "--tuned", "--again"],
     "paper": [
         "paper",
+        "--no-wandb",
         "--models",
         "gpt-7b",
         "--systems",

@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 240.0
 
 SHORT = ("--launches", "1", "--measured-steps", "200", "--time-limit", "600")
 ROWS = ("mini-cpu", "--systems", "sppo", *SHORT, "--no-wandb")
-STUDY = ("mini-cpu", "--systems", "sppo", *SHORT)
+STUDY = ROWS
 MODEL = ("--model", "gpt-7b", "--seq", "1M", "--gpus", "32")
 VERBS = {
     "run": ("run", *ROWS),

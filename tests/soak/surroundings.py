@@ -33,14 +33,14 @@ LAUNCHING: dict[str, tuple[str, ...]] = {
     "run": ("run", "mini-cpu", "--systems", "sppo", "--launches", "1", "--no-wandb"),
     "sweep": (
         *("sweep", "mini-cpu", "--device-memory", "none", "--systems", "sppo"),
-        *("--launches", "1"),
+        *("--launches", "1", "--no-wandb"),
     ),
-    "ablation": ("ablation", "mini-cpu", "--policies", "auto", "--launches", "1"),
+    "ablation": ("ablation", "mini-cpu", "--policies", "auto", "--launches", "1", "--no-wandb"),
     "longest": (
         *("longest", "mini-cpu", "--systems", "sppo", "--device-memory", "152MiB"),
-        *("--at-most", "512"),
+        *("--at-most", "512", "--no-wandb"),
     ),
-    "limit": ("limit", "mini-cpu"),
+    "limit": ("limit", "mini-cpu", "--no-wandb"),
     "emulate": ("emulate", "sppo", "mini-cpu", "--again"),
 }
 """Launching commands, short."""

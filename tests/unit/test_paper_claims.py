@@ -215,5 +215,5 @@ def test_the_exit_code_says_whether_what_flags_name_was_made(
     monkeypatch.setattr(registry, "ITEMS", kept)
     monkeypatch.setattr(registry, "FIGURES", ("9", "12"))
     monkeypatch.setattr(registry, "TABLES", ())
-    assert main(["paper", "--output", str(tmp_path), *flags]) == code
+    assert main(["paper", "--no-wandb", "--output", str(tmp_path), *flags]) == code
     assert ("not published" in capsys.readouterr().err) is ("--publish" in flags)

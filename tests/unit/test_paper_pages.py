@@ -74,8 +74,8 @@ def test_every_item_has_a_maker() -> None:
 def test_the_command_writes_the_chosen_items(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["paper", "--figures", "9", "--tables", "2", "--json", "--output", str(tmp_path)]
-    assert main(arguments) == 0
+    arguments = ["paper", "--figures", "9", "--tables", "2", "--json", "--no-wandb"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["schema"] == files.SCHEMA
     assert [item["item"] for item in values["items"]] == ["fig9", "table2"]
@@ -88,6 +88,7 @@ def test_the_command_writes_the_chosen_items(
     [
         ({}, False),
         ({"figures": ("10",), "output": Path("x"), "json": True, "publish": True}, False),
+        ({"no_wandb": True}, False),
         ({"emulate": True}, True),
         ({"models": ("gpt-7b",)}, True),
         ({"systems": ("sppo",)}, True),
@@ -145,7 +146,7 @@ def test_published_pages_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.soak
 def test_all_items_are_made(tmp_path: Path) -> None:
     """The whole command; every simulated step below the limit of the profile's kernels."""
-    assert main(["paper", "--output", str(tmp_path)]) == 0
+    assert main(["paper", "--no-wandb", "--output", str(tmp_path)]) == 0
     assert len(list(tmp_path.glob("*.csv"))) == len(registry.ITEMS)
     for path in tmp_path.glob("*.csv"):
         with path.open(newline="") as stream:

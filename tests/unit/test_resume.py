@@ -27,12 +27,14 @@ from tests.unit.scripted_launches import killed_at, launches, scripted
 
 RUN = ["run", "mini-cpu", "--measured-steps", "2", "--systems", "sppo", "--no-wandb"]
 
+SHORT = ("mini-cpu", "--no-wandb")
+
 COMMANDS: list[list[str]] = [
-    ["sweep", "mini-cpu", "--launches", "1", "--systems", "sppo", "--device-memory", "150MiB,none"],
-    ["ablation", "mini-cpu", "--policies", "auto,paper", "--launches", "1"],
-    ["limit", "mini-cpu"],
-    ["run", "mini-cpu", "--systems", "megatron", "--tune", "--no-wandb"],
-    ["longest", "mini-cpu", "--systems", "sppo", "--at-most", "1K", "--device-memory", "150MiB"],
+    ["sweep", *SHORT, "--launches", "1", "--systems", "sppo", "--device-memory", "150MiB,none"],
+    ["ablation", *SHORT, "--policies", "auto,paper", "--launches", "1"],
+    ["limit", *SHORT],
+    ["run", *SHORT, "--systems", "megatron", "--tune"],
+    ["longest", *SHORT, "--systems", "sppo", "--at-most", "1K", "--device-memory", "150MiB"],
 ]
 
 

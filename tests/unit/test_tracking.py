@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reporting import wandb_runs
+from benchmarks.tracking import launches
 from tests.unit.records_factory import MIB, record
 
 
@@ -19,15 +19,15 @@ def test_summary_has_no_number_that_the_launch_does_not_have() -> None:
         step_seconds_median=None,
         tokens_per_second_per_rank=None,
     )
-    assert wandb_runs.summary(failed) == {"status": "failed", "reason": "a reason"}
+    assert launches.summary(failed) == {"status": "failed", "reason": "a reason"}
 
 
 def test_summary_takes_the_largest_rank() -> None:
-    assert wandb_runs.summary(record())["tracked_peak_bytes"] == 4 * MIB
+    assert launches.summary(record())["tracked_peak_bytes"] == 4 * MIB
 
 
 def test_tags_tell_system_workload_status_and_limit() -> None:
-    assert wandb_runs.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
+    assert launches.tags(record()) == ["sppo", "mini-cpu", "ok", "memory-152MiB", "measured"]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_an_error_of_wandb_is_one_line(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    words = wandb_runs.track([record()], tmp_path)
+    words = launches.track([record()], tmp_path)
     assert words is not None
     assert words.startswith("wandb: ")
     assert words.endswith("the records are complete without it")
@@ -57,7 +57,7 @@ def test_an_empty_variable_is_unset_and_no_identity_is_shared(
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     monkeypatch.setenv("WANDB_RESUME", "must")
-    assert wandb_runs.track([record(), record(launch=2)], tmp_path) is None
+    assert launches.track([record(), record(launch=2)], tmp_path) is None
     folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
     assert len({name.rsplit("-", 1)[1] for name in folders} - {"abc123"}) == 2
 
@@ -70,15 +70,15 @@ def test_runs_are_written_offline_failed_ones_too(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["sppo-bench", "run", "--data", os.fsdecode(b"caf\xe9.txt")])
     done = [record(), record(launch=2, status="failed", reason="x")]
-    assert wandb_runs.track(done, tmp_path) is None
+    assert launches.track(done, tmp_path) is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
     assert capfd.readouterr().out == ""
 
 
 def test_a_launch_has_one_identity_however_often_it_is_sent(tmp_path: Path) -> None:
-    """A second try after an interrupted one makes no second run of the same launch."""
-    done = [record(), record(launch=2), record(row="SPPO 2")]
-    ids = [wandb_runs.run_id(launch, tmp_path) for launch in done]
-    assert len(set(ids)) == 3
-    assert ids == [wandb_runs.run_id(launch, tmp_path) for launch in done]
-    assert wandb_runs.run_id(done[0], tmp_path / "another run") != ids[0]
+    """A second try, also from a copy of the folder, makes no second run of the same launch."""
+    done = [record(), record(launch=2), record(row="SPPO 2"), record(started="2026-11-25T00:00:00")]
+    assert len({launches.run_id(launch) for launch in done}) == 4
+    for _ in range(2):
+        assert launches.track(done, tmp_path) is None
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 4

@@ -11,17 +11,19 @@ from benchmarks.commands.arguments import (
     usage_errors,
     with_data,
 )
-from benchmarks.commands.flags import Data, Json, Named, RunFolder
+from benchmarks.commands.flags import Data, Json, Named, RunFolder, Tracked
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
+from benchmarks.commands.tracked import tracked
 from benchmarks.launch.progress import display
 from benchmarks.records import store
 from benchmarks.studies import limit as limits
+from benchmarks.tracking import studies as tracking
 from sppo.config.sizes import format_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limit(Json, RunFolder, Data, Named):
+class Limit(Json, Tracked, RunFolder, Data, Named):
     """Find the device memory of a workload by its rule, with enforced launches, and save it.
 
     The rule: the least MiB at which Megatron-Core in SPPO's layout with full recompute still runs.
@@ -33,9 +35,16 @@ class Limit(Json, RunFolder, Data, Named):
         """Search the limit, save and show it; the exit code. Raises UsageError."""
         workload = with_data(find_workload(self.workload, None), self)
         check_machine(workload)
-        with usage_errors(OSError), run_folder(self, workload) as directory, display() as shown:
+        with (
+            usage_errors(OSError),
+            run_folder(self, workload) as directory,
+            tracked(self, directory) as live,
+            display() as shown,
+        ):
             finished = is_finished(self)
-            result = limits.search(workload, directory, shown)
+            feed = tracking.LaunchFeed(run=live, series=tracking.by_system)
+            result = limits.search(workload, directory, shown, feed)
+            tracking.end_limit(live, result.trials, 0)
             path = limits.path_of(workload.name)
             if not finished:  # a newer limit may be there
                 store.save(path, result)

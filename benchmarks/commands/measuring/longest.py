@@ -10,9 +10,10 @@ from tyro.conf import Positional, arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Data, RunFolder
+from benchmarks.commands.flags import Data, RunFolder, Tracked
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
+from benchmarks.commands.tracked import tracked
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import display
@@ -21,12 +22,13 @@ from benchmarks.records.machine_errors import records_so_far
 from benchmarks.rows.row import find
 from benchmarks.studies import longest as search
 from benchmarks.studies import longest_result
+from benchmarks.tracking import studies as tracking
 from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import parse_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Longest(RunFolder, Data):
+class Longest(RunFolder, Tracked, Data):
     """Find the longest sequence each row can train under the device limit, and save it.
 
     Every launch runs under the enforced limit, up to its accounted step. SPPO plans each length. A
@@ -69,11 +71,19 @@ class Longest(RunFolder, Data):
             )
             arguments.check_machine(workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
-            with run_folder(self, workload) as directory, display() as shown:
+            with (
+                run_folder(self, workload) as directory,
+                tracked(self, directory) as live,
+                display() as shown,
+            ):
                 finished = is_finished(self)
-                result, done = search.search(workload, rows, directory, options, shown, at_most)
+                feed = tracking.TrialFeed(run=live)
+                result, done = search.search(
+                    workload, rows, directory, options, shown, at_most, feed
+                )
                 path = store.save(directory / "longest.json", result)
-        code = exit_code(done)
+                code = exit_code(done)
+                tracking.end_longest(live, result.rows, code)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         with records_so_far(directory):
             lost = longest_result.lost_rows(result, published)

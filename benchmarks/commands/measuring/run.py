@@ -12,9 +12,10 @@ from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder
+from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder, Tracked
 from benchmarks.commands.output import show_records
 from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
+from benchmarks.commands.tracked import tracked
 from benchmarks.environment import available_cores
 from benchmarks.launch import run as supervisor
 from benchmarks.launch import time_limits
@@ -26,12 +27,13 @@ from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
 from benchmarks.reporting.bar_chart import bar_chart
-from benchmarks.reporting.wandb_runs import track
 from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
 from benchmarks.rows.plans import best_plans, can_be_measured
 from benchmarks.rows.row import REFERENCE, Configuration, Row, find
+from benchmarks.tracking import studies
+from benchmarks.tracking.launches import track
 from sppo.config.workload import Workload
 
 
@@ -46,7 +48,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(RunFolder, Data, Launches, DeviceMemory, Named):
+class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
@@ -65,7 +67,8 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
     json: bool = False
     """The table as JSON on standard output."""
     no_wandb: bool = False
-    """Write no wandb runs (by default one per launch, offline unless WANDB_MODE is set)."""
+    """Write no wandb runs (docs/wandb.md). By default one per launch, with --tune one in all, live;
+    offline unless WANDB_MODE is set."""
 
     def run(self) -> int:
         """Launch, record, compare, show; the exit code. Raises UsageError."""
@@ -73,7 +76,10 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
         if self.dry_run:
             return dry_run(request)
         workload = request.workload
-        with run_folder(self, workload, request.configurations) as directory:
+        with (
+            run_folder(self, workload, request.configurations) as directory,
+            tracked(self, directory, is_study=self.tune) as live,
+        ):
             finished = is_finished(self)
             with usage_errors(OSError):
                 inputs = supervisor.prepare(workload, request.options, directory)
@@ -86,10 +92,14 @@ class Run(RunFolder, Data, Launches, DeviceMemory, Named):
                     shown,
                     narrow=tuning.finalists if self.tune else None,
                     instead=None if self.tune else instead,
+                    on_record=studies.LaunchFeed(run=live, series=studies.by_system),
                 )
-            if self.tune and not finished:  # a newer grid may be there
-                _save_tuning(workload, done)
-            self._publish(directory, done, with_wandb=not (self.no_wandb or finished))
+            if self.tune:
+                studies.end_tune(live, done, exit_code(done))
+                if not finished:  # a newer grid may be there
+                    _save_tuning(workload, done)
+            with_wandb = not (self.tune or self.no_wandb or finished)
+            self._publish(directory, done, with_wandb=with_wandb)
         return exit_code(done)
 
     def check(self) -> RunRequest:

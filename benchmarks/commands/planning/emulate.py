@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from baselines.protocol import Misfit, Role
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Described, RunFolder
+from benchmarks.commands.flags import Described, RunFolder, Tracked
 from benchmarks.commands.output import show
 from benchmarks.commands.planning.emulate_settings import (
     SystemSettings,
@@ -21,6 +21,7 @@ from benchmarks.commands.planning.emulate_settings import (
     system_named,
 )
 from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.tracked import tracked
 from sppo.config.workload import Workload
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class System:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Emulate(RunFolder, SystemSettings, Described, System):
+class Emulate(RunFolder, Tracked, SystemSettings, Described, System):
     """Run one whole step of a system at full size on tensors without contents, and count it.
 
     The system's own code runs in one process per role: a stage, or one rank for all. The machine
@@ -86,6 +87,9 @@ class Emulate(RunFolder, SystemSettings, Described, System):
     not tried. No end if not given."""
     json: bool = False
     """The verdict as JSON on standard output."""
+    no_wandb: bool = False
+    """With --tuned or --longest: write no wandb run (docs/wandb.md). By default there is one, live;
+    offline unless WANDB_MODE is set."""
 
     def run(self) -> int:
         """The exit code: 1 if a role failed or a search has no answer. Raises UsageError."""
@@ -160,12 +164,13 @@ class Emulate(RunFolder, SystemSettings, Described, System):
         settings = None if self.tuned else self.settings(workload)
         search = replace(workload, name=f"search-{self.system}-{workload.name}")
         code = resuming.code_of([self.system])
-        with run_folder(self, search, code=code) as directory:
+        with run_folder(self, search, code=code) as directory, tracked(self, directory) as live:
             return emulate_search.search(
                 workload,
                 self.system,
                 settings,
                 self._emulator().for_search(directory),
+                live,
                 longest_up_to=at_most_tokens if self.longest else None,
                 budget_seconds=self.budget,
                 as_json=self.json,

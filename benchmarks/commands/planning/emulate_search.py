@@ -16,6 +16,8 @@ from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.search import STEP_TOKENS, Searcher
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
+from benchmarks.tracking.searches import SearchFeed, SearchLines, end_search
+from benchmarks.tracking.tracked_run import TrackedRun
 from sppo.config.sizes import length_name, parse_tokens
 from sppo.config.workload import Workload
 
@@ -39,6 +41,7 @@ def search(
     system: str,
     settings: Any,
     emulator: Emulator,
+    live: TrackedRun,
     *,
     longest_up_to: int | None,
     budget_seconds: float | None,
@@ -46,9 +49,10 @@ def search(
 ) -> int:
     """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
-    emulator: its folder gets search.json. settings: None to search the system's grid.
-    longest_up_to: the end of the search for the longest sequence, in tokens; None to search the
-    fastest settings at the workload's length. budget_seconds: of a search of the grid (None: any).
+    emulator: its folder gets search.json. live: gets every trial. settings: None to search the
+    system's grid. longest_up_to: the end of the search for the longest sequence, in tokens; None to
+    search the fastest settings at the workload's length. budget_seconds: of a search of the grid
+    (None: any).
     """
     directory = emulator.parent
     with usage_errors(Misfit, OSError), records_so_far(directory):
@@ -57,15 +61,20 @@ def search(
             system=system,
             emulator=replace(emulator, stop_at_first_oom=True),
         )
+        feed = SearchFeed(run=live)
+        lines = SearchLines(lambda: feed(searcher.trials))
+        searcher.emulator = replace(searcher.emulator, progress=lines)
         if settings is not None:
             assert longest_up_to is not None, "given settings have no fastest"
             result = searches.longest(searcher, [settings], longest_up_to)
         else:
             result = search_grid(searcher, longest_up_to, budget_seconds)
         store.save(directory / "search.json", result)
+    code = 0 if result.found is not None and not result.unanswered else 1
+    end_search(live, result, code)
     parts = [tables.answer(result), tables.trials(result), *tables.remarks(result)]
     if result.found is not None:
         parts.append(tables.text(result.found))
     show(as_json, result, "\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
-    return 0 if result.found is not None and not result.unanswered else 1
+    return code

@@ -14,6 +14,7 @@ from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
+from benchmarks.commands.tracked import tracked
 from benchmarks.launch import run
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.progress import display
@@ -21,6 +22,7 @@ from benchmarks.reporting.bar_chart import bar_chart
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
 from benchmarks.studies.ablation_report import as_json, csv_text, text
+from benchmarks.tracking import studies as tracking
 from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import limit_label
 from sppo.planner.activations.policies import POLICIES
@@ -65,16 +67,21 @@ class Ablation(Measuring, SimulatedAblation):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
         rows = [configuration for configuration, _ in plans.values()]
-        with run_folder(self, workload, rows) as directory:
+        with (
+            run_folder(self, workload, rows) as directory,
+            tracked(self, directory) as live,
+        ):
             with usage_errors(OSError):
                 inputs = run.prepare(workload, options, directory)
             with display() as shown:
-                done = run.run(inputs, rows, unfinished(self, options), shown)
+                feed = tracking.LaunchFeed(run=live, series=tracking.by_row)
+                done = run.run(inputs, rows, unfinished(self, options), shown, on_record=feed)
             results = ablations.results(done, plans)
             data = as_json(done, results, layout_policy)
             document = text(done, results, layout_policy)
             publish.write(directory, "ablation", document, csv_text(results), data)
             bar_chart(done, directory / "ablation.png")
+            tracking.end_ablation(live, results, exit_code(done))
         name = f"{workload.name}-{limit_label(workload.device_memory_bytes)}"
         show_study(self, directory, "ablation", f"ablation/{name}", data, document)
         return exit_code(done)

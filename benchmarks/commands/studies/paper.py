@@ -15,6 +15,7 @@ from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
 from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
 from benchmarks.commands.studies.paper_measurement import PaperMeasurement
+from benchmarks.environment import describe_environment
 
 PAGES = "paper"
 """The folder of the pages below results/runs/."""
@@ -84,6 +85,8 @@ class Paper(PaperMeasurement, PaperEmulation):
 
     def _write_pages(self) -> int:
         from benchmarks.paper.items import files, registry
+        from benchmarks.tracking import pages
+        from benchmarks.tracking.tracked_run import live_run
 
         keys = self._keys()
         pipeline = self._pipeline(keys)
@@ -93,10 +96,14 @@ class Paper(PaperMeasurement, PaperEmulation):
             )
         parent = arguments.parent(self)
         folder = parent if self.output is not None else parent / PAGES
-        with usage_errors(OSError):
+        heading = pages.heading(describe_environment())
+        with usage_errors(OSError), live_run(heading, folder, is_off=self.no_wandb) as live:
             written = files.write_items(
-                {key: registry.maker(key, pipeline) for key in keys}, folder
+                {key: registry.maker(key, pipeline) for key in keys},
+                folder,
+                lambda item: pages.log_item(live, folder, item.key),
             )
+            pages.end(live, files.summary(written))
             if self.publish and not written.not_made:
                 print(f"published as {files.publish(folder, written)}", file=sys.stderr)
         values: dict[str, Any] = {"directory": str(folder), **files.as_json(written)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Annotated, get_args
 
 from tyro.conf import arg
@@ -14,6 +15,7 @@ from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import run_folder
+from benchmarks.commands.tracked import tracked
 from benchmarks.paper import reported
 from benchmarks.studies import publish
 
@@ -69,6 +71,7 @@ class PaperEmulation(Results):
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import emulate_figure
         from benchmarks.paper.layout_rules import LAYOUT_RULES, Reading
+        from benchmarks.tracking import searches
 
         known_systems = sorted({rule.system for rule in LAYOUT_RULES})
         systems = arguments.chosen_systems(self.systems, known_systems)
@@ -100,15 +103,19 @@ class PaperEmulation(Results):
             cache=None if self.again else default_cache(accept_stale=self.stale),
         )
         folder = run_folder(self, workload, code=resuming.code_of(systems))
-        with usage_errors(OSError), folder as directory:
+        with usage_errors(OSError), folder as directory, tracked(self, directory) as live:
             emulator = emulator.for_search(directory)
             comparison = PaperComparison(
                 rules=rules, points=points, emulator=emulator, sequences_per_step=count
             )
-            emulated = [emulate_figure(number, comparison) for number in figures]
+            emulated = [
+                emulate_figure(number, comparison, partial(searches.log_row, live, number))
+                for number in figures
+            ]
+            broken = any(figure.is_broken for figure in emulated)
+            searches.end_figures(live, emulated, int(broken))
         show(self.json, emulated, "\n\n".join(map(boundaries_report.text, emulated)))
         print(f"saved to {emulator.parent}", file=sys.stderr)
-        broken = any(figure.is_broken for figure in emulated)
         if self.publish and not broken:
             for number in figures:
                 name = f"fig{number}-{count}-sequences"

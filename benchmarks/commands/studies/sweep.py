@@ -13,6 +13,7 @@ from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
+from benchmarks.commands.tracked import tracked
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.progress import display
 from benchmarks.records import provenance
@@ -21,6 +22,7 @@ from benchmarks.studies import publish, sweep_report
 from benchmarks.studies import sweep as sweeps
 from benchmarks.studies.sweep import Quantity, SweepPoint, SweepRequest
 from benchmarks.studies.sweep_figure import line_chart
+from benchmarks.tracking import studies as tracking
 from sppo.config.sizes import parse_bytes
 
 
@@ -50,7 +52,12 @@ class Sweep(Measuring, Named):
         points: list[SweepPoint] = []
         done: list[Record] = []
         folder = run_folder(self, request.workload)
-        with usage_errors(OSError), folder as directory, display() as shown:
+        with (
+            usage_errors(OSError),
+            folder as directory,
+            tracked(self, directory) as live,
+            display() as shown,
+        ):
             request = replace(request, options=unfinished(self, request.options))
             for label, workload in request.values.items():
                 proven = sweeps.fitting_settings(done, workload)
@@ -58,6 +65,8 @@ class Sweep(Measuring, Named):
                 points.append(point)
                 done += launches
                 data, document = write(directory, request, points, done)
+                tracking.log_point(live, request.quantity, point)
+            tracking.end_sweep(live, request.quantity, points, exit_code(done))
         name = f"{request.workload.name}-{request.quantity}"
         show_study(self, directory, "sweep", f"sweeps/{name}", data, document)
         return exit_code(done)

@@ -47,10 +47,15 @@ class Written:
     not_made: Mapping[str, str]
 
 
-def write_items(makers: Mapping[str, Callable[[], Item]], folder: Path) -> Written:
+def write_items(
+    makers: Mapping[str, Callable[[], Item]],
+    folder: Path,
+    on_item: Callable[[Item], None] | None = None,
+) -> Written:
     """Make the items one by one, by key, and write each one's files at once; last the index.
 
-    An item whose committed file is not there is left out. Raises ValueError, OSError.
+    An item whose committed file is not there is left out. on_item: gets every item whose files are
+    written. Raises ValueError, OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     items: list[Item] = []
@@ -62,6 +67,8 @@ def write_items(makers: Mapping[str, Callable[[], Item]], folder: Path) -> Writt
             not_made[key] = str(reason)
             continue
         write_item(items[-1], folder)
+        if on_item is not None:
+            on_item(items[-1])
     written = Written(items=items, not_made=not_made)
     store.write_bytes(folder / INDEX, index_page(written).encode())
     store.save(folder / SUMMARY, summary(written))

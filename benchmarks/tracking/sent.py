@@ -1,0 +1,132 @@
+"""`sppo-logged.json`: which results a wandb run has. So nothing is logged twice."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.records import store
+
+SCHEMA = "sppo-logged/1"
+NAME = "sppo-logged.json"
+
+END = "end"
+"""Notes that a run has its summary."""
+
+OFFLINE = "offline"
+
+
+class SentRun(msgspec.Struct, frozen=True, kw_only=True):
+    """Results of a run: name -> when it was logged, in seconds of Unix time.
+
+    closed: whether wandb has ended the run, and has written all. False while it is logged, and
+    after a kill.
+    """
+
+    results: dict[str, float] = {}
+    closed: bool = True
+
+
+class SentFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs by id and destination. The file lies beside the runs of wandb."""
+
+    schema: str = SCHEMA
+    runs: dict[str, SentRun] = {}
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """The results that a wandb run has at its destination. folder: of wandb's runs.
+
+    wandb writes to disk every few seconds. So after a kill of an offline run only the results from
+    before the last write count; of another run the server knows, and `is_certain` is False.
+    """
+
+    folder: Path
+    run_id: str
+    results: dict[str, float] = field(default_factory=dict)
+    is_certain: bool = True
+
+    def __post_init__(self) -> None:
+        before = _read(self._path).get(self._run, SentRun())
+        self.results = dict(before.results)
+        if before.closed:
+            return
+        if destination() == OFFLINE:
+            written = self._last_write()
+            self.results = {name: at for name, at in self.results.items() if at <= written}
+        else:
+            self.is_certain = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.results
+
+    @property
+    def steps(self) -> int:
+        """The number of logged steps."""
+        return len(self.results) - (END in self.results)
+
+    def trust_server(self, steps: int) -> None:
+        """After a kill: only the first results, as many as the server has steps, are there."""
+        if not self.is_certain:
+            names = [name for name in self.results if name != END][:steps]
+            self.results = {name: self.results[name] for name in names}
+            self.is_certain = True
+
+    def add(self, name: str) -> None:
+        """Note a result as logged. Raises OSError."""
+        self.results[name] = time.time()
+        self._save(closed=False)
+
+    def close(self) -> None:
+        """Note that all is written. Raises OSError."""
+        self._save(closed=True)
+
+    def _save(self, *, closed: bool) -> None:
+        run = SentRun(results=self.results, closed=closed)
+        data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
+        _write(self._path, data)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / NAME
+
+    @property
+    def _run(self) -> str:
+        return f"{self.run_id} {destination()}"
+
+    def _last_write(self) -> float:
+        """When wandb has last written the newest file of the run; 0 without a file."""
+        files = self.folder.glob(f"offline-run-*-{self.run_id}/run-{self.run_id}.wandb")
+        return max((path.stat().st_mtime for path in files), default=0.0)
+
+
+def destination() -> str:
+    """Where runs go: "offline", else server, entity and project."""
+    if (os.environ.get("WANDB_MODE") or OFFLINE) == OFFLINE:
+        return OFFLINE
+    names = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
+    return " ".join(os.environ.get(name) or "-" for name in names)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing. It is not flushed: a search notes a thousand results."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, SentRun]:
+    """The file's runs; none without a readable file."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=SentFile).runs
+    except (OSError, msgspec.DecodeError):
+        return {}
