@@ -79,7 +79,7 @@ class Longest(RunFolder, Tracked, Data):
                 finished = is_finished(self)
                 feed = tracking.TrialFeed(run=live)
                 result, done = search.search(
-                    workload, rows, directory, options, shown, at_most, feed
+                    workload, rows, directory, options, shown, at_most, on_trial=feed
                 )
                 path = store.save(directory / "longest.json", result)
                 code = exit_code(done)
