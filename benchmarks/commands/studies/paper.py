@@ -12,7 +12,8 @@ from tyro.conf import arg
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.output import show
-from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
+from benchmarks.commands.studies.paper_emulation import BY_DEFAULT
+from benchmarks.commands.studies.paper_map import PaperMap
 
 PAGES = "paper"
 """The folder of the pages below results/runs/."""
@@ -21,7 +22,7 @@ TABLE_3 = "table3"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paper(PaperEmulation):
+class Paper(PaperMap):
     """Make the paper's figures and tables anew, every number with its label, beside the paper's.
 
     Every item gets a page, a CSV, a PNG and an SVG; an index page compares all. Numbers come from
@@ -40,7 +41,8 @@ class Paper(PaperEmulation):
     (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
     sequences); 10 and 12 if none is named."""
     tables: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
-    """2, 3, 4, and beyond (SPPO on further hardware), by comma or space."""
+    """2, 3, 4, and beyond the paper: beyond (further hardware, the price of a GB/s or GiB) and map
+    (who wins where), by comma or space."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
     """Table 3 also for so many pipeline stages; needs --n."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
@@ -51,12 +53,15 @@ class Paper(PaperEmulation):
 
     publish: bool = False
     """Copy the pages to results/paper/pages/, if all are made; of an emulation table, figure and
-    JSON to results/published/."""
+    JSON to results/published/; of a map its data to results/paper/."""
 
     def run(self) -> int:
         """The exit code: 1 where an emulation broke or an item is not made. Raises UsageError."""
         from benchmarks.paper.figures import FIGURES
 
+        if self.map:
+            return self.make_map()
+        arguments.refuse(self, ("map_budget", "plans_only"), "it is of the map: add --map")
         if not self.emulates:
             return self._write_pages()
         arguments.refuse(
