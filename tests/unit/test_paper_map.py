@@ -128,13 +128,14 @@ def a_plan(seconds: float | None, place: Place = ANCHOR) -> MapPlan:
     )
 
 
-def peer(seconds: float | None, label: Any = "computed") -> PeerStep:
+def peer(seconds: float | None, label: Any = "computed", floor: float | None = None) -> PeerStep:
     return PeerStep(
         system="native",
         label=label,
         seconds=seconds,
         seconds_if_hidden=seconds,
         reason="" if seconds else "heads",
+        floor=None if floor is None else peer(floor),
     )
 
 
@@ -147,6 +148,9 @@ def peer(seconds: float | None, label: Any = "computed") -> PeerStep:
         (a_plan(10.0), [peer(9.0, "emulated")], "a peer", "0.90x native, peer"),
         (a_plan(10.0), [peer(11.0, "emulated"), peer(9.0)], "open", "≥ 0.90x native, open"),
         (a_plan(10.0), [peer(9.5, "emulated"), peer(9.0)], "a peer", "0.95x native, peer"),
+        (a_plan(10.0), [peer(11.0, "emulated", 9.0)], "open", "≥ 0.90x native, open"),
+        (a_plan(10.0), [peer(12.0, "emulated", 11.0)], "SPPO", "≥ 1.10x native, SPPO"),
+        (a_plan(10.0), [peer(9.5, "emulated", 9.0)], "a peer", "0.95x native, peer"),
         (a_plan(None), [peer(9.0)], "SPPO cannot", "SPPO cannot run"),
         (a_plan(None), [peer(None)], "nobody", "nobody"),
         (None, [peer(9.0)], "not planned", "not planned"),
@@ -182,7 +186,7 @@ def test_a_place_without_a_search_has_a_bound_and_says_so() -> None:
     assert {each.label for each in verdict.peers} == {"computed"}
     points = list(map_item._points(verdict))
     assert [point.label for point in points] == ["simulated", *["computed"] * 3]
-    assert all(map_item.NOT_EMULATED in point.source for point in points[1:])
+    assert all(map_item.BOUND in point.source for point in points[1:])
     assert all(point.quantity == "bound of a step" for point in points[1:])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.emulation.result import Emulation, verdict
@@ -24,6 +24,7 @@ class PeerStep:
 
     label: "emulated" counts of its fastest settings that fit, or a "computed" bound, which no step
     of the peer is below. seconds: None where the peer cannot run; then `reason` says why.
+    floor: the bound beside emulated settings that need not be the fastest.
     """
 
     system: str
@@ -32,6 +33,12 @@ class PeerStep:
     seconds: float | None = None
     seconds_if_hidden: float | None = None
     reason: str = ""
+    floor: PeerStep | None = None
+
+    @property
+    def least(self) -> PeerStep:
+        """The step that no settings of the peer are below."""
+        return self.floor or self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +57,9 @@ class PlaceVerdict:
 
     @property
     def best_peer(self) -> PeerStep | None:
-        """The peer to name: the fastest emulated one that beats SPPO, else the least bound."""
-        return next(iter((*self._ahead, *self.running)), None)
+        """The step to name: the fastest emulated one below SPPO's, else the least that may be."""
+        least = sorted((peer.least for peer in self.running), key=lambda peer: peer.seconds or 0.0)
+        return next(iter((*self._ahead, *least)), None)
 
     @property
     def _ahead(self) -> list[PeerStep]:
@@ -111,7 +119,8 @@ def peer_step(system: str, place: Place, data: MapData) -> PeerStep:
     if search is not None and search.found is not None:
         timed = timed_at(search.found, place)
         if timed is not None:
-            return timed
+            is_best = is_whole(search) and place == source
+            return timed if is_best else replace(timed, floor=bound_step(system, place))
     if search is not None and place == source and is_refused(search):
         return PeerStep(system=system, label="emulated", reason=search.reason)
     return bound_step(system, place)
@@ -119,8 +128,12 @@ def peer_step(system: str, place: Place, data: MapData) -> PeerStep:
 
 def is_refused(search: MapSearch) -> bool:
     """Whether a whole grid was searched and nothing of it fits."""
-    whole = search.how == "grid" and not search.not_tried and not search.unanswered
-    return whole and search.found is None
+    return is_whole(search) and search.found is None
+
+
+def is_whole(search: MapSearch) -> bool:
+    """Whether no settings of the grid can be faster than the answer."""
+    return search.how == "grid" and not search.not_tried and not search.unanswered
 
 
 def timed_at(found: Emulation, place: Place) -> PeerStep | None:

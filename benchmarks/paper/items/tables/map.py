@@ -18,7 +18,7 @@ from sppo.config.sizes import format_bytes
 
 QUANTITY, UNIT = "step", "s"
 
-NOT_EMULATED = "not emulated"
+BOUND = "not emulated: a lower bound"
 
 WORDS = {
     "SPPO alone": "SPPO alone",
@@ -167,13 +167,14 @@ def _points(verdict: PlaceVerdict) -> Iterator[Point]:
         kernel_limit_share=share,
     )
     for peer in verdict.peers:
-        yield _peer_point(peer, place, where)
+        for step in dict.fromkeys((peer, peer.least)):
+            yield _peer_point(step, place, where)
 
 
 def _peer_point(peer: PeerStep, place: Place, where: str) -> Point:
     name = style.look(peer.system).name
     emulated = peer.label == "emulated"
-    origin = COMMITTED if emulated else f"{NOT_EMULATED}; benchmarks/paper/map/bound.py"
+    origin = COMMITTED if emulated else f"{BOUND}; benchmarks/paper/map/bound.py"
     return Point(
         series=f"{name}, {place.hardware}",
         place=where,
