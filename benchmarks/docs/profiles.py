@@ -25,9 +25,13 @@ def _rates(kind: str) -> Callable[[Hardware], str]:
     def cell(hardware: Hardware) -> str:
         rates = [rates for rates in hardware.rates if rates.tokens <= TOKENS][-1]
         forward, backward = (getattr(rates, f"{kind}_{way}") for way in ("forward", "backward"))
-        return f"{forward / TERA:.3g} / {backward / TERA:.3g}"
+        return f"{_three_digits(forward / TERA)} / {_three_digits(backward / TERA)}"
 
     return cell
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _link(speed: float | None, latency: float | None) -> str:

@@ -28,6 +28,7 @@ DATASHEET = (
     (r"H100 80GB HBM3", 989.4e12, "nvidia.com/en-us/data-center/h100 (SXM)"),
     (r"H200 NVL", 835.5e12, "nvidia.com/en-us/data-center/h200 (NVL)"),
     (r"H200", 989.4e12, "nvidia.com/en-us/data-center/h200 (SXM)"),
+    (r"B200", 2250e12, "nvidia.com/en-us/data-center/dgx-b200"),
 )
 """The whole name of a device after "NVIDIA", as a pattern, FLOP/s of one device, source.
 

@@ -57,6 +57,13 @@ def test_every_key_of_the_paper_s_pages_is_explained(path: str) -> None:
     assert [key for key in keys if f"`{key}`" not in text] == []
 
 
+@pytest.mark.parametrize("path", ["", "plans", "plans.place", "searches"])
+def test_every_key_of_the_map_is_explained(path: str) -> None:
+    text = (CHECKOUT / "docs" / "paper.md").read_text()
+    keys = keys_at("results/paper/map.json", path)
+    assert [key for key in keys if f"`{key}`" not in text] == []
+
+
 def test_every_field_of_a_hardware_profile_is_explained() -> None:
     text = (CHECKOUT / "docs" / "hardware.md").read_text()
     profile = "sppo/config/hardware_profiles/a100-80g.json"

@@ -20,7 +20,7 @@ from benchmarks.paper.items import (
 )
 from benchmarks.paper.items.figures import fig1, fig5, fig8, fig9, fig10, fig11, fig12
 from benchmarks.paper.items.item import LABELS, Item, Point
-from benchmarks.paper.items.tables import beyond, table2, table3, table4
+from benchmarks.paper.items.tables import table2, table3, table4
 from benchmarks.reporting.simulated_step import of_unit_costs
 from sppo.config.models import MODELS
 
@@ -257,15 +257,3 @@ def test_fig_12_names_what_binds_and_marks_capped_searches() -> None:
     assert all("cap of the search; device memory" in fig12.binding(row) for row in capped)
     rows = [each for each in made("fig12").points if each.outcome.startswith("at least")]
     assert len(rows) == len(capped)
-
-
-@pytest.mark.soak
-def test_a_change_of_link_or_memory_has_its_price_by_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beyond, "HARDWARE", ("a100-80g",))
-    monkeypatch.setattr(beyond, "LINK_FACTORS", (0.5,))
-    monkeypatch.setattr(beyond, "MEMORY_GIB", (60.0,))
-    base, link, memory = beyond.plans_of("512K", 16)
-    assert (base.change, link.change) == ("", "host link 6.25 GB/s")
-    assert isclose(link.units, -6.25)
-    assert memory.units < -16
-    assert base.seconds <= min(link.seconds, memory.seconds) * 1.001

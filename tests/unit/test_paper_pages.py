@@ -66,7 +66,7 @@ def test_an_item_without_its_committed_file_is_left_out(
 
 
 def test_every_item_has_a_maker() -> None:
-    assert len(registry.ITEMS) == len(registry.FIGURES) + len(registry.TABLES) == 15
+    assert len(registry.ITEMS) == len(registry.FIGURES) + len(registry.TABLES) == 16
     for key in registry.ITEMS:
         assert callable(registry.maker(key))
 
@@ -107,7 +107,7 @@ def test_flags_of_the_emulation_imply_it(flags: dict[str, Any], emulates: bool) 
     ("arguments", "word"),
     [
         (["--figures", "3"], "unknown figure '3'; known: 1, 2, 4, 5"),
-        (["--tables", "1"], "unknown table '1'; known: 2, 3, 4, beyond"),
+        (["--tables", "1"], "unknown table '1'; known: 2, 3, 4, beyond, map"),
         (["--emulate", "--tables", "3"], "leave --tables out"),
         (["--tables", "3", "--pp", "4"], "--pp and --n go together"),
         (["--tables", "3", "--pp", "0", "--n", "8"], "at least 1"),

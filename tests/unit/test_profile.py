@@ -27,7 +27,7 @@ from sppo.config.hardware import (
 from sppo.config.sizes import GIB
 
 CPU, A100 = load_hardware("cpu-2core"), load_hardware("a100-80g")
-GPUS = ("a100-80g", "h100-80g", "h200-141g")
+GPUS = ("a100-80g", "h100-80g", "h200-141g", "b200-180g", "b200fa4-180g")
 
 
 @pytest.mark.parametrize("name", known_profiles())
@@ -53,7 +53,9 @@ def test_rates_rise_with_tokens_and_stay_below_the_peak(name: str, kind: str) ->
     # A flash backward computes 2.5 forwards where this project counts 2.
     computed = 1.25 if kind == "attention_backward" else 1.0
     assert max(values) * computed < profile.peak_flops_per_second
-    assert max(values) > 0.2 * profile.peak_flops_per_second
+    # FlashAttention-2 has the instructions of an A100: a B200 is no faster by it than an H100.
+    least = 0.1 if name == "b200-180g" and kind.startswith("attention") else 0.2
+    assert max(values) > least * profile.peak_flops_per_second
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -72,6 +74,8 @@ def test_rates_follow_from_the_stated_plateaus(name: str) -> None:
         "a100-80g": (240e12, 195e12, 136e12, 108),
         "h100-80g": (620e12, 335e12, 240e12, 132),
         "h200-141g": (620e12, 335e12, 240e12, 132),
+        "b200-180g": (1300e12, 330e12, 240e12, 148),
+        "b200fa4-180g": (1300e12, 1400e12, 960e12, 148),
     }[name]
     memory = profile.memory_bytes_per_second
     for row in profile.rates:
@@ -90,7 +94,13 @@ def test_rates_follow_from_the_stated_plateaus(name: str) -> None:
 
 
 def test_profiles_agree_with_the_peaks_and_workloads_of_the_suite() -> None:
-    cards = {"a100": "A100-SXM4-80GB", "h100": "H100 80GB HBM3", "h200": "H200"}
+    cards = {
+        "a100": "A100-SXM4-80GB",
+        "h100": "H100 80GB HBM3",
+        "h200": "H200",
+        "b200": "B200",
+        "b200fa4": "B200",
+    }
     for name in GPUS:
         peak = metrics.datasheet_peak(f"NVIDIA {cards[name.split('-')[0]]}")
         assert peak is not None

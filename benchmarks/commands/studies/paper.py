@@ -14,6 +14,7 @@ from benchmarks.commands.arguments import UsageError, chosen, usage_errors
 from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
 from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
+from benchmarks.commands.studies.paper_map import PaperMap
 from benchmarks.commands.studies.paper_measurement import PaperMeasurement
 from benchmarks.environment import describe_environment
 
@@ -32,9 +33,11 @@ OF_EMULATIONS = tuple(
 )
 """Flags of an emulation alone."""
 
+OF_MAPS = ("map", "map_budget", "plans_only")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Paper(PaperMeasurement, PaperEmulation):
+class Paper(PaperMeasurement, PaperMap):
     """Make the paper's figures and tables anew, every number with its label, beside the paper's.
 
     Every item gets a page, a CSV, a PNG and an SVG; an index page compares all. Numbers come from
@@ -55,7 +58,8 @@ class Paper(PaperMeasurement, PaperEmulation):
     (gpt-7b: 1M tokens on 32 GPUs, 2M on 64, 4M on 128), 10 (the 15 points) and 12 (the longest
     sequences); 10 and 12 if none is named."""
     tables: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
-    """2, 3, 4, and beyond (SPPO on further hardware), by comma or space."""
+    """2, 3, 4, and beyond the paper: beyond (further hardware, the price of a GB/s or GiB) and map
+    (who wins where), by comma or space."""
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="P")] = None
     """Table 3 also for so many pipeline stages; needs --n."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
@@ -66,7 +70,7 @@ class Paper(PaperMeasurement, PaperEmulation):
 
     publish: bool = False
     """Copy the pages to results/paper/pages/, if all are made; of an emulation or a measurement the
-    files of whole figures to results/published/."""
+    files of whole figures to results/published/; of a map its data to results/paper/."""
 
     def run(self) -> int:
         """The exit code: 1 where something is not made, broke, or is no result.
@@ -75,9 +79,12 @@ class Paper(PaperMeasurement, PaperEmulation):
         """
         from benchmarks.paper.figures import FIGURES
 
-        self.check_measurement_flags(OF_PAGES + OF_EMULATIONS)
+        self.check_measurement_flags(OF_PAGES + OF_EMULATIONS + OF_MAPS)
         if self.measure:
             return self.measure_figures(self.figures)
+        if self.map:
+            return self.make_map()
+        arguments.refuse(self, ("map_budget", "plans_only"), "it is of the map: add --map")
         if not self.emulates:
             return self._write_pages()
         arguments.refuse(self, OF_PAGES, "an emulation has figures only")

@@ -122,7 +122,7 @@ def index_page(written: Written) -> str:
         "# The paper, figure by figure",
         "arXiv 2503.10377 beside this project. Each item has a page, a CSV and a PNG. The command "
         "also writes an SVG. Simulated times come from the `a100-80g` profile, and those beyond "
-        "the paper also from `h100-80g` and `h200-141g`. All three are assumed, not measured.",
+        "the paper also from profiles of H100, H200 and B200. All are assumed, not measured.",
         text_table(_INDEX, written.items),
     ]
     if written.not_made:

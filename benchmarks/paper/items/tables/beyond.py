@@ -1,210 +1,239 @@
-"""Beyond the paper: SPPO on further hardware, and what a faster host link or more memory buys."""
+"""Beyond the paper: SPPO on further hardware, and what one more GB/s or GiB buys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.paper.items import drawing
-from benchmarks.paper.items.item import Item, Point, Table
+from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
 from benchmarks.paper.items.profile import kernel_limit_share, mfu
-from benchmarks.workloads import of_flags
-from sppo.config.hardware import Hardware, load_hardware
-from sppo.config.sizes import GIB
-from sppo.config.workload import Workload
-from sppo.plan.plan import Plan
-from sppo.planner.options import SolverOptions
-from sppo.planner.report.wording import counted
-from sppo.planner.solve import solve
-
-MODEL = "gpt-7b"
-
-PLACES = (("512K", 16), ("1M", 32))
-"""Length and GPUs."""
-
-HARDWARE = ("a100-80g", "h100-80g", "h200-141g")
-
-CHANGED = HARDWARE[0]
-"""The profile whose link and memory are changed."""
-
-LINK_FACTORS = (0.5, 2.0)
-
-MEMORY_GIB = (60.0, 137.0)
-"""The second is about what an H200 leaves to a plan."""
-
-GB = 10**9
+from benchmarks.paper.map import data, places
+from benchmarks.paper.map.data import MapData, MapPlan
+from benchmarks.paper.map.places import Place
 
 QUANTITY, UNIT = "tokens a second and GPU", "tokens/s"
 
+COMMITTED = "results/paper/map.json"
+
+DRAWN_CHANGES = ("host link", "device memory")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One plan: where, on what, and what was changed of the profile, in words.
+class Priced:
+    """A plan with a changed link or memory, beside the plan of the unchanged profile."""
 
-    units: GB/s of the link, or GiB of the device, that the change adds; below 0 it takes away.
-    """
-
-    place: str
-    hardware: str
-    change: str
-    units: float
-    workload: Workload
-    profile: Hardware
-    plan: Plan
+    plan: MapPlan
+    base: MapPlan
 
     @property
-    def rate(self) -> float:
-        """Tokens a second and GPU."""
-        return self.workload.tokens_per_step / self.seconds / self.workload.cluster.ranks
+    def place(self) -> Place:
+        """Where."""
+        return self.plan.place
 
     @property
-    def seconds(self) -> float:
-        """The simulated step."""
-        return self.plan.makespan_seconds
+    def change(self) -> float | None:
+        """The step over the unchanged one, less 1; None where no plan fits."""
+        if self.plan.step_seconds is None or self.base.step_seconds is None:
+            return None
+        return self.plan.step_seconds / self.base.step_seconds - 1
+
+    @property
+    def units(self) -> float:
+        """GB/s or GiB that the change adds; below 0 it takes away."""
+        return self.place.value - places.value_of(self.base.place.profile, self.place.changed)
+
+    @property
+    def saved_milliseconds(self) -> float | None:
+        """Of a step, for each GB/s or GiB more; None where no plan fits."""
+        if self.change is None:
+            return None
+        assert self.base.step_seconds is not None
+        return -1e3 * self.change * self.base.step_seconds / self.units
+
+    @property
+    def is_one_more(self) -> bool:
+        """Whether the change is one GB/s or one GiB."""
+        return abs(self.units - 1) < 1e-6
 
 
 def make() -> Item:
-    """The item."""
-    planned = [each for place in PLACES for each in plans_of(*place)]
-    base = [each for each in planned if not each.change]
-    changes = [_gain(each, base) for each in planned if each.change]
-    most = max(changes, key=abs)
+    """The item. Raises NotCommitted where the map's data lacks a place; OSError, RecordError."""
+    made = data.committed()
+    base = [plan_of(made, place) for place in places.priced()]
+    priced = [
+        Priced(plan=plan_of(made, place), base=each)
+        for each in base
+        for place in places.changes_of(each.place)
+    ]
     return Item(
         key="beyond",
-        title=f"Beyond the paper: {MODEL} on further hardware",
-        compares="SPPO on A100, H100 and H200; other host links and device memories",
-        points=[_point(each) for each in planned],
+        title=f"Beyond the paper: {places.MODEL} on further hardware",
+        compares="SPPO on A100, H100, H200 and B200; the price of a GB/s of host link and of a GiB",
+        points=[_point(each) for each in (*base, *(row.plan for row in priced))],
         agreement="nothing to compare with",
-        verdict=(
-            f"Half or twice the host link, and {MEMORY_GIB[0]:.0f} or "
-            f"{MEMORY_GIB[1]:.0f} GiB of device memory, change the step by {most:+.1%} at most."
-        ),
+        verdict=_verdict(priced),
         notes=[
             "Each row is the solver's own plan, one sequence a step.",
-            "H100 and H200 profiles are assumed, as A100's is.",
-            "Peers are not in this table: their rows need emulations.",
+            "All profiles are assumed. `b200fa4-180g` is a what-if: a B200 with the rates of "
+            "FlashAttention-4, which the engine does not call.",
+            "A layout either fits or does not. So the price of a GiB is a step, no slope: one more "
+            "GiB helps only where it lets a faster layout fit.",
+            f"Data: `{COMMITTED}`, made by `{data.COMMAND}`.",
         ],
-        tables=[_hardware(base), _changes(planned, base)],
-        draw=lambda figure: _draw(figure, base),
+        tables=[_hardware(base), _prices(priced), _changes(priced)],
+        draw=lambda figure: _draw(figure, base, priced),
+        inches=(11.0, 4.4),
         drawn_source="simulated · assumed profiles · one sequence a step",
     )
 
 
-def plans_of(seq: str, gpus: int) -> Iterator[Planned]:
-    """The plans at one place: on all hardware, and with changes of one profile."""
-    for hardware in HARDWARE:
-        yield _planned(seq, gpus, hardware)
-    for factor in LINK_FACTORS:
-        yield _planned(seq, gpus, CHANGED, link_factor=factor)
-    for memory in MEMORY_GIB:
-        yield _planned(seq, gpus, CHANGED, memory_gib=memory)
+def plan_of(made: MapData, place: Place) -> MapPlan:
+    """The committed plan. Raises NotCommitted."""
+    plan = made.plan(place)
+    if plan is None:
+        raise NotCommitted(f"no plan at {place.name} is committed: `{data.COMMAND}` makes it")
+    return plan
 
 
-def _planned(
-    seq: str,
-    gpus: int,
-    hardware: str,
-    *,
-    link_factor: float | None = None,
-    memory_gib: float | None = None,
-) -> Planned:
-    workload = of_flags(model=MODEL, seq=seq, gpus=gpus, hardware=hardware)
-    profile = load_hardware(hardware)
-    change, units = "", 0.0
-    if link_factor is not None:
-        rate = link_factor * profile.d2h_bytes_per_second
-        units = (rate - profile.d2h_bytes_per_second) / GB
-        profile = replace(profile, d2h_bytes_per_second=rate, h2d_bytes_per_second=rate)
-        change = f"host link {rate / GB:g} GB/s"
-    if memory_gib is not None:
-        units = memory_gib - profile.usable_device_bytes / GIB
-        workload = workload.with_device_memory(round(memory_gib * GIB))
-        change = f"device memory {memory_gib:g} GiB"
-    return Planned(
-        place=f"{seq}, {counted(gpus, 'GPU')}",
-        hardware=hardware,
-        change=change,
-        units=units,
-        workload=workload,
-        profile=profile,
-        plan=solve(workload, profile, SolverOptions()),
+def _verdict(priced: Sequence[Priced]) -> str:
+    changes = [row.change for row in priced if row.change is not None]
+    refused = sum(row.change is None for row in priced)
+    more = [row for row in priced if row.is_one_more and row.change is not None]
+    gains = {
+        kind: max(0.0, *(-(row.change or 0.0) for row in more if row.place.changed == kind))
+        for kind in DRAWN_CHANGES
+    }
+    words = (
+        f"One more GB/s of host link saves {gains['host link']:.2%} of a step at most, one more "
+        f"GiB {gains['device memory']:.2%}. Half or twice of either changes the step by "
+        f"{min(changes):+.1%} to {max(changes):+.1%}"
     )
+    return f"{words}; {refused} of {len(priced)} changes leave no plan." if refused else f"{words}."
 
 
-def _gain(each: Planned, base: Sequence[Planned]) -> float:
-    """The change of the step against the unchanged profile."""
-    return each.seconds / _unchanged(each, base).seconds - 1
+def rate(plan: MapPlan) -> float | None:
+    """Tokens a second and GPU; None without a plan."""
+    if plan.step_seconds is None:
+        return None
+    return plan.place.tokens / plan.step_seconds / plan.place.gpus
 
 
-def _unchanged(each: Planned, base: Sequence[Planned]) -> Planned:
-    return next(
-        other for other in base if (other.place, other.hardware) == (each.place, each.hardware)
-    )
-
-
-def _point(each: Planned) -> Point:
-    share = kernel_limit_share(each.workload, each.seconds, each.profile)
+def _point(plan: MapPlan) -> Point:
+    place = plan.place
+    share = None
+    if plan.step_seconds is not None:
+        share = kernel_limit_share(place.workload, plan.step_seconds, place.profile)
     return Point(
-        series=", ".join(part for part in (each.hardware, each.change) if part),
-        place=each.place,
+        series=", ".join(part for part in (place.hardware, place.change) if part),
+        place=place.cell,
         quantity=QUANTITY,
         unit=UNIT,
-        value=each.rate,
+        value=rate(plan),
+        outcome="" if plan.status == "ok" else plan.status,
         label="simulated",
-        source=f"profile {each.hardware} ({each.profile.kind})",
-        settings=_words(each.plan),
+        source=f"{COMMITTED}, commit {plan.commit[:9]}, profile {place.hardware} (assumed)",
+        settings=plan.settings_text,
         kernel_limit_share=share,
     )
 
 
-def _words(plan: Plan) -> str:
-    chunks = counted(plan.virtual_stages, "chunk")
-    msp = ", MSP" if plan.msp_splits else ""
-    hosted = ", K and V in the host tier" if plan.kv_block_tokens else ""
-    return f"{plan.degrees_words}, N {plan.subsequences}, {chunks} a stage{msp}{hosted}"
-
-
-def _hardware(base: Sequence[Planned]) -> Table:
+def _hardware(base: Sequence[MapPlan]) -> Table:
     rows = [
         [
-            each.place,
-            each.hardware,
-            f"{each.seconds:.2f} s",
-            f"{each.rate:,.0f}",
-            f"{mfu(each.workload, each.seconds, each.profile):.1%}",
-            f"{kernel_limit_share(each.workload, each.seconds, each.profile):.0%}",
-            _words(each.plan),
+            plan.place.cell,
+            plan.place.hardware,
+            f"{plan.step_seconds:.2f} s",
+            f"{rate(plan):,.0f}",
+            f"{mfu(plan.place.workload, plan.step_seconds, plan.place.profile):.1%}",
+            f"{kernel_limit_share(plan.place.workload, plan.step_seconds, plan.place.profile):.0%}",
+            plan.settings_text,
         ]
-        for each in base
+        for plan in base
+        if plan.step_seconds is not None
     ]
-    rate = f"{UNIT} and GPU"
-    titles = ["place", "hardware", "step", rate, "MFU, causal", "of the kernel limit", "plan"]
+    each = f"{UNIT} and GPU"
+    titles = ["place", "hardware", "step", each, "MFU, causal", "of the kernel limit", "plan"]
     return Table(heading="Hardware", titles=titles, rows=rows, align="llrrrrl")
 
 
-def _changes(planned: Sequence[Planned], base: Sequence[Planned]) -> Table:
+def _prices(priced: Sequence[Priced]) -> Table:
     rows = [
         [
-            each.place,
-            each.change,
-            f"{each.seconds:.2f} s",
-            f"{_gain(each, base):+.2%}",
-            f"{_gain(each, base) / each.units:+.3%}",
-            _words(each.plan),
+            row.place.cell,
+            row.place.hardware,
+            "1 GB/s of host link" if row.place.changed == "host link" else "1 GiB of device memory",
+            "no plan" if row.change is None else f"{row.change + 0.0:.3%}",
+            "" if row.saved_milliseconds is None else f"{round(row.saved_milliseconds):,} ms",
         ]
-        for each in planned
-        if each.change
+        for row in priced
+        if row.is_one_more
     ]
-    titles = ["place", "changed", "step", "change", "for one more GB/s or GiB", "plan"]
-    heading = f"Another link or memory, {CHANGED}"
-    return Table(heading=heading, titles=titles, rows=rows, align="llrrrl")
+    titles = ["place", "hardware", "one more", "step changes by", "saves a step"]
+    return Table(heading="What one more unit buys", titles=titles, rows=rows, align="lllrr")
 
 
-def _draw(figure: Any, base: Sequence[Planned]) -> None:
-    axes = figure.add_subplot()
-    looks = dict(
-        zip(HARDWARE, (drawing.OURS, drawing.OURS_IN_THE_PAPERS_PLAN, drawing.WHAT_IF), strict=True)
+def _changes(priced: Sequence[Priced]) -> Table:
+    rows = [
+        [
+            row.place.cell,
+            row.place.hardware,
+            row.place.change,
+            "no plan" if row.plan.step_seconds is None else f"{row.plan.step_seconds:.2f} s",
+            "" if row.change is None else f"{row.change:+.2%}",
+            "" if row.change is None else f"{row.change / row.units:+.3%}",
+            row.plan.settings_text,
+        ]
+        for row in priced
+        if not row.is_one_more
+    ]
+    each = "for one more GB/s or GiB"
+    titles = ["place", "hardware", "changed", "step", "change", each, "plan"]
+    return Table(heading="Half and twice", titles=titles, rows=rows, align="lllrrrl")
+
+
+def _draw(figure: Any, base: Sequence[MapPlan], priced: Sequence[Priced]) -> None:
+    left, right = figure.subplots(1, 2)
+    first = base[0].place.cell
+    points = [_point(plan) for plan in base if plan.place.cell == first]
+    looks = dict(zip(places.HARDWARE, _looks(), strict=True))
+    drawing.grouped_bars(left, points, looks, form="{:,.0f}")
+    left.set_ylabel(QUANTITY)
+    rows = [row for row in priced if row.is_one_more]
+    drawing.grouped_bars(
+        right,
+        list(_price_points(rows)),
+        {"1 GB/s of host link": drawing.OURS, "1 GiB of device memory": drawing.WHAT_IF},
+        form="{:.2f} %",
+        upright=True,
     )
-    drawing.grouped_bars(axes, [_point(each) for each in base], looks, form="{:,.0f}")
-    axes.set_ylabel(QUANTITY)
+    right.set_ylabel("% of a step that one more unit saves")
+
+
+def _looks() -> Iterator[drawing.Look]:
+    yield drawing.OURS
+    yield drawing.OURS_IN_THE_PAPERS_PLAN
+    yield drawing.WHAT_IF
+    yield drawing.PAPERS
+    yield {**drawing.PAPERS, "hatch": "xxx"}
+
+
+def _price_points(rows: Sequence[Priced]) -> Iterator[Point]:
+    """What one more unit saves, in per cent; at least 0."""
+    for row in rows:
+        point = _point(row.plan)
+        unit = (
+            "1 GB/s of host link" if row.place.changed == "host link" else "1 GiB of device memory"
+        )
+        where = row.place.cell.replace(" GPUs", "").replace(", ", "/")
+        yield Point(
+            series=unit,
+            place=f"{where}\n{row.place.hardware.split('-')[0]}",
+            quantity="saved",
+            unit="%",
+            value=None if row.change is None else max(0.0, -100 * row.change),
+            outcome="" if row.change is not None else "no plan",
+            label="simulated",
+            source=point.source,
+        )

@@ -1,0 +1,337 @@
+"""Beyond the paper: places, bounds beside emulations, verdicts, and the command that makes both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from baselines import registry as registry_of_systems
+from benchmarks.cli import main
+from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.search import SearchResult
+from benchmarks.paper.items import profile, registry
+from benchmarks.paper.items.files import item_page
+from benchmarks.paper.items.item import NotCommitted
+from benchmarks.paper.items.tables import beyond
+from benchmarks.paper.items.tables import map as map_item
+from benchmarks.paper.map import bound, data, places, run
+from benchmarks.paper.map.candidates import candidates
+from benchmarks.paper.map.data import MapData, MapPlan, MapSearch
+from benchmarks.paper.map.degrees import PeerLayout
+from benchmarks.paper.map.least_traffic import least_messages
+from benchmarks.paper.map.places import Place
+from benchmarks.paper.map.verdict import PeerStep, PlaceVerdict, timed_at, verdict_at
+from sppo.config.sizes import GIB
+from tests.unit import docs_text
+
+ANCHOR = Place(seq="1M", gpus=32)
+
+SMALL, TOO_WIDE = Place(seq="32K", gpus=8), Place(seq="32K", gpus=4096)
+"""A plan in a second, and one that no degrees fill."""
+
+
+def test_places_are_within_the_map_and_none_comes_twice() -> None:
+    every = places.planned()
+    assert len(every) == len(set(every)) == len({place.name for place in every})
+    assert max(place.gpus for place in every) == places.MOST_GPUS
+    assert {place.seq for place in every} == set(places.LENGTHS)
+    assert set(places.searched()) <= set(every)
+    for place in places.on_the_map(places.HARDWARE[0]):
+        assert places.tokens_per_gpu(place) in {f"{share}K" for share in places.TOKENS_PER_GPU}
+
+
+def test_a_change_reaches_the_profile_or_the_workload() -> None:
+    link, half, _, memory, *_ = places.changes_of(ANCHOR)
+    assert link.profile.d2h_bytes_per_second == ANCHOR.profile.d2h_bytes_per_second + places.GB
+    assert half.profile.h2d_bytes_per_second == ANCHOR.profile.h2d_bytes_per_second / 2
+    assert memory.workload.device_memory_bytes == pytest.approx(77.65 * GIB, abs=9)
+    network = replace(ANCHOR, changed="network", value=23.0)
+    assert network.profile.internode_bytes_per_second == 23 * places.GB
+    assert network.name == "1M, 32 GPUs, a100-80g, network 23 GB/s"
+    assert network.unchanged == ANCHOR
+    with pytest.raises(ValueError, match="needs a kind and a positive value"):
+        Place(seq="1M", gpus=32, changed="network")
+
+
+def test_the_least_messages_are_counted_ones() -> None:
+    """PyTorch native, Ulysses 32: the emulation counts as many bytes of all-to-all, and more."""
+    messages = {each.operation: each for each in least_messages(ANCHOR.workload, _ulysses())}
+    assert messages["all_to_all"].sent_bytes == 66_571_993_088
+    assert messages["all_gather"].sent_bytes <= 2 * 26_567_982_080
+    assert {each.link for each in messages.values()} == {"between nodes"}
+    ring = replace(_ulysses(), context_parallel=4)
+    far = Place(seq="4M", gpus=128).workload
+    (gather,) = (each for each in least_messages(far, ring) if each.group_ranks == 4)
+    assert gather.group == "0-96 by 32"
+    assert not any(each.group_ranks == 1 for each in least_messages(far, ring))
+
+
+def _ulysses() -> PeerLayout:
+    return PeerLayout(sequence_parallel=32)
+
+
+def test_bounds_lie_below_emulated_steps_and_near_those_without_a_pipeline() -> None:
+    made = data.committed()
+    assert made.searches
+    for search in made.searches:
+        if search.found is None or search.found.simulated_time is None:
+            continue
+        place, time = search.place, search.found.simulated_time
+        least = bound.bound_of(search.system, place.workload, place.profile)
+        assert isinstance(least, bound.Bound), search.place.name
+        assert least.seconds <= time.step_seconds
+        assert least.seconds_if_hidden <= time.step_seconds_if_hidden
+        if search.how == "grid" and search.system != "megatron":
+            assert least.seconds > 0.93 * time.step_seconds
+
+
+@pytest.mark.parametrize("system", places.PEERS)
+def test_no_bound_is_below_the_kernels_and_less_memory_costs_time(system: str) -> None:
+    limits = []
+    for gib in (None, 60, 30, 20):
+        memory = None if gib is None else gib * GIB
+        workload = ANCHOR.workload.with_device_memory(memory)
+        least = bound.bound_of(system, workload, ANCHOR.profile)
+        if isinstance(least, bound.NoLayout):
+            limits.append(float("inf"))
+            continue
+        share = profile.kernel_limit_share(workload, least.seconds_if_hidden, ANCHOR.profile)
+        assert share <= 1
+        limits.append(least.seconds)
+    assert limits == sorted(limits)
+    tight = bound.bound_of(system, ANCHOR.workload.with_device_memory(2 * GIB), ANCHOR.profile)
+    assert isinstance(tight, bound.NoLayout)
+    assert "memory" in tight.reason
+
+
+def test_a_library_s_refusal_is_the_reason() -> None:
+    refused = bound.bound_of("deepspeed", Place(seq="4M", gpus=128).workload, ANCHOR.profile)
+    assert isinstance(refused, bound.NoLayout)
+    assert "head count 32 is not divisible" in refused.reason
+
+
+def a_plan(seconds: float | None, place: Place = ANCHOR) -> MapPlan:
+    return MapPlan(
+        place=place,
+        status="infeasible" if seconds is None else "ok",
+        reason="memory" if seconds is None else "",
+        step_seconds=seconds,
+        step_seconds_if_hidden=seconds,
+        planning_seconds=1.0,
+        commit="0" * 40,
+    )
+
+
+def peer(seconds: float | None, label: Any = "computed", floor: float | None = None) -> PeerStep:
+    return PeerStep(
+        system="native",
+        label=label,
+        seconds=seconds,
+        seconds_if_hidden=seconds,
+        reason="" if seconds else "heads",
+        floor=None if floor is None else peer(floor),
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "peers", "winner", "words"),
+    [
+        (a_plan(10.0), [peer(None)], "SPPO alone", "SPPO alone"),
+        (a_plan(10.0), [peer(11.0)], "SPPO", "≥ 1.10x native, SPPO"),
+        (a_plan(10.0), [peer(9.0)], "open", "≥ 0.90x native, open"),
+        (a_plan(10.0), [peer(9.0, "emulated")], "a peer", "0.90x native, peer"),
+        (a_plan(10.0), [peer(11.0, "emulated"), peer(9.0)], "open", "≥ 0.90x native, open"),
+        (a_plan(10.0), [peer(9.5, "emulated"), peer(9.0)], "a peer", "0.95x native, peer"),
+        (a_plan(10.0), [peer(11.0, "emulated", 9.0)], "open", "≥ 0.90x native, open"),
+        (a_plan(10.0), [peer(12.0, "emulated", 11.0)], "SPPO", "≥ 1.10x native, SPPO"),
+        (a_plan(10.0), [peer(9.5, "emulated", 9.0)], "a peer", "0.95x native, peer"),
+        (a_plan(None), [peer(9.0)], "SPPO cannot", "SPPO cannot run"),
+        (a_plan(None), [peer(None)], "nobody", "nobody"),
+        (None, [peer(9.0)], "not planned", "not planned"),
+    ],
+)
+def test_a_winner_needs_a_number(
+    plan: MapPlan | None, peers: Sequence[PeerStep], winner: str, words: str
+) -> None:
+    verdict = PlaceVerdict(place=ANCHOR, plan=plan, peers=peers)
+    assert verdict.winner == winner
+    assert map_item.cell_words(verdict) == words
+
+
+def test_counts_of_a_search_are_timed_on_other_hardware_if_they_fit() -> None:
+    made = data.committed()
+    search = next(each for each in made.searches if each.found and each.place == ANCHOR)
+    assert search.found is not None
+    assert search.found.simulated_time is not None
+    same = timed_at(search.found, ANCHOR)
+    assert same is not None
+    assert same.seconds == pytest.approx(search.found.simulated_time.step_seconds)
+    fast = timed_at(search.found, replace(ANCHOR, hardware="h100-80g"))
+    assert fast is not None
+    assert fast.seconds is not None
+    assert same.seconds is not None
+    assert fast.seconds < same.seconds
+    assert timed_at(search.found, replace(ANCHOR, changed="device memory", value=9.0)) is None
+
+
+def test_a_place_without_a_search_has_a_bound_and_says_so() -> None:
+    made = MapData(plans=[a_plan(1e6)])
+    verdict = verdict_at(ANCHOR, made)
+    assert {each.label for each in verdict.peers} == {"computed"}
+    points = list(map_item._points(verdict))
+    assert [point.label for point in points] == ["simulated", *["computed"] * 3]
+    assert all(map_item.BOUND in point.source for point in points[1:])
+    assert all(point.quantity == "bound of a step" for point in points[1:])
+
+
+def test_entries_replace_equal_ones_and_a_run_s_own_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed, own = tmp_path / "committed.json", tmp_path / "own.json"
+    committed.write_bytes(data.store.to_json(MapData(plans=[a_plan(9.0), a_plan(8.0, SMALL)])))
+    own.write_bytes(data.store.to_json(MapData(plans=[a_plan(7.0)])))
+    monkeypatch.setattr(data, "committed_path", lambda: committed)
+    merged = data.kept(own)
+    assert {plan.place: plan.step_seconds for plan in merged.plans} == {ANCHOR: 7.0, SMALL: 8.0}
+    assert data.read(tmp_path / "none.json") == MapData()
+
+
+def test_a_map_of_two_points_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    asked: list[str] = []
+
+    def search_grid(searcher: Any, **_: Any) -> SearchResult:
+        asked.append(searcher.system)
+        return searcher.result(None, None, None)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(run, "search_grid", search_grid)
+    path = tmp_path / data.FILE
+    for _ in range(2):
+        made = run.MapRun(
+            path=path,
+            data=data.read(path),
+            emulator=Emulator(parent=tmp_path, time_limit_seconds=9.0),
+            budget_seconds=9.0,
+            note=notes.append,
+        )
+        made.plan([SMALL, TOO_WIDE])
+        made.search([(SMALL, "native")])
+    assert asked == ["native"]
+    assert len(notes) == 4
+    planned, refused = made.data.plan(SMALL), made.data.plan(TOO_WIDE)
+    assert planned is not None
+    assert refused is not None
+    assert planned.step_seconds is not None
+    assert planned.step_seconds_if_hidden is not None
+    assert planned.step_seconds_if_hidden <= planned.step_seconds
+    assert refused.status == "refused"
+    assert "fills 1,024 of them at most" in refused.reason
+    assert made.data.search(SMALL, "native") == data.read(path).searches[0]
+
+
+@pytest.mark.parametrize("system", places.PEERS)
+def test_the_few_settings_are_of_the_peer_s_grid_and_save_attention_first(system: str) -> None:
+    points = candidates(system, ANCHOR.workload)
+    grid = registry_of_systems.load(system).grid(ANCHOR.workload)
+    assert 0 < len(points) <= 4
+    assert set(points) <= set(grid)
+    assert candidates("deepspeed", Place(seq="4M", gpus=128).workload) == []
+
+
+def test_a_grid_without_an_answer_is_a_refusal_and_a_few_settings_are_not() -> None:
+    entry = {"place": ANCHOR, "system": "native", "found": None, "trials": 3, "reason": "oom"}
+    for how, label in (("grid", "emulated"), ("settings", "computed")):
+        search = msgspec.convert(
+            {**entry, "how": how, "search_seconds": 1.0, "commit": "0", "place": asdict(ANCHOR)},
+            MapSearch,
+        )
+        made = MapData(plans=[a_plan(1e6)], searches=[search])
+        (native,) = (each for each in verdict_at(ANCHOR, made).peers if each.system == "native")
+        assert native.label == label
+        assert (native.seconds is None) is (how == "grid")
+
+
+def test_the_command_makes_the_map_and_publishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "published.json"
+    monkeypatch.setattr(places, "planned", lambda: [TOO_WIDE])
+    monkeypatch.setattr(data, "own_path", lambda: target)
+    flags = ["paper", "--map", "--plans-only", "--publish", "--json", "--output", str(tmp_path)]
+    assert main(flags) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["plans"], values["searches"], values["unanswered"]) == (1, 0, 0)
+    assert target.read_bytes() == (tmp_path / data.FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--map", "--figures", "1"], "leave --figures out: the map makes data"),
+        (["--map", "--models", "gpt-7b"], "leave --models out: the map has fixed places"),
+        (["--map", "--map-budget", "0"], "give positive seconds"),
+        (["--plans-only"], "add --map"),
+    ],
+)
+def test_wrong_flags_of_the_map_are_one_line(
+    flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["paper", *flags]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("key", ["beyond", "map"])
+def test_the_items_come_from_the_committed_data(key: str) -> None:
+    item = registry.maker(key)()
+    assert item.points
+    assert all(point.source for point in item.points)
+    shares = [each.kernel_limit_share for each in item.points if each.kernel_limit_share]
+    assert max(shares) <= 1
+    page = item_page(item)
+    assert docs_text.wrong_commands(page) == []
+    assert docs_text.wrong_flags(page) == []
+
+
+def test_an_item_without_its_data_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "committed", MapData)
+    for make in (beyond.make, map_item.make):
+        with pytest.raises(NotCommitted, match="--map --publish"):
+            make()
+
+
+def test_one_more_unit_has_a_price_with_a_sign() -> None:
+    base = a_plan(100.0)
+    link, half, *_ = places.changes_of(ANCHOR)
+    more = beyond.Priced(plan=a_plan(99.0, link), base=base)
+    less = beyond.Priced(plan=a_plan(106.25, half), base=base)
+    assert more.is_one_more
+    assert not less.is_one_more
+    assert more.saved_milliseconds == pytest.approx(1000)
+    assert less.saved_milliseconds == pytest.approx(1000)
+    assert beyond.Priced(plan=a_plan(None, link), base=base).saved_milliseconds is None
+
+
+def test_searches_of_one_place_are_told_apart_by_system() -> None:
+    made = MapData()
+    for system in places.PEERS:
+        made.add(
+            MapSearch(
+                place=ANCHOR,
+                system=system,
+                how="grid",
+                found=None,
+                trials=0,
+                search_seconds=1.0,
+                commit="0",
+            )
+        )
+    assert [each.system for each in made.searches] == list(places.PEERS)
+    assert made.search(ANCHOR, "megatron") is not None
