@@ -147,8 +147,8 @@ def ratio_verdict(rows: Sequence[Row]) -> str:
     near = [each for each in ratios if each.is_near(each.ratio)]
     busy = [each for each in ratios if each.is_near(each.without_idle)]
     words = (
-        f"Ratios within {NEAR:.0%} of the paper's, of {len(ratios)}: as simulated {_names(near)}; "
-        f"without Megatron's idle time {_names(busy)}."
+        f"Of {len(ratios)} ratios these are within {100 * NEAR:g} % of the paper's. As simulated: "
+        f"{_names(near)}. Without Megatron's idle time: {_names(busy)}."
     )
     chance = [each for each in near if each not in busy]
     if chance:

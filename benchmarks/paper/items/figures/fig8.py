@@ -93,8 +93,8 @@ def _verdict(seconds: Mapping[str, Sequence[float]]) -> str:
     equal = [seq for seq, steps in seconds.items() if steps[0] <= steps[1]]
     slower = [seq for seq, steps in seconds.items() if steps[1] <= steps[2]]
     return (
-        f"The paper's order (full, then adaptive, then MSP) holds at {_words(ordered)} of "
-        f"{', '.join(seconds)}. Adaptive offload gains nothing at {_words(equal)}, MSP at "
+        f"Of {', '.join(seconds)} the paper's order (full, then adaptive, then MSP) holds at "
+        f"{_words(ordered)}. Adaptive offload gains nothing at {_words(equal)}, MSP at "
         f"{_words(slower)}."
     )
 
