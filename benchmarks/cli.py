@@ -46,6 +46,7 @@ COMMANDS = {
     "timeline": "reports.timeline:Timeline",
     "emulate": "planning.emulate:Emulate",
     "run": "measuring.run:Run",
+    "slurm": "measuring.slurm:Slurm",
     "table": "reports.table:Table",
     "site": "reports.site:Site",
     "limit": "measuring.limit:Limit",
