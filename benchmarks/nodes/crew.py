@@ -55,7 +55,8 @@ CLOSE_SECONDS = 0.2
 class Crew:
     """The other nodes, a `Team` of `benchmarks.launch.ranks.team`.
 
-    nodes: in the order of their ranks. exit_code: with which all commands end.
+    nodes: in the order of their ranks. lost: why a node is gone, by rank. exit_code: with which
+    all commands end.
     """
 
     place: Place
@@ -64,6 +65,7 @@ class Crew:
     job: Job | None = None
     ended: dict[int, Ended] = field(default_factory=dict)
     noted: set[int] = field(default_factory=set)
+    lost: dict[int, str] = field(default_factory=dict)
     events: list[rank_ends.RankEnd | rank_ends.Stop] = field(default_factory=list)
     failed_at: float | None = None
     exit_code: int = 1
@@ -80,7 +82,7 @@ class Crew:
     def prepare(self, workload: Workload, options: Options) -> None:
         """Have all nodes write weights and tokens. Raises NodeLost."""
         for node in self.nodes:
-            _send(node, Prepare(workload=workload, options=options))
+            self._send(node, Prepare(workload=workload, options=options))
 
     def check_inputs(self, inputs: InputsFile) -> None:
         """Wait for the nodes' weights and tokens. Raises ValueError unless they are these."""
@@ -117,7 +119,7 @@ class Crew:
                 endpoint=endpoint,
                 limit_seconds=limit_seconds,
             )
-            _send(node, message)
+            self._send(node, message)
         return Nodes(
             count=self.place.count,
             endpoint=endpoint,
@@ -140,38 +142,32 @@ class Crew:
         deadline = time.monotonic() + NOTES_SECONDS
         for node in self._running():
             with suppress(NodeLost):
-                _send(node, AskNotes(number=self.number))
+                self._send(node, AskNotes(number=self.number))
                 self._wait(node, self.noted, deadline)
 
     def finish(self, code: int | None) -> str:
         """As `Team.finish`. Where the ranks here did not end well, all are stopped."""
         if self.job is None:
             return ""
-        lost: list[NodeLost] = []
         for seconds, stops in ((END_SECONDS, code != 0), (END_SECONDS / 2, True)):
             deadline = time.monotonic() + seconds
+            for node in self._running() if stops else ():
+                with suppress(NodeLost):
+                    self._send(node, Stop(number=self.number))
             for node in self._running():
-                try:
-                    if stops:
-                        _send(node, Stop(number=self.number))
-                except NodeLost as error:
-                    lost.append(error)
-            for node in self._running():
-                try:
+                with suppress(NodeLost):
                     self._wait(node, self.ended, deadline)
-                except NodeLost as error:
-                    lost.append(error)
         self._merge_ends(Path(self.job.output_directory), code)
         self.job = None
-        if lost and code is not None:
-            raise lost[0]
+        if self.lost and code is not None:
+            raise NodeLost(next(iter(self.lost.values())))
         problems = [
             f"{node}: {self.ended[node.rank].problem}"
             for node in self.nodes
             if node.rank in self.ended and self.ended[node.rank].problem
         ]
-        silent = [f"{node} did not stop" for node in self.nodes if node.rank not in self.ended]
-        return next(iter((*problems, *([] if lost else silent))), "")
+        silent = [f"{node} did not stop" for node in self._running()]
+        return next(iter((*problems, *silent)), "")
 
     def close(self, code: int) -> None:
         """End the commands of all nodes with this exit code."""
@@ -183,7 +179,14 @@ class Crew:
             node.channel.close()
 
     def _running(self) -> list[Node]:
-        return [node for node in self.nodes if node.rank not in self.ended]
+        return [node for node in self.nodes if node.rank not in {*self.ended, *self.lost}]
+
+    def _send(self, node: Node, message: Message) -> None:
+        """Raises NodeLost."""
+        try:
+            node.channel.send(message)
+        except Lost as lost:
+            raise self._lose(node, str(lost)) from None
 
     def _wait(self, node: Node, done: Mapping[int, Ended] | set[int], deadline: float) -> None:
         """Take the messages of a node until it is `done`. Raises NodeLost."""
@@ -192,18 +195,24 @@ class Crew:
 
     def _next(self, node: Node, seconds: float | None) -> Message | None:
         """The next message of a node, its effect taken. Raises NodeLost."""
+        if node.rank in self.lost:
+            raise NodeLost(self.lost[node.rank])
         try:
             message = node.channel.get(seconds)
-        except Lost as lost:
-            raise NodeLost(f"{node} is gone: {lost}") from None
+            if isinstance(message, (File, NotesSent, Ended)):
+                self._take(node, message)
+        except (Lost, files.WrongFile) as error:
+            raise self._lose(node, str(error)) from None
         if isinstance(message, Leave):
-            raise NodeLost(f"{node} is gone: {message.reason}")
-        if isinstance(message, (File, NotesSent, Ended)):
-            self._take(node, message)
+            raise self._lose(node, message.reason)
         return message
 
+    def _lose(self, node: Node, why: str) -> NodeLost:
+        self.lost[node.rank] = f"{node} is gone: {why}"
+        return NodeLost(self.lost[node.rank])
+
     def _take(self, node: Node, message: File | NotesSent | Ended) -> None:
-        """Take what belongs to the launch that runs. Raises NodeLost, or OSError."""
+        """Take what belongs to the launch that runs. Raises WrongFile, or OSError."""
         if self.job is None or message.number != self.number:
             return
         if isinstance(message, NotesSent):
@@ -213,10 +222,7 @@ class Crew:
         else:
             directory = Path(self.job.output_directory)
             ranks = self.job.ranks // self.place.count
-            try:
-                content = files.take(message, directory, node.rank, ranks)
-            except files.WrongFile as error:
-                raise NodeLost(f"{node} {error}") from None
+            content = files.take(message, directory, node.rank, ranks)
             self.events += rank_ends.decode(content)
 
     def _merge_ends(self, directory: Path, code: int | None) -> None:
@@ -235,11 +241,3 @@ class Crew:
 def _is_own(event: rank_ends.RankEnd | rank_ends.Stop) -> bool:
     """Whether an event is no signal to torchrun."""
     return isinstance(event, rank_ends.RankEnd) or not event.signal
-
-
-def _send(node: Node, message: Message) -> None:
-    """Raises NodeLost."""
-    try:
-        node.channel.send(message)
-    except Lost as lost:
-        raise NodeLost(f"{node} is gone: {lost}") from None

@@ -64,6 +64,6 @@ def take(file: File, directory: Path, node_rank: int, ranks_per_node: int) -> by
         return b""
     match = _OF_A_RANK.fullmatch(file.name)
     if match is None or int(match[1] or match[2]) // ranks_per_node != node_rank:
-        raise WrongFile(f"sends a file named {file.name!r}, which is none of its own")
+        raise WrongFile(f"it sends a file named {file.name!r}, which is none of its own")
     store.write_bytes(directory / file.name, file.content)
     return b""
