@@ -52,6 +52,7 @@ def test_two_nodes_train_as_one(tmp_path: Path) -> None:
         check(nodes, "SPPO")
 
 
+@pytest.mark.soak
 def test_a_killed_node_ends_the_run_and_is_named(tmp_path: Path) -> None:
     with started(tmp_path) as nodes:
         for rank in (0, 1):
