@@ -19,7 +19,8 @@ from benchmarks.workloads import DEFAULT
 from sppo.config.errors import Infeasible
 
 DESCRIPTION = f"""\
-The same long-sequence training under SPPO, Megatron-Core and DeepSpeed, measured and compared.
+The same long-sequence training under SPPO and its peers (DeepSpeed, Megatron-Core, PyTorch native),
+measured and compared.
 
     sppo-bench run {DEFAULT}
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks.docs import comparing, comparison, planned, profiles, published, workloads
+from benchmarks.docs import (
+    comparing,
+    comparison,
+    planned,
+    profiles,
+    published,
+    sweeps,
+    timing,
+    workloads,
+)
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "readme-136MiB": partial(comparison.comparison, "tiny-cpu-136MiB"),
@@ -17,8 +26,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "msp-unit-costs": planned.unit_costs,
     "plan-alpha": planned.offload_share,
     "sweeps-longest": published.longest,
-    "sweeps-device-memory": partial(published.sweep, "tiny-cpu-device-memory", "device memory"),
-    "sweeps-sequences": partial(published.sweep, "tiny-cpu-sequences-per-step", "sequences a step"),
+    "sweeps-device-memory": partial(sweeps.sweep, "tiny-cpu-device-memory", "device memory"),
+    "sweeps-sequences": partial(sweeps.sweep, "tiny-cpu-sequences-per-step", "sequences a step"),
     "sweeps-policies": published.policies,
     "sweeps-simulated-ablation": planned.simulated_ablation,
     "paper-items": published.paper_items,
@@ -33,6 +42,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "compare-simulated": comparing.simulated,
     "compare-recorded": comparing.recorded,
     "compare-live": comparing.live,
+    "timing-noise": timing.noise,
     "workloads": workloads.workloads,
     "models": workloads.models,
 }

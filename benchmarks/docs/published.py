@@ -91,38 +91,8 @@ def longest() -> str:
     return table(columns, document["rows"]) + origin(document)
 
 
-def sweep(name: str, quantity: str) -> str:
-    """Step times of the systems of tiny-cpu, by the swept quantity."""
-    document = read(f"sweeps/{name}")
-    columns: Columns = {
-        quantity: itemgetter("label"),
-        "DeepSpeed, step s": lambda value: _median(_row(value, "deepspeed")),
-        "Megatron tuned, step s": lambda value: _median(_row(value, "megatron")),
-        "SPPO, step s": lambda value: _median(_row(value, "sppo")),
-        "speed of SPPO over the best peer": _speed_over_peers,
-    }
-    return table(columns, document["values"]) + origin(document)
-
-
-def _row(value: Document, system: str) -> Document:
-    rows: dict[str, Document] = {row["system"]: row for row in value["rows"]}
-    return rows[system]
-
-
-def _speed_over_peers(value: Document) -> str:
-    peers = [_row(value, "deepspeed"), _row(value, "megatron")]
-    rows = [*peers, _row(value, "sppo")]
-    if any(row.get("timing_reason") and not row["sppo_speed_up"] for row in rows):
-        return "unsettled"
-    claimed = [row for row in peers if row["sppo_speed_up"]]
-    best = min(claimed, key=lambda row: float(row["sppo_speed_up"]), default=None)
-    if best is None:
-        return factor(None)
-    ends = (best.get(f"sppo_speed_up_{end}") for end in ("low", "high"))
-    return interval(best["sppo_speed_up"], *ends)
-
-
-def _median(row: Document) -> str:
+def median_step(row: Document) -> str:
+    """The median step in seconds of a row; its status without one."""
     return f"{row['step_seconds']['median']:.3f}" if row["step_seconds"] else str(row["status"])
 
 
@@ -131,7 +101,7 @@ def policies() -> str:
     document = read("ablation/tiny-cpu-136MiB")
     columns: Columns = {
         "policy": lambda row: f"`{row['policy']}`",
-        "step, s": _median,
+        "step, s": median_step,
         "time over `auto`": lambda row: interval(
             *(row.get(f"relative_time{end}") for end in ("", "_low", "_high"))
         ),

@@ -55,6 +55,7 @@ def _verdict_columns(label: str) -> tuple[Column[Verdict], ...]:
         ("model", lambda row: f"{row.model}, {row.gpus} GPUs"),
         ("tokens", lambda row: row.seq),
         ("system", lambda row: row.rule_name),
+        ("reading", lambda row: row.reading_words),
         ("layout", lambda row: row.settings_text),
         (label, lambda row: row.status),
         ("device peak", lambda row: size(row.peak_device_bytes)),
@@ -69,6 +70,7 @@ def _longest_columns(label: str, step_tokens: int) -> tuple[Column[LongestVerdic
     return (
         ("GPUs", lambda row: str(row.gpus)),
         ("system", lambda row: row.rule_name),
+        ("reading", lambda row: row.reading_words),
         ("layout", lambda row: row.settings_text),
         (f"longest, {label}", lambda row: _length(row.longest_tokens, "none")),
         ("paper (fig. 12)", _paper_length),

@@ -90,6 +90,7 @@ def _columns(reference: dict[tuple[str, str, int], Verdict]) -> tuple[Column[Ver
         ("model", lambda row: f"{row.model}, {row.gpus} GPUs"),
         ("tokens", lambda row: row.seq),
         ("system", lambda row: row.rule_name),
+        ("reading", lambda row: row.reading_words),
         ("layout", lambda row: row.settings_text),
         ("step, exposed", lambda row: seconds(row, row.step_seconds)),
         ("step, hidden", lambda row: seconds(row, row.step_seconds_if_hidden)),

@@ -54,13 +54,26 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: str = ""
     planned: list[Planned] = []
 
+    @property
+    def reading_words(self) -> str:
+        """ "at its best", "as the paper ran it"; "" of SPPO."""
+        return reading_words(self.system, at_best=self.at_best)
+
+
+def reading_words(system: str, *, at_best: bool) -> str:
+    """How a peer is shown (docs/peers.md); "" of SPPO."""
+    if system == "sppo":
+        return ""
+    return "at its best" if at_best else "as the paper ran it"
+
 
 class LongestVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The longest sequence of one system on so many GPUs (fig. 12), in tokens.
 
     paper_tokens: 0 for "cannot run", None if the paper is silent. peak_device_bytes and
     peak_host_bytes: by emulated role (of all `roles`), at the longest that fits. beyond: why one
-    step more does not fit. unanswered: what broke or took too long, so that more may fit.
+    step more does not fit. unanswered: what broke or took too long, so that more may fit. at_best:
+    whether the grid was searched.
     """
 
     gpus: int
@@ -75,7 +88,13 @@ class LongestVerdict(msgspec.Struct, frozen=True, kw_only=True):
     roles: int
     beyond: str
     unanswered: str
+    at_best: bool = False
     planned: list[Planned] = []
+
+    @property
+    def reading_words(self) -> str:
+        """ "at its best", "as the paper ran it"; "" of SPPO."""
+        return reading_words(self.system, at_best=self.at_best)
 
 
 class PaperPoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +221,7 @@ def longest_verdict(
         roles=count,
         beyond=next((reason for reason in reversed(reasons) if reason), ""),
         unanswered=search.unanswered,
+        at_best=rule.is_searched,
         planned=[] if emulation is None else emulation.planned,
     )
 

@@ -66,10 +66,20 @@ class Summary:
 
 
 def summaries(records: Sequence[Record]) -> list[Summary]:
-    """One summary per row, in the order of the first launch, without the reference."""
+    """One summary per row, in the order of the first launch, without the reference.
+
+    Of an untuned row the point that it ended with; its records name those that did not fit.
+    """
     judged = timings(records)
     sppo = yardstick(records)
-    return [_summary(launches, sppo, judged) for launches in grouped(records, "row").values()]
+    rows = grouped(records, "row")
+    shown = {_row_or_point(launches[-1]): launches for launches in rows.values()}
+    return [_summary(launches, sppo, judged) for launches in shown.values()]
+
+
+def _row_or_point(record: Record) -> str:
+    """ "PyTorch native" of its untuned "PyTorch native, point 3"; else the row's own name."""
+    return record.row if record.tuned else record.row.partition(", point ")[0]
 
 
 def _summary(

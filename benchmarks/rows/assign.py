@@ -104,17 +104,40 @@ def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, d
 def _choose_tuned(
     row: Row, workload: Workload, adapter: Adapter
 ) -> tuple[Any, str, dict[str, Any]]:
-    """The winner of a known grid, else the last point of the adapter's grid."""
+    """The winner of a known grid, else an untuned point of the adapter's grid."""
     choice = known_grids.choose(row.system, workload)
     if choice.settings is None:
-        settings = adapter.grid(workload)[-1]
-        words = f"{adapter.describe(settings)} (untuned)"
+        settings = _untuned(workload, adapter, leanest=choice.none_fits)
+        words = f"{adapter.describe(settings)} {UNTUNED}"
         return settings, choice.source, {"settings_text": words, "tuned": False}
     try:
         return msgspec.convert(choice.settings, adapter.settings_type), choice.source, {}
     except msgspec.ValidationError as error:
         reason = f"settings of {row.system}, {choice.source}: {error}; tune again with --tune"
         raise RecordError(reason) from None
+
+
+UNTUNED = "(untuned)"
+"""Behind the settings of a row without a measured point."""
+
+
+def _untuned(workload: Workload, adapter: Adapter, *, leanest: bool) -> Any:
+    """The first point of the grid that the library takes; `leanest`: the last.
+
+    A grid begins with the least work. `benchmarks.rows.fallback` takes the place of a first point
+    that does not fit. Where the library refuses all points, its check of this one says why.
+    """
+    points = adapter.grid(workload)
+    ordered = points[::-1] if leanest else points
+    return next((each for each in ordered if _is_taken(workload, adapter, each)), ordered[0])
+
+
+def _is_taken(workload: Workload, adapter: Adapter, settings: Any) -> bool:
+    try:
+        adapter.check(workload, settings)
+    except (Unavailable, NotSupported):
+        return False
+    return True
 
 
 def _choose_planned(

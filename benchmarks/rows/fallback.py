@@ -1,7 +1,7 @@
 """What takes the place of a row that ran out of memory, so that it ends with a point that fits.
 
 A chosen point may be near the limit: its fit is known from its peak without a limit, or from a
-single launch.
+single launch. Of an untuned row nothing is known, so its points are tried.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from benchmarks.rows import candidates
-from benchmarks.rows.assign import grid_assignments, planned_by_the_solver
+from benchmarks.rows.assign import UNTUNED, grid_assignments, planned_by_the_solver
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
 from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
@@ -22,15 +22,17 @@ class Fallback:
 
     `own_sequences` is the workload's own count, for which the known times hold. `proven` are keys
     of settings that ran under this limit or a tighter one. A tuned row falls back TRIES_PER_POINT
-    times, then once more, to the point of least memory. A measured plan gives way to the solver's.
+    times, then once more, to the point of least memory. An untuned row without a known point goes
+    half of the way to the end of its grid each time. A measured plan gives way to the solver's.
+    candidates_by_system: those of the workload, where the caller has ordered them.
     """
 
     workload: Workload
     own_sequences: int
     proven: Collection[str] = ()
+    candidates_by_system: dict[str, Candidates] = field(default_factory=dict)
     _tried: dict[str, list[str]] = field(default_factory=dict)
     _labels: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, Candidates] = field(default_factory=dict)
 
     def __call__(self, refused: Configuration) -> Configuration | None:
         if not refused.settings:
@@ -49,21 +51,38 @@ class Fallback:
         point = rest[0] if falls <= TRIES_PER_POINT else self._leanest(refused, rest)
         row = replace(refused.row, label=f"{label}, point {falls + 1}")
         self._labels[row.label] = label
-        return replace(point, row=row, grid=f"{point.grid}; after {falls} that did not fit")
+        after = f"after {falls} that did not fit"
+        if not refused.tuned:
+            words = f"{point.settings_text} {UNTUNED}"
+            source = refused.grid.partition("; after ")[0]
+            point = replace(point, settings_text=words, tuned=False, grid=source)
+        return replace(point, row=row, grid=f"{point.grid}; {after}")
 
     def _rest(self, refused: Configuration, tried: Collection[str]) -> list[Configuration]:
         """The candidates that are left: those proven to fit, if any, else those after the refused.
 
-        An untuned row has the least memory of its grid, so only a proven point helps it.
+        Of an untuned row those behind the middle between the refused point and the grid's end.
         """
         known = self._candidates(refused.row.system)
         rest = [point for point in known.ordered if point.key not in tried]
         proven = [point for point in rest if point.key in known.proven]
-        if proven or not refused.tuned:
+        if proven:
             return proven
+        if not refused.tuned:
+            return self._second_half(refused, tried)
         keys = [point.key for point in known.ordered]
         first = keys.index(refused.key) + 1 if refused.key in keys else 0
         return [point for point in known.ordered[first:] if point.key not in tried]
+
+    def _second_half(self, refused: Configuration, tried: Collection[str]) -> list[Configuration]:
+        """A grid begins with the least work, and its end recomputes most."""
+        grid = grid_assignments(refused.row.system, self.workload)
+        able = [point for point in grid if point.status is None]
+        keys = [point.key for point in able]
+        if refused.key not in keys:
+            return []
+        middle = (keys.index(refused.key) + len(able)) // 2
+        return [point for point in able[middle:] if point.key not in tried]
 
     def _leanest(self, refused: Configuration, rest: list[Configuration]) -> Configuration:
         """The point of the least known peak; without known peaks the last."""
@@ -72,12 +91,13 @@ class Fallback:
         return min(known, key=lambda point: peaks[point.key], default=rest[-1])
 
     def _candidates(self, system: str) -> Candidates:
-        if system not in self._known:
+        known = self.candidates_by_system
+        if system not in known:
             grid = grid_assignments(system, self.workload)
-            self._known[system] = candidates.of_system(
+            known[system] = candidates.of_system(
                 system, self.workload, grid, self.own_sequences, self.proven
             )
-        return self._known[system]
+        return known[system]
 
     def _solved(self, refused: Configuration) -> Configuration | None:
         """The solver's plan in the place of a measured one; None where that was refused."""

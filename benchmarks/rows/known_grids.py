@@ -30,10 +30,14 @@ from sppo.config.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Settings of a tuned row with their source; None where no tuned point fits."""
+    """Settings of a tuned row with their source; None where no tuned point fits.
+
+    none_fits: points are known, and none of them fits.
+    """
 
     settings: dict[str, Any] | None
     source: str
+    none_fits: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +173,7 @@ def choose(system: str, workload: Workload) -> Choice:
     file.
     """
     limit_bytes = workload.device_memory_bytes
-    reason = f"not tuned: no {system} in {path_of(workload.name, limit_bytes).name}"
+    none_fits = False
     for known_grid in (own_grid, committed_grid):
         for grid_limit_bytes, within_bytes, how in _ways(system, workload):
             known = known_grid(system, workload, grid_limit_bytes)
@@ -178,9 +182,14 @@ def choose(system: str, workload: Workload) -> Choice:
                 points = _points_words(system, workload, known)
                 source = f"{how} of {points}, from {known.source}"
                 return Choice(settings=point.settings, source=source)
-            if known.points:
-                reason = "no tuned point fits this limit"
-    return Choice(settings=None, source=f"{reason}; the last point of the adapter's grid is used")
+            none_fits = none_fits or bool(known.points)
+    file_name = path_of(workload.name, limit_bytes).name
+    source = NONE_FITS if none_fits else f"not tuned: no {system} in {file_name}; {TRIED}"
+    return Choice(settings=None, source=source, none_fits=none_fits)
+
+
+NONE_FITS = "no tuned point fits this limit; the last point of the adapter's grid is used"
+TRIED = "points of the adapter's grid are tried, from the first by halves towards the last"
 
 
 def _points_words(system: str, workload: Workload, known: Grid) -> str:

@@ -1,4 +1,4 @@
-"""The rows of the comparison, as in the paper's figure 10."""
+"""The rows of the comparison: those of the paper's figure 10, PyTorch native, and rows of ours."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from baselines.protocol import Planner
 from benchmarks.job import Status
 
 Choosing = Literal["tuned", "same layout", "planned", "only one"]
+
+READINGS: Mapping[Choosing, str] = {
+    "tuned": "at its best",
+    "same layout": "as the paper ran it",
+}
+"""What a row of a peer shows (docs/peers.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,11 @@ class Row:
     def slug(self) -> str:
         """The row's name in folders and on the command line."""
         return self.name or slug(self.label)
+
+    @property
+    def reading(self) -> str:
+        """Of a peer: as the paper ran it, or at its best; "" of SPPO and of rows with our code."""
+        return "" if self.by_name_only else READINGS.get(self.choosing, "")
 
 
 def slug(label: str) -> str:
@@ -64,7 +75,7 @@ ROWS = (
         choosing="tuned",
         by_name_only=True,
     ),
-    Row(label="PyTorch native", system="native", choosing="tuned", by_name_only=True),
+    Row(label="PyTorch native", system="native", choosing="tuned"),
     Row(label="SPPO", system="sppo", choosing="planned"),
 )
 

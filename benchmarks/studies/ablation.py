@@ -121,21 +121,28 @@ def configurations(
     workload: Workload, policies: Sequence[str], layout: SolverOptions
 ) -> dict[str, tuple[Configuration, Plan | None]]:
     """The row of each policy with its plan, or with the planner's refusal and no plan."""
-    adapter = registry.load(SYSTEM)
-    rows: dict[str, tuple[Configuration, Plan | None]] = {}
-    for policy in policies:
-        row = Row(label=label(policy), system=SYSTEM, choosing="planned")
-        options = replace(layout, policy=policy)
-        try:
-            plan = plan_under(workload, options)
-        except (Infeasible, NotSupported) as error:
-            status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
-            rows[policy] = (Configuration(row=row, status=status, reason=str(error)), None)
-            continue
-        data = plan_data(plan)
-        changes = {"plan": data, "settings_text": plan_words(data)}
-        rows[policy] = (with_settings(row, adapter, options, grid="", **changes), plan)
-    return rows
+    return {
+        policy: planned_row(label(policy), workload, replace(layout, policy=policy))
+        for policy in policies
+    }
+
+
+def planned_row(
+    name: str, workload: Workload, options: SolverOptions
+) -> tuple[Configuration, Plan | None]:
+    """SPPO's row of this name under these options with its plan; no plan where there is none.
+
+    Raises ValueError.
+    """
+    row = Row(label=name, system=SYSTEM, choosing="planned")
+    try:
+        plan = plan_under(workload, options)
+    except (Infeasible, NotSupported) as error:
+        status: Status = "infeasible" if isinstance(error, Infeasible) else "unavailable"
+        return Configuration(row=row, status=status, reason=str(error)), None
+    data = plan_data(plan)
+    changes = {"plan": data, "settings_text": plan_words(data)}
+    return with_settings(row, registry.load(SYSTEM), options, grid="", **changes), plan
 
 
 def offloaded_bytes(plan: Plan) -> int:

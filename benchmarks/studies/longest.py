@@ -141,6 +141,16 @@ def settings_of(row: Row, workload: Workload) -> list[SearchedSetting]:
     ]
 
 
+def _leanest(
+    settings: Sequence[SearchedSetting], workload: Workload, most: int | None
+) -> Sequence[SearchedSetting]:
+    """The first settings that the library does not refuse at the workload's own length."""
+    if most is None or len(settings) <= most:
+        return settings
+    able = [setting for setting in settings if setting.at(workload).status is None]
+    return (able or settings)[:most]
+
+
 def search_row(settings: Sequence[SearchedSetting], prober: Prober, step: int) -> LongestRow:
     """The best of a row's settings: after the first each must beat the best by a step."""
     trials, launches = len(prober.trials), len(prober.launched)
@@ -214,17 +224,18 @@ def search(
     options: Options,
     display: Display,
     at_most_tokens: int | None = None,
+    most_settings: int | None = None,
 ) -> tuple[LongestSequences, list[Record]]:
     """All rows in turn: the result, and the judged records of all launches.
 
-    directory: gets the records.
+    directory: gets the records. most_settings: of a tuned row, those of least memory; None: all.
 
     Raises ValueError or OSError before the first launch, or on text that is too short.
     """
     limit_bytes = workload.device_memory_bytes
     assert limit_bytes is not None, "the caller has asked for a limit"
     step = step_tokens(workload)
-    settings = [settings_of(row, workload) for row in rows]
+    settings = [_leanest(settings_of(row, workload), workload, most_settings) for row in rows]
     at_most_tokens = at_most_tokens or AT_MOST_FACTOR * workload.sequence_tokens
     if workload.text != STDLIB:
         with named(workload.text):

@@ -20,6 +20,7 @@ from benchmarks.reporting import tables
 from benchmarks.reporting.tables import Summary
 from benchmarks.rows import candidates
 from benchmarks.rows.assign import assign, grid_assignments
+from benchmarks.rows.candidates import Candidates
 from benchmarks.rows.fallback import Fallback
 from benchmarks.rows.row import ROWS, Configuration, Row, find, settings_key
 from sppo.config.sizes import limit_label
@@ -163,17 +164,36 @@ def chosen(
         return [assign(row, workload)]  # refused, in the library's words
     own_sequences = request.workload.sequences_per_step
     ordered = candidates.of_system(row.system, workload, grid, own_sequences, proven)
-    untimed = replace(request.options, launches=1, warmup_steps=0, measured_steps=0)
+    points = fitting_points(row, ordered, request.points, inputs, request.options, display)
+    return points or [refused_grid(row, grid)]
+
+
+def refused_grid(row: Row, grid: Sequence[Configuration]) -> Configuration:
+    """The row where the library refuses every point of its grid."""
+    reason = grid[0].reason if grid else "its grid is empty here"
+    return Configuration(row=row, status="unavailable", reason=reason)
+
+
+def fitting_points(
+    row: Row,
+    ordered: Candidates,
+    points: int,
+    inputs: Inputs,
+    options: Options,
+    display: Display,
+) -> list[Configuration]:
+    """The candidates of a tuned row that fit, each a row of its own; confirmed by launches.
+
+    One where the candidates have known times, else so many `points`. Empty without candidates.
+    """
+    untimed = replace(options, launches=1, warmup_steps=0, measured_steps=0)
 
     def attempt(configuration: Configuration) -> Status:
         label = f"{row.label} fits {configuration.row.label.split()[-1]}"
         trial = replace(configuration, row=replace(row, label=label))
         return run.launch_row(inputs, trial, 1, untimed, display).status
 
-    fitting = candidates.fitting(ordered, 1 if ordered.timed else request.points, attempt)
-    if not fitting:
-        reason = grid[0].reason if grid else "its grid is empty here"
-        return [Configuration(row=row, status="unavailable", reason=reason)]
+    fitting = candidates.fitting(ordered, 1 if ordered.timed else points, attempt)
     if len(fitting) == 1:
         return [replace(fitting[0], row=row)]
     return [
@@ -205,6 +225,15 @@ def best(done: Sequence[Record], row: Row) -> Summary:
 
     The result has the row's own name, and the number of points that ran if there were several.
     """
+    points = points_of(done, row)
+    summary = points[0]
+    ran = sum(point.status == "ok" for point in points)
+    grid = summary.grid if ran <= 1 else f"fastest of {ran}; {summary.grid}"
+    return replace(summary, row=row.label, grid=grid)
+
+
+def points_of(done: Sequence[Record], row: Row) -> list[Summary]:
+    """The points of a row that were launched, the best first, each under its own name."""
     names = row.label, f"{row.label} ", f"{row.label},"  # "Megatron tuned 2", "SPPO, point 2"
     points = [
         summary
@@ -217,7 +246,4 @@ def best(done: Sequence[Record], row: Row) -> Summary:
         seconds = float("inf") if step is None else step.median
         return summary.status != "ok", -summary.launches, seconds
 
-    summary = min(points, key=order)
-    ran = sum(point.status == "ok" for point in points)
-    grid = summary.grid if ran <= 1 else f"fastest of {ran}; {summary.grid}"
-    return replace(summary, row=row.label, grid=grid)
+    return sorted(points, key=order)

@@ -135,6 +135,7 @@ def entry(done: Sequence[Record], seconds: float) -> dict[str, Any]:
         "marked": set(timing.values()) != {"steady"},
         "ratio_of_all_launches": statistics.median(ratios) if ratios else None,
         "launches": len(done),
+        "commits": sorted({record.environment["commit"] for record in done}),
         "seconds": round(seconds, 1),
         "most_taken_share": max((state.taken_share for state in states), default=None),
     }

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.docs import comparison, pages
+from benchmarks.docs import comparison, pages, sweeps
 from benchmarks.docs.__main__ import main
+from benchmarks.job import Memory
+from benchmarks.records import store
+from benchmarks.reporting import tables
 from tests.unit.docs_text import CHECKOUT
+from tests.unit.records_factory import MIB, record, slower
 
 PAGE = "# Title\n\n<!-- begin: name -->\n{}\n<!-- end -->\n\nMore.\n"
 
@@ -51,6 +55,51 @@ def test_the_line_under_a_comparison_has_launches_and_the_peak() -> None:
     measured = "Measured on A, 2 cores, commit 1, today. Launches of a row: 3 to 5."
     assert comparison._origin(document, rows) == f"{measured} Peak of MFU: 0.1 TFLOP/s a rank."
     assert comparison._origin(document.partition("- MFU")[0], rows) == measured
+
+
+PEERS = {
+    "Megatron tuned": "megatron",
+    "DeepSpeed Ulysses": "deepspeed",
+    "PyTorch native": "native",
+}
+
+
+@pytest.mark.parametrize("peers", [2, 3])
+def test_a_comparison_has_the_rows_of_its_run(
+    peers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(PEERS)[:peers]
+    memory = [Memory(tracked_peak_bytes=3 * MIB, host_peak_bytes=0)]
+    done = [slower(name, PEERS[name], 1.5, memory=memory) for name in names]
+    done.append(record(memory=memory))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "table.csv").write_text(tables.csv_text(done))
+    (folder / "table.md").write_text(tables.markdown(done))
+    monkeypatch.setattr(store, "published_directory", lambda: tmp_path)
+    lines = comparison.comparison("run").splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:-2]] == [*names, "SPPO"]
+    assert "Launches of a row: 1." in lines[-1]
+
+
+@pytest.mark.parametrize(("native", "best"), [(None, "1.30x"), (0.9, "0.90x")])
+def test_a_sweep_has_a_column_a_measured_system(native: float | None, best: str) -> None:
+    steps = {"deepspeed": 1.5, "megatron": 1.3, "native": native, "sppo": 1.0}
+    rows = [
+        {"system": system, "step_seconds": {"median": ratio}, "sppo_speed_up": ratio}
+        for system, ratio in steps.items()
+        if ratio is not None
+    ]
+    document = {
+        "values": [{"label": "none", "rows": rows}],
+        "commit": "a" * 40,
+        "machine": "M",
+        "date": "today",
+    }
+    head, _, line, *_ = sweeps.sweep_table(document, "device memory").splitlines()
+    assert ("PyTorch native, step s" in head) == (native is not None)
+    assert line.startswith("| none | 1.500 | 1.300 |")
+    assert line.endswith(f"| 1.000 | {best} |")
 
 
 def test_check_names_an_old_page_and_writes_nothing(

@@ -102,6 +102,24 @@ def test_an_untuned_row_falls_back_to_what_is_known_to_fit(monkeypatch: pytest.M
     assert falling(monkeypatch)(untuned) is None
 
 
+def test_an_untuned_row_goes_half_of_the_way_to_the_end_of_its_grid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    instead = falling(monkeypatch)
+    points = [replace(point(name), grid="remark") for name in "abcdefghij"]
+    points[5] = replace(points[5], status="unavailable")
+    monkeypatch.setattr(fallback, "grid_assignments", lambda system, workload: points)
+    refused = replace(points[0], tuned=False, grid="not tuned; tried; remark")
+    taken = []
+    while (other := instead(refused)) is not None:
+        taken.append(other.settings["name"])
+        assert not other.tuned, "without times there is no ratio"
+        assert other.settings_text == f"{taken[-1]} (untuned)"
+        assert other.grid == f"not tuned; tried; remark; after {len(taken)} that did not fit"
+        refused = other
+    assert taken == ["e", "h", "i", "j"]
+
+
 def test_other_rows_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     instead = falling(monkeypatch)
     same_layout = next(row for row in ROWS if row.choosing == "same layout")

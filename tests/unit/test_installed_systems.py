@@ -48,7 +48,7 @@ def test_it_is_a_row_where_it_is_named() -> None:
         find(["vllm"])
     assignment = assign(row, MINI)
     assert assignment.status is None
-    assert assignment.settings == {"degree": 2}, "untuned: the leanest of its grid"
+    assert assignment.settings == {"degree": 1}, "untuned: the first of its grid"
     assert [point.settings_text for point in grid_assignments("toy", MINI)] == [
         "degree 1",
         "degree 2",

@@ -217,7 +217,7 @@ def test_a_child_has_a_stream_that_was_closed() -> None:
 @pytest.mark.parametrize(
     ("names", "rows"),
     [
-        ([], ["deepspeed-ulysses", "megatron-tuned", "sppo"]),
+        ([], ["deepspeed-ulysses", "megatron-tuned", "pytorch-native", "sppo"]),
         (["sppo", "megatron"], ["megatron-tuned", "sppo"]),
         (["megatron-same-layout", "SPPO"], ["megatron-same-layout", "sppo"]),
     ],

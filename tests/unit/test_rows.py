@@ -60,20 +60,30 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
     )
 
 
-def test_the_four_rows_of_the_paper_and_others_by_their_names() -> None:
-    labels = ["DeepSpeed Ulysses", "Megatron in SPPO's layout", "Megatron tuned", "SPPO"]
-    assert [row.label for row in find([])] == labels
-    assert [row.label for row in ROWS if row.by_name_only] == [
-        "DeepSpeed, hosted checkpoints (ours)",
-        "Megatron, attention saved (ours)",
-        "PyTorch native",
+def test_five_rows_with_their_readings_and_those_with_code_of_ours_by_name() -> None:
+    assert [(row.label, row.reading) for row in find([])] == [
+        ("DeepSpeed Ulysses", "at its best"),
+        ("Megatron in SPPO's layout", "as the paper ran it"),
+        ("Megatron tuned", "at its best"),
+        ("PyTorch native", "at its best"),
+        ("SPPO", ""),
+    ]
+    assert [(row.label, row.reading) for row in ROWS if row.by_name_only] == [
+        ("DeepSpeed, hosted checkpoints (ours)", ""),
+        ("Megatron, attention saved (ours)", ""),
     ]
 
 
 @pytest.mark.parametrize(
     ("names", "slugs"),
     [
-        ([], ["deepspeed-ulysses", "megatron-same-layout", "megatron-tuned", "sppo"]),
+        (
+            [],
+            [
+                *("deepspeed-ulysses", "megatron-same-layout", "megatron-tuned"),
+                *("pytorch-native", "sppo"),
+            ],
+        ),
         (["megatron"], ["megatron-same-layout", "megatron-tuned"]),
         (["sppo", "megatron-tuned"], ["megatron-tuned", "sppo"]),
         (["Megatron same layout"], ["megatron-same-layout"]),
@@ -255,10 +265,35 @@ def test_a_measured_plan_that_is_none_any_more_gives_way(monkeypatch: pytest.Mon
     assert assign(SPPO, TINY).grid.startswith("planned by the solver")
 
 
-def test_nothing_tuned_says_so() -> None:
-    choice = known_grids.choose("megatron", WORKLOAD)
-    assert choice.settings is None
-    assert "not tuned: no megatron in mini-cpu-152MiB.json" in choice.source
+NATIVE = next(row for row in ROWS if row.system == "native")
+
+
+def test_a_row_without_a_known_grid_begins_with_the_least_work() -> None:
+    row = assign(NATIVE, WORKLOAD)
+    first = registry.load("native").grid(WORKLOAD)[0]
+    assert (row.settings, row.tuned) == (msgspec.to_builtins(first), False)
+    assert row.settings_text.endswith(" (untuned)")
+    assert row.grid.startswith(
+        "not tuned: no native in mini-cpu-152MiB.json; points of the adapter's grid are tried"
+    )
+
+
+def test_where_no_known_point_fits_the_row_takes_the_least_memory() -> None:
+    full = grid(point("full", None, None, "oom"))["megatron"]
+    tuning.save(WORKLOAD, {"native": full})
+    row = assign(NATIVE, WORKLOAD)
+    last = registry.load("native").grid(WORKLOAD)[-1]
+    assert (row.settings, row.tuned) == (msgspec.to_builtins(last), False)
+    assert row.grid.startswith("no tuned point fits this limit; the last point")
+
+
+def test_a_point_that_the_library_refuses_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reversed(Small):
+        def grid(self, workload: object) -> tuple[dict[str, int], ...]:
+            return super().grid(workload)[::-1]
+
+    monkeypatch.setattr(registry, "load", lambda name: Reversed())
+    assert assign(Row(label="X", system="x", choosing="tuned"), WORKLOAD).settings == {"degree": 1}
 
 
 def test_saving_one_system_keeps_the_others() -> None:

@@ -33,6 +33,23 @@ def test_rows_in_order_of_launching_without_the_reference(run: list[Record]) -> 
     assert [row.launches for row in rows] == [1, 2, 2]
 
 
+def test_of_an_untuned_row_the_point_that_it_ended_with() -> None:
+    tries = {"tuned": False, "status": "oom"}
+    done = [
+        slower("Native", "native", 1.5, **tries),
+        slower("Native, point 2", "native", 1.5, **tries),
+        slower("Native, point 3", "native", 1.5, tuned=False),
+        slower("Megatron", "megatron", 2.0, status="oom"),
+        slower("Megatron, point 2", "megatron", 2.0),
+    ]
+    rows = [(row.row, row.status) for row in tables.summaries(done)]
+    assert rows == [
+        ("Native, point 3", "ok"),
+        ("Megatron", "oom"),
+        ("Megatron, point 2", "ok"),
+    ]
+
+
 def test_numbers_of_an_ok_row(run: list[Record]) -> None:
     _, megatron, sppo = tables.summaries(run)
     assert megatron.sppo_speed_up == pytest.approx(2.3)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.docs import comparison, published
+from benchmarks.docs import comparison, sweeps
 from benchmarks.job import Memory, Status
 from benchmarks.launch.gate import exit_code
 from benchmarks.records import store
@@ -91,12 +91,12 @@ def test_a_sweep_claims_no_best_peer_where_one_is_unsettled() -> None:
 
 def test_a_page_claims_no_best_peer_where_one_is_unsettled() -> None:
     rows = [msgspec.to_builtins(tables.flat(row)) for row in tables.summaries(STEADY)]
-    assert published._speed_over_peers({"rows": rows}).startswith("1.50x [")
+    assert sweeps.speed_over_peers({"rows": rows}).startswith("1.50x [")
     rows[0] |= {"sppo_speed_up": None, "timing_reason": "far apart"}
-    assert published._speed_over_peers({"rows": rows}) == "unsettled"
+    assert sweeps.speed_over_peers({"rows": rows}) == "unsettled"
     systems = {"deepspeed": 1.3, "megatron": 1.1, "sppo": 1.0}
     older = [{"system": name, "sppo_speed_up": ratio} for name, ratio in systems.items()]
-    assert published._speed_over_peers({"rows": older}) == "1.10x"
+    assert sweeps.speed_over_peers({"rows": older}) == "1.10x"
 
 
 def test_a_page_shows_a_dash_for_no_ratio() -> None:

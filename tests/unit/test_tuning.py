@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from baselines import registry
+from benchmarks import workloads
 from benchmarks.cli import main
+from benchmarks.commands.measuring.run import points_of
+from benchmarks.rows.row import find
 from benchmarks.rows.tuning import GridPoint, fastest
 from tests.unit.scripted_launches import scripted
 
@@ -42,6 +46,13 @@ def test_under_a_limit_only_what_fits_counts() -> None:
     assert name_of(points, 100) == "other"
     assert name_of(points, 50) is None
     assert name_of([point("broken", None, 3)]) is None
+
+
+def test_the_grids_of_all_default_systems_are_tuned() -> None:
+    points = points_of(find([]), workloads.find("mini-cpu"))
+    assert {point.row.system for point in points} == {"deepspeed", "megatron", "native", "sppo"}
+    native = [point.key for point in points if point.row.system == "native"]
+    assert len(set(native)) == len(registry.load("native").grid(workloads.find("mini-cpu")))
 
 
 def test_a_run_takes_the_fastest_plan_that_was_tuned_here(

@@ -75,8 +75,8 @@ class Run(RunFolder, SeveralNodes, Data, Launches, DeviceMemory, Named):
 
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space: deepspeed, deepspeed-ours, megatron (both its rows),
-    megatron-same-layout, megatron-tuned, megatron-ours, native, sppo; all but deepspeed-ours,
-    megatron-ours and native if not given."""
+    megatron-same-layout, megatron-tuned, megatron-ours, native, sppo; all but deepspeed-ours and
+    megatron-ours if not given."""
     tune: bool = False
     """Measure each library's whole grid and SPPO's best plans (at most 3 timed steps a point), and
     the fastest points twice more. Later runs on this machine find the winners in results/tuning/.

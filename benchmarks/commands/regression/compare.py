@@ -51,7 +51,7 @@ class Compare(Json):
     targets: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Targets by comma: engine-step, planning, emulating (these if not given); attention,
     stage-forward, stage-backward, simulating, record-writing; job-sppo, job-megatron,
-    job-deepspeed."""
+    job-deepspeed, job-native."""
     budget: Annotated[str, arg(metavar="TIME")] = "10m"
     """Time for all pairs: 90s, 10m or 1h. Every target has an equal part of what is left."""
     margin: Annotated[str | None, arg(metavar="PERCENT")] = None

@@ -8,7 +8,7 @@ from benchmarks import workloads
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.reporting.text_table import Column, text_table
-from benchmarks.rows.row import ROWS
+from benchmarks.rows.row import ROWS, Row
 from sppo.config.sizes import length_name, limit_words
 from sppo.config.workload import Workload
 
@@ -22,21 +22,32 @@ class List(Json):
 
     def run(self) -> int:
         """Show workloads and rows; the exit code."""
-        rows = [{"label": row.label, "slug": row.slug, "system": row.system} for row in ROWS]
+        rows = [
+            {"label": row.label, "slug": row.slug, "system": row.system, "reading": row.reading}
+            for row in ROWS
+        ]
         table = text_table(COLUMNS, list(workloads.WORKLOADS.values()))
-        names = "\n".join(f"  {row.label} ({row.slug}){BY_NAME * row.by_name_only}" for row in ROWS)
+        names = "\n".join(map(_row_words, ROWS))
         values = {"workloads": workloads.WORKLOADS, "rows": rows}
         show(self.json, values, f"{table}\n\n{MEMORY}\n\n{ROWS_ARE}\n{names}")
         return 0
+
+
+def _row_words(row: Row) -> str:
+    """ "  Megatron tuned (megatron-tuned), at its best"."""
+    words = (f"  {row.label} ({row.slug})", row.reading, BY_NAME * row.by_name_only)
+    return ", ".join(filter(None, words))
 
 
 MEMORY = """\
 device memory: the limit of one rank. 76.65 GiB are the 79.15 GiB of an 80 GB GPU, less 2.5 GiB for
 the CUDA context and libraries. `sppo-bench limit tiny-cpu` finds the limit of tiny-cpu."""
 
-ROWS_ARE = "rows of a comparison, each a system with its settings (names for --systems):"
+ROWS_ARE = """\
+rows of a comparison, each a system with its settings (names for --systems). A peer is shown as the
+paper ran it (SPPO's degrees, full recompute), or at its best (the fastest of a measured grid):"""
 
-BY_NAME = ", only where it is named"
+BY_NAME = "only where it is named"
 
 COLUMNS: tuple[Column[Workload], ...] = (
     ("workload", lambda workload: workload.name),

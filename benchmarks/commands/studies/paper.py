@@ -1,9 +1,9 @@
-"""`sppo-bench paper`: the paper's figures and tables made anew, or its memory limits emulated."""
+"""`sppo-bench paper`: the paper's figures and tables made anew, emulated, or in miniature."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,28 +11,42 @@ from tyro.conf import arg
 
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, chosen, usage_errors
+from benchmarks.commands.flags import Results
 from benchmarks.commands.output import show
 from benchmarks.commands.studies.paper_emulation import BY_DEFAULT, PaperEmulation
+from benchmarks.commands.studies.paper_measurement import PaperMeasurement
 
 PAGES = "paper"
 """The folder of the pages below results/runs/."""
 
 TABLE_3 = "table3"
 
+OF_PAGES = ("tables", "pipeline_parallel", "subsequences")
+"""Flags of pages alone."""
+
+OF_EMULATIONS = tuple(
+    field.name
+    for field in fields(PaperEmulation)
+    if field.name not in {inherited.name for inherited in fields(Results)}
+)
+"""Flags of an emulation alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class Paper(PaperEmulation):
+class Paper(PaperMeasurement, PaperEmulation):
     """Make the paper's figures and tables anew, every number with its label, beside the paper's.
 
     Every item gets a page, a CSV, a PNG and an SVG; an index page compares all. Numbers come from
     committed emulations, expected plans and live planning, in about a minute. --emulate runs each
     system's own code at the points of fig. 1, 10 and 12 instead, one layout rule a row; its
     verdicts stand beside the paper's. Roles that the same code has emulated come from
-    results/cache/.
+    results/cache/. --measure runs all systems in miniature on CPU ranks of this machine.
 
     Example: sppo-bench paper --figures 1,5 --tables 3 --output pages
 
     Example: sppo-bench paper --models gpt-7b --systems megatron,deepspeed --figures 10
+
+    Example: sppo-bench paper --measure --figures 7
     """
 
     figures: Annotated[tuple[str, ...], arg(metavar="NUMBERS")] = ()
@@ -50,18 +64,22 @@ class Paper(PaperEmulation):
     the run's folder is made."""
 
     publish: bool = False
-    """Copy the pages to results/paper/pages/, if all are made; of an emulation table, figure and
-    JSON to results/published/."""
+    """Copy the pages to results/paper/pages/, if all are made; of an emulation or a measurement the
+    files of whole figures to results/published/."""
 
     def run(self) -> int:
-        """The exit code: 1 where an emulation broke or an item is not made. Raises UsageError."""
+        """The exit code: 1 where something is not made, broke, or is no result.
+
+        Raises UsageError.
+        """
         from benchmarks.paper.figures import FIGURES
 
+        self.check_measurement_flags(OF_PAGES + OF_EMULATIONS)
+        if self.measure:
+            return self.measure_figures(self.figures)
         if not self.emulates:
             return self._write_pages()
-        arguments.refuse(
-            self, ("tables", "pipeline_parallel", "subsequences"), "an emulation has figures only"
-        )
+        arguments.refuse(self, OF_PAGES, "an emulation has figures only")
         return self.emulate_figures(sorted(chosen(self.figures or BY_DEFAULT, FIGURES, "figure")))
 
     def _write_pages(self) -> int:

@@ -40,7 +40,7 @@ class Sweep(Measuring, Named):
     """Numbers of sequences of an optimizer step, by comma: 1,2,4."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space, as for `run`; a system's name is its best row: deepspeed, megatron,
-    sppo; these three if not given."""
+    native, sppo; these four if not given."""
     points: Annotated[int, arg(metavar="COUNT")] = 4
     """Settings to try for a library without a measured grid; the fastest goes on."""
 

@@ -34,11 +34,13 @@ def grouped_bars(
     form: str = "{:.1f}",
     upright: bool = False,
     highs: Mapping[tuple[str, str], float] | None = None,
+    words: Mapping[tuple[str, str], str] | None = None,
 ) -> None:
     """A group a place, a bar a series, in the order of `looks`; its number or its outcome above.
 
     A point without a value has its outcome in words at the axis. upright: the numbers stand.
-    highs: by series and place the upper end of a range that begins at the value.
+    highs: by series and place the upper end of a range that begins at the value. words: by series
+    and place what stands above a bar instead of its number.
     """
     places = list(dict.fromkeys(point.place for point in points))
     width = GROUP_WIDTH / max(2, len(looks))
@@ -51,10 +53,16 @@ def grouped_bars(
             if point.series != series:
                 continue
             middle = places.index(point.place) + offset
-            high = (highs or {}).get((series, point.place), point.value)
-            _bar(axes, point, middle, width, look, form=form, rotation=rotation, high=high)
+            key = (series, point.place)
+            high = (highs or {}).get(key, point.value)
+            above = (words or {}).get(key) or _number(point, form)
+            _bar(axes, point, middle, width, look, words=above, rotation=rotation, high=high)
     axes.margins(y=0.16 if rotation else 0.1)
     axes.set_ylim(bottom=0)
+
+
+def _number(point: Point, form: str) -> str:
+    return f"✕ {point.outcome}" if point.value is None else form.format(point.value)
 
 
 def _bar(
@@ -64,14 +72,13 @@ def _bar(
     width: float,
     look: Look,
     *,
-    form: str,
+    words: str,
     rotation: int,
     high: float | None,
 ) -> None:
     above: dict[str, Any] = {"xytext": (0, 3), "ha": "center", "va": "bottom"}
     if point.value is None:
         axes.bar(middle, 0, 0.9 * width, label=point.series, **look)
-        words = f"✕ {point.outcome}"
         style.words(axes, words, (middle, 0), failed=True, rotation=90, **above)
         return
     axes.bar(middle, point.value, 0.9 * width, label=point.series, **look)
@@ -79,4 +86,4 @@ def _bar(
     if top > point.value:
         spread = [[0.0], [top - point.value]]
         axes.errorbar(middle, point.value, yerr=spread, color=style.INK, elinewidth=1.1, capsize=2)
-    style.words(axes, form.format(point.value), (middle, top), rotation=rotation, **above)
+    style.words(axes, words, (middle, top), rotation=rotation, **above)

@@ -16,6 +16,7 @@ from benchmarks.paper.verdicts import PaperPoints, Verdict
 from sppo.config.sizes import parse_tokens
 
 SAME, SPPO = "Megatron, the paper's SPPO degrees", "SPPO"
+TUNED, DEEPSPEED, BY_HEADS = "Megatron, tuned degrees", "DeepSpeed", "DeepSpeed, SP = heads"
 """Names of rows."""
 
 NEAR = 0.15

@@ -82,6 +82,7 @@ JOBS: Mapping[str, Job] = {
         _job("sppo", "sppo"),
         _job("megatron", "megatron-tuned"),
         _job("deepspeed", "deepspeed"),
+        _job("native", "native"),
     )
 }
 """By name: the main job of each system."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.paper import boundaries_report, reported
 from benchmarks.paper.items import drawing, published
 from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
+from benchmarks.paper.items.miniature import fig10 as miniature
+from benchmarks.paper.items.miniature.panel import with_miniature
 from benchmarks.paper.items.throughput import (
+    BY_HEADS,
+    DEEPSPEED,
     SAME,
     SPPO,
+    TUNED,
     Row,
     compared,
     memory_verdict,
@@ -23,8 +29,6 @@ from benchmarks.paper.items.throughput import (
 )
 from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
-
-TUNED, DEEPSPEED, BY_HEADS = "Megatron, tuned degrees", "DeepSpeed", "DeepSpeed, SP = heads"
 
 DRAWN_SEQUENCES = 4
 
@@ -54,7 +58,7 @@ def make() -> Item:
     comparisons = [each.comparison for each in compared(drawn)]
     agreement = boundaries_report.agreement(known[DRAWN_SEQUENCES])
     absent = [published.missing("10", count) for count in emulated if count not in known]
-    return Item(
+    item = Item(
         key="fig10",
         title="Fig. 10: throughput at the 15 points, four sequences a step",
         compares="throughput and memory verdicts of all systems; SPPO over Megatron",
@@ -72,6 +76,7 @@ def make() -> Item:
         inches=(12.0, 5.0),
         drawn_source="simulated times of emulated counts · profile a100-80g (assumed)",
     )
+    return with_miniature(item, "10", partial(miniature.panel, emulated=drawn))
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

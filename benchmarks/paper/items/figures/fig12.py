@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from benchmarks.paper import boundaries_figure, reported
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR
 from benchmarks.paper.items import published
 from benchmarks.paper.items.item import Comparison, Item, NotCommitted, Point, Table
+from benchmarks.paper.items.miniature import fig12 as miniature
+from benchmarks.paper.items.miniature.panel import with_miniature
 from benchmarks.paper.items.profile import testbed
 from benchmarks.paper.verdicts import LongestVerdict, PaperPoints
 from sppo.config.sizes import length_name
@@ -29,7 +32,7 @@ def make() -> Item:
     comparisons = [_comparison(row) for row in rows if row.paper_tokens]
     longer = sum((row.difference or 0) >= 0 for row in comparisons)
     points = [point for row in rows for point in _points(row, emulated)]
-    return Item(
+    item = Item(
         key="fig12",
         title=f"Fig. 12: longest sequence of {reported.LARGE_MODEL}, one sequence a step",
         compares="longest sequence of each system on 32, 64 and 128 GPUs",
@@ -50,6 +53,7 @@ def make() -> Item:
             "emulated · memory of the a100-80g profile · hollow: the paper · arrow: a capped search"
         ),
     )
+    return with_miniature(item, "12", partial(miniature.panel, emulated=rows))
 
 
 def _verdict(rows: Sequence[LongestVerdict]) -> str:

@@ -49,8 +49,6 @@ def make() -> Item:
     links = [_comparison(link, papers["pcie_gt_per_s"], LINK, "GT/s") for link in LINKS]
     comparisons = [*compute, *links]
     equal = sum(row.difference == 0 for row in comparisons)
-    compute_growth = GPUS[-1].value / GPUS[0].value
-    link_growth = LINKS[-1].value / LINKS[1].value
     points = [
         *_points(GPUS, papers["bf16_tflops"], COMPUTE, "TFLOP/s"),
         *_points(LINKS, papers["pcie_gt_per_s"], LINK, "GT/s"),
@@ -62,15 +60,33 @@ def make() -> Item:
         points=points,
         comparisons=comparisons,
         agreement=f"{equal} of {len(comparisons)} rates equal",
-        verdict=(
-            f"The trend agrees: from A100 to B200 compute grows {compute_growth:.1f}x, and from "
-            f"PCIe gen4 to gen5 the link grows {link_growth:.0f}x. One bar differs."
-        ),
+        verdict=_verdict(comparisons),
         notes=["Rates are without sparsity. A sixteen-lane link has 16 times the rate of a lane."],
         draw=lambda figure: _draw(figure, points),
         inches=(10.0, 4.2),
         drawn_source="datasheets of NVIDIA, specifications of PCI-SIG · beside the paper's fig. 2",
     )
+
+
+def _verdict(comparisons: Sequence[Comparison]) -> str:
+    """Growth from A100 to B200 beside that from PCIe gen4 to gen5, here and in the paper."""
+    gpus, links = comparisons[: len(GPUS)], comparisons[len(GPUS) :]
+    compute = _growth(gpus[0], gpus[-1])
+    link = _growth(links[1], links[-1])
+    trends = [compute[0] > link[0], compute[1] > link[1]]
+    differing = [row.what.partition(":")[0] for row in comparisons if row.difference]
+    return (
+        f"The trend {'agrees' if trends[0] == trends[1] else 'differs'}: from A100 to B200 compute "
+        f"grows {compute[0]:.1f}x, and from PCIe gen4 to gen5 the link grows {link[0]:.0f}x. "
+        f"Other rates in the paper: {', '.join(differing) or 'none'}."
+    )
+
+
+def _growth(first: Comparison, last: Comparison) -> tuple[float, float]:
+    """Ours and the paper's."""
+    assert first.ours is not None
+    assert last.ours is not None
+    return last.ours / first.ours, last.paper / first.paper
 
 
 def _comparison(printed: Printed, papers: dict[str, float], quantity: str, unit: str) -> Comparison:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.paper import reported
 from benchmarks.paper.items.item import Item, Point, Table
+from benchmarks.paper.items.miniature import fig7 as miniature
+from benchmarks.paper.items.miniature.panel import with_miniature
 from benchmarks.paper.items.profile import source_words, testbed
 from benchmarks.reporting import style
 from sppo.config.models import MODELS
@@ -53,7 +56,7 @@ def make() -> Item:
     least = min(seconds.values())
     ratios = {length: value / least for length, value in seconds.items()}
     flat = min(length for length, ratio in ratios.items() if ratio <= 1 + FLAT_WITHIN)
-    return Item(
+    item = Item(
         key="fig7",
         title="Fig. 7: time and bubble by the length of a subsequence",
         compares="one layer of width 4,096 at 128K tokens; bubble at PP 2 and 4",
@@ -68,13 +71,13 @@ def make() -> Item:
             "The paper prints no number here, and its axis is partly illegible. So no number is "
             "compared.",
             "The bubble ratio is (PP - 1) / N, idle time over busy time.",
-            "A measured curve at a smaller shape is not committed.",
         ],
         tables=[_table(seconds, least)],
         draw=lambda figure: _draw(figure, seconds),
         inches=(10.0, 4.2),
         drawn_source=f"simulated · {source_words()}",
     )
+    return with_miniature(item, "7", partial(miniature.panel, simulated=seconds))
 
 
 def _verdict(flat: int) -> str:

@@ -78,10 +78,7 @@ def make() -> Item:
         points=[point for row in comparisons for point in _points(row)],
         comparisons=comparisons,
         agreement=f"{len(near)} of {len(sizes)} sizes within {abs(largest):.1%}",
-        verdict=(
-            "Sizes agree but for one: this size is twice what the rule of the other two gives. The "
-            "least GPUs differ, because the paper's numbers do not all follow from its sizes."
-        ),
+        verdict=_verdict(sizes, near, needs, papers),
         notes=[
             "The paper prints GB. Its activations are powers of two only as GiB. Its model state "
             "is near ours only as GB. Each is compared in that "
@@ -98,16 +95,40 @@ def make() -> Item:
     )
 
 
-def _comparisons(need: Need, paper: dict[str, Any]) -> Iterator[Comparison]:
-    name = need.model.name
-    printed = need.activation_bytes / need.hidden_bytes  # of one byte a hidden unit
-    units = paper["activation_gb_at_4m"] * GIB / printed
-    follows = {
+def _verdict(
+    sizes: Sequence[Comparison],
+    near: Sequence[Comparison],
+    needs: Sequence[Need],
+    papers: dict[str, Any],
+) -> str:
+    far = [f"{row.what} ({row.difference:+.0%})" for row in sizes if row not in near]
+    unlike = [
+        need.model.name
+        for need in needs
+        if papers[need.model.name]["min_a100_80g_at_4m"]
+        not in _following_gpus(papers[need.model.name]).values()
+    ]
+    return (
+        f"Other sizes in the paper: {', '.join(far) or 'none'}. Its least GPUs do not follow from "
+        f"its own sizes for {', '.join(unlike) or 'no model'}."
+    )
+
+
+def _following_gpus(paper: dict[str, Any]) -> dict[str, int]:
+    """The GPUs that the paper's sizes need, with its activations as GB and as GiB."""
+    return {
         unit: math.ceil(
             (paper["model_state_gb"] * GB + paper["activation_gb_at_4m"] * size) / PAPERS_GPU_BYTES
         )
         for unit, size in (("GB", GB), ("GiB", GIB))
     }
+
+
+def _comparisons(need: Need, paper: dict[str, Any]) -> Iterator[Comparison]:
+    name = need.model.name
+    printed = need.activation_bytes / need.hidden_bytes  # of one byte a hidden unit
+    units = paper["activation_gb_at_4m"] * GIB / printed
+    follows = _following_gpus(paper)
     parameters = need.state_bytes / BYTES_PER_PARAMETER
     yield Comparison(
         what=f"{name}: {STATE}",

@@ -1,0 +1,47 @@
+"""The recorded proof of the `timing` rule: ratios claimed beside a bursty neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.docs.markdown import rows_table
+from benchmarks.docs.published import read
+
+
+def noise() -> str:
+    """Quiet and busy runs: claimed ratios, marked runs, and ratios without the rule."""
+    proof = read("proofs/noise")
+    headers = ["runs", "marked", "claim a ratio", "wrong claim", "wrong without the rule", "ratios"]
+    rows = [
+        [
+            f"{len(proof[kind])} {words}",
+            str(sum(run["marked"] for run in proof[kind])),
+            str(sum(run["claimed"] is not None for run in proof[kind])),
+            str(_wrong(proof, kind, "claim_off")),
+            str(_wrong(proof, kind, "unclaimed_off")),
+            _ratios(proof[kind]),
+        ]
+        for kind, words in (("quiet", "quiet"), ("busy", "beside the neighbour"))
+    ]
+    return f"{rows_table(headers, rows)}\n\n{_where(proof)}"
+
+
+def _wrong(proof: Mapping[str, Any], kind: str, off: str) -> int:
+    return sum(abs(run[off] or 0.0) > proof["tolerance"] for run in proof[kind])
+
+
+def _ratios(runs: Sequence[Mapping[str, Any]]) -> str:
+    ratios = [run["ratio_of_all_launches"] for run in runs]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+def _where(proof: Mapping[str, Any]) -> str:
+    environment = proof["environment"]
+    runs = [*proof["quiet"], *proof["busy"]]
+    commits = sorted({commit[:7] for run in runs for commit in run["commits"]})
+    return (
+        f"The pooled ratio of the quiet runs is {proof['pooled_ratio']:.2f}; wrong is over "
+        f"{100 * proof['tolerance']:g} % off. Measured on {environment['cpu_model']}, "
+        f"{environment['cores']} cores, commits {', '.join(commits)}."
+    )
