@@ -47,6 +47,7 @@ COMMANDS = {
     "timeline": "reports.timeline:Timeline",
     "emulate": "planning.emulate:Emulate",
     "run": "measuring.run:Run",
+    "slurm": "measuring.slurm:Slurm",
     "table": "reports.table:Table",
     "site": "reports.site:Site",
     "track": "reports.track:Track",

@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "plan": ("plan", "mini-cpu"),
     "simulate": ("simulate", "mini-cpu", "--json"),
     "timeline": ("timeline", "mini-cpu", "--output", "{output}"),
+    "slurm": ("slurm", "mini-cpu", "--nodes", "2", "--time", "00:10:00"),
     "dry-run": ("run", "mini-cpu", "--systems", "sppo", "--dry-run"),
     "run": (*RUN, "--no-wandb"),
     "tracked run": RUN,

@@ -207,24 +207,30 @@ def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
 
-def check_machine(workload: Workload) -> None:
-    """Raise UsageError, with a command that fits, if this machine cannot run the workload."""
-    cluster = workload.cluster
-    name = workload.name
+def check_machine(workload: Workload, nodes: int = 1) -> None:
+    """Raise UsageError, with a command that fits, if this machine cannot run its ranks.
+
+    nodes: on how many nodes the command runs.
+    """
+    cluster, name = workload.cluster, workload.name
+    needs = f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices"
+    others = (
+        f"`sppo-bench run {name} --dry-run` prints its torchrun lines, "
+        f"`sppo-bench run {workloads.DEFAULT}` runs here"
+    )
+    if cluster.nodes != nodes:
+        line = f"sppo-bench run {name} --nodes {cluster.nodes}"
+        raise UsageError(f"{needs}: `{line}` on every node (docs/nodes.md); {others}")
     if cluster.device == "cpu":
-        cores = available_cores()
-        if cluster.ranks > cores:
-            print(f"note: {cluster.ranks} ranks share {cores} core(s): slow", file=sys.stderr)
+        cores, ranks = available_cores(), cluster.ranks_per_node
+        if ranks > cores:
+            print(f"note: {ranks} ranks share {cores} core(s): slow", file=sys.stderr)
         return
     import torch
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if devices < cluster.ranks_per_node or cluster.nodes > 1:
-        raise UsageError(
-            f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices, this machine "
-            f"has {devices}; `sppo-bench run {name} --dry-run` prints its torchrun lines, "
-            f"`sppo-bench run {workloads.DEFAULT}` runs here"
-        )
+    if devices < cluster.ranks_per_node:
+        raise UsageError(f"{needs}, this machine has {devices}; {others}")
 
 
 def options(command: Launches) -> Options:

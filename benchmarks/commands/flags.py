@@ -117,6 +117,22 @@ class Selection(Json, Degrees, Described):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeveralNodes:
+    """The nodes of a command that is started once on each (docs/nodes.md)."""
+
+    nodes: Annotated[int | None, arg(metavar="COUNT")] = None
+    """Nodes that share the workload's ranks, with this command on each (docs/nodes.md). Under srun
+    SLURM's number, if not given."""
+    node_rank: Annotated[int | None, arg(metavar="R")] = None
+    """The rank of this node, from 0; SLURM's under srun. Node 0 measures, judges and records."""
+    endpoint: Annotated[str | None, arg(metavar="HOST:PORT")] = None
+    """An address and a free port of node 0, where the nodes meet; from SLURM's host list under
+    srun."""
+    node_wait: Annotated[float, arg(metavar="SECONDS")] = 300.0
+    """How long the nodes wait for each other at the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Launches:
     """The launches of each row."""
 

@@ -20,6 +20,7 @@ from benchmarks.environment import describe_environment
 from benchmarks.file_names import printable
 from benchmarks.launch import resuming, run_file
 from benchmarks.launch.options import Options
+from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.launch.run import new_directory
 from benchmarks.launch.run_file import RunFile
 from benchmarks.records import record
@@ -31,7 +32,10 @@ from sppo.config.workload import Workload
 PLACE = ("output", "resume")
 """Flags that name a folder."""
 
-CHANGEABLE = (*PLACE, "json", "publish", "no_wandb", "time_limit", "budget")
+NODE = ("node_rank", "endpoint", "node_wait")
+"""Flags of one node of several."""
+
+CHANGEABLE = (*PLACE, *NODE, "json", "publish", "no_wandb", "time_limit", "budget")
 """Flags that a resumed command may change."""
 
 
@@ -45,7 +49,8 @@ def run_folder(
     """The folder in which the command measures, locked. Its normal end is noted in run.json.
 
     configurations: rows that are known before the first launch. code: digests of emulated code.
-    An interrupt says how to go on. Raises UsageError on a folder that cannot be resumed.
+    An interrupt and a lost node say how to go on. Raises UsageError on a folder that cannot be
+    resumed.
     """
     plan = RunFile(
         command=name_of(command),
@@ -113,10 +118,10 @@ def _remove_if_empty(directory: Path) -> None:
 
 @contextmanager
 def _interrupts_said(command: RunFolder, directory: Path) -> Iterator[None]:
-    """Say after an interrupt where the records are, and how to go on."""
+    """Say after an interrupt, or a lost node, where the records are, and how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, NodeLost):
         if (directory / run_file.NAME).exists():
             arguments = words(command, without=PLACE)
             line = run_file.go_on_command(name_of(command), arguments, directory)

@@ -12,12 +12,16 @@ from benchmarks.job import Job, Status
 from benchmarks.launch.ranks import processes
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
+from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.rows.assign import step_plans
 from sppo.config.errors import Infeasible, NotSupported
 
 
 def launch(job: Job, options: LaunchOptions) -> Outcome:
-    """As `processes.launch`, with the plans of the system. A missing plan is an outcome too."""
+    """As `processes.launch`, with the plans of the system. A missing plan is an outcome too.
+
+    Raises NodeLost: no launch can follow.
+    """
     try:
         job = with_plans(job)
     except Infeasible as error:
@@ -28,6 +32,8 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
         return _no_launch("failed", f"no plan: {error}")
     try:
         return processes.launch(job, options)
+    except NodeLost:
+        raise
     except OSError as error:
         return _no_launch("failed", f"could not launch: {error}")
 

@@ -12,6 +12,7 @@ import msgspec
 
 from benchmarks.job import Job, RankReport
 from benchmarks.launch.ranks.outcome import Outcome
+from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.records import equal_work, metrics, timeline
 from benchmarks.records.record import Peak, Record, StepRecord, Text
 from benchmarks.rows.row import Configuration
@@ -26,7 +27,8 @@ RANKS_AGREE = 1e-6
 class Inputs:
     """The inputs of all launches of a run. `cpu_peak` is the peak of one rank, None on GPUs.
 
-    make_files: of a resumed run, called before a launch; writes missing weights and tokens.
+    make_files: of a resumed run, called before a launch; writes missing weights and tokens. team:
+    the other nodes.
     """
 
     workload: Workload
@@ -35,6 +37,7 @@ class Inputs:
     cpu_peak: Peak | None
     environment: dict[str, Any]
     make_files: Callable[[], None] | None = None
+    team: Team = ALONE
 
     @property
     def weights_path(self) -> Path:

@@ -62,16 +62,16 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     folder that is then empty. A resumed folder keeps its peak, and gets its files before its first
     launch.
     """
-    write_weights = partial(_write_weights, workload, directory / "weights.pt")
-    write_tokens = partial(_write_tokens, workload, options, directory / "tokens.npy")
+    weights = partial(write_weights, workload, directory / "weights.pt")
+    tokens = partial(write_tokens, workload, options, directory / "tokens.npy")
     make_files, noted = None, resuming.read_inputs(directory)
     if noted is not None:
-        make_files = partial(resuming.make_files, directory, noted, write_weights, write_tokens)
+        make_files = partial(resuming.make_files, directory, noted, weights, tokens)
     else:
         with ExitStack() as undo:
             undo.callback(resuming.remove_files, directory)
-            text = write_tokens()
-            write_weights()
+            text = tokens()
+            weights()
             on_cpu = workload.cluster.device == "cpu"
             cpu_peak = steady_peak(options.threads_per_rank) if on_cpu else None
             noted = resuming.save_inputs(directory, text, cpu_peak)
@@ -86,8 +86,8 @@ def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
     )
 
 
-def _write_weights(workload: Workload, path: Path) -> None:
-    """Raises OSError, or MemoryError, for which torch has another name."""
+def write_weights(workload: Workload, path: Path) -> None:
+    """Write the initial weights. Raises OSError, or MemoryError: torch has another name for it."""
     from benchmarks.worker import weights
     from benchmarks.worker.device import is_out_of_memory
 
@@ -111,7 +111,7 @@ def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Input
     if _batch_shape(workload) != _batch_shape(inputs.workload):
         if inputs.make_files is not None:
             inputs.make_files()
-        text = _write_tokens(workload, options, inputs.tokens_path)
+        text = write_tokens(workload, options, inputs.tokens_path)
     return replace(inputs, workload=workload, text=text)
 
 
@@ -119,7 +119,8 @@ def _batch_shape(workload: Workload) -> tuple[int, int]:
     return workload.sequences_per_step, workload.sequence_tokens
 
 
-def _write_tokens(workload: Workload, options: Options, path: Path) -> Text:
+def write_tokens(workload: Workload, options: Options, path: Path) -> Text:
+    """Write the tokens of all steps of any launch. Raises ValueError or OSError."""
     from benchmarks.worker.tokens import token_file
 
     return token_file(workload, max(options.steps, REFERENCE_STEPS), path)
@@ -252,6 +253,7 @@ def launch_row(
             environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
             on_progress=watch.reporting(display.step),
+            team=inputs.team,
         )
         outcome = planned.launch(job, launch_options)
     record = watch.end(make_record(inputs, configuration, job, outcome, started))

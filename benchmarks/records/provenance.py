@@ -12,8 +12,9 @@ from benchmarks.records.record import Record
 
 def is_crowded(record: Record) -> bool:
     """Whether ranks shared cores, so that measured times are no result."""
-    cores = record.environment.get("cores")
-    return record.workload.cluster.device == "cpu" and cores is not None and record.ranks > cores
+    cores, cluster = record.environment.get("cores"), record.workload.cluster
+    ranks = min(record.ranks, cluster.ranks_per_node)
+    return cluster.device == "cpu" and cores is not None and ranks > cores
 
 
 def machine(record: Record) -> str:

@@ -166,9 +166,10 @@ def header(records: Sequence[Record]) -> list[str]:
     count = workload.sequences_per_step
     sequences = "one sequence" if count == 1 else f"{count} sequences"
     length = length_name(workload.sequence_tokens)
+    nodes = f" on {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     lines = [
         f"{workload.name}: {workload.model.name}, {sequences} of {length} tokens per step, "
-        f"{cluster.ranks} ranks ({cluster.hardware}), {workload.dtype}",
+        f"{cluster.ranks} ranks{nodes} ({cluster.hardware}), {workload.dtype}",
         f"measured on {measured_on(record)}",
         f"device memory: {header_words.limit(_rows(records))}",
         *header_words.data_lines(record),

@@ -114,7 +114,7 @@ def scripted(folder: Path, moment: Moment = lambda name: None) -> Iterator[None]
             (planned, "launch", scripted_launch(folder / "launches.txt", moment)),
             (store, "write_bytes", write_bytes),
             (store, "published_directory", lambda: folder / "published"),
-            (run, "_write_tokens", write_tokens),
+            (run, "write_tokens", write_tokens),
             (run, "steady_peak", lambda threads: peak),
             (watch, "read_kernel", lambda threads: None),
             (watch, "read_counters", no_counters),

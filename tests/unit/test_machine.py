@@ -143,7 +143,7 @@ def test_weights_beyond_the_memory_are_an_error_of_the_machine(
 
     monkeypatch.setattr(weights, "initial_weights", lambda *_: torch.empty(10**15))
     with pytest.raises(MemoryError):
-        run._write_weights(find("mini-cpu"), tmp_path / "weights.pt")
+        run.write_weights(find("mini-cpu"), tmp_path / "weights.pt")
     assert list(tmp_path.iterdir()) == []
 
 

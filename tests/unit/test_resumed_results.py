@@ -28,7 +28,7 @@ def test_inputs_that_fail_remove_no_record(tmp_path: Path, monkeypatch: pytest.M
     folder = stopped_run(tmp_path)
     (folder / "inputs.json").unlink()
     before = sorted(folder.rglob(records.FILE_NAME))
-    monkeypatch.setattr(run, "_write_weights", full_disk)
+    monkeypatch.setattr(run, "write_weights", full_disk)
     assert go_on(RUN, tmp_path, folder) == 2
     assert before
     assert sorted(folder.rglob(records.FILE_NAME)) == before

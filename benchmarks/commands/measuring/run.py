@@ -10,11 +10,25 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from benchmarks.commands import arguments
+from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named, RunFolder, Tracked
+from benchmarks.commands.flags import (
+    Data,
+    DeviceMemory,
+    Launches,
+    Named,
+    RunFolder,
+    SeveralNodes,
+    Tracked,
+)
 from benchmarks.commands.output import show_records
-from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
+from benchmarks.commands.run_folder import (
+    CHANGEABLE,
+    is_finished,
+    run_folder,
+    unfinished,
+    words,
+)
 from benchmarks.commands.tracked import tracked
 from benchmarks.environment import available_cores
 from benchmarks.launch import run as supervisor
@@ -22,7 +36,10 @@ from benchmarks.launch import time_limits
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import display
-from benchmarks.launch.ranks.processes import Nodes, command, shell_line, variables
+from benchmarks.launch.ranks.processes import command, shell_line, variables
+from benchmarks.launch.ranks.team import Nodes
+from benchmarks.nodes.crew import Crew
+from benchmarks.nodes.place import Place
 from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
@@ -39,16 +56,21 @@ from sppo.config.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A checked `run` command."""
+    """A checked `run` command. place: this node, None for one node.
+
+    problem: why node 1 or up cannot take part.
+    """
 
     workload: Workload
     configurations: Sequence[Configuration]
     options: Options
     parent: Path
+    place: Place | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
+class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
@@ -75,6 +97,17 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
         request = self.check()
         if self.dry_run:
             return dry_run(request)
+        place, measured = request.place, words(self, without=CHANGEABLE)
+        if place is not None and place.rank:
+            return several_nodes.follow(self, place, measured, request.parent, request.problem)
+        with several_nodes.crew_of(self, place, measured) as crew:
+            code = self._measure(request, crew)
+            if crew is not None:
+                crew.exit_code = code
+        return code
+
+    def _measure(self, request: RunRequest, crew: Crew | None) -> int:
+        """Launch, record, compare and show on this node; the exit code."""
         workload = request.workload
         with (
             run_folder(self, workload, request.configurations) as directory,
@@ -82,7 +115,10 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
         ):
             finished = is_finished(self)
             with usage_errors(OSError):
+                if crew is not None:
+                    crew.prepare(workload, request.options)
                 inputs = supervisor.prepare(workload, request.options, directory)
+                inputs = several_nodes.with_crew(inputs, crew)
             instead = Fallback(workload=workload, own_sequences=workload.sequences_per_step)
             with display() as shown:
                 done = supervisor.run(
@@ -106,6 +142,11 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
         """The launches from the flags. Raises UsageError before anything is written."""
         workload = arguments.find_workload(self.workload, self.device_memory)
         workload = arguments.with_data(workload, self)
+        count = several_nodes.count_of(self)
+        workload = several_nodes.divided(workload, count)
+        place = None if self.dry_run else several_nodes.place_of(self, count)
+        if count > 1 and self.tune:
+            raise UsageError("leave --tune out: grids are measured on one node only")
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
             options = arguments.options(self)
@@ -117,9 +158,11 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
                     measured_steps=measured_steps,
                     budget_seconds=0.0,
                 )
-            if not self.dry_run:
-                arguments.check_machine(workload)
-            if self.tune:
+            follows = place is not None and place.rank > 0
+            problem = "" if self.dry_run else machine_problem(workload, count, follows=follows)
+            if follows:
+                configurations = []  # node 0 has the rows
+            elif self.tune:
                 configurations = points_of(rows, workload)
             else:
                 configurations = [assign(row, workload) for row in rows]
@@ -128,6 +171,8 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
             configurations=configurations,
             options=options,
             parent=arguments.parent(self),
+            place=place,
+            problem=problem,
         )
 
     def _publish(self, directory: Path, done: Sequence[Record], *, with_wandb: bool) -> None:
@@ -141,6 +186,20 @@ class Run(RunFolder, Tracked, Data, Launches, DeviceMemory, Named):
             if error:
                 print(error, file=sys.stderr)
         print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
+
+
+def machine_problem(workload: Workload, nodes: int, *, follows: bool) -> str:
+    """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
+
+    Raises UsageError elsewhere.
+    """
+    try:
+        arguments.check_machine(workload, nodes)
+    except UsageError as error:
+        if not follows:
+            raise
+        return str(error)
+    return ""
 
 
 def points_of(rows: Sequence[Row], workload: Workload) -> list[Configuration]:

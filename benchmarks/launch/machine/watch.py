@@ -111,14 +111,15 @@ class MachineWatch:
     """
 
     def __init__(self, job: Job, *, launched: bool = True) -> None:
+        cluster = job.workload.cluster
+        ranks_here = min(job.ranks, cluster.ranks_per_node)
         self.cores = available_cores()
-        self.wanted_cores = min(self.cores, job.ranks * job.threads_per_rank)
+        self.wanted_cores = min(self.cores, ranks_here * job.threads_per_rank)
         measured = [index for index, phase in enumerate(job.phases) if phase == "measured"]
         self.reads = launched and bool(measured)
         self.window_steps = (measured[0] - 1, measured[-1]) if measured else ()
-        cluster = job.workload.cluster
         self.on_gpu = cluster.device == "cuda"
-        self.gpus = min(job.ranks, cluster.ranks_per_node)
+        self.gpus = ranks_here
         self.clock_reasons: set[str] = set()
         self.foreign_gpu_processes: list[int] = []
         self.window: list[Counters] = []

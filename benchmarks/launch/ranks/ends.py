@@ -44,11 +44,15 @@ def append(path: Path, event: RankEnd | Stop) -> None:
 def read(directory: Path) -> list[RankEnd | Stop]:
     """The events in their order. A damaged line, as on a full disk, is left out."""
     try:
-        lines = (directory / FILE_NAME).read_bytes().splitlines()
+        return decode((directory / FILE_NAME).read_bytes())
     except OSError:
         return []
+
+
+def decode(data: bytes) -> list[RankEnd | Stop]:
+    """The events of a file's content. A damaged line is left out."""
     events: list[RankEnd | Stop] = []
-    for line in lines:
+    for line in data.splitlines():
         try:
             events.append(msgspec.json.decode(line, type=RankEnd | Stop))
         except msgspec.DecodeError:

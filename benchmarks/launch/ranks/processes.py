@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from benchmarks.environment import child_environment, import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch.ranks import ends as rank_ends
 from benchmarks.launch.ranks.outcome import Outcome, judge, out_of_time
+from benchmarks.launch.ranks.team import ALONE, ONE_NODE, NodeFailed, Nodes, Team
 from benchmarks.records import store
 from benchmarks.worker.parent import parent_variable
 
@@ -34,19 +35,11 @@ GONE_SECONDS = 2.0
 TICK_SECONDS = 0.5
 """How often a launch without output is checked."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Nodes:
-    """The nodes of a launch. On several nodes torchrun meets at an endpoint ("host:port")."""
-
-    count: int = 1
-    rank: int = 0
-    endpoint: str = ""
+NUMA_VARIABLE = "SPPO_BENCH_NUMA_BINDING"
+"""The variable with torchrun's --numa-binding, such as "node"; it needs CUDA and numactl."""
 
 
-ONE_NODE = Nodes()
-
-ALONE = ("--nnodes", "1", "--local-addr", "127.0.0.1")
+LONE_NODE = ("--nnodes", "1", "--local-addr", "127.0.0.1")
 """One node, whatever PET_NNODES says, on loopback: a machine's own name need not resolve."""
 
 
@@ -55,11 +48,13 @@ class LaunchOptions:
     """How one job is launched.
 
     environment: variables besides those of `variables`. on_progress: called after each step.
+    team: the other nodes.
     """
 
     environment: Mapping[str, str]
     time_limit_seconds: float
     on_progress: Callable[[Progress], None]
+    team: Team = ALONE
 
 
 class OutOfTime(Exception):
@@ -74,13 +69,18 @@ def command(job_path: Path, ranks: int, nodes: Nodes = ONE_NODE) -> list[str]:
 def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) -> list[str]:
     """The command that runs a module on `ranks` ranks over all nodes.
 
-    The agent is torchrun that also notes the end of every rank.
+    The agent is torchrun that also notes the end of every rank. On several nodes the meeting is
+    static: the ranks of node R follow those of node R - 1, and node 0 has rank 0.
     """
-    meeting = ["--standalone", *ALONE]
+    meeting = ["--standalone", *LONE_NODE]
     if nodes.count > 1:
+        host, _, port = nodes.endpoint.rpartition(":")
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
-        meeting += ["--rdzv-backend", "c10d", "--rdzv-endpoint", nodes.endpoint]
+        meeting += ["--master-addr", host, "--master-port", port]
     meeting += ["--nproc-per-node", str(ranks // nodes.count)]
+    binding = os.environ.get(NUMA_VARIABLE)
+    if binding:
+        meeting += ["--numa-binding", binding]
     return [
         sys.executable,
         "-m",
@@ -128,21 +128,35 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     No process of the launch is left behind, also after an interrupt. Raises OSError.
     """
     directory = Path(job.output_directory)
-    job_path = store.save(directory / "job.json", job)
-    ends_path = directory.absolute() / rank_ends.FILE_NAME
-    ends_path.unlink(missing_ok=True)
-    environment = variables(job.threads_per_rank, options.environment)
-    environment[rank_ends.FILE_VARIABLE] = str(ends_path)
-    tree = start(command(job_path, job.ranks), environment)
+    team = options.team
+    nodes = team.begin(job, options.environment, options.time_limit_seconds)
+    tree = start_ranks(job, options.environment, nodes)
     tree.on_progress = options.on_progress
     deadline = time.monotonic() + options.time_limit_seconds
     try:
-        _watch(tree, directory / "log.txt", deadline)
+        watch(tree, directory / "log.txt", deadline, team.check)
+    except NodeFailed:
+        pass  # the files of that node say why
     except OutOfTime:
+        team.read_notes()
         return out_of_time(directory, job.ranks, options.time_limit_seconds, tree.steps_done)
     finally:
+        code = tree.process.poll()
         tree.stop()
-    return judge(directory, job.ranks, tree.process.returncode)
+        reason = team.finish(code)
+    outcome = judge(directory, job.ranks, 1 if code is None else code)
+    return replace(outcome, status="failed", reason=reason) if reason else outcome
+
+
+def start_ranks(job: Job, environment: Mapping[str, str], nodes: Nodes) -> ProcessTree:
+    """Write job.json, and start the ranks of this node. Raises OSError."""
+    directory = Path(job.output_directory)
+    job_path = store.save(directory / "job.json", job)
+    ends_path = directory.absolute() / rank_ends.FILE_NAME
+    ends_path.unlink(missing_ok=True)
+    added = {**variables(job.threads_per_rank, environment), **nodes.variables}
+    added[rank_ends.FILE_VARIABLE] = str(ends_path)
+    return start(command(job_path, job.ranks, nodes), added)
 
 
 def start(arguments: Sequence[str], variables: Mapping[str, str]) -> ProcessTree:
@@ -231,14 +245,20 @@ def _undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _watch(tree: ProcessTree, log_path: Path, deadline: float) -> None:
-    """Copy the output into the log until the launch ends. Raises OutOfTime. Sleeps in between."""
+def watch(
+    tree: ProcessTree, log_path: Path, deadline: float, check: Callable[[], None] = ALONE.check
+) -> None:
+    """Copy the output into the log until the launch ends. Sleeps in between.
+
+    Raises OutOfTime, and all that `check` raises.
+    """
     process = tree.process
     assert process.stdout is not None
     pending = b""
     with log_path.open("wb", buffering=0) as log, selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
+            check()
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise OutOfTime

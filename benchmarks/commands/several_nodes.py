@@ -1,0 +1,161 @@
+"""The commands of several nodes: their place, the crew of node 0, and a node that follows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.commands.flags import SeveralNodes
+from benchmarks.environment import describe_environment
+from benchmarks.launch.recording import Inputs
+from benchmarks.launch.resuming import INPUTS_NAME, INPUTS_SCHEMA, InputsFile, remove_files
+from benchmarks.launch.run import new_directory
+from benchmarks.nodes import follower, place
+from benchmarks.nodes.crew import Crew
+from benchmarks.nodes.facts import facts_here
+from benchmarks.nodes.head import gather
+from benchmarks.nodes.messages import Hello
+from benchmarks.nodes.place import Place
+from benchmarks.nodes.token import run_token
+from benchmarks.records import store
+from benchmarks.records.store import RecordError
+from sppo.config.workload import Workload
+
+INTERRUPTED = 130
+WRONG_INPUT = 2
+FAILED = 1
+"""Exit codes, as in `benchmarks.cli`."""
+
+
+def count_of(command: SeveralNodes) -> int:
+    """The number of nodes: the flag's, else that of the srun step, else 1. Raises UsageError."""
+    if command.nodes is not None:
+        if command.nodes < 1:
+            raise UsageError(f"--nodes {command.nodes}: it must be at least 1")
+        return command.nodes
+    if command.node_rank is not None or command.endpoint is not None:
+        raise UsageError("--node-rank and --endpoint are those of several nodes: give --nodes too")
+    with usage_errors():
+        step = place.of_slurm(os.environ)
+    return 1 if step is None else step.count
+
+
+def divided(workload: Workload, nodes: int) -> Workload:
+    """The workload with its ranks on so many nodes. Raises UsageError where they do not divide."""
+    cluster = workload.cluster
+    if nodes in (1, cluster.nodes):
+        return workload
+    if cluster.ranks % nodes:
+        able = [str(n) for n in range(1, cluster.ranks + 1) if cluster.ranks % n == 0]
+        raise UsageError(
+            f"--nodes {nodes}: the {cluster.ranks} ranks of {workload.name} do not divide; give "
+            f"{', '.join(able[:-1])}{' or ' if able[:-1] else ''}{able[-1]}"
+        )
+    ranks = cluster.ranks // nodes
+    return replace(workload, cluster=replace(cluster, nodes=nodes, ranks_per_node=ranks))
+
+
+def place_of(command: SeveralNodes, count: int) -> Place | None:
+    """The place of this node; None for one node. Raises UsageError."""
+    with usage_errors():
+        if not 0 < command.node_wait < 1e6:
+            raise ValueError(f"--node-wait {command.node_wait:g}: it must be positive seconds")
+        if count == 1:
+            return None
+        step = place.of_slurm(os.environ)
+        if step is None:
+            return place.of_flags(count, command.node_rank, command.endpoint)
+        if step.count != count:
+            raise ValueError(
+                f"--nodes {count}, and srun has started the command on {step.count} nodes: give "
+                f"srun --nodes {count}, or leave --nodes out"
+            )
+        rank = step.rank if command.node_rank is None else command.node_rank
+        where = place.of_flags(count, rank, command.endpoint or step.endpoint)
+        return replace(where, job=step.job)
+
+
+@contextmanager
+def crew_of(
+    command: SeveralNodes, where: Place | None, arguments: Sequence[str]
+) -> Iterator[Crew | None]:
+    """The other nodes, for node 0; None without any. They end with the crew's exit code.
+
+    Without one of its own, the crew fails.
+
+    Raises UsageError where nothing can start.
+    """
+    if where is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        with usage_errors():
+            token = stack.enter_context(run_token(where, command.node_wait))
+            facts = facts_here(list(arguments))
+            nodes = gather(where, token, facts, command.node_wait, say)
+        crew = Crew(place=where, nodes=nodes)
+        try:
+            yield crew
+        except KeyboardInterrupt:
+            crew.exit_code = INTERRUPTED
+            raise
+        except (UsageError, RecordError):
+            crew.exit_code = WRONG_INPUT
+            raise
+        finally:
+            crew.close(crew.exit_code)
+
+
+def with_crew(inputs: Inputs, crew: Crew | None) -> Inputs:
+    """The inputs with the other nodes, whose own inputs are equal. Raises ValueError."""
+    if crew is None:
+        return inputs
+    noted = store.read_json(inputs.directory / INPUTS_NAME, InputsFile, INPUTS_SCHEMA, "run anew")
+    with ExitStack() as undo:
+        if inputs.make_files is None:  # no resumed folder
+            undo.callback(remove_files, inputs.directory)
+        crew.check_inputs(noted)
+        undo.pop_all()
+    environment = {**inputs.environment, "nodes": crew.describe(inputs.environment)}
+    return replace(inputs, team=crew, environment=environment)
+
+
+def follow(
+    command: SeveralNodes, where: Place, arguments: Sequence[str], parent: Path, problem: str
+) -> int:
+    """Take part as node 1 or up, in a folder of its own; the exit code of node 0.
+
+    problem: why this node cannot take part, for node 0 to say. Raises UsageError.
+    """
+    with usage_errors(), run_token(where, command.node_wait) as token:
+        say(f"node {where.rank} looks for node 0 at {where.endpoint}, {command.node_wait:g} s")
+        hello = Hello(
+            rank=where.rank,
+            nodes=where.count,
+            facts=facts_here(list(arguments)),
+            environment=describe_environment(),
+            problem=problem,
+        )
+        channel = follower.join(where, token, hello, command.node_wait)
+    with usage_errors(OSError):
+        directory = new_directory(parent, f"node-{where.rank}")
+    node = follower.Follower(place=where, channel=channel, directory=directory, say=say)
+    try:
+        code = node.follow()
+    except follower.Gone as gone:
+        print(f"error: {gone}; files of this node: {directory}", file=sys.stderr)
+        return FAILED
+    finally:
+        channel.close()
+    say(f"node {where.rank} ends with the exit code of node 0: {code}")
+    return code
+
+
+def say(line: str) -> None:
+    """A line on standard error."""
+    print(line, file=sys.stderr, flush=True)

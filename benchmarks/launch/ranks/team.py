@@ -1,0 +1,78 @@
+"""The nodes of a launch, and what a launcher asks of the other nodes, if there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from benchmarks.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The nodes of a launch, as one of them sees them.
+
+    endpoint: "host:port" of node 0, where torchrun meets. variables: of this node's ranks.
+    """
+
+    count: int = 1
+    rank: int = 0
+    endpoint: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+ONE_NODE = Nodes()
+
+
+class NodeFailed(Exception):
+    """The ranks of another node have failed, and those here did not end by themselves."""
+
+
+class NodeLost(ConnectionError):
+    """A node does not answer any more, so no launch can follow. The message names the node."""
+
+
+class Team(Protocol):
+    """The other nodes of all launches of a run."""
+
+    def begin(self, job: Job, environment: Mapping[str, str], limit_seconds: float) -> Nodes:
+        """Have every node start its ranks; the nodes as this one sees them. Raises NodeLost."""
+        ...
+
+    def check(self) -> None:
+        """Called while the ranks run. Raises NodeLost, or NodeFailed."""
+        ...
+
+    def read_notes(self) -> None:
+        """Copy the notes of all ranks into the folder of the launch, while the ranks run."""
+        ...
+
+    def finish(self, code: int | None) -> str:
+        """Wait for the ends of all nodes, and copy their files into the folder of the launch.
+
+        code: the exit code of the ranks here, None where they were stopped. The reason of a node
+        that could not launch, else "". Raises NodeLost.
+        """
+        ...
+
+
+class Alone:
+    """The team of one node: nobody to ask."""
+
+    def begin(self, job: Job, environment: Mapping[str, str], limit_seconds: float) -> Nodes:
+        """All ranks are here."""
+        return ONE_NODE
+
+    def check(self) -> None:
+        """No node can fail."""
+
+    def read_notes(self) -> None:
+        """All notes are here."""
+
+    def finish(self, code: int | None) -> str:
+        """All files are here."""
+        return ""
+
+
+ALONE = Alone()

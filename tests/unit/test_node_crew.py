@@ -1,0 +1,186 @@
+"""Node 0 and one other node, without a launch: what is asked, taken, merged and lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks import workloads
+from benchmarks.job import Job
+from benchmarks.launch.options import Options
+from benchmarks.launch.ranks import ends
+from benchmarks.launch.ranks.ends import RankEnd, Stop
+from benchmarks.launch.ranks.team import ONE_NODE, NodeFailed, NodeLost
+from benchmarks.launch.resuming import InputsFile
+from benchmarks.nodes import crew as crews
+from benchmarks.nodes import messages
+from benchmarks.nodes.channel import Channel
+from benchmarks.nodes.crew import Crew
+from benchmarks.nodes.head import Node
+from benchmarks.nodes.messages import Ended, File, Hello, Launch, Leave, Prepared
+from benchmarks.nodes.place import Place
+from benchmarks.records.record import Text
+from tests.unit.test_node_channel import pair
+from tests.unit.test_nodes import FACTS
+
+WORKLOAD = workloads.find("mini-cpu")
+
+
+class Both:
+    """The crew of node 0, and the other end of its connection."""
+
+    def __init__(self, crew: Crew, node: Channel, directory: Path) -> None:
+        self.crew = crew
+        self.node = node
+        self.directory = directory
+
+    def job(self, ranks: int = 2) -> Job:
+        """A job in the folder."""
+        return Job(
+            workload=WORKLOAD,
+            system="sppo",
+            row="SPPO",
+            launch=1,
+            settings={},
+            weights_path="",
+            tokens_path="",
+            output_directory=str(self.directory),
+            ranks=ranks,
+            warmup_steps=0,
+            measured_steps=2,
+        )
+
+    def begin(self) -> Launch:
+        """Begin a launch; what the node is asked."""
+        self.crew.begin(self.job(), {"A": "1"}, 60.0)
+        message = self.node.get(5)
+        assert isinstance(message, Launch)
+        return message
+
+    def send_ends(self, number: int, *events: RankEnd | Stop) -> None:
+        """The node's file of ends."""
+        content = b"\n".join(map(msgspec.json.encode, events))
+        self.node.send(File(number=number, name=ends.FILE_NAME, content=content))
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Both]:
+    place = Place(count=2, rank=0, host="127.0.0.1", port=1)
+    hello = Hello(rank=1, nodes=2, facts=FACTS, environment={"cores": 3})
+    with pair() as (head, node):
+        crew = Crew(place=place, nodes=[Node(hello=hello, channel=head, address="127.0.0.2")])
+        yield Both(crew, node, tmp_path)
+
+
+def test_a_launch_is_asked_and_its_files_taken(both: Both) -> None:
+    asked = both.begin()
+    assert (asked.job, asked.environment) == (both.job(), {"A": "1"})
+    both.node.send(File(number=1, name="rank-1.json", content=b"{}"))
+    both.node.send(Ended(number=1, code=0))
+    assert both.crew.finish(0) == ""
+    assert (both.directory / "rank-1.json").read_bytes() == b"{}"
+
+
+def test_one_rank_stays_on_node_0(both: Both) -> None:
+    assert both.crew.begin(both.job(ranks=1), {}, 60.0) == ONE_NODE
+    assert both.crew.finish(1) == ""
+    assert both.node.get(0) is None
+
+
+def test_ends_are_merged_by_time(both: Both) -> None:
+    number = both.begin().number
+    ends.append(both.directory / ends.FILE_NAME, RankEnd(rank=0, code=1, time_ns=30))
+    both.send_ends(number, RankEnd(rank=1, code=-9, time_ns=20), Stop(time_ns=40, signal=15))
+    both.node.send(Ended(number=number, code=1))
+    both.crew.finish(1)
+    assert [event.time_ns for event in ends.read(both.directory)] == [20, 30, 40]
+
+
+def test_stops_by_the_suite_are_no_events(both: Both) -> None:
+    number = both.begin().number
+    ends.append(both.directory / ends.FILE_NAME, Stop(time_ns=10, signal=15))
+    both.send_ends(number, RankEnd(rank=1, code=-15, time_ns=20), Stop(time_ns=15, signal=15))
+    both.node.send(Ended(number=number, code=None))
+    both.crew.finish(None)
+    assert [event.time_ns for event in ends.read(both.directory)] == [20]
+    asked = both.node.get(5)
+    assert asked in (messages.Stop(number=number), None)
+
+
+def test_a_node_that_failed_stops_the_ranks_here(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crews, "FAILED_SECONDS", 0.0)
+    number = both.begin().number
+    both.node.send(Ended(number=number, code=1, problem="no room"))
+    while not both.crew.ended:
+        with suppress(NodeFailed):
+            both.crew.check()
+    time.sleep(0.01)
+    with pytest.raises(NodeFailed):
+        both.crew.check()
+    assert both.crew.finish(None) == "node 1 (gpu01, 127.0.0.2): no room"
+    both.begin()  # the next launch is not harmed
+
+
+def test_messages_of_an_earlier_launch_are_ignored(both: Both) -> None:
+    number = both.begin().number
+    both.node.send(Ended(number=number, code=0))
+    both.crew.finish(0)
+    second = both.begin().number
+    assert second == number + 1
+    both.node.send(Ended(number=number, code=1))
+    both.node.send(Ended(number=second, code=0))
+    assert both.crew.finish(0) == ""
+
+
+@pytest.mark.parametrize("how", ["killed", "left", "foreign file"])
+def test_a_lost_node_is_named(both: Both, how: str) -> None:
+    number = both.begin().number
+    if how == "killed":
+        both.node.close()
+    if how == "left":
+        both.node.send(Leave(reason="its command was stopped"))
+    if how == "foreign file":
+        both.node.send(File(number=number, name="rank-0.json", content=b""))
+    with pytest.raises(NodeLost, match=r"node 1 \(gpu01, 127\.0\.0\.2\)"):
+        both.crew.finish(1)
+    assert not (both.directory / "rank-0.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tokens_sha256": "x"}, "its tokens are not those of node 0"),
+        ({"weights_sha256": "x"}, "its weights are not those of node 0"),
+        ({"problem": "the disk is full"}, "node 1 (gpu01, 127.0.0.2): the disk is full"),
+        ({}, ""),
+    ],
+)
+def test_inputs_are_compared(both: Both, changes: dict[str, str], words: str) -> None:
+    text = Text(description="none", sha256="")
+    noted = InputsFile(text=text, weights_sha256="w", tokens_sha256="t", cpu_peak=None)
+    both.crew.prepare(WORKLOAD, Options())
+    assert both.node.get(5) == messages.Prepare(workload=WORKLOAD, options=Options())
+    both.node.send(Prepared(**{"weights_sha256": "w", "tokens_sha256": "t", **changes}))
+    if not words:
+        both.crew.check_inputs(noted)
+        return
+    with pytest.raises(ValueError, match="node 1") as error:
+        both.crew.check_inputs(noted)
+    assert words in str(error.value)
+
+
+def test_every_node_is_described_and_closed(both: Both) -> None:
+    described = both.crew.describe({"cores": 2})
+    assert described == [
+        {"node": 0, "address": "127.0.0.1", "cores": 2},
+        {"node": 1, "address": "127.0.0.2", "cores": 3},
+    ]
+    both.crew.close(3)
+    assert both.node.get(5) == messages.Close(code=3)
