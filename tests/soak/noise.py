@@ -166,6 +166,8 @@ def report(
         "label": "measured",
         "workload": asked.workload,
         "neighbours": asked.neighbours,
+        "measured_steps": asked.measured_steps,
+        "budget_seconds": asked.budget,
         "tolerance": TOLERANCE,
         "pooled_ratio": truth,
         "quiet_runs": len(quiet),

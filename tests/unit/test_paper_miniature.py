@@ -225,7 +225,22 @@ def changed(place: MeasuredPlace, **values: Any) -> MeasuredPlace:
 def test_a_sign_is_that_of_the_interval(values: dict[str, Any], sign: str) -> None:
     place = changed(measured("10").places[0], **values)
     assert signs.sign_of(place, "SPPO", "Megatron tuned") == sign
-    assert signs.sign_of(place, "SPPO", "nobody") == "does not fit"
+    assert signs.sign_of(place, "SPPO", "nobody") == "not claimed"
+
+
+@pytest.mark.parametrize(
+    ("status", "sign"), [("oom", "does not fit"), ("failed", "not claimed"), ("ok", "not claimed")]
+)
+def test_only_a_refusal_of_memory_means_that_a_row_does_not_fit(status: str, sign: str) -> None:
+    place = measured("10").places[0]
+    rows = [
+        msgspec.structs.replace(row, summary=replace(row.summary, status=status))
+        if row.summary.row == "SPPO"
+        else row
+        for row in place.rows
+    ]
+    place = msgspec.structs.replace(place, ratios=[], rows=rows)
+    assert signs.sign_of(place, "SPPO", "Megatron tuned") == sign
 
 
 def test_fig_10_s_order_in_memory_turns_where_the_statuses_turn() -> None:

@@ -78,7 +78,7 @@ def _verdict(comparisons: Sequence[Comparison]) -> str:
     return (
         f"The trend {'agrees' if trends[0] == trends[1] else 'differs'}: from A100 to B200 compute "
         f"grows {compute[0]:.1f}x, and from PCIe gen4 to gen5 the link grows {link[0]:.0f}x. "
-        f"Other rates in the paper: {', '.join(differing) or 'none'}."
+        f"The paper has other rates for: {', '.join(differing) or 'none'}."
     )
 
 

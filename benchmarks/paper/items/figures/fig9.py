@@ -105,10 +105,10 @@ def make() -> Item:
 
 def _verdict(parts: Sequence[Comparison], whole: float) -> str:
     differing = [part for part in parts if abs(part.difference or 0.0) > WITHIN]
-    words = "; ".join(f"{part.what}, {part.difference:+.1%}: {part.cause}" for part in differing)
+    words = "; ".join(f"{part.what} ({part.difference:+.1%}, {part.cause})" for part in differing)
     return (
         f"The whole layer {'agrees' if abs(whole) <= WITHIN else 'differs'} ({whole:+.1%}). "
-        f"Of its parts differ by more than {WITHIN:.0%}: {words or 'none'}."
+        f"Parts that differ by more than {100 * WITHIN:g} %: {words or 'none'}."
     )
 
 

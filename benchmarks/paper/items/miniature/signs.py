@@ -10,6 +10,9 @@ from benchmarks.paper.offload_ablation_report import TIE
 
 Sign = Literal["faster", "slower", "no clear difference", "not claimed", "does not fit"]
 
+REFUSED = ("oom", "host_oom", "infeasible")
+"""Statuses of a row that does not fit."""
+
 Order = Literal["longer", "shorter", "equal", "mixed"]
 
 
@@ -25,10 +28,15 @@ def ratio_of(place: MeasuredPlace, row: str, over: str) -> MeasuredRatio | None:
 
 
 def sign_of(place: MeasuredPlace, row: str, over: str) -> Sign:
-    """Whether the row is faster than `over`: by the interval of their ratio, which excludes 1."""
+    """Whether the row is faster than `over`: by the interval of their ratio, which excludes 1.
+
+    Without a ratio one of them did not fit, or nothing is claimed: a crowded machine, a failure.
+    """
     ratio = ratio_of(place, row, over)
     if ratio is None:
-        return "does not fit"
+        rows = [row_of(place, name) for name in (row, over)]
+        refused = any(each is not None and each.summary.status in REFUSED for each in rows)
+        return "does not fit" if refused else "not claimed"
     if ratio.ratio is None or ratio.low is None or ratio.high is None:
         return "not claimed"
     if ratio.low > 1:

@@ -105,12 +105,14 @@ def _verdict(
     unlike = [
         need.model.name
         for need in needs
-        if papers[need.model.name]["min_a100_80g_at_4m"]
-        not in _following_gpus(papers[need.model.name]).values()
+        if all(
+            abs(papers[need.model.name]["min_a100_80g_at_4m"] - gpus) > 1
+            for gpus in _following_gpus(papers[need.model.name]).values()
+        )
     ]
     return (
-        f"Other sizes in the paper: {', '.join(far) or 'none'}. Its least GPUs do not follow from "
-        f"its own sizes for {', '.join(unlike) or 'no model'}."
+        f"Sizes that differ by more than 5 %: {', '.join(far) or 'none'}. The paper's least GPUs "
+        f"do not follow from its sizes for {', '.join(unlike) or 'no model'}."
     )
 
 
