@@ -42,7 +42,7 @@ def _where(proof: Mapping[str, Any]) -> str:
     commits = sorted({commit[:7] for run in runs for commit in run["commits"]})
     return (
         f"The pooled ratio of the quiet runs is {proof['pooled_ratio']:.2f}; wrong is over "
-        f"{100 * proof['tolerance']:g} % off. A launch has {proof['measured_steps']} timed steps, a "
-        f"run a budget of {proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
+        f"{100 * proof['tolerance']:g} % off. A launch has {proof['measured_steps']} timed steps, "
+        f"a run a budget of {proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
         f"{environment['cores']} cores, commits {', '.join(commits)}."
     )
