@@ -380,6 +380,9 @@ def test_one_more_unit_has_a_price_with_a_sign() -> None:
     assert more.saved_milliseconds == pytest.approx(1000)
     assert less.saved_milliseconds == pytest.approx(1000)
     assert beyond.Priced(plan=a_plan(None, link), base=base).saved_milliseconds is None
+    slower = beyond.Priced(plan=a_plan(100.5, link), base=base)
+    drawn = [point.value for point in beyond._price_points([more, slower])]
+    assert drawn == pytest.approx([1.0, -0.5])
 
 
 def test_searches_of_one_place_are_told_apart_by_system() -> None:

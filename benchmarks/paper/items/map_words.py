@@ -104,11 +104,13 @@ def notes(
     yield (
         "A ratio is the best peer's step over SPPO's, messages exposed: above 1 SPPO is faster. "
         "All steps follow the rules of emulated time: messages take their time one after the "
-        "other, or none where hidden."
+        "other, or none where hidden. Hidden, SPPO keeps its plan, and its copies take no time "
+        "either."
     )
     yield (
         "`≤` marks an emulated peer whose grid was not searched whole, or not on this hardware: "
-        "the ratio is at most that. `≥` marks a computed bound: the ratio is at least that."
+        "the ratio is at most that, and other peers may be faster. `≥` marks a computed bound: the "
+        "ratio is at least that."
     )
     yield (
         "`SPPO`: the exposed step is below the bounds of all peers without messages. `peer`: an "

@@ -231,7 +231,7 @@ def _one_more(place: Place) -> str:
 
 
 def _price_points(rows: Sequence[Priced]) -> Iterator[Point]:
-    """What one more unit saves, in per cent as printed; below 0 where the plan is slower."""
+    """What one more unit saves, in per cent; below 0 where the plan is slower."""
     for row in rows:
         point = _point(row.plan)
         where = row.place.cell.replace(" GPUs", "").replace(", ", "/")
@@ -240,7 +240,7 @@ def _price_points(rows: Sequence[Priced]) -> Iterator[Point]:
             place=f"{where}\n{row.place.hardware.split('-')[0]}",
             quantity="saved",
             unit="%",
-            value=None if row.change is None else round(-100 * row.change, 2) + 0.0,
+            value=None if row.change is None else round(-100 * row.change, 4) + 0.0,
             outcome="" if row.change is not None else "no plan",
             label="simulated",
             source=point.source,
