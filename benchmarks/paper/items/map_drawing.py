@@ -1,16 +1,17 @@
-"""The drawing of the map: a panel a kind of hardware, a square a place."""
+"""The drawing of the map: a panel for each kind of hardware, a square for each place."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.paper.items import map_words
 from benchmarks.paper.map import places
 from benchmarks.paper.map.verdict import PlaceVerdict, Winner
 from benchmarks.reporting import style
 
-LEFT_OUT = "h200-141g"
-"""Looks as H100 does, and is left to the table."""
+COLUMNS = 2
 
 FACES: Mapping[Winner, Mapping[str, Any]] = {
     "SPPO alone": {"facecolor": style.look("sppo").colour},
@@ -19,26 +20,27 @@ FACES: Mapping[Winner, Mapping[str, Any]] = {
     "a peer": {"facecolor": style.look("native").colour, "alpha": 0.45},
     "SPPO cannot": {"facecolor": style.look("native").colour},
     "nobody": {"facecolor": style.FAILED, "alpha": 0.35},
-    "not planned": {"facecolor": style.PAPER},
+    "not planned": {"facecolor": style.PAPER, "edgecolor": style.FAINT, "linestyle": ":"},
 }
 
 NAMES: Mapping[Winner, str] = {
     "SPPO alone": "only SPPO runs",
-    "SPPO": "SPPO is faster than every peer's step or bound",
+    "SPPO": "SPPO is faster than every peer's bound",
     "open": "open: a bound is below SPPO's step",
     "a peer": "an emulated peer is faster",
     "SPPO cannot": "SPPO cannot run, a peer may",
     "nobody": "nobody runs",
+    "not planned": "not planned yet",
 }
 
 
 def draw(figure: Any, maps: Mapping[str, Sequence[PlaceVerdict]]) -> None:
-    """A panel for each kind of hardware with places."""
-    shown = {name: rows for name, rows in maps.items() if rows and name != LEFT_OUT}
-    panels = figure.subplots(2, 2, squeeze=False).flatten()
-    for axes in panels[len(shown) :]:
+    """A panel for each kind of hardware."""
+    lines = math.ceil(len(maps) / COLUMNS)
+    panels = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
+    for axes in panels[len(maps) :]:
         axes.set_axis_off()
-    for axes, (name, rows) in zip(panels, shown.items(), strict=False):
+    for axes, (name, rows) in zip(panels, maps.items(), strict=False):
         _panel(axes, name, rows)
 
 
@@ -60,12 +62,12 @@ def _panel(axes: Any, name: str, rows: Sequence[PlaceVerdict]) -> None:
 def _square(axes: Any, x: int, y: int, row: PlaceVerdict) -> None:
     from matplotlib.patches import Rectangle
 
-    label = NAMES.get(row.winner)
+    label = NAMES[row.winner]
     square = Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, label=label, **FACES[row.winner])
     axes.add_patch(square)
     emulated = row.best_peer is not None and row.best_peer.label == "emulated"
     axes.annotate(
-        f"{row.place.gpus:,} GPUs{_ratio_words(row, emulated=emulated)}",
+        "\n".join(filter(None, (f"{row.place.gpus:,} GPUs", map_words.named_ratio(row)))),
         (x, y),
         ha="center",
         va="center",
@@ -74,10 +76,3 @@ def _square(axes: Any, x: int, y: int, row: PlaceVerdict) -> None:
         color=style.INK,
         bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6},
     )
-
-
-def _ratio_words(row: PlaceVerdict, *, emulated: bool) -> str:
-    """A line with the ratio and the best peer; "" without a ratio."""
-    if row.ratio is None or row.best_peer is None:
-        return ""
-    return f"\n{'' if emulated else '≥ '}{row.ratio:.2f}x {row.best_peer.system}"

@@ -4,7 +4,8 @@ The layouts are those of the peer's grid that its library takes. Whatever a step
 does, it computes the model's FLOPs at the rates of the profile, waits for its pipeline, and sends
 what its kind of parallelism must send. It holds its model state, the inputs of its blocks, and the
 tensors of one attention's backward. Attention whose output does not fit is computed a second time.
-Everything else is left out: dense recomputation, latencies, the optimizer, fragments.
+Everything else is left out: dense recomputation, latencies, the optimizer, fragments, and the
+logits, because a loss can be computed in tiles.
 """
 
 from __future__ import annotations
@@ -25,21 +26,20 @@ from sppo.plan.weights import parameter_count
 STATE_BYTES = 12
 """Of a weight, sharded over all ranks: float32 weight and AdamW's two moments."""
 
-BACKWARD_TENSORS = 8
-"""Of one attention's backward, each as large as a block's input: Q, K, V, output, gradients."""
-
-
-LOGIT_BYTES = 4
+WIDE_TENSORS, KV_TENSORS = 3, 4
+"""Of one attention's backward: Q and the gradients of Q and of the output; K, V and their
+gradients. The output itself is counted by `saved_share`, or is computed a second time."""
 
 ANY_HARDWARE = "a100-80g"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """No step of a peer's layouts is shorter, by the rates of a profile.
+    """The least step of a peer's layouts, by the rates of a profile.
 
-    seconds: messages that must be sent take their time. seconds_if_hidden: they take none, in the
-    layout that is the fastest then.
+    seconds: messages that must be sent take their time, one after the other. Emulated time has the
+    same rule, so no exposed step is shorter; a step that hides messages may be. seconds_if_hidden:
+    messages take none, in the layout that is the fastest then. No step is shorter.
     attention_again: the share of attention's forwards that do not fit and run twice.
     """
 
@@ -152,18 +152,16 @@ def saved_share(system: str, workload: Workload, layout: PeerLayout) -> float | 
 def least_bytes(system: str, workload: Workload, layout: PeerLayout) -> int:
     """Device bytes of a rank with full recomputation, of the least that any step holds.
 
-    DeepSpeed can host the inputs of blocks and computes its loss in tiles. The other two hold the
-    inputs, and float32 logits of the rank's tokens.
+    DeepSpeed can host the inputs of blocks; the other two hold the inputs.
     """
     model, tokens = workload.model, workload.sequence_tokens // layout.ranks_of_a_stage
     weights = parameter_count(model)
     state = STATE_BYTES * weights // workload.cluster.ranks
     if system == "megatron":  # whole weights of a TP rank's stage
         state += workload.element_bytes * weights // layout.weight_shards
-    input_bytes = tokens * model.hidden * workload.element_bytes
-    backward = BACKWARD_TENSORS * input_bytes
+    column_bytes = tokens * workload.element_bytes
+    backward = (WIDE_TENSORS * model.hidden + KV_TENSORS * model.kv_width) * column_bytes
     if system == "deepspeed":
         return state + backward
-    logits = LOGIT_BYTES * tokens * model.vocabulary
-    inputs = model.layers // layout.pipeline_parallel * input_bytes
-    return state + inputs + max(backward, logits)
+    inputs = model.layers // layout.pipeline_parallel * model.hidden * column_bytes
+    return state + inputs + backward

@@ -1,7 +1,8 @@
-"""A few settings of a peer's grid that are near its best at long sequences, the fastest first.
+"""A few settings of a peer's grid, those that recompute the least first.
 
 A whole grid takes minutes to search (`places.SEARCHED`). Elsewhere the first of these that fits is
-emulated: all blocks checkpointed, attention saved where memory allows.
+emulated. They are a small part of a grid: of Megatron-Core only full recomputation, of DeepSpeed
+only ZeRO-3, of both only whole models checkpointed. Other settings of a grid may be faster.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from baselines.protocol import Unavailable, check_emulated
 from sppo.config.workload import Workload
 
 NATIVE = ("save-messages", "save-attention", "full")
+"""Kinds of checkpointing, in the order of the grid."""
 
 DEEPSPEED = ("split", "save-attention", "blocks")
 
 
 def candidates(system: str, workload: Workload) -> list[Any]:
     """Points of the grid that the library takes and emulation can run; may be empty."""
-    adapter, is_near = registry.load(system), _NEAR_THE_BEST[system]
-    points = [point for point in adapter.grid(workload) if is_near(point, workload)]
+    adapter, is_chosen = registry.load(system), _CHOSEN[system]
+    points = [point for point in adapter.grid(workload) if is_chosen(point, workload)]
     return [point for point in points if _can_run(system, workload, point)]
 
 
@@ -49,7 +51,7 @@ def _megatron(point: Any, workload: Workload) -> bool:
     return bool(in_a_node and point.pipeline_parallel == 1 and point.recompute == "full")
 
 
-_NEAR_THE_BEST: Mapping[str, Callable[[Any, Workload], bool]] = {
+_CHOSEN: Mapping[str, Callable[[Any, Workload], bool]] = {
     "native": _native,
     "deepspeed": _deepspeed,
     "megatron": _megatron,

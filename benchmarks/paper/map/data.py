@@ -16,6 +16,9 @@ SCHEMA = "sppo-paper-map/1"
 
 FILE = "map.json"
 
+COMMITTED = "results/paper/map.json"
+"""The committed file, as pages name it."""
+
 COMMAND = "sppo-bench paper --map --publish"
 
 
@@ -42,7 +45,7 @@ class MapPlan(msgspec.Struct, frozen=True, kw_only=True):
 class MapSearch(msgspec.Struct, frozen=True, kw_only=True):
     """A peer's settings that fit, emulated at a place.
 
-    how: "grid", the fastest of its grid; "settings", the first of a few that are near the best.
+    how: "grid", the fastest of its grid; "settings", the first of a few that fits.
     found: None where nothing fits; `reason` says why. layers: of the models from whose counts those
     of `found` are extrapolated; none where the whole model was emulated. trials: settings emulated.
     unanswered: trials that broke, so that the answer may be slower than the best; else "".

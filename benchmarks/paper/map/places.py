@@ -47,7 +47,7 @@ GB = 10**9
 Kind = Literal["", "host link", "network", "device memory"]
 
 LINK_FACTORS = (0.25, 0.5, 2.0, 4.0, 16.0)
-"""Of the host link and of the network, at ANCHORS[0] and at SCARCE; 16: as fast as NVLink-C2C."""
+"""Of the host link and of the network, at ANCHORS[0] and at SCARCE."""
 
 CHANGE_FACTORS = (0.5, 2.0)
 

@@ -15,16 +15,20 @@ from benchmarks.paper.map.places import HARDWARE, PEERS, Place
 PeerLabel = Literal["emulated", "computed"]
 
 Winner = Literal["SPPO alone", "SPPO", "a peer", "SPPO cannot", "open", "nobody", "not planned"]
-"""`open`: a peer's bound is below SPPO's step, and no emulation says whether it is reached."""
+"""SPPO: its exposed step is below every peer's bound, messages hidden. open: no such bound, and no
+emulated peer is faster."""
+
+Side = Literal["", "≤ ", "≥ "]
+"""Of a ratio: exact, the most that it can be, or the least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeerStep:
     """A peer's step at a place, or why there is none.
 
-    label: "emulated" counts of its fastest settings that fit, or a "computed" bound, which no step
-    of the peer is below. seconds: None where the peer cannot run; then `reason` says why.
-    floor: the bound beside emulated settings that need not be the fastest.
+    label: "emulated" counts of settings that fit, or a "computed" bound. seconds: None where the
+    peer cannot run; then `reason` says why. is_fastest: no settings of the peer's grid have a
+    shorter exposed step. floor: the bound beside an emulated step.
     """
 
     system: str
@@ -33,12 +37,20 @@ class PeerStep:
     seconds: float | None = None
     seconds_if_hidden: float | None = None
     reason: str = ""
+    is_fastest: bool = False
     floor: PeerStep | None = None
 
     @property
     def least(self) -> PeerStep:
-        """The step that no settings of the peer are below."""
-        return self.floor or self
+        """The exposed step that no settings of the peer are below."""
+        return self if self.is_fastest else self.floor or self
+
+    @property
+    def least_if_hidden(self) -> float:
+        """Seconds that no settings of the peer are below where messages take no time."""
+        seconds = (self.floor or self).seconds_if_hidden
+        assert seconds is not None, "the peer runs"
+        return seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +89,38 @@ class PlaceVerdict:
         return self.best_peer.seconds / self.plan.step_seconds
 
     @property
+    def side(self) -> Side:
+        """Whether the true ratio may be less or more than `ratio`.
+
+        Exact where the named peer's grid was searched and no other peer can be faster.
+        """
+        best = self.best_peer
+        if best is None:
+            return ""
+        floors = [peer.least.seconds or 0.0 for peer in self.running]
+        if best.is_fastest and best.seconds == min(floors):
+            return ""
+        return "≤ " if self._ahead else "≥ "
+
+    @property
     def ratio_if_hidden(self) -> float | None:
-        """The same peer's where no message takes time."""
-        hidden = None if self.best_peer is None else self.best_peer.seconds_if_hidden
-        if self.plan is None or not self.plan.step_seconds_if_hidden or not hidden:
+        """The same where no message takes time: at most so where a peer is ahead, else at least."""
+        if self.plan is None or not self.plan.step_seconds_if_hidden or not self.running:
             return None
-        return hidden / self.plan.step_seconds_if_hidden
+        hidden = [peer.seconds_if_hidden for peer in self._ahead if peer.seconds_if_hidden]
+        least = min(hidden or (peer.least_if_hidden for peer in self.running))
+        return least / self.plan.step_seconds_if_hidden
+
+    @property
+    def side_if_hidden(self) -> Side:
+        """Of `ratio_if_hidden`; a search for the least exposed step does not make it exact."""
+        if self.ratio_if_hidden is None:
+            return ""
+        return "≤ " if self._ahead else "≥ "
 
     @property
     def winner(self) -> Winner:
-        """Who wins where messages are exposed, as far as the numbers say."""
+        """Who wins, as far as the numbers say: SPPO exposed against the peers hidden."""
         if self.plan is None:
             return "not planned"
         if self.plan.step_seconds is None:
@@ -95,32 +129,30 @@ class PlaceVerdict:
             return "SPPO alone"
         if self._ahead:
             return "a peer"
-        assert self.ratio is not None
-        return "SPPO" if self.ratio > 1 else "open"
+        least = min(peer.least_if_hidden for peer in self.running)
+        return "SPPO" if self.plan.step_seconds < least else "open"
 
 
 def verdict_at(place: Place, data: MapData) -> PlaceVerdict:
-    """The verdict of what is made so far."""
-    return PlaceVerdict(
-        place=place,
-        plan=data.plan(place),
-        peers=[peer_step(system, place, data) for system in PEERS],
-    )
+    """The verdict of what is made so far; without peers where SPPO has no entry."""
+    plan = data.plan(place)
+    peers = [] if plan is None else [peer_step(system, place, data) for system in PEERS]
+    return PlaceVerdict(place=place, plan=plan, peers=peers)
 
 
 def peer_step(system: str, place: Place, data: MapData) -> PeerStep:
     """The emulated step where the counts are there and fit, else the bound.
 
     Counts do not depend on rates: those of HARDWARE[0] stand for every place of the same length and
-    GPUs whose memory is no smaller, in the settings that are fastest on HARDWARE[0].
+    GPUs where they fit. The settings are those of HARDWARE[0], so they need not be the fastest.
     """
     source = Place(seq=place.seq, gpus=place.gpus, hardware=HARDWARE[0])
     search = data.search(source, system)
     if search is not None and search.found is not None:
         timed = timed_at(search.found, place)
         if timed is not None:
-            is_best = is_whole(search) and place == source
-            return timed if is_best else replace(timed, floor=bound_step(system, place))
+            is_fastest = is_whole(search) and place == source
+            return replace(timed, is_fastest=is_fastest, floor=bound_step(system, place))
     if search is not None and place == source and is_refused(search):
         return PeerStep(system=system, label="emulated", reason=search.reason)
     return bound_step(system, place)

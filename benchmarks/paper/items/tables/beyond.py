@@ -10,12 +10,13 @@ from benchmarks.paper.items import drawing
 from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
 from benchmarks.paper.items.profile import kernel_limit_share, mfu
 from benchmarks.paper.map import data, places
-from benchmarks.paper.map.data import MapData, MapPlan
+from benchmarks.paper.map.data import COMMITTED, MapData, MapPlan
 from benchmarks.paper.map.places import Place
+from benchmarks.reporting import style
 
 QUANTITY, UNIT = "tokens a second and GPU", "tokens/s"
 
-COMMITTED = "results/paper/map.json"
+MORE = ("1 GB/s of host link", "1 GiB of device memory")
 
 DRAWN_CHANGES = ("host link", "device memory")
 
@@ -163,7 +164,7 @@ def _prices(priced: Sequence[Priced]) -> Table:
         [
             row.place.cell,
             row.place.hardware,
-            "1 GB/s of host link" if row.place.changed == "host link" else "1 GiB of device memory",
+            _one_more(row.place),
             "no plan" if row.change is None else f"{row.change + 0.0:.3%}",
             "" if row.saved_milliseconds is None else f"{round(row.saved_milliseconds):,} ms",
         ]
@@ -182,15 +183,13 @@ def _changes(priced: Sequence[Priced]) -> Table:
             row.place.change,
             "no plan" if row.plan.step_seconds is None else f"{row.plan.step_seconds:.2f} s",
             "" if row.change is None else f"{row.change:+.2%}",
-            "" if row.change is None else f"{row.change / row.units:+.3%}",
             row.plan.settings_text,
         ]
         for row in priced
         if not row.is_one_more
     ]
-    each = "for one more GB/s or GiB"
-    titles = ["place", "hardware", "changed", "step", "change", each, "plan"]
-    return Table(heading="Half and twice", titles=titles, rows=rows, align="lllrrrl")
+    titles = ["place", "hardware", "changed", "step", "change", "plan"]
+    return Table(heading="Half and twice", titles=titles, rows=rows, align="lllrrl")
 
 
 def _draw(figure: Any, base: Sequence[MapPlan], priced: Sequence[Priced]) -> None:
@@ -201,13 +200,15 @@ def _draw(figure: Any, base: Sequence[MapPlan], priced: Sequence[Priced]) -> Non
     drawing.grouped_bars(left, points, looks, form="{:,.0f}")
     left.set_ylabel(QUANTITY)
     rows = [row for row in priced if row.is_one_more]
+    prices = list(_price_points(rows))
     drawing.grouped_bars(
         right,
-        list(_price_points(rows)),
-        {"1 GB/s of host link": drawing.OURS, "1 GiB of device memory": drawing.WHAT_IF},
+        prices,
+        dict(zip(MORE, _price_looks(), strict=True)),
         form="{:.2f} %",
         upright=True,
     )
+    right.set_ylim(bottom=min([0.0, *(1.2 * (price.value or 0.0) for price in prices)]))
     right.set_ylabel("% of a step that one more unit saves")
 
 
@@ -219,20 +220,27 @@ def _looks() -> Iterator[drawing.Look]:
     yield {**drawing.PAPERS, "hatch": "xxx"}
 
 
+def _price_looks() -> Iterator[drawing.Look]:
+    """Unlike any kind of hardware."""
+    for kind, hatch in (("kv", "..."), ("weights", "\\\\\\")):
+        yield {"facecolor": style.KINDS[kind][0], "edgecolor": style.PAPER, "hatch": hatch}
+
+
+def _one_more(place: Place) -> str:
+    return dict(zip(DRAWN_CHANGES, MORE, strict=True))[place.changed]
+
+
 def _price_points(rows: Sequence[Priced]) -> Iterator[Point]:
-    """What one more unit saves, in per cent; at least 0."""
+    """What one more unit saves, in per cent; below 0 where the plan is slower."""
     for row in rows:
         point = _point(row.plan)
-        unit = (
-            "1 GB/s of host link" if row.place.changed == "host link" else "1 GiB of device memory"
-        )
         where = row.place.cell.replace(" GPUs", "").replace(", ", "/")
         yield Point(
-            series=unit,
+            series=_one_more(row.place),
             place=f"{where}\n{row.place.hardware.split('-')[0]}",
             quantity="saved",
             unit="%",
-            value=None if row.change is None else max(0.0, -100 * row.change),
+            value=None if row.change is None else round(-100 * row.change, 4) + 0.0,
             outcome="" if row.change is not None else "no plan",
             label="simulated",
             source=point.source,

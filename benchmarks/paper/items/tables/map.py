@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from benchmarks.paper.items import map_drawing
+from benchmarks.paper.items import map_drawing, map_words
 from benchmarks.paper.items.item import Item, NotCommitted, Point, Table
 from benchmarks.paper.items.profile import kernel_limit_share
-from benchmarks.paper.items.tables.beyond import COMMITTED
 from benchmarks.paper.map import data, places
-from benchmarks.paper.map.data import MapData, MapPlan, MapSearch
+from benchmarks.paper.map.data import COMMITTED, MapData, MapPlan, MapSearch
 from benchmarks.paper.map.places import Place
 from benchmarks.paper.map.verdict import PeerStep, PlaceVerdict, bound_step, verdict_at
 from benchmarks.reporting import style
@@ -18,18 +17,9 @@ from sppo.config.sizes import format_bytes
 
 QUANTITY, UNIT = "step", "s"
 
-BOUND = "not emulated: a lower bound"
+RATIO, HIDDEN = "ratio of steps", "messages hidden"
 
-WORDS = {
-    "SPPO alone": "SPPO alone",
-    "SPPO": "SPPO",
-    "a peer": "peer",
-    "SPPO cannot": "SPPO cannot run",
-    "open": "open",
-    "nobody": "nobody",
-    "not planned": "not planned",
-}
-"""Of a winner, in a cell."""
+BOUND = "not emulated: a lower bound"
 
 
 def make() -> Item:
@@ -47,104 +37,36 @@ def make() -> Item:
         points=[
             point
             for verdict in {each.place: each for each in (*every, *links)}.values()
+            if verdict.plan is not None
             for point in _points(verdict)
         ],
         agreement="nothing to compare with",
-        verdict=_verdict(maps[places.HARDWARE[0]], made),
-        notes=list(_notes(made)),
+        verdict=map_words.verdict_words(maps[places.HARDWARE[0]], made),
+        notes=list(map_words.notes(made, every, links)),
         tables=[
-            *(_map_table(name, rows) for name, rows in maps.items() if rows),
+            *(_map_table(name, rows) for name, rows in maps.items()),
             _link_table(links),
             _search_table(made),
             _limits_table(every),
         ],
         draw=lambda figure: map_drawing.draw(figure, maps),
-        inches=(11.0, 8.0),
+        inches=(11.0, 11.0),
         drawn_source=(
-            "SPPO simulated · peers emulated and simulated (bold), else a computed bound · assumed "
-            "profiles · ratio: best peer's step over SPPO's"
+            "SPPO simulated · peers emulated and simulated (bold, at most), else a computed bound "
+            "(at least) · assumed profiles · ratio: best peer's step over SPPO's, messages exposed"
         ),
     )
 
 
 def verdicts(made: MapData, where: Sequence[Place]) -> list[PlaceVerdict]:
-    """The verdicts of the places with a plan."""
-    return [verdict_at(place, made) for place in where if made.plan(place) is not None]
+    """The verdicts of places, in their order."""
+    return [verdict_at(place, made) for place in where]
 
 
 def _link_places() -> list[Place]:
     changed = list(places.on_links())
     unchanged = dict.fromkeys(place.unchanged for place in changed)
     return [*unchanged, *changed]
-
-
-def cell_words(verdict: PlaceVerdict) -> str:
-    """ "0.97x native": the ratio and the best peer; the winner where there is no ratio."""
-    if verdict.ratio is None:
-        return WORDS[verdict.winner]
-    peer = verdict.best_peer
-    assert peer is not None
-    at_most = "" if peer.label == "emulated" else "≥ "
-    return f"{at_most}{verdict.ratio:.2f}x {peer.system}, {WORDS[verdict.winner]}"
-
-
-def _verdict(rows: Sequence[PlaceVerdict], made: MapData) -> str:
-    counts = Counter(verdict.winner for verdict in rows)
-    parts = [f"{WORDS[winner]} {count}" for winner, count in counts.most_common()]
-    return (
-        f"On {places.HARDWARE[0]}, winners at {len(rows)} places: {', '.join(parts)}. "
-        f"{_alone_words(rows)} Peers are emulated at "
-        f"{len({search.place for search in made.searches})} places."
-    )
-
-
-def _alone_words(rows: Sequence[PlaceVerdict]) -> str:
-    """From how many tokens a GPU on only SPPO runs, and up to how many GPUs it does."""
-    alone = [verdict.place for verdict in rows if verdict.winner == "SPPO alone"]
-    able = [verdict.place.gpus for verdict in rows if verdict.plan and verdict.plan.step_seconds]
-    words = f"SPPO has plans for up to {max(able):,} GPUs." if able else "SPPO has no plan."
-    if not alone:
-        return words
-    least = min(place.tokens // place.gpus for place in alone) // 1024
-    count = len(alone)
-    return f"Only SPPO runs at {count} of them, all with {least}K tokens a GPU or more. {words}"
-
-
-def _notes(made: MapData) -> Iterator[str]:
-    yield (
-        "A ratio is the best peer's step over SPPO's, messages exposed: above 1 SPPO is faster. "
-        "`≥` marks a bound: the true ratio is at least that."
-    )
-    yield (
-        "`open`: a peer's bound is below SPPO's step, and no emulation says whether the peer "
-        "reaches the bound. `peer`: an emulated peer is faster."
-    )
-    yield (
-        "A bound counts the model's FLOPs at the profile's rates, idle time of a pipeline, the "
-        "messages that the layout cannot do without, and attention that runs twice where its "
-        "output does not fit. Everything else is left out. A peer with a bound may still run out "
-        "of memory."
-    )
-    yield (
-        f"Peers are emulated on {places.HARDWARE[0]}: the fastest settings of their grid, or the "
-        "first of a few settings that fits. Counts do not depend on rates, so the same settings "
-        "are timed on the other profiles. A few settings show that a peer is faster, not that none "
-        "is."
-    )
-    yield (
-        f"With one sequence a step SPPO fills 1,024 GPUs at most: {places.MODEL} has 32 heads and "
-        "32 layers, so SP 32 x PP 32. Four replicas fill 4,096 GPUs with four sequences a step. "
-        "At such places a peer may run: its bound is in the CSV."
-    )
-    yield f"Data: `{COMMITTED}`, made by `{data.COMMAND}`."
-    lacking = [
-        f"{system} at {place.cell}"
-        for place in dict.fromkeys((*places.searched(), *places.tried()))
-        for system in places.PEERS
-        if made.search(place, system) is None
-    ]
-    if lacking:
-        yield f"Not emulated yet: {', '.join(lacking)}. Their bounds stand in."
 
 
 def _points(verdict: PlaceVerdict) -> Iterator[Point]:
@@ -154,7 +76,7 @@ def _points(verdict: PlaceVerdict) -> Iterator[Point]:
     share = None
     if plan.step_seconds is not None:
         share = kernel_limit_share(place.workload, plan.step_seconds, place.profile)
-    yield Point(
+    exposed = Point(
         series=f"SPPO, {place.hardware}",
         place=where,
         quantity=QUANTITY,
@@ -166,9 +88,19 @@ def _points(verdict: PlaceVerdict) -> Iterator[Point]:
         settings=plan.settings_text,
         kernel_limit_share=share,
     )
+    yield from _with_hidden(exposed, plan.step_seconds_if_hidden)
     for peer in verdict.peers:
-        for step in dict.fromkeys((peer, peer.least)):
-            yield _peer_point(step, place, where)
+        for step in (peer, *filter(None, (peer.floor,))):
+            yield from _with_hidden(_peer_point(step, place, where), step.seconds_if_hidden)
+    yield from _ratio_points(verdict, where)
+
+
+def _with_hidden(exposed: Point, seconds: float | None) -> Iterator[Point]:
+    """A step, and the same where no message takes time, if there is one."""
+    yield exposed
+    if seconds is not None:
+        quantity = f"{exposed.quantity}, {HIDDEN}"
+        yield replace(exposed, quantity=quantity, value=seconds, kernel_limit_share=None)
 
 
 def _peer_point(peer: PeerStep, place: Place, where: str) -> Point:
@@ -188,6 +120,26 @@ def _peer_point(peer: PeerStep, place: Place, where: str) -> Point:
     )
 
 
+def _ratio_points(verdict: PlaceVerdict, where: str) -> Iterator[Point]:
+    """Both ratios of a cell; `settings` says whether they are exact."""
+    sides = {"": "exact", "≤ ": "at most", "≥ ": "at least"}
+    for quantity, ratio, side in (
+        (RATIO, verdict.ratio, verdict.side),
+        (f"{RATIO}, {HIDDEN}", verdict.ratio_if_hidden, verdict.side_if_hidden),
+    ):
+        if ratio is not None:
+            yield Point(
+                series=f"best peer over SPPO, {verdict.place.hardware}",
+                place=where,
+                quantity=quantity,
+                unit="x",
+                value=ratio,
+                label="computed",
+                source="the steps and bounds of this place",
+                settings=sides[side],
+            )
+
+
 def _map_table(hardware: str, rows: Sequence[PlaceVerdict]) -> Table:
     """A row a length, a column a number of tokens a GPU."""
     by_cell = {(row.place.seq, places.tokens_per_gpu(row.place)): row for row in rows}
@@ -199,7 +151,9 @@ def _map_table(hardware: str, rows: Sequence[PlaceVerdict]) -> Table:
 
 
 def _cell(verdict: PlaceVerdict | None) -> str:
-    return "" if verdict is None else f"{verdict.place.gpus:,} GPUs: {cell_words(verdict)}"
+    return (
+        "" if verdict is None else f"{verdict.place.gpus:,} GPUs: {map_words.cell_words(verdict)}"
+    )
 
 
 def _link_table(rows: Sequence[PlaceVerdict]) -> Table:
@@ -207,14 +161,12 @@ def _link_table(rows: Sequence[PlaceVerdict]) -> Table:
         [
             row.place.cell,
             row.place.change or "as in the profile",
-            "no plan"
-            if row.plan is None or row.plan.step_seconds is None
-            else f"{row.plan.step_seconds:.1f} s",
+            _step_words(row.plan),
             "" if row.best_peer is None else f"{row.best_peer.seconds:.1f} s",
             "" if row.best_peer is None else f"{row.best_peer.system}, {row.best_peer.label}",
-            "" if row.ratio is None else f"{row.ratio:.2f}x",
-            "" if row.ratio_if_hidden is None else f"{row.ratio_if_hidden:.2f}x",
-            WORDS[row.winner],
+            map_words.ratio_words(row.ratio, row.side),
+            map_words.ratio_words(row.ratio_if_hidden, row.side_if_hidden),
+            map_words.WORDS[row.winner],
         ]
         for row in sorted(rows, key=lambda row: (row.place.tokens, row.place.gpus))
     ]
@@ -227,6 +179,12 @@ def _link_table(rows: Sequence[PlaceVerdict]) -> Table:
         rows=body,
         align="llrrlrrl",
     )
+
+
+def _step_words(plan: MapPlan | None) -> str:
+    if plan is None:
+        return "not planned"
+    return "no plan" if plan.step_seconds is None else f"{plan.step_seconds:.1f} s"
 
 
 def _search_table(made: MapData) -> Table:
@@ -247,22 +205,12 @@ def _search_row(search: MapSearch) -> list[str]:
         search.place.cell,
         style.look(search.system).name,
         search.found.settings_text if search.found else f"none: {search.reason}",
-        how_words(search),
+        map_words.how_words(search),
         "" if time is None else f"{time.step_seconds:.1f} s",
         "" if time is None else f"{time.step_seconds_if_hidden:.1f} s",
         "" if bound.seconds is None else f"{bound.seconds:.1f} s",
         format_bytes(max(peaks)) if peaks else "",
     ]
-
-
-def how_words(search: MapSearch) -> str:
-    """ "first of 2 tried, from models of 2, 3, 4 layers": how settings were found."""
-    if search.how == "grid":
-        lacking = f", {search.not_tried} not tried" if search.not_tried else ""
-        return f"fastest of its grid ({search.trials} emulated{lacking})"
-    layers = ", ".join(map(str, search.layers))
-    depth = f", from models of {layers} layers" if layers else ""
-    return f"{search.trials} of a few{depth}" if search.found else f"none of {search.trials}"
 
 
 def _limits_table(rows: Sequence[PlaceVerdict]) -> Table:
