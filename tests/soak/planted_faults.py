@@ -60,8 +60,8 @@ FAULTS = (
     Fault(
         name="1 % more of a simulated cost in code",
         file="sppo/cost_model/times.py",
-        before="backward_ns=round(layers * self.backward * 1e9)",
-        after="backward_ns=round(layers * self.backward * 1.01e9)",
+        before="round(layers * self.backward * 1e9)",
+        after="round(layers * self.backward * 1.01e9)",
         area=r"plans-\S+: .*makespan.* \(\+",
         topics="plans-tiny-cpu",
     ),
