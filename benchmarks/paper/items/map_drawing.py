@@ -74,5 +74,5 @@ def _square(axes: Any, x: int, y: int, row: PlaceVerdict) -> None:
         fontsize=style.NUMBER_SIZE,
         fontweight="bold" if emulated else "normal",
         color=style.INK,
-        bbox={"facecolor": style.PAPER, "edgecolor": "none", "pad": 0.6},
+        bbox={"facecolor": style.PAPER, "linewidth": 0, "pad": 0.6},
     )
