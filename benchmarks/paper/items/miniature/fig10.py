@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.paper.items import drawing
 from benchmarks.paper.items.item import Point, Table
-from benchmarks.paper.items.miniature.panel import HEADING, Panel
+from benchmarks.paper.items.miniature.panel import HEADING, Panel, row_cells
 from benchmarks.paper.items.miniature.signs import (
     agreement_words,
     common_sign,
@@ -19,7 +19,6 @@ from benchmarks.paper.items.throughput import BY_HEADS, DEEPSPEED, SAME, SPPO, T
 from benchmarks.paper.miniature import report, result
 from benchmarks.paper.miniature.result import MeasuredFigure, MeasuredPlace, MeasuredRow
 from benchmarks.reporting import style
-from benchmarks.reporting.tables import size_words, spread_words
 from benchmarks.reporting.text_table import NO_NUMBER
 
 QUANTITY, UNIT = "throughput of the job, in miniature", "tokens/s"
@@ -164,20 +163,8 @@ def _table(places: Sequence[MeasuredPlace]) -> Table:
     cells = []
     for place in places:
         for row in place.rows:
-            summary = row.summary
-            ratio = ratio_of(place, SPPO, summary.row)
-            cells.append(
-                [
-                    place.place,
-                    summary.row,
-                    summary.settings or NO_NUMBER,
-                    summary.status,
-                    summary.timing or NO_NUMBER,
-                    spread_words(summary.step_seconds),
-                    NO_NUMBER if ratio is None else report.ratio_words(ratio),
-                    size_words(summary.tracked_peak_bytes),
-                ]
-            )
+            ratio = ratio_of(place, SPPO, row.summary.row)
+            cells.append([place.place, *row_cells(row, ratio)])
     titles = [
         "tokens",
         "row",

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.paper.items import drawing
 from benchmarks.paper.items.item import Point, Table
-from benchmarks.paper.items.miniature.panel import HEADING, Panel
+from benchmarks.paper.items.miniature.panel import HEADING, Panel, row_cells
 from benchmarks.paper.items.miniature.signs import (
     Sign,
     agreement_words,
@@ -22,8 +22,7 @@ from benchmarks.paper.miniature.result import MeasuredFigure, MeasuredPlace
 from benchmarks.paper.miniature.settings import SAME_LAYOUT, VARIANTS, variant_row
 from benchmarks.paper.offload_ablation import ADAPTIVE, FULL, MSP
 from benchmarks.reporting import style
-from benchmarks.reporting.tables import size_words, spread_words
-from benchmarks.reporting.text_table import NO_NUMBER
+from benchmarks.reporting.tables import size_words
 from benchmarks.rows.row import find
 
 QUANTITY = "speed over Megatron in SPPO's layout, in miniature"
@@ -164,19 +163,12 @@ def _table(places: Sequence[MeasuredPlace]) -> Table:
     cells = []
     for place in places:
         for row in place.rows:
-            summary = row.summary
-            ratio = ratio_of(place, summary.row, megatron())
+            ratio = ratio_of(place, row.summary.row, megatron())
             cells.append(
                 [
                     place.place,
-                    summary.row,
-                    summary.settings or NO_NUMBER,
-                    summary.status,
-                    summary.timing or NO_NUMBER,
-                    spread_words(summary.step_seconds),
-                    NO_NUMBER if ratio is None else report.ratio_words(ratio),
-                    size_words(summary.tracked_peak_bytes),
-                    size_words(summary.host_peak_bytes),
+                    *row_cells(row, ratio),
+                    size_words(row.summary.host_peak_bytes),
                 ]
             )
     titles = [

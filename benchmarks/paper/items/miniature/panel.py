@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.paper.items.item import Item, Point, Table
-from benchmarks.paper.miniature import result
-from benchmarks.paper.miniature.result import MeasuredFigure
+from benchmarks.paper.miniature import report, result
+from benchmarks.paper.miniature.result import MeasuredFigure, MeasuredRatio, MeasuredRow
 from benchmarks.reporting import style
+from benchmarks.reporting.tables import size_words, spread_words
+from benchmarks.reporting.text_table import NO_NUMBER
 
 HEADING = "In miniature, measured"
 
@@ -24,6 +26,20 @@ class Panel:
     notes: Sequence[str]
     draw: Callable[[Any], None]
     inches: float = 4.2
+
+
+def row_cells(row: MeasuredRow, ratio: MeasuredRatio | None) -> list[str]:
+    """Row, settings, status, timing, step, the given ratio and device peak of a measured row."""
+    summary = row.summary
+    return [
+        summary.row,
+        summary.settings or NO_NUMBER,
+        summary.status,
+        summary.timing or NO_NUMBER,
+        spread_words(summary.step_seconds),
+        NO_NUMBER if ratio is None else report.ratio_words(ratio),
+        size_words(summary.tracked_peak_bytes),
+    ]
 
 
 def with_miniature(item: Item, figure: str, make: Callable[[MeasuredFigure], Panel]) -> Item:
