@@ -21,7 +21,7 @@ from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.launch import run_file
 from benchmarks.records import record as records
 from benchmarks.records import store
-from benchmarks.tracking import sent
+from benchmarks.tracking import pages, sent
 from benchmarks.tracking.session import Session
 from benchmarks.tracking.tracked_run import Heading, TrackedRun
 from tests.unit.fake_wandb import FakeRun, fake_wandb, read_runs
@@ -225,7 +225,7 @@ def test_the_paper_s_pages_are_logged_once(
 ) -> None:
     arguments = ["paper", "--figures", "9", "--tables", "2", "--output", str(tmp_path)]
     assert main(arguments) == 0
-    assert main([*arguments[:3], *arguments[5:]]) == 0, "the same item of the same commit"
+    assert main(arguments) == 0, "the same items of the same commit"
     (run,) = read_runs(tmp_path)
     assert len(run.steps) == 2
     tables = [json.loads(path.read_bytes()) for path in tmp_path.rglob("*.table.json")]
@@ -240,6 +240,25 @@ def test_the_paper_s_pages_are_logged_once(
     assert main(["track", str(tmp_path), "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
     assert (entry["kind"], entry["runs"], entry["new_runs"]) == ("paper", [run.run_id], 0)
+
+
+def test_pages_of_two_folders_share_a_run_only_with_the_same_items(tmp_path: Path) -> None:
+    """Each folder has its own count of steps, so a shared run would lose steps."""
+    clean = {"commit": "a" * 40, "dirty": False}
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def run_id(environment: dict[str, Any], keys: list[str], folder: Path) -> str:
+        return pages.heading(environment, keys, folder).run_id
+
+    first = run_id(clean, ["fig9", "table2"], here)
+    assert run_id(clean, ["table2", "fig9"], there) == first
+    changed_files, unknown = {**clean, "dirty": True}, {"versions": {"torch": "2"}}
+    others = [
+        run_id(clean, ["fig9"], there),
+        *(run_id(changed_files, ["fig9", "table2"], folder) for folder in (here, there)),
+        *(run_id(unknown, ["fig9", "table2"], folder) for folder in (here, there)),
+    ]
+    assert len({first, *others}) == 6
 
 
 def test_what_a_server_has_is_not_sent_again(tmp_path: Path) -> None:
