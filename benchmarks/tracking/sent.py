@@ -24,11 +24,13 @@ class SentRun(msgspec.Struct, frozen=True, kw_only=True):
     """Results of a run: name -> when it was logged, in seconds of Unix time.
 
     closed: whether wandb has ended the run, and has written all. False while it is logged, and
-    after a kill.
+    after a kill. end: a digest of the summary and exit code. summary: names in the summary.
     """
 
     results: dict[str, float] = {}
     closed: bool = True
+    end: str = ""
+    summary: list[str] = []
 
 
 class SentFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +52,13 @@ class Sent:
     run_id: str
     results: dict[str, float] = field(default_factory=dict)
     is_certain: bool = True
+    end: str = ""
+    summary: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         before = _read(self._path).get(self._run, SentRun())
         self.results = dict(before.results)
+        self.end, self.summary = before.end, list(before.summary)
         if before.closed:
             return
         if destination() == OFFLINE:
@@ -82,12 +87,26 @@ class Sent:
         self.results[name] = time.time()
         self._save(closed=False)
 
+    def has_end(self, digest: str) -> bool:
+        """Whether the run has this summary and exit code."""
+        return END in self.results and self.end == digest
+
+    def add_end(self, digest: str, summary: list[str]) -> None:
+        """Note the summary as written. summary: its names. Raises OSError."""
+        self.end, self.summary = digest, summary
+        self.add(END)
+
+    def reopen(self) -> None:
+        """Forget the end: a run that goes on gets another."""
+        self.results.pop(END, None)
+
     def close(self) -> None:
         """Note that all is written. Raises OSError."""
         self._save(closed=True)
 
     def _save(self, *, closed: bool) -> None:
-        run = SentRun(results=self.results, closed=closed)
+        run = SentRun(results=self.results, closed=closed, end=self.end, summary=self.summary)
+        self.folder.mkdir(parents=True, exist_ok=True)
         data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
         _write(self._path, data)
 
@@ -115,7 +134,6 @@ def destination() -> str:
 
 def _write(path: Path, data: bytes) -> None:
     """Write the whole file or nothing. It is not flushed: a search notes a thousand results."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
