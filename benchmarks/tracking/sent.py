@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,8 +110,9 @@ class Sent:
     def _save(self, *, closed: bool) -> None:
         run = SentRun(results=self.results, closed=closed, end=self.end, summary=self.summary)
         self.folder.mkdir(parents=True, exist_ok=True)
-        data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
-        _write(self._path, data)
+        with _locked(self.folder):
+            data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
+            _write(self._path, data)
 
     @property
     def _path(self) -> Path:
@@ -130,6 +134,18 @@ def destination() -> str:
         return OFFLINE
     names = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT")
     return " ".join(os.environ.get(name) or "-" for name in names)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Other commands that log to the folder wait. The system frees the lock of a killed process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:

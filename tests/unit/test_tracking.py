@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from benchmarks.launch.recording import as_mismatch
-from benchmarks.tracking import launches
+from benchmarks.tracking import launches, sent
 from tests.unit.fake_wandb import read_runs
 from tests.unit.records_factory import MIB, record
+
+NAMES = [f"value {number}" for number in range(25)]
 
 
 def test_summary_has_no_number_that_the_launch_does_not_have() -> None:
@@ -99,3 +102,19 @@ def test_a_launch_that_turns_out_as_a_mismatch_gets_that_status(tmp_path: Path) 
     assert "mismatch" in after.tags
     assert "ok" not in after.tags
     assert after.steps == []
+
+
+def log_names(folder: Path, run_id: str) -> None:
+    writer = sent.Sent(folder=folder, run_id=run_id)
+    for name in NAMES:
+        writer.add(name)
+    writer.close()
+
+
+def test_commands_that_log_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Eight writers of one list, each of a run of its own."""
+    runs = list("abcdefgh")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: log_names(tmp_path, run), runs))
+    for run in runs:
+        assert list(sent.Sent(folder=tmp_path, run_id=run).results) == NAMES
