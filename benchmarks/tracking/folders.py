@@ -88,7 +88,9 @@ def _log_file(path: Path, schema: str, session: Session) -> Sequence[TrackedRun]
 
 def _log_pages(index: Path, session: Session) -> Sequence[TrackedRun]:
     values: dict[str, Any] = msgspec.json.decode(saved.read(index, files.SCHEMA))
-    run = TrackedRun(session, pages.heading(values["environment"]), index.parent)
+    keys = {*(item["item"] for item in values["items"]), *values["not_made"]}
+    heading = pages.heading(values["environment"], keys, index.parent)
+    run = TrackedRun(session, heading, index.parent)
     saved.log_pages(run, index.parent, values)
     return [run]
 

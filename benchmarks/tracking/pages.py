@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ NUMBERS = ("value", "kernel_limit_share")
 """Columns of an item's CSV that hold numbers, or nothing."""
 
 
-def heading(environment: Mapping[str, Any]) -> Heading:
-    """The head of the run. Pages of one commit are one run, whichever items are made."""
+def heading(environment: Mapping[str, Any], keys: Collection[str], folder: Path) -> Heading:
+    """The head of the run. The same items of one commit are one run.
+
+    keys: the items that a command makes or cannot make. A commit does not tell the content of
+    changed files, so their folder is in the id: two folders never share the steps of a run.
+    """
     commit = environment.get("commit")
-    origin = commit or sorted(environment.get("versions", {}).items())
+    is_known = commit is not None and not environment.get("dirty")
+    versions = sorted(environment.get("versions", {}).items())
+    origin = (commit,) if is_known else (commit or versions, folder.resolve())
     return Heading(
-        run_id=content_id("paper", origin, bool(environment.get("dirty"))),
+        run_id=content_id("paper", *origin, *sorted(keys)),
         name=f"paper, commit {str(commit or 'unknown')[:9]}",
         job_type="paper",
         tags=("paper",),

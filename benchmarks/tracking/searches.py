@@ -100,7 +100,7 @@ def fastest_whole(trials: Sequence[EmulationTrial]) -> EmulationTrial | None:
 def end_search(run: TrackedRun, result: SearchResult, exit_code: int) -> None:
     """The table of all trials, and the answer."""
     SearchFeed(run=run)(result.trials)
-    run.result(TABLE, {TABLE: cells(TRIAL_COLUMNS, result.trials, LABEL)})
+    run.result(TABLE, {TABLE: cells(TRIAL_COLUMNS, result.trials, LABEL)}, by_values=True)
     summary: dict[str, object] = {
         "emulated/longest_tokens": result.longest_tokens,
         "unanswered": result.unanswered,
@@ -113,7 +113,7 @@ def end_search(run: TrackedRun, result: SearchResult, exit_code: int) -> None:
 
 def end_emulation(run: TrackedRun, emulation: Emulation) -> None:
     """A single emulation: its roles, and its verdict."""
-    run.result(TABLE, {TABLE: cells(ROLE_COLUMNS, emulation.roles, "emulated")})
+    run.result(TABLE, {TABLE: cells(ROLE_COLUMNS, emulation.roles, "emulated")}, by_values=True)
     summary = {"status": emulation.status, "reason": emulation.reason, **_numbers(emulation)}
     run.end(summary, exit_code=1 if emulation.status in ("failed", "timeout") else 0)
 
@@ -151,7 +151,7 @@ def log_row(run: TrackedRun, figure: str, row: Verdict | LongestVerdict) -> None
             f"emulated/peak_device_bytes/{name}": row.peak_device_bytes,
             f"simulated/step_seconds/{name}": row.step_seconds,
         }
-    run.result(f"fig{figure}, {place}, {row.rule_name}", values)
+    run.result(f"fig{figure}, {place}, {row.rule_name}", values, by_values=True)
 
 
 def end_figures(run: TrackedRun, figures: Sequence[PaperPoints], exit_code: int) -> None:
@@ -161,9 +161,13 @@ def end_figures(run: TrackedRun, figures: Sequence[PaperPoints], exit_code: int)
         key = f"fig{figure.figure or '10'}"
         if figure.verdicts:
             columns = boundaries_report.verdict_columns(figure.label)
-            run.result(f"{key} {TABLE}", {key: cells(columns, figure.verdicts, LABEL)})
+            run.result(
+                f"{key} {TABLE}", {key: cells(columns, figure.verdicts, LABEL)}, by_values=True
+            )
             summary[f"{key}/agreement"] = boundaries_report.agreement(figure)
         if figure.longest:
             lengths = boundaries_report.longest_columns(figure.label, figure.step_tokens)
-            run.result(f"{key} {TABLE}", {key: cells(lengths, figure.longest, LABEL)})
+            run.result(
+                f"{key} {TABLE}", {key: cells(lengths, figure.longest, LABEL)}, by_values=True
+            )
     run.end(summary, exit_code=exit_code)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,11 +27,13 @@ class SentRun(msgspec.Struct, frozen=True, kw_only=True):
     """Results of a run: name -> when it was logged, in seconds of Unix time.
 
     closed: whether wandb has ended the run, and has written all. False while it is logged, and
-    after a kill.
+    after a kill. end: a digest of the summary and exit code. summary: names in the summary.
     """
 
     results: dict[str, float] = {}
     closed: bool = True
+    end: str = ""
+    summary: list[str] = []
 
 
 class SentFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,10 +55,13 @@ class Sent:
     run_id: str
     results: dict[str, float] = field(default_factory=dict)
     is_certain: bool = True
+    end: str = ""
+    summary: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         before = _read(self._path).get(self._run, SentRun())
         self.results = dict(before.results)
+        self.end, self.summary = before.end, list(before.summary)
         if before.closed:
             return
         if destination() == OFFLINE:
@@ -82,14 +90,29 @@ class Sent:
         self.results[name] = time.time()
         self._save(closed=False)
 
+    def has_end(self, digest: str) -> bool:
+        """Whether the run has this summary and exit code."""
+        return END in self.results and self.end == digest
+
+    def add_end(self, digest: str, summary: list[str]) -> None:
+        """Note the summary as written. summary: its names. Raises OSError."""
+        self.end, self.summary = digest, summary
+        self.add(END)
+
+    def reopen(self) -> None:
+        """Forget the end: a run that goes on gets another."""
+        self.results.pop(END, None)
+
     def close(self) -> None:
         """Note that all is written. Raises OSError."""
         self._save(closed=True)
 
     def _save(self, *, closed: bool) -> None:
-        run = SentRun(results=self.results, closed=closed)
-        data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
-        _write(self._path, data)
+        run = SentRun(results=self.results, closed=closed, end=self.end, summary=self.summary)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder):
+            data = store.to_json(SentFile(runs={**_read(self._path), self._run: run}))
+            _write(self._path, data)
 
     @property
     def _path(self) -> Path:
@@ -113,9 +136,20 @@ def destination() -> str:
     return " ".join(os.environ.get(name) or "-" for name in names)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Other commands that log to the folder wait. The system frees the lock of a killed process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _write(path: Path, data: bytes) -> None:
     """Write the whole file or nothing. It is not flushed: a search notes a thousand results."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)

@@ -83,7 +83,7 @@ class LaunchFeed:
         if seconds is not None:
             self.best[name] = min(seconds, self.best.get(name, seconds))
         self.run.result(
-            f"{slug(record.row)}-{record.launch}",
+            f"{slug(record.row)}-{record.launch}, {record.started}",
             {
                 "result/row": record.row,
                 "result/launch": record.launch,
@@ -113,7 +113,9 @@ def end_tune(run: TrackedRun, done: Sequence[Record], exit_code: int) -> None:
     """The table of all points, and the fastest of each system."""
     systems = grouped(done, "system").items()
     points = {system: tuning.of_records(launches).points for system, launches in systems}
-    run.result(TABLE, {TABLE: cells(tables.COLUMNS, tables.summaries(done), MEASURED)})
+    run.result(
+        TABLE, {TABLE: cells(tables.COLUMNS, tables.summaries(done), MEASURED)}, by_values=True
+    )
     run.end(_fastest(points), exit_code=exit_code)
 
 
@@ -150,7 +152,7 @@ def log_grids(run: TrackedRun, grids: Tuning) -> None:
             f"measured/tracked_peak_bytes/{system}": point.tracked_peak_bytes,
         }
         run.result(f"{system}, {point.settings_text}", values)
-    run.result(TABLE, {TABLE: cells(TUNING_COLUMNS, points, MEASURED)})
+    run.result(TABLE, {TABLE: cells(TUNING_COLUMNS, points, MEASURED)}, by_values=True)
     run.end(_fastest({name: grid.points for name, grid in grids.systems.items()}), exit_code=0)
 
 
@@ -170,7 +172,7 @@ def log_point(run: TrackedRun, quantity: Quantity, point: SweepPoint) -> None:
         values[f"result/settings/{name}"] = row.settings
         values[f"measured/step_seconds/{name}"] = seconds
         values[f"measured/tracked_peak_bytes/{name}"] = row.tracked_peak_bytes
-    run.result(f"value {point.label}", values)
+    run.result(f"value {point.label}", values, by_values=True)
 
 
 def end_sweep(
@@ -185,7 +187,7 @@ def end_sweep(
         )
     ]
     columns += [_of_row(column) for column in tables.COLUMNS]
-    run.result(TABLE, {TABLE: cells(columns, rows, MEASURED)})
+    run.result(TABLE, {TABLE: cells(columns, rows, MEASURED)}, by_values=True)
     peers = [(peer, point) for point in points if (peer := sweep_report.best_peer(point.rows))]
     best = max(peers, key=lambda item: item[0].sppo_speed_up or 0.0, default=None)
     summary: dict[str, object] = {"values": len(points)}
@@ -224,12 +226,13 @@ class TrialFeed:
                 f"measured/longest_tokens/{name}": self.best[name],
                 f"measured/peak_device_bytes/{name}": trial.peak_device_bytes,
             },
+            by_values=True,
         )
 
 
 def end_longest(run: TrackedRun, rows: Sequence[LongestRow], exit_code: int) -> None:
     """The table, and the longest of each row."""
-    run.result(TABLE, {TABLE: cells(longest_result.columns(rows), rows, MEASURED)})
+    run.result(TABLE, {TABLE: cells(longest_result.columns(rows), rows, MEASURED)}, by_values=True)
     summary: dict[str, object] = {
         f"measured/longest_tokens/{slug(row.row)}": row.longest_tokens for row in rows
     }
@@ -240,13 +243,15 @@ def end_limit(run: TrackedRun, trials: Sequence[LimitTrial | Record], exit_code:
     """The table of the trials, and the least device memory that runs."""
     sizes = [trial.device_memory_bytes for trial in trials if trial.status == "ok"]
     least = min((size for size in sizes if size is not None), default=None)
-    run.result(TABLE, {TABLE: cells(LIMIT_COLUMNS, trials, MEASURED)})
+    run.result(TABLE, {TABLE: cells(LIMIT_COLUMNS, trials, MEASURED)}, by_values=True)
     run.end({"measured/device_memory_bytes": least}, exit_code=exit_code)
 
 
 def end_ablation(run: TrackedRun, results: Sequence[PolicyResult], exit_code: int) -> None:
     """The table of the policies, and the fastest."""
-    run.result(TABLE, {TABLE: cells(ablation_report.COLUMNS, results, ABLATION_LABEL)})
+    run.result(
+        TABLE, {TABLE: cells(ablation_report.COLUMNS, results, ABLATION_LABEL)}, by_values=True
+    )
     timed = [(result.step_seconds.median, result) for result in results if result.step_seconds]
     best = min(timed, key=lambda item: item[0], default=None)
     summary: dict[str, object] = {}

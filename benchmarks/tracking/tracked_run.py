@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting.text_table import Column, Item
-from benchmarks.tracking.sent import END, Sent
+from benchmarks.tracking.sent import Sent
 from benchmarks.tracking.session import Session, wandb_directory
 
 PROJECT = "sppo-bench"
@@ -66,7 +66,8 @@ def content_id(*parts: object) -> str:
 class TrackedRun:
     """A wandb run of a folder. directory: gives the group its name, and gets the files of wandb.
 
-    A result that the run has already is not logged again. is_off: nothing is logged at all.
+    A result that the run has already is not logged again. A summary that differs from the run's is
+    written anew. is_off: nothing is logged at all.
     new_results, is_changed: what this command has logged, and whether it has opened the run.
     """
 
@@ -83,18 +84,23 @@ class TrackedRun:
         self._run: Any = None
         self._known_to_server = 0
 
-    def result(self, name: str, values: Mapping[str, Any]) -> None:
+    def result(self, name: str, values: Mapping[str, Any], *, by_values: bool = False) -> None:
         """Log one step. name: unique in the run, and the same after a stop. None is left out.
 
-        Values are text, numbers, Cells or Pictures.
+        Values are text, numbers, Cells or Pictures. by_values: other values of the same name, as
+        after a launch that was measured again, are a further step.
         """
+        if by_values:
+            name = f"{name}, {content_id(*sorted(values.items()))}"
         if self.is_off or self.session.is_off or (name in self.sent and self.sent.is_certain):
             return
         self.session.call(lambda wandb: self._log(wandb, name, values), self.directory)
 
     def end(self, summary: Mapping[str, Any], *, exit_code: int) -> None:
-        """Write the summary and close the run. A run that has its end, and nothing new, stays."""
-        if self.is_off or self.session.is_off or (self._run is None and END in self.sent):
+        """Write the summary and close the run. A run with this summary, and nothing new, stays."""
+        if self.is_off or self.session.is_off:
+            return
+        if self._run is None and self.sent.has_end(_end_digest(summary, exit_code)):
             return
         self.session.call(lambda wandb: self._end(wandb, summary, exit_code), self.directory)
 
@@ -148,20 +154,26 @@ class TrackedRun:
         for prefix in PREFIXES:
             self._run.define_metric(f"{prefix}/*", summary="none")
         self.is_changed = True
+        self.sent.reopen()
         self.sent.trust_server(self._run.starting_step)
         self._known_to_server = max(0, self._run.starting_step - self.sent.steps)
 
     def _end(self, wandb: Any, summary: Mapping[str, Any], exit_code: int) -> None:
         self._open(wandb)
         present = {key: value for key, value in summary.items() if value is not None}
-        self._run.summary.update(present)
-        self.sent.add(END)
+        gone = {key: None for key in self.sent.summary if key not in present}
+        self._run.summary.update({**gone, **present})
+        self.sent.add_end(_end_digest(summary, exit_code), list(present))
         self._finish(exit_code)
 
     def _finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
         run.finish(exit_code=exit_code)
         self.sent.close()
+
+
+def _end_digest(summary: Mapping[str, Any], exit_code: int) -> str:
+    return content_id(*sorted(summary.items()), exit_code)
 
 
 def _make_folder(folder: Path) -> None:

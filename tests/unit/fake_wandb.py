@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+
+import pytest
 
 
 @dataclass
@@ -55,7 +56,8 @@ def fake_wandb(starting_step: int = 0) -> Iterator[list[FakeRun]]:
         init=init,
         teardown=lambda: None,
     )
-    with patch.dict(sys.modules, {"wandb": module}):
+    with pytest.MonkeyPatch.context() as patch:  # patch.dict would drop what is imported inside
+        patch.setitem(sys.modules, "wandb", module)
         yield runs
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from baselines.megatron.settings import MegatronSettings
@@ -18,14 +19,16 @@ from benchmarks.cli import main
 from benchmarks.commands.planning import emulate_search
 from benchmarks.emulation.emulator import Emulator
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
+from benchmarks.job import RankReport
 from benchmarks.launch import run_file
 from benchmarks.records import record as records
 from benchmarks.records import store
-from benchmarks.tracking import sent
+from benchmarks.tracking import pages, sent
 from benchmarks.tracking.session import Session
 from benchmarks.tracking.tracked_run import Heading, TrackedRun
+from tests.unit import scripted_launches
 from tests.unit.fake_wandb import FakeRun, fake_wandb, read_runs
-from tests.unit.records_factory import record
+from tests.unit.records_factory import MIB, record
 from tests.unit.scripted_launches import scripted
 from tests.unit.test_resume import COMMANDS, only_folder
 
@@ -109,6 +112,67 @@ def test_a_study_is_one_run_live_and_from_its_folder(command: list[str], tmp_pat
     }
     assert again.summary == run.summary
     assert run.summary
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4], ids=[command[0] for command in COMMANDS])
+def test_a_launch_that_is_measured_again_is_logged(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/resume.md: without its record.json a launch of a finished folder is measured again."""
+    command = [word for word in COMMANDS[number] if word != "--no-wandb"]
+    with fake_wandb() as runs, scripted(tmp_path):
+        assert main([*command, "--output", str(tmp_path)]) == 0
+        folder = only_folder(tmp_path)
+        assert main([*command, "--resume", str(folder)]) == 0
+    (first,) = runs
+    for path in folder.rglob(records.FILE_NAME):
+        path.unlink()
+    reports = scripted_launches.reports
+    monkeypatch.setattr(scripted_launches, "reports", lambda job: changed(reports(job)))
+    with fake_wandb(starting_step=len(first.steps)) as runs, scripted(tmp_path):
+        assert main([*command, "--resume", str(folder)]) == 0
+        assert main(["track", str(folder)]) == 0
+    (second,) = runs
+    assert second.arguments["id"] == first.arguments["id"]
+    assert len(second.steps) >= 2, "a result and the table"
+    tables = [values for values in second.steps.values() if "table" in values]
+    if command[0] != "limit":  # its table and its answer hold no times
+        assert len(tables) == 1
+    if command[0] in ("run", "ablation"):
+        name = next(name for name in second.summary if "best_step_seconds" in name)
+        assert second.summary[name] == pytest.approx(2 * first.summary[name])
+
+
+def changed(reports: list[RankReport]) -> list[RankReport]:
+    """Launches that take twice as long, and 1 MiB more."""
+    return [
+        msgspec.structs.replace(
+            report,
+            steps=[msgspec.structs.replace(s, seconds=2 * s.seconds) for s in report.steps],
+            memory=msgspec.structs.replace(
+                report.memory, tracked_peak_bytes=report.memory.tracked_peak_bytes + MIB
+            ),
+        )
+        for report in reports
+    ]
+
+
+def test_a_run_whose_records_change_is_logged_anew(
+    tmp_path: Path,
+) -> None:
+    """A launch without its record in a finished `run`: a new wandb run; the others stay."""
+    arguments = ["run", "mini-cpu", "--measured-steps", "2", "--systems", "sppo"]
+    with fake_wandb() as runs, scripted(tmp_path):
+        assert main([*arguments, "--output", str(tmp_path)]) == 0
+    folder = only_folder(tmp_path)
+    before = {run.arguments["id"] for run in runs}
+    (path, *_) = folder.rglob(records.FILE_NAME)
+    path.unlink()
+    with fake_wandb() as runs, scripted(tmp_path):
+        assert main([*arguments, "--resume", str(folder)]) == 0
+        assert main([*arguments, "--resume", str(folder)]) == 0
+    (run,) = runs
+    assert run.arguments["id"] not in before
 
 
 def check_labels(run: FakeRun) -> None:
@@ -225,7 +289,7 @@ def test_the_paper_s_pages_are_logged_once(
 ) -> None:
     arguments = ["paper", "--figures", "9", "--tables", "2", "--output", str(tmp_path)]
     assert main(arguments) == 0
-    assert main([*arguments[:3], *arguments[5:]]) == 0, "the same item of the same commit"
+    assert main(arguments) == 0, "the same items of the same commit"
     (run,) = read_runs(tmp_path)
     assert len(run.steps) == 2
     tables = [json.loads(path.read_bytes()) for path in tmp_path.rglob("*.table.json")]
@@ -242,6 +306,25 @@ def test_the_paper_s_pages_are_logged_once(
     assert (entry["kind"], entry["runs"], entry["new_runs"]) == ("paper", [run.run_id], 0)
 
 
+def test_pages_of_two_folders_share_a_run_only_with_the_same_items(tmp_path: Path) -> None:
+    """Each folder has its own count of steps, so a shared run would lose steps."""
+    clean = {"commit": "a" * 40, "dirty": False}
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    def run_id(environment: dict[str, Any], keys: list[str], folder: Path) -> str:
+        return pages.heading(environment, keys, folder).run_id
+
+    first = run_id(clean, ["fig9", "table2"], here)
+    assert run_id(clean, ["table2", "fig9"], there) == first
+    changed_files, unknown = {**clean, "dirty": True}, {"versions": {"torch": "2"}}
+    others = [
+        run_id(clean, ["fig9"], there),
+        *(run_id(changed_files, ["fig9", "table2"], folder) for folder in (here, there)),
+        *(run_id(unknown, ["fig9", "table2"], folder) for folder in (here, there)),
+    ]
+    assert len({first, *others}) == 6
+
+
 def test_what_a_server_has_is_not_sent_again(tmp_path: Path) -> None:
     """After a loss of the list of logged results: the first steps are there, by their number."""
     heading = Heading(run_id="a", name="b", job_type="c", tags=())
@@ -251,6 +334,22 @@ def test_what_a_server_has_is_not_sent_again(tmp_path: Path) -> None:
             run.result(f"value {number}", {"result/number": number, "measured/none": None})
         run.end({}, exit_code=0)
     assert runs[0].steps == {2: {"result/number": 2}, 3: {"result/number": 3}}
+
+
+def test_a_run_that_was_reopened_and_stopped_gets_its_end_again(tmp_path: Path) -> None:
+    """The stop has written exit code 130, so the same summary is written with its own code."""
+    heading = Heading(run_id="a", name="b", job_type="c", tags=())
+    with fake_wandb() as runs, Session() as session:
+        TrackedRun(session, heading, tmp_path).end({"values": 1, "best": 2}, exit_code=0)
+        stopped = TrackedRun(session, heading, tmp_path)
+        stopped.result("value 0", {"result/number": 0})
+        stopped.stop(130)
+        for _ in range(2):
+            TrackedRun(session, heading, tmp_path).end({"values": 1, "best": 2}, exit_code=0)
+        for _ in range(2):
+            TrackedRun(session, heading, tmp_path).end({"values": 1}, exit_code=1)
+    assert [run.exit_code for run in runs] == [0, 130, 0, 1]
+    assert runs[-1].summary == {"values": 1, "best": None}
 
 
 def test_launches_see_no_variable_of_the_tracker(
@@ -347,7 +446,7 @@ def test_a_folder_with_several_says_what_is_logged_and_what_not(
 def test_every_published_result_has_a_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files of every age, and pages; the proofs and the map's data, whose page has one, do not."""
+    """Files of every age, and pages; the proofs and the map have no form."""
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     published = store.published_directory()
     with fake_wandb() as runs:
@@ -355,7 +454,7 @@ def test_every_published_result_has_a_form(
     entries = json.loads(capsys.readouterr().out)
     assert len(runs) == sum(entry["new_runs"] for entry in entries)
     without = {entry["path"] for entry in entries if not entry["runs"]}
-    assert all("/proofs/" in path or path.endswith("paper/map.json") for path in without)
+    assert all("/proofs/" in path or path.endswith("/paper/map.json") for path in without)
     kinds = {entry["kind"] for entry in entries if entry["runs"]}
     assert kinds >= {"run", "sweep", "longest", "limit", "ablation", "tune", "paper", "emulation"}
 

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from benchmarks.tracking import launches
+from benchmarks.launch.recording import as_mismatch
+from benchmarks.tracking import launches, sent
+from tests.unit.fake_wandb import read_runs
 from tests.unit.records_factory import MIB, record
+
+NAMES = [f"value {number}" for number in range(25)]
 
 
 def test_summary_has_no_number_that_the_launch_does_not_have() -> None:
@@ -82,3 +87,34 @@ def test_a_launch_has_one_identity_however_often_it_is_sent(tmp_path: Path) -> N
     for _ in range(2):
         assert launches.track(done, tmp_path) is None
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 4
+
+
+def test_a_launch_that_turns_out_as_a_mismatch_gets_that_status(tmp_path: Path) -> None:
+    """A run that was stopped may be logged before the launches are compared. Its old rate goes."""
+    ok = record(mfu_full=0.5)
+    for launch in (ok, ok, as_mismatch(ok, "another loss"), as_mismatch(ok, "another loss")):
+        assert launches.track([launch], tmp_path) is None
+    before, after = read_runs(tmp_path)
+    assert before.run_id == after.run_id
+    assert (before.summary["status"], after.summary["status"]) == ("ok", "mismatch")
+    assert (before.summary["mfu_full"], after.summary["mfu_full"]) == (0.5, None)
+    assert (before.exit_code, after.exit_code) == (0, 1)
+    assert "mismatch" in after.tags
+    assert "ok" not in after.tags
+    assert after.steps == []
+
+
+def log_names(folder: Path, run_id: str) -> None:
+    writer = sent.Sent(folder=folder, run_id=run_id)
+    for name in NAMES:
+        writer.add(name)
+    writer.close()
+
+
+def test_commands_that_log_at_once_lose_nothing(tmp_path: Path) -> None:
+    """Eight writers of one list, each of a run of its own."""
+    runs = list("abcdefgh")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: log_names(tmp_path, run), runs))
+    for run in runs:
+        assert list(sent.Sent(folder=tmp_path, run_id=run).results) == NAMES

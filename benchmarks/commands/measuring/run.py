@@ -134,8 +134,7 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named)
                 studies.end_tune(live, done, exit_code(done))
                 if not finished:  # a newer grid may be there
                     _save_tuning(workload, done)
-            with_wandb = not (self.tune or self.no_wandb or finished)
-            self._publish(directory, done, with_wandb=with_wandb)
+            self._publish(directory, done, with_wandb=not (self.tune or self.no_wandb))
         return exit_code(done)
 
     def check(self) -> RunRequest:

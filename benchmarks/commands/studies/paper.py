@@ -103,7 +103,7 @@ class Paper(PaperMeasurement, PaperMap):
             )
         parent = arguments.parent(self)
         folder = parent if self.output is not None else parent / PAGES
-        heading = pages.heading(describe_environment())
+        heading = pages.heading(describe_environment(), keys, folder)
         with usage_errors(OSError), live_run(heading, folder, is_off=self.no_wandb) as live:
             written = files.write_items(
                 {key: registry.maker(key, pipeline) for key in keys},
