@@ -57,16 +57,17 @@ def join(place: Place, token: str, hello: Hello, wait_seconds: float) -> Channel
     address = resolved(place.host)
     with ExitStack() as undo:
         connection = undo.enter_context(_connect(address, place, wait_seconds))
-        connection.settimeout(CONNECT_SECONDS + wait_seconds)
-        channel = _welcomed(connection, place, token, hello)
+        channel = _welcomed(connection, place, token, hello, CONNECT_SECONDS + wait_seconds)
         undo.pop_all()
     return channel
 
 
-def _welcomed(connection: socket.socket, place: Place, token: str, hello: Hello) -> Channel:
-    """The channel after node 0's welcome. Raises ValueError."""
+def _welcomed(
+    connection: socket.socket, place: Place, token: str, hello: Hello, seconds: float
+) -> Channel:
+    """The channel after node 0's welcome. seconds: for the greeting. Raises ValueError."""
     try:
-        channel = greet(connection, token, is_head=False)
+        channel = greet(connection, token, is_head=False, seconds=seconds)
         channel.send(hello)
         answer = channel.get()
     except WrongToken:
