@@ -138,11 +138,13 @@ class Channel:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _messages: SimpleQueue[Message | Lost] = field(default_factory=SimpleQueue, init=False)
     _closed: threading.Event = field(default_factory=threading.Event, init=False)
+    _receiver: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self.connection.settimeout(LOST_SECONDS)
-        for work in (self._receive_all, self._beat):
-            threading.Thread(target=work, daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive_all, daemon=True)
+        self._receiver.start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def local_address(self) -> str:

@@ -159,8 +159,6 @@ class Crew:
                     self._wait(node, self.ended, deadline)
         self._merge_ends(Path(self.job.output_directory), code)
         self.job = None
-        if self.lost and code is not None:
-            raise NodeLost(next(iter(self.lost.values())))
         problems = [
             f"{node}: {self.ended[node.rank].problem}"
             for node in self.nodes
@@ -168,6 +166,11 @@ class Crew:
         ]
         silent = [f"{node} did not stop" for node in self._running()]
         return next(iter((*problems, *silent)), "")
+
+    def require_all(self) -> None:
+        """As `Team.require_all`."""
+        if self.lost:
+            raise NodeLost(next(iter(self.lost.values())))
 
     def close(self, code: int) -> None:
         """End the commands of all nodes with this exit code."""

@@ -39,6 +39,9 @@ from benchmarks.nodes.token import VARIABLE
 from benchmarks.records.machine_errors import machine_words
 
 RETRY_SECONDS = 0.5
+LAST_SECONDS = 5.0
+"""How long a node looks for the last messages of a connection that has ended."""
+
 CONNECT_SECONDS = 5.0
 SPARE_SECONDS = 120.0
 """Beyond the time limit of node 0, which ends a launch that takes too long."""
@@ -130,11 +133,22 @@ class Follower:
                     elif isinstance(message, Launch):
                         self._launch(message)
             except Lost as lost:
+                code = self._last_code()
+                if code is not None:
+                    return code
                 raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
             except BaseException:
                 with suppress(Lost):
                     self.channel.send(Leave(reason="its command was stopped"))
                 raise
+
+    def _last_code(self) -> int | None:
+        """The exit code that node 0 sent before its connection ended, while this node worked."""
+        with suppress(Lost):
+            while (message := self.channel.get(LAST_SECONDS)) is not None:
+                self.later.append(message)
+        codes = [message.code for message in self.later if isinstance(message, Close)]
+        return codes[0] if codes else None
 
     def _prepared(self, message: Prepare) -> Prepared:
         """Write the inputs of all launches."""
