@@ -12,7 +12,7 @@ from benchmarks.nodes.addresses import listen
 from benchmarks.nodes.channel import GREETING_SECONDS, Channel, Lost, WrongToken, greet
 from benchmarks.nodes.facts import Facts, difference
 from benchmarks.nodes.messages import Hello, Message, Refused, Welcome
-from benchmarks.nodes.place import Place
+from benchmarks.nodes.place import ONE_NODE, Place
 
 SAYING_SECONDS = 20.0
 """How often node 0 says for which nodes it waits."""
@@ -73,17 +73,19 @@ def _wait(
 ) -> None:
     """Take connections until all nodes are there. Raises ValueError."""
     began, said = time.monotonic(), 0.0
+    way_out = f"; {ONE_NODE}" if place.job else ""
     while missing := _missing(nodes, place, say):
         waited = time.monotonic() - began
         names = f"node {', '.join(map(str, missing))}"
         if waited >= wait_seconds:
             raise ValueError(
                 f"{names} did not come to {place.endpoint} within {wait_seconds:.0f} s: look at "
-                "its output, start it, or give a longer --node-wait"
+                f"its output, start it, or give a longer --node-wait{way_out}"
             )
         if not said or waited - said >= SAYING_SECONDS:
             said = waited or 1e-9
-            say(f"node 0 waits for {names} at {place.endpoint}, {wait_seconds - waited:.0f} s")
+            left = f"{wait_seconds - waited:.0f} s"
+            say(f"node 0 waits for {names} at {place.endpoint}, {left}{way_out}")
         listener.settimeout(min(1.0, max(wait_seconds - waited, 0.01)))
         with suppress(TimeoutError):
             connection, (address, _) = listener.accept()

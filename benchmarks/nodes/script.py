@@ -27,6 +27,10 @@ END_SECONDS = 120
 """SLURM's TERM comes so long before the job's end: time to stop ranks and to say how to go on."""
 
 
+WAIT_SECONDS = 60
+"""srun ends all tasks so long after the first end, in case a node does not end by itself."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Script:
     """What a script says.
@@ -54,10 +58,12 @@ class Script:
                 *self._directives(),
                 *_PREPARATION,
                 "# The same command on every node. Node 0 prints the table and writes the records.",
-                "# A node that fails ends the others. No task is bound to a core: torchrun starts",
-                "# the ranks, and binds them if asked above.",
+                "# Where a node fails, node 0 names it, prints how to go on, and ends all. So srun",
+                "# kills no task at once; a minute after the first end it kills what still runs.",
+                "# No task is bound to a core: torchrun starts the ranks, and binds them if asked",
+                "# above.",
                 f"srun --nodes={cluster.nodes} --ntasks-per-node=1 --cpu-bind=none \\",
-                "    --kill-on-bad-exit=1 --export=ALL \\",
+                f"    --kill-on-bad-exit=0 --wait={WAIT_SECONDS} --export=ALL \\",
                 f"    {run}",
                 "",
             ]

@@ -195,9 +195,9 @@ def test_a_greeting_has_a_deadline(sends: bool) -> None:
 class Meeting:
     """Node 0 in a thread; the other nodes join by calls."""
 
-    def __init__(self, count: int, wait_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, count: int, job: str = "", wait_seconds: float = PATIENCE_SECONDS) -> None:
         port = free_port("127.0.0.1")
-        self.place = Place(count=count, rank=0, host="127.0.0.1", port=port)
+        self.place = Place(count=count, rank=0, host="127.0.0.1", port=port, job=job)
         self.wait_seconds = wait_seconds
         self.said: list[str] = []
         self.pool = ThreadPoolExecutor()
@@ -215,8 +215,8 @@ class Meeting:
 def meeting() -> Iterator[Callable[..., Meeting]]:
     meetings: list[Meeting] = []
 
-    def start(count: int = 2) -> Meeting:
-        meetings.append(Meeting(count))
+    def start(count: int = 2, job: str = "") -> Meeting:
+        meetings.append(Meeting(count, job))
         return meetings[-1]
 
     yield start
@@ -332,20 +332,25 @@ def test_a_node_that_says_no_more_is_refused(meeting: Callable[..., Meeting]) ->
     node.channel.close()
 
 
+@pytest.mark.parametrize(
+    ("job", "way_out"), [("", ""), ("70.3.0", "; for one node give --nodes 1")], ids=["", "srun"]
+)
 def test_a_node_that_never_comes_is_named(
-    meeting: Callable[..., Meeting], monkeypatch: pytest.MonkeyPatch
+    job: str, way_out: str, meeting: Callable[..., Meeting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(later=0.0)
     clock.monotonic = lambda: time.monotonic() + clock.later
     monkeypatch.setattr(head, "time", clock)
-    three = meeting(count=3)
+    three = meeting(count=3, job=job)
     joined = three.join(2)
     until(lambda: any("node 2 (gpu01, 127.0.0.1) is there" in line for line in three.said))
     clock.later = PATIENCE_SECONDS
     words = f"node 1 did not come to 127.0.0.1:{three.place.port} within 60 s"
     assert words in str(three.head.exception())
     assert words in str(joined.exception())
+    assert str(three.head.exception()).endswith(f"a longer --node-wait{way_out}")
     assert any("waits for node 1, 2 at" in line for line in three.said)
+    assert all(line.endswith(f" s{way_out}") for line in three.said if "waits for" in line)
 
 
 def test_node_0_that_never_comes_is_named() -> None:
