@@ -15,6 +15,7 @@ from benchmarks.environment import describe_environment
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.resuming import INPUTS_NAME, INPUTS_SCHEMA, InputsFile, remove_files
 from benchmarks.launch.run import new_directory
+from benchmarks.launch.time_limits import inputs_limit_seconds
 from benchmarks.nodes import follower, place
 from benchmarks.nodes.crew import Crew
 from benchmarks.nodes.facts import facts_here
@@ -98,7 +99,7 @@ def crew_of(
             token = stack.enter_context(run_token(where, command.node_wait))
             facts = facts_here(list(arguments))
             nodes = gather(where, token, facts, command.node_wait, say)
-        crew = Crew(place=where, nodes=nodes)
+        crew = Crew(place=where, nodes=nodes, say=say)
         try:
             yield crew
         except KeyboardInterrupt:
@@ -112,14 +113,17 @@ def crew_of(
 
 
 def with_crew(inputs: Inputs, crew: Crew | None) -> Inputs:
-    """The inputs with the other nodes, whose own inputs are equal. Raises ValueError."""
+    """The inputs with the other nodes, whose own inputs are equal.
+
+    Raises ValueError, or NodeLost.
+    """
     if crew is None:
         return inputs
     noted = store.read_json(inputs.directory / INPUTS_NAME, InputsFile, INPUTS_SCHEMA, "run anew")
     with ExitStack() as undo:
         if inputs.make_files is None:  # no resumed folder
             undo.callback(remove_files, inputs.directory)
-        crew.check_inputs(noted)
+        crew.check_inputs(noted, inputs_limit_seconds(inputs.workload))
         undo.pop_all()
     environment = {**inputs.environment, "nodes": crew.describe(inputs.environment)}
     return replace(inputs, team=crew, environment=environment)

@@ -15,7 +15,7 @@ from benchmarks.nodes.messages import Hello, Message, Refused, Welcome
 from benchmarks.nodes.place import ONE_NODE, Place
 
 SAYING_SECONDS = 20.0
-"""How often node 0 says for which nodes it waits."""
+"""How often node 0 says for which nodes it waits, at the start and for their inputs."""
 
 
 @dataclass(kw_only=True)

@@ -12,12 +12,11 @@ from benchmarks.launch.run import steps_of
 from benchmarks.launch.time_limits import (
     START_SECONDS,
     UNKNOWN_SECONDS,
-    WEIGHTS_BYTES_PER_SECOND,
     expected_step_seconds,
+    weights_seconds,
 )
 from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
-from sppo.plan.weights import parameter_count
 
 SLACK = 3
 """The job's time over the expected one. A job that is cut goes on with --resume."""
@@ -120,8 +119,7 @@ def job_seconds(
     workload: Workload, configurations: Sequence[Configuration], options: Options
 ) -> float:
     """Time for all launches of these rows, the reference among them: whole tens of minutes."""
-    weights_bytes = parameter_count(workload.model) * workload.element_bytes
-    start_seconds = START_SECONDS + weights_bytes / WEIGHTS_BYTES_PER_SECOND
+    start_seconds = START_SECONDS + weights_seconds(workload)
     total_seconds = options.budget_seconds
     for configuration in configurations:
         if configuration.status is not None:

@@ -32,6 +32,12 @@ from tests.unit.test_node_channel import pair, until
 from tests.unit.test_nodes import FACTS
 
 WORKLOAD = workloads.find("mini-cpu")
+NOTED = InputsFile(
+    text=Text(description="none", sha256=""),
+    weights_sha256="w",
+    tokens_sha256="t",
+    cpu_peak=None,
+)
 
 
 def job_in(directory: Path, ranks: int = 2) -> Job:
@@ -54,10 +60,11 @@ def job_in(directory: Path, ranks: int = 2) -> Job:
 class Both:
     """The crew of node 0, and the other end of its connection."""
 
-    def __init__(self, crew: Crew, node: Channel, directory: Path) -> None:
+    def __init__(self, crew: Crew, node: Channel, directory: Path, said: list[str]) -> None:
         self.crew = crew
         self.node = node
         self.directory = directory
+        self.said = said
 
     def job(self, ranks: int = 2) -> Job:
         """A job in the folder."""
@@ -81,8 +88,9 @@ def both(tmp_path: Path) -> Iterator[Both]:
     place = Place(count=2, rank=0, host="127.0.0.1", port=1)
     hello = Hello(rank=1, nodes=2, facts=FACTS, environment={"cores": 3})
     with pair() as (head, node):
-        crew = Crew(place=place, nodes=[Node(hello=hello, channel=head, address="127.0.0.2")])
-        yield Both(crew, node, tmp_path)
+        nodes = [Node(hello=hello, channel=head, address="127.0.0.2")]
+        said: list[str] = []
+        yield Both(Crew(place=place, nodes=nodes, say=said.append), node, tmp_path, said)
 
 
 def test_a_launch_is_asked_and_its_files_taken(both: Both) -> None:
@@ -226,17 +234,26 @@ def test_a_node_lost_before_the_first_launch_is_a_failure(
     ],
 )
 def test_inputs_are_compared(both: Both, changes: dict[str, str], words: str) -> None:
-    text = Text(description="none", sha256="")
-    noted = InputsFile(text=text, weights_sha256="w", tokens_sha256="t", cpu_peak=None)
     both.crew.prepare(WORKLOAD, Options())
     assert both.node.get(5) == messages.Prepare(workload=WORKLOAD, options=Options())
     both.node.send(Prepared(**{"weights_sha256": "w", "tokens_sha256": "t", **changes}))
     if not words:
-        both.crew.check_inputs(noted)
+        both.crew.check_inputs(NOTED, 60.0)
+        assert both.said == []
         return
     with pytest.raises(ValueError, match="node 1") as error:
-        both.crew.check_inputs(noted)
+        both.crew.check_inputs(NOTED, 60.0)
     assert words in str(error.value)
+
+
+def test_a_node_without_inputs_is_awaited_within_a_limit(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crews, "SAYING_SECONDS", 0.02)
+    words = r"node 1 \(gpu01, 127\.0\.0\.2\) is gone: no weights and tokens after 0 s"
+    with pytest.raises(NodeLost, match=words):
+        both.crew.check_inputs(NOTED, 0.2)
+    assert "waits for weights and tokens of node 1 (gpu01" in both.said[0]
 
 
 def test_every_node_is_described_and_closed(both: Both) -> None:
