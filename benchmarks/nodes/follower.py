@@ -121,26 +121,24 @@ class Follower:
 
     def follow(self) -> int:
         """Do what node 0 asks until it closes; its exit code. Raises Gone."""
-        with ExitStack() as undo:
-            undo.callback(resuming.remove_files, self.directory)
-            try:
-                while True:
-                    message = self.later.pop(0) if self.later else self.channel.get()
-                    if isinstance(message, Close):
-                        return message.code
-                    if isinstance(message, Prepare):
-                        self.channel.send(self._prepared(message))
-                    elif isinstance(message, Launch):
-                        self._launch(message)
-            except Lost as lost:
-                code = self._last_code()
-                if code is not None:
-                    return code
-                raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
-            except BaseException:
-                with suppress(Lost):
-                    self.channel.send(Leave(reason="its command was stopped"))
-                raise
+        try:
+            while True:
+                message = self.later.pop(0) if self.later else self.channel.get()
+                if isinstance(message, Close):
+                    return message.code
+                if isinstance(message, Prepare):
+                    self.channel.send(self._prepared(message))
+                elif isinstance(message, Launch):
+                    self._launch(message)
+        except Lost as lost:
+            code = self._last_code()
+            if code is not None:
+                return code
+            raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
+        except BaseException:
+            with suppress(Lost):
+                self.channel.send(Leave(reason="its command was stopped"))
+            raise
 
     def _last_code(self) -> int | None:
         """The exit code that node 0 sent before its connection ended, while this node worked."""

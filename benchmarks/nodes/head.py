@@ -84,8 +84,8 @@ def _wait(
             )
         if not said or waited - said >= SAYING_SECONDS:
             said = waited or 1e-9
-            left = f"{wait_seconds - waited:.0f} s"
-            say(f"node 0 waits for {names} at {place.endpoint}, {left}{way_out}")
+            where = f"{place.endpoint}, {wait_seconds - waited:.0f} s"
+            say(f"node 0 waits for {names} at {where}{way_out}")
         listener.settimeout(min(1.0, max(wait_seconds - waited, 0.01)))
         with suppress(TimeoutError):
             connection, (address, _) = listener.accept()
