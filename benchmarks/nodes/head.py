@@ -87,7 +87,7 @@ def _wait(
             where = f"{place.endpoint}, {wait_seconds - waited:.0f} s"
             say(f"node 0 waits for {names} at {where}{way_out}")
         listener.settimeout(min(1.0, max(wait_seconds - waited, 0.01)))
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, ConnectionError):  # a stranger may be gone already
             connection, (address, _) = listener.accept()
             left = wait_seconds - (time.monotonic() - began)
             node = _greeted(connection, str(address), token, max(left, 0.0), say)
