@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+import psutil
 
 from benchmarks.environment import child_environment, import_path
 from benchmarks.nodes.addresses import free_port
@@ -19,6 +22,7 @@ SHORT = ("--launches", "1", "--measured-steps", "2", "--warmup-steps", "0", "--b
 RUN = ("run", "mini-cpu", *SHORT, "--no-wandb")
 ADDRESS = "127.0.0.2"
 PATIENCE_SECONDS = 240.0
+END_SECONDS = 60.0
 
 
 class Nodes:
@@ -56,7 +60,7 @@ class Nodes:
             self.processes[rank] = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "benchmarks", *words],
                 cwd=self.output(rank),
-                env={**child_environment(added), **(variables or {})},
+                env={**outside_slurm(child_environment(added)), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -88,11 +92,29 @@ class Nodes:
         return [self.processes[rank].wait(PATIENCE_SECONDS) for rank in ranks]
 
     def close(self) -> None:
-        """End what still runs."""
-        for process in self.processes.values():
-            if process.poll() is None:
+        """End what still runs, with all its ranks, frozen or not."""
+        running = [process for process in self.processes.values() if process.poll() is None]
+        members: set[psutil.Process] = set()
+        for process in running:
+            with suppress(psutil.Error):
+                top = psutil.Process(process.pid)
+                members |= {top, *top.children(recursive=True)}
+        try:
+            for process in running:
                 process.terminate()
-                process.wait(60)
+            for member in members:
+                with suppress(psutil.Error):
+                    member.send_signal(signal.SIGCONT)
+            deadline = time.monotonic() + END_SECONDS
+            for process in running:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(deadline - time.monotonic(), 0.1))
+        finally:
+            for member in members:
+                with suppress(psutil.Error):
+                    member.kill()
+            for process in running:
+                process.wait(END_SECONDS)
 
 
 @contextmanager
@@ -103,6 +125,11 @@ def started(folder: Path) -> Iterator[Nodes]:
         yield nodes
     finally:
         nodes.close()
+
+
+def outside_slurm(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables without those of a SLURM step in which the tests may run."""
+    return {name: value for name, value in variables.items() if not name.startswith("SLURM_")}
 
 
 def slurm_step(rank: int, hosts: str, job: int) -> dict[str, str]:

@@ -16,6 +16,7 @@ from benchmarks.commands.output import show
 from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
 from benchmarks.launch.options import REFERENCE_STEPS, Options
+from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words
 from benchmarks.records.store import is_text
@@ -56,8 +57,8 @@ def usage_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def usage_error(error: Exception) -> Exception:
-    """The error as a UsageError; one that came after the first records stays as it is."""
-    if hasattr(error, "__notes__"):
+    """The error as a UsageError. One after the first records, or a lost node, stays as it is."""
+    if hasattr(error, "__notes__") or isinstance(error, NodeLost):
         return error
     return UsageError(machine_words(error) if isinstance(error, OSError) else error)
 

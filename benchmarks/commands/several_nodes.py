@@ -9,17 +9,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.commands.arguments import UsageError, usage_errors
+from benchmarks.commands.arguments import UsageError, usage_error, usage_errors
 from benchmarks.commands.flags import SeveralNodes
 from benchmarks.environment import describe_environment
 from benchmarks.launch.recording import Inputs
 from benchmarks.launch.resuming import INPUTS_NAME, INPUTS_SCHEMA, InputsFile, remove_files
-from benchmarks.launch.run import new_directory
+from benchmarks.launch.time_limits import inputs_limit_seconds
 from benchmarks.nodes import follower, place
 from benchmarks.nodes.crew import Crew
 from benchmarks.nodes.facts import facts_here
 from benchmarks.nodes.head import gather
 from benchmarks.nodes.messages import Hello
+from benchmarks.nodes.own_folder import own_folder
 from benchmarks.nodes.place import Place
 from benchmarks.nodes.token import run_token
 from benchmarks.records import store
@@ -98,7 +99,7 @@ def crew_of(
             token = stack.enter_context(run_token(where, command.node_wait))
             facts = facts_here(list(arguments))
             nodes = gather(where, token, facts, command.node_wait, say)
-        crew = Crew(place=where, nodes=nodes)
+        crew = Crew(place=where, nodes=nodes, say=say)
         try:
             yield crew
         except KeyboardInterrupt:
@@ -112,14 +113,17 @@ def crew_of(
 
 
 def with_crew(inputs: Inputs, crew: Crew | None) -> Inputs:
-    """The inputs with the other nodes, whose own inputs are equal. Raises ValueError."""
+    """The inputs with the other nodes, whose own inputs are equal.
+
+    Raises ValueError, or NodeLost.
+    """
     if crew is None:
         return inputs
     noted = store.read_json(inputs.directory / INPUTS_NAME, InputsFile, INPUTS_SCHEMA, "run anew")
     with ExitStack() as undo:
         if inputs.make_files is None:  # no resumed folder
             undo.callback(remove_files, inputs.directory)
-        crew.check_inputs(noted)
+        crew.check_inputs(noted, inputs_limit_seconds(inputs.workload))
         undo.pop_all()
     environment = {**inputs.environment, "nodes": crew.describe(inputs.environment)}
     return replace(inputs, team=crew, environment=environment)
@@ -132,26 +136,31 @@ def follow(
 
     problem: why this node cannot take part, for node 0 to say. Raises UsageError.
     """
-    with usage_errors(), run_token(where, command.node_wait) as token:
-        say(f"node {where.rank} looks for node 0 at {where.endpoint}, {command.node_wait:g} s")
-        hello = Hello(
-            rank=where.rank,
-            nodes=where.count,
-            facts=facts_here(list(arguments)),
-            environment=describe_environment(),
-            problem=problem,
-        )
-        channel = follower.join(where, token, hello, command.node_wait)
-    with usage_errors(OSError):
-        directory = new_directory(parent, f"node-{where.rank}")
-    node = follower.Follower(place=where, channel=channel, directory=directory, say=say)
-    try:
-        code = node.follow()
-    except follower.Gone as gone:
-        print(f"error: {gone}; files of this node: {directory}", file=sys.stderr)
-        return FAILED
-    finally:
-        channel.close()
+    with ExitStack() as stack:
+        with usage_errors(), run_token(where, command.node_wait) as token:
+            say(f"node {where.rank} looks for node 0 at {where.endpoint}, {command.node_wait:g} s")
+            try:
+                directory = stack.enter_context(own_folder(parent, where.rank))
+            except (OSError, ValueError) as error:
+                directory = parent
+                problem = problem or str(usage_error(error))
+            hello = Hello(
+                rank=where.rank,
+                nodes=where.count,
+                facts=facts_here(list(arguments)),
+                environment=describe_environment(),
+                problem=problem,
+            )
+            channel = follower.join(where, token, hello, command.node_wait)
+            stack.callback(channel.close)
+        assert directory != parent, "node 0 refuses a node with a problem"
+        node = follower.Follower(place=where, channel=channel, directory=directory, say=say)
+        try:
+            code = node.follow()
+        except follower.Gone as gone:
+            logs = f"; files of this node: {directory}" if any(directory.glob("launch-*")) else ""
+            print(f"error: {gone}{logs}", file=sys.stderr)
+            return FAILED
     say(f"node {where.rank} ends with the exit code of node 0: {code}")
     return code
 

@@ -28,8 +28,24 @@ WEIGHTS_BYTES_PER_SECOND = 100e6
 UNKNOWN_SECONDS = 3600.0
 """The limit of a launch on hardware without a profile."""
 
+INPUTS_SECONDS = 300.0
+"""The limit of weights and tokens, beside the time of the weights."""
+
+INPUTS_FACTOR = 3
+"""Weights are made, written and read once for their digest."""
+
 RECOMPUTE = 4 / 3
 """FLOPs with full recompute over those without: four forwards for three."""
+
+
+def inputs_limit_seconds(workload: Workload) -> float:
+    """The limit of a node's weights and tokens, after those of node 0 are written."""
+    return INPUTS_SECONDS + INPUTS_FACTOR * weights_seconds(workload)
+
+
+def weights_seconds(workload: Workload) -> float:
+    """The time of a slow disk for the initial weights, once."""
+    return parameter_count(workload.model) * workload.element_bytes / WEIGHTS_BYTES_PER_SECOND
 
 
 def limit_seconds(workload: Workload, configuration: Configuration, steps: int) -> float:
@@ -38,8 +54,7 @@ def limit_seconds(workload: Workload, configuration: Configuration, steps: int) 
         step_seconds = expected_step_seconds(workload, configuration)
     except ValueError:
         return UNKNOWN_SECONDS
-    weights_bytes = parameter_count(workload.model) * workload.element_bytes
-    start_seconds = START_SECONDS + weights_bytes / WEIGHTS_BYTES_PER_SECOND
+    start_seconds = START_SECONDS + weights_seconds(workload)
     seconds = max(FLOOR_SECONDS, start_seconds + FACTOR * steps * step_seconds)
     return 60.0 * math.ceil(seconds / 60)
 

@@ -12,9 +12,11 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Annotated
 
 import msgspec
 
@@ -25,6 +27,9 @@ BEAT_SECONDS = 5.0
 
 LOST_SECONDS = 30.0
 """A node is lost after so long without one."""
+
+GREETING_SECONDS = 5.0
+"""How long a connection may take to show that it knows the token, and to name its node."""
 
 LONGEST_FRAME = 64 * 2**20
 """Bytes of a message at most."""
@@ -44,26 +49,33 @@ class WrongToken(Exception):
     """The other side does not know the token."""
 
 
+_Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{0,64}$")]
+
+
 class _Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    nonce: str = ""
-    proof: str = ""
+    nonce: _Hex = ""
+    proof: _Hex = ""
 
 
-def greet(connection: socket.socket, token: str, *, is_head: bool) -> Channel:
+def greet(
+    connection: socket.socket, token: str, *, is_head: bool, seconds: float = GREETING_SECONDS
+) -> Channel:
     """Show each other that both know the token, without sending it; the channel.
 
-    Raises WrongToken, or OSError.
+    seconds: for the whole greeting. Raises WrongToken, or OSError.
     """
+    deadline = time.monotonic() + seconds
+    connection.settimeout(seconds)
     own = secrets.token_hex(16)
     if is_head:
-        other = _read_greeting(connection).nonce
+        other = _read_greeting(connection, deadline).nonce
         nonces = (other, own)
         _write_greeting(connection, nonce=own, proof=_proof(token, "head", nonces))
-        answer = _read_greeting(connection)
+        answer = _read_greeting(connection, deadline)
         _check(answer.proof, _proof(token, "node", nonces))
     else:
         _write_greeting(connection, nonce=own)
-        answer = _read_greeting(connection)
+        answer = _read_greeting(connection, deadline)
         nonces = (own, answer.nonce)
         _check(answer.proof, _proof(token, "head", nonces))
         _write_greeting(connection, proof=_proof(token, "node", nonces))
@@ -87,21 +99,26 @@ def _write_greeting(connection: socket.socket, **values: str) -> None:
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def _read_greeting(connection: socket.socket) -> _Greeting:
+def _read_greeting(connection: socket.socket, deadline: float) -> _Greeting:
     """Raises OSError, also for anything that is no greeting."""
-    length = _LENGTH.unpack(_read(connection, _LENGTH.size))[0]
+    length = _LENGTH.unpack(_read(connection, _LENGTH.size, deadline))[0]
     if length > LONGEST_GREETING:
         raise Lost("sends no greeting of this suite")
     try:
-        return msgspec.json.decode(_read(connection, length), type=_Greeting)
-    except msgspec.DecodeError:
+        return msgspec.json.decode(_read(connection, length, deadline), type=_Greeting)
+    except ValueError:  # of msgspec, or text that is no UTF-8
         raise Lost("sends no greeting of this suite") from None
 
 
-def _read(connection: socket.socket, count: int) -> bytes:
-    """So many bytes. Raises Lost, or OSError."""
+def _read(connection: socket.socket, count: int, deadline: float | None = None) -> bytes:
+    """So many bytes, before the deadline. Raises Lost, or OSError."""
     data = bytearray()
     while len(data) < count:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("its greeting takes too long")
+            connection.settimeout(left)
         part = connection.recv(min(count - len(data), 2**20))
         if not part:
             raise Lost("its command has ended")
@@ -121,11 +138,13 @@ class Channel:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _messages: SimpleQueue[Message | Lost] = field(default_factory=SimpleQueue, init=False)
     _closed: threading.Event = field(default_factory=threading.Event, init=False)
+    _receiver: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
         self.connection.settimeout(LOST_SECONDS)
-        for work in (self._receive_all, self._beat):
-            threading.Thread(target=work, daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive_all, daemon=True)
+        self._receiver.start()
+        threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def local_address(self) -> str:
@@ -183,7 +202,7 @@ class Channel:
             except TimeoutError:
                 self._messages.put(Lost(f"no sign of life for {LOST_SECONDS:.0f} s"))
                 return
-            except (OSError, msgspec.MsgspecError) as error:
+            except OSError as error:
                 self._messages.put(Lost(f"its connection has ended ({error})"))
                 return
             number += 1
@@ -199,5 +218,8 @@ class Channel:
         code = self._code(self.receiver, number, data)
         if not hmac.compare_digest(code, head[_LENGTH.size :]):
             raise Lost("it sends what is no message of this suite")
-        message: Message = msgspec.json.decode(data, type=Message)
+        try:
+            message: Message = msgspec.json.decode(data, type=Message)
+        except (ValueError, RecursionError):
+            raise Lost("it sends what is no message of this suite") from None
         return message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from benchmarks.launch.resuming import InputsFile
 from benchmarks.nodes import files
 from benchmarks.nodes.addresses import free_port, network_variables, resolved
 from benchmarks.nodes.channel import Lost
-from benchmarks.nodes.head import Node, Unequal
+from benchmarks.nodes.head import SAYING_SECONDS, Node, Unequal
 from benchmarks.nodes.messages import (
     AskNotes,
     Close,
@@ -55,12 +55,13 @@ CLOSE_SECONDS = 0.2
 class Crew:
     """The other nodes, a `Team` of `benchmarks.launch.ranks.team`.
 
-    nodes: in the order of their ranks. lost: why a node is gone, by rank. exit_code: with which
-    all commands end.
+    nodes: in the order of their ranks. say: prints a line. lost: why a node is gone, by rank.
+    exit_code: with which all commands end.
     """
 
     place: Place
     nodes: Sequence[Node]
+    say: Callable[[str], None]
     number: int = 0
     job: Job | None = None
     ended: dict[int, Ended] = field(default_factory=dict)
@@ -84,11 +85,14 @@ class Crew:
         for node in self.nodes:
             self._send(node, Prepare(workload=workload, options=options))
 
-    def check_inputs(self, inputs: InputsFile) -> None:
-        """Wait for the nodes' weights and tokens. Raises ValueError unless they are these."""
+    def check_inputs(self, inputs: InputsFile, limit_seconds: float) -> None:
+        """Wait for the nodes' weights and tokens.
+
+        Raises ValueError unless they are these, or NodeLost where none come within the limit.
+        """
+        deadline = time.monotonic() + limit_seconds
         for node in self.nodes:
-            while not isinstance(message := self._next(node, None), Prepared):
-                pass
+            message = self._prepared(node, deadline, limit_seconds)
             if message.problem:
                 raise Unequal(f"{node}: {message.problem}")
             for name in ("tokens", "weights"):
@@ -98,6 +102,18 @@ class Crew:
                         f"{node}: its {name} are not those of node 0; give the same data (--data) "
                         "and libraries on all nodes"
                     )
+
+    def _prepared(self, node: Node, deadline: float, limit_seconds: float) -> Prepared:
+        """The answer of a node to `Prepare`, and a line now and then. Raises NodeLost."""
+        while time.monotonic() < deadline:
+            pause_end = min(deadline, time.monotonic() + SAYING_SECONDS)
+            while (pause := pause_end - time.monotonic()) > 0:
+                message = self._next(node, pause)
+                if isinstance(message, Prepared):
+                    return message
+            left = max(deadline - time.monotonic(), 0.0)
+            self.say(f"node 0 waits for weights and tokens of {node}, {left:.0f} s")
+        raise self._lose(node, f"no weights and tokens after {limit_seconds:.0f} s")
 
     def begin(self, job: Job, environment: Mapping[str, str], limit_seconds: float) -> Nodes:
         """As `Team.begin`. A launch of one rank stays on node 0."""
@@ -159,8 +175,6 @@ class Crew:
                     self._wait(node, self.ended, deadline)
         self._merge_ends(Path(self.job.output_directory), code)
         self.job = None
-        if self.lost and code is not None:
-            raise NodeLost(next(iter(self.lost.values())))
         problems = [
             f"{node}: {self.ended[node.rank].problem}"
             for node in self.nodes
@@ -168,6 +182,11 @@ class Crew:
         ]
         silent = [f"{node} did not stop" for node in self._running()]
         return next(iter((*problems, *silent)), "")
+
+    def require_all(self) -> None:
+        """As `Team.require_all`."""
+        if self.lost:
+            raise NodeLost(next(iter(self.lost.values())))
 
     def close(self, code: int) -> None:
         """End the commands of all nodes with this exit code."""

@@ -39,6 +39,9 @@ from benchmarks.nodes.token import VARIABLE
 from benchmarks.records.machine_errors import machine_words
 
 RETRY_SECONDS = 0.5
+LAST_SECONDS = 5.0
+"""How long a node looks for the last messages of a connection that has ended."""
+
 CONNECT_SECONDS = 5.0
 SPARE_SECONDS = 120.0
 """Beyond the time limit of node 0, which ends a launch that takes too long."""
@@ -57,16 +60,17 @@ def join(place: Place, token: str, hello: Hello, wait_seconds: float) -> Channel
     address = resolved(place.host)
     with ExitStack() as undo:
         connection = undo.enter_context(_connect(address, place, wait_seconds))
-        connection.settimeout(CONNECT_SECONDS + wait_seconds)
-        channel = _welcomed(connection, place, token, hello)
+        channel = _welcomed(connection, place, token, hello, CONNECT_SECONDS + wait_seconds)
         undo.pop_all()
     return channel
 
 
-def _welcomed(connection: socket.socket, place: Place, token: str, hello: Hello) -> Channel:
-    """The channel after node 0's welcome. Raises ValueError."""
+def _welcomed(
+    connection: socket.socket, place: Place, token: str, hello: Hello, seconds: float
+) -> Channel:
+    """The channel after node 0's welcome. seconds: for the greeting. Raises ValueError."""
     try:
-        channel = greet(connection, token, is_head=False)
+        channel = greet(connection, token, is_head=False, seconds=seconds)
         channel.send(hello)
         answer = channel.get()
     except WrongToken:
@@ -117,23 +121,32 @@ class Follower:
 
     def follow(self) -> int:
         """Do what node 0 asks until it closes; its exit code. Raises Gone."""
-        with ExitStack() as undo:
-            undo.callback(resuming.remove_files, self.directory)
-            try:
-                while True:
-                    message = self.later.pop(0) if self.later else self.channel.get()
-                    if isinstance(message, Close):
-                        return message.code
-                    if isinstance(message, Prepare):
-                        self.channel.send(self._prepared(message))
-                    elif isinstance(message, Launch):
-                        self._launch(message)
-            except Lost as lost:
-                raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
-            except BaseException:
-                with suppress(Lost):
-                    self.channel.send(Leave(reason="its command was stopped"))
-                raise
+        try:
+            while True:
+                message = self.later.pop(0) if self.later else self.channel.get()
+                if isinstance(message, Close):
+                    return message.code
+                if isinstance(message, Prepare):
+                    self.channel.send(self._prepared(message))
+                elif isinstance(message, Launch):
+                    self._launch(message)
+        except Lost as lost:
+            code = self._last_code()
+            if code is not None:
+                return code
+            raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
+        except BaseException:
+            with suppress(Lost):
+                self.channel.send(Leave(reason="its command was stopped"))
+            raise
+
+    def _last_code(self) -> int | None:
+        """The exit code that node 0 sent before its connection ended, while this node worked."""
+        with suppress(Lost):
+            while (message := self.channel.get(LAST_SECONDS)) is not None:
+                self.later.append(message)
+        codes = [message.code for message in self.later if isinstance(message, Close)]
+        return codes[0] if codes else None
 
     def _prepared(self, message: Prepare) -> Prepared:
         """Write the inputs of all launches."""

@@ -9,16 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from benchmarks.nodes.addresses import listen
-from benchmarks.nodes.channel import Channel, Lost, WrongToken, greet
+from benchmarks.nodes.channel import GREETING_SECONDS, Channel, Lost, WrongToken, greet
 from benchmarks.nodes.facts import Facts, difference
 from benchmarks.nodes.messages import Hello, Message, Refused, Welcome
-from benchmarks.nodes.place import Place
-
-GREETING_SECONDS = 10.0
-"""How long a connection may take to show that it knows the token."""
+from benchmarks.nodes.place import ONE_NODE, Place
 
 SAYING_SECONDS = 20.0
-"""How often node 0 says for which nodes it waits."""
+"""How often node 0 says for which nodes it waits, at the start and for their inputs."""
 
 
 @dataclass(kw_only=True)
@@ -76,52 +73,75 @@ def _wait(
 ) -> None:
     """Take connections until all nodes are there. Raises ValueError."""
     began, said = time.monotonic(), 0.0
-    while missing := [rank for rank in range(1, place.count) if rank not in nodes]:
+    way_out = f"; {ONE_NODE}" if place.job else ""
+    while missing := _missing(nodes, place, say):
         waited = time.monotonic() - began
         names = f"node {', '.join(map(str, missing))}"
         if waited >= wait_seconds:
             raise ValueError(
                 f"{names} did not come to {place.endpoint} within {wait_seconds:.0f} s: look at "
-                "its output, start it, or give a longer --node-wait"
+                f"its output, start it, or give a longer --node-wait{way_out}"
             )
         if not said or waited - said >= SAYING_SECONDS:
             said = waited or 1e-9
-            say(f"node 0 waits for {names} at {place.endpoint}, {wait_seconds - waited:.0f} s")
+            where = f"{place.endpoint}, {wait_seconds - waited:.0f} s"
+            say(f"node 0 waits for {names} at {where}{way_out}")
         listener.settimeout(min(1.0, max(wait_seconds - waited, 0.01)))
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, ConnectionError):  # a stranger may be gone already
             connection, (address, _) = listener.accept()
-            _take(connection, str(address), nodes, place, token, say)
+            left = wait_seconds - (time.monotonic() - began)
+            node = _greeted(connection, str(address), token, max(left, 0.0), say)
+            if node is not None:
+                _take(node, nodes, place, say)
 
 
-def _take(
-    connection: socket.socket,
-    address: str,
-    nodes: dict[int, Node],
-    place: Place,
-    token: str,
-    say: Callable[[str], None],
-) -> None:
-    """Greet a connection, and add its node. A stranger is refused, and said."""
-    connection.settimeout(GREETING_SECONDS)
+def _missing(nodes: dict[int, Node], place: Place, say: Callable[[str], None]) -> list[int]:
+    """The ranks that have not come. A node that has ended meanwhile is dropped, and may return."""
+    for node in list(nodes.values()):
+        try:
+            node.channel.get(0)
+        except Lost as lost:
+            say(f"{node} has ended while others were awaited ({lost}): start it anew")
+            node.channel.close()
+            del nodes[node.rank]
+    return [rank for rank in range(1, place.count) if rank not in nodes]
+
+
+def _greeted(
+    connection: socket.socket, address: str, token: str, left: float, say: Callable[[str], None]
+) -> Node | None:
+    """The node of a connection, greeted within `left` seconds. A stranger is refused, and said."""
+    deadline = time.monotonic() + min(left, GREETING_SECONDS)
     try:
-        channel = greet(connection, token, is_head=True)
-        hello = channel.get(GREETING_SECONDS)
+        channel = greet(connection, token, is_head=True, seconds=min(left, GREETING_SECONDS))
+        hello = channel.get(max(deadline - time.monotonic(), 0.0))
     except (WrongToken, OSError):
         say(f"{address} was refused: it has another token, or is no command of this suite")
         connection.close()
-        return
-    if not isinstance(hello, Hello) or not 0 < hello.rank < place.count or hello.rank in nodes:
-        reason = "another command has its rank: give each node its own --node-rank"
-        say(f"{address} was refused: {reason}")
-        _end(channel, Refused(reason=reason))
-        return
-    node = Node(hello=hello, channel=channel, address=address)
-    nodes[node.rank] = node
-    if hello.nodes != place.count:
-        raise Unequal(
-            f"{node} was started for {hello.nodes} nodes, node 0 for {place.count}; give the same "
-            "--nodes on all nodes"
+        return None
+    if isinstance(hello, Hello):
+        return Node(hello=hello, channel=channel, address=address)
+    reason = f"it did not name its node within {GREETING_SECONDS:.0f} s: start it anew"
+    say(f"{address} was refused: {reason}")
+    _end(channel, Refused(reason=reason))
+    return None
+
+
+def _take(node: Node, nodes: dict[int, Node], place: Place, say: Callable[[str], None]) -> None:
+    """Add a node, unless its rank is taken. Raises Unequal for another number of nodes."""
+    if node.hello.nodes != place.count:
+        reason = (
+            f"{node} was started for {node.hello.nodes} nodes, node 0 for {place.count}; give the "
+            "same --nodes on all nodes"
         )
+        _end(node.channel, Refused(reason=reason))
+        raise Unequal(reason)
+    if node.rank not in _missing(nodes, place, say):
+        reason = "another command has its rank: give each node its own --node-rank"
+        say(f"{node.address} was refused: {reason}")
+        _end(node.channel, Refused(reason=reason))
+        return
+    nodes[node.rank] = node
     say(f"{node} is there")
 
 

@@ -13,6 +13,10 @@ PORTS = 10_000
 _ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
 
 
+ONE_NODE = "for one node give --nodes 1"
+"""The way out of a step whose nodes are not meant, such as a shell of srun."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """One of `count` nodes. `host` and `port` are those of node 0.
@@ -69,7 +73,7 @@ def of_slurm(variables: Mapping[str, str]) -> Place | None:
     if tasks != count:
         raise ValueError(
             f"srun has started {tasks} tasks on {count} nodes: start one a node by "
-            f"srun --nodes {count} --ntasks-per-node 1"
+            f"srun --nodes {count} --ntasks-per-node 1; {ONE_NODE}"
         )
     host = first_host(variables)
     job, step = _number(variables, "SLURM_JOB_ID"), _number(variables, "SLURM_STEP_ID")
@@ -93,7 +97,10 @@ def first_host(variables: Mapping[str, str]) -> str:
     if not listed:
         address = variables.get("SLURM_LAUNCH_NODE_IPADDR", "")
         if not address:
-            raise ValueError("SLURM names no host of node 0: give --nodes, --node-rank, --endpoint")
+            raise ValueError(
+                "SLURM names no host of node 0: give --nodes, --node-rank and --endpoint; "
+                f"{ONE_NODE}"
+            )
         return address
     match = re.match(r"([^,\[]*)(?:\[(\d+)[^\]]*\]([^,\[]*))?", listed)
     assert match is not None, "every part may be empty"
@@ -106,4 +113,4 @@ def _number(variables: Mapping[str, str], *names: str) -> int:
         value = variables.get(name, "")
         if value.isdecimal():
             return int(value)
-    raise ValueError(f"{names[0]} is not set to a number: start the command by srun")
+    raise ValueError(f"{names[0]} is not set to a number: start the command by srun; {ONE_NODE}")

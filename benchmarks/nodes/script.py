@@ -12,12 +12,11 @@ from benchmarks.launch.run import steps_of
 from benchmarks.launch.time_limits import (
     START_SECONDS,
     UNKNOWN_SECONDS,
-    WEIGHTS_BYTES_PER_SECOND,
     expected_step_seconds,
+    weights_seconds,
 )
 from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
-from sppo.plan.weights import parameter_count
 
 SLACK = 3
 """The job's time over the expected one. A job that is cut goes on with --resume."""
@@ -25,6 +24,10 @@ SLACK = 3
 ROUND_SECONDS = 600
 END_SECONDS = 120
 """SLURM's TERM comes so long before the job's end: time to stop ranks and to say how to go on."""
+
+
+WAIT_SECONDS = 60
+"""srun ends all tasks so long after the first end, in case a node does not end by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,12 @@ class Script:
                 *self._directives(),
                 *_PREPARATION,
                 "# The same command on every node. Node 0 prints the table and writes the records.",
-                "# A node that fails ends the others. No task is bound to a core: torchrun starts",
-                "# the ranks, and binds them if asked above.",
+                "# Where a node fails, node 0 names it, prints how to go on, and ends all. So srun",
+                "# kills no task at once; a minute after the first end it kills what still runs.",
+                "# No task is bound to a core: torchrun starts the ranks, and binds them if asked",
+                "# above.",
                 f"srun --nodes={cluster.nodes} --ntasks-per-node=1 --cpu-bind=none \\",
-                "    --kill-on-bad-exit=1 --export=ALL \\",
+                f"    --kill-on-bad-exit=0 --wait={WAIT_SECONDS} --export=ALL \\",
                 f"    {run}",
                 "",
             ]
@@ -114,8 +119,7 @@ def job_seconds(
     workload: Workload, configurations: Sequence[Configuration], options: Options
 ) -> float:
     """Time for all launches of these rows, the reference among them: whole tens of minutes."""
-    weights_bytes = parameter_count(workload.model) * workload.element_bytes
-    start_seconds = START_SECONDS + weights_bytes / WEIGHTS_BYTES_PER_SECOND
+    start_seconds = START_SECONDS + weights_seconds(workload)
     total_seconds = options.budget_seconds
     for configuration in configurations:
         if configuration.status is not None:

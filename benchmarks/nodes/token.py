@@ -14,6 +14,9 @@ from sppo.config.folders import user_folder
 
 VARIABLE = "SPPO_BENCH_TOKEN"
 LEAST_LENGTH = 16
+PUBLIC = ("the-same-secret-on-both-nodes",)
+"""Values of earlier pages, which everybody knows."""
+
 CURE = f"export {VARIABLE}=$(openssl rand -hex 16) on node 0, and the same value on all nodes"
 
 
@@ -27,6 +30,8 @@ def run_token(place: Place, wait_seconds: float) -> Iterator[str]:
     if value:
         if len(value) < LEAST_LENGTH:
             raise ValueError(f"{VARIABLE} is shorter than {LEAST_LENGTH} characters: {CURE}")
+        if value in PUBLIC:
+            raise ValueError(f"{VARIABLE} has a value that everybody knows: {CURE}")
         yield value
     elif not place.job:
         raise ValueError(f"{VARIABLE} is not set: {CURE}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,11 +19,32 @@ from benchmarks.nodes import follower, head
 from benchmarks.nodes.addresses import free_port
 from benchmarks.nodes.channel import Channel, Lost, WrongToken, greet
 from benchmarks.nodes.head import Node
-from benchmarks.nodes.messages import Close, Hello, Stop
+from benchmarks.nodes.messages import Beat, Close, Hello, Message, Stop
 from benchmarks.nodes.place import Place
 from tests.unit.test_nodes import FACTS
 
 TOKEN = "a token of sixteen or more"
+PATIENCE_SECONDS = 60.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail where it does not come."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Recorded(socket.socket):
+    """A socket that keeps all that is sent through it."""
+
+    def __init__(self, original: socket.socket) -> None:
+        super().__init__(fileno=original.detach())
+        self.sent = b""
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        self.sent += bytes(data)
+        super().sendall(data, flags)
 
 
 @contextmanager
@@ -59,25 +82,47 @@ def test_another_token_is_refused_by_both() -> None:
         pass
 
 
-def test_the_token_is_never_sent() -> None:
+def test_the_token_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = tuple(map(Recorded, socket.socketpair()))
+    monkeypatch.setattr(socket, "socketpair", lambda: ends)
+    with pair() as (one, other):
+        one.send(Stop(number=1))
+        assert other.get(PATIENCE_SECONDS) == Stop(number=1)
+        key = one.key
+    for end in ends:
+        assert b'"proof":"' in end.sent
+        for secret in (TOKEN.encode(), TOKEN.encode().hex().encode(), key, key.hex().encode()):
+            assert secret not in end.sent
+
+
+@pytest.mark.parametrize("is_head", [True, False])
+def test_a_false_proof_is_refused(is_head: bool) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, ThreadPoolExecutor() as pool:
-        done = pool.submit(greet, ours, TOKEN, is_head=False)
-        heard = theirs.recv(4096)
-        theirs.close()
-        assert isinstance(done.exception(), OSError)
-    assert TOKEN.encode() not in heard
+        done = pool.submit(greet, ours, TOKEN, is_head=is_head)
+        if is_head:
+            theirs.sendall(greeting(b'{"nonce":"00"}'))
+            theirs.recv(4096)
+        theirs.sendall(greeting(b'{"nonce":"00","proof":"%s"}' % (b"0" * 64)))
+        with pytest.raises(WrongToken):
+            done.result()
 
 
-@pytest.mark.parametrize("kind", ["changed", "repeated", "too long", "another type"])
+def greeting(data: bytes) -> bytes:
+    """A frame of the greeting."""
+    return struct.pack(">I", len(data)) + data
+
+
+@pytest.mark.parametrize("kind", ["changed", "repeated", "too long", "another type", "no text"])
 def test_a_frame_that_is_not_right_loses_the_connection(kind: str) -> None:
     with pair() as (one, other):
         data = msgspec.json.encode(Stop(number=1))
         code = one._code(b"head", 0, data)
         if kind == "changed":
             data = msgspec.json.encode(Stop(number=2))
-        if kind == "another type":
-            data = b'{"message":"pickle"}'
+        foreign = {"another type": b'{"message":"pickle"}', "no text": b'{"message":"\xff"}'}
+        if kind in foreign:
+            data = foreign[kind]
             code = one._code(b"head", 0, data)
         length = channels.LONGEST_FRAME + 1 if kind == "too long" else len(data)
         frame = struct.pack(">I", length) + code + data
@@ -85,7 +130,7 @@ def test_a_frame_that_is_not_right_loses_the_connection(kind: str) -> None:
         if kind == "repeated":
             assert other.get(5) == Stop(number=1)
         with pytest.raises(Lost):
-            other.get(5)
+            other.get(PATIENCE_SECONDS)
 
 
 def test_an_end_and_silence_are_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,27 +145,59 @@ def test_an_end_and_silence_are_losses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_signs_of_life_are_no_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[Message] = []
+    original = Channel._receive
+
+    def noting(channel: Channel, number: int) -> Message:
+        received.append(original(channel, number))
+        return received[-1]
+
     monkeypatch.setattr(channels, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(Channel, "_receive", noting)
     with pair() as (_, other):
-        assert other.get(0.3) is None
+        until(lambda: len(received) > 3)
+        assert other.get(0) is None
+    assert all(message == Beat() for message in received)
 
 
-def test_no_greeting_of_ours_is_refused() -> None:
-    for data in (b"GET / HTTP/1.1\r\n\r\n", struct.pack(">I", 4) + b"nope"):
-        ours, theirs = socket.socketpair()
-        with ours, theirs, ThreadPoolExecutor() as pool:
-            done = pool.submit(greet, ours, TOKEN, is_head=True)
-            theirs.sendall(data)
-            with pytest.raises(Lost, match="no greeting of this suite"):
-                done.result()
+NO_GREETINGS = {
+    "http": b"GET / HTTP/1.1\r\n\r\n",
+    "no JSON": greeting(b"nope"),
+    "no UTF-8": greeting(b'{"nonce":"\xff"}'),
+    "no nonce": greeting(b'{"nonce":"a\\u0000b"}'),
+}
+
+
+@pytest.mark.parametrize("data", NO_GREETINGS.values(), ids=NO_GREETINGS)
+def test_no_greeting_of_ours_is_refused(data: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        done = pool.submit(greet, ours, TOKEN, is_head=True)
+        theirs.sendall(data)
+        with pytest.raises(Lost, match="no greeting of this suite"):
+            done.result()
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["a byte now and then", "nothing"])
+def test_a_greeting_has_a_deadline(sends: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        done = pool.submit(greet, ours, TOKEN, is_head=True, seconds=0.3)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        theirs.sendall(struct.pack(">I", 4096))
+        while not done.done() and time.monotonic() < deadline:
+            if sends:
+                theirs.sendall(b" ")
+            time.sleep(0.02)
+        assert isinstance(done.exception(0), TimeoutError)
 
 
 class Meeting:
     """Node 0 in a thread; the other nodes join by calls."""
 
-    def __init__(self, count: int, wait_seconds: float) -> None:
+    def __init__(self, count: int, job: str = "", wait_seconds: float = PATIENCE_SECONDS) -> None:
         port = free_port("127.0.0.1")
-        self.place = Place(count=count, rank=0, host="127.0.0.1", port=port)
+        self.place = Place(count=count, rank=0, host="127.0.0.1", port=port, job=job)
         self.wait_seconds = wait_seconds
         self.said: list[str] = []
         self.pool = ThreadPoolExecutor()
@@ -138,8 +215,8 @@ class Meeting:
 def meeting() -> Iterator[Callable[..., Meeting]]:
     meetings: list[Meeting] = []
 
-    def start(count: int = 2, wait_seconds: float = 20) -> Meeting:
-        meetings.append(Meeting(count, wait_seconds))
+    def start(count: int = 2, job: str = "") -> Meeting:
+        meetings.append(Meeting(count, job))
         return meetings[-1]
 
     yield start
@@ -164,6 +241,7 @@ def test_nodes_come_in_any_order(meeting: Callable[..., Meeting]) -> None:
     [
         ({"facts": msgspec.structs.replace(FACTS, python="3.12.0")}, "it has Python 3.12.0"),
         ({"nodes": 3}, "was started for 3 nodes, node 0 for 2"),
+        ({"nodes": 3, "rank": 2}, "node 2 (gpu01, 127.0.0.1) was started for 3 nodes"),
         ({"problem": "needs 8 GPUs"}, "node 1 (gpu01, 127.0.0.1): needs 8 GPUs"),
     ],
 )
@@ -190,8 +268,7 @@ def test_a_stranger_is_refused_and_the_node_is_taken(meeting: Callable[..., Meet
 def test_a_second_node_of_a_rank_is_refused(meeting: Callable[..., Meeting]) -> None:
     three = meeting(count=3)
     first = three.join(1)
-    while not any("is there" in line for line in three.said):
-        pass
+    until(lambda: any("is there" in line for line in three.said))
     assert "another command has its rank" in str(three.join(1).exception())
     last = three.join(2)
     for node in three.head.result():
@@ -200,13 +277,80 @@ def test_a_second_node_of_a_rank_is_refused(meeting: Callable[..., Meeting]) -> 
     last.result().close()
 
 
-def test_a_node_that_never_comes_is_named(meeting: Callable[..., Meeting]) -> None:
-    three = meeting(count=3, wait_seconds=1)
+def test_a_node_that_ends_meanwhile_may_return(meeting: Callable[..., Meeting]) -> None:
+    three = meeting(count=3)
+    until(lambda: any("waits for node 1, 2 at" in line for line in three.said))
+    with socket.create_connection((three.place.host, three.place.port)) as connection:
+        waiting = greet(connection, TOKEN, is_head=False)
+        waiting.send(Hello(rank=1, nodes=3, facts=FACTS, environment={}))
+        until(lambda: any("is there" in line for line in three.said))
+        waiting.close()
+    joined = [three.join(1), three.join(2)]
+    nodes = three.head.result(PATIENCE_SECONDS)
+    assert [node.rank for node in nodes] == [1, 2]
+    assert any("has ended while others were awaited" in line for line in three.said)
+    for each in joined:
+        each.result().close()
+    for node in nodes:
+        node.channel.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", *NO_GREETINGS.values(), struct.pack(">I", 9)],
+    ids=["gone", *NO_GREETINGS, "silent"],
+)
+def test_a_stranger_s_bytes_do_not_end_the_wait(
+    data: bytes, meeting: Callable[..., Meeting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if data[3:] == b"\x09":
+        monkeypatch.setattr(head, "GREETING_SECONDS", 0.3)
+    two = meeting()
+    until(lambda: any("waits for node 1" in line for line in two.said))
+    where = (two.place.host, two.place.port)
+    with socket.create_connection(where) as stranger:
+        stranger.sendall(data)
+        if not data:
+            stranger.shutdown(socket.SHUT_RDWR)
+        until(lambda: any("was refused: " in line for line in two.said))
+    monkeypatch.undo()
+    joined = two.join()
+    (node,) = two.head.result()
+    joined.result().close()
+    node.channel.close()
+
+
+def test_a_node_that_says_no_more_is_refused(meeting: Callable[..., Meeting]) -> None:
+    two = meeting()
+    until(lambda: any("waits for node 1" in line for line in two.said))
+    with socket.create_connection((two.place.host, two.place.port)) as connection:
+        greet(connection, TOKEN, is_head=False).send(Stop(number=1))
+        until(lambda: any("did not name its node" in line for line in two.said))
+    joined = two.join()
+    (node,) = two.head.result()
+    joined.result().close()
+    node.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("job", "way_out"), [("", ""), ("70.3.0", "; for one node give --nodes 1")], ids=["", "srun"]
+)
+def test_a_node_that_never_comes_is_named(
+    job: str, way_out: str, meeting: Callable[..., Meeting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(later=0.0)
+    clock.monotonic = lambda: time.monotonic() + clock.later
+    monkeypatch.setattr(head, "time", clock)
+    three = meeting(count=3, job=job)
     joined = three.join(2)
-    words = f"node 1 did not come to 127.0.0.1:{three.place.port} within 1 s"
+    until(lambda: any("node 2 (gpu01, 127.0.0.1) is there" in line for line in three.said))
+    clock.later = PATIENCE_SECONDS
+    words = f"node 1 did not come to 127.0.0.1:{three.place.port} within 60 s"
     assert words in str(three.head.exception())
     assert words in str(joined.exception())
-    assert any("waits for node 1" in line for line in three.said)
+    assert str(three.head.exception()).endswith(f"a longer --node-wait{way_out}")
+    assert any("waits for node 1, 2 at" in line for line in three.said)
+    assert all(line.endswith(f" s{way_out}") for line in three.said if "waits for" in line)
 
 
 def test_node_0_that_never_comes_is_named() -> None:

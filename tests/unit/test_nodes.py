@@ -100,16 +100,28 @@ def test_wrong_flags_are_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_step_without_counts_names_the_way_out(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert main(["run", "mini-cpu", "--systems", "sppo", *arguments]) == 2
+    assert "for one node give --nodes 1" in capsys.readouterr().err
+    assert main(["run", "mini-cpu", "--systems", "sppo", "--nodes", "1", "--dry-run"]) == 0
+
+
 def test_two_tasks_on_one_node_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in {**STEP, "SLURM_STEP_NUM_TASKS": "4"}.items():
         monkeypatch.setenv(name, value)
     assert main(["run", "mini-cpu"]) == 2
-    assert "4 tasks on 2 nodes: start one a node" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "4 tasks on 2 nodes: start one a node" in error
+    assert error.endswith("; for one node give --nodes 1\n")
 
 
-@pytest.mark.parametrize("value", [None, "short"])
+@pytest.mark.parametrize("value", [None, "short", *token.PUBLIC])
 def test_no_token_is_one_line(
     value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +261,7 @@ def test_the_batch_script_is_right_for_bash_and_shellcheck(
         assert f"\n#SBATCH {line}\n" in text
     run = text.splitlines()[-1]
     assert run.endswith("""--data 'a '"'"'b'"'"'.txt' --systems sppo --nodes 4""")
-    assert "--kill-on-bad-exit=1" in text
+    assert "--kill-on-bad-exit=0 --wait=60" in text, "node 0 has time to say why it ends"
 
 
 def test_a_script_of_cpus_asks_for_no_gpus(capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,8 @@ def shell_line(arguments: list[str], environment: Mapping[str, str]) -> str:
 def launch(job: Job, options: LaunchOptions) -> Outcome:
     """Write job.json, run the ranks to their end or the time limit, and judge the outcome.
 
-    No process of the launch is left behind, also after an interrupt. Raises OSError.
+    No process of the launch is left behind, also after an interrupt. Raises OSError, such as
+    NodeLost: a launch without one of its nodes has no outcome.
     """
     directory = Path(job.output_directory)
     team = options.team
@@ -133,17 +134,21 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     tree = start_ranks(job, options.environment, nodes)
     tree.on_progress = options.on_progress
     deadline = time.monotonic() + options.time_limit_seconds
+    late: Outcome | None = None
     try:
         watch(tree, directory / "log.txt", deadline, team.check)
     except NodeFailed:
         pass  # the files of that node say why
     except OutOfTime:
         team.read_notes()
-        return out_of_time(directory, job.ranks, options.time_limit_seconds, tree.steps_done)
+        late = out_of_time(directory, job.ranks, options.time_limit_seconds, tree.steps_done)
     finally:
         code = tree.process.poll()
         tree.stop()
         reason = team.finish(code)
+    team.require_all()
+    if late is not None:
+        return late
     outcome = judge(directory, job.ranks, 1 if code is None else code)
     return replace(outcome, status="failed", reason=reason) if reason else outcome
 

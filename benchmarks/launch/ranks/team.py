@@ -52,8 +52,12 @@ class Team(Protocol):
         """Wait for the ends of all nodes, and copy their files into the folder of the launch.
 
         code: the exit code of the ranks here, None where they were stopped. The reason of a node
-        that could not launch, else "". Raises NodeLost.
+        that could not launch, else "".
         """
+        ...
+
+    def require_all(self) -> None:
+        """Called before a launch is judged. Raises NodeLost where a node is gone."""
         ...
 
 
@@ -73,6 +77,9 @@ class Alone:
     def finish(self, code: int | None) -> str:
         """All files are here."""
         return ""
+
+    def require_all(self) -> None:
+        """No node can be gone."""
 
 
 ALONE = Alone()

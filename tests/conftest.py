@@ -1,0 +1,18 @@
+"""For all tests: they may run in a step of SLURM, whose variables would name nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outside_slurm() -> Iterator[None]:
+    """No test sees the step in which it runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("SLURM_"):
+                patch.delenv(name)
+        yield
