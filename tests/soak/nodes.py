@@ -133,12 +133,14 @@ def killed(folder: Path) -> str:
         assert not psutil.wait_procs(ranks, timeout=10)[1]
         before = recorded(nodes.output(0))
         assert set(before) == {"Reference"}, list(before)
+        assert len(list(nodes.output(1).glob("*-node-1/weights.pt"))) == 1
         (directory,) = nodes.output(0).glob("*-mini-cpu")
         again = [*RUN, "--systems", "sppo,megatron-same-layout", "--resume", str(directory)]
         for rank in (0, 1):
             nodes.start(rank, again, names_output=rank > 0)
         assert nodes.codes() == [0, 0], nodes.text(0)
         assert "Reference, launch 1: ok, measured before" in nodes.text(0)
+        assert not list(nodes.output(1).rglob("weights.pt")), "also those of the killed command"
         assert {record.status for record in recorded(nodes.output(0)).values()} == {"ok"}
     return f"named after {seconds:.1f} s"
 
