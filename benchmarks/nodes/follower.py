@@ -121,24 +121,33 @@ class Follower:
 
     def follow(self) -> int:
         """Do what node 0 asks until it closes; its exit code. Raises Gone."""
-        try:
-            while True:
-                message = self.later.pop(0) if self.later else self.channel.get()
-                if isinstance(message, Close):
-                    return message.code
-                if isinstance(message, Prepare):
-                    self.channel.send(self._prepared(message))
-                elif isinstance(message, Launch):
-                    self._launch(message)
-        except Lost as lost:
-            code = self._last_code()
-            if code is not None:
-                return code
-            raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
-        except BaseException:
-            with suppress(Lost):
-                self.channel.send(Leave(reason="its command was stopped"))
-            raise
+        with ExitStack() as stopped:
+            stopped.callback(self._leave)
+            try:
+                code = self._answer()
+            except Lost as lost:
+                last = self._last_code()
+                if last is None:
+                    raise Gone(f"node 0 at {self.place.endpoint} is gone: {lost}") from None
+                code = last
+            stopped.pop_all()
+            return code
+
+    def _answer(self) -> int:
+        """Do what node 0 asks; the exit code with which it closes. Raises Lost."""
+        while True:
+            message = self.later.pop(0) if self.later else self.channel.get()
+            if isinstance(message, Close):
+                return message.code
+            if isinstance(message, Prepare):
+                self.channel.send(self._prepared(message))
+            elif isinstance(message, Launch):
+                self._launch(message)
+
+    def _leave(self) -> None:
+        """Say that this command was stopped, by whatever."""
+        with suppress(Lost):
+            self.channel.send(Leave(reason="its command was stopped"))
 
     def _last_code(self) -> int | None:
         """The exit code that node 0 sent before its connection ended, while this node worked."""

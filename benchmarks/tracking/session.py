@@ -69,20 +69,27 @@ class Session(AbstractContextManager["Session"]):
         """
         if self.is_off:
             return None
-        expected: tuple[type[Exception], ...] = TRACKER_ERRORS
         try:
             with wandb_environment(directory):
-                if self.module is None:
-                    import wandb
-
-                    self.module = wandb
-                expected = (*TRACKER_ERRORS, self.module.Error)
-                return action(self.module)
-        except Exception as error:
-            if not isinstance(error, expected):
-                raise
+                return self._act(action)
+        except (*TRACKER_ERRORS, Refused) as error:
             self.error = _in_one_line(error)
             return None
+
+    def _act(self, action: Callable[[Any], T]) -> T:
+        """The result of the action. Raises Refused for an error of wandb's own."""
+        if self.module is None:
+            import wandb
+
+            self.module = wandb
+        try:
+            return action(self.module)
+        except self.module.Error as error:
+            raise Refused(str(error) or type(error).__name__) from None
+
+
+class Refused(Exception):
+    """An error that wandb names."""
 
 
 def _in_one_line(error: Exception) -> str:

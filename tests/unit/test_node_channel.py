@@ -316,6 +316,7 @@ def test_a_stranger_s_bytes_do_not_end_the_wait(
     monkeypatch.undo()
     joined = two.join()
     (node,) = two.head.result()
+    assert node.rank == 1
     joined.result().close()
     node.channel.close()
 
@@ -328,6 +329,7 @@ def test_a_node_that_says_no_more_is_refused(meeting: Callable[..., Meeting]) ->
         until(lambda: any("did not name its node" in line for line in two.said))
     joined = two.join()
     (node,) = two.head.result()
+    assert node.rank == 1
     joined.result().close()
     node.channel.close()
 

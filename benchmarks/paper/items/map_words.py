@@ -118,10 +118,10 @@ def notes(
         "bound."
     )
     yield (
-        "A bound counts the model's FLOPs at the profile's rates, idle time of a pipeline, the "
-        "messages that the layout cannot do without, and attention that runs twice where its "
-        "output does not fit. Everything else is left out, also the memory of logits: a user may "
-        "compute the loss in tiles. A peer with a bound may still run out of memory."
+        "A bound counts the model's FLOPs at the profile's rates, and the idle time of a pipeline. "
+        "The bound adds the messages that the layout cannot do without. Attention counts twice "
+        "where its output does not fit. Everything else is left out, also the memory of logits: a "
+        "user may compute the loss in tiles. A peer with a bound may still run out of memory."
     )
     yield (
         f"Peers are emulated on {places.HARDWARE[0]}: the fastest settings tried of their grid, or "
@@ -166,7 +166,8 @@ def _lacking_words(made: MapData) -> Iterator[str]:
             )
         elif lacking:
             yield (
-                f"{name} is not emulated in this map at {'; '.join(lacking)}: its bounds stand in."
+                f"{name} is not emulated in this map at {len(lacking)} of {len(asked)} places that "
+                f"`{data.COMMAND}` tries. Its bounds stand there."
             )
 
 
