@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def column(page: Any, title: str) -> list[str]:
     return page.locator(f"table >> nth=0 >> tbody tr td:nth-child({place + 1})").all_inner_texts()
 
 
+def after_drawing(read: Callable[[], list[Any]], wanted: Callable[[list[Any]], bool]) -> list[Any]:
+    """What the page shows once it is as wanted, or ten seconds later: tables draw after a click."""
+    deadline = time.monotonic() + 10
+    while not wanted(shown := read()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return shown
+
+
+def ascending(values: list[Any]) -> bool:
+    return values == sorted(values)
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_says_no_error_asks_no_other_host_and_fits_its_window(
     page: Any, root: Path, name: str
@@ -118,12 +131,16 @@ def test_a_page_says_no_error_asks_no_other_host_and_fits_its_window(
 def test_a_run_sorts_by_value_tells_its_numbers_and_leads_to_records(page: Any, root: Path) -> None:
     show(page, root, RUN)
     header = page.locator("table").first.locator("th", has_text="step s").first
+
+    def steps() -> list[float]:
+        return [float(cell.split()[0]) for cell in column(page, "step s")]
+
     header.click()
-    seconds = [float(cell.split()[0]) for cell in column(page, "step s")]
+    seconds = after_drawing(steps, ascending)
     assert len(seconds) > 2
-    assert seconds == sorted(seconds)
+    assert ascending(seconds)
     header.click()
-    assert [float(cell.split()[0]) for cell in column(page, "step s")] == seconds[::-1]
+    assert after_drawing(steps, lambda shown: shown == seconds[::-1]) == seconds[::-1]
 
     hover(page)
     words = step_words().split()[0]
@@ -141,17 +158,23 @@ def test_sizes_sort_by_bytes_not_by_letters(page: Any, root: Path) -> None:
     points.locator("th", has_text="device peak").click()
     place = points.locator("th").all_inner_texts()
     number = next(n for n, each in enumerate(place) if each.startswith("device peak"))
-    cells = points.locator(f"tbody tr td:nth-child({number + 1})").all_inner_texts()
-    peaks = [float(cell.split()[0]) for cell in cells if cell.endswith("GiB")]
+    cells = points.locator(f"tbody tr td:nth-child({number + 1})")
+
+    def sizes() -> list[float]:
+        return [float(each.split()[0]) for each in cells.all_inner_texts() if each.endswith("GiB")]
+
+    peaks = after_drawing(sizes, ascending)
     assert len(peaks) >= 15
-    assert peaks == sorted(peaks)
+    assert ascending(peaks)
 
 
 def test_a_filter_leaves_the_rows_with_the_words(page: Any, root: Path) -> None:
     show(page, root, SWEEP)
     before = column(page, "row")
     page.locator(".dt-search input").first.fill("megatron")
-    after = column(page, "row")
+    after = after_drawing(
+        lambda: column(page, "row"), lambda rows: all("Megatron" in row for row in rows)
+    )
     assert 0 < len(after) < len(before)
     assert all("Megatron" in row for row in after)
 
