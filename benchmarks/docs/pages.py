@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.docs import (
     comparing,
     comparison,
+    peers,
     planned,
     profiles,
     published,
@@ -37,6 +38,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-4m": published.four_million_tokens,
     "paper-4m-time": published.four_million_tokens_time,
     "paper-predicted": published.predicted,
+    "peers-1m": partial(peers.large_point, 32),
+    "peers-2m": partial(peers.large_point, 64),
+    "peers-4m": partial(peers.large_point, 128),
     "emulation-1m": published.one_million_tokens,
     "regression-planted-faults": published.planted_faults,
     "compare-simulated": comparing.simulated,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from benchmarks.paper.boundaries import LONGEST_AT_MOST_FACTOR
 from benchmarks.paper.boundaries_report import agreement
 from benchmarks.paper.reported import LARGE_MODEL
-from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict
+from benchmarks.paper.verdicts import AS_THE_PAPER_RAN, LongestVerdict, PaperPoints, Verdict
 from benchmarks.records.record import group_by
 from benchmarks.reporting import style
 from sppo.config.sizes import GIB, format_bytes, length_name
@@ -39,7 +39,7 @@ def draw(points: PaperPoints, path: Path) -> None:
             "Red words: what the paper says where it differs."
         )
         if any(verdict.at_best for verdict in points.verdicts):
-            note += " Hollow: a system at its best."
+            note += " Pale: a peer as the paper ran it."
     else:
         title = f"Longest sequence of {LARGE_MODEL} that fits (fig. 12)"
         note = (
@@ -70,7 +70,8 @@ def _draw_verdicts(figure: Any, verdicts: Sequence[Verdict]) -> None:
         for verdict, place, width in _placed(axes, shown, lambda verdict: verdict.seq):
             height = (verdict.peak_device_bytes or 0) / GIB
             label = _LABELS.get(verdict.rule_name, verdict.rule_name)
-            look = style.bar(verdict.system, hollow=verdict.at_best)
+            pale = verdict.reading_words == AS_THE_PAPER_RAN
+            look = style.bar(verdict.system, pale=pale)
             axes.bar(place, height, 0.9 * width, label=label, **look)
             above = (place, max(height, capacity) if height else 0)
             failed = verdict.agrees is False

@@ -16,6 +16,9 @@ from benchmarks.paper.reported import ReportedPoint
 
 SCHEMA = "sppo-paper-points/1"
 
+AT_BEST, AS_THE_PAPER_RAN = "at its best", "as the paper ran it"
+"""The two readings of a peer (docs/peers.md)."""
+
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """One system at one point.
@@ -64,7 +67,7 @@ def reading_words(system: str, *, at_best: bool) -> str:
     """How a peer is shown (docs/peers.md); "" of SPPO."""
     if system == "sppo":
         return ""
-    return "at its best" if at_best else "as the paper ran it"
+    return AT_BEST if at_best else AS_THE_PAPER_RAN
 
 
 class LongestVerdict(msgspec.Struct, frozen=True, kw_only=True):

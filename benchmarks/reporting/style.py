@@ -76,11 +76,19 @@ def look(system: str) -> Look:
     return _LOOKS.get(system, Look(system, "#8a8f98", "^", "xxx"))
 
 
-def bar(system: str, *, hollow: bool = False) -> dict[str, Any]:
-    """Arguments of a system's bar for matplotlib; a hollow bar is an outline."""
-    _, colour, _, hatch = look(system)
+def bar(
+    system: str, *, hollow: bool = False, pale: bool = False, hatch: str = ""
+) -> dict[str, Any]:
+    """Arguments of a system's bar for matplotlib, with the system's hatch unless one is given.
+
+    hollow: an outline, for the paper's numbers. pale: for a peer as the paper ran it.
+    """
+    colour = look(system).colour
     if hollow:
         return {"facecolor": PAPER, "edgecolor": colour, "linewidth": 1.2}
+    hatch = hatch or look(system).hatch
+    if pale:
+        return {"facecolor": BAND, "edgecolor": colour, "linewidth": 0.8, "hatch": hatch}
     return {"facecolor": colour, "edgecolor": PAPER, "linewidth": 0, "hatch": hatch}
 
 

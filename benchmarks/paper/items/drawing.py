@@ -13,13 +13,9 @@ Look = Mapping[str, Any]
 
 OURS: Look = style.bar("sppo")
 PAPERS: Look = style.bar("sppo", hollow=True)
-OURS_IN_THE_PAPERS_PLAN: Look = {**OURS, "hatch": "///"}
-WHAT_IF: Look = {
-    "facecolor": style.BAND,
-    "edgecolor": style.look("sppo").colour,
-    "linewidth": 0.8,
-    "hatch": "...",
-}
+OURS_IN_THE_PAPERS_PLAN: Look = style.bar("sppo", hatch="///")
+WHAT_IF: Look = style.bar("sppo", pale=True, hatch="...")
+
 
 GROUP_WIDTH = 0.86
 CROWDED = 18

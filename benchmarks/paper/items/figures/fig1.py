@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ from benchmarks.paper.items.profile import (
     testbed,
 )
 from benchmarks.paper.items.sppo_steps import SimulatedStep, own_plan, paper_plan
+from benchmarks.paper.items.throughput import BY_HEADS, TUNED
 from benchmarks.paper.reported import ReportedPoint
-from benchmarks.paper.verdicts import PaperPoints
+from benchmarks.paper.verdicts import AT_BEST, PaperPoints
 from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
 from sppo.config.hardware import Hardware
@@ -34,6 +36,9 @@ OURS = "SPPO, this project's plan"
 QUANTITY, UNIT = "hours for 1B tokens", "h"
 
 SEQUENCES = 1
+
+OUTCOMES = {"unavailable": "cannot run"}
+"""Words of a status in the figure."""
 
 
 def make() -> Item:
@@ -59,12 +64,15 @@ def make() -> Item:
             f"the paper's plan at most {farthest['plan']:+.1%}, "
             f"without slow short kernels {farthest['what if']:+.1%}, ours {farthest['ours']:+.1%}"
         ),
-        verdict=_verdict(plan, what_if),
+        verdict=" ".join([_verdict(plan, what_if), *_ahead(points, peers)]),
         notes=[*_notes(), *([] if peers else [published.missing("1", SEQUENCES)])],
-        tables=[_table(places, points)],
+        tables=[*_peers_tables(emulated, peers), _table(places, points)],
         draw=lambda figure: _draw(figure, points, peers),
         inches=(11.0, 4.8),
-        drawn_source="simulated · profile a100-80g (assumed) · hollow: the paper, read off",
+        drawn_source=(
+            "simulated, peers of emulated counts · profile a100-80g (assumed) · hollow: the paper, "
+            "read off · pale: a peer as the paper ran it · full: at its best"
+        ),
     )
 
 
@@ -160,7 +168,7 @@ def _peers(emulated: PaperPoints) -> Iterator[Point]:
             quantity=QUANTITY,
             unit=UNIT,
             value=hours_per_billion_tokens(workload, seconds) if seconds is not None else None,
-            outcome="" if known else verdict.status,
+            outcome="" if known else OUTCOMES.get(verdict.status, verdict.status),
             label="simulated" if known else "emulated",
             source=published.source("1", SEQUENCES, emulated),
             settings=verdict.settings_text,
@@ -168,6 +176,40 @@ def _peers(emulated: PaperPoints) -> Iterator[Point]:
                 kernel_limit_share(workload, seconds) if seconds is not None else None
             ),
         )
+
+
+def _ahead(points: Sequence[Point], peers: Sequence[Point]) -> Iterator[str]:
+    """A sentence for each place: the rows faster than SPPO's plan of this project."""
+    for ours in points:
+        if ours.series != OURS or ours.value is None:
+            continue
+        faster = [
+            peer.series
+            for peer in peers
+            if peer.place == ours.place and peer.value is not None and peer.value < ours.value
+        ]
+        if faster:
+            yield f"Faster than SPPO at {ours.place}: {'; '.join(faster)}."
+
+
+def _peers_tables(emulated: PaperPoints | None, peers: Sequence[Point]) -> Iterator[Table]:
+    """Every peer with its reading and layout; nothing without a committed emulation."""
+    if emulated is None:
+        return
+    readings = {verdict.rule_name: verdict.reading_words for verdict in emulated.verdicts}
+    rows = [
+        [
+            peer.place,
+            peer.series,
+            readings[peer.series],
+            peer.settings,
+            peer.outcome if peer.value is None else f"{peer.value:.1f} h",
+            number(100 * share if (share := peer.kernel_limit_share) else None, "{:.0f} %"),
+        ]
+        for peer in peers
+    ]
+    titles = ["point", "row", "reading", "layout", "hours for 1B tokens", "of the kernel limit"]
+    yield Table(heading="Peers, exposed messages", titles=titles, rows=rows, align="llllrr")
 
 
 def _comparison(place: ReportedPoint, points: Sequence[Point], series: str) -> Comparison:
@@ -226,9 +268,16 @@ def _draw(figure: Any, points: Sequence[Point], peers: Sequence[Point]) -> None:
         OURS: drawing.OURS,
         PAPER_PEERS: style.bar("megatron", hollow=True),
     }
-    for point in peers:
-        system = "deepspeed" if point.series.startswith("DeepSpeed") else "megatron"
-        looks.setdefault(point.series, style.bar(system))
+    drawn = [point for point in peers if point.series != BY_HEADS]
+    for point in drawn:
+        looks[point.series] = _look(point.series)
     axes = figure.add_subplot()
-    drawing.grouped_bars(axes, [*points, *peers], looks)
+    drawing.grouped_bars(axes, [*points, *drawn], looks)
     axes.set_ylabel(QUANTITY)
+
+
+def _look(series: str) -> drawing.Look:
+    system = {"DeepSpeed": "deepspeed", "PyTorch": "native"}.get(re.split(r"[ ,]", series)[0])
+    if series.endswith(AT_BEST):
+        return style.bar(system or "megatron")
+    return style.bar(system or "megatron", pale=True, hatch="xx" if series == TUNED else "")

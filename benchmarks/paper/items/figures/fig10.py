@@ -27,6 +27,7 @@ from benchmarks.paper.items.throughput import (
     sppo_plan,
     sppo_tokens_per_second,
 )
+from benchmarks.paper.verdicts import AT_BEST
 from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
 
@@ -35,13 +36,16 @@ DRAWN_SEQUENCES = 4
 QUANTITY, UNIT = "throughput of the job", "tokens/s"
 
 LOOKS: dict[str, drawing.Look] = {
-    SAME: style.bar("megatron"),
-    TUNED: {**style.bar("megatron"), "hatch": "xx"},
-    DEEPSPEED: style.bar("deepspeed"),
-    BY_HEADS: {**style.bar("deepspeed"), "hatch": "xx"},
+    SAME: style.bar("megatron", pale=True),
+    TUNED: style.bar("megatron", pale=True, hatch="xx"),
+    DEEPSPEED: style.bar("deepspeed", pale=True),
+    BY_HEADS: style.bar("deepspeed", pale=True, hatch="xx"),
+    f"Megatron, {AT_BEST}": style.bar("megatron"),
+    f"DeepSpeed, {AT_BEST}": style.bar("deepspeed"),
+    f"PyTorch native, {AT_BEST}": style.bar("native"),
     SPPO: style.bar("sppo"),
 }
-"""The rows that are drawn. A row at its best has no bar: its numbers are in the CSV."""
+"""The rows that are drawn, where the emulation has them."""
 
 
 def make() -> Item:
@@ -74,7 +78,10 @@ def make() -> Item:
         tables=[_ratios(drawn), _by_sequences(drawn), _verdicts(drawn)],
         draw=lambda figure: _draw(figure, drawn),
         inches=(12.0, 5.0),
-        drawn_source="simulated times of emulated counts · profile a100-80g (assumed)",
+        drawn_source=(
+            "simulated times of emulated counts · profile a100-80g (assumed) · "
+            "pale: a peer as the paper ran it"
+        ),
     )
     return with_miniature(item, "10", partial(miniature.panel, emulated=drawn))
 
@@ -245,9 +252,11 @@ def _verdicts(rows: Sequence[Row]) -> Table:
 
 def _draw(figure: Any, rows: Sequence[Row]) -> None:
     models = list(dict.fromkeys(row.verdict.model for row in rows))
+    present = {row.verdict.rule_name for row in rows}
+    looks = {name: look for name, look in LOOKS.items() if name in present}
     for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
         shown = [
-            row for row in rows if row.verdict.model == model and row.verdict.rule_name in LOOKS
+            row for row in rows if row.verdict.model == model and row.verdict.rule_name in looks
         ]
         points = [_drawn(row) for row in shown]
         highs = {
@@ -255,7 +264,7 @@ def _draw(figure: Any, rows: Sequence[Row]) -> None:
             for row in shown
             if row.hidden_tokens_per_second is not None
         }
-        drawing.grouped_bars(axes, points, LOOKS, form="{:,.0f}", upright=True, highs=highs)
+        drawing.grouped_bars(axes, points, looks, form="{:,.0f}", upright=True, highs=highs)
         axes.set_title(f"{model}, {shown[0].verdict.gpus} GPUs")
         axes.set_ylabel(UNIT)
         axes.yaxis.set_major_formatter("{x:,.0f}")
