@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from benchmarks.job import Status
-from benchmarks.records import metrics, store
+from benchmarks.records import machine, metrics, store, timing
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record, grouped
 from benchmarks.rows.row import Configuration
@@ -25,14 +26,14 @@ from sppo.config.workload import Workload
 SCHEMA = "sppo-tuning/1"
 
 FINALISTS = 4
-"""Points of each system that are launched again, interleaved, after the whole grid."""
+"""Fastest points of each system that are launched again, interleaved, after the whole grid."""
 
 LAUNCHES = 3
 """Launches of a finalist in all."""
 
 
 class GridPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting: the median step in seconds over its launches, the tracked peak of any rank."""
+    """One setting: the median step in seconds of its launches, the tracked peak of any rank."""
 
     settings: dict[str, Any]
     settings_text: str
@@ -113,10 +114,16 @@ def fastest(points: Sequence[GridPoint], within_bytes: int | None = None) -> Gri
     return min(finalists_only, key=lambda point: point.step_seconds_median or 0.0, default=None)
 
 
-def point_of(launches: Sequence[Record]) -> GridPoint:
-    """The launches of one setting as a point; a launch that is not ok decides the status."""
+def point_of(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> GridPoint:
+    """The launches of one setting as a point; a launch that is not ok decides the status.
+
+    A disturbed launch (docs/timing.md) gives no time where another launch was not disturbed.
+    fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
+    """
     worst = next((record for record in launches if record.status != "ok"), launches[-1])
-    seconds = [second for record in launches for second in metrics.measured_seconds(record.steps)]
+    quiet = [record for record in launches if not timing.disturbance(record, fastest_kernel)]
+    timed = quiet or launches
+    seconds = [second for record in timed for second in metrics.measured_seconds(record.steps)]
     return msgspec.structs.replace(
         msgspec.convert(worst, GridPoint, from_attributes=True),
         launches=len(launches),
@@ -128,17 +135,39 @@ def point_of(launches: Sequence[Record]) -> GridPoint:
 def finalists(
     configurations: Sequence[Configuration], done: Sequence[Record]
 ) -> Sequence[Configuration]:
-    """The FINALISTS fastest points of each system, to be launched again."""
+    """The points of each system to be launched again.
+
+    They are the FINALISTS fastest as measured, and the FINALISTS fastest without what others took
+    from their launch.
+    """
+    kernel = machine.fastest_kernel([record.machine_state for record in done])
     timed = [record for record in done if record.step_seconds_median is not None]
-    timed.sort(key=lambda record: (record.step_seconds_median or 0.0, record.row))
-    by_system = grouped(timed, "system").values()
-    fastest_rows = {record.row for records in by_system for record in records[:FINALISTS]}
-    return [point for point in configurations if point.row.label in fastest_rows]
+    rows = set()
+    for records in grouped(timed, "system").values():
+        for seconds in (_step_seconds, partial(_undisturbed_seconds, fastest_kernel=kernel)):
+            ranked = sorted((seconds(record), record.row) for record in records)
+            rows |= {row for _, row in ranked[:FINALISTS]}
+    return [point for point in configurations if point.row.label in rows]
+
+
+def _step_seconds(record: Record) -> float:
+    return record.step_seconds_median or 0.0
+
+
+def _undisturbed_seconds(record: Record, fastest_kernel: Mapping[int, float]) -> float:
+    """The median step in seconds, less what others took and by as much as the kernel was slow."""
+    state, seconds = record.machine_state, _step_seconds(record)
+    if state is None:
+        return seconds
+    fastest = fastest_kernel.get(state.wanted_cores)
+    slower = max(state.kernel_seconds) / fastest if fastest and state.kernel_seconds else 1.0
+    return seconds * (1 - min(1.0, state.taken_share)) / slower
 
 
 def of_records(done: Sequence[Record]) -> SystemTuning:
     """The whole grid of one system, from the records of its launches."""
-    points = [point_of(launches) for launches in grouped(done, "row").values()]
+    kernel = machine.fastest_kernel([record.machine_state for record in done])
+    points = [point_of(launches, kernel) for launches in grouped(done, "row").values()]
     workload = done[0].workload
     return SystemTuning(
         points=points,

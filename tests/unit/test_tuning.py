@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from baselines import registry
 from benchmarks import workloads
 from benchmarks.cli import main
 from benchmarks.commands.measuring.run import points_of
-from benchmarks.rows.row import find
-from benchmarks.rows.tuning import GridPoint, fastest
+from benchmarks.rows.row import Configuration, find
+from benchmarks.rows.tuning import FINALISTS, GridPoint, fastest, finalists, of_records
+from tests.unit.records_factory import slower
 from tests.unit.scripted_launches import scripted
+from tests.unit.timing_cases import BUSY, QUIET
 
 
 def point(name: str, seconds: float | None, launches: int, peak_bytes: int = 100) -> GridPoint:
@@ -46,6 +49,28 @@ def test_under_a_limit_only_what_fits_counts() -> None:
     assert name_of(points, 100) == "other"
     assert name_of(points, 50) is None
     assert name_of([point("broken", None, 3)]) is None
+
+
+def test_a_point_whose_launch_was_disturbed_is_launched_again() -> None:
+    (row,) = find(["deepspeed"])
+    labels = [f"deepspeed {number:02}" for number in range(1, 8)]
+    points = [Configuration(row=replace(row, label=label)) for label in labels]
+    records = [
+        slower(label, "deepspeed", 1 + number / 100, machine_state=QUIET)
+        for number, label in enumerate(labels)
+    ]
+    records[6] = slower(labels[6], "deepspeed", 1.4, machine_state=BUSY)
+    chosen = [point.row.label for point in finalists(points, records)]
+    assert chosen == [*labels[:FINALISTS], labels[6]]
+
+
+def test_a_disturbed_launch_gives_no_time_beside_a_quiet_one() -> None:
+    first = slower("deepspeed 07", "deepspeed", 1.4, machine_state=BUSY)
+    again = slower("deepspeed 07", "deepspeed", 0.9, machine_state=QUIET, launch=2)
+    both, alone = of_records([first, again]).points[0], of_records([first]).points[0]
+    assert both.launches == 2
+    assert both.step_seconds_median == pytest.approx(0.9 * 0.5)
+    assert alone.step_seconds_median == pytest.approx(1.4 * 0.5)
 
 
 def test_the_grids_of_all_default_systems_are_tuned() -> None:
