@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks.docs import (
     comparing,
     comparison,
+    grids,
     peers,
     planned,
     profiles,
@@ -38,6 +39,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "paper-4m": published.four_million_tokens,
     "paper-4m-time": published.four_million_tokens_time,
     "paper-predicted": published.predicted,
+    "peers-grids": grids.measured_grids,
     "peers-1m": partial(peers.large_point, 32),
     "peers-2m": partial(peers.large_point, 64),
     "peers-4m": partial(peers.large_point, 128),

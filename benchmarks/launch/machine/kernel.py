@@ -11,14 +11,16 @@ SIZE = 256
 """Rows and columns of the matrices: they fit any cache, so a core's speed alone decides."""
 
 PRODUCTS = 8
-"""Products of each thread in one repetition, some milliseconds in all."""
+"""Products in one repetition of a thread, some milliseconds in all."""
 
 BUDGET_SECONDS = 0.15
 
 
 def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> metrics.Spread:
-    """The seconds of repetitions within the budget. Each ends with its slowest thread, as a step.
+    """The seconds of a repetition, of the slowest thread; repetitions fill the budget.
 
+    Threads do not wait for each other. A scheduler may put threads that often wait on the same
+    core, and leave another core idle; busy threads are spread over the cores within milliseconds.
     Each thread limits itself: OpenMP and MKL keep a limit per thread, and a new one has none.
     """
     import torch
@@ -28,21 +30,20 @@ def read_kernel(threads: int, budget_seconds: float = BUDGET_SECONDS) -> metrics
     left = torch.ones(SIZE, SIZE)
     right = left.t().contiguous()
 
-    def multiply(_: int) -> None:
-        for _ in range(PRODUCTS):
-            torch.mm(left, right)
+    def repeat(_: int) -> metrics.Spread:
+        times: list[float] = []
+        end = time.perf_counter() + budget_seconds
+        while not times or time.perf_counter() < end:
+            start = time.perf_counter()
+            for _ in range(PRODUCTS):
+                torch.mm(left, right)
+            times.append(time.perf_counter() - start)
+        spread = metrics.spread(times)
+        assert spread is not None, "there is a repetition"
+        return spread
 
-    times: list[float] = []
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(multiply, range(threads)))
-            end = time.perf_counter() + budget_seconds
-            while not times or time.perf_counter() < end:
-                start = time.perf_counter()
-                list(pool.map(multiply, range(threads)))
-                times.append(time.perf_counter() - start)
+            return max(pool.map(repeat, range(threads)), key=lambda spread: spread.median)
     finally:
         torch.set_num_threads(before)
-    spread = metrics.spread(times)
-    assert spread is not None, "there is a repetition"
-    return spread
