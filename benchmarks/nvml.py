@@ -71,7 +71,8 @@ def describe_driver(proc: Path = Path("/proc")) -> dict[str, Any] | None:
     """
     nvml = start()
     if nvml is not None:
-        version = cuda = None
+        version: str | None = None
+        cuda: str | None = None
         with suppress(nvml.NVMLError, AttributeError):
             version = _text(nvml.nvmlSystemGetDriverVersion())
         with suppress(nvml.NVMLError, AttributeError):

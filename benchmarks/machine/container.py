@@ -43,7 +43,8 @@ def container(
 ) -> dict[str, Any] | None:
     """Kind, image and labels; None where no runtime shows itself. image: None where untold."""
     in_kubernetes = "KUBERNETES_SERVICE_HOST" in variables
-    image = image_id = None
+    image: str | None = None
+    image_id: str | None = None
     labels: dict[str, str] = {}
     if kind := _apptainer(root, variables):
         image = _image_name(variables.get(f"{kind.upper()}_CONTAINER", ""))

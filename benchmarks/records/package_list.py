@@ -132,6 +132,6 @@ def _listed(sha256: str, folders: Iterable[Path]) -> PackageList | None:
 
 def _main_packages(environment: Mapping[str, Any]) -> PackageList:
     versions = environment.get("versions")
-    known = versions.items() if isinstance(versions, dict) else ()
-    packages = [Package(name=str(name), version=str(version)) for name, version in sorted(known)]
+    known = versions if isinstance(versions, dict) else {}
+    packages = [Package(name=name, version=str(known[name])) for name in sorted(known)]
     return PackageList(python=str(environment.get("python", "unknown")), packages=packages)
