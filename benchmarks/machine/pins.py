@@ -106,7 +106,7 @@ def _checked(line: str) -> str | None:
 def _words(origin: Origin) -> str:
     if origin.kind == "unreadable":
         return "its direct_url.json cannot be read"
-    kinds = {"archive": "a local file", "folder": "a local folder", "vcs": origin.vcs}
+    kinds = {"archive": "an archive", "folder": "a local folder", "vcs": origin.vcs}
     words = [kinds.get(origin.kind, origin.kind), origin.url]
     words += [f"commit {origin.commit}"] if origin.commit else []
     words += [f"sha256 {origin.sha256}"] if origin.sha256 else []

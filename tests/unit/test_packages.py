@@ -39,13 +39,10 @@ ORIGINS: list[tuple[Any, str]] = [
         {"url": "https://host/a.whl?sig=s3cret", "archive_info": {"hashes": {"sha256": "c3"}}},
         "one @ https://host/a.whl#sha256=c3",
     ),
+    ({"url": "https://h/$A.whl", "archive_info": {}}, "# One==1.0: an archive https://h/$A.whl"),
     (
-        {"url": "https://host/${HOME}.whl", "archive_info": {}},
-        "# One==1.0: a local file https://host/${HOME}.whl",
-    ),
-    (
-        {"url": "file:///wheels/a.whl", "archive_info": {}},
-        "# One==1.0: a local file file:///wheels/a.whl\none==1.0",
+        {"url": "file:///a.whl", "archive_info": {}},
+        "# One==1.0: an archive file:///a.whl\none==1.0",
     ),
     (
         {"url": "file:///home/me/a\n--index-url=x", "dir_info": {"editable": True}},
