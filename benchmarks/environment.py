@@ -1,4 +1,4 @@
-"""The environment of a record: machine, versions, commit, command. No secrets. No torch."""
+"""The environment of a record: machine, packages, commit, command. No secrets. No torch."""
 
 from __future__ import annotations
 
@@ -17,61 +17,18 @@ from typing import Any
 import psutil
 
 from benchmarks.file_names import printable
-from benchmarks.nvml import describe_gpus
+from benchmarks.machine import system
+from benchmarks.machine.container import container
+from benchmarks.machine.fabric import describe_fabric
+from benchmarks.machine.packages import installed_packages
+from benchmarks.machine.variables import recorded_variables
+from benchmarks.nvml import describe_driver, describe_gpus
 from sppo.config.folders import PACKAGES
 
 CHECKOUT = PACKAGES
 """The folder of the packages, installed or checked out."""
 
 LIBRARIES = ("torch", "megatron-core", "deepspeed", "numpy", "scipy", "msgspec", "wandb", "triton")
-
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_MAX_CONNECTIONS",
-    "CUDA_MODULE_LOADING",
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "DS_ACCELERATOR",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-    "NCCL_ALGO",
-    "NCCL_PROTO",
-    "NCCL_DEBUG",
-    "NCCL_IB_DISABLE",
-    "NCCL_P2P_DISABLE",
-    "NCCL_SHM_DISABLE",
-    "NCCL_NVLS_ENABLE",
-    "NCCL_MIN_NCHANNELS",
-    "NCCL_MAX_NCHANNELS",
-    "NCCL_SOCKET_IFNAME",
-    "NCCL_IB_HCA",
-    "NCCL_IB_GID_INDEX",
-    "NCCL_IB_TC",
-    "NCCL_NET",
-    "NCCL_NET_PLUGIN",
-    "NCCL_NET_GDR_LEVEL",
-    "NCCL_CROSS_NIC",
-    "NCCL_COLLNET_ENABLE",
-    "NCCL_CUMEM_ENABLE",
-    "NCCL_BUFFSIZE",
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING",
-    "TORCH_NCCL_BLOCKING_WAIT",
-    "TORCH_NCCL_HIGH_PRIORITY",
-    "GLOO_SOCKET_IFNAME",
-    "FI_PROVIDER",
-    "FI_EFA_USE_DEVICE_RDMA",
-    "FI_EFA_FORK_SAFE",
-    "UCX_NET_DEVICES",
-    "UCX_TLS",
-    "SPPO_BENCH_NUMA_BINDING",
-    "WANDB_MODE",
-    "WANDB_PROJECT",
-    "WANDB_RUN_GROUP",
-)
-"""The only recorded variables: they change results and are not secret."""
-
 
 LAUNCHER_PREFIXES = ("PET_", "TORCHELASTIC_")
 """Variables that a launcher outside sets for its own job. No user has names of this kind."""
@@ -86,23 +43,34 @@ RANK_VARIABLES = frozenset(
 
 
 def describe_environment() -> dict[str, Any]:
-    """Machine, versions, commit, command and variables as JSON values. Sizes in bytes."""
+    """Machine, versions, commit, command and variables as JSON values. Sizes in bytes.
+
+    Of the installed packages only their number and the digest of their list.
+    """
     commit, dirty = git_state(CHECKOUT)
+    packages = installed_packages()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "os": system.os_name(),
+        "kernel": system.kernel(),
+        "libc": system.libc(),
+        "container": container(),
         "cpu_model": cpu_model(),
         "cores": available_cores(),
+        "numa": system.numa(),
         "gpus": gpu_names(),
         "gpu_settings": describe_gpus(),
+        "gpu_driver": describe_driver(),
+        "fabric": describe_fabric(),
         "memory_bytes": psutil.virtual_memory().total,
+        "limits": system.limits(),
         "versions": library_versions(),
+        "packages": {"count": len(packages.packages), "sha256": packages.sha256},
         "commit": commit,
         "dirty": dirty,
         "command": shlex.join(map(printable, [Path(sys.argv[0]).name, *sys.argv[1:]])),
-        "variables": {
-            name: printable(os.environ[name]) for name in VARIABLES if name in os.environ
-        },
+        "variables": recorded_variables(os.environ),
     }
 
 

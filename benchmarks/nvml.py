@@ -6,9 +6,13 @@ Every reading that a driver, a MIG slice or a container refuses is None, except 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+from benchmarks.machine.files import raw_text
 
 MILLIWATTS = 1000
 
@@ -58,6 +62,30 @@ def describe_gpus() -> list[dict[str, Any]]:
     with suppress(nvml.NVMLError, AttributeError):
         return [_settings(nvml, handle) for handle in visible_gpus(nvml)]
     return []
+
+
+def describe_driver(proc: Path = Path("/proc")) -> dict[str, Any] | None:
+    """Version of NVIDIA's driver, and the newest CUDA that it knows; None without a driver.
+
+    Without NVML's package the kernel module names its version.
+    """
+    nvml = start()
+    if nvml is not None:
+        version: str | None = None
+        cuda: str | None = None
+        with suppress(nvml.NVMLError, AttributeError):
+            version = _text(nvml.nvmlSystemGetDriverVersion())
+        with suppress(nvml.NVMLError, AttributeError):
+            number = int(nvml.nvmlSystemGetCudaDriverVersion())
+            cuda = f"{number // 1000}.{number % 1000 // 10}"
+        return {"version": version, "cuda": cuda}
+    text = raw_text(proc / "driver" / "nvidia" / "version") or ""
+    module = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", text)
+    return {"version": module[1], "cuda": None} if module else None
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _settings(nvml: Any, handle: Any) -> dict[str, Any]:

@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "help": ("--help",),
     "list": ("list",),
     "env": ("env", "--json"),
+    "pins": ("env", "--constraints"),
     "table": ("table", "{home}/run"),
     "site": ("site", "--results", "{home}", "--output", "{output}"),
     "history": ("history", "add", "{home}/run", "--history", "{output}"),

@@ -23,7 +23,7 @@ from benchmarks.launch.options import Options
 from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.launch.run import new_directory
 from benchmarks.launch.run_file import RunFile
-from benchmarks.records import record
+from benchmarks.records import package_list, record
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.store import RecordError
 from benchmarks.rows.row import Configuration
@@ -97,6 +97,7 @@ def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
     if command.resume is None:
         try:
             directory = new_directory(parent(command), plan.workload.name)
+            package_list.save_packages(directory)
             run_file.write(directory, plan)
         except OSError as error:
             raise UsageError(error) from None
@@ -107,12 +108,14 @@ def _folder(command: RunFolder, plan: RunFile) -> tuple[Path, RunFile]:
     before = run_file.read(directory)
     for difference in run_file.check(directory, before, plan):
         print(difference, file=sys.stderr)
+    package_list.save_packages(directory)
     return directory, before
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """Remove a folder in which nothing but run.json was written."""
-    if {path.name for path in directory.glob("*")} <= {run_file.NAME}:
+    """Remove a folder in which nothing but run.json and the list of packages was written."""
+    written = {*directory.glob("*")} - {*directory.glob(package_list.PATTERN)}
+    if {path.name for path in written} <= {run_file.NAME}:
         shutil.rmtree(directory, ignore_errors=True)
 
 

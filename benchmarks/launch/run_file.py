@@ -25,8 +25,12 @@ SAID = {"commit": "commit", "dirty": "changed files", "platform": "system"}
 SAID_OF_COUNTS = {"cpu_model": "processor", "cores": "number of cores", "python": "Python"}
 """The same for a command that only counts: counts of emulated code do not depend on these."""
 
-NO_MEASUREMENT = ("WANDB", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Beginnings of versions and variables that may differ: every launch sets its own threads."""
+NO_MEASUREMENT = (
+    *("WANDB", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("NCCL_DEBUG_FILE", "TORCH_NCCL_DEBUG_INFO", "UCX_LOG_FILE"),
+)
+"""Beginnings of versions and variables that may differ: every launch sets its own threads, and a
+job may name its own log files."""
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):

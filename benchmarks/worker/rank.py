@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,7 +33,6 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from baselines import registry
 from baselines.protocol import Adapter, Context, StepResult, System
 from benchmarks.accounting.accounting import Accounting
-from benchmarks.environment import cpu_model
 from benchmarks.job import (
     PROGRESS_PREFIX,
     Accounted,
@@ -47,6 +46,7 @@ from benchmarks.job import (
 from benchmarks.worker import device as devices
 from benchmarks.worker.failures import fail, refuse, report_uncaught_errors, write
 from benchmarks.worker.heartbeat import Heartbeat
+from benchmarks.worker.libraries import rank_environment
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 from benchmarks.worker.tokens import job_tokens, step_tokens
@@ -287,13 +287,6 @@ def check_finite(index: int, report: StepReport) -> None:
 def announce(progress: Progress) -> None:
     """Print a line for the supervisor."""
     print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
-
-
-def rank_environment(job: Job, adapter: Adapter, device: torch.device) -> dict[str, Any]:
-    """Versions, device and threads of this rank."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_model()
-    versions: Mapping[str, str] = {"torch": torch.__version__, **adapter.versions()}
-    return {"versions": dict(versions), "device": name, "threads": job.threads_per_rank}
 
 
 if __name__ == "__main__":

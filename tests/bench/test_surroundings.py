@@ -16,7 +16,7 @@ from tests.surroundings import ORDINARY, SURROUNDINGS, Ended
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("list", "table", "env", "plan", "simulate", "version")
+QUICK = ("list", "table", "env", "plan", "simulate", "version", "pins")
 """Commands of a fraction of a second."""
 
 WRITING = {

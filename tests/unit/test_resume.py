@@ -179,7 +179,7 @@ def test_another_commit_is_only_said_and_wandb_or_threads_are_not(
     folder = stopped_run(tmp_path)
     plan = run_file.read(folder)
     versions = {**plan.environment["versions"], "wandb": "0.0.1"}
-    variables = {**plan.environment["variables"], "OMP_NUM_THREADS": "7"}
+    variables = {**plan.environment["variables"], "OMP_NUM_THREADS": "7", "NCCL_DEBUG_FILE": "a"}
     environment = {**plan.environment, "versions": versions, "variables": variables}
     environment["commit"] = "b" * 40
     run_file.write(folder, replace_plan(plan, environment=environment))
