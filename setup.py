@@ -21,6 +21,7 @@ setup(
         "benchmarks.results": [
             "expected/*.json",
             "paper/*.json",
+            "published/emulation/*.json",
             "published/limits/*.json",
             "published/tuning/*.json",
         ],

@@ -63,6 +63,13 @@ def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
     )
 
 
+PAPER_POINTS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
+    ("gpt-7b", 32, ("512k", "640k", "768k", "896k", "1m")),
+    ("gpt-13b", 64, ("512k", "640k", "768k", "1m", "1280k")),
+    ("gpt-65b", 128, ("512k", "600k", "640k", "768k", "1m")),
+)
+"""The 15 points of the paper's fig. 10: model, GPUs, lengths of a sequence."""
+
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
     for workload in (
@@ -73,11 +80,14 @@ WORKLOADS: dict[str, Workload] = {
         _gpus("gpt-1b", "32k", 1, "h100-80g"),
         _gpus("gpt-1b", "96k", 1, "h100-80g"),
         _gpus("gpt-7b", "128k", 8, "h100-80g"),
-        _gpus("gpt-7b", "1m", 32, "a100-80g"),
+        *(_gpus("gpt-7b", length, 8, "a100-80g") for length in ("128k", "256k", "512k")),
+        *(
+            _gpus(model, length, gpus, "a100-80g")
+            for model, gpus, lengths in PAPER_POINTS
+            for length in lengths
+        ),
         _gpus("gpt-7b", "2m", 64, "a100-80g"),
         _gpus("gpt-7b", "4m", 128, "a100-80g"),
-        _gpus("gpt-13b", "1280k", 64, "a100-80g"),
-        _gpus("gpt-65b", "1m", 128, "a100-80g"),
     )
 }
 
@@ -87,7 +97,10 @@ DEFAULT = "tiny-cpu"
 def find(name: str) -> Workload:
     """The workload of that name. Raises ValueError listing the known names."""
     if name not in WORKLOADS:
-        raise ValueError(f"unknown workload {name!r}; known: {', '.join(WORKLOADS)}")
+        raise ValueError(
+            f"unknown workload {name!r}; known: {', '.join(WORKLOADS)}; or name a workload file "
+            "that ends in .toml"
+        )
     return WORKLOADS[name]
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import workloads
-from benchmarks.commands.flags import Data, Degrees, Described, Launches, RunFolder, Selection
+from benchmarks import workload_files, workloads
+from benchmarks.commands.flags import (
+    Data,
+    Degrees,
+    Described,
+    Launched,
+    Launches,
+    RunFolder,
+    Selection,
+)
 from benchmarks.commands.output import show
-from benchmarks.environment import available_cores
 from benchmarks.file_names import printable
 from benchmarks.launch.options import REFERENCE_STEPS, Options
 from benchmarks.launch.ranks.team import NodeLost
@@ -36,7 +42,6 @@ DEGREE_FLAGS = tuple(field.name for field in fields(Degrees))
 
 SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 """The flags that are options of the solver, under the same names."""
-
 
 LONGEST_TIME_LIMIT_SECONDS = 1e7
 """About four months. Libraries count milliseconds in integers and know no infinity."""
@@ -96,16 +101,16 @@ def check_time_limit(seconds: float | None) -> None:
 
 
 def find_workload(name: str, device_memory: str | None) -> Workload:
-    """The named workload, with this limit if one is given. Raises UsageError."""
+    """The workload of a name or a file, with this limit if one is given. Raises UsageError."""
     with usage_errors():
-        workload = workloads.find(name)
+        workload = workload_files.find(name)
         if device_memory is None:
             return workload
         return workload.with_device_memory(parse_bytes(device_memory))
 
 
 def with_data(workload: Workload, command: Data) -> Workload:
-    """The workload on the data of the flags. Raises UsageError; nothing is opened."""
+    """The workload on the data of the flags, else on its own. Raises UsageError; opens nothing."""
     if command.data_field is not None and command.data is None:
         raise UsageError("--data-field names a field of JSONL: give the file by --data")
     given = given_flags(command, ("data", "data_field", "tokenizer"))
@@ -116,11 +121,12 @@ def with_data(workload: Workload, command: Data) -> Workload:
                 f"{flag(name)} out"
             )
     words = {name: printable(value) for name, value in given.items()}
+    if "data" in words:
+        workload = replace(workload, text=words["data"], data_field=None, tokenizer=None)
     return replace(
         workload,
-        text=words.get("data", workload.text),
-        data_field=words.get("data_field"),
-        tokenizer=words.get("tokenizer"),
+        data_field=words.get("data_field", workload.data_field),
+        tokenizer=words.get("tokenizer", workload.tokenizer),
     )
 
 
@@ -133,8 +139,26 @@ def find_selected(command: Selection) -> Workload:
     return workload
 
 
+def find_launched(command: Launched) -> Workload:
+    """The workload to launch. With other sequences a step its name says so, for its grids.
+
+    Raises UsageError.
+    """
+    check_positive(command, ("sequences_per_step",))
+    if command.workload == workloads.DEFAULT and given_flags(command, MODEL_FLAGS):
+        command = replace(command, workload=None)
+    workload = find_described(command)
+    assert workload is not None, "a name or a flag was given"
+    with usage_errors():  # a profile of the user's may have any name
+        workload_files.check_name("the workload's name", workload.name)
+    count = command.sequences_per_step
+    if count is None or count == workload.sequences_per_step:
+        return workload
+    return replace(workload, name=f"{workload.name}-{count}-sequences", sequences_per_step=count)
+
+
 def find_described(command: Described) -> Workload | None:
-    """The workload by its name or by the four model flags; None without either.
+    """The workload by its name, its file or the four model flags; None without any.
 
     Raises UsageError.
     """
@@ -206,32 +230,6 @@ def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None
     for name, value in given_flags(command, names).items():
         if isinstance(value, int) and value < 1:
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
-
-
-def check_machine(workload: Workload, nodes: int = 1) -> None:
-    """Raise UsageError, with a command that fits, if this machine cannot run its ranks.
-
-    nodes: on how many nodes the command runs.
-    """
-    cluster, name = workload.cluster, workload.name
-    needs = f"{name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices"
-    others = (
-        f"`sppo-bench run {name} --dry-run` prints its torchrun lines, "
-        f"`sppo-bench run {workloads.DEFAULT}` runs here"
-    )
-    if cluster.nodes != nodes:
-        line = f"sppo-bench run {name} --nodes {cluster.nodes}"
-        raise UsageError(f"{needs}: `{line}` on every node (docs/nodes.md); {others}")
-    if cluster.device == "cpu":
-        cores, ranks = available_cores(), cluster.ranks_per_node
-        if ranks > cores:
-            print(f"note: {ranks} ranks share {cores} core(s): slow", file=sys.stderr)
-        return
-    import torch
-
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if devices < cluster.ranks_per_node:
-        raise UsageError(f"{needs}, this machine has {devices}; {others}")
 
 
 def options(command: Launches) -> Options:

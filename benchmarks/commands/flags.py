@@ -51,7 +51,7 @@ class Named:
     """A workload by name."""
 
     workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
-    """A name of `sppo-bench list`."""
+    """A name of `sppo-bench list`, or a workload file (docs/workloads.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ class Described(DeviceMemory):
     """A workload by name or by the four model flags, and its device limit."""
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
-    """A name of `sppo-bench list`, or instead of it --model, --seq, --gpus and --hardware;
-    tiny-cpu if neither is given."""
+    """A name of `sppo-bench list`, or a workload file; or instead --model, --seq, --gpus and
+    --hardware; tiny-cpu if none is given."""
     model: Annotated[str | None, arg(metavar="NAME")] = None
     """A model: gpt-7b, gpt-13b, gpt-65b, llama-8b, ..."""
     seq: Annotated[str | None, arg(metavar="TOKENS")] = None
@@ -77,6 +77,17 @@ class Described(DeviceMemory):
     """All ranks; a node has eight."""
     hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
     """A hardware profile: cpu-2core, a100-80g, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched(Described):
+    """A workload to launch, by name, by a file or by the four model flags."""
+
+    workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = DEFAULT
+    """A name of `sppo-bench list`, or a workload file; or instead --model, --seq, --gpus and
+    --hardware (docs/workloads.md)."""
+    sequences_per_step: Annotated[int | None, arg(metavar="COUNT")] = None
+    """Sequences of an optimizer step; the workload's own if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.docs import (
+    choices,
     comparing,
     comparison,
     grids,
@@ -51,6 +52,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "timing-noise": timing.noise,
     "workloads": workloads.workloads,
     "models": workloads.models,
+    "emulated-choices": choices.emulated,
 }
 """Name of a marker -> its table in Markdown."""
 

@@ -28,7 +28,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     none ran. roles_emulated: of all `roles`. step_seconds: simulated, None unless all roles ran;
     `_if_hidden`: no message takes time. idle_share: of all ranks' time in `step_seconds`.
     at_best: whether the grid was searched, in so many `trials`; unanswered: as in a search.
-    planned: SPPO's predictions beside the counts.
+    planned: SPPO's predictions beside the counts. settings: those of `settings_text`, complete;
+    empty in older files, and where no settings fit.
     """
 
     model: str
@@ -56,6 +57,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     trials: int = 1
     unanswered: str = ""
     planned: list[Planned] = []
+    settings: dict[str, Any] = {}
 
     @property
     def reading_words(self) -> str:
@@ -165,6 +167,7 @@ def verdict_of(
         idle_share=None if time is None else time.idle_share,
         at_best=rule.is_searched,
         planned=emulation.planned,
+        settings=emulation.settings,
     )
 
 

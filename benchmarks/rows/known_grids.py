@@ -15,6 +15,7 @@ import msgspec
 from baselines import registry
 from benchmarks.environment import CHECKOUT, available_cores, cpu_model, git_state, gpu_names
 from benchmarks.records import store
+from benchmarks.rows import emulated_choices
 from benchmarks.rows.row import Configuration, settings_key
 from benchmarks.rows.tuning import (
     GridPoint,
@@ -24,6 +25,7 @@ from benchmarks.rows.tuning import (
     own_path_of,
     path_of,
 )
+from benchmarks.rows.versions import other_libraries
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 
@@ -42,10 +44,20 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """One known grid, by `settings_key`; empty without a file. `source`: its origin in words."""
+    """One known grid, by `settings_key`; empty without a file. `source`: its origin in words.
+
+    step: tokens of a sequence and sequences a step; None in older files.
+    """
 
     points: Mapping[str, GridPoint]
     source: str
+    step: tuple[int | None, int | None] = (None, None)
+
+    def has_step_of(self, workload: Workload) -> bool:
+        """Whether the workload has the measured step, as far as the file says."""
+        asked = workload.sequence_tokens, workload.sequences_per_step
+        pairs = zip(self.step, asked, strict=True)
+        return all(known in (None, value) for known, value in pairs)
 
     def seconds(self, configuration: Configuration) -> float | None:
         """Median step in seconds; None where the point is not ok or was not tried."""
@@ -70,16 +82,16 @@ def grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Gr
 def committed_grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Grid:
     """The committed grid of a system under a limit. Raises RecordError on a damaged file."""
     path = path_of(workload.name, device_memory_bytes)
-    measured = _grid_in(path, system)
+    measured = _grid_in(path, system, workload)
     if measured is None:
         return NO_GRID
     words = [f"the committed grid of {measured.origin} (tuning/{path.name})"]
-    return _grid(measured, [*words, other_libraries(system, measured)])
+    return _grid(measured, [*words, other_libraries(system, measured.versions)])
 
 
 def own_grid(system: str, workload: Workload, device_memory_bytes: int | None) -> Grid:
     """The grid that `--tune` has measured on this machine. Raises RecordError on a damaged file."""
-    measured = _grid_in(own_path_of(workload.name, device_memory_bytes), system)
+    measured = _grid_in(own_path_of(workload.name, device_memory_bytes), system, workload)
     if measured is None or measured.machine != machine_here(workload):
         return NO_GRID
     words = f"the grid measured on this machine, {measured.date}"
@@ -93,12 +105,25 @@ def _grid(measured: SystemTuning, words: Sequence[str]) -> Grid:
     return Grid(
         points={settings_key(point.settings): point for point in measured.points},
         source="; ".join(filter(None, words)),
+        step=(measured.sequence_tokens, measured.sequences_per_step),
     )
 
 
-def _grid_in(path: Path, system: str) -> SystemTuning | None:
+def _grid_in(path: Path, system: str, workload: Workload) -> SystemTuning | None:
+    """The grid of a system in a file; None where it is of another model, length or cluster.
+
+    A workload file may change under the same name.
+    """
     tuning = load(path)
-    return None if tuning is None else tuning.systems.get(system)
+    measured = None if tuning is None else tuning.systems.get(system)
+    if measured is None or measured.workload is None:
+        return measured
+
+    def work(each: Workload) -> tuple[Any, ...]:
+        cluster = each.cluster.hardware, each.cluster.ranks
+        return each.model, each.dtype, each.sequence_tokens, cluster
+
+    return measured if work(measured.workload) == work(workload) else None
 
 
 def measured_plan(system: str, workload: Workload) -> Choice:
@@ -107,7 +132,7 @@ def measured_plan(system: str, workload: Workload) -> Choice:
     No settings without any. Raises RecordError on a damaged file.
     """
     limit_bytes = workload.device_memory_bytes
-    measured = _grid_in(own_path_of(workload.name, limit_bytes), system)
+    measured = _grid_in(own_path_of(workload.name, limit_bytes), system, workload)
     asked = workload.sequence_tokens, workload.sequences_per_step
     if measured is None or (measured.sequence_tokens, measured.sequences_per_step) != asked:
         return Choice(settings=None, source="")
@@ -169,20 +194,27 @@ def choose(system: str, workload: Workload) -> Choice:
     """The fastest known settings for this workload and limit, or none and the reason.
 
     A grid of this machine comes before a committed one. Without a fitting grid under the limit, the
-    grid without a limit counts, then a grid under a tighter limit. Raises RecordError on a damaged
-    file.
+    grid without a limit counts, then a grid under a tighter limit. Without any grid a committed
+    emulation counts. Raises RecordError on a damaged file.
     """
     limit_bytes = workload.device_memory_bytes
     none_fits = False
     for known_grid in (own_grid, committed_grid):
         for grid_limit_bytes, within_bytes, how in _ways(system, workload):
             known = known_grid(system, workload, grid_limit_bytes)
+            if not known.has_step_of(workload):
+                continue
             point = fastest(list(known.points.values()), within_bytes)
             if point is not None:
                 points = _points_words(system, workload, known)
                 source = f"{how} of {points}, from {known.source}"
                 return Choice(settings=point.settings, source=source)
             none_fits = none_fits or bool(known.points)
+    if not none_fits:
+        emulated = emulated_choices.choose(system, workload)
+        if emulated is not None:
+            settings, source = emulated
+            return Choice(settings=settings, source=source)
     file_name = path_of(workload.name, limit_bytes).name
     source = NONE_FITS if none_fits else f"not tuned: no {system} in {file_name}; {TRIED}"
     return Choice(settings=None, source=source, none_fits=none_fits)
@@ -221,19 +253,9 @@ def machine_here(workload: Workload) -> str:
     return f"{workload.cluster.ranks} x {names[0]}"
 
 
-def other_libraries(system: str, measured: SystemTuning) -> str:
-    """ "stale: deepspeed 0.19.7, here 0.19.8", or "" with the libraries of the measurement."""
-    here = registry.load(system).versions()
-    known = {name: measured.versions[name] for name in here if name in measured.versions}
-    changed = [
-        f"{name} {was}, here {here[name]}" for name, was in known.items() if was != here[name]
-    ]
-    return f"stale: {'; '.join(changed)}" if changed else ""
-
-
 def stale_words(system: str, measured: SystemTuning) -> str:
     """What has changed since a grid was measured on this machine: libraries, or the commit."""
-    words = other_libraries(system, measured)
+    words = other_libraries(system, measured.versions)
     if words:
         return words
     commit, _ = git_state(CHECKOUT)

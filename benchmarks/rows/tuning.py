@@ -47,7 +47,8 @@ class GridPoint(msgspec.Struct, frozen=True, kw_only=True):
 class SystemTuning(msgspec.Struct, frozen=True, kw_only=True):
     """The whole grid of one system, on one machine.
 
-    sequence_tokens and sequences_per_step: of the workload; None in older files.
+    workload: what was measured; sequence_tokens, sequences_per_step: the same of it. None in older
+    files.
     """
 
     date: str
@@ -58,6 +59,7 @@ class SystemTuning(msgspec.Struct, frozen=True, kw_only=True):
     points: list[GridPoint]
     sequence_tokens: int | None = None
     sequences_per_step: int | None = None
+    workload: Workload | None = None
 
     @property
     def origin(self) -> str:
@@ -173,6 +175,7 @@ def of_records(done: Sequence[Record]) -> SystemTuning:
         points=points,
         sequence_tokens=workload.sequence_tokens,
         sequences_per_step=workload.sequences_per_step,
+        workload=workload,
         **origin(done[0]),
     )
 

@@ -6,12 +6,12 @@ import sys
 from dataclasses import dataclass
 
 from benchmarks.commands.arguments import (
-    check_machine,
     find_workload,
     usage_errors,
     with_data,
 )
 from benchmarks.commands.flags import Data, Json, Named, RunFolder, Tracked
+from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.commands.tracked import tracked
@@ -34,7 +34,7 @@ class Limit(Json, Tracked, RunFolder, Data, Named):
     def run(self) -> int:
         """Search the limit, save and show it; the exit code. Raises UsageError."""
         workload = with_data(find_workload(self.workload, None), self)
-        check_machine(workload)
+        check_machine(workload, asked=self.workload)
         with (
             usage_errors(OSError),
             run_folder(self, workload) as directory,

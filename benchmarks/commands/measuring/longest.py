@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Data, RunFolder, Tracked
+from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.commands.tracked import tracked
@@ -38,7 +39,7 @@ class Longest(RunFolder, Tracked, Data):
     """
 
     workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
-    """A name of `sppo-bench list`; its own length is where the search starts."""
+    """A name of `sppo-bench list`, or a workload file; the search starts at its own length."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space, as for `run`; all but deepspeed-ours and megatron-ours if not
     given."""
@@ -69,7 +70,7 @@ class Longest(RunFolder, Tracked, Data):
             options = Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
-            arguments.check_machine(workload)
+            check_machine(workload, asked=self.workload)
             at_most = None if self.at_most is None else parse_tokens(self.at_most)
             with (
                 run_folder(self, workload) as directory,

@@ -14,13 +14,13 @@ from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import (
     Data,
-    DeviceMemory,
+    Launched,
     Launches,
-    Named,
     RunFolder,
     SeveralNodes,
     Tracked,
 )
+from benchmarks.commands.machine import check_machine, workload_words
 from benchmarks.commands.output import show_records
 from benchmarks.commands.run_folder import (
     CHANGEABLE,
@@ -70,10 +70,12 @@ class RunRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named):
+class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
+
+    Example: sppo-bench run --model llama-8b --seq 128K --gpus 8 --hardware a100-80g
     """
 
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
@@ -139,8 +141,8 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named)
 
     def check(self) -> RunRequest:
         """The launches from the flags. Raises UsageError before anything is written."""
-        workload = arguments.find_workload(self.workload, self.device_memory)
-        workload = arguments.with_data(workload, self)
+        workload = arguments.with_data(arguments.find_launched(self), self)
+        asked = workload_words(self)
         count = several_nodes.count_of(self)
         workload = several_nodes.divided(workload, count)
         place = None if self.dry_run else several_nodes.place_of(self, count)
@@ -158,7 +160,9 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named)
                     budget_seconds=0.0,
                 )
             follows = place is not None and place.rank > 0
-            problem = "" if self.dry_run else machine_problem(workload, count, follows=follows)
+            problem = (
+                "" if self.dry_run else machine_problem(workload, count, asked, follows=follows)
+            )
             if follows:
                 configurations = []  # node 0 has the rows
             elif self.tune:
@@ -187,13 +191,13 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, DeviceMemory, Named)
         print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
 
 
-def machine_problem(workload: Workload, nodes: int, *, follows: bool) -> str:
+def machine_problem(workload: Workload, nodes: int, asked: str, *, follows: bool) -> str:
     """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
 
     Raises UsageError elsewhere.
     """
     try:
-        arguments.check_machine(workload, nodes)
+        check_machine(workload, nodes, asked)
     except UsageError as error:
         if not follows:
             raise

@@ -13,7 +13,8 @@ from tyro.conf import arg
 
 from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Data, DeviceMemory, Launches, Named
+from benchmarks.commands.flags import Data, Launched, Launches
+from benchmarks.commands.machine import workload_words
 from benchmarks.commands.run_folder import words
 from benchmarks.file_names import printable
 from benchmarks.nodes import script
@@ -30,7 +31,7 @@ _NAME = re.compile(r"[\w.,@+-]+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slurm(Data, Launches, DeviceMemory, Named):
+class Slurm(Data, Launches, Launched):
     """Print the batch script of `sppo-bench run` on several nodes (docs/nodes.md).
 
     Example: sppo-bench slurm gpt-7b-1m-32xa100 --nodes 4 --gpus-per-node 8 > job.sbatch
@@ -78,13 +79,12 @@ class Slurm(Data, Launches, DeviceMemory, Named):
 
     def _workload(self) -> Workload:
         """The workload on its nodes. Raises UsageError."""
-        workload = arguments.find_workload(self.workload, self.device_memory)
-        workload = arguments.with_data(workload, self)
+        workload = arguments.with_data(arguments.find_launched(self), self)
         count = workload.cluster.nodes if self.nodes is None else self.nodes
         if count < 2:
             raise UsageError(
                 f"{count} node(s): give --nodes 2 or more; on one node `sppo-bench run "
-                f"{workload.name}` needs no script"
+                f"{workload_words(self)}` needs no script"
             )
         workload = several_nodes.divided(workload, count)
         ranks = workload.cluster.ranks_per_node

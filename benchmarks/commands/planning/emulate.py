@@ -56,10 +56,12 @@ class Emulate(RunFolder, Tracked, SystemSettings, Described, System):
 
     Example: sppo-bench emulate deepspeed --model gpt-7b --seq 1M --gpus 32 --zero 3 --recompute
     full
+
+    Example: sppo-bench emulate native gpt-7b-128k-8xa100 --tuned --publish
     """
 
     workload: Annotated[Positional[str | None], arg(metavar="WORKLOAD")] = None
-    """A name of `sppo-bench list`, or instead of it --model, --seq and --gpus."""
+    """A name of `sppo-bench list`, or a workload file; or instead --model, --seq and --gpus."""
     hardware: Annotated[str | None, arg(metavar="PROFILE")] = None
     """A hardware profile, whose memory and nodes count; a100-80g with --model."""
     device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
@@ -85,6 +87,9 @@ class Emulate(RunFolder, Tracked, SystemSettings, Described, System):
     budget: Annotated[float | None, arg(metavar="SECONDS")] = None
     """With --tuned: seconds of the search, which then ends with the best so far and says what was
     not tried. No end if not given."""
+    publish: bool = False
+    """With --tuned: copy the answer to results/published/emulation/, from where `run` takes the
+    row's settings if no grid was measured."""
     json: bool = False
     """The verdict as JSON on standard output."""
     no_wandb: bool = False
@@ -100,6 +105,12 @@ class Emulate(RunFolder, Tracked, SystemSettings, Described, System):
         if self.at_most is not None and not self.longest:
             raise UsageError("--at-most bounds --longest, which is not asked for")
         check_budget(self.budget, tuned=self.tuned)
+        if self.publish and (not self.tuned or self.longest):
+            raise UsageError(
+                "--publish is for the fastest settings: give --tuned, without --longest"
+            )
+        if self.publish and self.stale:
+            raise UsageError("--publish: stale counts are not published; leave --stale out")
         workload = self._workload()
         if self.longest or self.tuned:
             return self._search(workload)
@@ -173,6 +184,7 @@ class Emulate(RunFolder, Tracked, SystemSettings, Described, System):
                 live,
                 longest_up_to=at_most_tokens if self.longest else None,
                 budget_seconds=self.budget,
+                publishes=self.publish,
                 as_json=self.json,
             )
 

@@ -13,7 +13,7 @@ from benchmarks.emulation import search as searches
 from benchmarks.emulation import tables
 from benchmarks.emulation.depth.grid import search_grid
 from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.search import STEP_TOKENS, Searcher
+from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.tracking.searches import SearchFeed, SearchLines, end_search
@@ -46,13 +46,14 @@ def search(
     longest_up_to: int | None,
     budget_seconds: float | None,
     as_json: bool,
+    publishes: bool = False,
 ) -> int:
     """The exit code: 1 where nothing fits, or a trial broke. Raises UsageError.
 
     emulator: its folder gets search.json. live: gets every trial. settings: None to search the
     system's grid. longest_up_to: the end of the search for the longest sequence, in tokens; None to
     search the fastest settings at the workload's length. budget_seconds: of a search of the grid
-    (None: any).
+    (None: any). publishes: whether an answer goes to results/published/emulation/.
     """
     directory = emulator.parent
     with usage_errors(Misfit, OSError), records_so_far(directory):
@@ -77,4 +78,19 @@ def search(
         parts.append(tables.text(result.found))
     show(as_json, result, "\n\n".join(parts))
     print(f"saved to {directory}", file=sys.stderr)
+    if publishes:
+        with usage_errors(OSError), records_so_far(directory):
+            publish(result, code)
     return code
+
+
+def publish(result: SearchResult, code: int) -> None:
+    """Save the answer for the rows of `run`; say why where there is none. Raises OSError."""
+    if code:
+        print("not published: the search has no answer", file=sys.stderr)
+        return
+    workload, count = result.workload, result.workload.sequences_per_step
+    sequences = f"-{count}-sequences" if count > 1 else ""
+    name = f"{workload.name}{sequences}-{result.system}-tuned.json"
+    path = store.save(store.published_directory() / "emulation" / name, result)
+    print(f"published as {path}", file=sys.stderr)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from benchmarks import workloads
+from tyro.conf import arg
+
+from benchmarks import workload_files, workloads
+from benchmarks.commands.arguments import find_workload
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
 from benchmarks.reporting.text_table import Column, text_table
@@ -18,10 +22,19 @@ class List(Json):
     """Name the workloads and the rows.
 
     Example: sppo-bench list
+
+    Example: sppo-bench list --show tiny-cpu > my.toml
     """
 
+    show: Annotated[str | None, arg(metavar="WORKLOAD")] = None
+    """Print this workload alone, as a workload file (docs/workloads.md); with --json as JSON."""
+
     def run(self) -> int:
-        """Show workloads and rows; the exit code."""
+        """Show workloads and rows, or one workload; the exit code. Raises UsageError."""
+        if self.show is not None:
+            workload = find_workload(self.show, None)
+            show(self.json, workload, workload_files.text(workload).rstrip())
+            return 0
         rows = [
             {"label": row.label, "slug": row.slug, "system": row.system, "reading": row.reading}
             for row in ROWS

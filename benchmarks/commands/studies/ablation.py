@@ -10,6 +10,7 @@ from tyro.conf import arg
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import DEGREE_FLAGS, MODEL_FLAGS, refuse, usage_errors
 from benchmarks.commands.flags import Measuring
+from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.studies import simulated_ablation
@@ -62,7 +63,7 @@ class Ablation(Measuring, SimulatedAblation):
         policies = arguments.chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
         options = arguments.options(self)
-        arguments.check_machine(workload)
+        check_machine(workload, asked=self.workload or DEFAULT)
         with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)

@@ -11,6 +11,7 @@ from tyro.conf import arg
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
+from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.tracked import tracked
@@ -89,7 +90,7 @@ class Sweep(Measuring, Named):
         with usage_errors(ImportError):
             rows = sweeps.rows_of(arguments.names(self.systems))
         options = arguments.options(self)
-        arguments.check_machine(workload)
+        check_machine(workload, asked=self.workload)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
         return SweepRequest(
             workload=workload,

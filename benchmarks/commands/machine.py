@@ -1,0 +1,48 @@
+"""Whether this machine can run the ranks of a workload, and how a user asked for the workload."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from benchmarks import workloads
+from benchmarks.commands import arguments
+from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.flags import Launched
+from benchmarks.environment import available_cores
+from benchmarks.file_names import printable
+from sppo.config.workload import Workload
+
+
+def workload_words(command: Launched) -> str:
+    """The workload as it was asked for, for a shell: its name, its file, or its flags."""
+    given = arguments.given_flags(command, (*arguments.MODEL_FLAGS, "sequences_per_step"))
+    flags = [word for name, value in given.items() for word in (arguments.flag(name), str(value))]
+    by_flags = command.workload is None or any(name in given for name in arguments.MODEL_FLAGS)
+    return printable(shlex.join([*([] if by_flags else [str(command.workload)]), *flags]))
+
+
+def check_machine(workload: Workload, nodes: int = 1, asked: str = "") -> None:
+    """Raise UsageError, with a command that fits, if this machine cannot run its ranks.
+
+    nodes: on how many nodes the command runs. asked: the workload as in `workload_words`.
+    """
+    cluster, asked = workload.cluster, asked or workload.name
+    needs = f"{workload.name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices"
+    others = (
+        f"`sppo-bench run {asked} --dry-run` prints its torchrun lines, "
+        f"`sppo-bench run {workloads.DEFAULT}` runs here"
+    )
+    if cluster.nodes != nodes:
+        line = f"sppo-bench run {asked} --nodes {cluster.nodes}"
+        raise UsageError(f"{needs}: `{line}` on every node (docs/nodes.md); {others}")
+    if cluster.device == "cpu":
+        cores, ranks = available_cores(), cluster.ranks_per_node
+        if ranks > cores:
+            print(f"note: {ranks} ranks share {cores} core(s): slow", file=sys.stderr)
+        return
+    import torch
+
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices < cluster.ranks_per_node:
+        raise UsageError(f"{needs}, this machine has {devices}; {others}")
