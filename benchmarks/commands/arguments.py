@@ -37,7 +37,6 @@ DEGREE_FLAGS = tuple(field.name for field in fields(Degrees))
 SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut")
 """The flags that are options of the solver, under the same names."""
 
-
 LONGEST_TIME_LIMIT_SECONDS = 1e7
 """About four months. Libraries count milliseconds in integers and know no infinity."""
 
@@ -231,7 +230,7 @@ def check_machine(workload: Workload, nodes: int = 1) -> None:
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices < cluster.ranks_per_node:
-        raise UsageError(f"{needs}, this machine has {devices}; {others}")
+        raise UsageError(f"{needs}, this machine has {devices}" + f"; {others}" * (nodes == 1))
 
 
 def options(command: Launches) -> Options:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.commands.arguments import UsageError, usage_error, usage_errors
+from benchmarks.commands.arguments import (
+    UsageError,
+    check_machine,
+    parent,
+    usage_error,
+    usage_errors,
+)
 from benchmarks.commands.flags import SeveralNodes
+from benchmarks.commands.run_folder import CHANGEABLE, name_of, words
 from benchmarks.environment import describe_environment
-from benchmarks.launch.recording import Inputs
-from benchmarks.launch.resuming import INPUTS_NAME, INPUTS_SCHEMA, InputsFile, remove_files
-from benchmarks.launch.time_limits import inputs_limit_seconds
+from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.nodes import follower, place
 from benchmarks.nodes.crew import Crew
 from benchmarks.nodes.facts import facts_here
@@ -23,7 +28,6 @@ from benchmarks.nodes.messages import Hello
 from benchmarks.nodes.own_folder import own_folder
 from benchmarks.nodes.place import Place
 from benchmarks.nodes.token import run_token
-from benchmarks.records import store
 from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
 
@@ -31,6 +35,39 @@ INTERRUPTED = 130
 WRONG_INPUT = 2
 FAILED = 1
 """Exit codes, as in `benchmarks.cli`."""
+
+
+def on_nodes(command: SeveralNodes, workload: Workload, measure: Callable[[Team], int]) -> int:
+    """Measure as node 0, or follow node 0 as another one; the exit code of all nodes.
+
+    measure: leads all launches, with the other nodes; its exit code. Raises UsageError.
+    """
+    count = count_of(command)
+    where = place_of(command, count)
+    follows = where is not None and where.rank > 0
+    problem = machine_problem(workload, count, follows=follows)
+    arguments = [name_of(command), *words(command, without=CHANGEABLE)]
+    if where is not None and follows:
+        return follow(command, where, arguments, problem)
+    with crew_of(command, where, arguments) as crew:
+        if crew is None:
+            return measure(ALONE)
+        crew.exit_code = measure(crew)
+        return crew.exit_code
+
+
+def machine_problem(workload: Workload, nodes: int, *, follows: bool) -> str:
+    """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
+
+    Raises UsageError elsewhere.
+    """
+    try:
+        check_machine(workload, nodes)
+    except UsageError as error:
+        if not follows:
+            raise
+        return str(error)
+    return ""
 
 
 def count_of(command: SeveralNodes) -> int:
@@ -47,7 +84,11 @@ def count_of(command: SeveralNodes) -> int:
 
 
 def divided(workload: Workload, nodes: int) -> Workload:
-    """The workload with its ranks on so many nodes. Raises UsageError where they do not divide."""
+    """The workload with its ranks on so many nodes, and a name of its own.
+
+    Times and grids of one node are not those of several. Raises UsageError where the ranks do not
+    divide.
+    """
     cluster = workload.cluster
     if nodes in (1, cluster.nodes):
         return workload
@@ -57,8 +98,8 @@ def divided(workload: Workload, nodes: int) -> Workload:
             f"--nodes {nodes}: the {cluster.ranks} ranks of {workload.name} do not divide; give "
             f"{', '.join(able[:-1])}{' or ' if able[:-1] else ''}{able[-1]}"
         )
-    ranks = cluster.ranks // nodes
-    return replace(workload, cluster=replace(cluster, nodes=nodes, ranks_per_node=ranks))
+    cluster = replace(cluster, nodes=nodes, ranks_per_node=cluster.ranks // nodes)
+    return replace(workload, name=f"{workload.name}-{nodes}-nodes", cluster=cluster)
 
 
 def place_of(command: SeveralNodes, count: int) -> Place | None:
@@ -112,37 +153,29 @@ def crew_of(
             crew.close(crew.exit_code)
 
 
-def with_crew(inputs: Inputs, crew: Crew | None) -> Inputs:
-    """The inputs with the other nodes, whose own inputs are equal.
+def own_parent(command: SeveralNodes) -> Path:
+    """Where a node that follows makes its folder: --output, else beside the folder of --resume.
 
-    Raises ValueError, or NodeLost.
+    A following node never resumes: it has no records. Raises UsageError.
     """
-    if crew is None:
-        return inputs
-    noted = store.read_json(inputs.directory / INPUTS_NAME, InputsFile, INPUTS_SCHEMA, "run anew")
-    with ExitStack() as undo:
-        if inputs.make_files is None:  # no resumed folder
-            undo.callback(remove_files, inputs.directory)
-        crew.check_inputs(noted, inputs_limit_seconds(inputs.workload))
-        undo.pop_all()
-    environment = {**inputs.environment, "nodes": crew.describe(inputs.environment)}
-    return replace(inputs, team=crew, environment=environment)
+    if command.output is None and command.resume is not None:
+        command = replace(command, output=command.resume.resolve().parent)
+    return parent(command)
 
 
-def follow(
-    command: SeveralNodes, where: Place, arguments: Sequence[str], parent: Path, problem: str
-) -> int:
+def follow(command: SeveralNodes, where: Place, arguments: Sequence[str], problem: str) -> int:
     """Take part as node 1 or up, in a folder of its own; the exit code of node 0.
 
     problem: why this node cannot take part, for node 0 to say. Raises UsageError.
     """
+    folder = own_parent(command)
     with ExitStack() as stack:
         with usage_errors(), run_token(where, command.node_wait) as token:
             say(f"node {where.rank} looks for node 0 at {where.endpoint}, {command.node_wait:g} s")
             try:
-                directory = stack.enter_context(own_folder(parent, where.rank))
+                directory = stack.enter_context(own_folder(folder, where.rank))
             except (OSError, ValueError) as error:
-                directory = parent
+                directory = folder
                 problem = problem or str(usage_error(error))
             hello = Hello(
                 rank=where.rank,
@@ -153,7 +186,7 @@ def follow(
             )
             channel = follower.join(where, token, hello, command.node_wait)
             stack.callback(channel.close)
-        assert directory != parent, "node 0 refuses a node with a problem"
+        assert directory != folder, "node 0 refuses a node with a problem"
         node = follower.Follower(place=where, channel=channel, directory=directory, say=say)
         try:
             code = node.follow()
