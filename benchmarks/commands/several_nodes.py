@@ -21,12 +21,13 @@ from benchmarks.commands.run_folder import CHANGEABLE, name_of, words
 from benchmarks.environment import describe_environment
 from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.nodes import follower, place
+from benchmarks.nodes.addresses import wait_for_name
 from benchmarks.nodes.crew import Crew
 from benchmarks.nodes.facts import facts_here
 from benchmarks.nodes.head import gather
 from benchmarks.nodes.messages import Hello
 from benchmarks.nodes.own_folder import own_folder
-from benchmarks.nodes.place import Place
+from benchmarks.nodes.place import ONE_NODE, Place
 from benchmarks.nodes.token import run_token
 from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
@@ -71,7 +72,10 @@ def machine_problem(workload: Workload, nodes: int, *, follows: bool) -> str:
 
 
 def count_of(command: SeveralNodes) -> int:
-    """The number of nodes: the flag's, else that of the srun step, else 1. Raises UsageError."""
+    """The number of nodes: the flag's, else that of the launcher outside, else 1.
+
+    Raises UsageError.
+    """
     if command.nodes is not None:
         if command.nodes < 1:
             raise UsageError(f"--nodes {command.nodes}: it must be at least 1")
@@ -79,8 +83,8 @@ def count_of(command: SeveralNodes) -> int:
     if command.node_rank is not None or command.endpoint is not None:
         raise UsageError("--node-rank and --endpoint are those of several nodes: give --nodes too")
     with usage_errors():
-        step = place.of_slurm(os.environ)
-    return 1 if step is None else step.count
+        outside = place.outside(os.environ)
+    return 1 if outside is None else outside.count
 
 
 def divided(workload: Workload, nodes: int) -> Workload:
@@ -109,6 +113,11 @@ def place_of(command: SeveralNodes, count: int) -> Place | None:
             raise ValueError(f"--node-wait {command.node_wait:g}: it must be positive seconds")
         if count == 1:
             return None
+        if command.nodes is None:
+            outside = place.outside(os.environ)
+            if outside is not None and outside.source:
+                say(f"node {outside.rank} of {count}, from {outside.source}; {ONE_NODE}")
+                return outside
         step = place.of_slurm(os.environ)
         if step is None:
             return place.of_flags(count, command.node_rank, command.endpoint)
@@ -139,6 +148,7 @@ def crew_of(
         with usage_errors():
             token = stack.enter_context(run_token(where, command.node_wait))
             facts = facts_here(list(arguments))
+            wait_for_name(where, command.node_wait)
             nodes = gather(where, token, facts, command.node_wait, say)
         crew = Crew(place=where, nodes=nodes, say=say)
         try:
@@ -184,6 +194,7 @@ def follow(command: SeveralNodes, where: Place, arguments: Sequence[str], proble
                 environment=describe_environment(),
                 problem=problem,
             )
+            wait_for_name(where, command.node_wait)
             channel = follower.join(where, token, hello, command.node_wait)
             stack.callback(channel.close)
         assert directory != folder, "node 0 refuses a node with a problem"
