@@ -64,6 +64,14 @@ COMMANDS = {
 }
 """Name -> "module:Class" in benchmarks.commands, in the order of the help."""
 
+SCRIPTS = {
+    "slurm sweep": "measuring.slurm:SlurmSweep",
+    "slurm longest": "measuring.slurm:SlurmLongest",
+    "slurm limit": "measuring.slurm:SlurmLimit",
+    "slurm ablation": "measuring.slurm:SlurmAblation",
+}
+"""Commands of two words: the scripts of studies."""
+
 
 class Command(Protocol):
     """A dataclass whose fields are its flags and whose docstring is its help."""
@@ -121,6 +129,9 @@ def parse(arguments: Sequence[str]) -> Command:
 
     Only the named command is imported. The general help and hints on wrong flags import all.
     """
+    two_words = " ".join(arguments[:2])
+    if two_words in SCRIPTS:
+        return _parse([two_words, *arguments[2:]], [two_words])
     asked = [name for name in arguments[:1] if name in COMMANDS]
     if asked:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -134,8 +145,9 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _parse(arguments: Sequence[str], names: Iterable[str]) -> Command:
+    places = {**COMMANDS, **SCRIPTS}
     choices: list[Any] = [
-        Annotated[resolve_name(f"benchmarks.commands.{COMMANDS[name]}"), subcommand(name)]
+        Annotated[resolve_name(f"benchmarks.commands.{places[name]}"), subcommand(name)]
         for name in names
     ]
     if len(choices) == 1:

@@ -20,6 +20,7 @@ from benchmarks.nodes.token import VARIABLE
 
 SHORT = ("--launches", "1", "--measured-steps", "2", "--warmup-steps", "0", "--budget", "0")
 RUN = ("run", "mini-cpu", *SHORT, "--no-wandb")
+SWEEP = ("sweep", "mini-cpu", *SHORT, "--no-wandb", "--sequences-per-step", "1,2")
 ADDRESS = "127.0.0.2"
 PATIENCE_SECONDS = 240.0
 END_SECONDS = 60.0
@@ -78,10 +79,10 @@ class Nodes:
         """The output of a node so far."""
         return self.said(rank).read_text()
 
-    def wait_for(self, rank: int, words: str) -> None:
-        """Wait until a node has said these words."""
+    def wait_for(self, rank: int, words: str, times: int = 1) -> None:
+        """Wait until a node has said these words so many times."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while words not in self.text(rank):
+        while self.text(rank).count(words) < times:
             assert self.processes[rank].poll() is None, self.text(rank)
             assert time.monotonic() < deadline, self.text(rank)
             time.sleep(0.1)

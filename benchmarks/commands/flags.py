@@ -128,7 +128,7 @@ class Selection(Json, Degrees, Described):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeveralNodes:
+class SeveralNodes(RunFolder):
     """The nodes of a command that is started once on each (docs/nodes.md)."""
 
     nodes: Annotated[int | None, arg(metavar="COUNT")] = None
@@ -176,5 +176,5 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Results, Data, Launches):
-    """The launches of a study, their data, and the place of its results."""
+class Measuring(Results, SeveralNodes, Data, Launches):
+    """The launches of a study, their nodes and data, and the place of its results."""

@@ -45,4 +45,4 @@ def check_machine(workload: Workload, nodes: int = 1, asked: str = "") -> None:
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices < cluster.ranks_per_node:
-        raise UsageError(f"{needs}, this machine has {devices}; {others}")
+        raise UsageError(f"{needs}, this machine has {devices}" + f"; {others}" * (nodes == 1))

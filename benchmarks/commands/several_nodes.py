@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.commands.arguments import UsageError, usage_error, usage_errors
+from benchmarks.commands.arguments import (
+    UsageError,
+    parent,
+    usage_error,
+    usage_errors,
+)
 from benchmarks.commands.flags import SeveralNodes
+from benchmarks.commands.machine import check_machine
+from benchmarks.commands.run_folder import CHANGEABLE, name_of, words
 from benchmarks.environment import describe_environment
-from benchmarks.launch.recording import Inputs
-from benchmarks.launch.resuming import INPUTS_NAME, INPUTS_SCHEMA, InputsFile, remove_files
-from benchmarks.launch.time_limits import inputs_limit_seconds
+from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.nodes import follower, place
+from benchmarks.nodes.addresses import wait_for_name
 from benchmarks.nodes.crew import Crew
 from benchmarks.nodes.facts import facts_here
 from benchmarks.nodes.head import gather
 from benchmarks.nodes.messages import Hello
 from benchmarks.nodes.own_folder import own_folder
-from benchmarks.nodes.place import Place
+from benchmarks.nodes.place import ONE_NODE, Place
 from benchmarks.nodes.token import run_token
-from benchmarks.records import store
 from benchmarks.records.store import RecordError
 from sppo.config.workload import Workload
 
@@ -33,8 +38,47 @@ FAILED = 1
 """Exit codes, as in `benchmarks.cli`."""
 
 
+def on_nodes(
+    command: SeveralNodes, workload: Workload, measure: Callable[[Team], int], asked: str
+) -> int:
+    """Measure as node 0, or follow node 0 as another one; the exit code of all nodes.
+
+    measure: leads all launches, with the other nodes; its exit code. asked: the workload as the
+    user named it. Raises UsageError.
+    """
+    count = count_of(command)
+    where = place_of(command, count)
+    follows = where is not None and where.rank > 0
+    problem = machine_problem(workload, count, asked, follows=follows)
+    arguments = [name_of(command), *words(command, without=CHANGEABLE)]
+    if where is not None and follows:
+        return follow(command, where, arguments, problem)
+    with crew_of(command, where, arguments) as crew:
+        if crew is None:
+            return measure(ALONE)
+        crew.exit_code = measure(crew)
+        return crew.exit_code
+
+
+def machine_problem(workload: Workload, nodes: int, asked: str, *, follows: bool) -> str:
+    """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
+
+    Raises UsageError elsewhere.
+    """
+    try:
+        check_machine(workload, nodes, asked)
+    except UsageError as error:
+        if not follows:
+            raise
+        return str(error)
+    return ""
+
+
 def count_of(command: SeveralNodes) -> int:
-    """The number of nodes: the flag's, else that of the srun step, else 1. Raises UsageError."""
+    """The number of nodes: the flag's, else that of the launcher outside, else 1.
+
+    Raises UsageError.
+    """
     if command.nodes is not None:
         if command.nodes < 1:
             raise UsageError(f"--nodes {command.nodes}: it must be at least 1")
@@ -42,12 +86,16 @@ def count_of(command: SeveralNodes) -> int:
     if command.node_rank is not None or command.endpoint is not None:
         raise UsageError("--node-rank and --endpoint are those of several nodes: give --nodes too")
     with usage_errors():
-        step = place.of_slurm(os.environ)
-    return 1 if step is None else step.count
+        outside = place.outside(os.environ)
+    return 1 if outside is None else outside.count
 
 
 def divided(workload: Workload, nodes: int) -> Workload:
-    """The workload with its ranks on so many nodes. Raises UsageError where they do not divide."""
+    """The workload with its ranks on so many nodes, and a name of its own.
+
+    Times and grids of one node are not those of several. Raises UsageError where the ranks do not
+    divide.
+    """
     cluster = workload.cluster
     if nodes in (1, cluster.nodes):
         return workload
@@ -57,8 +105,8 @@ def divided(workload: Workload, nodes: int) -> Workload:
             f"--nodes {nodes}: the {cluster.ranks} ranks of {workload.name} do not divide; give "
             f"{', '.join(able[:-1])}{' or ' if able[:-1] else ''}{able[-1]}"
         )
-    ranks = cluster.ranks // nodes
-    return replace(workload, cluster=replace(cluster, nodes=nodes, ranks_per_node=ranks))
+    cluster = replace(cluster, nodes=nodes, ranks_per_node=cluster.ranks // nodes)
+    return replace(workload, name=f"{workload.name}-{nodes}-nodes", cluster=cluster)
 
 
 def place_of(command: SeveralNodes, count: int) -> Place | None:
@@ -68,6 +116,11 @@ def place_of(command: SeveralNodes, count: int) -> Place | None:
             raise ValueError(f"--node-wait {command.node_wait:g}: it must be positive seconds")
         if count == 1:
             return None
+        if command.nodes is None:
+            outside = place.outside(os.environ)
+            if outside is not None and outside.source:
+                say(f"node {outside.rank} of {count}, from {outside.source}; {ONE_NODE}")
+                return outside
         step = place.of_slurm(os.environ)
         if step is None:
             return place.of_flags(count, command.node_rank, command.endpoint)
@@ -98,6 +151,7 @@ def crew_of(
         with usage_errors():
             token = stack.enter_context(run_token(where, command.node_wait))
             facts = facts_here(list(arguments))
+            wait_for_name(where, command.node_wait)
             nodes = gather(where, token, facts, command.node_wait, say)
         crew = Crew(place=where, nodes=nodes, say=say)
         try:
@@ -112,37 +166,29 @@ def crew_of(
             crew.close(crew.exit_code)
 
 
-def with_crew(inputs: Inputs, crew: Crew | None) -> Inputs:
-    """The inputs with the other nodes, whose own inputs are equal.
+def own_parent(command: SeveralNodes) -> Path:
+    """Where a node that follows makes its folder: --output, else beside the folder of --resume.
 
-    Raises ValueError, or NodeLost.
+    A following node never resumes: it has no records. Raises UsageError.
     """
-    if crew is None:
-        return inputs
-    noted = store.read_json(inputs.directory / INPUTS_NAME, InputsFile, INPUTS_SCHEMA, "run anew")
-    with ExitStack() as undo:
-        if inputs.make_files is None:  # no resumed folder
-            undo.callback(remove_files, inputs.directory)
-        crew.check_inputs(noted, inputs_limit_seconds(inputs.workload))
-        undo.pop_all()
-    environment = {**inputs.environment, "nodes": crew.describe(inputs.environment)}
-    return replace(inputs, team=crew, environment=environment)
+    if command.output is None and command.resume is not None:
+        command = replace(command, output=command.resume.resolve().parent)
+    return parent(command)
 
 
-def follow(
-    command: SeveralNodes, where: Place, arguments: Sequence[str], parent: Path, problem: str
-) -> int:
+def follow(command: SeveralNodes, where: Place, arguments: Sequence[str], problem: str) -> int:
     """Take part as node 1 or up, in a folder of its own; the exit code of node 0.
 
     problem: why this node cannot take part, for node 0 to say. Raises UsageError.
     """
+    folder = own_parent(command)
     with ExitStack() as stack:
         with usage_errors(), run_token(where, command.node_wait) as token:
             say(f"node {where.rank} looks for node 0 at {where.endpoint}, {command.node_wait:g} s")
             try:
-                directory = stack.enter_context(own_folder(parent, where.rank))
+                directory = stack.enter_context(own_folder(folder, where.rank))
             except (OSError, ValueError) as error:
-                directory = parent
+                directory = folder
                 problem = problem or str(usage_error(error))
             hello = Hello(
                 rank=where.rank,
@@ -151,9 +197,10 @@ def follow(
                 environment=describe_environment(),
                 problem=problem,
             )
+            wait_for_name(where, command.node_wait)
             channel = follower.join(where, token, hello, command.node_wait)
             stack.callback(channel.close)
-        assert directory != parent, "node 0 refuses a node with a problem"
+        assert directory != folder, "node 0 refuses a node with a problem"
         node = follower.Follower(place=where, channel=channel, directory=directory, say=say)
         try:
             code = node.follow()

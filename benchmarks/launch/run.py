@@ -1,4 +1,4 @@
-"""A whole run: inputs, the reference, interleaved launches with their records, the gate.
+"""A whole run: the reference, interleaved launches with their records, the gate.
 
 Launches are independent: each has processes of its own, and its record is on disk before the next
 launch starts.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,25 +15,23 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.environment import describe_environment
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job
 from benchmarks.launch import planned, resuming, time_limits
 from benchmarks.launch.further import Budget
 from benchmarks.launch.gate import gate, name_of
 from benchmarks.launch.machine.watch import MachineWatch
 from benchmarks.launch.options import REFERENCE_STEPS, Options
+from benchmarks.launch.preparing import remove_inputs
 from benchmarks.launch.progress import Display
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.recording import Inputs, make_record
 from benchmarks.records import record as records
 from benchmarks.records.machine_errors import records_so_far
-from benchmarks.records.record import Record, Text
+from benchmarks.records.record import Record
 from benchmarks.records.store import is_text
 from benchmarks.rows.assign import assign
 from benchmarks.rows.row import REFERENCE, Configuration
-from benchmarks.worker.steady_peak import steady_peak
-from sppo.config.workload import Workload
 
 
 def new_directory(parent: Path, name: str) -> Path:
@@ -53,77 +50,6 @@ def new_directory(parent: Path, name: str) -> Path:
             continue
         return path.resolve()
     raise FileExistsError(f"{parent / name}: 99 runs in one second; look at the clock")
-
-
-def prepare(workload: Workload, options: Options, directory: Path) -> Inputs:
-    """Write weights and tokens, measure the peak, describe the machine.
-
-    Raises ValueError or OSError on text that cannot be used. A failure removes these files, and a
-    folder that is then empty. A resumed folder keeps its peak, and gets its files before its first
-    launch.
-    """
-    weights = partial(write_weights, workload, directory / "weights.pt")
-    tokens = partial(write_tokens, workload, options, directory / "tokens.npy")
-    make_files, noted = None, resuming.read_inputs(directory)
-    if noted is not None:
-        make_files = partial(resuming.make_files, directory, noted, weights, tokens)
-    else:
-        with ExitStack() as undo:
-            undo.callback(resuming.remove_files, directory)
-            text = tokens()
-            weights()
-            on_cpu = workload.cluster.device == "cpu"
-            cpu_peak = steady_peak(options.threads_per_rank) if on_cpu else None
-            noted = resuming.save_inputs(directory, text, cpu_peak)
-            undo.pop_all()
-    return Inputs(
-        workload=workload,
-        directory=directory,
-        text=noted.text,
-        cpu_peak=noted.cpu_peak,
-        environment=describe_environment(),
-        make_files=make_files,
-    )
-
-
-def write_weights(workload: Workload, path: Path) -> None:
-    """Write the initial weights. Raises OSError, or MemoryError: torch has another name for it."""
-    from benchmarks.worker import weights
-    from benchmarks.worker.device import is_out_of_memory
-
-    dtype = weights.torch_dtype(workload.dtype)
-    try:
-        values = weights.initial_weights(workload.model, workload.seed, dtype)
-    except RuntimeError as error:
-        if is_out_of_memory(error, limit_in_force=True):
-            raise MemoryError from None
-        raise
-    weights.save_weights(values, path)
-
-
-def with_workload(inputs: Inputs, workload: Workload, options: Options) -> Inputs:
-    """The same weights for another length, limit or number of sequences, with new tokens.
-
-    Raises ValueError on text that is too short. A resumed folder first checks that its text is the
-    one of the earlier launches: tokens of another shape have another digest.
-    """
-    text = inputs.text
-    if _batch_shape(workload) != _batch_shape(inputs.workload):
-        if inputs.make_files is not None:
-            inputs.make_files()
-        text = write_tokens(workload, options, inputs.tokens_path)
-    return replace(inputs, workload=workload, text=text)
-
-
-def _batch_shape(workload: Workload) -> tuple[int, int]:
-    return workload.sequences_per_step, workload.sequence_tokens
-
-
-def write_tokens(workload: Workload, options: Options, path: Path) -> Text:
-    """Write the tokens of all steps of any launch. Raises ValueError or OSError."""
-    from benchmarks.worker.tokens import token_file
-
-    return token_file(workload, max(options.steps, REFERENCE_STEPS), path)
 
 
 Narrow = Callable[[Sequence[Configuration], Sequence[Record]], Sequence[Configuration]]
@@ -214,12 +140,6 @@ def _launch(
             yield configuration, record
             if record.status == "oom":
                 break
-
-
-def remove_inputs(inputs: Inputs) -> None:
-    """Remove weights and tokens, which are reproducible. Records stay."""
-    inputs.weights_path.unlink(missing_ok=True)
-    inputs.tokens_path.unlink(missing_ok=True)
 
 
 def launch_row(

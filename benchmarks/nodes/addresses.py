@@ -6,12 +6,16 @@ import errno
 import ipaddress
 import os
 import socket
+import time
 
 import psutil
 
 from benchmarks.nodes.place import Place
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+
+NAME_SECONDS = 0.5
+"""How often a name is looked up that may come later."""
 
 
 def resolved(host: str) -> str:
@@ -22,6 +26,21 @@ def resolved(host: str) -> str:
         raise ValueError(
             f"the host {host} of the endpoint has no IPv4 address here; give an address of node 0"
         ) from None
+
+
+def wait_for_name(place: Place, seconds: float) -> None:
+    """Wait until the host of a pod has an address: its name may come later than the pod.
+
+    After so many seconds `resolved` says that there is none. Other names are never awaited.
+    """
+    deadline = time.monotonic() + seconds
+    while place.source and time.monotonic() < deadline:
+        try:
+            resolved(place.host)
+        except ValueError:
+            time.sleep(NAME_SECONDS)
+        else:
+            return
 
 
 def listen(place: Place) -> socket.socket:

@@ -16,7 +16,6 @@ from benchmarks.job import Job
 from benchmarks.launch.options import Options
 from benchmarks.launch.ranks import ends as rank_ends
 from benchmarks.launch.ranks.team import ONE_NODE, NodeFailed, NodeLost, Nodes
-from benchmarks.launch.resuming import InputsFile
 from benchmarks.nodes import files
 from benchmarks.nodes.addresses import free_port, network_variables, resolved
 from benchmarks.nodes.channel import Lost
@@ -72,7 +71,7 @@ class Crew:
     exit_code: int = 1
 
     def describe(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The environment of every node, node 0 with this one."""
+        """As `Team.describe`."""
         own = {"node": 0, "address": resolved(self.place.host), **environment}
         others = [
             {"node": node.rank, "address": node.address, **node.hello.environment}
@@ -81,23 +80,19 @@ class Crew:
         return [own, *others]
 
     def prepare(self, workload: Workload, options: Options) -> None:
-        """Have all nodes write weights and tokens. Raises NodeLost."""
+        """As `Team.prepare`."""
         for node in self.nodes:
             self._send(node, Prepare(workload=workload, options=options))
 
-    def check_inputs(self, inputs: InputsFile, limit_seconds: float) -> None:
-        """Wait for the nodes' weights and tokens.
-
-        Raises ValueError unless they are these, or NodeLost where none come within the limit.
-        """
+    def check_inputs(self, digests: Mapping[str, str], limit_seconds: float) -> None:
+        """As `Team.check_inputs`."""
         deadline = time.monotonic() + limit_seconds
         for node in self.nodes:
             message = self._prepared(node, deadline, limit_seconds)
             if message.problem:
-                raise Unequal(f"{node}: {message.problem}")
-            for name in ("tokens", "weights"):
-                key = f"{name}_sha256"
-                if getattr(message, key) != getattr(inputs, key):
+                raise OSError(f"{node}: {message.problem}")
+            for name, sha256 in digests.items():
+                if getattr(message, f"{name}_sha256") != sha256:
                     raise Unequal(
                         f"{node}: its {name} are not those of node 0; give the same data (--data) "
                         "and libraries on all nodes"

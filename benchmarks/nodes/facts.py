@@ -20,7 +20,7 @@ COMPARED = ("tokenizers", "transformer-engine", "flash-attn", "flash-attn-3")
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """A node. arguments: the flags that decide what is measured."""
+    """A node. arguments: the command and the flags that decide what is measured."""
 
     host: str
     commit: str | None
@@ -80,8 +80,8 @@ def _differences(head: Facts, other: Facts) -> Iterator[str]:
         yield (f"it has {name} {theirs}, node 0 has {ours}; install the same versions on all nodes")
     if head.arguments != other.arguments:
         yield (
-            f"it was started for `run {' '.join(other.arguments)}`, node 0 for "
-            f"`run {' '.join(head.arguments)}`; give the same flags on all nodes"
+            f"it was started for `{' '.join(other.arguments)}`, node 0 for "
+            f"`{' '.join(head.arguments)}`; give the same command and flags on all nodes"
         )
 
 

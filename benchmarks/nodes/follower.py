@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from benchmarks.job import Job
-from benchmarks.launch import resuming, run
+from benchmarks.launch import preparing, resuming
 from benchmarks.launch.ranks import processes
 from benchmarks.launch.ranks.team import Nodes
 from benchmarks.nodes import files
@@ -111,13 +112,17 @@ def _connect(address: str, place: Place, wait_seconds: float) -> socket.socket:
 
 @dataclass(kw_only=True)
 class Follower:
-    """A node after its welcome. directory: its own folder. say: prints a line."""
+    """A node after its welcome. directory: its own folder, with the inputs of the launches.
+
+    say: prints a line. written: of weights and tokens, what they were made from and their SHA-256.
+    """
 
     place: Place
     channel: Channel
     directory: Path
     say: Callable[[str], None]
     later: list[Message] = field(default_factory=list)
+    written: dict[str, tuple[Any, str]] = field(default_factory=dict)
 
     def follow(self) -> int:
         """Do what node 0 asks until it closes; its exit code. Raises Gone."""
@@ -158,16 +163,34 @@ class Follower:
         return codes[0] if codes else None
 
     def _prepared(self, message: Prepare) -> Prepared:
-        """Write the inputs of all launches."""
-        workload = message.workload
+        """Write the inputs of the next launches. Points of a study share what they have alike."""
+        workload, options = message.workload, message.options
+        data = workload.text, workload.data_field, workload.tokenizer, workload.model
+        tokens_of = (*data, *preparing.batch_shape(workload), options.steps)
+        weights_of = workload.model, workload.seed, workload.dtype
         try:
-            text = run.write_tokens(workload, message.options, self.directory / "tokens.npy")
-            run.write_weights(workload, self.directory / "weights.pt")
-            inputs = resuming.save_inputs(self.directory, text, None)
+            tokens_sha256 = self._written(
+                "tokens.npy",
+                tokens_of,
+                lambda path: preparing.write_tokens(workload, options, path),
+            )
+            weights_sha256 = self._written(
+                "weights.pt", weights_of, lambda path: preparing.write_weights(workload, path)
+            )
         except (ValueError, OSError, MemoryError) as error:
             return Prepared(problem=_words(error))
         self.say(f"node {self.place.rank}: weights and tokens are written")
-        return Prepared(weights_sha256=inputs.weights_sha256, tokens_sha256=inputs.tokens_sha256)
+        return Prepared(weights_sha256=weights_sha256, tokens_sha256=tokens_sha256)
+
+    def _written(self, name: str, source: Any, write: Callable[[Path], object]) -> str:
+        """The SHA-256 of a file, which is written unless it was made from the same source."""
+        known = self.written.pop(name, None)
+        if known is None or known[0] != source:
+            path = self.directory / name
+            write(path)
+            known = source, resuming.digest(path)
+        self.written[name] = known
+        return known[1]
 
     def _launch(self, message: Launch) -> None:
         """Run the ranks of this node, and send their files and their end. Raises Lost."""

@@ -73,7 +73,7 @@ def _wait(
 ) -> None:
     """Take connections until all nodes are there. Raises ValueError."""
     began, said = time.monotonic(), 0.0
-    way_out = f"; {ONE_NODE}" if place.job else ""
+    way_out = f"; {ONE_NODE}" if place.job or place.source else ""
     while missing := _missing(nodes, place, say):
         waited = time.monotonic() - began
         names = f"node {', '.join(map(str, missing))}"

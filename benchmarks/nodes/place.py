@@ -1,16 +1,29 @@
-"""The place of this command among the nodes of a run: from flags, or from SLURM's variables."""
+"""The place of this command among the nodes of a run: from flags, SLURM, or variables of pods."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FIRST_PORT = 20_000
 PORTS = 10_000
 """Ports of SLURM steps: below those that Linux gives out by itself (ip_local_port_range)."""
 
-_ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9._-]+):(?P<port>\d{1,5})")
+_ENDPOINT = re.compile(r"(?P<host>[A-Za-z0-9._-]+):(?P<port>\d{1,5})", re.ASCII)
+
+OF_TORCHRUN = ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+"""Options of torchrun as variables, which Kubeflow sets for each pod: a pod is a node."""
+
+OF_A_POD = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+"""The same of older Kubeflow (PyTorchJob v1), whose WORLD_SIZE counts pods."""
+
+IN_A_POD = "KUBERNETES_SERVICE_HOST"
+"""Kubernetes sets this variable in every container."""
+
+OF_A_PROCESS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Launchers of processes set these, and torchrun TORCHELASTIC_...: no process of theirs is a node.
+"""
 
 
 ONE_NODE = "for one node give --nodes 1"
@@ -21,7 +34,8 @@ ONE_NODE = "for one node give --nodes 1"
 class Place:
     """One of `count` nodes. `host` and `port` are those of node 0.
 
-    job: the SLURM step, "" without SLURM.
+    job: the SLURM step, "" without SLURM. source: the variables that gave the place, "" for flags
+    and SLURM.
     """
 
     count: int
@@ -29,6 +43,7 @@ class Place:
     host: str
     port: int
     job: str = ""
+    source: str = ""
 
     @property
     def endpoint(self) -> str:
@@ -56,6 +71,39 @@ def of_flags(count: int, rank: int | None, endpoint: str | None) -> Place:
             "port from 1 to 65535"
         )
     return Place(count=count, rank=rank, host=match["host"], port=int(match["port"]))
+
+
+def outside(variables: Mapping[str, str]) -> Place | None:
+    """The place that a launcher outside gives; None without several nodes. Raises ValueError."""
+    if "SLURM_JOB_ID" in variables or "SLURM_STEP_ID" in variables:
+        return of_slurm(variables)
+    return of_pods(variables)
+
+
+def of_pods(variables: Mapping[str, str]) -> Place | None:
+    """The place of a pod of several, as Kubeflow sets it; None unless complete and consistent.
+
+    Sources: pkg/constants of Kubeflow Trainer 2, and pkg/controller.v1/pytorch of its Training
+    Operator.
+    """
+    if any(name in OF_A_PROCESS or name.startswith("TORCHELASTIC_") for name in variables):
+        return None
+    if any(name.startswith("PET_") for name in variables):
+        names = OF_TORCHRUN
+    elif IN_A_POD in variables:
+        names = OF_A_POD
+    else:
+        return None
+    count, rank, host, port = (variables.get(name, "") for name in names)
+    if not all(text.isascii() and text.isdecimal() for text in (count, rank, port)):
+        return None
+    if int(count) < 2 or host == "localhost" or host.startswith("127."):
+        return None
+    try:
+        place = of_flags(int(count), int(rank), f"{host}:{port}")
+    except ValueError:
+        return None
+    return replace(place, source=f"{', '.join(names[:-1])} and {names[-1]}")
 
 
 def of_slurm(variables: Mapping[str, str]) -> Place | None:

@@ -1,4 +1,4 @@
-"""The batch script of a run under SLURM, complete and commented."""
+"""The batch script of a run or a study under SLURM, complete and commented."""
 
 from __future__ import annotations
 
@@ -34,28 +34,35 @@ WAIT_SECONDS = 60
 class Script:
     """What a script says.
 
-    arguments: of `run`. program: the path of `sppo-bench`. time: in SLURM's form.
+    command: of `sppo-bench`, with its arguments. program: the path of `sppo-bench`. time: in
+    SLURM's form. output: gets the folder of the job. resume: a folder to go on in instead.
     """
 
     workload: Workload
+    command: str
     arguments: Sequence[str]
     written_by: Sequence[str]
     program: str
     time: str
+    output: str
+    resume: str | None = None
     partition: str | None = None
     account: str | None = None
 
     def text(self) -> str:
         """The whole script."""
         cluster = self.workload.cluster
-        run = shlex.join([self.program, "run", *self.arguments, "--nodes", str(cluster.nodes)])
+        nodes = ["--nodes", str(cluster.nodes)]
+        line = shlex.join([self.program, self.command, *self.arguments, *nodes])
         return "\n".join(
             [
                 "#!/bin/bash",
-                f"# {self.workload.name} on {cluster.nodes} nodes. Submit by: sbatch FILE",
+                f"# {self.command} of {self.workload.name}. Submit by: sbatch FILE",
                 f"# Written by `{shlex.join(self.written_by)}`; the page is docs/nodes.md.",
                 *self._directives(),
                 *_PREPARATION,
+                *self._place(),
+                "",
                 "# The same command on every node. Node 0 prints the table and writes the records.",
                 "# Where a node fails, node 0 names it, prints how to go on, and ends all. So srun",
                 "# kills no task at once; a minute after the first end it kills what still runs.",
@@ -63,10 +70,27 @@ class Script:
                 "# above.",
                 f"srun --nodes={cluster.nodes} --ntasks-per-node=1 --cpu-bind=none \\",
                 f"    --kill-on-bad-exit=0 --wait={WAIT_SECONDS} --export=ALL \\",
-                f"    {run}",
+                f'    {line} "${{place[@]}}"',
                 "",
             ]
         )
+
+    def _place(self) -> list[str]:
+        """The lines that choose between a new folder and one to go on in."""
+        if self.resume is not None:
+            return [
+                "# The folder of a stopped command. Nothing in there is measured twice.",
+                f"place=(--resume {shlex.quote(self.resume)})",
+            ]
+        return [
+            "# The folder of this job. If SLURM requeues the job, it goes on there, and measures",
+            "# nothing twice.",
+            f'folder={shlex.quote(self.output)}/slurm-"$SLURM_JOB_ID"',
+            'place=(--output "$folder")',
+            'for plan in "$folder"/*/run.json; do',
+            '    if [ -e "$plan" ]; then place=(--resume "${plan%/run.json}"); fi',
+            "done",
+        ]
 
     def _directives(self) -> list[str]:
         cluster = self.workload.cluster

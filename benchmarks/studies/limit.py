@@ -15,8 +15,10 @@ import msgspec
 
 from benchmarks.job import Status
 from benchmarks.launch.options import Options
+from benchmarks.launch.preparing import prepare, remove_inputs
 from benchmarks.launch.progress import Display
-from benchmarks.launch.run import launch_row, prepare, remove_inputs
+from benchmarks.launch.ranks.team import ALONE, Team
+from benchmarks.launch.run import launch_row
 from benchmarks.records import store
 from benchmarks.records.provenance import origin
 from benchmarks.records.record import Record
@@ -63,15 +65,16 @@ def search(
     directory: Path,
     display: Display,
     on_record: Callable[[Record], None] | None = None,
+    team: Team = ALONE,
 ) -> DeviceLimit:
     """Launch without a limit, then bisect whole MiB up to SEARCH_MIB above the tracked peak.
 
-    directory: gets the records. on_record: gets every record at once. Raises NoLimit if the
-    baseline does not run without a limit, or not with the largest one.
+    directory: gets the records. on_record: gets every record at once. team: the other nodes.
+    Raises NoLimit if the baseline does not run without a limit, or not with the largest one.
     """
     options = Options(launches=1, measured_steps=1, warmup_steps=0)
     free = workload.with_device_memory(None)
-    inputs = prepare(free, options, directory)
+    inputs = prepare(free, options, directory, team)
     row = next(row for row in ROWS if row.choosing == "same layout")
     configuration = assign(row, free)
     done: list[Record] = []

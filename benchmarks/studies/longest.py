@@ -16,10 +16,11 @@ from pathlib import Path
 from benchmarks.data.checks import check_length
 from benchmarks.data.formats import STDLIB, open_source
 from benchmarks.data.source import named
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.gate import gate
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
+from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.launch.recording import Inputs
 from benchmarks.longest_fit import Answer, guess_tokens, longest_fit
 from benchmarks.records.provenance import machine
@@ -111,7 +112,7 @@ class Prober:
     def _launch(
         self, setting: SearchedSetting, configuration: Configuration, workload: Workload
     ) -> Record:
-        self.inputs = run.with_workload(self.inputs, workload, self.options)
+        self.inputs = preparing.with_workload(self.inputs, workload, self.options)
         label = f"{setting.label} {workload.sequence_tokens}"
         trial = replace(configuration, row=replace(setting.row, label=label, name=""))
         record = run.launch_row(self.inputs, trial, 1, self.options, self.display)
@@ -232,11 +233,12 @@ def search(
     at_most_tokens: int | None = None,
     most_settings: int | None = None,
     on_trial: OnTrial | None = None,
+    team: Team = ALONE,
 ) -> tuple[LongestSequences, list[Record]]:
     """All rows in turn: the result, and the judged records of all launches.
 
     directory: gets the records. most_settings: of a tuned row, those of least memory; None: all.
-    on_trial: gets every trial at once.
+    on_trial: gets every trial at once. team: the other nodes.
 
     Raises ValueError or OSError before the first launch, or on text that is too short.
     """
@@ -249,7 +251,7 @@ def search(
         with named(workload.text):
             check_length(open_source(workload, at_most_tokens + 1), at_most_tokens)
     prober = Prober(
-        inputs=run.prepare(workload, options, directory),
+        inputs=preparing.prepare(workload, options, directory, team),
         options=options,
         display=display,
         at_most_tokens=at_most_tokens,
@@ -259,11 +261,11 @@ def search(
     results = []
     try:
         for row_settings in settings:
-            prober.inputs = run.with_workload(prober.inputs, workload, options)
+            prober.inputs = preparing.with_workload(prober.inputs, workload, options)
             results.append(search_row(row_settings, prober, step))
     finally:
         done = judged(directory, prober.launched, display)
-        run.remove_inputs(prober.inputs)
+        preparing.remove_inputs(prober.inputs)
     result = LongestSequences(
         workload=workload.name,
         device_memory_bytes=limit_bytes,

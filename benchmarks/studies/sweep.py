@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.job import Status
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
+from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.launch.recording import Inputs
 from benchmarks.records.record import Record, group_by
 from benchmarks.reporting import tables
@@ -91,16 +92,17 @@ def measure(
     directory: Path,
     display: Display,
     proven: Collection[str] = (),
+    team: Team = ALONE,
 ) -> tuple[SweepPoint, list[Record]]:
     """Choose settings, launch and compare at one value, in a folder of `directory`.
 
-    proven: settings that fit here, see `fitting_settings`. Raises ValueError or OSError before the
-    first launch.
+    proven: settings that fit here, see `fitting_settings`. team: the other nodes. Raises ValueError
+    or OSError before the first launch.
     """
     workload = request.values[label]
     folder = directory / label
     folder.mkdir(exist_ok=True)
-    inputs = run.prepare(workload, request.options, folder)
+    inputs = preparing.prepare(workload, request.options, folder, team)
     display.note(f"{workload.name}, {label}:")
     try:
         configurations = [
@@ -122,7 +124,7 @@ def measure(
             instead=fallback,
         )
     finally:
-        run.remove_inputs(inputs)
+        preparing.remove_inputs(inputs)
     point = SweepPoint(
         label=label,
         device_memory_bytes=workload.device_memory_bytes,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from baselines.sppo import ADAPTER, SppoSettings
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.ranks import processes
@@ -47,7 +47,7 @@ def launch(
     options = Options(
         launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=limit_seconds
     )
-    made = run.prepare(WORKLOAD, options, run.new_directory(folder, WORKLOAD.name))
+    made = preparing.prepare(WORKLOAD, options, run.new_directory(folder, WORKLOAD.name))
     row = Row(label="SPPO", system="sppo", choosing="planned")
     start = time.monotonic()
     try:
@@ -55,7 +55,7 @@ def launch(
             made, with_settings(row, ADAPTER, SETTINGS, grid=""), 1, options, Lines()
         )
     finally:
-        run.remove_inputs(made)
+        preparing.remove_inputs(made)
     return Ended(record=record, seconds=time.monotonic() - start, left=processes_left(folder))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import workloads
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.progress import Lines
 from benchmarks.reporting import tables
 from benchmarks.rows import assign
@@ -27,7 +27,7 @@ OPTIONS = run.Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_s
 
 def test_four_ranks_do_equal_work_and_count_what_is_planned(tmp_path: Path) -> None:
     directory = run.new_directory(tmp_path, FOUR.name)
-    inputs = run.prepare(FOUR, OPTIONS, directory)
+    inputs = preparing.prepare(FOUR, OPTIONS, directory)
     inputs = replace(inputs, environment={**inputs.environment, "cores": 2})
     chosen = [assign.assign(row, FOUR) for row in rows.find(["megatron-same-layout", "sppo"])]
     assert [row.settings_text[:7] for row in chosen] == ["TP2 PP2", "PP2 SP2"]

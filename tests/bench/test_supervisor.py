@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Progress
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
@@ -164,7 +164,7 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
     )
     options = Options(launches=2, measured_steps=2)
     directory = run.new_directory(tmp_path, WORKLOAD.name)
-    prepared = run.prepare(WORKLOAD, options, directory)
+    prepared = preparing.prepare(WORKLOAD, options, directory)
     done = run.run(prepared, [refused], options, Lines())
     assert [(r.system, r.status) for r in done] == [("reference", "ok"), ("sppo", "infeasible")]
     assert exit_code(done) == 0
@@ -174,7 +174,7 @@ def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
     """It cannot run on two ranks, and says so in its own words."""
     options = Options(launches=1, measured_steps=2)
     directory = run.new_directory(tmp_path, WORKLOAD.name)
-    prepared = run.prepare(WORKLOAD, options, directory)
+    prepared = preparing.prepare(WORKLOAD, options, directory)
     two_ranks = assign(Row(label="Plain torch", system="reference", choosing="only one"), WORKLOAD)
     reference, refused = run.run(prepared, [two_ranks], options, Lines())
     assert reference.status == "ok"
@@ -189,7 +189,7 @@ def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path
     rows = {name.slug: name for name in ROWS}
     tight = WORKLOAD.with_device_memory(1 * MIB)
     options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=120)
-    made = run.prepare(tight, options, run.new_directory(tmp_path, tight.name))
+    made = preparing.prepare(tight, options, run.new_directory(tmp_path, tight.name))
     try:
         refused = run.launch_row(
             made, assign(rows["megatron-same-layout"], tight), 1, options, Lines()
@@ -197,7 +197,7 @@ def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path
         free = replace(made, workload=WORKLOAD.with_device_memory(None))
         fine = run.launch_row(free, assign(rows["sppo"], free.workload), 1, options, Lines())
     finally:
-        run.remove_inputs(made)
+        preparing.remove_inputs(made)
     assert refused.status == "oom", refused.reason
     assert fine.status == "ok", fine.reason
     assert (

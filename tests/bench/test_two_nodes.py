@@ -12,14 +12,14 @@ import pytest
 
 from benchmarks.records import record as records
 from benchmarks.records.record import Record
-from tests.two_nodes import RUN, Nodes, namespaces, slurm_step, started
+from tests.two_nodes import RUN, SWEEP, Nodes, namespaces, slurm_step, started
 
 pytestmark = pytest.mark.slow
 
 
 def recorded(nodes: Nodes) -> dict[str, Record]:
     """The records of node 0, by row."""
-    (directory,) = nodes.output(0).glob("*-mini-cpu")
+    (directory,) = nodes.output(0).glob("*-mini-cpu-2-nodes")
     return {record.row: record for record in records.read_all(directory)}
 
 
@@ -35,7 +35,7 @@ def check(nodes: Nodes, *rows: str) -> None:
         losses = [step.loss for step in record.steps]
         assert losses == pytest.approx([step.loss for step in reference.steps], rel=1e-5)
         assert [node["node"] for node in record.environment["nodes"]] == [0, 1]
-    (directory,) = nodes.output(0).glob("*-mini-cpu")
+    (directory,) = nodes.output(0).glob("*-mini-cpu-2-nodes")
     assert not list(directory.glob("*.pt"))
     for launch in directory.glob("*-1"):
         if launch.name != "reference-1":
@@ -50,6 +50,29 @@ def test_two_nodes_train_as_one(tmp_path: Path) -> None:
         for rank in (1, 0):
             nodes.start(rank, [*RUN, "--systems", "sppo"])
         check(nodes, "SPPO")
+
+
+def test_two_nodes_sweep_under_a_simulated_srun(tmp_path: Path) -> None:
+    """Node 1 follows a study launch by launch, with new tokens for each value."""
+    with started(tmp_path) as nodes:
+        for rank in (0, 1):
+            step = slurm_step(rank, "127.0.0.[2-3]", os.getpid())
+            nodes.start(
+                rank,
+                [*SWEEP, "--systems", "sppo"],
+                by_hand=False,
+                variables={**step, "XDG_DATA_HOME": str(tmp_path / "home")},
+            )
+        assert nodes.codes() == [0, 0], nodes.text(0) + nodes.text(1)
+        (directory,) = nodes.output(0).glob("*-mini-cpu-2-nodes")
+        for value in ("1", "2"):
+            done = {record.row: record for record in records.read_all(directory / value)}
+            record = done["SPPO"]
+            assert (record.status, len(record.memory)) == ("ok", 2), record.reason
+            assert record.workload.sequences_per_step == int(value)
+            assert [node["node"] for node in record.environment["nodes"]] == [0, 1]
+        assert (directory / "sweep.json").exists()
+        assert not list(nodes.output(1).iterdir()), "all is on node 0"
 
 
 @pytest.mark.soak

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.ranks import processes
 from benchmarks.records import store
@@ -45,14 +45,14 @@ def launches(workload_name: str, limit_bytes: int, count: int, folder: Path) -> 
     """So many launches of SPPO's own plan under one limit."""
     workload = workloads.find(workload_name).with_device_memory(limit_bytes)
     options = run.Options(launches=count, warmup_steps=0, measured_steps=0)
-    inputs = run.prepare(workload, options, folder)
+    inputs = preparing.prepare(workload, options, folder)
     try:
         (row,) = row_module.find(["sppo"])
         assignment = assign.assign(row, workload)
         numbers = range(1, count + 1)
         return [run.launch_row(inputs, assignment, number, options, Lines()) for number in numbers]
     finally:
-        run.remove_inputs(inputs)
+        preparing.remove_inputs(inputs)
 
 
 def summary(limit_bytes: int, done: Sequence[Record]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.sppo import SppoSettings
 from benchmarks import workloads
 from benchmarks.environment import describe_environment
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.ranks import processes
 from benchmarks.launch.recording import Inputs
@@ -184,7 +184,7 @@ class Soak:
         world, before = WORLDS[name], digests(self.folder)
         if name not in self.inputs:
             directory = run.new_directory(self.folder, world.workload.name)
-            self.inputs[name] = run.prepare(world.workload, OPTIONS, directory)
+            self.inputs[name] = preparing.prepare(world.workload, OPTIONS, directory)
         self.launches[name] = self.launches.get(name, 0) + 1
         options = OPTIONS if kill else replace(OPTIONS, measured_steps=2)
         with worker(kill):
@@ -207,7 +207,7 @@ class Soak:
     def unread(self) -> int:
         """Records that cannot be read back as they were written; inputs are removed."""
         for inputs in self.inputs.values():
-            run.remove_inputs(inputs)
+            preparing.remove_inputs(inputs)
         directories = [inputs.directory for inputs in self.inputs.values()]
         on_disk = [record for directory in directories for record in records.read_all(directory)]
         return sum(record not in on_disk for record in self.done)

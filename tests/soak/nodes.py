@@ -1,7 +1,7 @@
 """Two nodes on one machine: equal losses for every row, and each fault named. Real launches.
 
     python -m tests.soak.nodes --output results/published/proofs/NAME.json
-    python -m tests.soak.nodes --cases frozen,resume
+    python -m tests.soak.nodes --cases frozen,sweep-killed
 
 Exits 1 if a case failed. The case of a full disk needs root, for a small file system.
 """
@@ -24,33 +24,13 @@ from typing import Any
 import psutil
 
 from benchmarks.environment import CHECKOUT, describe_environment
-from benchmarks.records import record as records
 from benchmarks.records import store
-from benchmarks.records.record import Record
-from tests.two_nodes import RUN, SHORT, Nodes, slurm_step, started
+from tests.soak.node_studies import batch_script, only_run, recorded, sweep_killed
+from tests.two_nodes import RUN, Nodes, started
 
 SPPO = (*RUN, "--systems", "sppo")
 LONG = ("run", "mini-cpu", "--launches", "1", "--measured-steps", "3000", "--no-wandb")
 IN_A_LAUNCH = "SPPO, launch 1: step 4/"
-
-FAKE_SRUN = """#!/bin/bash
-while [ "${1#--}" != "$1" ]; do shift; done
-for rank in 0 1; do
-    SLURM_NODEID=$rank SLURM_PROCID=$rank SLURM_STEP_ID=0 SLURM_STEP_NUM_NODES=2 \\
-        SLURM_STEP_NUM_TASKS=2 "$@" &
-    pids="$pids $!"
-done
-code=0
-for pid in $pids; do wait "$pid" || code=$?; done
-exit $code
-"""
-"""srun, as far as the script needs it: one task a node, each with its own variables."""
-
-
-def recorded(output: Path) -> dict[str, Record]:
-    """The records of the only run in a folder, by row."""
-    (directory,) = output.glob("*-mini-cpu")
-    return {record.row: record for record in records.read_all(directory)}
 
 
 def both(nodes: Nodes, *arguments: str) -> list[int]:
@@ -89,35 +69,6 @@ def equal_losses(folder: Path) -> str:
     return f"{len(over_two)} rows, largest relative difference {largest:.1e}"
 
 
-def batch_script(folder: Path) -> str:
-    """The script of `sppo-bench slurm` runs, with an srun of ours."""
-    with started(folder) as nodes:
-        home = nodes.output(0)
-        home.mkdir(parents=True)
-        words = ["slurm", "mini-cpu", *SHORT, "--nodes", "2", "--systems", "sppo"]
-        line = [sys.executable, "-m", "benchmarks", *words, "--output", str(home)]
-        text = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-        (folder / "bin").mkdir()
-        for name, content in (("srun", FAKE_SRUN), ("job.sbatch", text)):
-            path = folder / "bin" / name
-            path.write_text(content)
-            path.chmod(0o755)
-        step = slurm_step(0, "127.0.0.[2-3]", os.getpid())
-        outside = {name: value for name, value in step.items() if "STEP" not in name}
-        path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", str(folder / "bin" / "job.sbatch")],
-            env={**os.environ, **outside, "PATH": path},
-            cwd=home,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        record = recorded(home)["SPPO"]
-        assert (record.status, record.workload.cluster.nodes) == ("ok", 2)
-    return "ok"
-
-
 def killed(folder: Path) -> str:
     """The command of node 1 is killed in a launch; then the run goes on, without that launch."""
     with started(folder) as nodes:
@@ -134,7 +85,7 @@ def killed(folder: Path) -> str:
         before = recorded(nodes.output(0))
         assert set(before) == {"Reference"}, list(before)
         assert len(list(nodes.output(1).glob("*-node-1/weights.pt"))) == 1
-        (directory,) = nodes.output(0).glob("*-mini-cpu")
+        directory = only_run(nodes.output(0))
         again = [*RUN, "--systems", "sppo,megatron-same-layout", "--resume", str(directory)]
         for rank in (0, 1):
             nodes.start(rank, again, names_output=rank > 0)
@@ -272,6 +223,7 @@ CASES: dict[str, Callable[[Path], str]] = {
     "losses": equal_losses,
     "script": batch_script,
     "killed": killed,
+    "sweep-killed": sweep_killed,
     "rank-killed": rank_killed,
     "rank-hung": rank_hung,
     "frozen": frozen,

@@ -16,7 +16,7 @@ from typing import get_args, get_type_hints
 
 from tyro.conf import Positional, arg
 
-from benchmarks.cli import COMMANDS
+from benchmarks.cli import COMMANDS, SCRIPTS
 
 CHECKOUT = Path(__file__).parents[2]
 ROOT_PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -147,13 +147,14 @@ def wrong_flags(text: str) -> list[str]:
     wrong = []
     for line in _code(text):
         flags = FLAG.findall(line)
-        command = re.match(r"\$?\s*(?:python3? -m )?([\w.-]+)(?: ([a-z]+))?", line)
+        command = re.match(r"\$?\s*(?:python3? -m )?([\w.-]+)(?: ([a-z]+)( [a-z]+)?)?", line)
         if not flags:
             continue
         if line.lstrip().startswith("-"):
             known = every_flag()
         elif command and command[1] in ("sppo-bench", "benchmarks") and command[2] in COMMANDS:
-            known = flags_of(command[2])
+            two_words = f"{command[2]}{command[3]}"
+            known = flags_of(two_words if two_words in SCRIPTS else command[2])
         elif command and (program := _program(command[1])):
             known = flags_of_program(program)
         else:
@@ -182,7 +183,7 @@ def _program(module: str) -> str | None:
 @cache
 def flags_of(command: str) -> frozenset[str]:
     """Flags of a command of sppo-bench, from the fields and aliases of its dataclass."""
-    module, name = COMMANDS[command].split(":")
+    module, name = {**COMMANDS, **SCRIPTS}[command].split(":")
     return _flags_of_class(getattr(importlib.import_module(f"benchmarks.commands.{module}"), name))
 
 

@@ -15,7 +15,7 @@ from benchmarks import environment
 from benchmarks.cli import main
 from benchmarks.emulation import cache
 from benchmarks.job import Job, Memory, RankReport, StepReport
-from benchmarks.launch import planned, run
+from benchmarks.launch import planned, preparing, run
 from benchmarks.launch.machine import watch
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
@@ -63,7 +63,7 @@ def reports(job: Job) -> list[RankReport]:
 
 
 def scripted_launch(log: Path, moment: Moment) -> Callable[[Job, LaunchOptions], Outcome]:
-    """A launcher that notes every launch in `log`."""
+    """A launcher that notes every launch in `log`. Other nodes begin and end as always."""
 
     def launch(job: Job, options: LaunchOptions) -> Outcome:
         assert Path(job.weights_path).stat().st_size
@@ -75,6 +75,9 @@ def scripted_launch(log: Path, moment: Moment) -> Callable[[Job, LaunchOptions],
         with log.open("a") as stream:
             stream.write(f"{folder.parent.name}/{folder.name}\n")
         moment("launch")
+        options.team.begin(job, options.environment, options.time_limit_seconds)
+        assert not options.team.finish(0)
+        options.team.require_all()
         limit = job.workload.device_memory_bytes
         if limit is not None and TOKEN_BYTES * job.workload.sequence_tokens + MIB > limit:
             return Outcome(status="oom", reason="no memory", reports=[])
@@ -103,9 +106,9 @@ def scripted(folder: Path, moment: Moment = lambda name: None) -> Iterator[None]
     """All launches are scripted, and published results go to a folder. `moment` sees all writes."""
     write = store.write_bytes
 
-    def write_bytes(path: Path, data: bytes) -> None:
+    def write_bytes(path: Path, *parts: bytes) -> None:
         moment(f"before {path.name}")
-        write(path, data)
+        write(path, *parts)
         moment(f"after {path.name}")
 
     peak = Peak(flops_per_second=1e11, source="a test", kind="measured")
@@ -114,8 +117,8 @@ def scripted(folder: Path, moment: Moment = lambda name: None) -> Iterator[None]
             (planned, "launch", scripted_launch(folder / "launches.txt", moment)),
             (store, "write_bytes", write_bytes),
             (store, "published_directory", lambda: folder / "published"),
-            (run, "write_tokens", write_tokens),
-            (run, "steady_peak", lambda threads: peak),
+            (preparing, "write_tokens", write_tokens),
+            (preparing, "steady_peak", lambda threads: peak),
             (watch, "read_kernel", lambda threads: None),
             (watch, "read_counters", no_counters),
             (bar_chart, "bar_chart", draw_nothing),

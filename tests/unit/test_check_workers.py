@@ -129,7 +129,7 @@ def test_an_error_of_a_launch_is_a_value(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*arguments: object) -> None:
         raise KeyError("port")
 
-    monkeypatch.setattr(counted.run, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(counted.preparing, "prepare", lambda *arguments: None)
     monkeypatch.setattr(counted.run, "launch_row", broken)
     values = counted.launched_values()
     assert set(values) == set(counted.gloo_cases())

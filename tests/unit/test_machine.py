@@ -18,7 +18,7 @@ import pytest
 from benchmarks import cli, environment, standard_streams
 from benchmarks.commands.arguments import UsageError, chosen_systems, usage_errors
 from benchmarks.commands.planning.emulate_settings import system_named
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.ranks import processes
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words, records_so_far
@@ -143,7 +143,7 @@ def test_weights_beyond_the_memory_are_an_error_of_the_machine(
 
     monkeypatch.setattr(weights, "initial_weights", lambda *_: torch.empty(10**15))
     with pytest.raises(MemoryError):
-        run.write_weights(find("mini-cpu"), tmp_path / "weights.pt")
+        preparing.write_weights(find("mini-cpu"), tmp_path / "weights.pt")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Job
-from benchmarks.launch import run
+from benchmarks.launch import preparing
 from benchmarks.launch.options import Options
 from benchmarks.launch.ranks import processes
 from benchmarks.nodes.channel import Channel
 from benchmarks.nodes.follower import Follower, Gone
-from benchmarks.nodes.messages import Close, Launch, Prepare
+from benchmarks.nodes.messages import Close, Launch, Prepare, Prepared
 from benchmarks.nodes.place import Place
 from tests.unit.test_node_channel import pair, until
 from tests.unit.test_node_crew import job_in
@@ -57,7 +58,7 @@ def test_node_0_ends_while_this_node_prepares(
             until(ended(follower.channel))
             raise OSError("the disk is full")
 
-        monkeypatch.setattr(run, "write_tokens", end_meanwhile)
+        monkeypatch.setattr(preparing, "write_tokens", end_meanwhile)
         head.send(PREPARE)
         assert follower.follow() == 2
 
@@ -77,6 +78,40 @@ def test_node_0_ends_while_ranks_are_stopped_here(
         monkeypatch.setattr(processes, "start_ranks", sleeping)
         head.send(launch_of(tmp_path))
         assert follower.follow() == 3
+
+
+def test_a_further_point_of_a_study_keeps_what_is_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another limit needs no new files, and another length only new tokens."""
+    written: list[str] = []
+
+    def write(*about: Any) -> None:
+        path = about[-1]
+        written.append(path.name)
+        path.write_text(f"{len(written)}")
+
+    monkeypatch.setattr(preparing, "write_tokens", write)
+    monkeypatch.setattr(preparing, "write_weights", write)
+    points = [
+        WORKLOAD,
+        WORKLOAD.with_device_memory(None),
+        replace(WORKLOAD, sequence_tokens=256),
+        replace(WORKLOAD, sequence_tokens=256, seed=2),
+    ]
+    with following(tmp_path / "node-1") as (head, follower):
+        for point in points:
+            head.send(Prepare(workload=point, options=Options()))
+        head.send(Close(code=0))
+        assert follower.follow() == 0
+        answers = [head.get(5) for _ in points]
+    assert written == ["tokens.npy", "weights.pt", "tokens.npy", "weights.pt"]
+    assert answers[0] == answers[1]
+    prepared = [answer for answer in answers if isinstance(answer, Prepared)]
+    assert len({answer.tokens_sha256 for answer in prepared}) == 2
+    weights = [answer.weights_sha256 for answer in prepared]
+    assert weights == [weights[0]] * 3 + [weights[3]]
+    assert weights[0] != weights[3]
 
 
 def test_without_a_last_word_node_0_is_gone(tmp_path: Path) -> None:

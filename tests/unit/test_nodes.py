@@ -1,10 +1,8 @@
-"""Several nodes, without a launch: places, tokens, equal nodes, files, the batch script."""
+"""Several nodes, without a launch: places, tokens, equal nodes, files."""
 
 from __future__ import annotations
 
-import shutil
 import stat
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import msgspec
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.nodes import addresses, facts, files, place, script, token
+from benchmarks.nodes import addresses, facts, files, place, token
 from benchmarks.nodes.facts import Facts
 from benchmarks.nodes.messages import File
 from benchmarks.nodes.place import Place
@@ -24,7 +22,7 @@ FACTS = Facts(
     code_sha256="c" * 64,
     python="3.11.7",
     versions={"torch": "2.13.0", "nvidia-nccl-cu13": "2.29.1"},
-    arguments=["mini-cpu"],
+    arguments=["run", "mini-cpu"],
 )
 
 STEP = {
@@ -88,7 +86,6 @@ def test_the_first_host_of_a_list(listed: str, first: str) -> None:
         (["--nodes", "2", "--node-rank", "0", "--endpoint", "a:70000"], "from 1 to 65535"),
         (["--node-rank", "0"], "give --nodes too"),
         (["--nodes", "2", "--node-wait", "nan"], "--node-wait nan"),
-        (["--nodes", "2", "--node-rank", "0", "--endpoint", "127.0.0.1:9", "--tune"], "--tune"),
     ],
 )
 def test_wrong_flags_are_one_line(
@@ -98,6 +95,26 @@ def test_wrong_flags_are_one_line(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        ["run", "--tune"],
+        ["sweep", "--sequences-per-step", "1"],
+        ["longest"],
+        ["limit"],
+        ["ablation"],
+    ],
+    ids=lambda study: study[0],
+)
+def test_studies_have_the_same_flags(study: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = [study[0], "mini-cpu", *study[1:]]
+    assert main([*words, "--nodes", "3"]) == 2
+    assert main([*words, "--nodes", "2", "--node-rank", "1"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "do not divide; give 1 or 2" in first
+    assert "--endpoint missing" in second
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dry-run"]], ids=["run", "dry run"])
@@ -161,7 +178,8 @@ def test_equal_nodes_have_no_difference() -> None:
         ({"python": "3.11.9"}, "it has Python 3.11.9, node 0 has 3.11.7"),
         ({"versions": {"torch": "2.12.0"}}, "it has torch 2.12.0, node 0 has 2.13.0"),
         ({"versions": {"torch": "2.13.0"}}, "it has nvidia-nccl-cu13 none, node 0 has 2.29.1"),
-        ({"arguments": ["tiny-cpu"]}, "it was started for `run tiny-cpu`"),
+        ({"arguments": ["run", "tiny-cpu"]}, "it was started for `run tiny-cpu`, node 0 for `run"),
+        ({"arguments": ["limit", "mini-cpu"]}, "it was started for `limit mini-cpu`, node 0 for"),
     ],
 )
 def test_a_difference_is_named(changes: dict[str, Any], words: str) -> None:
@@ -237,59 +255,3 @@ def test_gloo_gets_the_interface_unless_the_user_chose(monkeypatch: pytest.Monke
     assert addresses.network_variables("192.0.2.1") == {}
     monkeypatch.setenv(addresses.GLOO_INTERFACE, "ib0")
     assert addresses.network_variables("127.0.0.2") == {}
-
-
-def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["slurm", *arguments]) == 0
-    return capsys.readouterr().out
-
-
-def test_the_batch_script_is_right_for_bash_and_shellcheck(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    text = written(
-        capsys,
-        *("gpt-7b-1m-32xa100", "--nodes", "4", "--gpus-per-node", "8", "--time", "02:00:00"),
-        *("--partition", "gpu", "--account", "me", "--systems", "sppo", "--data", "a 'b'.txt"),
-    )
-    path = tmp_path / "job.sbatch"
-    path.write_text(text)
-    subprocess.run(["bash", "-n", path], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", path], check=True)
-    for line in ("--nodes=4", "--gpus-per-node=8", "--time=02:00:00", "--partition=gpu"):
-        assert f"\n#SBATCH {line}\n" in text
-    run = text.splitlines()[-1]
-    assert run.endswith("""--data 'a '"'"'b'"'"'.txt' --systems sppo --nodes 4""")
-    assert "--kill-on-bad-exit=0 --wait=60" in text, "node 0 has time to say why it ends"
-
-
-def test_a_script_of_cpus_asks_for_no_gpus(capsys: pytest.CaptureFixture[str]) -> None:
-    text = written(capsys, "mini-cpu", "--nodes", "2", "--systems", "sppo", "--launches", "1")
-    assert "gpus" not in text
-    assert "\n#SBATCH --time=00:" in text
-    assert text.splitlines()[-1].endswith("run mini-cpu --launches 1 --systems sppo --nodes 2")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["mini-cpu"], "give --nodes 2 or more"),
-        (["mini-cpu", "--nodes", "2", "--gpus-per-node", "1"], "leave --gpus-per-node out"),
-        (["gpt-7b-1m-32xa100", "--nodes", "4", "--gpus-per-node", "4"], "has 8 ranks on each of 4"),
-        (["gpt-7b-1m-32xa100", "--partition", "a b"], "give a name of SLURM"),
-        (["gpt-7b-1m-32xa100", "--time", "soon"], "give SLURM's form"),
-    ],
-)
-def test_a_wrong_script_is_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["slurm", *arguments]) == 2
-    assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(600, "00:10:00"), (86_400 + 7_200, "1-02:00:00"), (3_661, "01:01:01")]
-)
-def test_times_in_slurm_s_form(seconds: float, text: str) -> None:
-    assert script.slurm_time(seconds) == text

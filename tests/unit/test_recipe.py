@@ -79,7 +79,8 @@ def test_the_batch_script_runs_in_the_container(
         ["sed", expression], input=written, capture_output=True, text=True, check=True
     ).stdout
     last = (
-        "    apptainer exec --nv sppo.sif /opt/venv/bin/sppo-bench run gpt-7b-1m-32xa100 --nodes 4"
+        "    apptainer exec --nv sppo.sif /opt/venv/bin/sppo-bench run gpt-7b-1m-32xa100 --nodes 4 "
+        '"${place[@]}"'
     )
     assert script.splitlines()[-1] == last
     path = tmp_path / "job.sbatch"

@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.launch import resuming, run
+from benchmarks.launch import preparing, resuming
 from benchmarks.launch.options import Options
 from benchmarks.records import record as records
 from benchmarks.records.record import Peak
@@ -28,7 +28,7 @@ def test_inputs_that_fail_remove_no_record(tmp_path: Path, monkeypatch: pytest.M
     folder = stopped_run(tmp_path)
     (folder / "inputs.json").unlink()
     before = sorted(folder.rglob(records.FILE_NAME))
-    monkeypatch.setattr(run, "write_weights", full_disk)
+    monkeypatch.setattr(preparing, "write_weights", full_disk)
     assert go_on(RUN, tmp_path, folder) == 2
     assert before
     assert sorted(folder.rglob(records.FILE_NAME)) == before
@@ -42,15 +42,15 @@ def test_another_text_is_refused_before_another_shape_is_cut_from_it(tmp_path: P
     folder = tmp_path / "folder"
     folder.mkdir()
     peak = Peak(flops_per_second=1e11, source="a test", kind="measured")
-    with patch.object(run, "steady_peak", lambda threads: peak):
-        run.prepare(workload, OPTIONS, folder)
-        resumed = run.prepare(workload, OPTIONS, folder)
+    with patch.object(preparing, "steady_peak", lambda threads: peak):
+        preparing.prepare(workload, OPTIONS, folder)
+        resumed = preparing.prepare(workload, OPTIONS, folder)
     larger = replace(workload, sequences_per_step=2)
-    assert run.with_workload(resumed, larger, OPTIONS).text != resumed.text
+    assert preparing.with_workload(resumed, larger, OPTIONS).text != resumed.text
     (folder / "tokens.npy").unlink()
     (tmp_path / "a.txt").write_text("b" * 5000)
     with pytest.raises(resuming.ResumeError, match="the text or a library has changed"):
-        run.with_workload(resumed, larger, OPTIONS)
+        preparing.with_workload(resumed, larger, OPTIONS)
 
 
 def full_disk(*about: object) -> None:

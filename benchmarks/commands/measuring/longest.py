@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from benchmarks.commands import arguments
+from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
-from benchmarks.commands.flags import Data, RunFolder, Tracked
-from benchmarks.commands.machine import check_machine
+from benchmarks.commands.flags import Data, SeveralNodes, Tracked
 from benchmarks.commands.output import show
 from benchmarks.commands.run_folder import is_finished, run_folder
 from benchmarks.commands.tracked import tracked
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import display
+from benchmarks.launch.ranks.team import Team
 from benchmarks.records import store
 from benchmarks.records.machine_errors import records_so_far
-from benchmarks.rows.row import find
+from benchmarks.rows.row import Row, find
 from benchmarks.studies import longest as search
 from benchmarks.studies import longest_result
 from benchmarks.tracking import studies as tracking
 from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import parse_tokens
+from sppo.config.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Longest(RunFolder, Tracked, Data):
+class LongestRequest:
+    """A checked `longest` command. at_most_tokens: None for a multiple of the own length."""
+
+    workload: Workload
+    rows: Sequence[Row]
+    options: Options
+    at_most_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Longest(Tracked, SeveralNodes, Data):
     """Find the longest sequence each row can train under the device limit, and save it.
 
     Every launch runs under the enforced limit, up to its accounted step. SPPO plans each length. A
@@ -58,33 +71,53 @@ class Longest(RunFolder, Tracked, Data):
 
         Raises UsageError.
         """
+        request = self.check()
+        return several_nodes.on_nodes(
+            self, request.workload, partial(self._measure, request), asked=self.workload
+        )
+
+    def check(self) -> LongestRequest:
+        """The search of the flags. Raises UsageError."""
         workload = arguments.find_workload(self.workload, self.device_memory)
         workload = arguments.with_data(workload, self)
+        workload = several_nodes.divided(workload, several_nodes.count_of(self))
         if workload.device_memory_bytes is None:
             raise UsageError(
                 f"{workload.name} has no device limit, so no longest: give --device-memory SIZE"
             )
-        with usage_errors(OSError, ImportError):
+        with usage_errors(ImportError):
             rows = find(arguments.names(self.systems))
             arguments.check_time_limit(self.time_limit)
             options = Options(
                 launches=1, warmup_steps=0, measured_steps=0, time_limit_seconds=self.time_limit
             )
-            check_machine(workload, asked=self.workload)
-            at_most = None if self.at_most is None else parse_tokens(self.at_most)
-            with (
-                run_folder(self, workload) as directory,
-                tracked(self, directory) as live,
-                display() as shown,
-            ):
-                finished = is_finished(self)
-                feed = tracking.TrialFeed(run=live)
-                result, done = search.search(
-                    workload, rows, directory, options, shown, at_most, on_trial=feed
-                )
-                path = store.save(directory / "longest.json", result)
-                code = exit_code(done)
-                tracking.end_longest(live, result.rows, code)
+            at_most_tokens = None if self.at_most is None else parse_tokens(self.at_most)
+        return LongestRequest(
+            workload=workload, rows=rows, options=options, at_most_tokens=at_most_tokens
+        )
+
+    def _measure(self, request: LongestRequest, team: Team) -> int:
+        """Search, save and show on this node; the exit code."""
+        with (
+            usage_errors(OSError, ImportError),
+            run_folder(self, request.workload) as directory,
+            tracked(self, directory) as live,
+            display() as shown,
+        ):
+            finished = is_finished(self)
+            result, done = search.search(
+                request.workload,
+                request.rows,
+                directory,
+                request.options,
+                shown,
+                request.at_most_tokens,
+                on_trial=tracking.TrialFeed(run=live),
+                team=team,
+            )
+            path = store.save(directory / "longest.json", result)
+            code = exit_code(done)
+            tracking.end_longest(live, result.rows, code)
         published = longest_result.path_of(result.workload, result.device_memory_bytes)
         with records_so_far(directory):
             lost = longest_result.lost_rows(result, published)

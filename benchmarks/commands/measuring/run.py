@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,30 +17,21 @@ from benchmarks.commands.flags import (
     Data,
     Launched,
     Launches,
-    RunFolder,
     SeveralNodes,
     Tracked,
 )
-from benchmarks.commands.machine import check_machine, workload_words
+from benchmarks.commands.machine import workload_words
 from benchmarks.commands.output import show_records
-from benchmarks.commands.run_folder import (
-    CHANGEABLE,
-    is_finished,
-    run_folder,
-    unfinished,
-    words,
-)
+from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
 from benchmarks.commands.tracked import tracked
 from benchmarks.environment import available_cores
+from benchmarks.launch import preparing, time_limits
 from benchmarks.launch import run as supervisor
-from benchmarks.launch import time_limits
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import display
 from benchmarks.launch.ranks.processes import command, shell_line, variables
-from benchmarks.launch.ranks.team import Nodes
-from benchmarks.nodes.crew import Crew
-from benchmarks.nodes.place import Place
+from benchmarks.launch.ranks.team import Nodes, Team
 from benchmarks.records import store
 from benchmarks.records.record import Record, grouped
 from benchmarks.reporting import tables
@@ -56,21 +48,24 @@ from sppo.config.workload import Workload
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """A checked `run` command. place: this node, None for one node.
-
-    problem: why node 1 or up cannot take part.
-    """
+    """A checked `run` command. tunes: whether it measures whole grids."""
 
     workload: Workload
-    configurations: Sequence[Configuration]
+    rows: Sequence[Row]
     options: Options
     parent: Path
-    place: Place | None = None
-    problem: str = ""
+    tunes: bool
+
+    def configurations(self) -> list[Configuration]:
+        """The rows with their settings, or what is tuned. Raises UsageError."""
+        with usage_errors(ImportError):
+            if self.tunes:
+                return points_of(self.rows, self.workload)
+            return [assign(row, self.workload) for row in self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
+class Run(Tracked, SeveralNodes, Data, Launches, Launched):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
@@ -99,33 +94,24 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
         request = self.check()
         if self.dry_run:
             return dry_run(request)
-        place, measured = request.place, words(self, without=CHANGEABLE)
-        if place is not None and place.rank:
-            return several_nodes.follow(self, place, measured, request.parent, request.problem)
-        with several_nodes.crew_of(self, place, measured) as crew:
-            code = self._measure(request, crew)
-            if crew is not None:
-                crew.exit_code = code
-        return code
+        measure = partial(self._measure, request)
+        return several_nodes.on_nodes(self, request.workload, measure, asked=workload_words(self))
 
-    def _measure(self, request: RunRequest, crew: Crew | None) -> int:
+    def _measure(self, request: RunRequest, team: Team) -> int:
         """Launch, record, compare and show on this node; the exit code."""
-        workload = request.workload
+        workload, configurations = request.workload, request.configurations()
         with (
-            run_folder(self, workload, request.configurations) as directory,
+            run_folder(self, workload, configurations) as directory,
             tracked(self, directory, is_study=self.tune) as live,
         ):
             finished = is_finished(self)
             with usage_errors(OSError):
-                if crew is not None:
-                    crew.prepare(workload, request.options)
-                inputs = supervisor.prepare(workload, request.options, directory)
-                inputs = several_nodes.with_crew(inputs, crew)
+                inputs = preparing.prepare(workload, request.options, directory, team)
             instead = Fallback(workload=workload, own_sequences=workload.sequences_per_step)
             with display() as shown:
                 done = supervisor.run(
                     inputs,
-                    request.configurations,
+                    configurations,
                     unfinished(self, request.options),
                     shown,
                     narrow=tuning.finalists if self.tune else None,
@@ -142,12 +128,7 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
     def check(self) -> RunRequest:
         """The launches from the flags. Raises UsageError before anything is written."""
         workload = arguments.with_data(arguments.find_launched(self), self)
-        asked = workload_words(self)
-        count = several_nodes.count_of(self)
-        workload = several_nodes.divided(workload, count)
-        place = None if self.dry_run else several_nodes.place_of(self, count)
-        if count > 1 and self.tune:
-            raise UsageError("leave --tune out: grids are measured on one node only")
+        workload = several_nodes.divided(workload, several_nodes.count_of(self))
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
             options = arguments.options(self)
@@ -159,23 +140,12 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
                     measured_steps=measured_steps,
                     budget_seconds=0.0,
                 )
-            follows = place is not None and place.rank > 0
-            problem = (
-                "" if self.dry_run else machine_problem(workload, count, asked, follows=follows)
-            )
-            if follows:
-                configurations = []  # node 0 has the rows
-            elif self.tune:
-                configurations = points_of(rows, workload)
-            else:
-                configurations = [assign(row, workload) for row in rows]
         return RunRequest(
             workload=workload,
-            configurations=configurations,
+            rows=rows,
             options=options,
             parent=arguments.parent(self),
-            place=place,
-            problem=problem,
+            tunes=self.tune,
         )
 
     def _publish(self, directory: Path, done: Sequence[Record], *, with_wandb: bool) -> None:
@@ -189,20 +159,6 @@ class Run(RunFolder, Tracked, SeveralNodes, Data, Launches, Launched):
             if error:
                 print(error, file=sys.stderr)
         print(f"\nrecords, table.md, table.csv, figure.png: {directory}", file=sys.stderr)
-
-
-def machine_problem(workload: Workload, nodes: int, asked: str, *, follows: bool) -> str:
-    """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
-
-    Raises UsageError elsewhere.
-    """
-    try:
-        check_machine(workload, nodes, asked)
-    except UsageError as error:
-        if not follows:
-            raise
-        return str(error)
-    return ""
 
 
 def points_of(rows: Sequence[Row], workload: Workload) -> list[Configuration]:
@@ -232,9 +188,10 @@ def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:
 
 def dry_run(request: RunRequest) -> int:
     """Print the exact torchrun lines, in the order of the launches."""
+    configurations = request.configurations()
     print_lines(request, assign(REFERENCE, request.workload), 1)
     for number in range(1, request.options.launches + 1):
-        for configuration in request.configurations:
+        for configuration in configurations:
             print_lines(request, configuration, number)
     return 0
 

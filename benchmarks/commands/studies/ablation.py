@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated
 
 from tyro.conf import arg
 
-from benchmarks.commands import arguments
+from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import DEGREE_FLAGS, MODEL_FLAGS, refuse, usage_errors
 from benchmarks.commands.flags import Measuring
-from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.studies import simulated_ablation
 from benchmarks.commands.studies.simulated_ablation import SimulatedAblation
 from benchmarks.commands.tracked import tracked
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.gate import exit_code
+from benchmarks.launch.options import Options
 from benchmarks.launch.progress import display
+from benchmarks.launch.ranks.team import Team
 from benchmarks.reporting.bar_chart import bar_chart
 from benchmarks.studies import ablation as ablations
 from benchmarks.studies import publish
@@ -26,6 +28,7 @@ from benchmarks.studies.ablation_report import as_json, csv_text, text
 from benchmarks.tracking import studies as tracking
 from benchmarks.workloads import DEFAULT
 from sppo.config.sizes import limit_label
+from sppo.config.workload import Workload
 from sppo.planner.activations.policies import POLICIES
 
 SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
@@ -33,6 +36,15 @@ SIMULATED_FLAGS = (*MODEL_FLAGS, *DEGREE_FLAGS, "host_link", "node_link")
 
 MEASURED_FLAGS = (*(field.name for field in fields(Measuring) if field.name != "json"), "policies")
 """Flags of a measured ablation alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationRequest:
+    """A checked `ablation` command with launches. `auto` comes first among its policies."""
+
+    workload: Workload
+    policies: list[str]
+    options: Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +68,27 @@ class Ablation(Measuring, SimulatedAblation):
         if self.simulate:
             refuse(self, MEASURED_FLAGS, "it is for launches, and --simulate has none")
             return simulated_ablation.show_points(self.simulated_points(), self.json)
+        request = self.check()
+        return several_nodes.on_nodes(
+            self, request.workload, partial(self._measure, request), asked=self.workload or DEFAULT
+        )
+
+    def check(self) -> AblationRequest:
+        """The launches from the flags. Raises UsageError."""
         why = "it goes with --simulate; launches have the layout of auto's plan"
         refuse(self, SIMULATED_FLAGS, why)
         workload = arguments.find_workload(self.workload or DEFAULT, self.device_memory)
         workload = arguments.with_data(workload, self)
+        workload = several_nodes.divided(workload, several_nodes.count_of(self))
         policies = arguments.chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
-        options = arguments.options(self)
-        check_machine(workload, asked=self.workload or DEFAULT)
+        return AblationRequest(
+            workload=workload, policies=policies, options=arguments.options(self)
+        )
+
+    def _measure(self, request: AblationRequest, team: Team) -> int:
+        """Plan, launch, compare and write on this node; the exit code."""
+        workload, policies, options = request.workload, request.policies, request.options
         with usage_errors(OSError):
             layout, layout_policy = ablations.fixed_layout(workload, policies)
             plans = ablations.configurations(workload, policies, layout)
@@ -73,7 +98,7 @@ class Ablation(Measuring, SimulatedAblation):
             tracked(self, directory) as live,
         ):
             with usage_errors(OSError):
-                inputs = run.prepare(workload, options, directory)
+                inputs = preparing.prepare(workload, options, directory, team)
             with display() as shown:
                 feed = tracking.LaunchFeed(run=live, series=tracking.by_row)
                 done = run.run(inputs, rows, unfinished(self, options), shown, on_record=feed)

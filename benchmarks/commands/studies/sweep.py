@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from benchmarks.commands import arguments
+from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import Measuring, Named
-from benchmarks.commands.machine import check_machine
 from benchmarks.commands.output import show_study
 from benchmarks.commands.run_folder import run_folder, unfinished
 from benchmarks.commands.tracked import tracked
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.progress import display
+from benchmarks.launch.ranks.team import Team
 from benchmarks.records import provenance
 from benchmarks.records.record import Record
 from benchmarks.studies import publish, sweep_report
@@ -50,6 +51,12 @@ class Sweep(Measuring, Named):
     def run(self) -> int:
         """Measure all values; exits 1 on a mismatch or a failure at any. Raises UsageError."""
         request = self.check()
+        return several_nodes.on_nodes(
+            self, request.workload, partial(self._measure, request), asked=self.workload
+        )
+
+    def _measure(self, request: SweepRequest, team: Team) -> int:
+        """Measure all values on this node, and on those of the team; the exit code."""
         points: list[SweepPoint] = []
         done: list[Record] = []
         folder = run_folder(self, request.workload)
@@ -62,7 +69,7 @@ class Sweep(Measuring, Named):
             request = replace(request, options=unfinished(self, request.options))
             for label, workload in request.values.items():
                 proven = sweeps.fitting_settings(done, workload)
-                point, launches = sweeps.measure(request, label, directory, shown, proven)
+                point, launches = sweeps.measure(request, label, directory, shown, proven, team)
                 points.append(point)
                 done += launches
                 data, document = write(directory, request, points, done)
@@ -75,6 +82,7 @@ class Sweep(Measuring, Named):
     def check(self) -> SweepRequest:
         """The request of the flags. Raises UsageError before anything is written."""
         workload = arguments.with_data(arguments.find_workload(self.workload, None), self)
+        workload = several_nodes.divided(workload, several_nodes.count_of(self))
         limits = limits_of(self.device_memory)
         counts = counts_of(self.sequences_per_step)
         if not limits and not counts:
@@ -90,7 +98,6 @@ class Sweep(Measuring, Named):
         with usage_errors(ImportError):
             rows = sweeps.rows_of(arguments.names(self.systems))
         options = arguments.options(self)
-        check_machine(workload, asked=self.workload)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
         return SweepRequest(
             workload=workload,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks.job import Job
+from benchmarks.launch.options import Options
+from sppo.config.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,26 @@ class NodeLost(ConnectionError):
 
 
 class Team(Protocol):
-    """The other nodes of all launches of a run."""
+    """The other nodes of all launches of a command, be it a run or a study."""
+
+    def prepare(self, workload: Workload, options: Options) -> None:
+        """Have every node write weights and tokens; `check_inputs` waits for them.
+
+        Raises NodeLost.
+        """
+        ...
+
+    def check_inputs(self, digests: Mapping[str, str], limit_seconds: float) -> None:
+        """Wait for the inputs that were asked for last. digests: SHA-256 of "weights", "tokens".
+
+        Raises ValueError for a node whose files differ, OSError for one that could not write them,
+        or NodeLost where none come in time.
+        """
+        ...
+
+    def describe(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The environment of every node, node 0 with this one; empty for one node."""
+        ...
 
     def begin(self, job: Job, environment: Mapping[str, str], limit_seconds: float) -> Nodes:
         """Have every node start its ranks; the nodes as this one sees them. Raises NodeLost."""
@@ -63,6 +84,16 @@ class Team(Protocol):
 
 class Alone:
     """The team of one node: nobody to ask."""
+
+    def prepare(self, workload: Workload, options: Options) -> None:
+        """All inputs are here."""
+
+    def check_inputs(self, digests: Mapping[str, str], limit_seconds: float) -> None:
+        """No other inputs can differ."""
+
+    def describe(self, environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """No node but this one."""
+        return []
 
     def begin(self, job: Job, environment: Mapping[str, str], limit_seconds: float) -> Nodes:
         """All ranks are here."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
@@ -46,7 +46,7 @@ def measure_place(
     options = place.options(options)
     if place.figure == "12":
         return _longest(place, folder, options, display)
-    inputs = run.prepare(place.workload, options, folder)
+    inputs = preparing.prepare(place.workload, options, folder)
     try:
         if place.figure == "10":
             rows, done = _by_system(place, inputs, options, display)
@@ -55,7 +55,7 @@ def measure_place(
             done = run.run(inputs, configurations, options, display)
             rows = list(_summaries(done))
     finally:
-        run.remove_inputs(inputs)
+        preparing.remove_inputs(inputs)
     return measured_place(place, rows, done), done
 
 

@@ -22,7 +22,7 @@ from benchmarks.emulation.emulator import conclude
 from benchmarks.emulation.result import Emulation, RoleReport, SimulatedTime
 from benchmarks.environment import CHECKOUT
 from benchmarks.job import Accounted, Memory
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
@@ -214,7 +214,9 @@ def launched_values() -> dict[str, Values]:
     (workload,) = {workload for workload, _ in cases.values()}
     values = {}
     with tempfile.TemporaryDirectory() as folder:
-        inputs = run.prepare(workload, OPTIONS, run.new_directory(Path(folder), workload.name))
+        inputs = preparing.prepare(
+            workload, OPTIONS, run.new_directory(Path(folder), workload.name)
+        )
         for name, (_, settings) in cases.items():
             values[name] = measured(_launched, inputs, name, settings)
     return values
