@@ -118,7 +118,13 @@ def test_the_wheel_has_every_module_and_the_data_that_is_read(wheel: Path) -> No
     assert {name for name in names if name.endswith(".py")} == modules
     results = {
         f"benchmarks/{path.relative_to(CHECKOUT)}"
-        for folder in ("expected", "paper", "published/limits", "published/tuning")
+        for folder in (
+            "expected",
+            "paper",
+            "published/emulation",
+            "published/limits",
+            "published/tuning",
+        )
         for path in (CHECKOUT / "results" / folder).glob("*.json")
     }
     profiles = {

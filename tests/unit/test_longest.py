@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.job import Memory, Status
-from benchmarks.launch import run
+from benchmarks.launch import preparing, run
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
 from benchmarks.launch.recording import Inputs
@@ -59,7 +59,7 @@ class Script:
 @pytest.fixture
 def prober(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prober:
     monkeypatch.setattr(
-        run, "with_workload", lambda inputs, workload, _: replace(inputs, workload=workload)
+        preparing, "with_workload", lambda inputs, workload, _: replace(inputs, workload=workload)
     )
     inputs = Inputs(
         workload=WORKLOAD,
