@@ -32,6 +32,7 @@ CHANGEABLE = ("device_memory_bytes", "text", "data_field", "tokenizer")
 """Fields in which a file may differ from the named workload of the same name, as by flags."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][\w.+-]{0,79}", re.ASCII)
+_DERIVED = re.compile(r"-[0-9]+-(nodes|sequences)$", re.ASCII)
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 _Degree = Annotated[int, msgspec.Meta(ge=1, le=MOST_RANKS)]
@@ -148,6 +149,11 @@ def _checked(workload: Workload) -> Workload:
     from sppo.config.hardware import load_hardware
 
     check_name("name", workload.name)
+    if _DERIVED.search(workload.name):
+        raise ValueError(
+            f"name {workload.name!r}: names that end in -N-nodes or -N-sequences are those of "
+            "--nodes and --sequences-per-step; take another"
+        )
     check_name("model.name", workload.model.name)
     cluster = workload.cluster
     if cluster.ranks > MOST_RANKS:

@@ -28,7 +28,8 @@ def check_machine(workload: Workload, nodes: int = 1, asked: str = "") -> None:
     nodes: on how many nodes the command runs. asked: the workload as in `workload_words`.
     """
     cluster, asked = workload.cluster, asked or workload.name
-    needs = f"{workload.name} needs {cluster.nodes} x {cluster.ranks_per_node} CUDA devices"
+    devices_words = "CUDA devices" if cluster.device == "cuda" else "ranks"
+    needs = f"{workload.name} needs {cluster.nodes} x {cluster.ranks_per_node} {devices_words}"
     others = (
         f"`sppo-bench run {asked} --dry-run` prints its torchrun lines, "
         f"`sppo-bench run {workloads.DEFAULT}` runs here"

@@ -27,10 +27,10 @@ SAID_OF_COUNTS = {"cpu_model": "processor", "cores": "number of cores", "python"
 
 NO_MEASUREMENT = (
     *("WANDB", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
-    *("NCCL_DEBUG_FILE", "TORCH_NCCL_DEBUG_INFO", "UCX_LOG_FILE"),
+    *("NCCL_DEBUG", "TORCH_NCCL_DEBUG_INFO", "UCX_LOG_FILE"),
 )
 """Beginnings of versions and variables that may differ: every launch sets its own threads, and a
-job may name its own log files."""
+job may write logs of its own."""
 
 
 class RunFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,13 +105,27 @@ def check(directory: Path, before: RunFile, now: RunFile) -> list[str]:
 
 def _check_request(directory: Path, before: RunFile, now: RunFile) -> None:
     line = go_on_command(before.command, before.arguments, directory)
-    if (before.command, before.arguments) != (now.command, now.arguments):
+    if (before.command, _asked(before)) != (now.command, _asked(now)):
         raise ResumeError(f"{directory} belongs to another command; go on with: {line}")
+    nodes, nodes_now = before.workload.cluster.nodes, now.workload.cluster.nodes
+    if nodes != nodes_now:
+        raise ResumeError(
+            f"{directory}: measured on {nodes} nodes, here {nodes_now}; give --nodes {nodes}"
+        )
     if before.workload != now.workload:
         raise ResumeError(
             f"{directory}: the workload {before.workload.name} has changed since; "
             "measure anew without --resume"
         )
+
+
+def _asked(plan: RunFile) -> list[str]:
+    """The arguments without the number of nodes: a launcher outside may give it instead."""
+    arguments = list(plan.arguments)
+    if "--nodes" in arguments:
+        place = arguments.index("--nodes")
+        del arguments[place : place + 2]
+    return arguments
 
 
 def _measuring(before: RunFile, now: RunFile) -> Iterator[tuple[str, Any, Any]]:

@@ -58,10 +58,10 @@ def _lines(package: Package) -> list[str]:
     if name in INSTALLERS:
         return [f"{comment}: a tool that installs"]
     is_file = origin is not None and origin.kind == "archive" and origin.url[:4] != "http"
-    if name == OWN and (origin is None or is_file):
-        return [f"{comment}: this suite"]
     if origin is None:
-        return [pin]
+        return [f"{comment}: this suite" if name == OWN else pin]
+    if name == OWN:
+        return [f"{comment}: this suite, {_words(origin)}"]
     where = f"{comment}: {_words(origin)}"
     if is_file:
         return [where, pin]

@@ -34,10 +34,16 @@ FAMILIES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "FI_", "UCX_")
 """Beginnings of recorded variables: those of the network's libraries."""
 
 HIDDEN = "(hidden)"
-"""The recorded value of a variable that may be a secret."""
+"""The recorded value of a variable that may be a secret, or that holds an address."""
 
-_SECRET = re.compile(r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|AUTH|APIKEY|(^|_)KEYS?(_|$)")
-_LOGIN = re.compile(r"://[^/\s]*@")
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|PWD|PASSPHRASE|CRED|AUTH|APIKEY|(^|_)KEYS?(_|$)")
+_SECRET_VALUE = re.compile(
+    r"[^/\s:]+:[^/\s@]*@|://[^/\s]*@|\bbearer\s|[?&](token|sig|signature|key|password)=",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(
+    r"\b\d{1,3}(\.\d{1,3}){3}\b|([0-9a-f]{2}:){5}[0-9a-f]{2}|enx[0-9a-f]{12}", re.IGNORECASE
+)
 
 
 def recorded_variables(variables: Mapping[str, str]) -> dict[str, str]:
@@ -50,8 +56,9 @@ def recorded_variables(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _value(name: str, value: str) -> str:
-    is_secret = _SECRET.search(name.upper()) or _LOGIN.search(value)
-    return HIDDEN if is_secret else printable(value)
+    is_secret = _SECRET.search(name.upper()) or _SECRET_VALUE.search(value)
+    is_address = name.startswith(FAMILIES) and _ADDRESS.search(value)
+    return HIDDEN if is_secret or is_address else printable(value)
 
 
 def without_secrets(url: str) -> str:

@@ -81,7 +81,7 @@ def _environment(path: Path) -> dict[str, Any]:
     """The environment in a JSON file: of a record, or the output of `sppo-bench env --json`."""
     try:
         values = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"{path}: no JSON of ours ({error}); name a record.json") from None
     environment = values if {"python", "packages"} <= set(values) else values.get("environment")
     if not isinstance(environment, dict):

@@ -34,7 +34,7 @@ def measured_on(record: Record) -> str:
 def commit_words(values: Mapping[str, Any]) -> str:
     """ "commit 520ef9f91 with changes", of an environment or of what `origin` returns."""
     name = values.get("commit")
-    if not name:
+    if not name or not isinstance(name, str):
         return "no commit known"
     return f"commit {name[:9]}{' with changes' if values.get('dirty') else ''}"
 

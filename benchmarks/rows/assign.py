@@ -111,7 +111,8 @@ def _choose_tuned(
         words = f"{adapter.describe(settings)} {UNTUNED}"
         return settings, choice.source, {"settings_text": words, "tuned": False}
     try:
-        return msgspec.convert(choice.settings, adapter.settings_type), choice.source, {}
+        settings = msgspec.convert(choice.settings, adapter.settings_type)
+        return settings, choice.source, {"emulated": choice.emulated}
     except msgspec.ValidationError as error:
         reason = f"settings of {row.system}, {choice.source}: {error}; tune again with --tune"
         raise RecordError(reason) from None

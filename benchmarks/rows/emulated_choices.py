@@ -84,13 +84,11 @@ def choose(system: str, workload: Workload) -> tuple[dict[str, Any], str] | None
 
 
 def _fits(choice: EmulatedChoice, workload: Workload) -> bool:
-    """Whether model, data and ranks are the same, and both memories hold the peaks."""
+    """Whether model, data, ranks and their nodes are the same, and both memories hold the peaks."""
     ours, asked = choice.workload, workload
 
     def work(each: Workload) -> tuple[Any, ...]:
-        cluster = each.cluster
-        ranks = cluster.hardware, cluster.device, cluster.ranks
-        return each.model, each.dtype, each.sequence_tokens, ranks
+        return each.model, each.dtype, each.sequence_tokens, each.cluster
 
     if work(ours) != work(asked) or ours.sequences_per_step < asked.sequences_per_step:
         return False
@@ -133,7 +131,7 @@ def _choices(system: str, workload: Workload) -> Iterator[EmulatedChoice]:
                 yield from _of_points(path, data, system, workload)
             elif schema == SEARCH_SCHEMA:
                 yield from _of_search(path, data, system)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(f"{path}: {error}; restore the file, or delete it") from None
 
 

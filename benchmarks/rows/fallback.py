@@ -12,8 +12,16 @@ from dataclasses import dataclass, field, replace
 from benchmarks.rows import candidates
 from benchmarks.rows.assign import UNTUNED, grid_assignments, planned_by_the_solver
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
+from benchmarks.rows.known_grids import TRIED
 from benchmarks.rows.row import Configuration
 from sppo.config.workload import Workload
+
+NO_FIT = f"not tuned: the emulated choice does not fit; {TRIED}"
+
+
+def _is_unmeasured(refused: Configuration) -> bool:
+    """Whether nothing was measured of the row: it is untuned, or an emulated choice."""
+    return refused.emulated or not refused.tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +30,9 @@ class Fallback:
 
     `own_sequences` is the workload's own count, for which the known times hold. `proven` are keys
     of settings that ran under this limit or a tighter one. A tuned row falls back TRIES_PER_POINT
-    times, then once more, to the point of least memory. An untuned row without a known point goes
-    half of the way to the end of its grid each time. A measured plan gives way to the solver's.
+    times, then once more, to the point of least memory. An untuned row without a known point, and
+    one with an emulated choice, goes half of the way to the end of its grid each time. A measured
+    plan gives way to the solver's.
     candidates_by_system: those of the workload, where the caller has ordered them.
     """
 
@@ -52,23 +61,24 @@ class Fallback:
         row = replace(refused.row, label=f"{label}, point {falls + 1}")
         self._labels[row.label] = label
         after = f"after {falls} that did not fit"
-        if not refused.tuned:
+        if _is_unmeasured(refused):
             words = f"{point.settings_text} {UNTUNED}"
-            source = refused.grid.partition("; after ")[0]
+            source = NO_FIT if refused.emulated else refused.grid.partition("; after ")[0]
             point = replace(point, settings_text=words, tuned=False, grid=source)
         return replace(point, row=row, grid=f"{point.grid}; {after}")
 
     def _rest(self, refused: Configuration, tried: Collection[str]) -> list[Configuration]:
         """The candidates that are left: those proven to fit, if any, else those after the refused.
 
-        Of an untuned row those behind the middle between the refused point and the grid's end.
+        Of an untuned row, and behind an emulated choice, those behind the middle between the
+        refused point and the grid's end.
         """
         known = self._candidates(refused.row.system)
         rest = [point for point in known.ordered if point.key not in tried]
         proven = [point for point in rest if point.key in known.proven]
         if proven:
             return proven
-        if not refused.tuned:
+        if _is_unmeasured(refused):
             return self._second_half(refused, tried)
         keys = [point.key for point in known.ordered]
         first = keys.index(refused.key) + 1 if refused.key in keys else 0

@@ -34,12 +34,13 @@ from sppo.config.workload import Workload
 class Choice:
     """Settings of a tuned row with their source; None where no tuned point fits.
 
-    none_fits: points are known, and none of them fits.
+    none_fits: points are known, and none of them fits. emulated: the source is an emulation.
     """
 
     settings: dict[str, Any] | None
     source: str
     none_fits: bool = False
+    emulated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,7 @@ def _grid_in(path: Path, system: str, workload: Workload) -> SystemTuning | None
         return measured
 
     def work(each: Workload) -> tuple[Any, ...]:
-        cluster = each.cluster.hardware, each.cluster.ranks
-        return each.model, each.dtype, each.sequence_tokens, cluster
+        return each.model, each.dtype, each.sequence_tokens, each.cluster
 
     return measured if work(measured.workload) == work(workload) else None
 
@@ -214,7 +214,7 @@ def choose(system: str, workload: Workload) -> Choice:
         emulated = emulated_choices.choose(system, workload)
         if emulated is not None:
             settings, source = emulated
-            return Choice(settings=settings, source=source)
+            return Choice(settings=settings, source=source, emulated=True)
     file_name = path_of(workload.name, limit_bytes).name
     source = NONE_FITS if none_fits else f"not tuned: no {system} in {file_name}; {TRIED}"
     return Choice(settings=None, source=source, none_fits=none_fits)

@@ -98,12 +98,16 @@ def settings_key(settings: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """A row with its settings. A `status` says that there is no launch, for this `reason`."""
+    """A row with its settings. A `status` says that there is no launch, for this `reason`.
+
+    emulated: the settings were chosen by an emulation, so their fit is not measured.
+    """
 
     row: Row
     settings: dict[str, Any] = field(default_factory=dict)
     settings_text: str = ""
     tuned: bool = True
+    emulated: bool = False
     grid: str = ""
     plan: dict[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)

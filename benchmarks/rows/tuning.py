@@ -28,6 +28,9 @@ SCHEMA = "sppo-tuning/1"
 FINALISTS = 4
 """Fastest points of each system that are launched again, interleaved, after the whole grid."""
 
+MOST_TAKEN = 0.9
+"""The most of a launch's cores that others are taken to have had."""
+
 LAUNCHES = 3
 """Launches of a finalist in all."""
 
@@ -163,7 +166,7 @@ def _undisturbed_seconds(record: Record, fastest_kernel: Mapping[int, float]) ->
         return seconds
     fastest = fastest_kernel.get(state.wanted_cores)
     slower = max(state.kernel_seconds) / fastest if fastest and state.kernel_seconds else 1.0
-    return seconds * (1 - min(1.0, state.taken_share)) / slower
+    return seconds * (1 - min(MOST_TAKEN, state.taken_share)) / slower
 
 
 def of_records(done: Sequence[Record]) -> SystemTuning:

@@ -181,13 +181,21 @@ def test_variables_of_the_network_are_recorded_without_secrets() -> None:
         "HOME": "/home/me",
         "GLOO_\udce9": "\n",
         "SPPO_BENCH_TOKEN": "s3cret",
+        "FI_PWD": "s3cret",
+        "NCCL_X": "https://host/a?token=s3cret",
+        "UCX_Y": "Bearer s3cret",
+        "GLOO_Z": "me:s3cret@host",
+        "NCCL_COMM_ID": "10.0.0.1:99",
+        "NCCL_OOB_NET_IFNAME": "enx0a1b2c3d4e5f",
+        "CUDA_VERSION": "12.8.1.0",
     }
     recorded = recorded_variables(variables)
     assert "s3cret" not in json.dumps(recorded)
     assert recorded["NCCL_SOCKET_IFNAME"] == "ib0"
     assert recorded["NCCL_IB_PKEY"] == "3", "the number of a partition"
     hidden = {name for name, value in recorded.items() if value == HIDDEN}
-    assert hidden == {"NCCL_AUTH_TOKEN", "UCX_PROXY", "FI_KEY"}
+    secrets = {"NCCL_AUTH_TOKEN", "UCX_PROXY", "FI_KEY", "FI_PWD", "NCCL_X", "UCX_Y", "GLOO_Z"}
+    assert hidden == {*secrets, "NCCL_COMM_ID", "NCCL_OOB_NET_IFNAME"}
     assert recorded[r"GLOO_\xe9"] == r"\x0a"
     assert not {"HOME", "WANDB_API_KEY", "SPPO_BENCH_TOKEN"} & set(recorded)
 

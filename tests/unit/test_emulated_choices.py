@@ -171,6 +171,14 @@ def test_what_is_no_answer_for_the_workload_is_passed_over(changes: dict[str, An
     assert choice().source.startswith("not tuned: no native in gpt-7b-1m-32xa100")
 
 
+def test_ranks_on_other_nodes_are_another_place() -> None:
+    """Degrees that fill a node here cross nodes there."""
+    save_points([verdict(FAST)])
+    other = replace(WORKLOAD, cluster=replace(WORKLOAD.cluster, nodes=8, ranks_per_node=4))
+    assert choice().settings is not None
+    assert choice(other).settings is None
+
+
 def test_more_sequences_need_no_less_memory_and_are_named() -> None:
     save_points([verdict(FAST)], sequences=4)
     assert choice().settings == builtins(FAST)

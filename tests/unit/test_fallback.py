@@ -120,6 +120,22 @@ def test_an_untuned_row_goes_half_of_the_way_to_the_end_of_its_grid(
     assert taken == ["e", "h", "i", "j"]
 
 
+def test_a_row_with_an_emulated_choice_goes_on_untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towards the end of its grid, which recomputes most: the choice was near the limit."""
+    instead = falling(monkeypatch)
+    points = [replace(point(name), grid="remark") for name in "abcdefgh"]
+    monkeypatch.setattr(fallback, "grid_assignments", lambda system, workload: points)
+    refused: Configuration | None = replace(points[2], emulated=True, grid="emulated choice: d")
+    names = []
+    while refused is not None and (refused := instead(refused)) is not None:
+        names.append(refused.settings["name"])
+        assert not refused.tuned, "without times there is no ratio"
+        assert refused.settings_text == f"{names[-1]} (untuned)"
+        assert refused.grid.startswith("not tuned: the emulated choice does not fit; points of")
+        assert refused.grid.endswith(f"; after {len(names)} that did not fit")
+    assert names == ["f", "g", "h"]
+
+
 def test_other_rows_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     instead = falling(monkeypatch)
     same_layout = next(row for row in ROWS if row.choosing == "same layout")

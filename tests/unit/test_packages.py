@@ -257,6 +257,7 @@ SHA256 = PackageList(python="3.11.7", packages=[]).sha256
     [
         ("[]", "no JSON of ours"),
         ("\udcff", "no JSON of ours"),
+        ('{"environment": {"os": "\udcff"}}', "no JSON of ours"),
         ("{}", "no environment in it"),
         ('{"environment": []}', "no environment in it"),
         (json.dumps({"environment": {"packages": {"sha256": SHA256}}}), "its digest is another"),
@@ -275,6 +276,15 @@ def test_a_file_without_a_machine_is_one_line(
     assert "No such file" in capsys.readouterr().err
 
 
+def test_this_suite_is_no_pin_wherever_it_comes_from() -> None:
+    origin = Origin(kind="vcs", url="https://host/s.git", vcs="git", commit="ab12")
+    listed = PackageList(
+        python="3.11.7", packages=[Package(name="sppo-suite", version="1.0", origin=origin)]
+    )
+    own = [line for line in pins(listed, []) if "sppo-suite" in line]
+    assert own == ["# sppo-suite==1.0: this suite, git https://host/s.git commit ab12"]
+
+
 def test_a_digest_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "packages-..json").write_text("{}")
     environment = {"packages": {"sha256": "../../etc/passwd", "count": 1}, "versions": [1]}
@@ -291,6 +301,8 @@ def test_hostile_values_of_a_record_are_printed_in_lines(
     path.write_text(json.dumps({"environment": {"a\n": [{"b\x1b": ["c\n", None, {}]}], "d": []}}))
     lines = printed(capsys, "--record", str(path))
     assert lines == [r"a\x0a:        b\x1b c\x0a; unknown; none", "d:            none"]
+    path.write_text(json.dumps({"environment": {"commit": 5}}))
+    assert "no commit known" in "".join(printed(capsys, "--constraints", "--record", str(path)))
 
 
 def test_the_list_is_described_by_number_and_digest() -> None:

@@ -169,6 +169,19 @@ def test_another_machine_is_refused(
     assert says in refused(RUN, tmp_path, folder, capsys)
 
 
+def test_the_number_of_nodes_may_come_from_a_flag_or_a_launcher(
+    tmp_path: Path, capsys: Any
+) -> None:
+    folder = stopped_run(tmp_path)
+    plan = run_file.read(folder)
+    cluster = replace(plan.workload.cluster, nodes=2, ranks_per_node=1)
+    other = replace_plan(plan, workload=replace(plan.workload, cluster=cluster))
+    run_file.write(folder, other)
+    assert "measured on 2 nodes, here 1; give --nodes 2" in refused(RUN, tmp_path, folder, capsys)
+    run_file.write(folder, replace_plan(plan, arguments=[*plan.arguments, "--nodes", "1"]))
+    assert go_on(RUN, tmp_path, folder) == 0
+
+
 def replace_plan(plan: run_file.RunFile, **changes: Any) -> run_file.RunFile:
     return msgspec.structs.replace(plan, **changes)
 

@@ -120,6 +120,8 @@ def test_a_file_may_name_a_known_model_and_leave_defaults_out() -> None:
         ('"my-cpu"', '"two\\nlines"', "a part of file names"),
         ('"my-cpu"', f'"{"x" * 300}"', "a part of file names"),
         ('"my-model"', '"my/model"', "a part of file names"),
+        ('"my-cpu"', '"my-cpu-2-nodes"', "are those of --nodes"),
+        ('"my-cpu"', '"my-cpu-4-sequences"', "are those of --nodes"),
         ('"my-cpu"', '"tiny-cpu"', "the workload tiny-cpu of the suite has other values of model"),
         ('"my-model"', '"gpt-tiny"', "the model gpt-tiny of the suite has other values of layers"),
         ("[optimizer]", "[optimizer", "no TOML"),
