@@ -125,7 +125,8 @@ def points(**rows: Any) -> PaperPoints:
 
 
 def draw_point(system: str, path: Path) -> None:
-    row = msgspec.structs.replace(verdict("512K", system, "oom", "fits", 90), system=system)
+    counted = verdict("512K", system, "oom", "fits", 90)
+    row = msgspec.structs.replace(counted, system=system, at_best=True)
     boundaries_figure.draw(points(verdicts=[row]), path / "fig10.png")
 
 

@@ -94,9 +94,9 @@ def test_no_bound_is_above_an_emulated_step_of_the_map() -> None:
 @pytest.mark.parametrize(
     ("place", "layout", "exposed", "hidden"),
     [
-        (ANCHOR, "TP8 CP4, 21 of 32 layers recomputed", 237.9, 217.4),
-        (ANCHOR, "TP32, full", 274.9, 233.9),
-        (Place(seq="4M", gpus=128), "TP8 CP16, full recompute", 1006.7, 912.3),
+        (ANCHOR, "TP8 CP4 SP ZeRO-1, recompute 21 layers a stage", 237.9, 217.4),
+        (ANCHOR, "TP32 SP, full recompute", 274.9, 233.9),
+        (Place(seq="4M", gpus=128), "TP16 CP8 SP ZeRO-1, recompute 23 layers a", 917.2, 859.8),
     ],
 )
 def test_no_bound_is_above_megatron_s_emulated_steps(

@@ -6,6 +6,7 @@ The first two are planned when asked for, in tenths of a second. This project's 
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.paper.items.profile import source_words, testbed
 from benchmarks.records.store import published_directory, readable
+from benchmarks.workloads import WORKLOADS
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
@@ -109,9 +111,17 @@ def paper_heuristic(workload: Workload) -> SimulatedStep:
 
 
 def own_plan(name: str) -> SimulatedStep:
-    """This project's plan, by its case in `results/expected/`. Raises OSError, KeyError."""
-    for file in EXPECTED:
-        case = _cases(file).get(name)
+    """This project's plan, by its case in `results/expected/`. Raises OSError, KeyError.
+
+    name: of a case, or of a workload, whose plan may be that of a point of the paper.
+    """
+    names = [name]
+    workload = WORKLOADS.get(name)
+    if workload is not None:
+        length = f"{workload.sequence_tokens // 1024}K"
+        names.append(f"{workload.model.name}, {length}, {workload.cluster.ranks} GPUs")
+    for file, known in itertools.product(EXPECTED, names):
+        case = _cases(file).get(known)
         if case is not None:
             break
     else:
