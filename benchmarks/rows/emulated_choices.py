@@ -56,7 +56,7 @@ class EmulatedChoice:
             f" under {limit_words(limit)}" * (limit != workload.device_memory_bytes),
         ]
         words = (
-            f"emulated choice: fastest of {self.points} points that fit{''.join(differences)}, by "
+            f"emulated choice: fastest that fits of {self.points} points{''.join(differences)}, by "
             f"simulated times (emulation/{self.file}, {commit_words(self.environment)})"
         )
         stale = other_libraries(system, self.environment.get("versions", {}))

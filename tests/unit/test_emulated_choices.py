@@ -104,7 +104,7 @@ def test_a_row_takes_the_committed_choice_and_says_so() -> None:
     assert row.tuned
     assert row.settings_text == registry.load("native").describe(FAST)
     assert row.grid.startswith(
-        "emulated choice: fastest of 24 points that fit, by simulated times "
+        "emulated choice: fastest that fits of 24 points, by simulated times "
         "(emulation/fig1.json, commit ccccccccc)"
     )
 
@@ -113,7 +113,7 @@ def test_a_dry_run_shows_the_source(capsys: pytest.CaptureFixture[str]) -> None:
     save_points([verdict(FAST)])
     assert main(["run", WORKLOAD.name, "--systems", "native", "--dry-run"]) == 0
     output = capsys.readouterr().out
-    assert "emulated choice: fastest of 24 points" in output
+    assert "emulated choice: fastest that fits of 24 points" in output
     assert "untuned" not in output
 
 
@@ -182,7 +182,7 @@ def test_ranks_on_other_nodes_are_another_place() -> None:
 def test_more_sequences_need_no_less_memory_and_are_named() -> None:
     save_points([verdict(FAST)], sequences=4)
     assert choice().settings == builtins(FAST)
-    assert "24 points that fit at 4 sequences a step, by simulated times" in choice().source
+    assert "24 points at 4 sequences a step, by simulated times" in choice().source
     save_points([verdict(SLOW, step_seconds=999.0)], name="fig2")
     assert choice().settings == builtins(SLOW)
     assert choice(replace(WORKLOAD, sequences_per_step=5)).settings is None
@@ -190,7 +190,7 @@ def test_more_sequences_need_no_less_memory_and_are_named() -> None:
 
 def test_another_limit_is_named() -> None:
     save_points([verdict(FAST)])
-    assert "24 points that fit under 76.65 GiB, by" in choice(_limited(75)).source
+    assert "24 points under 76.65 GiB, by" in choice(_limited(75)).source
     assert choice(_limited(69)).settings is None
     assert choice(WORKLOAD.with_device_memory(None)).settings == builtins(FAST)
 
@@ -268,7 +268,7 @@ def test_a_published_search_is_found_under_any_name() -> None:
     emulate_search.publish(result(asked, found(FAST, asked), None), 0)
     searched = choice(replace(asked, name="mine"))
     assert searched.settings == builtins(FAST)
-    assert "1 points that fit, by simulated times (emulation/named-otherwise-" in searched.source
+    assert "1 points, by simulated times (emulation/named-otherwise-" in searched.source
 
 
 def test_what_a_search_does_not_answer_is_not_published(published: Path) -> None:
