@@ -9,6 +9,7 @@ import msgspec
 from baselines import registry
 from benchmarks.docs.markdown import rows_table
 from benchmarks.rows import emulated_choices
+from benchmarks.rows.assign import grid_assignments
 from benchmarks.rows.row import ROWS, Row
 from benchmarks.workloads import WORKLOADS
 from sppo.config.workload import Workload
@@ -26,10 +27,16 @@ def emulated() -> str:
     }
     rows = [row for row in ROWS if any(row == column for _, column in found)]
     lines = [
-        [f"`{name}`", *(found.get((name, row), "untuned") for row in rows)]
+        [f"`{name}`", *(found.get((name, row)) or _without(row, WORKLOADS[name]) for row in rows)]
         for name in dict.fromkeys(name for name, _ in found)
     ]
     return rows_table(["workload", *(row.label for row in rows)], lines) if lines else NOTHING
+
+
+def _without(row: Row, workload: Workload) -> str:
+    """Why a row has no choice: its library refuses the whole grid, or nothing was emulated."""
+    points = grid_assignments(row.system, workload)
+    return "cannot run" if all(point.status for point in points) else "untuned"
 
 
 def _words(row: Row, workload: Workload) -> str | None:

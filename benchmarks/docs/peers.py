@@ -29,7 +29,7 @@ def large_point(gpus: int) -> str:
     columns: Columns = {
         "row": lambda verdict: verdict.rule_name.removesuffix(f", {AT_BEST}"),
         "reading": lambda verdict: verdict.reading_words,
-        "layout": lambda verdict: verdict.settings_text,
+        "settings": lambda verdict: verdict.settings_text,
         "device peak": lambda verdict: gib(verdict.peak_device_bytes),
         "step, exposed": lambda verdict: _seconds(verdict, verdict.step_seconds),
         "step, hidden": lambda verdict: _seconds(verdict, verdict.step_seconds_if_hidden),

@@ -144,7 +144,7 @@ def disagreement() -> str:
     columns: Columns = {
         "point": lambda verdict: "{model}, {seq}, {gpus} GPUs".format(**verdict),
         "row": lambda verdict: verdict["reading"] + ("" if verdict["counted"] else " (excluded)"),
-        "layout": itemgetter("settings_text"),
+        "settings": itemgetter("settings_text"),
         "emulated": lambda verdict: f"{verdict['status']}, {gib(verdict['peak_device_bytes'])}",
         "paper": itemgetter("says"),
     }
@@ -172,7 +172,7 @@ def longest_of_paper() -> str:
     columns: Columns = {
         "GPUs": lambda row: str(row["gpus"]),
         "row": itemgetter("reading"),
-        "layout": itemgetter("settings_text"),
+        "settings": itemgetter("settings_text"),
         "longest": lambda row: _length(row["longest_tokens"], "" if row["beyond"] else " or more"),
         "paper": lambda row: _length(row["says_tokens"]),
         "ratio": lambda row: (
@@ -250,7 +250,7 @@ def one_million_tokens() -> str:
     document = read("emulation/fig10-4-sequences")
     columns: Columns = {
         "row": itemgetter("reading"),
-        "layout": itemgetter("settings_text"),
+        "settings": itemgetter("settings_text"),
         "fullest role": itemgetter("limiting_role"),
         "device peak": lambda verdict: gib(verdict["peak_device_bytes"]),
         "weights, gradients, optimizer": lambda verdict: gib(_state_bytes(verdict)),

@@ -36,13 +36,21 @@ def _ratios(runs: Sequence[Mapping[str, Any]]) -> str:
     return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
+def _row(proof: Mapping[str, Any]) -> str:
+    """The row whose ratio to SPPO all runs measure."""
+    rows = {row for kind in ("quiet", "busy") for run in proof[kind] for row in run["status"]}
+    (row,) = rows - {"SPPO"}
+    return str(row)
+
+
 def _where(proof: Mapping[str, Any]) -> str:
     environment = proof["environment"]
     runs = [*proof["quiet"], *proof["busy"]]
     commits = sorted({commit[:7] for run in runs for commit in run["commits"]})
     return (
-        f"The pooled ratio of the quiet runs is {proof['pooled_ratio']:.2f}; wrong is over "
-        f"{100 * proof['tolerance']:g} % off. A launch has {proof['measured_steps']} timed steps, "
-        f"a run a budget of {proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
+        f"The row is {_row(proof)}. Its pooled ratio of the quiet runs is "
+        f"{proof['pooled_ratio']:.2f}; wrong is over {100 * proof['tolerance']:g} % off. A "
+        f"launch has {proof['measured_steps']} timed steps, a run a budget of "
+        f"{proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
         f"{environment['cores']} cores, commits {', '.join(commits)}."
     )

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.docs import comparison, pages, sweeps
+from benchmarks.docs import choices, comparison, pages, sweeps, timing
 from benchmarks.docs.__main__ import main
 from benchmarks.job import Memory
 from benchmarks.records import store
 from benchmarks.reporting import tables
+from benchmarks.rows import emulated_choices
 from tests.unit.docs_text import CHECKOUT
 from tests.unit.records_factory import MIB, record, slower
 
@@ -100,6 +101,37 @@ def test_a_sweep_has_a_column_a_measured_system(native: float | None, best: str)
     assert ("PyTorch native, step s" in head) == (native is not None)
     assert line.startswith("| none | 1.500 | 1.300 |")
     assert line.endswith(f"| 1.000 | {best} |")
+
+
+def choice_cells(workload: str) -> list[str]:
+    """Of DeepSpeed, Megatron-Core and PyTorch native."""
+    (line,) = (row for row in choices.emulated().splitlines() if row.startswith(f"| `{workload}`"))
+    return line.strip("| ").split(" | ")[1:]
+
+
+def test_a_peer_that_no_layout_allows_cannot_run_and_others_are_untuned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ulysses divides 32 heads by no 64 ranks; of PyTorch native the choice is taken away here."""
+    committed = emulated_choices.choose
+    assert choice_cells("gpt-7b-2m-64xa100")[0] == "cannot run"
+    monkeypatch.setattr(
+        emulated_choices,
+        "choose",
+        lambda system, workload: (
+            committed(system, workload)
+            if system == "megatron" or workload.sequence_tokens < 2**21
+            else None
+        ),
+    )
+    first, second, third = choice_cells("gpt-7b-2m-64xa100")
+    assert (first, third) == ("cannot run", "untuned")
+    assert second.startswith("TP16")
+
+
+def test_the_line_under_the_proof_of_timing_names_the_row() -> None:
+    line = timing.noise().splitlines()[-1]
+    assert "The row is Megatron in SPPO's layout. Its pooled ratio" in line
 
 
 def test_check_names_an_old_page_and_writes_nothing(
