@@ -49,8 +49,8 @@ class Job(SeveralNodes):
     account: Annotated[str | None, arg(metavar="NAME")] = None
     """SLURM's account, where the cluster wants one."""
     time: Annotated[str | None, arg(metavar="TIME")] = None
-    """SLURM's time limit, such as 02:00:00. For `run` without --tune three times the expected time
-    of all launches, and --budget, if not given."""
+    """SLURM's time limit, such as 02:00:00. If not given, for `run` without --tune: --budget, a
+    start of every launch, and three times the expected time of all steps."""
 
     def print_script(
         self, command: str, workload: Workload, expected: Callable[[], str] | None = None
