@@ -217,4 +217,4 @@ def print_lines(request: RunRequest, configuration: Configuration, number: int) 
     for node in range(count):
         nodes = Nodes(count=count, rank=node, endpoint="HEAD_NODE:29500")
         environment = variables(threads, configuration.environment)
-        print(shell_line(command(job_path, ranks, nodes), environment))
+        print(shell_line(command(job_path, ranks, nodes, cluster.device), environment))
