@@ -258,6 +258,13 @@ class StageMemoryModel:
         temporary = self._held(decisions)[1][turn]
         return self.fixed_bytes(self.memory(decisions)) + temporary + self.live_bytes.messages[turn]
 
+    @property
+    def _connections(self) -> int:
+        """Of other ranks to or from this one; none is counted where none takes memory."""
+        if not self.profile.connection_bytes:
+            return 0
+        return self.layout.connections_of(self.stage)
+
     @cached_property
     def untracked(self) -> Untracked:
         """Device bytes that no tracked tensor shows, the same under all decisions."""
@@ -267,7 +274,7 @@ class StageMemoryModel:
             self.profile,
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
-            connections=self.layout.connections_of(self.stage),
+            connections=self._connections,
         )
 
     @cached_property
