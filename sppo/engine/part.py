@@ -51,7 +51,7 @@ class StageBuffers:
         )
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
-            self.ring = KvRing(self.kv_format, plan.kv_block_tokens)
+            self.ring = KvRing(self.kv_format, plan.kv_block_tokens, context.ring_slots)
             self.add("staging", self.ring.buffers)
 
     def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:

@@ -250,7 +250,8 @@ class StageMemoryModel:
         """Blocks of hosted K, V, dK and dV."""
         shape = self.shapes[0]
         tokens = self.layout.kv_block_tokens
-        return ring_bytes(shape.model, shape.element_bytes, shape.shards, tokens)
+        device = self.workload.cluster.device
+        return ring_bytes(shape.model, shape.element_bytes, shape.shards, tokens, device)
 
     def base_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but saved tensors at the last forward, when the backward has freed nothing yet."""
