@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from baselines import registry
@@ -23,5 +25,5 @@ def references(workload: Workload) -> list[Configuration]:
     if workload.dtype != "bfloat16" or plain.status is not None:
         return [plain]
     adapter = registry.load(REFERENCE.system)
-    settings = msgspec.convert({"dtype": "float32"}, adapter.settings_type)
+    settings: Any = msgspec.convert({"dtype": "float32"}, adapter.settings_type)
     return [with_settings(EXACT_REFERENCE, adapter, settings, grid="nothing to choose"), plain]

@@ -46,8 +46,8 @@ def message_group(timeout: timedelta | None) -> dist.ProcessGroup:
 def team_group(groups: Sequence[list[int]], timeout: timedelta | None) -> dist.ProcessGroup:
     """This rank's group of these, for collectives."""
     chosen = options() if is_nccl() else None
-    group, _ = dist.new_subgroups_by_enumeration(groups, timeout=timeout, pg_options=chosen)
-    assert group is not None
+    made = dist.new_subgroups_by_enumeration(groups, timeout=timeout, pg_options=chosen)
+    group: dist.ProcessGroup = made[0]
     return group
 
 
