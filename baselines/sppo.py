@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any
 
@@ -165,7 +165,11 @@ class SppoAdapter(Adapter):
         return f"solver: N {count}, {settings.policy} offload"
 
     def versions(self) -> dict[str, str]:
-        return {"sppo": version("sppo-suite"), "torch": version("torch")}
+        try:
+            own = version("sppo-suite")
+        except PackageNotFoundError:  # a checkout that was not installed
+            own = "checkout"
+        return {"sppo": own, "torch": version("torch")}
 
     def prepare(
         self, workload: Workload, settings: SppoSettings, weights: Weights, context: Context

@@ -59,6 +59,7 @@ COMMANDS = {
     "history": "regression.history:History",
     "compare": "regression.compare:Compare",
     "profile": "measuring.profile:Profile",
+    "gpu-suite": "measuring.gpu_suite:GpuSuite",
     "check": "regression.check:Check",
     "env": "reports.env:Env",
 }

@@ -57,6 +57,22 @@ ATTENTION = "_scaled_dot_product_"
 """How the names of torch's attention operators begin."""
 
 
+class Kernels(msgspec.Struct, frozen=True, kw_only=True):
+    """The kernels of a run, the same for all its rows (docs/gpu.md).
+
+    attention: the kernel by name. asked: what the user asked for; "auto" measures. forced: also a
+    kernel that never ran. fused: whether element-wise pieces are compiled. seconds: of a forward
+    and backward, by measured kernel. refused: why not the others.
+    """
+
+    attention: str = "flash"
+    asked: str = "flash"
+    forced: bool = False
+    fused: bool = False
+    seconds: dict[str, float] = {}
+    refused: dict[str, str] = {}
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One launch of one row. `settings` are decoded into the adapter's `settings_type`.
 
@@ -80,6 +96,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     threads_per_rank: int = 1
     plans: StepPlans | None = None
     message_timeout_seconds: float = LEAST_MESSAGE_TIMEOUT_SECONDS
+    kernels: Kernels = Kernels()
 
     @property
     def phases(self) -> list[Phase]:

@@ -63,6 +63,17 @@ def _gpus(model: str, length: str, gpus: int, hardware: str) -> Workload:
     )
 
 
+def _one_gpu(model: str, length: str) -> Workload:
+    """A few layers of a large model on one GPU of any kind, planned as for an H100."""
+    return replace(_gpus(model, length, 1, "h100-80g"), name=f"{model}-{length}-1gpu")
+
+
+SLICES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("gpt-7b-slice", ("16k", "32k", "64k", "128k", "256k", "512k", "1m")),
+    ("llama-8b-slice", ("32k", "128k", "512k")),
+)
+"""Four layers, as wide as those of the whole model, and their lengths on one GPU."""
+
 PAPER_POINTS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("gpt-7b", 32, ("512k", "640k", "768k", "896k", "1m")),
     ("gpt-13b", 64, ("512k", "640k", "768k", "1m", "1280k")),
@@ -80,6 +91,7 @@ WORKLOADS: dict[str, Workload] = {
         _gpus("gpt-1b", "16k", 1, "h100-80g"),
         _gpus("gpt-1b", "32k", 1, "h100-80g"),
         _gpus("gpt-1b", "96k", 1, "h100-80g"),
+        *(_one_gpu(model, length) for model, lengths in SLICES for length in lengths),
         _gpus("gpt-7b", "128k", 8, "h100-80g"),
         *(_gpus("gpt-7b", length, 8, "a100-80g") for length in ("128k", "256k", "512k")),
         *(

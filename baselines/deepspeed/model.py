@@ -19,6 +19,8 @@ from baselines.deepspeed.settings import Checkpointing, DeepSpeedSettings
 from baselines.protocol import Weights
 from baselines.reference import rotary_tables, rotate
 from sppo.config.models import Model
+from sppo.kernels import fused
+from sppo.kernels.registry import selected
 from sppo.plan.blocks import block_of
 
 CoreAttention = Callable[..., Tensor]
@@ -26,12 +28,10 @@ CoreAttention = Callable[..., Tensor]
 
 def local_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Causal attention on [1, tokens, heads, head_width], with some heads and all tokens."""
-    out = F.scaled_dot_product_attention(
+    out = selected[query.device.type].causal(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=query.shape[2] != key.shape[2],
     )
     return out.transpose(1, 2)
 
@@ -69,7 +69,8 @@ class Attention(nn.Module):
         """Query, key and value of x [1, own tokens, h], each [1, own tokens, heads, width]."""
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
         query_key, value = heads.split_with_sizes(self.rotated_and_value, dim=2)
-        rotated = rotate(query_key, cosines, sines)
+        turn = fused.piece(rotate) if fused.switch.on else rotate
+        rotated = turn(query_key, cosines, sines)
         query, key = rotated.split_with_sizes(self.query_and_key, dim=2)
         if self.kv_copies > 1:
             key = key.repeat_interleave(self.kv_copies, dim=2)
@@ -94,7 +95,12 @@ class Mlp(nn.Module):
         self.down = nn.Linear(model.ffn, model.hidden, bias=model.biases)
 
     def whole(self, x: Tensor) -> Tensor:
-        hidden = F.silu(self.gate(x)) * self.up(x) if self.swiglu else F.gelu(self.up(x))
+        if not self.swiglu:
+            hidden = F.gelu(self.up(x))
+        elif fused.switch.on:
+            hidden = fused.swiglu(self.gate(x), self.up(x))
+        else:
+            hidden = F.silu(self.gate(x)) * self.up(x)
         out: Tensor = self.down(hidden)
         return out
 
@@ -213,8 +219,13 @@ class Decoder(nn.Module):
         count = targets.numel() * self.loss_divisor
 
         def cross_entropy(head: nn.Module, x: Tensor, targets: Tensor) -> Tensor:
-            logits = head(x).float().flatten(0, -2)
-            return F.cross_entropy(logits, targets.flatten(), reduction="sum") / count
+            logits = head(x)
+            if fused.switch.on:
+                total = fused.cross_entropy(logits.flatten(0, -2), targets.flatten())
+            else:
+                logits = logits.float().flatten(0, -2)
+                total = F.cross_entropy(logits, targets.flatten(), reduction="sum")
+            return total / count
 
         if not self.tiled_loss:
             return cross_entropy(self.head, x, targets)

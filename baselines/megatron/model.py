@@ -30,6 +30,7 @@ from baselines.megatron.settings import MegatronSettings, microbatch_group
 from baselines.megatron.weights import RankShard, load_weights
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
+from sppo.kernels import fused
 
 
 class _Norm:
@@ -149,11 +150,20 @@ def transformer_config(
         bias_dropout_fusion=cuda,
         masked_softmax_fusion=False,
         apply_rope_fusion=False,
+        cross_entropy_loss_fusion=cuda and fused.switch.on,
         persist_layer_norm=False,
         gradient_accumulation_fusion=cuda and tensor_parallel_layers._grad_accum_fusion_available,
         **recompute_options(settings),
         **interleaving_options(workload, settings),
     )
+
+
+def _fuse_rope() -> None:
+    """Compile Megatron's RoPE: its own fused one needs TransformerEngine or Apex."""
+    from megatron.core.models.common.embeddings import rope_utils
+
+    unfused = rope_utils._apply_rotary_pos_emb_bshd
+    rope_utils._apply_rotary_pos_emb_bshd = fused.piece(unfused)
 
 
 def build_model(
@@ -165,6 +175,8 @@ def build_model(
     integers, and Megatron's cross entropy is float32 already.
     """
     config = transformer_config(workload, settings, context)
+    if fused.switch.on:
+        _fuse_rope()
     stages = [None] if settings.virtual_pipeline is None else list(range(settings.chunks))
     networks = [_chunk(workload, settings, weights, config, stage) for stage in stages]
     replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True)

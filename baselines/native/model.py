@@ -26,6 +26,8 @@ from baselines.native.settings import NativeSettings
 from baselines.native.ulysses import heads_of_this_rank, tokens_of_this_rank
 from baselines.reference import rotary_tables, rotate
 from sppo.config.models import Model
+from sppo.kernels import fused
+from sppo.kernels.registry import selected
 
 
 def _norm(model: Model) -> nn.Module:
@@ -77,7 +79,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         heads = self.qkv(x).unflatten(-1, (-1, self.head_width))
         query_key, value = heads.split_with_sizes(self.rotated_and_value, dim=2)
-        rotated = rotate(query_key, cosines, sines)
+        turn = fused.piece(rotate) if fused.switch.on else rotate
+        rotated = turn(query_key, cosines, sines)
         query, key = rotated.split_with_sizes(self.query_and_key, dim=2)
         if self.kv_copies > 1:
             key = key.repeat_interleave(self.kv_copies, dim=2)
@@ -97,10 +100,7 @@ class Attention(nn.Module):
         if ring is not None:
             out = ring_attention(query, key, value, ring, kept)
         else:
-            grouped = query.shape[1] != key.shape[1]
-            out = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, enable_gqa=grouped
-            )
+            out = selected[query.device.type].causal(query, key, value)
         out = out.transpose(1, 2)
         return out if ulysses is None else tokens_of_this_rank(out, ulysses)
 
@@ -117,7 +117,12 @@ class Mlp(nn.Module):
         self.down = nn.Linear(model.ffn, model.hidden, bias=model.biases)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.silu(self.gate(x)) * self.up(x) if self.swiglu else F.gelu(self.up(x))
+        if not self.swiglu:
+            hidden = F.gelu(self.up(x))
+        elif fused.switch.on:
+            hidden = fused.swiglu(self.gate(x), self.up(x))
+        else:
+            hidden = F.silu(self.gate(x)) * self.up(x)
         out: Tensor = self.down(hidden)
         return out
 
@@ -188,6 +193,8 @@ class Decoder(nn.Module):
         for block in self.layers:
             x = block(x, cosines, sines)
         logits = self.head(self.final_norm(x)).flatten(0, -2)
+        if fused.switch.on and not isinstance(logits, DTensor):
+            return fused.cross_entropy(logits, targets.flatten())
         precise = logits if logits.dtype == torch.float64 else logits.float()
         loss = F.cross_entropy(precise, targets.flatten(), reduction="sum")
         return loss.to_local() if isinstance(loss, DTensor) else loss

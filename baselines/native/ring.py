@@ -13,18 +13,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor.experimental._context_parallel import _attention as torch_ring
 
-_ATEN: Any = torch.ops.aten
+from sppo.kernels.registry import selected
+
 _RING: Any = torch_ring
 
 KeptAttention: TypeAlias = list[tuple[Any, ...]]
 """The results of a block's attention between its forward and its recomputation: one or none."""
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Any:
-    """torch's flash attention: output, log-sum-exp, and with CUDA seven values more."""
-    if query.device.type == "cpu":
-        return _ATEN._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, is_causal)
-    return _ATEN._scaled_dot_product_flash_attention(query, key, value, 0.0, is_causal, False)
+def _block(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool) -> Any:
+    """A block by the selected kernel of attention: output and log-sum-exp."""
+    return selected[query.device.type].forward(query, key, value, is_causal)
 
 
 class _Ring(torch.autograd.Function):
@@ -43,35 +42,29 @@ class _Ring(torch.autograd.Function):
             out, *further = kept.pop()
         else:
             out, *further = _RING._templated_ring_attention(
-                group, 2, _flash, query, key, value, is_causal=True
+                group, 2, _block, query, key, value, is_causal=True
             )
             if kept is not None:
                 kept.append((out.detach(), *further))
         result: Tensor = out
-        log_sum_exp, *ctx.rest = further
+        log_sum_exp, *_ = further
         ctx.group = group
         ctx.save_for_backward(query, key, value, result, log_sum_exp)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        def flash_backward(*, is_causal: bool, **tensors: Tensor) -> Any:
-            names = ("grad_out", "query", "key", "value", "out", "logsumexp")
-            operands = [tensors[name] for name in names]
-            if operands[0].device.type == "cpu":
-                return _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(
-                    *operands, 0.0, is_causal
-                )
-            *lengths, seed, offset, _ = ctx.rest
-            return _ATEN._scaled_dot_product_flash_attention_backward(
-                *operands, *lengths, 0.0, is_causal, seed, offset
-            )
+        def block_backward(*, is_causal: bool, **tensors: Tensor) -> Any:
+            names = ("query", "key", "value", "out", "logsumexp")
+            grad, operands = tensors["grad_out"], [tensors[name] for name in names]
+            kernel: Any = selected[grad.device.type]
+            return kernel.backward(grad, *operands, is_causal)
 
         query, key, value, *results = ctx.saved_tensors
         of_query, of_key, of_value = _RING._templated_ring_attention_backward(
             ctx.group,
             2,
-            flash_backward,
+            block_backward,
             gradients[0],
             "grad_out",
             query,

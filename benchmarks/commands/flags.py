@@ -163,6 +163,19 @@ class Launches:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelFlags:
+    """The kernels of all rows (docs/gpu.md)."""
+
+    attention_kernel: Annotated[str, arg(metavar="NAME")] = "auto"
+    """The kernel of attention of all rows: flash, cudnn, fa3, fa4 or math. auto: flash on a CPU, on
+    CUDA the fastest of a short measurement."""
+    force_kernel: bool = False
+    """Also take kernels that never ran in this suite, fa3 and fa4."""
+    fuse: bool = False
+    """On CUDA, compile RoPE, bias with residual, norms and loss, for all rows alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """The data that a launch trains on."""
 

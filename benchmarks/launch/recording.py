@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.job import Job, RankReport
+from benchmarks.job import Job, Kernels, RankReport
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.team import ALONE, Team
 from benchmarks.records import equal_work, metrics, timeline
@@ -18,6 +18,9 @@ from benchmarks.records.record import Peak, Record, StepRecord, Text
 from benchmarks.rows.row import Configuration
 from benchmarks.worker.steady_peak import steady_peak
 from sppo.config.workload import Workload
+
+TODAYS_KERNELS = Kernels()
+"""Of runs without a choice, such as the launches of studies."""
 
 RANKS_AGREE = 1e-6
 """Largest relative difference of a loss or norm between ranks of a launch."""
@@ -28,7 +31,7 @@ class Inputs:
     """The inputs of all launches of a run. `cpu_peak` is the peak of one rank, None on GPUs.
 
     make_files: of a resumed run, called before a launch; writes missing weights and tokens. team:
-    the other nodes.
+    the other nodes. kernels: of all rows.
     """
 
     workload: Workload
@@ -38,6 +41,7 @@ class Inputs:
     environment: dict[str, Any]
     make_files: Callable[[], None] | None = None
     team: Team = ALONE
+    kernels: Kernels = TODAYS_KERNELS
 
     @property
     def weights_path(self) -> Path:
@@ -89,6 +93,7 @@ def make_record(
         text=inputs.text,
         accounted=accounted,
         bubble_share=_bubble_share(job) if outcome.status == "ok" else None,
+        kernels=None if job.system == "reference" else job.kernels,
         plan=configuration.plan,
         environment=environment,
     )

@@ -220,6 +220,7 @@ def make_job(inputs: Inputs, configuration: Configuration, number: int, options:
         warmup_steps=options.warmup_steps,
         measured_steps=options.measured_steps,
         threads_per_rank=options.threads_per_rank,
+        kernels=inputs.kernels,
         message_timeout_seconds=max(
             LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds or 0.0
         ),

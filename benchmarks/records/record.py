@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from benchmarks.job import Accounted, Enforcement, Memory, Phase, Status, StepReport
+from benchmarks.job import Accounted, Enforcement, Kernels, Memory, Phase, Status, StepReport
 from benchmarks.records.machine import MachineState
 from benchmarks.records.store import RecordError, finite, read_json, save
 from sppo.config.workload import Workload
@@ -126,6 +126,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     text: Text | None = None
     accounted: list[Accounted | None] = []
     bubble_share: float | None = None
+    kernels: Kernels | None = None
     plan: dict[str, Any] | None = None
     environment: dict[str, Any] = {}
     machine_state: MachineState | None = None

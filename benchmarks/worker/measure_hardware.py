@@ -27,23 +27,15 @@ import torch.nn.functional as F
 
 from benchmarks.environment import cpu_model
 from benchmarks.worker import device as devices
+from benchmarks.worker.chunk_rates import Sampler, chunk_of, split_rates
 from benchmarks.worker.matmul_peak import best_matmul, matrix_size
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.weights import initial_weights
-from sppo.comm.in_process import connect_threads
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import MODELS
 from sppo.config.sizes import MIB
-from sppo.config.workload import Cluster, Workload
-from sppo.engine.context import EngineContext
-from sppo.engine.part import Part
-from sppo.engine.stage import Stage
-from sppo.model.weights import StageWeights
 from sppo.offload.host_memory import HostArena
-from sppo.plan.blocks import block_of
-from sppo.planner.options import SolverOptions
-from sppo.planner.solve import solve
 
 BASE = "cpu-2core"
 """The profile of the plans here, and of the numbers that are not measured, with their reasons."""
@@ -82,57 +74,23 @@ def _median_seconds(action: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
-def _part(length: int, prefix: int) -> Part:
+def _sampler(length: int, prefix: int) -> Sampler:
     """The first of two stages of gpt-tiny, for `length` tokens after `prefix` tokens."""
-    workload = Workload(
-        name="profile",
-        model=MODEL,
-        cluster=Cluster(hardware=BASE, device="cpu", nodes=1, ranks_per_node=2),
-        sequence_tokens=length + prefix,
+    part = chunk_of(
+        MODEL,
+        initial_weights(MODEL, 1, torch.float32),
+        length=length,
+        prefix=prefix,
+        profile=BASE,
+        device=torch.device("cpu"),
+        dtype="float32",
     )
-    layout = SolverOptions(
-        pipeline_parallel=2, subsequences=2 if prefix else 1, virtual_stages=1, msp=False
-    )
-    options = replace(layout, policy="no-offload", cut="equal")
-    plan = solve(workload, load_hardware(BASE), options)
-    lengths = (prefix, length) if prefix else (length,)
-    plan = replace(plan, lengths_tokens=lengths, prediction=None)
-    context = EngineContext(device=torch.device("cpu"), dtype=torch.float32)
-    weights = initial_weights(MODEL, 1, context.dtype)
-    groups = connect_threads(plan)[0]
-    stage_weights = StageWeights(plan, 0, weights, context.device, context.dtype, groups.shards)
-    return Stage(plan, stage_weights, context, groups).parts[0]
-
-
-class _Sampler:
-    """Forward and backward of a chunk, repeated; seconds per layer."""
-
-    def __init__(self, length: int, prefix: int) -> None:
-        self.part = _part(length, prefix)
-        self.index = 1 if prefix else 0
-        self.tokens = torch.randint(0, 256, (length,))
-        self.gradient = torch.randn(length, self.part.plan.model.hidden)
-        self.seconds: list[tuple[float, float]] = []
-
-    def sample(self) -> None:
-        """One forward and one backward, which all ranks begin together."""
-        dist.barrier()
-        start = time.perf_counter()
-        self.part.forward(0, self.index, self.tokens, None, 1.0)
-        middle = time.perf_counter()
-        self.part.backward(0, self.index, self.gradient, self.tokens)
-        layers = len(self.part.model.layers)
-        self.seconds.append(((middle - start) / layers, (time.perf_counter() - middle) / layers))
-
-    def medians(self) -> tuple[float, float]:
-        """Medians of forward and backward, without the first sample, which warms up."""
-        forwards, backwards = zip(*self.seconds[1:], strict=True)
-        return statistics.median(forwards), statistics.median(backwards)
+    return Sampler(part, length, prefix, meet=dist.barrier, finish=lambda: None)
 
 
 def _every_rate() -> list[Rates]:
     """Rates by length. The lengths take turns, so that a slow minute slows all of them."""
-    samplers = [(_Sampler(length, 0), _Sampler(length, PREFIX_TOKENS)) for length in LENGTHS]
+    samplers = [(_sampler(length, 0), _sampler(length, PREFIX_TOKENS)) for length in LENGTHS]
     for _ in range(REPEATS + 1):
         for alone, after_prefix in samplers:
             alone.sample()
@@ -144,18 +102,8 @@ def _every_rate() -> list[Rates]:
 
 
 def _rates(length: int, alone: tuple[float, float], after_prefix: tuple[float, float]) -> Rates:
-    """From (forward, backward) seconds without and with PREFIX_TOKENS, whose attention differs."""
-    block = block_of(MODEL)
-    dense = block.dense_flops_per_token * length
-    own = block.mixer_flops(0, length)
-    prefix = block.mixer_flops_per_pair * length * PREFIX_TOKENS
-    rates: dict[str, float] = {}
-    directions = zip(("forward", "backward"), (1, 2), alone, after_prefix, strict=True)
-    for direction, factor, short, long in directions:
-        attention_rate = factor * prefix / max(long - short, 1e-6)
-        dense_seconds = max(short - factor * own / attention_rate, short / 10)
-        rates[f"dense_{direction}"] = factor * dense / dense_seconds
-        rates[f"attention_{direction}"] = attention_rate
+    """From (forward, backward) seconds without and with PREFIX_TOKENS; the mean over ranks."""
+    rates = split_rates(MODEL, length, PREFIX_TOKENS, alone, after_prefix)
     means = _mean_over_ranks(list(rates.values()))
     return Rates(tokens=length, **dict(zip(rates, means, strict=True)))
 

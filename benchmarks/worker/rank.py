@@ -46,6 +46,7 @@ from benchmarks.job import (
 from benchmarks.worker import device as devices
 from benchmarks.worker.failures import fail, refuse, report_uncaught_errors, write
 from benchmarks.worker.heartbeat import Heartbeat
+from benchmarks.worker.kernels import use_kernels
 from benchmarks.worker.libraries import rank_environment
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
@@ -86,6 +87,7 @@ def run(job: Job, heartbeat: Heartbeat) -> tuple[RankReport, list[dict[str, Any]
     torch.set_num_interop_threads(1)
     heartbeat.note(MEETING)
     device = join_ranks(job)
+    use_kernels(job, device)
     tokens = job_tokens(job)
     adapter = registry.load(job.system)
     accounting = Accounting(device, held_bytes=devices.data_reader(device))

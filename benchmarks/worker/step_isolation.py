@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sppo.kernels.fused import unfused
+
 
 def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
     """Run a step without torch.compile on CUDA, for a step under a dispatch mode.
@@ -16,10 +18,13 @@ def uncompiled(device: torch.device) -> AbstractContextManager[Any]:
     A function compiled there would stay so. Megatron compiles its fused activations, and the timed
     steps need them.
     """
-    if device.type != "cuda":
-        return nullcontext()
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
+    return _without_compiler() if device.type == "cuda" else nullcontext()
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"), unfused():
+        yield
 
 
 @contextmanager

@@ -86,9 +86,19 @@ def llama(name: str, *, rope_theta: float = 500_000.0, **sizes: int) -> Model:
 _MODELS = (
     gpt("gpt-1b", layers=24, hidden=2048, heads=16),
     gpt("gpt-7b", layers=32, hidden=4096, heads=32),
+    gpt("gpt-7b-slice", layers=4, hidden=4096, heads=32),
     gpt("gpt-13b", layers=40, hidden=5120, heads=40),
     gpt("gpt-65b", layers=80, hidden=8192, heads=64),
     llama("llama-8b", layers=32, hidden=4096, heads=32, kv_heads=8, ffn=14_336, vocabulary=128_256),
+    llama(
+        "llama-8b-slice",
+        layers=4,
+        hidden=4096,
+        heads=32,
+        kv_heads=8,
+        ffn=14_336,
+        vocabulary=128_256,
+    ),
     gpt("gpt-tiny", layers=4, hidden=256, heads=4, vocabulary=256),
     llama(
         "llama-tiny",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sppo.comm.collectives import Team, as_gathered
 from sppo.config.models import Model
+from sppo.kernels import fused
 from sppo.model.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
 from sppo.model.loss import TiledLoss, own_rows
 from sppo.model.mixers.kv_cache import LayerCache
@@ -64,9 +65,13 @@ class PartModel:
         weights = tuple(self.weights.with_bias(name) for name in names)
         return ColumnLinear.apply(x, self.team, weights)
 
-    def _row(self, x: Tensor, name: str) -> Tensor:
-        out: Tensor = RowLinear.apply(x, self.team, *self.weights.with_bias(name))
-        return out
+    def _row(self, x: Tensor, name: str, residual: Tensor) -> Tensor:
+        weight, bias = self.weights.with_bias(name)
+        if fused.switch.on and bias is not None:
+            whole: Tensor = RowLinear.apply(x, self.team, weight, bias, residual)
+            return whole
+        out: Tensor = RowLinear.apply(x, self.team, weight, bias, None)
+        return out.add_(residual)
 
     def norm(self, name: str, x: Tensor, tag: Tag) -> Tensor:
         """The norm `name` of x [l / SP, h]; its statistics are tagged "norm1.statistics"."""
@@ -87,12 +92,12 @@ class PartModel:
         attended: Tensor = PrefixAttention.apply(
             self._column(normed, f"{layer}.attention.qkv"), turns, cache, start, self.team, tag
         )
-        middle = self._row(attended, f"{layer}.attention.output").add_(x)
+        middle = self._row(attended, f"{layer}.attention.output", x)
         tag("block.middle", middle)
         normed = self.norm(f"{layer}.norm2", middle, tag)
         tag("norm2.output", normed)
         active = self._activation(layer, normed, tag)
-        return self._row(active, f"{layer}.mlp.down").add_(middle)
+        return self._row(active, f"{layer}.mlp.down", middle)
 
     def _activation(self, layer: str, normed: Tensor, tag: Tag) -> Tensor:
         if self.model.activation == "swiglu":

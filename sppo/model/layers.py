@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sppo.comm.collectives import Team
+from sppo.kernels import fused
 from sppo.model.weights import Weight
 
 TagStatistic = Callable[[Tensor], None]
@@ -99,18 +100,29 @@ class ColumnLinear(torch.autograd.Function):
 
 
 class RowLinear(torch.autograd.Function):
-    """x @ weight.T + bias, where every rank has some columns of x.
+    """x @ weight.T + bias (+ residual), where every rank has some columns of x.
 
-    x [l, in / size] of all tokens, as gathered; the output [l / size, out] of this rank's tokens.
+    x [l, in / size] of all tokens, as gathered; output and residual [l / size, out] of this rank's
+    tokens. A residual is added with the bias in one fused piece.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, team: Team, weight: Weight, bias: Weight | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        team: Team,
+        weight: Weight,
+        bias: Weight | None,
+        residual: Tensor | None,
+    ) -> Tensor:
         ctx.save_for_backward(x)
         ctx.team = team
         ctx.weight = weight
         ctx.bias = bias
-        return row_linear(x, team, weight, bias)
+        ctx.has_residual = residual is not None
+        if residual is None or bias is None:
+            return row_linear(x, team, weight, bias)
+        return fused.add_bias_residual(row_linear(x, team, weight, None), bias.value, residual)
 
     @staticmethod
     @once_differentiable
@@ -121,7 +133,8 @@ class RowLinear(torch.autograd.Function):
             ctx.bias.gradient.add_(grad.sum(0, dtype=ctx.bias.gradient.dtype))
         gathered = gathering.wait()
         add_product(ctx.weight.gradient, gathered.t(), x)
-        return gathered @ ctx.weight.value, None, None, None
+        residual_gradient = grad if ctx.has_residual else None
+        return gathered @ ctx.weight.value, None, None, None, residual_gradient
 
 
 class LayerNorm(torch.autograd.Function):
@@ -163,9 +176,12 @@ class RmsNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Weight, bias: None, epsilon: float, tag: TagStatistic
     ) -> Tensor:
-        precise = x if x.dtype == torch.float64 else x.float()
-        rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
-        out: Tensor = (precise * rstd).to(x.dtype) * weight.value
+        if fused.switch.on:
+            out, rstd = fused.rms_norm(x, weight.value, epsilon)
+        else:
+            precise = x if x.dtype == torch.float64 else x.float()
+            rstd = precise.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+            out = (precise * rstd).to(x.dtype) * weight.value
         tag(rstd)
         ctx.save_for_backward(x, rstd)
         ctx.weight = weight
@@ -175,6 +191,10 @@ class RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, rstd = ctx.saved_tensors
+        if fused.switch.on:
+            gradients = fused.rms_norm_backward(grad, x, rstd, ctx.weight.value)
+            ctx.weight.gradient.add_(gradients[1])
+            return gradients[0], None, None, None, None
         normed = x.to(rstd.dtype) * rstd
         ctx.weight.gradient.add_((grad * normed).sum(0))
         scaled = grad.to(rstd.dtype) * ctx.weight.value
@@ -189,7 +209,7 @@ class SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        return fused.swiglu(gate, up) if fused.switch.on else F.silu(gate).mul_(up)
 
     @staticmethod
     @once_differentiable

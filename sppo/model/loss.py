@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sppo.comm.collectives import Team, as_gathered
+from sppo.kernels import fused
 from sppo.model.layers import Tag, add_product
 from sppo.model.weights import Weight, accumulation_dtype
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
@@ -36,20 +37,26 @@ class TiledLoss(torch.autograd.Function):
         for start in range(0, x.shape[0], step):
             rows = slice(start, min(start + step, x.shape[0]))
             gathered = team.all_gather(x[rows]).wait()
-            logits = F.linear(gathered, weight.value).to(precision)
+            logits = F.linear(gathered, weight.value)
             columns, is_own = own_rows(by_rank[:, rows].flatten(), weight.value.shape[0], team)
             columns, is_own = columns.unsqueeze(-1), is_own.unsqueeze(-1).to(precision)
-            total -= (logits.gather(-1, columns) * is_own).sum()
-            logsumexp, probabilities = _softmax_(logits, team)
-            total += logsumexp.chunk(team.size)[team.index].sum()
-            probabilities.scatter_add_(-1, columns, -is_own)
-            scaled = probabilities.mul_(scale).to(x.dtype)
+            if fused.switch.on:
+                tile_loss, scaled = _fused_tile(logits, columns, is_own, scale, team)
+                total += tile_loss
+            else:
+                logits = logits.to(precision)
+                total -= (logits.gather(-1, columns) * is_own).sum()
+                logsumexp, probabilities = _softmax_(logits, team)
+                total += logsumexp.chunk(team.size)[team.index].sum()
+                probabilities.scatter_add_(-1, columns, -is_own)
+                scaled = probabilities.mul_(scale).to(x.dtype)
+                del probabilities
             if team.size == 1:
                 torch.mm(scaled, weight.value, out=gradient[rows])
             else:
                 gradient[rows] = team.reduce_scatter(scaled @ weight.value).wait()
             add_product(weight.gradient, scaled.t(), gathered)
-            del gathered, logits, probabilities, scaled  # before the next tile's are made
+            del gathered, logits, scaled  # before the next tile's are made
         tag("head.gradient", gradient)
         ctx.save_for_backward(gradient)
         return total * scale
@@ -59,6 +66,18 @@ class TiledLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad.to(gradient.dtype), None, None, None, None, None
+
+
+def _fused_tile(
+    logits: Tensor, columns: Tensor, is_own: Tensor, scale: float, team: Team
+) -> tuple[Tensor, Tensor]:
+    """This rank's part of the losses of logits [n, V / size], and their scaled gradient."""
+    own, picked = fused.loss_sums(logits, columns, is_own)
+    whole = own
+    if team.size > 1:
+        whole = team.all_gather(own).wait().view(team.size, -1, 1).logsumexp(0)
+    tile_loss = whole.chunk(team.size)[team.index].sum() - picked
+    return tile_loss, fused.loss_gradient(logits, whole, columns, is_own, scale)
 
 
 def _softmax_(logits: Tensor, team: Team) -> tuple[Tensor, Tensor]:

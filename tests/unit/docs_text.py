@@ -147,7 +147,7 @@ def wrong_flags(text: str) -> list[str]:
     wrong = []
     for line in _code(text):
         flags = FLAG.findall(line)
-        command = re.match(r"\$?\s*(?:python3? -m )?([\w.-]+)(?: ([a-z]+)( [a-z]+)?)?", line)
+        command = re.match(r"\$?\s*(?:python3? -m )?([\w.-]+)(?: ([a-z][\w-]*)( [a-z]+)?)?", line)
         if not flags:
             continue
         if line.lstrip().startswith("-"):

@@ -98,7 +98,7 @@ def test_wrong_input_measures_nothing(
 @pytest.mark.parametrize("prefix", [0, 128])
 def test_the_measured_stage_needs_no_other_rank(prefix: int) -> None:
     """Neither an MSP split nor a shard: the stage computes without messages."""
-    part = measure_hardware._part(64, prefix)
+    part = measure_hardware._sampler(64, prefix).part
     assert part.plan.sequence_parallel == 1
     assert not part.plan.msp_splits
     assert part.plan.lengths_tokens[-1] == 64

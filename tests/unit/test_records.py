@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.job import Accounted, Memory, StepReport
+from benchmarks.job import Accounted, Kernels, Memory, StepReport
 from benchmarks.records import record as records
 from benchmarks.records import store
 from benchmarks.records.record import Flops, Peak, Record, StepRecord, Text
@@ -43,7 +43,9 @@ def test_the_spelling_of_the_keys() -> None:
     assert asked <= keys
 
 
-@pytest.mark.parametrize("kind", [Record, StepRecord, Flops, Peak, Text, Memory, Accounted])
+@pytest.mark.parametrize(
+    "kind", [Record, StepRecord, Flops, Peak, Text, Memory, Accounted, Kernels]
+)
 def test_the_document_names_every_key(kind: type[msgspec.Struct]) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     missing = [key for key in kind.__struct_encode_fields__ if f"`{key}`" not in text]

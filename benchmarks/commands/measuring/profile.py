@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from typing import Annotated
 import msgspec
 from tyro.conf import Positional, arg
 
-from benchmarks.commands.arguments import UsageError
+from benchmarks.commands.arguments import UsageError, refuse
 from benchmarks.commands.flags import Json
+from benchmarks.commands.measuring.gpu_suite import check_device
 from benchmarks.commands.output import show
 from benchmarks.launch.ranks import processes
 from benchmarks.records import store
@@ -23,6 +26,10 @@ from benchmarks.reporting.text_table import Column, rows_table, text_table
 from sppo.config import hardware
 
 LABEL = "measured"
+
+GPU_SECONDS = 600.0
+GPU_PROFILE = "profile.json"
+"""The file that the step writes (`benchmarks.gpu.steps.profile`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +41,8 @@ class Profile(Json):
 
     name: Annotated[Positional[str], arg(metavar="NAME")]
     """The profile's name for --hardware: small letters, digits and dashes."""
+    gpu: bool = False
+    """Measure one CUDA device instead of CPU ranks (docs/gpu.md)."""
     ranks: int = 2
     """Processes that measure at once, an even number: each sends messages to a neighbour."""
     output: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -42,8 +51,14 @@ class Profile(Json):
     def run(self) -> int:
         """Launch the ranks, show and save the rates; 1 if the launch failed."""
         path = self.check()
+        if self.gpu:
+            print("measuring one GPU, a minute or two ...", file=sys.stderr)
+            return self._show(path, *launch_gpu(path))
         print(f"measuring with {self.ranks} ranks, some minutes ...", file=sys.stderr)
-        returncode, output = launch(command(self.name, path, self.ranks))
+        return self._show(path, *launch(command(self.name, path, self.ranks)))
+
+    def _show(self, path: Path, returncode: int, output: str) -> int:
+        """Show the measured profile; the exit code."""
         if returncode != 0:
             print(f"failed with exit code {returncode}:\n{output[-2000:]}", file=sys.stderr)
             return 1
@@ -63,6 +78,9 @@ class Profile(Json):
             raise UsageError(
                 f"{self.name!r} is no profile name: small letters, digits, dots, dashes"
             )
+        if self.gpu:
+            refuse(self, ("ranks",), "--gpu measures one device")
+            check_device()
         if self.ranks < 2 or self.ranks % 2:
             raise UsageError(
                 f"--ranks {self.ranks}: an even number is needed, every rank has a neighbour"
@@ -94,6 +112,18 @@ class Profile(Json):
 def command(name: str, path: Path, ranks: int) -> list[str]:
     """The torchrun command that measures."""
     return processes.torchrun(ranks, "benchmarks.worker.measure_hardware", name, str(path))
+
+
+def launch_gpu(path: Path) -> tuple[int, str]:
+    """Measure one GPU in a process of its own, and write its profile; exit code and output."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["profile", "cuda", f"{GPU_SECONDS:.0f}", folder, f"{folder}/values.json"]
+        ended = launch([sys.executable, "-m", "benchmarks.gpu.worker", *words])
+        if ended[0] == 0:
+            measured = json.loads((Path(folder) / GPU_PROFILE).read_bytes())
+            text = json.dumps({**measured, "name": path.stem}, indent=1) + "\n"
+            store.write_bytes(path, text.encode())
+    return ended
 
 
 def launch(arguments: Sequence[str]) -> tuple[int, str]:

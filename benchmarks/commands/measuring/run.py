@@ -15,6 +15,7 @@ from benchmarks.commands import arguments, several_nodes
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.flags import (
     Data,
+    KernelFlags,
     Launched,
     Launches,
     SeveralNodes,
@@ -25,7 +26,8 @@ from benchmarks.commands.output import show_records
 from benchmarks.commands.run_folder import is_finished, run_folder, unfinished
 from benchmarks.commands.tracked import tracked
 from benchmarks.environment import available_cores
-from benchmarks.launch import preparing, time_limits
+from benchmarks.job import Kernels
+from benchmarks.launch import kernel_choice, preparing, time_limits
 from benchmarks.launch import run as supervisor
 from benchmarks.launch.gate import exit_code
 from benchmarks.launch.options import Options
@@ -56,6 +58,7 @@ class RunRequest:
     options: Options
     parent: Path
     tunes: bool
+    kernels: Kernels
 
     def configurations(self) -> list[Configuration]:
         """The rows with their settings, or what is tuned. Raises UsageError."""
@@ -66,7 +69,7 @@ class RunRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Tracked, SeveralNodes, Data, Launches, Launched):
+class Run(Tracked, SeveralNodes, Data, KernelFlags, Launches, Launched):
     """Launch every row of a workload, compare the rows, and write records, table and figure.
 
     Example: sppo-bench run tiny-cpu --systems megatron,sppo --device-memory 160MiB
@@ -108,6 +111,8 @@ class Run(Tracked, SeveralNodes, Data, Launches, Launched):
             finished = is_finished(self)
             with usage_errors(OSError):
                 inputs = preparing.prepare(workload, request.options, directory, team)
+                kernels = kernel_choice.choose(request.kernels, workload, directory)
+            inputs = replace(inputs, kernels=kernels)
             instead = Fallback(workload=workload, own_sequences=workload.sequences_per_step)
             with display() as shown:
                 done = supervisor.run(
@@ -133,6 +138,9 @@ class Run(Tracked, SeveralNodes, Data, Launches, Launched):
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
             options = arguments.options(self)
+            kernels = kernel_choice.checked(
+                self.attention_kernel, workload, forced=self.force_kernel, fused=self.fuse
+            )
             if self.tune:
                 measured_steps = min(self.measured_steps, 3)
                 options = replace(
@@ -147,6 +155,7 @@ class Run(Tracked, SeveralNodes, Data, Launches, Launched):
             options=options,
             parent=arguments.parent(self),
             tunes=self.tune,
+            kernels=kernels,
         )
 
     def _publish(self, directory: Path, done: Sequence[Record], *, with_wandb: bool) -> None:

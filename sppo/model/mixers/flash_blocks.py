@@ -1,8 +1,8 @@
 """Causal attention of one subsequence against the keys and values of all earlier ones. Exact.
 
-The square block on the diagonal is causal, the prefix before it is not; both are calls of a
-stock ATen flash operator, merged by their log-sum-exp. In the backward each block gets the global
-output and log-sum-exp, so the sums of its gradients are those of full attention.
+The square block on the diagonal is causal, the prefix before it is not. Both are calls of a kernel
+of attention (`sppo/kernels/`), merged by their log-sum-exp. In the backward each block gets the
+global output and log-sum-exp, so the sums of its gradients are those of full attention.
 
 An empty block crashes the CPU operator, so an empty prefix has no blocks.
 """
@@ -10,36 +10,26 @@ An empty block crashes the CPU operator, so an empty prefix has no blocks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sppo.config.errors import NotSupported
+from sppo.kernels.registry import selected
+from sppo.kernels.torch_attention import HALF_DTYPES
 from sppo.model.mixers.kv_cache import KvBlock
-
-_aten: Any = torch.ops.aten
 
 HALVED_QUERIES = range(193, 768)
 """Tokens of the causal squares that a CPU computes in halves, see `_halves`."""
 
 
-def _block_forward(
-    query: Tensor, keys: Tensor, values: Tensor, causal: bool
-) -> tuple[Tensor, Tensor]:
-    if query.device.type == "cuda":
-        operator = _aten._scaled_dot_product_flash_attention
-    else:
-        operator = _aten._scaled_dot_product_flash_attention_for_cpu
-    out, logsumexp = operator(query, keys, values, 0.0, causal)[:2]
-    return out, logsumexp
-
-
 def check_attention(device: torch.device, dtype: torch.dtype) -> None:
-    """Raise NotSupported where the flash operator has no kernel."""
-    if device.type == "cuda" and dtype not in (torch.bfloat16, torch.float16):
+    """Raise NotSupported where the selected kernel of attention has none for the dtype."""
+    name = selected[device.type].name if device.type in selected else ""
+    if device.type == "cuda" and dtype not in HALF_DTYPES and name != "math":
         raise NotSupported(
-            f"attention in {dtype} on CUDA: the flash kernel needs bfloat16; set the workload's "
+            f"attention in {dtype} on CUDA: the {name} kernel needs bfloat16; set the workload's "
             "dtype to bfloat16"
         )
     if device.type not in ("cpu", "cuda"):
@@ -78,13 +68,14 @@ def _square_forward(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor
     """Causal attention of as many queries as keys."""
     half = _halves(query.shape[2], query.device)
     if half is None:
-        return _block_forward(query, keys, values, True)
+        return selected[query.device.type].forward(query, keys, values, True)
     (early, late), (keys, late_keys), (values, late_values) = (
         (tensor[:, :, :half], tensor[:, :, half:]) for tensor in (query, keys, values)
     )
     first = _square_forward(early, keys, values)
     second = _merge(
-        *_square_forward(late, late_keys, late_values), *_block_forward(late, keys, values, False)
+        *_square_forward(late, late_keys, late_values),
+        *selected[query.device.type].forward(late, keys, values, False),
     )
     return torch.cat((first[0], second[0]), 2), torch.cat((first[1], second[1]), 2)
 
@@ -99,7 +90,9 @@ def attend(
     batch = query.unsqueeze(0)
     merged = _square_forward(batch, own[0].unsqueeze(0), own[1].unsqueeze(0))
     for keys, values in prefix:
-        block = _block_forward(batch, keys.unsqueeze(0), values.unsqueeze(0), False)
+        block = selected[query.device.type].forward(
+            batch, keys.unsqueeze(0), values.unsqueeze(0), False
+        )
         merged = _merge(*merged, *block)
     out, logsumexp = merged
     return (out if out.dtype == query.dtype else out.to(query.dtype)), logsumexp
@@ -160,18 +153,10 @@ def _block_backward(queries: _Queries, block: KvBlock, causal: bool) -> Tensor:
     """Gradient of the queries from one block of keys; dK and dV are added to its accumulators."""
     grad, query, out, logsumexp = queries
     keys, values = block.keys.unsqueeze(0), block.values.unsqueeze(0)
-    if query.device.type == "cuda":
-        # Without dropout the philox seed and offset are not read, but must be tensors.
-        unused = torch.empty((), dtype=torch.uint64, device=query.device)
-        lengths = (None, None, query.shape[2], keys.shape[2])
-        gradients = _aten._scaled_dot_product_flash_attention_backward(
-            grad, query, keys, values, out, logsumexp, *lengths, 0.0, causal, unused, unused
-        )
-    else:
-        gradients = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, keys, values, out, logsumexp, 0.0, causal
-        )
-    query_gradient: Tensor = gradients[0]
+    gradients = selected[query.device.type].backward(
+        grad, query, keys, values, out, logsumexp, causal
+    )
+    query_gradient = gradients[0]
     block.key_gradients.add_(gradients[1].squeeze(0))
     block.value_gradients.add_(gradients[2].squeeze(0))
     return query_gradient

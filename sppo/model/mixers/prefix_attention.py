@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sppo.comm.collectives import Team, as_gathered, in_order
+from sppo.kernels import fused
 from sppo.model.layers import Tag
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_cache import LayerCache
@@ -21,6 +22,8 @@ def _pairs(x: Tensor) -> Tensor:
 
 def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
     """RoPE in one complex product: x, out [heads, l, D]; turns complex [l, D / 2]."""
+    if fused.switch.on:
+        return fused.rotate_pairs(x, torch.view_as_real(turns), out)
     if x.dtype in (torch.float32, torch.float64):
         torch.mul(_pairs(x), turns, out=_pairs(out))
     else:
