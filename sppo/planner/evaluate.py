@@ -8,11 +8,14 @@ from dataclasses import replace
 from sppo.cost_model.plan_costs import simulate_plan
 from sppo.memory_model.decisions import StageDecisions
 from sppo.plan.layout import layout_fields
-from sppo.plan.plan import Plan, Prediction, StagePlan
+from sppo.plan.plan import Plan, Prediction, StageMemory, StagePlan
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.layouts.timed_layout import TimedLayout
 
 Choose = Callable[[StageProblem], StageDecisions]
+
+StageKind = tuple[object, ...]
+"""Stages of a layout with the same kind have the same problem, and so the same decisions."""
 
 
 def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
@@ -28,24 +31,44 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
     )
 
 
+def stage_kind(problem: StageProblem) -> StageKind:
+    """Mixed sequences and MSP make every stage different."""
+    layout = problem.layout
+    different = problem.stage if layout.kv_sets > 1 or layout.msp_splits else 0
+    return (different, *((len(s.layers), s.first, s.head) for s in problem.shapes))
+
+
 def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
     """The plan of a layout: decisions of `choose` for every stage, then the simulation.
 
     Raises LayoutDoesNotFit if a stage does not fit its device or host memory.
     """
-    chosen: dict[tuple[object, ...], StageDecisions] = {}
+    plan = unpredicted_plan(layout, choose)
+    simulation = simulate_plan(plan, layout.profile)
+    prediction = Prediction(
+        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
+        reduction_seconds=layout.reduction_seconds,
+        bubble_share=simulation.bubble_share,
+        messages=simulation.messages,
+        message_bytes=simulation.message_bytes,
+    )
+    return replace(plan, prediction=prediction)
+
+
+def unpredicted_plan(layout: TimedLayout, choose: Choose) -> Plan:
+    """The same without the simulation."""
+    chosen: dict[StageKind, tuple[StageDecisions, StageMemory]] = {}
     stages: list[StagePlan] = []
     for stage in range(layout.pipeline_parallel):
         problem = stage_problem(layout, stage)
-        # Mixed sequences and MSP make every stage different.
-        different = stage if layout.kv_sets > 1 or layout.msp_splits else 0
-        key = (different, *((len(s.layers), s.first, s.head) for s in problem.shapes))
+        key = stage_kind(problem)
         if key not in chosen:
             problem.require_room()
-            chosen[key] = choose(problem)
-        stages.append(problem.stage_plan(chosen[key]))
+            decisions = choose(problem)
+            chosen[key] = decisions, problem.memory(decisions)
+        stages.append(problem.stage_plan(*chosen[key]))
     workload, profile = layout.workload, layout.profile
-    plan = Plan(
+    return Plan(
         workload=workload.name,
         model=workload.model,
         sequence_tokens=workload.sequence_tokens,
@@ -56,12 +79,3 @@ def plan_of(layout: TimedLayout, choose: Choose) -> Plan:
         fetch_ahead=1 if profile.overlapped_copies else 0,
         **layout_fields(layout),
     )
-    simulation = simulate_plan(plan, profile)
-    prediction = Prediction(
-        makespan_seconds=simulation.makespan / 1e9 + layout.reduction_seconds,
-        reduction_seconds=layout.reduction_seconds,
-        bubble_share=simulation.bubble_share,
-        messages=simulation.messages,
-        message_bytes=simulation.message_bytes,
-    )
-    return replace(plan, prediction=prediction)

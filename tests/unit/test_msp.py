@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.reporting.simulated_step import of_unit_costs
-from benchmarks.workloads import of_flags
+from benchmarks.workloads import find
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
@@ -207,7 +207,7 @@ def test_helpers_send_no_messages_to_themselves() -> None:
 
 def test_a_long_sequence_splits_the_fill_where_the_drain_does_not_fit() -> None:
     """A helper that drains needs K and V of the whole sequence, one that fills of its start."""
-    workload = of_flags(model="gpt-13b", seq="512K", gpus=64, hardware="a100-80g")
+    workload = find("gpt-7b-256k-8xa100")
     plan = solve(workload, load_hardware("a100-80g"))
     assert plan.msp_splits
     assert all(msp_split.fills for msp_split in plan.msp_splits)

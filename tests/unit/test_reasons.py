@@ -64,14 +64,14 @@ def test_the_neighbours_of_n_are_named_with_their_simulated_time() -> None:
     others = re.findall(r"N (\d+) has [^(]+\(([^)]+)\)", text)
     assert len(others) == 2
     for count, verdict in others:
-        match = re.fullmatch(r"(simulated|estimated) ([\d.]+)% slower", verdict)
+        match = re.fullmatch(r"(simulated|at least) ([\d.]+)% slower", verdict)
         assert match, verdict
-        fixed = replace(options, subsequences=int(count))
+        fixed = replace(options, subsequences=int(count), kv_offload=False)
         seconds = solve(TINY, PROFILE, fixed).makespan_seconds
-        if match[1] == "estimated":
-            seconds = seconds_of(TINY, fixed)
         slower = 100 * (seconds / plan.makespan_seconds - 1)
-        assert slower == pytest.approx(float(match[2]), abs=0.01)
+        if match[1] == "simulated":
+            assert slower == pytest.approx(float(match[2]), abs=0.01)
+        assert slower >= float(match[2]) - 0.01
 
 
 def test_a_cap_is_named_both_ways() -> None:

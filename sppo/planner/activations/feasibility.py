@@ -18,11 +18,13 @@ def require_host_room(problem: StageProblem) -> None:
     host, device = workload.host_memory_bytes, workload.device_memory_bytes
     if host is None or device is None:
         return
-    states = [uniform(problem, decision, 0.0) for decision in recompute_levels(problem)]
-    kept = problem.all_kept_bytes(states[-1])
-    memory = problem.memory(states[-1])
+    levels = recompute_levels(problem)
+    leanest = uniform(problem, levels[-1], 0.0)
+    kept = problem.all_kept_bytes(leanest)
+    memory = problem.memory(leanest)
     if kept + memory.kv_host <= host:
         return
+    states = [*(uniform(problem, decision, 0.0) for decision in levels[:-1]), leanest]
     rest = min(problem.base_at_turn_bytes(decisions) for decisions in states)
     rest += problem.untracked.charged
     excess = kept - max(0, device - rest) - (host - memory.kv_host)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.errors import LayoutDoesNotFit
@@ -72,17 +71,37 @@ def _cheapest(problem: StageProblem) -> StageDecisions:
     fitting: list[tuple[int, StageDecisions]] = []
     shorts: list[LayoutDoesNotFit] = []
     for rungs, rung in _ladders(problem):
+        if fitting and problem.added_ns(rung(0)) >= min(fitting, key=_first)[0]:
+            continue
         try:
             decisions = _first_that_fits(problem, rungs, rung)
         except LayoutDoesNotFit as short:
             shorts.append(short)
             continue
         fitting.append((problem.added_ns(decisions), decisions))
-        if fitting[-1][0] == 0:
-            break
     if not fitting:
         raise min(shorts, key=lambda short: short.bytes)
-    return min(fitting, key=lambda entry: entry[0])[1]
+    return min(fitting, key=_first)[1]
+
+
+def _first(entry: tuple[int, StageDecisions]) -> int:
+    return entry[0]
+
+
+def ladder_choices(problem: StageProblem) -> list[StageDecisions | None]:
+    """Of every ladder the first rung that fits, in a fixed order; None where no rung fits.
+
+    `_cheapest` takes that of the least added time. Another may be faster where the pipeline waits.
+    """
+    if problem.workload.device_memory_bytes is None:
+        return []
+    choices: list[StageDecisions | None] = []
+    for rungs, rung in _ladders(problem):
+        try:
+            choices.append(_first_that_fits(problem, rungs, rung))
+        except LayoutDoesNotFit:
+            choices.append(None)
+    return choices
 
 
 Rung = Callable[[int], StageDecisions]
@@ -93,29 +112,55 @@ def _first_that_fits(problem: StageProblem, last: int, rung: Rung) -> StageDecis
 
     Raises LayoutDoesNotFit if the last rung does not fit the device, or the found one not the host.
     """
-    problem.require_device_fit(problem.memory(rung(last)))
-    least = bisect_left(
-        range(last), 0, key=lambda number: -problem.excess_bytes(problem.memory(rung(number)))
-    )
-    decisions = rung(least)
+
+    def excess(number: int) -> int:
+        return problem.excess_bytes(problem.memory(rung(number)))
+
+    most = problem.memory(rung(last))
+    problem.require_device_fit(most)
+    decisions = rung(_lowest(last, -problem.excess_bytes(most), excess))
     problem.require_fit(problem.memory(decisions))
     return decisions
+
+
+def _lowest(last: int, spare: int, excess: Callable[[int], int]) -> int:
+    """The lowest number up to `last` without excess, which falls nearly in proportion to it.
+
+    At `last` so many bytes are to spare. Regula falsi (Illinois): half the probes of a bisection.
+    """
+    over = excess(0)
+    if over <= 0 or last == 0:
+        return 0
+    low, high, weighted, under = 0, last, float(over), float(spare)
+    is_low: bool | None = None
+    while high - low > 1:
+        share = weighted / (weighted + under)
+        number = low + min(max(1, round((high - low) * share)), high - low - 1)
+        bytes_over = excess(number)
+        if bytes_over > 0:
+            low, weighted = number, float(bytes_over)
+            under /= 2 if is_low else 1
+        else:
+            high, under = number, float(-bytes_over)
+            weighted /= 2 if is_low is False else 1
+        is_low = bytes_over > 0
+    return high
 
 
 def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
     """(last rung, rung -> decisions): each rung needs less device memory than the one below.
 
     One kind offloads more and more of what a recomputation level leaves, up to what hides or
-    beyond. The other offloads what hides, and recomputes in more and more subsequences.
+    beyond. The other offloads what hides, and recomputes in more and more subsequences. Those that
+    mostly add least come first.
     """
     count = len(problem.lengths)
     levels = recompute_levels(problem)
-    hiding = (True, False) if problem.profile.overlapped_copies else (False,)
-    for level in levels:
-        for capped in hiding:
-            yield LEVELS * (count - 1), _offload_rung(problem, level, capped)
-    for hidden in hiding:
+    for hidden in (True, False) if problem.profile.overlapped_copies else (False,):
+        yield LEVELS * (count - 1), _offload_rung(problem, levels[0], hidden)
         yield 2 * count, _recompute_rung(problem, levels, hidden)
+        for level in levels[1:]:
+            yield LEVELS * (count - 1), _offload_rung(problem, level, hidden)
 
 
 def _steps(number: int, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The decisions of a stage's saved tensors: kept, offloaded, or recomputed. No torch.
+"""The decisions of a stage's saved tensors: kept, offloaded or recomputed. No torch.
 
 A `StageProblem` is one stage of one layout: the saved tensors of its chunks, the order of its
 computes, the memory limits, and the cost of every decision. `policies.py` and the exact solver
@@ -17,8 +17,10 @@ from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
 from sppo.memory_model.stage_memory import StageMemoryModel
-from sppo.plan.parts import SubsequenceCost
+from sppo.plan.blocks import gradient_element_bytes
+from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
+from sppo.planner.activations.stage_times import ChunkTimes, StageTimes, hosted_kv_seconds
 
 
 def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost) -> int:
@@ -81,6 +83,14 @@ class StageProblem(StageMemoryModel):
         return sum(self._by_row(decisions, of))
 
     def _added_ns(self, part: int, index: int, decision: Decision) -> int:
+        known = self._known[part]
+        key = "added", index, decision
+        if key not in known:
+            known[key] = self._time_added_ns(part, index, decision)
+        added: int = known[key]
+        return added
+
+    def _time_added_ns(self, part: int, index: int, decision: Decision) -> int:
         size = self.offloaded_bytes(part, index, decision)
         following = self.costs[part][min(index + 1, len(self.lengths) - 1)]
         copies = exposed_copies_ns(self.profile, size, following)
@@ -97,6 +107,46 @@ class StageProblem(StageMemoryModel):
             tokens=self.tokens[part][index],
             shards=shape.shards,
         )
+
+    def times(self, decisions: StageDecisions) -> StageTimes:
+        """Times of the stage's computes and copies, as `plan_costs` charges them; without MSP."""
+        chunks = self._by_row(decisions, self._chunk_times)
+        zeroed = sum(map(self._zeroed_ns, self.shapes))
+        return StageTimes(chunks, zeroed)
+
+    def _chunk_times(self, part: int, row: Sequence[Decision]) -> ChunkTimes:
+        forward, backward = self.base_ns(part)
+        offloaded = [size.offloaded for size in self._row_bytes(part, row)]
+        d2h, h2d = (
+            [copy_ns(size, rate) if size else 0 for size in offloaded]
+            for rate in (self.profile.d2h_bytes_per_second, self.profile.h2d_bytes_per_second)
+        )
+        recomputed = [
+            base + self.recompute_ns(part, index, decision.recompute)
+            for index, (base, decision) in enumerate(zip(backward, row, strict=True))
+        ]
+        return ChunkTimes(forward, recomputed, d2h, h2d)
+
+    def base_ns(self, part: int) -> tuple[list[int], list[int]]:
+        """Forwards and backwards of a chunk by subsequence, with copies of hosted K and V."""
+        known = self._known[part]
+        if "base" not in known:
+            added = hosted_kv_seconds(self.layout, self.shapes[part].model, self.profile)
+            layers = len(self.shapes[part].layers)
+            rows = list(zip(self.costs[part], added, strict=True))
+            known["base"] = (
+                [cost.forward_ns + round(layers * kv[0] * 1e9) for cost, kv in rows],
+                [cost.backward_ns + layers * round(kv[1] * 1e9) for cost, kv in rows],
+            )
+        base: tuple[list[int], list[int]] = known["base"]
+        return base
+
+    def _zeroed_ns(self, shape: PartShape) -> int:
+        if self.layout.kv_block_tokens:
+            return 0
+        element_bytes = gradient_element_bytes(self.workload.element_bytes)
+        size = shape.kv_bytes(self.workload.sequence_tokens, element_bytes)
+        return round(size / self.profile.memory_bytes_per_second * 1e9)
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
@@ -139,9 +189,11 @@ class StageProblem(StageMemoryModel):
         share: float = known[key]
         return share
 
-    def stage_plan(self, decisions: StageDecisions) -> StagePlan:
-        """The stage of a Plan with these decisions. Raises LayoutDoesNotFit if they do not fit."""
-        memory = self.memory(decisions)
+    def stage_plan(self, decisions: StageDecisions, memory: StageMemory) -> StagePlan:
+        """The stage of a Plan with these decisions, which take this memory.
+
+        Raises LayoutDoesNotFit if they do not fit.
+        """
         self.require_fit(memory)
         parts = tuple(self._part_plan(part, row) for part, row in enumerate(decisions))
         return StagePlan(parts=parts, memory=memory)

@@ -28,6 +28,13 @@ GROUP_STAGES = 4
 of the messages that wait."""
 
 
+CHUNKS = (1, 2, 3, 4, 5, 8)
+"""Numbers of model chunks a stage that are tried where they divide the layers."""
+
+UNEVEN_CHUNKS = (1, 2)
+"""The same where the stages do not divide the layers."""
+
+
 def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ...]:
     """Numbers of model chunks a stage to try: every chunk has a layer. Raises ValueError."""
     if wanted is not None:
@@ -39,7 +46,9 @@ def interleavings(layers: int, stages: int, wanted: int | None) -> tuple[int, ..
         return (wanted,)
     if stages == 1:
         return (1,)
-    return tuple(count for count in (1, 2, 4, 8) if layers % (stages * count) == 0) or (1,)
+    if layers % stages:
+        return tuple(count for count in UNEVEN_CHUNKS if stages * count <= layers)
+    return tuple(count for count in CHUNKS if layers % (stages * count) == 0)
 
 
 def cuts(

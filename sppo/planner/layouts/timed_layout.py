@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
@@ -102,7 +102,7 @@ class TimedLayout(Layout):
         key = len(shape.layers), shape.head
         if key not in self.memo:
             model, shards = self.workload.model, self.sequence_parallel
-            blocks = _blocks(model, self.profile, self.lengths_tokens, shards)
+            blocks = subsequence_blocks(model, self.profile, self.lengths_tokens, shards)
             self.memo[key] = tuple(block.part(*key) for block in blocks)
         costs: tuple[SubsequenceCost, ...] = self.memo[key]
         return costs
@@ -110,6 +110,24 @@ class TimedLayout(Layout):
     def part_ns(self, shape: PartShape) -> list[int]:
         """Forward and backward of one chunk together, by subsequence."""
         return [cost.forward_ns + cost.backward_ns for cost in self.part_costs(shape)]
+
+    @cached_property
+    def cut_times(self) -> CutTimes:
+        """Sums over the subsequences, which layouts of one cut and SP share."""
+        model, shards = self.workload.model, self.sequence_parallel
+        return _cut_times(model, self.profile, self.lengths_tokens, shards)
+
+    def chunk_layers(self, part: int) -> int:
+        """Layers of a chunk: see `split_layers`."""
+        least, more = divmod(
+            self.workload.model.layers, self.pipeline_parallel * self.virtual_stages
+        )
+        return least + (part < more)
+
+    def stage_layers(self, stage: int) -> int:
+        """Layers of all chunks of a stage."""
+        count = self.pipeline_parallel * self.virtual_stages
+        return sum(map(self.chunk_layers, range(stage, count, self.pipeline_parallel)))
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
@@ -123,16 +141,19 @@ class TimedLayout(Layout):
         The wait is (PP - 1) times the longest subsequence of a chunk: the other stages compute the
         subsequence first. A head on its own is computed in the wait; only its excess counts.
         """
+        times = self.cut_times
         stages = []
         for stage in self.end_stages:
-            shapes = self.stage_shapes(stage)
-            blocks = [ns for shape in shapes if shape.layers for ns in self.part_ns(shape)]
-            heads = [ns for shape in shapes if not shape.layers for ns in self.part_ns(shape)]
-            ends = (self.pipeline_parallel - 1) * max(blocks)
-            work = self.sequences * (sum(blocks) + max(0, sum(heads) - ends))
+            has_head = stage == self.pipeline_parallel - 1 and not self.head_alone
+            longest = self.chunk_layers(stage) * times.longest
+            ends = (self.pipeline_parallel - 1) * (longest + has_head * times.longest_head)
+            heads = times.head if has_head else 0.0
+            if self.head_alone and stage == 0:
+                heads = max(0.0, times.head - ends)
+            work = self.sequences * (self.stage_layers(stage) * times.total + heads)
             stages.append((work, ends))
         work, ends = max(stages, key=sum)
-        return work / 1e9, ends / 1e9
+        return work, ends
 
     @property
     def least_seconds(self) -> float:
@@ -163,10 +184,36 @@ class TimedLayout(Layout):
         return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
 
 
+class CutTimes(NamedTuple):
+    """Seconds of a cut's subsequences: forward and backward of a block together, and the head's.
+
+    total, head: sums. first, final, final_head: of the first and of the last one. longest,
+    longest_head: the largest.
+    """
+
+    total: float
+    head: float
+    first: float
+    final: float
+    final_head: float
+    longest: float
+    longest_head: float
+
+
+@lru_cache(maxsize=4096)
+def _cut_times(model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int) -> CutTimes:
+    blocks = subsequence_blocks(model, profile, lengths, shards)
+    both = [block.forward + block.backward for block in blocks]
+    heads = [block.head for block in blocks]
+    sums = sum(both), sum(heads)
+    return CutTimes(*sums, both[0], both[-1], heads[-1], max(both), max(heads))
+
+
 @lru_cache(maxsize=1024)
-def _blocks(
+def subsequence_blocks(
     model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int
 ) -> tuple[BlockSeconds, ...]:
+    """Compute times of one block, and of the head, by subsequence of a cut."""
     starts = itertools.accumulate(lengths[:-1], initial=0)
     return tuple(
         block_seconds(model, profile, start=start, tokens=tokens, shards=shards)

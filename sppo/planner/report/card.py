@@ -79,7 +79,7 @@ def plan_card(plan: Plan, profile: Hardware, workload: Workload) -> str:
         "Decisions on saved tensors (all others stay on the device; head: output layer and loss)": (
             _decisions(plan)
         ),
-        "Why (simulated: by the whole step; estimated: by the least compute time)": [
+        "Why (simulated: by the whole step; at least: by a lower bound of it)": [
             ("-", reason) for reason in plan.reasons
         ],
         "Rejected (layouts that do not fit)": [("-", layout) for layout in plan.rejected],

@@ -1,33 +1,39 @@
 """Why a plan was chosen: each sentence is true of the plan at hand. No torch.
 
 A comparison is with a layout of the plan's own search. Where that layout was simulated, the
-sentence names the simulated step ("simulated 1.2% slower"). Else it names the compute alone
-("estimated"), by which the search stops. The compute is no strict bound: simulated steps fall
-below it by up to 0.3 %.
+sentence names the simulated step ("simulated 1.2% slower"). Else it names the layout's lower bound
+("at least 0.8% slower"), by which the search stops.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from sppo.plan.plan import Plan
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.memory_reasons import copy_reasons, memory_reasons
 from sppo.planner.report.wording import counted
-from sppo.planner.search_log import Search
+from sppo.planner.search.log import Search
 
 
 def explain(
     plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
 ) -> tuple[str, ...]:
-    """Sentences on the degrees, model chunks, N and cap, on memory, and on exposed copies.
+    """Sentences on the degrees, chunks, N, cap and place of K and V, on memory, and on copies.
 
     `layout` is the plan's. `before` is the search's best plan without MSP, if `plan` was made of
     it: then the comparisons are of that plan.
     """
     compared = _Comparisons(*(before or (plan, layout)), search)
     prefix = "without MSP, " if before else ""
-    comparisons = (compared.degrees(), *compared.chunks(), compared.count(), *compared.cap())
+    comparisons = (
+        compared.degrees(),
+        *compared.chunks(),
+        compared.count(),
+        *compared.cap(),
+        *compared.place(),
+    )
     return (
         *(prefix + text for text in comparisons),
         *memory_reasons(plan, layout),
@@ -42,7 +48,14 @@ class _Comparisons:
         self.plan = plan
         self.layout = layout
         self.search = search
-        self.same_degrees = self._of_degrees(layout)
+        of_degrees = self._of_degrees(layout)
+        hosted = bool(layout.kv_block_tokens)
+        self.same_degrees = [
+            member for member in of_degrees if bool(member.kv_block_tokens) == hosted
+        ]
+        self.other_place = [
+            member for member in of_degrees if bool(member.kv_block_tokens) != hosted
+        ]
         self.other_cuts = [
             cut
             for cut in self.same_degrees
@@ -116,17 +129,31 @@ class _Comparisons:
                     f"length N would be {cut.subsequences} ({verdict})"
                 )
 
+    def place(self) -> Iterator[str]:
+        """K and V in the other tier, for the same degrees."""
+        if self.other_place:
+            tiers = ["on the device", "in the host tier"]
+            here, there = tiers[:: -1 if self.layout.kv_block_tokens else 1]
+            yield f"K and V {here}: {there}, {self._verdict(self.other_place)}"
+
     def _verdict(self, group: Sequence[TimedLayout]) -> str:
         """The search's result for a group of layouts, in a few words."""
         search, makespan = self.search, self.plan.makespan_seconds
         seconds = [search.seconds[layout] for layout in group if layout in search.seconds]
         if seconds:
             return f"simulated {min(seconds) / makespan - 1:.2%} slower"
-        shorts = [search.short[layout] for layout in group if layout in search.short]
-        if shorts:
+        possible = [layout for layout in group if not search.is_short(layout)]
+        if not possible:
+            families = {layout.family for layout in group}
+            shorts = [short for layout, short in search.short.items() if layout.family in families]
             nearest = min(shorts, key=lambda short: short.bytes)
             return f"does not fit: the nearest layout is short of {nearest}"
-        least = min(layout.least_seconds for layout in group)
+        least = search.least_bound(possible)
         if least >= makespan:
-            return f"estimated {least / makespan - 1:.2%} slower"
-        return "not simulated: enough layouts of less compute were"
+            return f"at least {_rounded_down(least / makespan - 1)} slower"
+        return "not simulated: enough layouts with lower bounds were"
+
+
+def _rounded_down(share: float) -> str:
+    """Per cent with two digits; never above the share, of which it is a lower bound."""
+    return f"{math.floor(max(0.0, share) * 1e4) / 1e2:.2f}%"

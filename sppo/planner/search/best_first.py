@@ -1,0 +1,171 @@
+"""The search itself: layouts by their lower bounds, the least first, until none can be faster.
+
+A layout's first bound is its compute alone. Before it is simulated, the least time that memory
+adds sharpens the bound. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from sppo.config.errors import Infeasible, LayoutDoesNotFit
+from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.evaluate import Choose
+from sppo.planner.layouts.timed_layout import TimedLayout
+from sppo.planner.search.bounds import chains, compute_bound_ns
+from sppo.planner.search.fastest_decisions import Alternatives, DecidedStep, fastest_decisions
+from sppo.planner.search.least_added import least_added
+from sppo.planner.search.log import Search
+
+Require = Callable[[StageProblem], None]
+"""Raises LayoutDoesNotFit if no decisions of a stage fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decide:
+    """How a layout's stages are decided.
+
+    choose: the decisions of a stage. alternatives: further ones that may be faster.
+    require: a quick test whether any fit. weighs_memory: whether all decisions are among
+    those that `least_added` bounds.
+    """
+
+    choose: Choose
+    alternatives: Alternatives | None = None
+    require: Require | None = None
+    weighs_memory: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The layout of the least simulated step and its decisions, by stage."""
+
+    layout: TimedLayout
+    step: DecidedStep
+    search: Search
+
+
+def search(layouts: Sequence[TimedLayout], decide: Decide, most: int) -> Best:
+    """The least simulated step of the layouts; at most `most` of them are simulated.
+
+    Ends where no bound is below the best step. Skips families whose finest cut does not fit. Raises
+    Infeasible.
+    """
+    return _BestFirst(layouts, decide, most).run()
+
+
+def _cut_of(layout: TimedLayout) -> tuple[object, ...]:
+    """A layout without the place of K and V."""
+    return (*layout.family[:-1], layout.lengths_tokens)
+
+
+class _BestFirst:
+    """A search under way."""
+
+    def __init__(self, layouts: Sequence[TimedLayout], decide: Decide, most: int) -> None:
+        bounds = [compute_bound_ns(layout) / 1e9 + layout.reduction_seconds for layout in layouts]
+        self.decide = decide
+        self.left = most
+        self.log = Search(layouts=layouts, bounds=bounds)
+        self.waiting = [(bound, number, False) for number, bound in enumerate(bounds)]
+        self.best: tuple[TimedLayout, DecidedStep] | None = None
+        self.least = float("inf")
+        self.hosted: dict[tuple[object, ...], float] = {}
+        """Lower bounds with hosted K and V, of layouts that fit without any cost: only the zeroing
+        of dK and dV can be saved."""
+
+    def run(self) -> Best:
+        heapify(self.waiting)
+        while self.waiting and self.left > 0:
+            bound, number, is_sharp = heappop(self.waiting)
+            if bound >= self.least:
+                break
+            layout = self.log.layouts[number]
+            if self.log.hopeless.get(layout.family) or self._is_slower_hosted(layout):
+                continue
+            try:
+                if is_sharp or not self.decide.weighs_memory:
+                    self._simulate(layout, number)
+                else:
+                    self._sharpen(layout, number)
+            except LayoutDoesNotFit as short:
+                self._log_short(layout, short)
+        if self.best is None:
+            raise self._infeasible()
+        return Best(layout=self.best[0], step=self.best[1], search=self.log)
+
+    def _is_slower_hosted(self, layout: TimedLayout) -> bool:
+        hosted = bool(layout.kv_block_tokens)
+        return hosted and self.hosted.get(_cut_of(layout), 0.0) >= self.least
+
+    def _sharpen(self, layout: TimedLayout, number: int) -> None:
+        """Put the layout back with a bound that counts memory. Raises LayoutDoesNotFit."""
+        least = 0
+        for chain in chains(layout):
+            chain.problem.require_room()
+            added = least_added(chain.problem)
+            if added.short_bytes:
+                first = chain.problem.shapes[0].layers[0]
+                where = f"device memory on the stage that begins with layer {first}"
+                raise LayoutDoesNotFit(added.short_bytes, where)
+            least = max(least, chain.step_ns(added.ns))
+        bound = max(self.log.bounds[number], least / 1e9 + layout.reduction_seconds)
+        self.log.bounds[number] = bound
+        heappush(self.waiting, (bound, number, True))
+
+    def _simulate(self, layout: TimedLayout, number: int) -> None:
+        """Raises LayoutDoesNotFit."""
+        limit = self.least - layout.reduction_seconds
+        step = fastest_decisions(layout, self.decide.choose, self.decide.alternatives, limit)
+        self.log.hopeless[layout.family] = False
+        self.left -= 1
+        if step.adds_nothing and not layout.kv_block_tokens:
+            zeroing = layout.sequences * sum(times.clear for times in step.times)
+            self.hosted[_cut_of(layout)] = (step.ns - zeroing) / 1e9 + layout.reduction_seconds
+        seconds = step.ns / 1e9 + layout.reduction_seconds
+        if not step.simulated:
+            self.log.bounds[number] = seconds
+            return
+        self.log.seconds[layout] = seconds
+        if seconds < self.least:
+            self.least = seconds
+            self.best = layout, step
+
+    def _log_short(self, layout: TimedLayout, short: LayoutDoesNotFit) -> None:
+        self.log.short[layout] = short
+        if layout.family not in self.log.hopeless:
+            self.log.hopeless[layout.family] = self._is_hopeless(layout)
+
+    def _is_hopeless(self, layout: TimedLayout) -> bool:
+        """Whether the finest cut of the layout's family, which needs least memory, does not fit."""
+        family = [member for member in self.log.layouts if member.family == layout.family]
+        finest = max(family, key=lambda member: member.subsequences)
+        try:
+            for chain in chains(finest):
+                if chain.problem.stage in finest.end_stages:
+                    chain.problem.require_room()
+                    self._require_decisions(chain.problem)
+        except LayoutDoesNotFit as short:
+            self.log.short[finest] = short
+            return True
+        return False
+
+    def _require_decisions(self, problem: StageProblem) -> None:
+        """Raise LayoutDoesNotFit unless some decisions fit; a quick test comes first."""
+        if self.decide.require is not None:
+            with suppress(LayoutDoesNotFit):
+                self.decide.require(problem)
+                return
+        problem.require_fit(problem.memory(self.decide.choose(problem)))
+
+    def _infeasible(self) -> Infeasible:
+        short = self.log.short
+        nearest = min(self.log.finest_short, key=lambda layout: short[layout].bytes)
+        return Infeasible(
+            f"{nearest.workload.name}: no plan fits; the nearest, {nearest}, is short by "
+            f"{short[nearest]}. Raise the device or host memory, use more ranks, or "
+            f"shorten the sequence"
+        )
