@@ -134,7 +134,8 @@ def own_plan(name: str) -> SimulatedStep:
     )
     chunks = counted(layout["virtual_stages"], "chunk")
     msp = ", MSP" if case["lendings"]["count"] else ""
-    settings = f"{degrees}, N {layout['subsequences']}, {chunks} a stage{msp}"
+    ulysses = layout["ulysses_parallel"]
+    settings = f"{degrees.words(ulysses)}, N {layout['subsequences']}, {chunks} a stage{msp}"
     return SimulatedStep(
         settings=settings,
         seconds=case["prediction"]["makespan_seconds"],

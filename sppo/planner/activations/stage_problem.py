@@ -95,6 +95,7 @@ class StageProblem(StageMemoryModel):
             start=self.layout.starts_tokens[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
+            ulysses=shape.ulysses,
         )
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:

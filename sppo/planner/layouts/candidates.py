@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
-from sppo.planner.layouts.degrees import every_degree
+from sppo.planner.layouts.degrees import every_degree, ulysses_degrees
 from sppo.planner.layouts.partition import (
     ALIGNMENT_TOKENS,
     check_cut,
@@ -49,6 +50,7 @@ def cuts(
     subsequences: int | None,
     kind: str,
     longest_tokens: int | None,
+    ulysses: int = 1,
 ) -> Iterator[tuple[int, ...]]:
     """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
 
@@ -67,7 +69,13 @@ def cuts(
             yield equal_cut(tokens, count, alignment=alignment)
         elif kind == "time":
             yield time_balanced_cut(
-                model, profile, tokens, count, alignment=alignment, shards=shards
+                model,
+                profile,
+                tokens,
+                count,
+                alignment=alignment,
+                shards=shards,
+                ulysses=ulysses,
             )
         else:
             balanced = partial(
@@ -91,14 +99,16 @@ def every_layout(
     for shards, stages, replicas in allowed:
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
-        for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
+        chunks = interleavings(workload.model.layers, stages, options.virtual_stages)
+        for ulysses, virtual_stages in product(ulysses_degrees(options, shards), chunks):
             kind = options.cut_of(stages)
-            for lengths in cuts(workload, profile, shards, count, kind, cap):
+            for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,
                     profile=profile,
                     sequence_parallel=shards,
+                    ulysses_parallel=ulysses,
                     pipeline_parallel=stages,
                     data_parallel=replicas,
                     virtual_stages=virtual_stages,

@@ -35,6 +35,24 @@ def _possible(workload: Workload, ranks: int) -> list[Degrees]:
     return [degrees for degrees in _products(ranks) if obstacle(workload, degrees) is None]
 
 
+def ulysses_degrees(options: SolverOptions, shards: int) -> tuple[int, ...]:
+    """The Ulysses degrees of a stage of `shards` ranks that the options leave.
+
+    SP divides heads, KV heads, MLP columns and vocabulary. So every divisor of SP is possible.
+    """
+    wanted = options.ulysses_parallel
+    if wanted is not None:
+        return (wanted,) if wanted > 0 and shards % wanted == 0 else ()
+    if options.solver == "paper":
+        return (1,)
+    match options.stage_sharding:
+        case "tensor":
+            return (1,)
+        case "ulysses":
+            return (shards,)
+    return tuple(divisors(shards))
+
+
 def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
     """All (SP, PP, DP) that fill the ranks and agree with the options, else the workload's.
 
@@ -50,8 +68,14 @@ def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
         if all(want in (None, have) for want, have in zip(asked, degrees, strict=True))
     ]
     possible = [degrees for degrees in wanted if obstacle(workload, degrees) is None]
+    divided = [degrees for degrees in possible if ulysses_degrees(options, degrees.shards)]
+    if divided:
+        return divided
     if possible:
-        return possible
+        raise ValueError(
+            f"Ulysses {options.ulysses_parallel} does not divide SP {possible[-1].shards}: take a "
+            "divisor of SP, or leave the division of a stage to the solver"
+        )
     if asked == (None, None, None):
         model = workload.model
         reason = (
