@@ -125,8 +125,8 @@ class Selection(Json, Degrees, Described):
     """Subsequences of equal FLOPs (flops), length (equal) or time (time). auto: flops in a
     pipeline, equal on a single stage."""
     stage_sharding: Annotated[str | None, arg(metavar="NAME")] = None
-    """What the ranks of a stage divide: weights (tensor), or tokens alone (ulysses). auto: the
-    faster, also both together."""
+    """How ranks share a stage. tensor: they divide weights alone. ulysses: they exchange tokens for
+    heads, with TP or without. auto, if not given: the faster."""
     msp: bool = False
     """Always use MSP: ranks that wait at the pipeline's ends compute slices of their neighbours."""
     no_msp: bool = False

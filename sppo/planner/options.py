@@ -22,15 +22,15 @@ class SolverOptions:
     "flops". kv_offload: K, V and their gradients in the host tier; None: if that is faster or
     nothing else fits. head_alone: the head as a chunk of its own on the first stage; None: if a
     stage has several chunks and one rank. msp: multiplexed sequence partitioning at the pipeline's
-    ends; None: if it is faster. stage_sharding: the ranks of a stage divide weights ("tensor"), or
-    tokens alone, with all_to_all around attention ("ulysses"); "auto": the faster division, also of
-    both. ulysses_parallel: ranks of a stage with the same weights, which fixes that division.
+    ends; None: if it is faster. stage_sharding: the ranks of a stage divide weights alone
+    ("tensor"), or some have the same weights and exchange tokens for heads ("ulysses"); "auto": the
+    faster. ulysses_parallel: how many ranks of a stage have the same weights.
     """
 
     pipeline_parallel: int | None = None
     sequence_parallel: int | None = None
     data_parallel: int | None = None
-    stage_sharding: str = "tensor"
+    stage_sharding: str = "auto"
     ulysses_parallel: int | None = None
     subsequences: int | None = None
     virtual_stages: int | None = None

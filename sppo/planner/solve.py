@@ -23,6 +23,7 @@ from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.divisions import fastest_division
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import TimedLayout
@@ -31,7 +32,7 @@ from sppo.planner.options import SolverOptions
 from sppo.planner.search_log import Search
 
 SIMULATED = 12
-"""Layouts that fit and are simulated, best first, before the heuristic stops looking."""
+"""Layouts of a Ulysses degree that fit and are simulated, best first, before the search stops."""
 
 CRAMPED = 1.1
 """Makespan over the least compute time of any layout, beyond which hosted K and V are tried too."""
@@ -48,7 +49,7 @@ def solve(workload: Workload, profile: Hardware, options: SolverOptions | None =
     """
     options = options or SolverOptions()
     try:
-        return _fastest(workload, profile, options)
+        return fastest_division(workload, profile, options, _fastest)
     except Infeasible as error:
         if options.msp:  # the longest sequence is that of plans without MSP
             raise
@@ -183,7 +184,7 @@ class _Bounded:
 def _search(
     layouts: list[TimedLayout], choose: Choose, simulated: int, rival: Rival | None = None
 ) -> tuple[Plan, TimedLayout, Search]:
-    """The least simulated makespan of the layouts, in their order; `simulated` at most.
+    """The least simulated makespan of the layouts, in their order; `simulated` of a Ulysses degree.
 
     Stops where a layout's compute alone takes longer than the best plan. Skips families whose
     finest cut does not fit, and layouts that cannot beat the rival. Raises Infeasible.
@@ -192,11 +193,14 @@ def _search(
     search = Search(layouts=layouts)
     least = limit = float("inf")
     hopeless: dict[tuple[int, ...], bool] = {}
+    left = dict.fromkeys((layout.ulysses_parallel for layout in layouts), simulated)
     for layout in layouts:
         if hopeless.get(layout.family) or _seconds_with_msp(layout) >= limit:
             continue
-        if best is not None and (simulated == 0 or layout.least_seconds >= least):
+        if best is not None and (not any(left.values()) or layout.least_seconds >= least):
             break
+        if left[layout.ulysses_parallel] == 0:
+            continue
         try:
             plan = plan_of(layout, choose)
         except LayoutDoesNotFit as short:
@@ -207,7 +211,7 @@ def _search(
         hopeless[layout.family] = False
         if best is None and rival is not None:
             limit = rival(plan.makespan_seconds)
-        simulated -= 1
+        left[layout.ulysses_parallel] -= 1
         search.seconds[layout] = plan.makespan_seconds
         if plan.makespan_seconds < least:
             least = plan.makespan_seconds

@@ -78,7 +78,7 @@ def test_the_sum_of_gradients_runs_once_a_step_over_the_copies() -> None:
     ("options", "degrees"),
     [
         (SolverOptions(stage_sharding="tensor"), (1,)),
-        (SolverOptions(stage_sharding="ulysses"), (8,)),
+        (SolverOptions(stage_sharding="ulysses"), (2, 4, 8)),
         (SolverOptions(stage_sharding="auto"), (1, 2, 4, 8)),
         (SolverOptions(ulysses_parallel=4), (4,)),
         (SolverOptions(ulysses_parallel=3), ()),

@@ -80,7 +80,7 @@ class SystemSettings:
     policy: Annotated[str | None, arg(metavar="NAME")] = None
     """sppo: the policy for saved tensors; auto if not given."""
     stage_sharding: Annotated[str | None, arg(metavar="NAME")] = None
-    """sppo: what the ranks of a stage divide: tensor, ulysses or auto."""
+    """sppo: how ranks share a stage: tensor, ulysses, or auto if not given."""
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -84,6 +84,7 @@ def paper_layout(
     """The layout of these degrees, FLOPs-balanced, one chunk a stage, K and V on the device."""
     options = SolverOptions(
         sequence_parallel=degrees.shards,
+        ulysses_parallel=1,
         pipeline_parallel=degrees.stages,
         data_parallel=degrees.replicas,
         subsequences=subsequences,

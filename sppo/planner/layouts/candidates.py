@@ -88,6 +88,15 @@ def cuts(
                 yield balanced(longest=cap)
 
 
+def _ulysses_degrees(workload: Workload, options: SolverOptions, shards: int) -> tuple[int, ...]:
+    """The Ulysses degrees to try: beside all-to-alls, TP stays inside a node."""
+    degrees = ulysses_degrees(options, shards)
+    if options.ulysses_parallel is not None:
+        return degrees
+    node = workload.cluster.ranks_per_node
+    return tuple(degree for degree in degrees if degree == 1 or shards // degree <= node)
+
+
 def every_layout(
     workload: Workload, profile: Hardware, options: SolverOptions
 ) -> Iterator[TimedLayout]:
@@ -100,7 +109,8 @@ def every_layout(
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
         chunks = interleavings(workload.model.layers, stages, options.virtual_stages)
-        for ulysses, virtual_stages in product(ulysses_degrees(options, shards), chunks):
+        divisions = _ulysses_degrees(workload, options, shards)
+        for ulysses, virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
             for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses):
                 group = options.group_subsequences

@@ -43,14 +43,10 @@ def ulysses_degrees(options: SolverOptions, shards: int) -> tuple[int, ...]:
     wanted = options.ulysses_parallel
     if wanted is not None:
         return (wanted,) if wanted > 0 and shards % wanted == 0 else ()
-    if options.solver == "paper":
+    if options.solver == "paper" or options.stage_sharding == "tensor":
         return (1,)
-    match options.stage_sharding:
-        case "tensor":
-            return (1,)
-        case "ulysses":
-            return (shards,)
-    return tuple(divisors(shards))
+    least = 2 if options.stage_sharding == "ulysses" else 1
+    return tuple(degree for degree in divisors(shards) if degree >= least)
 
 
 def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
@@ -72,8 +68,14 @@ def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
     if divided:
         return divided
     if possible:
+        wanted_degree = options.ulysses_parallel
+        if wanted_degree is None:
+            raise ValueError(
+                f"all-to-alls need ranks that share a stage, but SP is {possible[-1].shards}: take "
+                "--sp 2 or more, or --stage-sharding tensor"
+            )
         raise ValueError(
-            f"Ulysses {options.ulysses_parallel} does not divide SP {possible[-1].shards}: take a "
+            f"Ulysses {wanted_degree} does not divide SP {possible[-1].shards}: take a "
             "divisor of SP, or leave the division of a stage to the solver"
         )
     if asked == (None, None, None):
