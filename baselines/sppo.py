@@ -32,10 +32,12 @@ SppoSettings = SolverOptions
 FLAGS = (
     "pipeline_parallel",
     "sequence_parallel",
+    "ulysses_parallel",
     "data_parallel",
     "subsequences",
     "virtual_stages",
     "policy",
+    "stage_sharding",
     "msp",
 )
 """The flags of `sppo-bench emulate` that are settings of SPPO, under the solver's names."""

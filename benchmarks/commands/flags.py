@@ -102,6 +102,9 @@ class Degrees:
     """Pipeline stages (PP); the solver's choice if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp"], metavar="S")] = None
     """Ranks of a stage (SP), which share each subsequence; the solver's choice if not given."""
+    ulysses_parallel: Annotated[int | None, arg(metavar="U")] = None
+    """Of the SP ranks of a stage, those with the same weights, which exchange tokens for heads by
+    all-to-all; the solver's choice if not given."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """Replicas of the pipeline (DP), each with its own sequences; the solver's choice if not
     given."""
@@ -121,6 +124,9 @@ class Selection(Json, Degrees, Described):
     cut: Annotated[str | None, arg(metavar="NAME")] = None
     """Subsequences of equal FLOPs (flops), length (equal) or time (time). auto: flops in a
     pipeline, equal on a single stage."""
+    stage_sharding: Annotated[str | None, arg(metavar="NAME")] = None
+    """How ranks share a stage. tensor: they divide weights alone. ulysses: they exchange tokens for
+    heads, with TP or without. auto, if not given: the faster."""
     msp: bool = False
     """Always use MSP: ranks that wait at the pipeline's ends compute slices of their neighbours."""
     no_msp: bool = False

@@ -115,9 +115,14 @@ def fixed_options(
 ) -> tuple[SolverOptions, str]:
     """The solver's options before the search, and the source of the layout in words.
 
-    The user's degrees come first, then the paper's table 4; the solver chooses the rest.
+    The user's degrees come first, then the paper's table 4; the solver chooses the rest. As in the
+    paper, the ranks of a stage divide its weights, unless the user asks for all-to-alls.
     """
-    options = replace(asked, virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES)
+    options = replace(
+        asked,
+        ulysses_parallel=asked.ulysses_parallel or 1,
+        virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES,
+    )
     rest = "the solver's fastest for adaptive offload without MSP"
     if asked.virtual_stages is None:
         rest += ", one model chunk a stage"

@@ -25,6 +25,7 @@ KEYS = (
     "element_bytes",
     "hardware",
     "sequence_parallel",
+    "ulysses_parallel",
     "pipeline_parallel",
     "data_parallel",
     "virtual_stages",
@@ -93,6 +94,7 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     words = f"PP{plan['pipeline_parallel']}"
     for key, template in (
         ("sequence_parallel", " SP{}"),
+        ("ulysses_parallel", " (Ulysses {})"),
         ("data_parallel", " DP{}"),
         ("virtual_stages", " x {} chunks"),
     ):

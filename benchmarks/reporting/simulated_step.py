@@ -53,6 +53,7 @@ class Simulated:
     byte_unit: str
     pipeline_parallel: int
     sequence_parallel: int
+    ulysses_parallel: int
     data_parallel: int
     virtual_stages: int
     subsequences: int
@@ -178,6 +179,7 @@ def _simulated(
         byte_unit=KEPT_UNIT if profile is None else BYTES,
         pipeline_parallel=plan.pipeline_parallel,
         sequence_parallel=plan.sequence_parallel,
+        ulysses_parallel=plan.ulysses_parallel,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,
         subsequences=plan.subsequences,
@@ -223,7 +225,8 @@ def text(step: Simulated) -> str:
 def _head(step: Simulated) -> str:
     layout = f"PP {step.pipeline_parallel}, chunks a stage {step.virtual_stages}"
     if step.sequence_parallel > 1:
-        layout = f"SP {step.sequence_parallel} x {layout}"
+        inside = f" (Ulysses {step.ulysses_parallel})" if step.ulysses_parallel > 1 else ""
+        layout = f"SP {step.sequence_parallel}{inside} x {layout}"
     if step.data_parallel > 1:
         layout = f"DP {step.data_parallel} x {layout}"
     where = f"{step.workload} on {step.hardware} ({step.profile_kind} profile)"

@@ -61,6 +61,10 @@ class Team:
         """
         return CollectiveWork(lambda: rows)
 
+    def all_to_all(self, rows: Tensor) -> CollectiveWork:
+        """[size n, ...], whose j-th n rows go to rank j -> [size n, ...], by sending rank."""
+        return CollectiveWork(lambda: rows)
+
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum over the ranks, in place, on all of them."""
 
@@ -95,6 +99,10 @@ class ProcessGroupTeam(Team):
         if into is None:
             into = rows.new_empty((rows.shape[0] // self.size, *rows.shape[1:]))
         return self._start(_reduce_scatter, rows, into)
+
+    def all_to_all(self, rows: Tensor) -> CollectiveWork:
+        self.traffic.count(rows)
+        return self._start(dist.all_to_all_single, rows, rows.new_empty(rows.shape))
 
     def _start(self, collective: Callable[..., Any], rows: Tensor, into: Tensor) -> CollectiveWork:
         source = rows.contiguous()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sppo.comm.collectives import CollectiveWork, Team
-from sppo.comm.mesh import Axis, RankGroups, coordinate_of, groups_along
+from sppo.comm.mesh import COPIES, Axis, RankGroups, coordinate_of, groups_along
 from sppo.comm.messages import Channel, Connection, ReceiveWork, Transport
 from sppo.plan.plan import Plan
 
@@ -137,6 +137,14 @@ class InProcessTeam(Team):
 
         return CollectiveWork(lambda: self._exchange(rows, combine, into))
 
+    def all_to_all(self, rows: Tensor) -> CollectiveWork:
+        self.traffic.count(rows)
+
+        def combine(slots: list[Tensor]) -> Tensor:
+            return torch.cat([slot.chunk(self.size)[self.index] for slot in slots])
+
+        return CollectiveWork(lambda: self._exchange(rows, combine, None))
+
     def all_reduce(self, tensor: Tensor) -> None:
         self.traffic.count(tensor)
         self._exchange(tensor, _sum, tensor)
@@ -157,10 +165,10 @@ def in_process_teams(size: int) -> list[Team]:
     return [InProcessTeam(size, index, barrier, slots) for index in range(size)]
 
 
-def _teams_along(plan: Plan, axis: Axis) -> dict[int, Team]:
-    """By rank: its team along one axis of the mesh."""
+def _teams_along(plan: Plan, *axes: Axis) -> dict[int, Team]:
+    """By rank: its team along these axes of the mesh."""
     teams: dict[int, Team] = {}
-    for ranks in groups_along(plan, axis):
+    for ranks in groups_along(plan, *axes):
         teams.update(zip(ranks, in_process_teams(len(ranks)), strict=True))
     return teams
 
@@ -175,13 +183,15 @@ def connect_threads(plan: Plan) -> list[RankGroups]:
         network = InProcessNetwork(len(pipeline))
         for stage, rank in enumerate(pipeline):
             transports[rank] = InProcessTransport(network, stage)
-    shards, replicas = _teams_along(plan, "shard"), _teams_along(plan, "replica")
+    shards, ulysses = _teams_along(plan, "shard"), _teams_along(plan, "ulysses")
+    copies = _teams_along(plan, *COPIES)
     return [
         RankGroups(
             coordinate=coordinate_of(plan, rank),
             transport=transports[rank],
             shards=shards[rank],
-            replicas=replicas[rank],
+            ulysses=ulysses[rank],
+            copies=copies[rank],
             everyone=everyone,
         )
         for rank, everyone in enumerate(in_process_teams(plan.ranks))

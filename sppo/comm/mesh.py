@@ -1,7 +1,8 @@
 """Who is who: ranks by replica, stage and shard, and what connects them.
 
-Shards of a stage are neighbours (they talk most, and share a node where they can), then come the
-stages of a pipeline, then the replicas.
+Ranks that divide the weights of a stage are neighbours (they talk most, and share a node where they
+can). Then come the ranks of the stage with the same weights, the stages of a pipeline, and the
+replicas.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ import torch.distributed as dist
 from sppo.comm.collectives import ProcessGroupTeam, Team
 from sppo.comm.messages import Connection, GroupTransport, Transport
 from sppo.comm.nccl import team_group
+from sppo.comm.stage_ranks import StageRanks
 from sppo.plan.plan import Plan
 
-Axis = Literal["replica", "stage", "shard"]
+Axis = Literal["replica", "stage", "ulysses", "shard"]
+
+_AXES: tuple[Axis, ...] = ("replica", "stage", "ulysses", "shard")
+
+COPIES: tuple[Axis, ...] = ("replica", "ulysses")
+"""Ranks that differ in these have the same weights."""
 
 
 class MeshCoordinate(NamedTuple):
-    """One rank's coordinates in a plan's degrees."""
+    """One rank's coordinates in a plan's degrees; `shard` is among all ranks of the stage."""
 
     replica: int
     stage: int
@@ -46,25 +53,35 @@ def rank_of(plan: Plan, coordinate: MeshCoordinate) -> int:
     return int(_mesh(plan)[coordinate])
 
 
-def groups_along(plan: Plan, axis: Axis) -> list[list[int]]:
-    """All ranks in groups whose coordinates differ in one axis only, in its order.
+def groups_along(plan: Plan, *axes: Axis) -> list[list[int]]:
+    """All ranks in groups whose places differ in these axes only, in their order.
 
-    "shard": they share a stage's weights, heads and tokens. "stage": a pipeline. "replica": they
-    have the same weights and train on different sequences.
+    "shard": they divide a stage's weights. "ulysses": they have the same weights and divide the
+    tokens of a subsequence. "stage": a pipeline. "replica": they have the same weights and train on
+    different sequences.
     """
-    mesh = np.moveaxis(_mesh(plan), MeshCoordinate._fields.index(axis), -1)
-    groups: list[list[int]] = mesh.reshape(-1, mesh.shape[-1]).tolist()
+    stages = plan.data_parallel, plan.pipeline_parallel
+    mesh = _mesh(plan).reshape(*stages, plan.ulysses_parallel, plan.tensor_parallel)
+    numbers = [_AXES.index(axis) for axis in axes]
+    size = int(np.prod([mesh.shape[number] for number in numbers]))
+    moved = np.moveaxis(mesh, numbers, range(-len(numbers), 0))
+    groups: list[list[int]] = moved.reshape(-1, size).tolist()
     return groups
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankGroups:
-    """One rank's messages and collectives: with its pipeline, its stage, its replicas, all."""
+    """One rank's messages and collectives: with its pipeline, its stage, and all.
+
+    `shards` divide the weights. `ulysses` have the same weights in the stage, `copies` also in all
+    replicas.
+    """
 
     coordinate: MeshCoordinate
     transport: Transport
     shards: Team
-    replicas: Team
+    ulysses: Team
+    copies: Team
     everyone: Team
 
     def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
@@ -72,13 +89,19 @@ class RankGroups:
 
         Collective: all ranks call it at the same time, with the connections of their pipeline.
         """
-        for team in (self.shards, self.replicas, self.everyone):
+        for team in (self.shards, self.ulysses, self.copies, self.everyone):
             team.connect(device)
         self.transport.connect(connections, device)
 
+    @property
+    def stage_ranks(self) -> StageRanks:
+        """The ranks of the stage."""
+        return StageRanks(shards=self.shards, ulysses=self.ulysses)
+
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too."""
-        for member in (self.transport, self.shards, self.replicas, self.everyone):
+        teams = self.shards, self.ulysses, self.copies, self.everyone
+        for member in (self.transport, *teams):
             member.abort()
 
 
@@ -97,11 +120,19 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
     assert world is not None
     rank = dist.get_rank()
     (pipeline,) = (ranks for ranks in groups_along(plan, "stage") if rank in ranks)
+    ulysses = _group_team(groups_along(plan, "ulysses"), timeout)
+    if plan.data_parallel > 1:
+        copies = _group_team(groups_along(plan, *COPIES), timeout)
+    else:  # the same ranks share a group, but count their traffic apart
+        copies = (
+            ProcessGroupTeam(ulysses.group) if isinstance(ulysses, ProcessGroupTeam) else Team()
+        )
     return RankGroups(
         coordinate=coordinate_of(plan, rank),
         transport=GroupTransport(pipeline, timeout),
         shards=_group_team(groups_along(plan, "shard"), timeout),
-        replicas=_group_team(groups_along(plan, "replica"), timeout),
+        ulysses=ulysses,
+        copies=copies,
         everyone=ProcessGroupTeam(world),
     )
 

@@ -29,9 +29,9 @@ class CollectiveTraffic:
 
 
 def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
-    """Collectives of one rank with the ranks that share its stage (SP), in a step."""
+    """Collectives of one rank with the ranks that divide the weights of its stage, in a step."""
     total = CollectiveTraffic()
-    if plan.sequence_parallel == 1:
+    if plan.tensor_parallel == 1:
         return total
     for part in plan.parts_of(stage):
         shape = part_shape(plan, part)
@@ -45,9 +45,29 @@ def shard_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     return total * plan.sequences + CollectiveTraffic(calls=1, bytes=whole * size)
 
 
+def ulysses_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """All-to-alls of one rank around attention, in a step."""
+    total = CollectiveTraffic()
+    if plan.ulysses_parallel == 1:
+        return total
+    block = block_of(plan.model)
+    always = [*block.forward_all_to_alls, *block.backward_all_to_alls]
+    for part in plan.parts_of(stage):
+        layers = len(part_shape(plan, part).layers)
+        for index in range(plan.subsequences):
+            tokens = plan.tokens_of(part, index, stage) // plan.sequence_parallel
+            if tokens:
+                names = plan.recomputed(part, index, stage)
+                again = [block.saved_tensors_by_name[name].all_to_all for name in names]
+                for width in (*always, *filter(None, again)):
+                    size = tokens * width * plan.element_bytes
+                    total += CollectiveTraffic(calls=layers, bytes=layers * size)
+    return total * plan.sequences
+
+
 def replica_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
-    """Collectives of one rank with its replicas (DP), in a step: gradients, then weights."""
-    if plan.data_parallel == 1:
+    """Collectives of one rank with those of its weights, in a step: gradients, then weights."""
+    if plan.weight_copies == 1:
         return CollectiveTraffic()
     own = range(stage, len(plan.parts), plan.pipeline_parallel)
     elements = state_elements([part_shape(plan, part) for part in own])
@@ -61,22 +81,27 @@ LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
 
 def step_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """All collectives of one rank of a stage in a step."""
-    return shard_collectives(plan, stage) + replica_collectives(plan, stage) + LOSS_AND_NORM
+    of_stage = shard_collectives(plan, stage) + ulysses_collectives(plan, stage)
+    return of_stage + replica_collectives(plan, stage) + LOSS_AND_NORM
 
 
 def _subsequence(shape: PartShape, tokens: int, recomputed: Iterable[str]) -> CollectiveTraffic:
-    """Forward and backward of so many tokens in one model chunk."""
+    """Forward and backward of so many tokens in one model chunk.
+
+    The ranks that divide the weights share the tokens of one Ulysses rank.
+    """
     block = block_of(shape.model)
     products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in recomputed)
     exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
-    hidden = CollectiveTraffic(calls=1, bytes=tokens * shape.model.hidden * size)
+    shared = tokens // shape.ulysses
+    hidden = CollectiveTraffic(calls=1, bytes=shared * shape.model.hidden * size)
     total = hidden * (len(shape.layers) * exchanges)
     if shape.first:
         total += hidden * 2
     if shape.head:
         tile = max(1, LOSS_TILE_TOKENS // shape.shards)
         tiles = -(-(tokens // shape.shards) // tile)
-        logsumexps = shape.shards * tokens * gradient_element_bytes(size)
+        logsumexps = shape.weight_shards * shared * gradient_element_bytes(size)
         total += CollectiveTraffic(calls=3 * tiles, bytes=2 * hidden.bytes + logsumexps)
     return total

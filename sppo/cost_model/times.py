@@ -18,7 +18,12 @@ def part_cost(
 
     The backward recomputes the saved tensors named in `recomputed`, in every layer.
     """
-    positions = {"start": start, "tokens": tokens, "shards": shape.shards}
+    positions = {
+        "start": start,
+        "tokens": tokens,
+        "shards": shape.shards,
+        "ulysses": shape.ulysses,
+    }
     layers = len(shape.layers)
     cost = block_seconds(shape.model, profile, **positions).part(layers, shape.head)
     recompute = layers * recompute_ns(shape.model, profile, recomputed, **positions)
@@ -40,40 +45,52 @@ class BlockSeconds:
 
 
 def block_seconds(
-    model: Model, profile: Hardware, *, start: int, tokens: int, shards: int
+    model: Model, profile: Hardware, *, start: int, tokens: int, shards: int, ulysses: int = 1
 ) -> BlockSeconds:
     """Compute time of one block and of the head.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
-    `shards` ranks share the work. Their collectives are charged in full, as if nothing hid them.
-    Rates are those of tokens / shards, the work of one device.
+    `shards` ranks share the work; groups of `ulysses` have the same weights. Their collectives are
+    charged in full, as if nothing hid them. Rates are those of tokens / shards, the work of one
+    device.
     """
     block = block_of(model)
     work = tokens // shards
     dense = block.dense_flops_per_token * tokens / shards
     mixer = block.mixer_flops(start, tokens) / shards
-    exchange = _exchange_seconds(model, profile, tokens, shards)
+    exchange = _exchange_seconds(model, profile, tokens / ulysses, shards // ulysses)
+    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses)
     dense_forward = profile.rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
         + block.forward_exchanges * exchange
+        + sum(block.forward_all_to_alls) * an_element
         + dense / dense_forward
         + mixer / profile.rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
+        + sum(block.backward_all_to_alls) * an_element
         + 2 * dense / profile.rate(work, "dense_backward")
         + 2 * mixer / profile.rate(work, "attention_backward"),
         head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
 
 
-def _exchange_seconds(model: Model, profile: Hardware, tokens: int, shards: int) -> float:
-    """One all_gather, or one reduce_scatter, of hidden states between a stage's ranks."""
+def _exchange_seconds(model: Model, profile: Hardware, tokens: float, shards: int) -> float:
+    """One all_gather, or one reduce_scatter, of hidden states between neighbours."""
     if shards == 1:
         return 0.0
     rate = _collective_rate(profile, shards)
     moved = tokens * model.hidden * profile.element_bytes * (shards - 1) / shards
     return moved / rate
+
+
+def _all_to_all_seconds(profile: Hardware, tokens: int, shards: int, ulysses: int) -> float:
+    """An all_to_all of one element a token; a stage beyond one node pays the link between nodes."""
+    if ulysses == 1:
+        return 0.0
+    moved = tokens / shards * profile.element_bytes * (ulysses - 1) / ulysses
+    return moved / _collective_rate(profile, shards)
 
 
 def _collective_rate(profile: Hardware, ranks: int) -> float:
@@ -84,19 +101,17 @@ def _collective_rate(profile: Hardware, ranks: int) -> float:
     return between
 
 
-def reduction_seconds(
-    profile: Hardware, *, elements: int, inner_ranks: int, replicas: int
-) -> float:
-    """Seconds of a reduce_scatter of gradients and an all_gather of weights over the replicas.
+def reduction_seconds(profile: Hardware, *, elements: int, inner_ranks: int, copies: int) -> float:
+    """Seconds of a reduce_scatter of gradients and an all_gather of weights over their copies.
 
-    Each replica has `elements`. The `inner_ranks` of a replica are neighbours; replicas lie in one
-    node if all ranks do.
+    Each copy has `elements`. The `inner_ranks` of a copy are neighbours; copies lie in one node if
+    all ranks do.
     """
-    if replicas == 1:
+    if copies == 1:
         return 0.0
-    rate = _collective_rate(profile, inner_ranks * replicas)
+    rate = _collective_rate(profile, inner_ranks * copies)
     size = profile.element_bytes
-    moved = elements * (size + max(4, size)) * (replicas - 1) / replicas
+    moved = elements * (size + max(4, size)) * (copies - 1) / copies
     return moved / rate
 
 
@@ -108,6 +123,7 @@ def recompute_ns(
     start: int,
     tokens: int,
     shards: int = 1,
+    ulysses: int = 1,
 ) -> int:
     """Nanoseconds to recompute these saved tensors of one block, for one rank and subsequence.
 
@@ -118,12 +134,14 @@ def recompute_ns(
     block = block_of(model)
     saved_tensors = block.saved_tensors_by_name
     work = tokens // shards
+    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses)
     for name in names:
         saved_tensor = saved_tensors[name]
+        seconds += saved_tensor.all_to_all * an_element
         if saved_tensor.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += saved_tensor.dense_flops * tokens / shards / rate
-            seconds += _exchange_seconds(model, profile, tokens, shards)
+            seconds += _exchange_seconds(model, profile, tokens / ulysses, shards // ulysses)
         elif saved_tensor.recipe == "mixer":
             flops = block.mixer_flops(start, tokens) / shards
             seconds += flops / profile.rate(work, "attention_forward")

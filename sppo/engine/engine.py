@@ -140,7 +140,7 @@ class Engine:
 
     def _receive(self, instruction: Instruction) -> None:
         context = self.stage.context
-        tokens = message_tokens(self.schedule, instruction) // self.stage.groups.shards.size
+        tokens = message_tokens(self.schedule, instruction) // self.stage.plan.sequence_parallel
         shape = (tokens, self.stage.plan.model.hidden)
         buffer = torch.empty(shape, device=context.device, dtype=context.dtype)
         context.label("staging", buffer)
@@ -157,7 +157,7 @@ class Engine:
 
     def _split(self, instruction: Instruction, send: Op, output: Tensor) -> None:
         """The output of a compute, by reader. A piece must not keep the whole storage."""
-        size = self.stage.groups.shards.size
+        size = self.stage.plan.sequence_parallel
         for side in self._outputs[instruction]:
             piece = output
             start, tokens = side.start // size, side.tokens // size

@@ -48,4 +48,4 @@ def helper_weights(
 def part_shapes(plan: Plan, part: int) -> dict[str, tuple[int, ...]]:
     """Parameter of a chunk -> the shape of a rank's shard, in the order of MSP weight messages."""
     chunk = plan.parts[part]
-    return stage_weight_shapes(plan.model, chunk.layer_range, chunk.head, plan.sequence_parallel)
+    return stage_weight_shapes(plan.model, chunk.layer_range, chunk.head, plan.tensor_parallel)

@@ -1,4 +1,4 @@
-"""AdamW over flat buffers, divided over the replicas of a pipeline."""
+"""AdamW over flat buffers, divided over the ranks with the same weights."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def square_in_float64(values: Tensor) -> Tensor:
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
-    Replicas share the state (ZeRO-1): each updates one equal piece of every buffer, and an
-    all_gather of the weights follows.
+    `copies` are the ranks with the same weights: Ulysses ranks of a stage, in all replicas. They
+    share the state (ZeRO-1). Each updates one equal piece of every buffer, and an all_gather of the
+    weights follows.
     """
 
-    def __init__(self, weights: StageWeights, recipe: Optimizer, replicas: Team) -> None:
-        self.replicas = replicas
+    def __init__(self, weights: StageWeights, recipe: Optimizer, copies: Team) -> None:
+        self.copies = copies
         self.weights = weights
         self._flat = (weights.matrices, weights.vectors)
         self._gradients = (weights.matrix_gradients, weights.vector_gradients)
@@ -61,19 +62,19 @@ class FlatAdamW:
         self._shared = self.masters[0].dtype == weights.matrices.dtype
 
     def _piece(self, flat: Tensor) -> Tensor:
-        """This replica's piece of a buffer, a view."""
-        return flat.chunk(self.replicas.size)[self.replicas.index]
+        """This rank's piece of a buffer, a view."""
+        return flat.chunk(self.copies.size)[self.copies.index]
 
     def reduce(self, shards: Team) -> None:
-        """Sum the gradients: over the shards where weights are not divided, then over the replicas.
+        """Sum the gradients: over the shards where weights are not divided, then over the copies.
 
-        Afterwards this replica's pieces are those of the whole step.
+        Afterwards this rank's pieces are those of the whole step.
         """
         if shards.size > 1:
             shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
-        if self.replicas.size > 1:
+        if self.copies.size > 1:
             for gradient, piece in zip(self._gradients, self._pieces, strict=True):
-                self.replicas.reduce_scatter(gradient, into=piece).wait()
+                self.copies.reduce_scatter(gradient, into=piece).wait()
 
     def squared_norm(self, shards: Team) -> Tensor:
         """Sum of squares of this rank's gradients, float64 scalar.
@@ -82,7 +83,7 @@ class FlatAdamW:
         """
         matrices, vectors = self._pieces
         if shards.index:
-            before = self.replicas.index * vectors.numel()
+            before = self.copies.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
         square = square_in_float64 if matrices.is_cuda else square_by_chunks
         return square(matrices) + square(vectors)
@@ -96,9 +97,9 @@ class FlatAdamW:
         if not self._shared:
             for working, master in zip(self._working, self.masters, strict=True):
                 working.copy_(master.detach())
-        if self.replicas.size > 1:
+        if self.copies.size > 1:
             for flat, working in zip(self._flat, self._working, strict=True):
-                self.replicas.all_gather(working, into=flat).wait()
+                self.copies.all_gather(working, into=flat).wait()
 
     def tensors(self) -> list[Tensor]:
         """AdamW's state, and masters where they are no views of the weights."""

@@ -96,8 +96,8 @@ class Part:
         self.buffers = buffers
         self.caches = caches
         chunk = self.plan.parts[index]
-        team = buffers.groups.shards
-        self.model = PartModel(self.plan.model, chunk.layer_range, weights, team)
+        ranks = buffers.groups.stage_ranks
+        self.model = PartModel(self.plan.model, chunk.layer_range, weights, ranks)
         self.spans = spans
         self._constants = weights.storage_keys()
         # By (sequence, subsequence) between forward and backward: the output's place in the graph,

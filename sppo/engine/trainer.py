@@ -46,7 +46,7 @@ class Trainer:
         self.groups = groups
         stage, shards = groups.coordinate.stage, groups.shards
         self.weights = StageWeights(plan, stage, weights, context.device, context.dtype, shards)
-        self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.replicas)
+        self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.copies)
         self.engine = build_engine(plan, self.weights, context, groups)
         self.counters = StepCounters()
 

@@ -53,12 +53,12 @@ def block_tokens(workload: Workload, shards: int) -> int:
 def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
     """Weights, gradients (float32) and AdamW state of a stage on one rank.
 
-    Replicas share the state (ZeRO-1).
+    Ranks with the same weights share the state (ZeRO-1).
     """
     elements, size = state_elements(shapes), shapes[0].element_bytes
     wide = gradient_element_bytes(size)
     masters = 4 if size < 4 else 0
-    share = elements // shapes[0].replicas
+    share = elements // shapes[0].weight_copies
     return elements * size, elements * wide, share * (2 * wide + masters)
 
 

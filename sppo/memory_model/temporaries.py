@@ -41,10 +41,14 @@ class PartKind(Placement):
 
     @property
     def late_bytes(self) -> int:
-        """Per token of all shards, of a sum that may still be held: its input and the clone."""
-        if not self.clones or self.shards == 1:
+        """Per token of all shards, of the last exchange that may still be held: both its sides."""
+        if not self.clones:
             return 0
-        return 2 * self.shards * self.model.hidden * self.element_bytes
+        widths = [self.weight_shards * self.model.hidden] if self.weight_shards > 1 else []
+        if self.ulysses > 1:
+            block = block_of(self.model)
+            widths += [*block.forward_all_to_alls, *block.backward_all_to_alls]
+        return 2 * max(widths, default=0) * self.element_bytes
 
     @cached_property
     def head_bytes(self) -> int:
@@ -59,6 +63,7 @@ class PartKind(Placement):
             model=shape.model,
             element_bytes=shape.element_bytes,
             shards=shape.shards,
+            ulysses=shape.ulysses,
             layers=len(shape.layers),
             first=shape.first,
             head=shape.head,
@@ -76,8 +81,8 @@ def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
         yield from block_of(kind.model).forward_walk(kind)
     if kind.head:
         logits = kind.model.vocabulary * (s.precise + s.if_narrow(s.element))
-        tile = logits + s.gathered + 4 * INDEX_BYTES * s.shards
-        inputs = s.thin + s.if_divided(INDEX_BYTES * s.shards)
+        tile = logits + s.gathered + 4 * INDEX_BYTES * s.weight_shards
+        inputs = s.thin + s.if_dealt(INDEX_BYTES * s.shards)
         product = s.product(kind.model.vocabulary)
         yield StepPeak(AFTER, TemporaryPeak(inputs + s.norm_forward))
         yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile, fixed=product))
@@ -94,7 +99,7 @@ def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]
         yield from block_of(kind.model).backward_walk(kind)
         yield from _recomputing(kind, dropped)
     if kind.first:
-        precise = s.if_narrow(s.shards * s.thin_precise)
+        precise = s.if_narrow(s.weight_shards * s.thin_precise)
         rows = _row_bytes(kind)
         yield StepPeak(AFTER, TemporaryPeak(s.received + s.thin + s.gathered + precise + rows))
 

@@ -29,7 +29,7 @@ def untracked(
     tokens: the different counts of tokens that the rank computes at a time. keys: the most that
     one call of attention meets. connections: of other ranks to or from this one, one way each.
     """
-    groups = 1 + (shape.shards > 1) + (shape.replicas > 1)
+    groups = 1 + (shape.weight_shards > 1) + (shape.ulysses > 1) + (shape.replicas > 1)
     block = block_of(shape.model)
     size, shards = shape.element_bytes, shape.shards
     scratch = partial(block.kernel_scratch_bytes, element_bytes=size, shards=shards, keys=keys)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sppo.comm.collectives import Team, as_gathered
+from sppo.comm.stage_ranks import StageRanks
 from sppo.config.models import Model
 from sppo.kernels import fused
 from sppo.model.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
@@ -50,14 +50,16 @@ class PartModel:
 
     Inputs are of one subsequence of l tokens; the pipeline takes the place of a batch axis. Between
     blocks a rank has hidden states [l / SP, h] of the tokens dealt to it (see `collectives.py`).
-    Inside a block it has its own heads and MLP columns of all tokens.
+    Inside a block it has its own heads of all tokens, and its own MLP columns of the tokens of the
+    ranks that divide the weights.
     """
 
-    def __init__(self, model: Model, layers: range, weights: Weights, team: Team) -> None:
+    def __init__(self, model: Model, layers: range, weights: Weights, ranks: StageRanks) -> None:
         self.model = model
         self.layers = layers
         self.weights = weights
-        self.team = team
+        self.ranks = ranks
+        self.team = ranks.shards
         self.first = 0 in layers
         self._entry = torch.zeros((), device=weights.device, requires_grad=True)
 
@@ -90,7 +92,7 @@ class PartModel:
         normed = self.norm(f"{layer}.norm1", x, tag)
         tag("norm1.output", normed)
         attended: Tensor = PrefixAttention.apply(
-            self._column(normed, f"{layer}.attention.qkv"), turns, cache, start, self.team, tag
+            self._column(normed, f"{layer}.attention.qkv"), turns, cache, start, self.ranks, tag
         )
         middle = self._row(attended, f"{layer}.attention.output", x)
         tag("block.middle", middle)
@@ -128,19 +130,21 @@ class PartModel:
         """Token ids [l] to hidden states [l / SP, h]; outside the graph, see `embed_backward`."""
         table = self.weights["embedding.weight"].value
         with torch.no_grad():
+            tokens = self.ranks.own_part(tokens)
             if self.team.size == 1:
                 return F.embedding(tokens, table)
             rows, is_own = self._rows(tokens, table)
             return self.team.reduce_scatter(F.embedding(rows, table).mul_(is_own)).wait()
 
     def _rows(self, tokens: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Row of every token [l] in this rank's table, as gathered; 1 [l, 1] where it is there."""
-        rows, is_own = own_rows(as_gathered(tokens, self.team.size), table.shape[0], self.team)
+        """Row of every token [n] in this rank's table; 1 [n, 1] where it is there."""
+        rows, is_own = own_rows(tokens, table.shape[0], self.team)
         return rows, is_own.unsqueeze(-1).to(table.dtype)
 
     def embed_backward(self, tokens: Tensor, grad: Tensor) -> None:
         """Adds the gradient [l / SP, h] of the hidden states to that of the table."""
         weight = self.weights["embedding.weight"]
+        tokens = self.ranks.own_part(tokens)
         if self.team.size > 1:
             tokens, is_own = self._rows(tokens, weight.value)
             grad = self.team.all_gather(grad).wait().mul_(is_own)
@@ -158,7 +162,7 @@ class PartModel:
             self.weights["head.weight"],
             targets,
             scale,
-            self.team,
+            self.ranks,
             tag,
         )
         return total

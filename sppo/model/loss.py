@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sppo.comm.collectives import Team, as_gathered
+from sppo.comm.collectives import Team
+from sppo.comm.stage_ranks import StageRanks
 from sppo.kernels import fused
 from sppo.model.layers import Tag, add_product
 from sppo.model.weights import Weight, accumulation_dtype
@@ -19,21 +20,28 @@ from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 class TiledLoss(torch.autograd.Function):
     """Cross entropy of a subsequence, in tiles: never all logits exist.
 
-    x [l / size, h] of this rank's tokens, head weight [V / size, h], targets int64 [l] by position.
+    x [l / SP, h] of this rank's tokens, head weight [V / TP, h], targets int64 [l] by position.
     Returns this rank's part of sum(losses) * scale: its own vocabulary's logits, and the
     log-sum-exps of its own tokens. The backward of a tile runs at once, while its logits exist.
-    Only dx [l / size, h] is saved.
+    Only dx [l / SP, h] is saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Weight, targets: Tensor, scale: float, team: Team, tag: Tag
+        ctx: Any,
+        x: Tensor,
+        weight: Weight,
+        targets: Tensor,
+        scale: float,
+        ranks: StageRanks,
+        tag: Tag,
     ) -> Tensor:
+        team = ranks.shards
         gradient = torch.empty_like(x)
         precision = accumulation_dtype(x.dtype)
         total = torch.zeros((), dtype=precision, device=x.device)
-        by_rank = as_gathered(targets, team.size).view(team.size, -1)
-        step = max(1, LOSS_TILE_TOKENS // team.size)
+        by_rank = ranks.own_part(targets).view(team.size, -1)
+        step = max(1, LOSS_TILE_TOKENS // ranks.size)
         for start in range(0, x.shape[0], step):
             rows = slice(start, min(start + step, x.shape[0]))
             gathered = team.all_gather(x[rows]).wait()

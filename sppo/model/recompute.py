@@ -52,7 +52,7 @@ class BlockRecomputer:
             case "attention.output":
                 cache, query = self.caches[layer], read("attention.query")
                 own = cache.own(self.start, query.shape[1])
-                return attend_prefix(query, own, cache, self.start, team.size)[0]
+                return attend_prefix(query, own, cache, self.start, self.part.ranks)[0]
             case "block.middle":
                 output = weights.with_bias(f"{block}.attention.output")
                 attended = row_linear(read("attention.output"), team, *output)
@@ -68,11 +68,12 @@ class BlockRecomputer:
 
     def _query(self, block: str, normed: Tensor) -> Tensor:
         """Only the query rows of the joint matrix: K and V are still in their buffers."""
-        model, team = self.part.model, self.part.team
+        model, team, ranks = self.part.model, self.part.team, self.part.ranks
         weight, bias = self.part.weights.with_bias(f"{block}.attention.qkv")
         rows = slice(0, model.hidden // team.size)
         gathered = team.all_gather(normed).wait()
         flat = F.linear(gathered, weight.value[rows], None if bias is None else bias.value[rows])
-        by_token = in_order(flat, team.size).view(flat.shape[0], -1, model.head_width)
+        flat = ranks.exchange_for_heads(flat, [flat.shape[1]])
+        by_token = in_order(flat, ranks.size).view(flat.shape[0], -1, model.head_width)
         query = by_token.transpose(0, 1)
         return rotate_into(query, self.turns, query.new_empty(query.shape))

@@ -126,12 +126,12 @@ def stage_value(
 class StageWeights(Weights):
     """The parameters of one rank's stage with their gradients, in flat buffers.
 
-    weights: canonical and full-size, copied. shards: the ranks that share the stage.
+    weights: canonical and full-size, copied. shards: the ranks that divide the weights.
 
     `matrices` have weight decay, `vectors` have none; gradients are of `accumulation_dtype`. The
     first `whole_elements` of the vectors are the same on every shard; their gradients are parts of
-    a sum. Buffers are padded with zeros to a multiple of the replicas, so that ZeRO-1 can divide
-    them.
+    a sum. Buffers are padded with zeros to a multiple of the copies of the weights, so that ZeRO-1
+    can divide them.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class StageWeights(Weights):
         shards: Team,
     ) -> None:
         super().__init__()
-        model, replicas = plan.model, plan.data_parallel
+        model, copies = plan.model, plan.weight_copies
         layers, head = plan.stages[stage].layers, plan.stages[stage].head
         sources = stage_weight_names(model, layers, head)
         shapes = stage_weight_shapes(model, layers, head, shards.size)
@@ -154,8 +154,8 @@ class StageWeights(Weights):
         names = sorted(sources, key=lambda name: name not in whole)
         matrices = {name: shapes[name] for name in names if len(shapes[name]) == 2}
         vectors = {name: shapes[name] for name in names if len(shapes[name]) == 1}
-        self.matrices, self.matrix_gradients = _buffers(matrices, replicas, device, dtype)
-        self.vectors, self.vector_gradients = _buffers(vectors, replicas, device, dtype)
+        self.matrices, self.matrix_gradients = _buffers(matrices, copies, device, dtype)
+        self.vectors, self.vector_gradients = _buffers(vectors, copies, device, dtype)
         self.update(weight_views(matrices, self.matrices, self.matrix_gradients))
         self.update(weight_views(vectors, self.vectors, self.vector_gradients))
         for name, parts in sources.items():
@@ -167,11 +167,11 @@ class StageWeights(Weights):
 
 
 def _buffers(
-    shapes: Mapping[str, tuple[int, ...]], replicas: int, device: torch.device, dtype: torch.dtype
+    shapes: Mapping[str, tuple[int, ...]], copies: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Flat values, of which only the padding is set, and flat gradients, which are zero."""
     elements = count_elements(shapes)
-    size = -(-elements // replicas) * replicas
+    size = -(-elements // copies) * copies
     flat = torch.empty(size, device=device, dtype=dtype)
     flat[elements:].zero_()
     return flat, torch.zeros(size, device=device, dtype=accumulation_dtype(dtype))

@@ -20,7 +20,17 @@ class Degrees(NamedTuple):
 
     def __str__(self) -> str:
         """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
-        words = f"SP {self.shards} x PP {self.stages}"
+        return self.words()
+
+    def words(self, ulysses: int = 1) -> str:
+        """With all-to-alls over `ulysses` ranks: "SP 8 (TP 2 x Ulysses 4) x PP 4"."""
+        inside = ""
+        if ulysses > 1:
+            tensor = self.shards // ulysses
+            inside = (
+                f" (TP {tensor} x Ulysses {ulysses})" if tensor > 1 else f" (Ulysses {ulysses})"
+            )
+        words = f"SP {self.shards}{inside} x PP {self.stages}"
         return words if self.replicas == 1 else f"{words} x DP {self.replicas}"
 
 
@@ -31,9 +41,12 @@ class Layout(Slicing):
     `kv_block_tokens` above 0: K and V lie in
     the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
     and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
+    `ulysses_parallel` ranks of a stage have the same weights: around attention they exchange tokens
+    for heads by all_to_all. It divides `sequence_parallel`.
     """
 
     sequence_parallel: int
+    ulysses_parallel: int = 1
     data_parallel: int = 1
     virtual_stages: int
     group_subsequences: int
@@ -44,13 +57,24 @@ class Layout(Slicing):
     @property
     def degrees_words(self) -> str:
         """See `Degrees`."""
-        return str(Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel))
+        degrees = Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
+        return degrees.words(self.ulysses_parallel)
 
     @property
     def family(self) -> tuple[int, ...]:
-        """SP, PP, DP, chunks a stage and the place of K and V: everything but the cut."""
+        """SP, PP, DP, Ulysses, chunks a stage, the place of K and V: everything but the cut."""
         degrees = self.sequence_parallel, self.pipeline_parallel, self.data_parallel
-        return (*degrees, self.virtual_stages, self.kv_block_tokens)
+        return (*degrees, self.ulysses_parallel, self.virtual_stages, self.kv_block_tokens)
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Ranks of a stage that divide its weights (TP): SP without the Ulysses degree."""
+        return self.sequence_parallel // self.ulysses_parallel
+
+    @property
+    def weight_copies(self) -> int:
+        """Ranks with the same weights, which share the optimizer's state: Ulysses x DP."""
+        return self.ulysses_parallel * self.data_parallel
 
     @property
     def subsequences(self) -> int:

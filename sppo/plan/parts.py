@@ -53,8 +53,9 @@ def _elements(model: Model, layers: range, head: bool, shards: int) -> Elements:
 class PartShape:
     """A model chunk: consecutive layers, maybe the head. All sizes are those of one rank.
 
-    `shards` is the degree of sequence parallelism inside the stage: weights and heads are sharded,
-    and so are the tokens between them. `replicas` share the optimizer's state.
+    `shards` is the degree of sequence parallelism inside the stage: heads are sharded, and so are
+    the tokens between them. Groups of `ulysses` shards have the same weights. These groups and the
+    `replicas` share the optimizer's state.
     """
 
     model: Model
@@ -62,7 +63,18 @@ class PartShape:
     head: bool
     element_bytes: int
     shards: int = 1
+    ulysses: int = 1
     replicas: int = 1
+
+    @property
+    def weight_shards(self) -> int:
+        """Ranks that divide the weights."""
+        return self.shards // self.ulysses
+
+    @property
+    def weight_copies(self) -> int:
+        """Ranks that have the same weights."""
+        return self.ulysses * self.replicas
 
     @property
     def first(self) -> bool:
@@ -72,7 +84,7 @@ class PartShape:
     @property
     def elements(self) -> Elements:
         """Elements of the chunk's weights on one rank."""
-        return _elements(self.model, self.layers, self.head, self.shards)
+        return _elements(self.model, self.layers, self.head, self.weight_shards)
 
     @property
     def parameters(self) -> int:
@@ -153,10 +165,10 @@ class PartShape:
 
 
 def state_elements(shapes: Sequence[PartShape]) -> int:
-    """Elements of a stage's flat buffers on one rank, padded so that replicas can divide them."""
-    replicas = shapes[0].replicas
+    """Elements of a stage's flat buffers on one rank, padded so that copies can divide them."""
+    copies = shapes[0].weight_copies
     by_axes = zip(*(shape.elements[:2] for shape in shapes), strict=True)
-    return sum(-(-sum(elements) // replicas) * replicas for elements in by_axes)
+    return sum(-(-sum(elements) // copies) * copies for elements in by_axes)
 
 
 class SubsequenceCost(NamedTuple):

@@ -243,5 +243,6 @@ def part_shape(plan: Plan, part: int) -> PartShape:
         head=chunk.head,
         element_bytes=plan.element_bytes,
         shards=plan.sequence_parallel,
+        ulysses=plan.ulysses_parallel,
         replicas=plan.data_parallel,
     )

@@ -12,7 +12,7 @@ reloaded, or recomputed in the backward from other saved tensors (`SavedTensor.r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sppo.config.models import Model
@@ -36,8 +36,9 @@ class SavedTensor:
 
     One forward makes it and one backward reads it (the paper's type 1, sec. 5.1). A tensor that all
     later subsequences read is the state of the block. `recipe` recomputes it from the saved tensors
-    in `recomputed_from`, with a matrix product of `dense_flops` FLOPs per token. Without a recipe
-    it is kept on the device or offloaded.
+    in `recomputed_from`, with a matrix product of `dense_flops` FLOPs per token. With Ulysses that
+    exchanges `all_to_all` elements per token. Without a recipe it is kept on the device or
+    offloaded.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SavedTensor:
     recipe: Recipe | None = None
     recomputed_from: tuple[str, ...] = ()
     dense_flops: int = 0
+    all_to_all: int = 0
 
     def bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes for `tokens` tokens on all shards together."""
@@ -72,6 +74,11 @@ def product(name: str, width: int, inner: int, *recomputed_from: str) -> SavedTe
         recomputed_from=recomputed_from,
         dense_flops=2 * width * inner,
     )
+
+
+def exchanged(tensor: SavedTensor) -> SavedTensor:
+    """The same tensor, whose recomputation exchanges all of it by all_to_all."""
+    return replace(tensor, all_to_all=tensor.elements)
 
 
 def norm_statistics(model: Model) -> int:

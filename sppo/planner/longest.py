@@ -21,7 +21,7 @@ from sppo.planner.activations.feasibility import require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.candidates import CANDIDATES, every_layout, interleavings
-from sppo.planner.layouts.degrees import every_degree
+from sppo.planner.layouts.degrees import every_degree, ulysses_degrees
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
@@ -92,7 +92,8 @@ def longest_tokens(workload: Workload, profile: Hardware, options: SolverOptions
 def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> Iterator[_Family]:
     """Families with the most room first: their length rules many of the others out.
 
-    Most room: K and V in the host tier, and the most ranks a stage.
+    Most room: K and V in the host tier, and the most ranks a stage. Of the divisions of a stage
+    only that with the least model state is tried.
     """
     paper = options.solver == "paper"
     places: tuple[bool | None, ...] = (options.kv_offload,)
@@ -109,6 +110,7 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
             chosen = replace(
                 options,
                 sequence_parallel=shards,
+                ulysses_parallel=min(ulysses_degrees(options, shards)),
                 pipeline_parallel=stages,
                 data_parallel=replicas,
                 virtual_stages=parts,

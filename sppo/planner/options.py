@@ -10,6 +10,8 @@ CUTS = ("flops", "equal", "time")
 
 SOLVERS = ("heuristic", "exact", "paper")
 
+STAGE_SHARDINGS = ("tensor", "ulysses", "auto")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
@@ -20,12 +22,16 @@ class SolverOptions:
     "flops". kv_offload: K, V and their gradients in the host tier; None: if that is faster or
     nothing else fits. head_alone: the head as a chunk of its own on the first stage; None: if a
     stage has several chunks and one rank. msp: multiplexed sequence partitioning at the pipeline's
-    ends; None: if it is faster.
+    ends; None: if it is faster. stage_sharding: the ranks of a stage divide weights alone
+    ("tensor"), or some have the same weights and exchange tokens for heads ("ulysses"); "auto": the
+    faster. ulysses_parallel: how many ranks of a stage have the same weights.
     """
 
     pipeline_parallel: int | None = None
     sequence_parallel: int | None = None
     data_parallel: int | None = None
+    stage_sharding: str = "auto"
+    ulysses_parallel: int | None = None
     subsequences: int | None = None
     virtual_stages: int | None = None
     group_subsequences: int | None = None
@@ -42,9 +48,16 @@ class SolverOptions:
             ("policy", self.policy, POLICIES),
             ("cut", self.cut, ("auto", *CUTS)),
             ("solver", self.solver, SOLVERS),
+            ("stage_sharding", self.stage_sharding, STAGE_SHARDINGS),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: take one of {', '.join(known)}")
+        if self.solver == "paper" and (
+            self.stage_sharding == "ulysses" or (self.ulysses_parallel or 1) > 1
+        ):
+            raise ValueError(
+                "the paper solver divides weights and has no Ulysses: take the heuristic solver"
+            )
         if self.solver == "exact" and self.policy != "auto":
             raise ValueError(
                 f"the exact solver decides on every tensor: it has no policy {self.policy!r}; "

@@ -52,6 +52,12 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
         1,
     ),
     "under a limit": (WORKLOAD.with_device_memory(GIB // 2), GRID, 0),
+    "all-to-alls, the first stage": (WORKLOAD, replace(GRID, ulysses_parallel=8, msp=False), 0),
+    "TP and all-to-alls, everything made again, with the head": (
+        WORKLOAD,
+        replace(GRID, ulysses_parallel=4, policy="lean", msp=False),
+        3,
+    ),
 }
 
 

@@ -181,6 +181,11 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(SPPO, cluster=replace(SPPO.cluster, nodes=2)),
         SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4, msp=True),
     ),
+    "sppo SP2 by all-to-alls, recompute, llama": (
+        "sppo",
+        replace(SPPO, model=LLAMA),
+        SppoSettings(sequence_parallel=2, ulysses_parallel=2, subsequences=3, policy="lean"),
+    ),
     "sppo DP2 in bfloat16, K and V in the host tier": (
         "sppo",
         replace(SPPO, sequences_per_step=2, dtype="bfloat16"),

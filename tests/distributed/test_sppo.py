@@ -22,7 +22,11 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt, llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
-from sppo.cost_model.collectives import replica_collectives, shard_collectives
+from sppo.cost_model.collectives import (
+    replica_collectives,
+    shard_collectives,
+    ulysses_collectives,
+)
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_copied_bytes
 from sppo.engine.engine import connections_of
 from sppo.schedule.build import build_schedule
@@ -123,8 +127,10 @@ def _traffic(groups: RankGroups) -> dict[str, int]:
         "message_bytes": groups.transport.traffic.bytes,
         "shard_calls": groups.shards.traffic.messages,
         "shard_bytes": groups.shards.traffic.bytes,
-        "replica_calls": groups.replicas.traffic.messages,
-        "replica_bytes": groups.replicas.traffic.bytes,
+        "ulysses_calls": groups.ulysses.traffic.messages,
+        "ulysses_bytes": groups.ulysses.traffic.bytes,
+        "replica_calls": groups.copies.traffic.messages,
+        "replica_bytes": groups.copies.traffic.bytes,
     }
 
 
@@ -196,6 +202,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
             stage = coordinate_of(plan, rank).stage
             memory = plan.stages[stage].memory
             shared, reduced = shard_collectives(plan, stage), replica_collectives(plan, stage)
+            exchanged = ulysses_collectives(plan, stage)
             where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"
             assert counted["activations"] == memory.activations_peak, where
             assert counted["kept"] == memory.kept_peak, where
@@ -212,6 +219,10 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
                 shared.calls,
                 shared.bytes,
             ), f"{shared}, {where}"
+            assert (counted["ulysses_calls"], counted["ulysses_bytes"]) == (
+                exchanged.calls,
+                exchanged.bytes,
+            ), f"{exchanged}, {where}"
             assert (counted["replica_calls"], counted["replica_bytes"]) == (
                 reduced.calls,
                 reduced.bytes,
@@ -220,6 +231,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[
 
 def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> None:
     together = SppoSettings(sequence_parallel=2, subsequences=4)
+    exchanging = replace(together, ulysses_parallel=2)
     apart = SppoSettings(data_parallel=2, subsequences=3)
     jobs = [
         (GPT, together),
@@ -229,6 +241,8 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> Non
         (LLAMA, replace(together, kv_offload=True)),
         (replace(GPT, sequence_tokens=4096), replace(together, subsequences=1)),
         (replace(LLAMA, sequences_per_step=2), together),
+        (LLAMA, replace(exchanging, policy="lean")),
+        (GPT, replace(exchanging, policy="full-recompute", kv_offload=True)),
         (replace(GPT, sequences_per_step=2), apart),
         (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
     ]
@@ -241,6 +255,7 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
     four = replace(CLUSTER, ranks_per_node=4)
     gpt_four, llama_four = replace(GPT, cluster=four), replace(LLAMA, cluster=four)
     wide = replace(LLAMA.model, kv_heads=4)
+    exchanging = SppoSettings(sequence_parallel=2, ulysses_parallel=2, subsequences=4)
     jobs = [
         (gpt_four, SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4)),
         (
@@ -248,6 +263,15 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
             SppoSettings(sequence_parallel=2, pipeline_parallel=2, subsequences=4, msp=True),
         ),
         (replace(llama_four, model=wide), SppoSettings(sequence_parallel=4, subsequences=3)),
+        (
+            replace(llama_four, model=wide),
+            replace(exchanging, sequence_parallel=4, policy="lean"),
+        ),
+        (llama_four, replace(exchanging, pipeline_parallel=2, msp=True)),
+        (
+            replace(gpt_four, sequences_per_step=2),
+            replace(exchanging, data_parallel=2, subsequences=3),
+        ),
         (
             replace(gpt_four, sequences_per_step=4),
             SppoSettings(data_parallel=2, pipeline_parallel=2, subsequences=3),

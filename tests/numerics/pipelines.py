@@ -38,6 +38,7 @@ def make_plan(
     *,
     stages: int,
     shards: int = 1,
+    ulysses: int = 1,
     replicas: int = 1,
     virtual_stages: int = 1,
     group: int | None = None,
@@ -69,6 +70,7 @@ def make_plan(
         workload=workload,
         profile=load_hardware("cpu-2core"),
         sequence_parallel=shards,
+        ulysses_parallel=ulysses,
         pipeline_parallel=stages,
         data_parallel=replicas,
         virtual_stages=virtual_stages,
@@ -140,7 +142,12 @@ def run_pipeline(
     def run(rank: int) -> StepCounters:
         counters = engines[rank].run(tokens, scale)
         weights = engines[rank].stage.weights
-        FlatAdamW(weights, Optimizer(), groups[rank].replicas).reduce(groups[rank].shards)
+        copies = groups[rank].copies
+        FlatAdamW(weights, Optimizer(), copies).reduce(groups[rank].shards)
+        if copies.size > 1:
+            for gradient in (weights.matrix_gradients, weights.vector_gradients):
+                own = gradient.chunk(copies.size)[copies.index]
+                copies.all_gather(own, into=gradient).wait()
         return counters
 
     counters = run_together(groups, run)

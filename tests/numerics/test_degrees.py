@@ -45,7 +45,7 @@ def _workload(plan: Plan) -> Workload:
     )
 
 
-def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list[Trainer]:
+def train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list[Trainer]:
     """All ranks after the steps; losses and norms must be the same on all of them."""
     groups = connect_threads(plan)
     workload, plans = _workload(plan), StepPlans(whole=plan, short=plan)
@@ -79,7 +79,7 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
     return trainers
 
 
-def _batches(model: Model, tokens: int) -> list[Tensor]:
+def random_batches(model: Model, tokens: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     return [
         torch.randint(0, model.vocabulary, (SEQUENCES, tokens + 1), generator=generator)
@@ -104,7 +104,7 @@ def test_every_combination_of_degrees(stages: int, shards: int, replicas: int) -
         mixed=stages > 1 and replicas < SEQUENCES and replicas != 2,
         msp=stages > 1 and replicas == 2,
     )
-    trainers = _train(plan, weights, _batches(model, sum(lengths)))
+    trainers = train(plan, weights, random_batches(model, sum(lengths)))
     assert len(trainers) == stages * shards * replicas
     for trainer in trainers:
         state = sum(tensor.numel() for tensor in trainer.optimizer.tensors() if tensor.dim())

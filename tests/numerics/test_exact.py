@@ -37,6 +37,7 @@ def assert_equal_work(
     stages: int,
     virtual_stages: int,
     shards: int = 1,
+    ulysses: int = 1,
     share: float,
     recompute: tuple[str, ...] = (),
     kv_block_tokens: int = 0,
@@ -53,6 +54,7 @@ def assert_equal_work(
         lengths,
         stages=stages,
         shards=shards,
+        ulysses=ulysses,
         virtual_stages=virtual_stages,
         group=group,
         share=share,
@@ -67,8 +69,9 @@ def assert_equal_work(
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
     assert abs(outcome.loss - loss) < 1e-9
+    weight_shards = shards // ulysses
     for index, computed in enumerate(outcome.shards):
-        expected = stage_values(model, gradients, Team(shards, index))
+        expected = stage_values(model, gradients, Team(weight_shards, index % weight_shards))
         assert set(computed) == set(expected)
         for name, gradient in expected.items():
             difference = (computed[name] - gradient).abs().max().item()

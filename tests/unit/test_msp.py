@@ -154,7 +154,10 @@ def test_slices_that_wait_for_each_other_in_another_order_are_a_deadlock() -> No
 
 def test_the_solver_splits_where_it_pays_and_says_so() -> None:
     free = TINY.with_device_memory(None)
-    plan, without = (solve(free, PROFILE, SolverOptions(msp=msp)) for msp in (None, False))
+    plan, without = (
+        solve(free, PROFILE, SolverOptions(msp=msp, stage_sharding="tensor"))
+        for msp in (None, False)
+    )
     assert plan.msp_splits
     assert not without.msp_splits
     assert plan.makespan_seconds < without.makespan_seconds

@@ -49,7 +49,7 @@ def test_on_a_cpu_everything_counts_against_the_limit() -> None:
 
 
 def test_slices_of_subsequences_need_code_of_their_own() -> None:
-    without = solve(TINY, CPU, SolverOptions(subsequences=4, msp=False))
+    without = solve(TINY, CPU, SolverOptions(subsequences=4, msp=False, stage_sharding="tensor"))
     split = solve(TINY, CPU, SolverOptions(subsequences=4, msp=True))
     kernels = [p.stages[0].memory.untracked.code // CPU.kernel_code_bytes for p in (without, split)]
     assert kernels == [8, 12]

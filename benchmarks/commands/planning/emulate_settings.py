@@ -41,6 +41,9 @@ class SystemSettings:
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None
     """deepspeed, native: the Ulysses degree, all ranks if not given (native: all that --tp and --cp
     leave); sppo: ranks inside a stage."""
+    ulysses_parallel: Annotated[int | None, arg(metavar="U")] = None
+    """sppo: of the ranks inside a stage, those with the same weights, which exchange tokens for
+    heads; the solver's choice if not given."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """sppo: replicas of the pipeline; the solver's choice if not given."""
     msp: bool = False
@@ -76,6 +79,8 @@ class SystemSettings:
     """sppo: model chunks on every stage; the solver's choice if not given."""
     policy: Annotated[str | None, arg(metavar="NAME")] = None
     """sppo: the policy for saved tensors; auto if not given."""
+    stage_sharding: Annotated[str | None, arg(metavar="NAME")] = None
+    """sppo: how ranks share a stage: tensor, ulysses, or auto if not given."""
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

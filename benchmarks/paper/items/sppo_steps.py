@@ -84,6 +84,7 @@ def paper_layout(
     """The layout of these degrees, FLOPs-balanced, one chunk a stage, K and V on the device."""
     options = SolverOptions(
         sequence_parallel=degrees.shards,
+        ulysses_parallel=1,
         pipeline_parallel=degrees.stages,
         data_parallel=degrees.replicas,
         subsequences=subsequences,
@@ -134,7 +135,8 @@ def own_plan(name: str) -> SimulatedStep:
     )
     chunks = counted(layout["virtual_stages"], "chunk")
     msp = ", MSP" if case["lendings"]["count"] else ""
-    settings = f"{degrees}, N {layout['subsequences']}, {chunks} a stage{msp}"
+    ulysses = layout["ulysses_parallel"]
+    settings = f"{degrees.words(ulysses)}, N {layout['subsequences']}, {chunks} a stage{msp}"
     return SimulatedStep(
         settings=settings,
         seconds=case["prediction"]["makespan_seconds"],

@@ -114,6 +114,7 @@ def gpu_plans() -> PlanCases:
     assert table_4 is not None
     papers_layout = {
         "sequence_parallel": table_4.sequence_parallel,
+        "ulysses_parallel": 1,
         "pipeline_parallel": table_4.pipeline_parallel,
         "data_parallel": 1,
         "subsequences": table_4.subsequences,

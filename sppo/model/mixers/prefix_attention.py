@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sppo.comm.collectives import Team, as_gathered, in_order
+from sppo.comm.collectives import as_gathered, in_order
+from sppo.comm.stage_ranks import StageRanks
 from sppo.kernels import fused
 from sppo.model.layers import Tag
 from sppo.model.mixers.flash_blocks import attend, attend_backward
@@ -40,39 +41,52 @@ def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor,
 
 
 def attend_prefix(
-    query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int, size: int
+    query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int, ranks: StageRanks
 ) -> tuple[Tensor, Tensor]:
     """Rotated queries [heads, l, D] of positions start..start+l against `own` and all before.
 
-    Returns the output [l, heads D], as a team of `size` gathers it, and its log-sum-exp
-    [1, heads, l] by position.
+    Returns the output [l / U, U heads D] of the tokens of `ranks.shards`, as gathered, and its
+    log-sum-exp [1, heads, l] by position.
     """
     tokens = query.shape[1]
     out, logsumexp = attend(query, own, cache.prefix(start))
     by_token = out.squeeze(0).transpose(0, 1)
-    return as_gathered(by_token, size).reshape(tokens, -1), logsumexp
+    rows = as_gathered(by_token, ranks.size).reshape(tokens, -1)
+    del out, by_token
+    columns = rows.shape[1] * ranks.ulysses.size
+    return ranks.exchange_for_tokens(rows, [columns]), logsumexp
 
 
 class PrefixAttention(torch.autograd.Function):
     """RoPE and causal attention of one subsequence; its K and V go into the cache.
 
-    qkv [l, (heads + 2 kv_heads) D] of this rank's heads and all tokens, as gathered; turns complex
-    [l, D / 2] by position. Returns [l, heads D], as gathered. It saves the rotated queries, the
-    output and its log-sum-exp. The backward reads K and V from the cache; they are never saved.
+    qkv [l / U, U (heads + 2 kv_heads) D] of the tokens of `ranks.shards`, as gathered, and of the
+    heads that the U Ulysses ranks then divide; turns complex [l, D / 2] by position. Returns
+    [l / U, U heads D] likewise. It saves the rotated queries, the output and its log-sum-exp. The
+    backward reads K and V from the cache; they are never saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, turns: Tensor, cache: LayerCache, start: int, team: Team, tag: Tag
+        ctx: Any,
+        qkv: Tensor,
+        turns: Tensor,
+        cache: LayerCache,
+        start: int,
+        ranks: StageRanks,
+        tag: Tag,
     ) -> Tensor:
         width = 2 * turns.shape[-1]
-        query, key, value = split_heads(in_order(qkv, team.size), width, cache.kv_heads)
+        keys = cache.kv_heads * ranks.ulysses.size * width
+        ctx.widths = [qkv.shape[1] - 2 * keys, keys, keys]
+        own_heads = in_order(ranks.exchange_for_heads(qkv, ctx.widths), ranks.size)
+        query, key, value = split_heads(own_heads, width, cache.kv_heads)
         rotated = rotate_into(query, turns, query.new_empty(query.shape))
         own_key, own_value = cache.place(key, start)
         rotate_into(key, turns, own_key)
         own_value.copy_(value)
         cache.keep(start, own_key, own_value)
-        result, logsumexp = attend_prefix(rotated, (own_key, own_value), cache, start, team.size)
+        result, logsumexp = attend_prefix(rotated, (own_key, own_value), cache, start, ranks)
         tag("attention.query", rotated)
         tag("attention.output", result)
         tag("attention.logsumexp", logsumexp)
@@ -80,18 +94,19 @@ class PrefixAttention(torch.autograd.Function):
         ctx.turns = turns
         ctx.cache = cache
         ctx.start = start
-        ctx.size = team.size
+        ctx.ranks = ranks
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rotated, result, logsumexp = ctx.saved_tensors
-        cache, start = ctx.cache, ctx.start
-        tokens, width = result.shape[0], rotated.shape[-1]
+        cache, start, ranks = ctx.cache, ctx.start, ctx.ranks
+        tokens, width = rotated.shape[1:]
 
         def by_head(x: Tensor) -> Tensor:
-            return in_order(x, ctx.size).view(tokens, -1, width).transpose(0, 1).unsqueeze(0)
+            own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.size)
+            return own_heads.view(tokens, -1, width).transpose(0, 1).unsqueeze(0)
 
         own = cache.own_gradients(start, tokens)
         query_gradient = attend_backward(
@@ -109,4 +124,7 @@ class PrefixAttention(torch.autograd.Function):
         rotate_into(query_gradient.to(result.dtype), turns_back, query)
         rotate_into(own.key_gradients.to(result.dtype), turns_back, key)
         value.copy_(own.value_gradients)
-        return as_gathered(qkv_gradient, ctx.size), None, None, None, None, None
+        del query, key, value
+        qkv_gradient = as_gathered(qkv_gradient, ranks.size)
+        qkv_gradient = ranks.exchange_for_tokens(qkv_gradient, ctx.widths)
+        return qkv_gradient, None, None, None, None, None

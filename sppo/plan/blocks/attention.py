@@ -12,6 +12,7 @@ from sppo.plan.blocks import attention_temporaries as temporaries
 from sppo.plan.blocks.block import BlockSpec, CanonicalWeight, StateTensor
 from sppo.plan.saved_tensors import (
     SavedTensor,
+    exchanged,
     norm_statistics,
     not_recomputable,
     product,
@@ -60,6 +61,7 @@ def ring_slots(device: str) -> int:
 
 def attention_block(model: Model) -> BlockSpec:
     """The description of this model's block."""
+    qkv = model.hidden + 2 * model.kv_width
     return BlockSpec(
         weights=_weights(model),
         joint_weights={"attention.qkv": ("attention.query", "attention.key", "attention.value")},
@@ -77,6 +79,8 @@ def attention_block(model: Model) -> BlockSpec:
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
+        forward_all_to_alls=(qkv, model.hidden),
+        backward_all_to_alls=(model.hidden, model.hidden, qkv),  # gradient and output, then inputs
         forward_spans=temporaries.FORWARD_SPANS,
         backward_spans=temporaries.BACKWARD_SPANS,
         forward_walk=temporaries.forward_walk,
@@ -136,8 +140,8 @@ def _saved_tensors(model: Model) -> tuple[SavedTensor, ...]:
         not_recomputable("block.input", elements=hidden),
         not_recomputable("norm1.statistics", statistics=statistics),
         recomputable("norm1.output", hidden, "norm", "block.input"),
-        product("attention.query", hidden, hidden, "norm1.output"),
-        recomputable("attention.output", hidden, "mixer", "attention.query"),
+        exchanged(product("attention.query", hidden, hidden, "norm1.output")),
+        exchanged(recomputable("attention.output", hidden, "mixer", "attention.query")),
         not_recomputable("attention.logsumexp", statistics=model.heads),
         product("block.middle", hidden, hidden, "attention.output", "block.input"),
         not_recomputable("norm2.statistics", statistics=statistics),

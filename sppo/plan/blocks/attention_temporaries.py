@@ -86,12 +86,14 @@ class _AttentionBytes(TokenBytes):
 def forward_walk(placement: Placement) -> Iterator[StepPeak]:
     """A block's forward."""
     s = _AttentionBytes(placement)
-    both = s.qkv + s.if_divided(s.qkv) + 2 * s.hosted_key
+    both = s.qkv + s.if_dealt(s.qkv) + 2 * s.hosted_key
     yield StepPeak(1, TemporaryPeak(s.norm_forward))
     yield StepPeak(2, TemporaryPeak(s.gathered + s.qkv))
+    if s.exchanged:
+        yield StepPeak(2, TemporaryPeak(3 * s.qkv))
     yield StepPeak(3, TemporaryPeak(both + s.rotation))
     yield StepPeak(4, TemporaryPeak(both + s.thin + s.merged, later=True))
-    yield StepPeak(5, TemporaryPeak(both + s.thin))
+    yield StepPeak(5, TemporaryPeak(both + s.thin + s.if_exchanged(s.thin)))
     yield StepPeak(6, TemporaryPeak(s.gathered + s.cloned))
     yield StepPeak(7, TemporaryPeak(s.norm_forward))
     yield StepPeak(8, TemporaryPeak(s.gathered))
@@ -120,7 +122,7 @@ def backward_walk(placement: Placement) -> Iterator[StepPeak]:
 def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
     """Blocks of the prefix, then RoPE's gradient; the residual's and the output's are there too."""
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
-    calls = outer + s.if_divided(2 * s.thin)
+    calls = outer + s.if_dealt(2 * s.thin)
     step = ATTENTION_BACKWARD_STEP
     yield StepPeak(step, TemporaryPeak(calls + s.thin + 2 * s.key))
     yield StepPeak(step, TemporaryPeak(calls + s.thin + s.if_narrow(s.thin_precise)))
@@ -129,7 +131,7 @@ def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
     )
     outer += s.thin_precise + s.qkv + s.turns
     yield StepPeak(step, TemporaryPeak(outer + s.if_narrow(s.thin) + s.rotation))
-    yield StepPeak(step, TemporaryPeak(outer + s.if_divided(s.qkv)))
+    yield StepPeak(step, TemporaryPeak(outer + s.if_dealt(s.qkv) + s.if_exchanged(s.qkv)))
 
 
 def recomputing(placement: Placement) -> Recomputing:
@@ -139,10 +141,11 @@ def recomputing(placement: Placement) -> Recomputing:
     late = s.received + s.thin
     waiting = {1: s.thin, 2: s.thin + s.wide, 3: s.thin + wide, 4: 2 * s.thin}
     waiting |= {5: late, 6: late + s.thin, 7: late + s.qkv, 8: late + s.thin}
+    in_order = s.thin + s.if_dealt(s.thin)
     temporaries = {
         "norm1.output": s.norm_forward,
-        "attention.query": s.gathered + s.thin + s.if_divided(s.thin) + s.rotation,
-        "attention.output": 2 * s.hosted_key + s.thin + s.merged,
+        "attention.query": s.gathered + in_order + s.if_exchanged(s.thin) + s.rotation,
+        "attention.output": 2 * s.hosted_key + s.thin + s.merged + s.if_exchanged(s.thin),
         "block.middle": s.gathered + s.cloned,
         "norm2.output": s.norm_forward,
         "mlp.gate": s.gathered,

@@ -83,7 +83,8 @@ class BlockSpec:
 
     FLOPs of a forward. `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where
     its state does not grow. `forward_exchanges`, `backward_exchanges`: all_gathers and
-    reduce_scatters of a subsequence's hidden states over the ranks of a stage.
+    reduce_scatters of a subsequence's hidden states over the ranks that divide the weights.
+    `forward_all_to_alls`, `backward_all_to_alls`: elements per token of each Ulysses all_to_all.
 
     Temporaries. A block's forward and backward are steps, counted from 1. `forward_spans`,
     `backward_spans`: the steps that hold each saved tensor. `forward_walk`, `backward_walk`: the
@@ -109,6 +110,8 @@ class BlockSpec:
     mixer_flops_per_pair: int
     forward_exchanges: int
     backward_exchanges: int
+    forward_all_to_alls: tuple[int, ...]
+    backward_all_to_alls: tuple[int, ...]
     forward_spans: Mapping[str, Span]
     backward_spans: Mapping[str, Span]
     forward_walk: Callable[[Placement], Iterator[StepPeak]]

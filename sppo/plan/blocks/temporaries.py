@@ -58,8 +58,9 @@ class Recomputing(NamedTuple):
 class Placement:
     """All that the temporaries of a block depend on but the decisions.
 
-    `head`: its chunk has the head, and so receives no gradient. `hosted`: K and V lie in the host
-    tier. `clones`: a sum over shards clones its input, as gloo does.
+    `ulysses` of the `shards` have the same weights. `head`: its chunk has the head, and so receives
+    no gradient. `hosted`: K and V lie in the host tier. `clones`: a sum over shards clones its
+    input, as gloo does.
     """
 
     model: Model
@@ -68,6 +69,12 @@ class Placement:
     head: bool
     hosted: bool
     clones: bool
+    ulysses: int = 1
+
+    @property
+    def weight_shards(self) -> int:
+        """Ranks that divide the weights."""
+        return self.shards // self.ulysses
 
 
 class TokenBytes:
@@ -76,13 +83,16 @@ class TokenBytes:
     def __init__(self, placement: Placement) -> None:
         model, size = placement.model, placement.element_bytes
         self.shards, self.element = placement.shards, size
+        self.weight_shards = placement.weight_shards
         self.precise = max(4, size)
         self.narrow = size < 4  # a product is then a tensor of its own before it is added
-        self.divided = placement.shards > 1
+        self.divided = placement.weight_shards > 1
+        self.dealt = placement.shards > 1  # tokens are not in the order of the sequence
+        self.exchanged = placement.ulysses > 1
         self.thin = model.hidden * size
         self.received = 0 if placement.head else self.thin  # held to the end of the backward
         self.thin_precise = model.hidden * self.precise
-        self.whole = self.thin * placement.shards
+        self.whole = self.thin * placement.weight_shards
         self.gathered = self.whole if self.divided else 0
         self.summed = self.thin if self.divided else 0
         self.cloned = self.gathered if placement.clones else 0
@@ -92,8 +102,16 @@ class TokenBytes:
         self.hidden, self.ffn = model.hidden, model.ffn
 
     def if_divided(self, size: int) -> int:
-        """`size` where ranks share the stage, else 0."""
+        """`size` where ranks divide the weights, else 0."""
         return size if self.divided else 0
+
+    def if_dealt(self, size: int) -> int:
+        """`size` where ranks share the stage, else 0."""
+        return size if self.dealt else 0
+
+    def if_exchanged(self, size: int) -> int:
+        """`size` where ranks exchange tokens for heads, else 0."""
+        return size if self.exchanged else 0
 
     def if_narrow(self, size: int) -> int:
         """`size` where elements are narrower than float32, else 0."""
@@ -101,7 +119,7 @@ class TokenBytes:
 
     def product(self, width: int) -> int:
         """A gradient of a matrix [width, hidden] before it is added to the float32 one."""
-        return self.if_narrow(-(-self.element * width * self.hidden // self.shards))
+        return self.if_narrow(-(-self.element * width * self.hidden // self.weight_shards))
 
     @property
     def norm_forward(self) -> int:

@@ -106,6 +106,7 @@ class StageProblem(StageMemoryModel):
             start=self.layout.starts_tokens[index],
             tokens=self.tokens[part][index],
             shards=shape.shards,
+            ulysses=shape.ulysses,
         )
 
     def times(self, decisions: StageDecisions) -> StageTimes:

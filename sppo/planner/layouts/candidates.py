@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
-from sppo.planner.layouts.degrees import every_degree
+from sppo.planner.layouts.degrees import every_degree, ulysses_degrees
 from sppo.planner.layouts.partition import (
     ALIGNMENT_TOKENS,
     check_cut,
@@ -58,6 +59,7 @@ def cuts(
     subsequences: int | None,
     kind: str,
     longest_tokens: int | None,
+    ulysses: int = 1,
 ) -> Iterator[tuple[int, ...]]:
     """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
 
@@ -76,7 +78,13 @@ def cuts(
             yield equal_cut(tokens, count, alignment=alignment)
         elif kind == "time":
             yield time_balanced_cut(
-                model, profile, tokens, count, alignment=alignment, shards=shards
+                model,
+                profile,
+                tokens,
+                count,
+                alignment=alignment,
+                shards=shards,
+                ulysses=ulysses,
             )
         else:
             balanced = partial(
@@ -87,6 +95,15 @@ def cuts(
             cap = 2 * -(-tokens // count)
             if longest_tokens is None and subsequences is None and uncapped[0] > cap:
                 yield balanced(longest=cap)
+
+
+def _ulysses_degrees(workload: Workload, options: SolverOptions, shards: int) -> tuple[int, ...]:
+    """The Ulysses degrees to try: beside all-to-alls, TP stays inside a node."""
+    degrees = ulysses_degrees(options, shards)
+    if options.ulysses_parallel is not None:
+        return degrees
+    node = workload.cluster.ranks_per_node
+    return tuple(degree for degree in degrees if degree == 1 or shards // degree <= node)
 
 
 def every_layout(
@@ -100,14 +117,17 @@ def every_layout(
     for shards, stages, replicas in allowed:
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
-        for virtual_stages in interleavings(workload.model.layers, stages, options.virtual_stages):
+        chunks = interleavings(workload.model.layers, stages, options.virtual_stages)
+        divisions = _ulysses_degrees(workload, options, shards)
+        for ulysses, virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
-            for lengths in cuts(workload, profile, shards, count, kind, cap):
+            for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,
                     profile=profile,
                     sequence_parallel=shards,
+                    ulysses_parallel=ulysses,
                     pipeline_parallel=stages,
                     data_parallel=replicas,
                     virtual_stages=virtual_stages,

@@ -35,6 +35,20 @@ def _possible(workload: Workload, ranks: int) -> list[Degrees]:
     return [degrees for degrees in _products(ranks) if obstacle(workload, degrees) is None]
 
 
+def ulysses_degrees(options: SolverOptions, shards: int) -> tuple[int, ...]:
+    """The Ulysses degrees of a stage of `shards` ranks that the options leave.
+
+    SP divides heads, KV heads, MLP columns and vocabulary. So every divisor of SP is possible.
+    """
+    wanted = options.ulysses_parallel
+    if wanted is not None:
+        return (wanted,) if wanted > 0 and shards % wanted == 0 else ()
+    if options.solver == "paper" or options.stage_sharding == "tensor":
+        return (1,)
+    least = 2 if options.stage_sharding == "ulysses" else 1
+    return tuple(degree for degree in divisors(shards) if degree >= least)
+
+
 def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
     """All (SP, PP, DP) that fill the ranks and agree with the options, else the workload's.
 
@@ -50,8 +64,20 @@ def every_degree(workload: Workload, options: SolverOptions) -> list[Degrees]:
         if all(want in (None, have) for want, have in zip(asked, degrees, strict=True))
     ]
     possible = [degrees for degrees in wanted if obstacle(workload, degrees) is None]
+    divided = [degrees for degrees in possible if ulysses_degrees(options, degrees.shards)]
+    if divided:
+        return divided
     if possible:
-        return possible
+        wanted_degree = options.ulysses_parallel
+        if wanted_degree is None:
+            raise ValueError(
+                f"all-to-alls need ranks that share a stage, but SP is {possible[-1].shards}: take "
+                "--sp 2 or more, or --stage-sharding tensor"
+            )
+        raise ValueError(
+            f"Ulysses {wanted_degree} does not divide SP {possible[-1].shards}: take a "
+            "divisor of SP, or leave the division of a stage to the solver"
+        )
     if asked == (None, None, None):
         model = workload.model
         reason = (

@@ -113,6 +113,7 @@ def time_balanced_cut(
     *,
     alignment: int = 1,
     shards: int = 1,
+    ulysses: int = 1,
 ) -> tuple[int, ...]:
     """N lengths of equal time on a profile, forward and backward of one block.
 
@@ -121,9 +122,10 @@ def time_balanced_cut(
     check_cut(tokens, subsequences, alignment)
     if subsequences == 1:
         return (tokens,)
+    timed = partial(block_seconds, model, profile, shards=shards, ulysses=ulysses)
 
     def compute_ns(start: int, length: int) -> int:
-        block = block_seconds(model, profile, start=start, tokens=length, shards=shards)
+        block = timed(start=start, tokens=length)
         return round(block.forward * 1e9) + round(block.backward * 1e9)
 
     def boundaries(limit: int) -> list[int]:

@@ -83,6 +83,7 @@ class TimedLayout(Layout):
                 head=number == len(ranges) - 1,
                 element_bytes=self.workload.element_bytes,
                 shards=self.sequence_parallel,
+                ulysses=self.ulysses_parallel,
                 replicas=self.data_parallel,
             )
             for number, part in enumerate(ranges)
@@ -101,8 +102,8 @@ class TimedLayout(Layout):
         """Compute times of one chunk, by subsequence."""
         key = len(shape.layers), shape.head
         if key not in self.memo:
-            model, shards = self.workload.model, self.sequence_parallel
-            blocks = subsequence_blocks(model, self.profile, self.lengths_tokens, shards)
+            model, ranks = self.workload.model, (self.sequence_parallel, self.ulysses_parallel)
+            blocks = subsequence_blocks(model, self.profile, self.lengths_tokens, *ranks)
             self.memo[key] = tuple(block.part(*key) for block in blocks)
         costs: tuple[SubsequenceCost, ...] = self.memo[key]
         return costs
@@ -113,9 +114,9 @@ class TimedLayout(Layout):
 
     @cached_property
     def cut_times(self) -> CutTimes:
-        """Sums over the subsequences, which layouts of one cut and SP share."""
-        model, shards = self.workload.model, self.sequence_parallel
-        return _cut_times(model, self.profile, self.lengths_tokens, shards)
+        """Sums over the subsequences, which layouts of one cut, SP and Ulysses degree share."""
+        ranks = self.sequence_parallel, self.ulysses_parallel
+        return _cut_times(self.workload.model, self.profile, self.lengths_tokens, *ranks)
 
     def chunk_layers(self, part: int) -> int:
         """Layers of a chunk: see `split_layers`."""
@@ -166,15 +167,18 @@ class TimedLayout(Layout):
 
     @cached_property
     def reduction_seconds(self) -> float:
-        """Gradients summed over the replicas, and weights collected from them, once a step."""
-        if self.data_parallel == 1:
+        """Gradients summed over the copies of weights, and weights collected, once a step."""
+        if self.weight_copies == 1:
             return 0.0
         stages = range(self.pipeline_parallel)
+        inner = self.tensor_parallel
+        if self.data_parallel > 1:
+            inner *= self.pipeline_parallel
         return reduction_seconds(
             self.profile,
             elements=max(state_elements(self.stage_shapes(stage)) for stage in stages),
-            inner_ranks=self.sequence_parallel * self.pipeline_parallel,
-            replicas=self.data_parallel,
+            inner_ranks=inner,
+            copies=self.weight_copies,
         )
 
     def __str__(self) -> str:
@@ -201,8 +205,10 @@ class CutTimes(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _cut_times(model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int) -> CutTimes:
-    blocks = subsequence_blocks(model, profile, lengths, shards)
+def _cut_times(
+    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int, ulysses: int
+) -> CutTimes:
+    blocks = subsequence_blocks(model, profile, lengths, shards, ulysses)
     both = [block.forward + block.backward for block in blocks]
     heads = [block.head for block in blocks]
     sums = sum(both), sum(heads)
@@ -211,11 +217,11 @@ def _cut_times(model: Model, profile: Hardware, lengths: tuple[int, ...], shards
 
 @lru_cache(maxsize=1024)
 def subsequence_blocks(
-    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int
+    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int, ulysses: int
 ) -> tuple[BlockSeconds, ...]:
     """Compute times of one block, and of the head, by subsequence of a cut."""
     starts = itertools.accumulate(lengths[:-1], initial=0)
     return tuple(
-        block_seconds(model, profile, start=start, tokens=tokens, shards=shards)
+        block_seconds(model, profile, start=start, tokens=tokens, shards=shards, ulysses=ulysses)
         for start, tokens in zip(starts, lengths, strict=True)
     )

@@ -58,6 +58,7 @@ def least_added(problem: StageProblem) -> LeastAdded:
         problem.profile,
         shape.element_bytes,
         shards=shape.shards,
+        ulysses=shape.ulysses,
         shortest=min(problem.lengths),
         longest=max(problem.lengths),
     )
@@ -80,7 +81,9 @@ def _base_bytes(problem: StageProblem, last: tuple[int, int]) -> int:
 
     Messages are left out.
     """
-    fixed = fixed_bytes(problem.shapes, problem.layout) + constant_bytes(problem.workload)
+    device = problem.workload.cluster.device
+    fixed = fixed_bytes(problem.shapes, problem.layout, device)
+    fixed += constant_bytes(problem.workload)
     least = min(
         problem.kept_bytes(*last, level) + max(problem.temporary_bytes(*last, level.recompute))
         for level in recompute_levels(problem)

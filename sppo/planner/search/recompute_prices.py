@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
@@ -32,6 +32,7 @@ def recompute_prices(
     element_bytes: int,
     *,
     shards: int,
+    ulysses: int,
     shortest: int,
     longest: int,
 ) -> RecomputePrices:
@@ -39,24 +40,23 @@ def recompute_prices(
     known = [row.tokens for row in profile.rates]
     low = max(0, bisect_right(known, shortest // shards) - 1)
     high = min(len(known) - 1, bisect_left(known, -(-longest // shards)))
-    return _prices(model, profile, element_bytes, shards, low, max(low, high))
+    return _prices(model, profile, element_bytes, (shards, ulysses), low, max(low, high))
 
 
 @lru_cache(maxsize=1024)
 def _prices(
-    model: Model, profile: Hardware, element_bytes: int, shards: int, low: int, high: int
+    model: Model, profile: Hardware, element_bytes: int, ranks: tuple[int, int], low: int, high: int
 ) -> RecomputePrices:
     """Rates are linear between the rows of a profile, so the extremes lie at its rows."""
     block = block_of(model)
+    shards, ulysses = ranks
+    recompute = partial(recompute_ns, model, profile, shards=shards, ulysses=ulysses)
     lengths = [row.tokens * shards for row in profile.rates[low : high + 1]]
     tensors, most_ns = [], 0.0
     for name in block.recompute_lean:
         if name not in block.saved_tensors_by_name:
             continue
-        per_token = [
-            recompute_ns(model, profile, (name,), start=0, tokens=tokens, shards=shards) / tokens
-            for tokens in lengths
-        ]
+        per_token = [recompute((name,), start=0, tokens=tokens) / tokens for tokens in lengths]
         width = block.saved_tensors_by_name[name].bytes(1, element_bytes) / shards
         tensors.append((min(per_token) / width, width))
         most_ns += max(per_token)

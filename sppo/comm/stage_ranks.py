@@ -1,0 +1,63 @@
+"""The ranks of a stage: those that divide its weights, and those with the same weights (Ulysses).
+
+The ranks with the same weights divide the tokens of a subsequence. Around attention they exchange
+tokens for heads: each then has some heads of all tokens. Rank = TP x place in `ulysses` + place in
+`shards`, and tokens are dealt to all ranks of the stage (`collectives.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sppo.comm.collectives import Team, as_gathered
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRanks:
+    """One rank's teams inside its stage.
+
+    `shards` divide weights and gather the tokens of one another. `ulysses` have the same weights.
+    """
+
+    shards: Team
+    ulysses: Team
+
+    @property
+    def size(self) -> int:
+        """Ranks of the stage (SP)."""
+        return self.shards.size * self.ulysses.size
+
+    def own_part(self, rows: Tensor) -> Tensor:
+        """Rows [l, ...] by position -> [l / U, ...] of the tokens of `shards`, as gathered."""
+        return as_gathered(rows, self.size).chunk(self.ulysses.size)[self.ulysses.index]
+
+    def exchange_for_heads(self, rows: Tensor, widths: Sequence[int]) -> Tensor:
+        """[l / U, C] of the tokens of `shards` -> [l, C / U] of this rank's heads.
+
+        Both are as gathered, the result by all ranks of the stage. The C columns are blocks of
+        these widths, and a rank takes its share of each.
+        """
+        count = self.ulysses.size
+        if count == 1:
+            return rows
+        blocks = [block.unflatten(-1, (count, -1)) for block in rows.split(list(widths), -1)]
+        by_rank = rows.new_empty((count, rows.shape[0], rows.shape[1] // count))
+        shares = by_rank.split([width // count for width in widths], -1)
+        for block, share in zip(blocks, shares, strict=True):
+            share.copy_(block.transpose(0, 1))
+        return self.ulysses.all_to_all(by_rank.flatten(0, 1)).wait()
+
+    def exchange_for_tokens(self, rows: Tensor, widths: Sequence[int]) -> Tensor:
+        """The inverse of `exchange_for_heads`."""
+        count = self.ulysses.size
+        if count == 1:
+            return rows
+        received = self.ulysses.all_to_all(rows).wait().unflatten(0, (count, -1))
+        out = rows.new_empty((received.shape[1], count * received.shape[2]))
+        shares = received.split([width // count for width in widths], -1)
+        for block, share in zip(out.split(list(widths), -1), shares, strict=True):
+            block.unflatten(-1, (count, -1)).copy_(share.transpose(0, 1))
+        return out
