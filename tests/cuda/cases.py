@@ -11,8 +11,11 @@ from sppo.plan.blocks.attention import RECOMPUTE_FULL, RECOMPUTE_LEAN
 from sppo.plan.plan import Plan
 from tests.numerics.pipelines import make_plan
 
-GPT = gpt("gpt-proof", layers=4, hidden=64, heads=8, vocabulary=64)
-LLAMA = llama("llama-proof", layers=4, hidden=64, heads=8, kv_heads=4, ffn=96, vocabulary=64)
+GPT = gpt("gpt-proof", layers=2, hidden=32, heads=4, vocabulary=64)
+DEEP = gpt("gpt-proof-deep", layers=4, hidden=32, heads=4, vocabulary=64)
+DEEPER = gpt("gpt-proof-deeper", layers=8, hidden=32, heads=4, vocabulary=64)
+WIDE = gpt("gpt-proof-wide", layers=2, hidden=64, heads=8, vocabulary=64)
+LLAMA = llama("llama-proof", layers=2, hidden=64, heads=8, kv_heads=4, ffn=96, vocabulary=64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,8 @@ class Case:
 
 
 OFFLOADED = {"share": 1.0}
-HOSTED = {"kv_block_tokens": 16}
-"""The last of the subsequences has six blocks of prefix: the ring of two goes round three times."""
+HOSTED = {"kv_block_tokens": 24}
+"""The last subsequence has four blocks of prefix: the ring of two goes round twice."""
 
 LEAN = {"recompute": RECOMPUTE_LEAN}
 FULL = {"recompute": RECOMPUTE_FULL}
@@ -78,6 +81,7 @@ CASES = (
     Case(name="PP 2, K and V hosted", stages=2, sequences=2, options={**HOSTED, **OFFLOADED}),
     Case(
         name="PP 4, mixed sequences",
+        model=DEEP,
         stages=4,
         sequences=3,
         options={"share": 0.5, "mixed": True},
@@ -85,22 +89,29 @@ CASES = (
     ),
     Case(
         name="PP 2, two chunks a stage",
+        model=DEEP,
         stages=2,
         options={**OFFLOADED, "virtual_stages": 2, "group": 2},
         in_tox=True,
     ),
     Case(name="PP 2, MSP", stages=2, options={"msp": True, "share": 0.5}),
-    Case(name="PP 4, MSP", stages=4, options={"msp": True, **OFFLOADED, **LEAN}, in_tox=True),
+    Case(
+        name="PP 4, MSP",
+        stages=4,
+        model=DEEP,
+        options={"msp": True, **OFFLOADED, **LEAN},
+        in_tox=True,
+    ),
     Case(
         name="PP 8, MSP",
         stages=8,
         lengths=(32,) * 8,
-        model=gpt("gpt-proof-8", layers=8, hidden=64, heads=8, vocabulary=64),
+        model=DEEPER,
         options={"msp": True, "share": 0.5},
     ),
     Case(name="SP 2", shards=2, options=OFFLOADED),
     Case(name="SP 4, K and V hosted", shards=4, model=LLAMA, options={**HOSTED, **LEAN}),
-    Case(name="SP 8", shards=8, options=FULL),
+    Case(name="SP 8", shards=8, model=WIDE, options=FULL),
     Case(name="DP 2", replicas=2, sequences=2, options=OFFLOADED),
     Case(name="DP 4", replicas=4, sequences=4, options={**HOSTED, "share": 0.5}),
     Case(name="SP 2, PP 2", shards=2, stages=2, options={**LEAN, "share": 0.5}),
@@ -122,7 +133,9 @@ CASES = (
         model=LLAMA,
         options={"msp": True, "share": 0.5},
     ),
-    Case(name="SP 2, PP 4, MSP", shards=2, stages=4, options={"msp": True, **OFFLOADED}),
+    Case(
+        name="SP 2, PP 4, MSP", shards=2, stages=4, model=DEEP, options={"msp": True, **OFFLOADED}
+    ),
 )
 
 BY_NAME = {case.name: case for case in CASES}

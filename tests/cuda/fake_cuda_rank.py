@@ -65,7 +65,6 @@ def run_rank(case: Case, rank: int) -> dict[str, Any]:
             device=DEVICE,
             dtype=torch.bfloat16,
             label=memory.label,
-            note=nccl.note,
             take_host=host_memory,
         )
         plans = StepPlans(whole=plan, short=plan)

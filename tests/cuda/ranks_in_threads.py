@@ -31,13 +31,7 @@ from sppo.plan.plan import Plan, StepPlans
 from sppo.plan.weights import weight_shapes
 from tests.cuda.cases import Case
 from tests.cuda.fake import streams, torch_distributed
-from tests.cuda.fake.communication import (
-    Program,
-    Room,
-    deadlock_findings,
-    order_findings,
-    room_of,
-)
+from tests.cuda.fake.communication import Program, Room, Run, order_findings
 from tests.cuda.fake.courier import Courier
 from tests.cuda.fake.memory import DeviceMemory, recorded_streams
 from tests.cuda.fake.nccl import NcclRank
@@ -81,9 +75,7 @@ class RankInThread:
         self, plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]
     ) -> list[tuple[float, float]]:
         """Loss and gradient norm of every step."""
-        context = EngineContext(
-            device=CPU, dtype=torch.float64, label=self.memory.label, note=self.nccl.note
-        )
+        context = EngineContext(device=CPU, dtype=torch.float64, label=self.memory.label)
         plans = StepPlans(whole=plan, short=plan)
         with self.running():
             groups = join_groups(plan)
@@ -223,7 +215,7 @@ def _difference(
 
 def _outcome(ranks: list[RankInThread], difference: float, error: str) -> Outcome:
     programs: dict[int, Program] = {rank.nccl.rank: rank.nccl.program for rank in ranks}
-    rooms = [room_of(program) for program in programs.values()]
+    run = Run(programs)
     findings: dict[str, int] = {}
     for rank in ranks:
         for finding, count in rank.memory.findings.items():
@@ -231,13 +223,8 @@ def _outcome(ranks: list[RankInThread], difference: float, error: str) -> Outcom
     return Outcome(
         difference=difference,
         findings=findings,
-        communication=order_findings(programs) + deadlock_findings(programs),
-        room=Room(
-            waiting_receives=max(room.waiting_receives for room in rooms),
-            held_sms=max(room.held_sms for room in rooms),
-            communicators=max(room.communicators for room in rooms),
-            communicator_bytes=max(room.communicator_bytes for room in rooms),
-        ),
+        communication=order_findings(programs) + run.deadlocks(),
+        room=run.room(),
         operators=sum(rank.operators for rank in ranks),
         copies=sum(rank.courier.copied for rank in ranks),
         messages=sum(rank.nccl.calls for rank in ranks),

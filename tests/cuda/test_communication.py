@@ -9,15 +9,20 @@ from tests.cuda.cases import BY_NAME
 from tests.cuda.fake.communication import (
     RESERVE_BYTES,
     SM_BUDGET,
-    deadlock_findings,
+    Program,
+    Room,
+    Run,
     order_findings,
-    room_of,
 )
-from tests.cuda.fake.nccl import Call, Communicator, Note, Wait
+from tests.cuda.fake.nccl import Call, Communicator, Compute, Wait
 from tests.cuda.ranks_in_threads import run_case
 
 UP, DOWN = Communicator(0, (0, 1), True), Communicator(1, (0, 1), True)
 ALL = Communicator(2, (0, 1), False)
+
+
+def deadlocks(programs: dict[int, Program]) -> list[str]:
+    return Run(programs).deadlocks()
 
 
 def message(
@@ -38,16 +43,16 @@ def exchange(sends_on: Communicator, receives_on: Communicator, peer: int) -> li
 
 def test_receives_posted_ahead_need_a_communicator_for_each_direction() -> None:
     apart = {0: exchange(UP, DOWN, 1), 1: exchange(DOWN, UP, 0)}
-    assert deadlock_findings(apart) == []
+    assert deadlocks(apart) == []
     together = {0: exchange(UP, UP, 1), 1: exchange(UP, UP, 0)}
-    findings = deadlock_findings(together)
+    findings = deadlocks(together)
     assert len(findings) == 2
     assert "rank 0 waits in receive of 8 torch.bfloat16 (engine.py:1) on group 0" in findings
 
 
 def test_a_message_that_nobody_receives_is_found() -> None:
     programs = {0: [message("send", UP, 1)], 1: []}
-    assert deadlock_findings(programs)
+    assert deadlocks(programs)
     assert order_findings(programs) == [
         "message 0 of group 0, 0 to 1: send of 8 torch.bfloat16 (engine.py:1) but nothing"
     ]
@@ -62,23 +67,40 @@ def test_collectives_in_another_order_are_found() -> None:
     gather, reduce = collective("all_gather"), collective("all_reduce")
     assert order_findings({0: [gather, reduce], 1: [gather, reduce]}) == []
     assert len(order_findings({0: [gather, reduce], 1: [reduce, gather]})) == 2
-    assert deadlock_findings({0: [gather, reduce], 1: [reduce, gather]})
+    assert deadlocks({0: [gather, reduce], 1: [reduce, gather]})
+
+
+def room_of(program: Program) -> Room:
+    """Of rank 0, whose peer sends nothing in time."""
+    return Run({0: program}).room()
 
 
 @pytest.mark.parametrize(("cap", "sms"), [(None, 32), (4, 4)])
-def test_waiting_receives_hold_sms_until_they_are_waited_for(cap: int | None, sms: int) -> None:
+def test_waiting_receives_hold_sms_beside_a_compute(cap: int | None, sms: int) -> None:
     first, second = (message("receive", each, 1, cap=cap) for each in (UP, DOWN))
-    beside = room_of([first, Note("forward"), Wait(0), second, Note("forward"), Wait(3)])
-    assert (beside.waiting_receives, beside.held_sms) == (1, sms)
-    both = room_of([first, second, Note("forward"), Wait(0), Wait(1)])
+    room = room_of([first, Compute()])
+    assert (room.waiting_receives, room.held_sms) == (1, sms)
+    both = room_of([first, second, Compute()])
     assert (both.waiting_receives, both.held_sms) == (2, 2 * sms)
     assert both.communicator_bytes == 2 * (10 + 2 * sms) * MIB
-    assert room_of([first, Wait(0)]).held_sms == 0, "nothing computes beside it"
+    assert room_of([first, first, Compute()]).held_sms == sms, "a stream runs one call at a time"
+    assert room_of([Compute(), first]).held_sms == 0, "nothing computes beside it"
+    assert room_of([message("send", UP, 1), Compute()]).held_sms == 0
+
+
+def test_a_receive_whose_sender_is_known_to_have_come_does_not_wait() -> None:
+    """The sender sends on UP, then on DOWN; who has waited for the second has the first."""
+    ahead = [message("receive", UP, 1), message("receive", DOWN, 1)]
+    sends = [message("send", UP, 0), message("send", DOWN, 0)]
+    late = {0: [*ahead, Wait(1), Compute(), Wait(0)], 1: sends}
+    assert Run(late).room().waiting_receives == 0
+    unknown = {0: [*ahead, Wait(0), Compute(), Wait(1)], 1: sends}
+    assert Run(unknown).room().waiting_receives == 1
 
 
 def test_too_much_room_is_a_finding() -> None:
     receives = [message("receive", Communicator(number, (0, 1), True), 1) for number in range(40)]
-    findings = room_of([*receives, Note("forward")]).findings()
+    findings = room_of([*receives, Compute()]).findings()
     assert len(findings) == 2
     assert "40 waiting receives" in findings[0]
     assert "40 communicators" in findings[1]

@@ -7,13 +7,16 @@ with a compute kernel (github.com/NVIDIA/nccl/issues/689). On an H100 an uncappe
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import zip_longest
+from operator import or_
 
 from sppo.config.sizes import GIB, MIB
-from tests.cuda.fake.nccl import Call, Communicator, Note, Wait
+from tests.cuda.fake.nccl import Call, Communicator, Compute, Wait
+from tests.cuda.fake.streams import merge
 
 UNCAPPED_CTAS = 32
 H100_SMS = 132
@@ -23,9 +26,12 @@ SM_BUDGET = H100_SMS // 2
 RESERVE_BYTES = 5 * GIB // 2
 """Device memory that plans leave to context, NCCL, workspaces and fragments."""
 
-Program = Sequence[Call | Wait | Note]
+Program = Sequence[Call | Wait | Compute]
 Programs = Mapping[int, Program]
 """By rank."""
+
+Place = tuple[int, int]
+"""Rank, and the place of a step in its program."""
 
 
 def _ctas(call: Call) -> int:
@@ -80,7 +86,7 @@ class _Queues:
     """Every rank's calls on its NCCL streams: each stream runs one call at a time, in order."""
 
     def __init__(self) -> None:
-        self.done: set[tuple[int, int]] = set()
+        self.peers: dict[Place, list[Place]] = {}
         self._queues: defaultdict[tuple[int, Communicator], deque[tuple[int, Call]]]
         self._queues = defaultdict(deque)
 
@@ -93,8 +99,11 @@ class _Queues:
         for communicator in {key[1] for key, queue in self._queues.items() if queue}:
             queues = [self._queues[rank, communicator] for rank in communicator.members]
             while all(queues) and _matches([queue[0][1] for queue in queues]):
-                for rank, queue in zip(communicator.members, queues, strict=True):
-                    self.done.add((rank, queue.popleft()[0]))
+                places = [
+                    (rank, queue.popleft()[0])
+                    for rank, queue in zip(communicator.members, queues, strict=True)
+                ]
+                self.peers.update((place, places) for place in places)
                 progress = True
         return progress
 
@@ -112,38 +121,63 @@ def _matches(calls: Sequence[Call]) -> bool:
     return {call.operation for call in calls} == {"send", "receive"}
 
 
-def deadlock_findings(programs: Programs) -> list[str]:
-    """Calls that never end: the compute stream reaches calls in program order and stops at waits.
+class _Rank:
+    """How far a rank's compute stream is in its program.
 
-    A send ends when its receive has started, as if NCCL had no buffers.
+    `known`: by rank, the step up to which this rank knows that rank to be. `beside`: for each
+    compute, what is known then, and the calls that are not waited for.
     """
-    queues = _Queues()
-    reached = dict.fromkeys(programs, 0)
-    progress = True
-    while progress:
-        progress = queues.run()
-        for rank, program in programs.items():
-            while reached[rank] < len(program):
-                step = program[reached[rank]]
-                if isinstance(step, Wait) and (rank, step.call) not in queues.done:
-                    break
-                if isinstance(step, Call):
-                    queues.add(rank, reached[rank], step)
-                reached[rank] += 1
-                progress = True
-    return queues.waiting()
+
+    def __init__(self, rank: int, program: Program) -> None:
+        self.rank = rank
+        self.program = program
+        self.reached = 0
+        self.known: dict[int, int] = {}
+        self.called: dict[int, dict[int, int]] = {}
+        self.outstanding: dict[int, Call] = {}
+        self.beside: list[tuple[dict[int, int], dict[int, Call]]] = []
+
+    def step(self, queues: _Queues, ranks: Mapping[int, _Rank]) -> bool:
+        """Take the next step; False at the end, or before a wait that has not ended."""
+        if self.reached == len(self.program):
+            return False
+        step = self.program[self.reached]
+        match step:
+            case Wait(call):
+                peers = queues.peers.get((self.rank, call))
+                if peers is None:
+                    return False
+                for rank, place in peers:
+                    merge(self.known, ranks[rank].called[place])
+                self.outstanding.pop(call, None)
+            case Compute():
+                if self.outstanding:
+                    self.beside.append((dict(self.known), dict(self.outstanding)))
+            case Call():
+                self.called[self.reached] = {**self.known, self.rank: self.reached}
+                queues.add(self.rank, self.reached, step)
+                if step.operation != "send":
+                    self.outstanding[self.reached] = step
+        self.known[self.rank] = self.reached
+        self.reached += 1
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """The most that NCCL holds on one rank: SMs beside a compute, and communicators."""
+    """The most that NCCL holds on a rank: SMs beside a compute, and communicators.
 
-    waiting_receives: int
-    held_sms: int
-    communicators: int
-    communicator_bytes: int
+    A receive waits where nothing that this rank has waited for says that its sender has come.
+    A communicator runs one call at a time. Sends end with their receives and are not counted.
+    """
+
+    waiting_receives: int = 0
+    held_sms: int = 0
+    communicators: int = 0
+    communicator_bytes: int = 0
 
     def findings(self) -> list[str]:
+        """Empty where compute has its SMs, and the reserve its bytes."""
         found = []
         if self.held_sms > SM_BUDGET:
             found.append(
@@ -157,36 +191,62 @@ class Room:
             )
         return found
 
+    def __or__(self, other: Room) -> Room:
+        """The larger of each."""
+        return Room(**{key: max(value, vars(other)[key]) for key, value in vars(self).items()})
 
-def room_of(program: Program) -> Room:
-    """Upper bounds: every receive that is not waited for yet may still wait for its sender.
 
-    A stream runs one call at a time, so a communicator counts once. Sends end with their receives
-    and are not counted.
+class Run:
+    """All ranks' programs, each as far as it comes.
+
+    The compute stream reaches calls in program order and stops at waits. A send ends when its
+    receive has started, as if NCCL had no buffers.
     """
-    caps: dict[Communicator, int] = {}
-    outstanding: dict[int, Call] = {}
-    most_sms = most_receives = 0
-    following = [*program[1:], None]
-    for place, (step, next_step) in enumerate(zip(program, following, strict=True)):
-        if isinstance(step, Wait):
-            outstanding.pop(step.call, None)
-            continue
-        if isinstance(step, Call):
-            caps[step.communicator] = _ctas(step)
-            if next_step == Wait(place):
-                continue  # nothing computes beside it
-            if step.operation != "send":
-                outstanding[place] = step
-        held = {call.communicator: _ctas(call) for call in outstanding.values()}
-        receives = Counter(
-            call.communicator for call in outstanding.values() if call.peer is not None
+
+    def __init__(self, programs: Programs) -> None:
+        self._queues = _Queues()
+        self._ranks = {rank: _Rank(rank, program) for rank, program in programs.items()}
+        progress = True
+        while progress:
+            progress = self._queues.run()
+            for rank in self._ranks.values():
+                while rank.step(self._queues, self._ranks):
+                    progress = True
+
+    def deadlocks(self) -> list[str]:
+        """Calls that never end."""
+        return self._queues.waiting()
+
+    def room(self) -> Room:
+        """The most of any rank."""
+        return reduce(or_, map(self._room_of, self._ranks.values()), Room())
+
+    def _room_of(self, rank: _Rank) -> Room:
+        caps = {each.communicator: _ctas(each) for each in _calls(rank.program)}
+        held = [self._held(rank, *beside) for beside in rank.beside]
+        return Room(
+            waiting_receives=max((_receives(each) for each in held), default=0),
+            held_sms=max((sum(map(_ctas, each)) for each in held), default=0),
+            communicators=len(caps),
+            communicator_bytes=sum(10 * MIB + 2 * MIB * cap for cap in caps.values()),
         )
-        most_sms = max(most_sms, sum(held.values()))
-        most_receives = max(most_receives, len(receives))
-    return Room(
-        waiting_receives=most_receives,
-        held_sms=most_sms,
-        communicators=len(caps),
-        communicator_bytes=sum(10 * MIB + 2 * MIB * cap for cap in caps.values()),
-    )
+
+    def _held(self, rank: _Rank, known: dict[int, int], outstanding: dict[int, Call]) -> list[Call]:
+        """One call of each communicator that may run beside a compute."""
+        calls = {
+            call.communicator: call
+            for place, call in outstanding.items()
+            if not self._has_come(known, rank.rank, place, call)
+        }
+        return list(calls.values())
+
+    def _has_come(self, known: dict[int, int], rank: int, place: int, call: Call) -> bool:
+        """Is it known that the sender of a receive has reached its send?"""
+        if call.peer is None:
+            return False
+        peers = dict(self._queues.peers.get((rank, place), ()))
+        return call.peer in peers and known.get(call.peer, -1) >= peers[call.peer]
+
+
+def _receives(calls: Sequence[Call]) -> int:
+    return sum(call.peer is not None for call in calls)

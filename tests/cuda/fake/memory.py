@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from tests.cuda.fake.regions import Region
-from tests.cuda.fake.streams import Gpu, Stream, source_line
+from tests.cuda.fake.streams import Gpu, Line, Stream, source_line
 
 _lock = threading.RLock()
 """One for all ranks: a storage may be freed on the thread of another rank."""
+
+
+_VERBS = {False: "read", True: "write"}
 
 
 class Finding(NamedTuple):
@@ -40,7 +43,14 @@ class Finding(NamedTuple):
 
 class _Access(NamedTuple):
     work: int
-    words: str
+    operator: str
+    writes: bool
+    stream: Stream
+    line: Line
+
+    def words(self, role: str) -> str:
+        verb = "writes" if self.writes else "reads"
+        return f"{self.operator} {verb} {role} on {self.stream.name} ({self.line})"
 
 
 @dataclass(eq=False)
@@ -105,24 +115,26 @@ class DeviceMemory:
             life, region = self._life(tensor), Region.of(tensor)
             self.accesses += 1
             self.side_accesses += stream is not self.gpu.main
-            verb = "writes" if writes else "reads"
-            words = f"{operator} {verb} {life.role} on {stream.name} ({source_line()})"
-            ordered = True
-            for number, accesses in life.accesses.items():
-                done = stream.clock.get(number, 0)
-                if number == stream.number:
+            access = _Access(self.gpu.work, operator, writes, stream, source_line())
+            unordered = list(self._unordered(life, region, access))
+            for earlier in unordered:
+                kind = f"{_VERBS[earlier.writes]} and {_VERBS[writes]} without an order"
+                words = earlier.words(life.role), access.words(life.role)
+                self.findings[Finding(kind, *words)] += 1
+            life.accesses.setdefault(stream.number, {})[region, writes] = access
+        return not unordered
+
+    def _unordered(self, life: _Life, region: Region, access: _Access) -> Iterator[_Access]:
+        """Earlier accesses of other streams to the same bytes that nothing orders before this."""
+        for number, accesses in life.accesses.items():
+            if number == access.stream.number:
+                continue
+            done = access.stream.clock.get(number, 0)
+            for (other, wrote), earlier in accesses.items():
+                if earlier.work <= done or not (wrote or access.writes):
                     continue
-                for (other, wrote), access in accesses.items():
-                    if not (writes or wrote) or access.work <= done:
-                        continue
-                    if region.shares_bytes_with(other):
-                        ordered = False
-                        kinds = ["read", "write"]
-                        kind = f"{kinds[wrote]} and {kinds[writes]} without an order"
-                        self.findings[Finding(kind, access.words, words)] += 1
-            own = life.accesses.setdefault(stream.number, {})
-            own[region, writes] = _Access(self.gpu.work, words)
-        return ordered
+                if region.shares_bytes_with(other):
+                    yield earlier
 
     def _freed(self, key: int, life: _Life, ignore: bool, reference: weakref.ref[Any]) -> None:
         with _lock:
@@ -137,7 +149,9 @@ class DeviceMemory:
                 for access in accesses.values():
                     if access.work > done:
                         words = f"{life.role} is freed on {life.born_on.name} ({source_line()})"
-                        finding = Finding("freed while another stream uses it", access.words, words)
+                        finding = Finding(
+                            "freed while another stream uses it", access.words(life.role), words
+                        )
                         self.findings[finding] += 1
 
 

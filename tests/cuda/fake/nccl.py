@@ -18,7 +18,7 @@ from torch import Tensor
 from tests.cuda.fake.courier import Courier
 from tests.cuda.fake.memory import DeviceMemory
 from tests.cuda.fake.network import Network
-from tests.cuda.fake.streams import Event, Stream, source_line
+from tests.cuda.fake.streams import Event, Line, Stream, source_line
 
 Members = tuple[int, ...]
 
@@ -64,7 +64,7 @@ class Call(NamedTuple):
     elements: int
     dtype: str
     max_ctas: int | None
-    line: str
+    line: Line | str
 
 
 class Wait(NamedTuple):
@@ -73,10 +73,8 @@ class Wait(NamedTuple):
     call: int
 
 
-class Note(NamedTuple):
-    """What the engine says it does next."""
-
-    text: str
+class Compute(NamedTuple):
+    """The compute stream has worked between the calls and waits around this."""
 
 
 @dataclass(eq=False)
@@ -91,7 +89,7 @@ class NcclWork:
 
     def wait(self, timeout: Any = None) -> bool:
         self.rank.memory.gpu.current_stream.wait_event(self.event)
-        self.rank.program.append(Wait(self.place))
+        self.rank.record(Wait(self.place))
         if self.finish is not None:
             self.finish()
         self.tensors = ()
@@ -107,12 +105,13 @@ class NcclRank:
     memory: DeviceMemory
     network: Network | None = None
     courier: Courier | None = None
-    program: list[Call | Wait | Note] = field(default_factory=list)
+    program: list[Call | Wait | Compute] = field(default_factory=list)
 
     ProcessGroupNCCL = SimpleNamespace(Options=Options)
 
     def __post_init__(self) -> None:
         self._groups = 0
+        self._computed = 0
         self._streams: dict[Communicator, Stream] = {}
         self._collectives: dict[int, int] = {}
         self.group = SimpleNamespace(WORLD=self._join(range(self.ranks), None))
@@ -122,9 +121,14 @@ class NcclRank:
         """Sends, receives and collectives so far."""
         return sum(isinstance(each, Call) for each in self.program)
 
-    def note(self, text: str) -> None:
-        """For `EngineContext.note`."""
-        self.program.append(Note(text))
+    def record(self, step: Call | Wait) -> None:
+        """Add a step to the program, behind the compute since the last one."""
+        main = self.memory.gpu.main
+        work = main.clock.get(main.number, 0)
+        if work > self._computed:
+            self.program.append(Compute())
+            self._computed = work
+        self.program.append(step)
 
     # Groups.
 
@@ -184,7 +188,7 @@ class NcclRank:
             same = reads is not None and _storage(reads) == _storage(writes)
             if not same:
                 self.courier.overwrite(writes, stream.clock)
-        self.program.append(call)
+        self.record(call)
         kept = [tensor for tensor in (reads, writes) if tensor is not None]
         return NcclWork(self, len(self.program) - 1, stream.record_event(), kept, finish)
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -21,22 +21,31 @@ Clock = dict[int, int]
 
 _ROOT = Path(__file__).parents[3]
 _PROGRAMS = (f"{_ROOT}/sppo/", f"{_ROOT}/baselines/")
-_HERE = f"{Path(__file__).parent}/"
+_TESTS = f"{Path(__file__).parents[1]}/test_"
 
 
-def source_line() -> str:
-    """File and line of the program under proof, or of a test, that runs now."""
+class Line(NamedTuple):
+    """A line of a source file."""
+
+    path: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.path.rpartition('/')[2]}:{self.number}" if self.path else "autograd"
+
+
+def source_line() -> Line:
+    """The line of the program under proof, or of a test, that runs now."""
     frame = sys._getframe(1)
-    test = ""
+    test = Line("", 0)
     while frame is not None:
         path = frame.f_code.co_filename
-        line = f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         if path.startswith(_PROGRAMS):
-            return line
-        if not test and not path.startswith(_HERE) and line.startswith("test_"):
-            test = line
+            return Line(path, frame.f_lineno)
+        if not test.path and path.startswith(_TESTS):
+            test = Line(path, frame.f_lineno)
         frame = frame.f_back
-    return test or "autograd"
+    return test
 
 
 def merge(clock: Clock, other: Clock) -> None:
