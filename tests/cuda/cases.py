@@ -120,7 +120,7 @@ CASES = (
         shards=2,
         stages=2,
         replicas=2,
-        sequences=4,
+        sequences=2,
         options={**HOSTED, **OFFLOADED},
         in_tox=True,
     ),

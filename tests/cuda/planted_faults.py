@@ -165,7 +165,7 @@ def _reversed_on_one_replica(patch: Patch) -> None:
     patch.setattr(FlatAdamW, "reduce", reduce)
 
 
-_HOSTED, _MSP, _OFFLOADED = "K and V hosted", "PP 4, MSP", "all offloaded"
+_HOSTED, _MSP, _OFFLOADED = "K and V hosted", "PP 2, MSP", "all offloaded"
 _UNORDERED, _FREED = "without an order", "freed while another stream uses it"
 
 FAULTS = {
@@ -208,7 +208,7 @@ FAULTS = {
     ),
     "collectives in another order on one rank": Fault(
         plant=_reversed_on_one_replica,
-        case="SP 2, PP 2, DP 2, K and V hosted",
+        case="DP 2",
         sign="collective",
     ),
 }

@@ -5,17 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sppo.config.sizes import MIB
-from tests.cuda.cases import BY_NAME
-from tests.cuda.fake.communication import (
-    RESERVE_BYTES,
-    SM_BUDGET,
-    Program,
-    Room,
-    Run,
-    order_findings,
-)
+from tests.cuda.fake.communication import Program, Room, Run, order_findings
 from tests.cuda.fake.nccl import Call, Communicator, Compute, Wait
-from tests.cuda.ranks_in_threads import run_case
 
 UP, DOWN = Communicator(0, (0, 1), True), Communicator(1, (0, 1), True)
 ALL = Communicator(2, (0, 1), False)
@@ -104,13 +95,3 @@ def test_too_much_room_is_a_finding() -> None:
     assert len(findings) == 2
     assert "40 waiting receives" in findings[0]
     assert "40 communicators" in findings[1]
-
-
-@pytest.mark.parametrize("name", ["PP 4, MSP", "SP 2, PP 2, DP 2, K and V hosted"])
-def test_the_engine_leaves_the_device_to_compute(name: str) -> None:
-    room = run_case(BY_NAME[name]).room
-    assert room.waiting_receives
-    assert room.communicator_bytes < RESERVE_BYTES
-    if room.held_sms >= 32 * room.waiting_receives:
-        pytest.xfail("no group of `sppo.comm.messages` sets max_ctas yet")
-    assert room.held_sms <= SM_BUDGET

@@ -167,6 +167,8 @@ class _Rank:
 class Room:
     """The most that NCCL holds on a rank: SMs beside a compute, and communicators.
 
+    uncapped: communicators of messages without `max_ctas`.
+
     A receive waits where nothing that this rank has waited for says that its sender has come.
     A communicator runs one call at a time. Sends end with their receives and are not counted.
     """
@@ -175,6 +177,7 @@ class Room:
     held_sms: int = 0
     communicators: int = 0
     communicator_bytes: int = 0
+    uncapped: int = 0
 
     def findings(self) -> list[str]:
         """Empty where compute has its SMs, and the reserve its bytes."""
@@ -229,6 +232,13 @@ class Run:
             held_sms=max((sum(map(_ctas, each)) for each in held), default=0),
             communicators=len(caps),
             communicator_bytes=sum(10 * MIB + 2 * MIB * cap for cap in caps.values()),
+            uncapped=len(
+                {
+                    each.communicator
+                    for each in _calls(rank.program)
+                    if each.peer is not None and each.max_ctas is None
+                }
+            ),
         )
 
     def _held(self, rank: _Rank, known: dict[int, int], outstanding: dict[int, Call]) -> list[Call]:

@@ -55,12 +55,16 @@ class _Access(NamedTuple):
 
 @dataclass(eq=False)
 class _Life:
-    """A storage while it lives. `accesses`: by stream, then by region and whether it writes."""
+    """A storage while it lives. `accesses`: by stream, then by region and whether it writes.
+
+    latest: by stream, its last work here.
+    """
 
     born_on: Stream
     reference: weakref.ref[Any] | None = None
     role: str = "a temporary"
     accesses: dict[int, dict[tuple[Region, bool], _Access]] = field(default_factory=dict)
+    latest: dict[int, int] = field(default_factory=dict)
     recorded: set[int] = field(default_factory=set)
 
 
@@ -122,6 +126,7 @@ class DeviceMemory:
                 words = earlier.words(life.role), access.words(life.role)
                 self.findings[Finding(kind, *words)] += 1
             life.accesses.setdefault(stream.number, {})[region, writes] = access
+            life.latest[stream.number] = access.work
         return not unordered
 
     def _unordered(self, life: _Life, region: Region, access: _Access) -> Iterator[_Access]:
@@ -130,6 +135,8 @@ class DeviceMemory:
             if number == access.stream.number:
                 continue
             done = access.stream.clock.get(number, 0)
+            if life.latest[number] <= done:
+                continue
             for (other, wrote), earlier in accesses.items():
                 if earlier.work <= done or not (wrote or access.writes):
                     continue
