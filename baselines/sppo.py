@@ -18,6 +18,7 @@ from sppo.config.workload import Cluster, Workload
 from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import host_memory
+from sppo.plan.blocks.attention import ring_slots
 from sppo.plan.plan import Plan, StepPlans
 from sppo.planner.options import SolverOptions
 from sppo.planner.short_step import short_plan
@@ -180,6 +181,7 @@ class SppoAdapter(Adapter):
             label=context.label,
             note=context.note,
             take_host=context.take_host or host_memory,
+            ring_slots=ring_slots(workload.cluster.device),
         )
         return SppoSystem(Trainer(workload, plans, weights, engine_context, groups))
 

@@ -77,6 +77,7 @@ WORKLOADS: dict[str, Workload] = {
         _two_cores("tiny-llama-cpu", MODELS["llama-tiny"], 4096, None),
         _two_cores("mini-cpu", _MINI, 512, 152 * MIB),
         _FOUR_RANKS,
+        _gpus("gpt-1b", "16k", 1, "h100-80g"),
         _gpus("gpt-1b", "32k", 1, "h100-80g"),
         _gpus("gpt-1b", "96k", 1, "h100-80g"),
         _gpus("gpt-7b", "128k", 8, "h100-80g"),

@@ -231,11 +231,19 @@ class Decoder(nn.Module):
 
 
 def load_weights(
-    decoder: Decoder, weights: Weights, device: torch.device, dtype: torch.dtype
+    decoder: Decoder,
+    weights: Weights,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    copy: bool = True,
 ) -> None:
-    """Copy canonical weights into a decoder that was built on the meta device."""
+    """Put canonical weights into a decoder that was built on the meta device.
+
+    copy: without it the decoder may share them, for a reader that does not write.
+    """
     model = decoder.model
-    own = {name: value.to(device, dtype, copy=True) for name, value in weights.items()}
+    own = {name: value.to(device, dtype, copy=copy) for name, value in weights.items()}
     kinds = [n.rpartition(".")[2] for n in block_of(model).weights if "attention.query" in n]
     for layer in range(model.layers):
         prefix = f"layers.{layer}.attention"

@@ -94,6 +94,14 @@ def engine_tensors(engine: Any) -> dict[Kind, Iterable[Tensor]]:
     }
 
 
+def partitions_first(settings: DeepSpeedSettings, device: torch.device) -> bool:
+    """Whether weights are partitioned before they are on the device, one by one.
+
+    So ZeRO-3 trains a model that no single GPU could hold.
+    """
+    return settings.zero_stage == 3 and device.type == "cuda"
+
+
 class DeepSpeedSystem(System):
     """One rank of DeepSpeed: its engine, and its rank in the Ulysses group.
 
@@ -178,15 +186,25 @@ class DeepSpeedSystem(System):
                 sequence_rank=self.sequence_rank,
                 loss_divisor=self.loss_divisor,
             )
-        load_weights(decoder, weights, self.context.device, self.context.dtype)
+        config = engine_config(self.workload, self.settings, self.sequences)
+        device, dtype = self.context.device, self.context.dtype
+        partitions = partitions_first(self.settings, device)
+        home = torch.device("cpu") if partitions else device
+        load_weights(decoder, weights, home, dtype, copy=not partitions)
+        # Before weights are partitioned: then a matrix has one axis, as vectors have.
+        optimizer = adamw(decoder, self.workload.optimizer, fused=True)
+        if partitions:
+            self.deepspeed.zero.Init(
+                module=decoder, config_dict_or_path=config, dtype=dtype, mpu=self.mpu
+            )
         if self.settings.zero_stage == 3 and self.settings.checkpointing == "save-attention":
             # torch's contexts count operators. ZeRO-3 gathers inside a region another number of
             # times in the backward; the weights of a leaf module are gathered outside.
             self.deepspeed.utils.set_z3_leaf_modules(decoder, [DecoderBlock])
         engine, *_ = self.deepspeed.initialize(
             model=decoder,
-            optimizer=adamw(decoder, self.workload.optimizer, fused=True),
-            config=engine_config(self.workload, self.settings, self.sequences),
+            optimizer=optimizer,
+            config=config,
             mpu=self.mpu,
             dist_init_required=False,
         )

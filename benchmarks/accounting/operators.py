@@ -14,6 +14,8 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks.job import ATTENTION, MASKED
 
+CUDA_FLASH = "_scaled_dot_product_flash_attention"
+
 COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional")
 BARRIERS = ("barrier", "monitored_barrier_")
 NOT_SENT = ("wait_tensor", "_wrap_tensor_autograd")
@@ -133,8 +135,14 @@ def operator_flops(
     return [(str(func._overloadpacket), int(formula(*args, **kwargs, out_val=out)))]
 
 
-def causal_pairs(queries: int, keys: int) -> int:
-    """Query-key pairs under torch's `is_causal`: query i sees keys 0..i."""
+def causal_pairs(queries: int, keys: int, *, lower_right: bool = False) -> int:
+    """Query-key pairs under a causal mask: query i sees keys 0..i.
+
+    lower_right: the last query sees all keys, and the one before it one less.
+    """
+    if lower_right:
+        square = min(queries, keys)
+        return square * (square + 1) // 2 + max(0, keys - queries) * queries
     square = min(queries, keys)
     return square * (square + 1) // 2 + max(0, queries - keys) * keys
 
@@ -178,5 +186,7 @@ def _attention_flops(
     pairs = queries * keys
     if not _argument(func, args, kwargs, "is_causal", False):
         return [(name, pair_flops * pairs)]
-    kept = causal_pairs(queries, keys)
+    # CUDA's flash operator aligns its mask to the lower right, all others to the upper left.
+    lower_right = func._opname.startswith(CUDA_FLASH) and "_for_cpu" not in func._opname
+    kept = causal_pairs(queries, keys, lower_right=lower_right)
     return [(name, pair_flops * kept), (name + MASKED, pair_flops * (pairs - kept))]

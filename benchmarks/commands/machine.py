@@ -9,7 +9,7 @@ from benchmarks import workloads
 from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError
 from benchmarks.commands.flags import Launched
-from benchmarks.environment import available_cores
+from benchmarks.environment import available_cores, gpu_names
 from benchmarks.file_names import printable
 from sppo.config.workload import Workload
 
@@ -46,4 +46,16 @@ def check_machine(workload: Workload, nodes: int = 1, asked: str = "") -> None:
 
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if devices < cluster.ranks_per_node:
-        raise UsageError(f"{needs}, this machine has {devices}" + f"; {others}" * (nodes == 1))
+        has = f"this machine has {devices}{why_no_device() if not devices else ''}"
+        raise UsageError(f"{needs}, {has}" + f"; {others}" * (nodes == 1))
+
+
+def why_no_device() -> str:
+    """In words, with the cure, why torch sees no CUDA device."""
+    import torch
+
+    if torch.version.cuda is None:
+        return " (torch is a CPU build: install with -c constraints-gpu.txt, see docs/gpu.md)"
+    if not gpu_names():
+        return " (no NVIDIA driver answers: run nvidia-smi, and load or install the driver)"
+    return " (torch cannot use them: its CUDA may be newer than the driver, see `sppo-bench env`)"

@@ -11,6 +11,7 @@ from benchmarks.launch.recording import as_mismatch
 from benchmarks.records import equal_work
 from benchmarks.records import record as records
 from benchmarks.records.record import Record
+from benchmarks.records.standard import standard
 from benchmarks.rows.row import slug_of
 
 UNWANTED: frozenset[Status] = frozenset({"failed", "timeout", "mismatch"})
@@ -35,17 +36,26 @@ def exit_code(done: Sequence[Record]) -> int:
 def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
     """The records, with status `mismatch` for launches that did different work, on disk too."""
     fine = [record for record in done if record.status == "ok"]
-    reference = next((record.steps for record in fine if record.is_reference), None)
     rows = {name_of(record): record.steps for record in fine if not record.is_reference}
     if not rows:
         return list(done)
+    chosen = standard(done)
     tolerance = equal_work.TOLERANCE[done[0].workload.dtype]
-    different = equal_work.equal_work(rows, reference, tolerance=tolerance)
+    different = equal_work.equal_work(
+        rows,
+        chosen.steps,
+        tolerance=tolerance,
+        reference_tolerance=chosen.allowed,
+        reference_name=chosen.name,
+    )
     judged = []
     for record in done:
         difference = different.get(name_of(record))
         if difference is not None and record.status == "ok":
-            reason = f"{difference} (allowed: {tolerance:g} relative)"
+            allowed = tolerance
+            if difference.against == chosen.name:
+                allowed = chosen.allowed.get(difference.quantity, tolerance)
+            reason = f"{difference} (allowed: {allowed:.3g} relative)"
             record = as_mismatch(record, reason)
             records.write(record, directory / folder(record) / records.FILE_NAME)
             display.note(f"{name_of(record)}: mismatch, {reason}")

@@ -9,12 +9,13 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Planner
 from benchmarks.job import Job, Status
+from benchmarks.launch.host_room import check_host
 from benchmarks.launch.ranks import processes
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.rows.assign import step_plans
-from sppo.config.errors import Infeasible, NotSupported
+from sppo.config.errors import HostTierFull, Infeasible, NotSupported
 
 
 def launch(job: Job, options: LaunchOptions) -> Outcome:
@@ -24,10 +25,13 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     """
     try:
         job = with_plans(job)
+        check_host(job)
     except Infeasible as error:
         return _no_launch("infeasible", str(error))
     except NotSupported as error:
         return _no_launch("unavailable", str(error))
+    except HostTierFull as error:
+        return _no_launch("host_oom", str(error))
     except (ValueError, msgspec.ValidationError) as error:
         return _no_launch("failed", f"no plan: {error}")
     try:

@@ -26,12 +26,13 @@ from benchmarks.launch.progress import Display
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.recording import Inputs, make_record
+from benchmarks.records import metrics
 from benchmarks.records import record as records
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.record import Record
 from benchmarks.records.store import is_text
-from benchmarks.rows.assign import assign
-from benchmarks.rows.row import REFERENCE, Configuration
+from benchmarks.rows.references import references
+from benchmarks.rows.row import Configuration
 
 
 def new_directory(parent: Path, name: str) -> Path:
@@ -84,8 +85,14 @@ def run(
         if on_record is not None:
             on_record(record)
 
+    for card in unknown_cards(inputs):
+        display.note(
+            f"{card} is not in the table of peaks: MFU is against a measured matrix product. A "
+            "line in DATASHEET of benchmarks/records/metrics.py makes the card known"
+        )
     try:
-        note(launch_row(inputs, assign(REFERENCE, inputs.workload), 1, options, display))
+        for reference in references(inputs.workload):
+            note(launch_row(inputs, reference, 1, options, display))
         for number in range(1, options.launches + 1):
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
@@ -112,6 +119,14 @@ def run(
         finally:
             remove_inputs(inputs)
     return judged
+
+
+def unknown_cards(inputs: Inputs) -> list[str]:
+    """The GPUs of a workload on CUDA whose datasheet peak is not known."""
+    if inputs.workload.cluster.device != "cuda":
+        return []
+    names = sorted(set(inputs.environment.get("gpus") or ()))
+    return [name for name in names if metrics.datasheet_peak(name) is None]
 
 
 def _is_recorded(inputs: Inputs, number: int, configuration: Configuration) -> bool:
@@ -186,7 +201,7 @@ def launch_row(
 
 def steps_of(configuration: Configuration, options: Options) -> int:
     """All steps of a launch of this row."""
-    return REFERENCE_STEPS if configuration.row == REFERENCE else options.steps
+    return REFERENCE_STEPS if configuration.row.is_reference else options.steps
 
 
 def make_job(inputs: Inputs, configuration: Configuration, number: int, options: Options) -> Job:
@@ -209,7 +224,7 @@ def make_job(inputs: Inputs, configuration: Configuration, number: int, options:
             LEAST_MESSAGE_TIMEOUT_SECONDS, options.time_limit_seconds or 0.0
         ),
     )
-    if configuration.row != REFERENCE:
+    if not configuration.row.is_reference:
         return job
     return msgspec.structs.replace(
         job,

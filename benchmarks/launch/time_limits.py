@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.rows.row import REFERENCE, Configuration
+from benchmarks.rows.references import SLOW
+from benchmarks.rows.row import EXACT_REFERENCE, Configuration
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model import flops
@@ -67,10 +68,11 @@ def expected_step_seconds(workload: Workload, configuration: Configuration) -> f
     Raises ValueError without a profile.
     """
     profile = load_hardware(workload.cluster.hardware)
-    is_reference = configuration.row == REFERENCE
-    ranks = 1 if is_reference else workload.cluster.ranks
+    ranks = 1 if configuration.row.is_reference else workload.cluster.ranks
     work_seconds = RECOMPUTE * flops.step_flops(workload).causal
     work_seconds /= ranks * profile.peak_flops_per_second
+    if configuration.row == EXACT_REFERENCE:
+        work_seconds *= SLOW
     plan = configuration.plan
     if plan is not None:
         simulated_seconds = float(plan["makespan_seconds"] + plan["reduction_seconds"])

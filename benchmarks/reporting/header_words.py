@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.records import equal_work
 from benchmarks.records.record import Record
+from benchmarks.records.standard import standard
 from sppo.config.sizes import format_bytes
 
 
@@ -22,19 +22,19 @@ def limit(rows: Sequence[Record]) -> str:
 
 def equal_work_lines(records: Sequence[Record]) -> list[str]:
     """Which rows did equal work, and with whom; nothing where no row did any."""
-    tolerance = equal_work.TOLERANCE[records[0].workload.dtype]
+    chosen = standard(records)
     rows = [record for record in records if not record.is_reference]
     if not any(record.status in ("ok", "mismatch") for record in rows):
         return []
     reference = next((record for record in records if record.is_reference), None)
-    if reference is not None and reference.status == "ok":
-        whom = f"the plain torch reference over {len(reference.steps)} optimizer steps"
+    if chosen.steps is not None:
+        whom = f"the plain torch reference over {len(chosen.steps)} optimizer steps"
     else:
         why = "not run" if reference is None else f"{reference.status}: {reference.reason}"
         whom = f"each other (reference: {why})"
     wrong = sorted({record.row for record in rows if record.status == "mismatch"})
     verdict = f"NOT by {', '.join(wrong)}; the others agree" if wrong else "every ok row agrees"
-    return [f"equal work: {verdict} with {whom}, loss and gradient norm within {tolerance:g}"]
+    return [f"equal work: {verdict} with {whom}, {chosen.words}"]
 
 
 def data_lines(record: Record) -> list[str]:

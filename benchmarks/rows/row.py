@@ -42,6 +42,11 @@ class Row:
         return self.name or slug(self.label)
 
     @property
+    def is_reference(self) -> bool:
+        """Whether it is a row of the plain torch reference: one rank, few steps."""
+        return self.system == "reference"
+
+    @property
     def reading(self) -> str:
         """Of a peer: as the paper ran it, or at its best; "" of SPPO and of rows with our code."""
         return "" if self.by_name_only else READINGS.get(self.choosing, "")
@@ -81,10 +86,19 @@ ROWS = (
 
 REFERENCE = Row(label="Reference", system="reference", choosing="only one")
 
+EXACT_REFERENCE = Row(
+    label="Reference in float32",
+    name="reference-float32",
+    system=REFERENCE.system,
+    choosing="only one",
+)
+"""Of a workload in bfloat16."""
+
 
 def slug_of(label: str) -> str:
     """The slug of the row with this label; of a row outside `ROWS`, from its label."""
-    return next((row.slug for row in ROWS if row.label == label), slug(label))
+    rows = (*ROWS, EXACT_REFERENCE)
+    return next((row.slug for row in rows if row.label == label), slug(label))
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:

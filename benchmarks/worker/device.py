@@ -38,6 +38,16 @@ UNSEEN_BYTES = GIB
 float32 dQ of a flash backward, fragments. They are part of a profile's reserve. In the same way
 MKL's buffers on a CPU are no part of the limit."""
 
+NO_DEVICE_MEMORY = (
+    "CUDA error: out of memory",
+    "Cuda failure 'out of memory'",
+    "Cuda failure 2 'out of memory'",
+    "Failed to CUDA calloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Messages of CUDA, NCCL, cuBLAS and cuDNN, which allocate outside torch's allocator."""
+
 _NO_MEMORY_FOR_CODE = "could not create a primitive"
 """oneDNN's message without memory for a kernel's machine code or scratch. For an unsupported
 operation its message ends in "primitive descriptor"."""
@@ -116,13 +126,15 @@ _interpreter_room: list[object] = []
 
 
 def is_out_of_memory(error: BaseException, limit_in_force: bool) -> bool:
-    """Whether `error` says that the device is full, by its type and torch's message.
+    """Whether `error` says that the device is full, by its type and its library's message.
 
     Without a limit in force, a failed CPU allocation is an error of the machine.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return True
     message = str(error)
+    if isinstance(error, RuntimeError) and any(words in message for words in NO_DEVICE_MEMORY):
+        return True
     full = "can't allocate memory" in message or "std::bad_alloc" in message
     is_allocation = isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and (full or message == _NO_MEMORY_FOR_CODE)

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sppo.comm.messages import Traffic
+from sppo.comm.nccl import is_nccl, use_once
 
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -62,6 +64,9 @@ class Team:
     def all_reduce(self, tensor: Tensor) -> None:
         """Sum over the ranks, in place, on all of them."""
 
+    def connect(self, device: torch.device) -> None:
+        """Before the first step: make the communicator where a backend makes it late."""
+
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too. A process group does so itself."""
 
@@ -72,6 +77,12 @@ class ProcessGroupTeam(Team):
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__(dist.get_world_size(group), dist.get_rank(group))
         self.group = group
+        self._connected = not is_nccl(group)
+
+    def connect(self, device: torch.device) -> None:
+        if not self._connected:
+            use_once(self.group, device)
+            self._connected = True
 
     def all_gather(self, rows: Tensor, into: Tensor | None = None) -> CollectiveWork:
         if into is None:

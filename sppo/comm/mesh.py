@@ -12,10 +12,12 @@ from datetime import timedelta
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed as dist
 
 from sppo.comm.collectives import ProcessGroupTeam, Team
-from sppo.comm.messages import GroupTransport, Transport
+from sppo.comm.messages import Connection, GroupTransport, Transport
+from sppo.comm.nccl import team_group
 from sppo.plan.plan import Plan
 
 Axis = Literal["replica", "stage", "shard"]
@@ -65,6 +67,15 @@ class RankGroups:
     replicas: Team
     everyone: Team
 
+    def connect(self, connections: Sequence[Connection], device: torch.device) -> None:
+        """Make all communicators, before the first receive is posted: first those of teams.
+
+        Collective: all ranks call it at the same time, with the connections of their pipeline.
+        """
+        for team in (self.shards, self.replicas, self.everyone):
+            team.connect(device)
+        self.transport.connect(connections, device)
+
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too."""
         for member in (self.transport, self.shards, self.replicas, self.everyone):
@@ -98,5 +109,4 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
 def _group_team(groups: Sequence[list[int]], timeout: timedelta | None) -> Team:
     if len(groups[0]) == 1:
         return Team()
-    group, _ = dist.new_subgroups_by_enumeration(groups, timeout=timeout)
-    return ProcessGroupTeam(group)
+    return ProcessGroupTeam(team_group(groups, timeout))

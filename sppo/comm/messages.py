@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sppo.comm.nccl import is_nccl, message_group
+
 
 class Channel(IntEnum):
     """Messages of one channel between two ranks keep their order."""
@@ -90,10 +92,12 @@ class GroupTransport(Transport):
 
     gloo tells channels apart by tag. NCCL has no tags and runs all messages of a pair on one
     stream, in order. A receive that is posted ahead would hold up the send behind it, on both
-    sides. So each direction of each channel has an NCCL group of its own. (A default group made
-    with `device_id` would put all pairs on one stream, and interleaved stages would deadlock.)
-    Collective: all ranks make their transports at the same time. `ranks`: those of the pipeline's
-    stages in the default group.
+    sides. So each direction of each channel has an NCCL group of its own. The receives of a
+    connection run one after another on its stream: no more than one of them waits on the GPU. All
+    are posted early all the same, because a sender has at most two messages in flight. (A default
+    group made with `device_id` would put all pairs on one stream, and interleaved stages would
+    deadlock.) Collective: all ranks make their transports at the same time. `ranks`: those of the
+    pipeline's stages in the default group.
     """
 
     def __init__(self, ranks: Sequence[int], timeout: timedelta | None = None) -> None:
@@ -101,10 +105,10 @@ class GroupTransport(Transport):
         self._ranks = ranks
         self._in_flight: dict[Channel, deque[tuple[dist.Work, Tensor]]] = defaultdict(deque)
         self._rank = dist.get_rank()
-        self._nccl = dist.get_backend() == "nccl"
+        self._nccl = is_nccl()
         self._connected: set[Connection] = set()
         self._groups = {
-            (channel, upward): _nccl_group(timeout) if self._nccl else None
+            (channel, upward): message_group(timeout) if self._nccl else None
             for channel in Channel
             for upward in (True, False)
         }
@@ -156,10 +160,3 @@ class GroupTransport(Transport):
 
     def abort(self) -> None:
         """The process group tells the other ranks."""
-
-
-def _nccl_group(timeout: timedelta | None) -> dist.ProcessGroup:
-    """A group whose messages have high-priority streams, which no copy shares with them."""
-    options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
-    group: dist.ProcessGroup = dist.new_group(timeout=timeout, pg_options=options)
-    return group

@@ -22,7 +22,8 @@ class EngineContext:
     `label(kind, tensor)` tells the accounting what a storage holds. The engine's kinds are
     "activations", "kv", "dkv", "staging", "host", "weights" and "gradients". `note(text)` says what
     this rank does next, before every instruction and every wait ("waits" is in that text).
-    `take_host(bytes, device)` takes memory of the host tier.
+    `take_host(bytes, device)` takes memory of the host tier. `ring_slots`: blocks of hosted K and V
+    on the device (None: as the device needs).
     """
 
     device: torch.device
@@ -30,3 +31,4 @@ class EngineContext:
     label: Callable[[Any, torch.Tensor], None] = _nothing
     note: Callable[[str], None] = _nothing
     take_host: TakeHost = host_memory
+    ring_slots: int | None = None

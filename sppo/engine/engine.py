@@ -14,6 +14,7 @@ from torch import Tensor
 from sppo.comm.mesh import RankGroups
 from sppo.comm.messages import Channel, Connection
 from sppo.engine.context import EngineContext
+from sppo.engine.device_room import check_room
 from sppo.engine.msp_part import MspPart
 from sppo.engine.part import Part
 from sppo.engine.stage import Stage
@@ -245,14 +246,21 @@ def connections_of(schedule: Schedule) -> list[Connection]:
 def build_engine(
     plan: Plan, weights: StageWeights, context: EngineContext, groups: RankGroups
 ) -> Engine:
-    """The plan's schedule, checked, on a stage with these weights; its pairs of ranks connected.
+    """The plan's schedule, checked, on a stage with these weights; all its ranks connected.
 
-    Collective where a backend connects pairs: all ranks call it at the same time.
+    Collective: all ranks call it at the same time. On CUDA every kernel has run once at the end.
+    Raises torch's out-of-memory error where a GPU has no room for the plan.
     """
     schedule = build_schedule(plan)
     check_schedule(schedule)
-    groups.transport.connect(connections_of(schedule), context.device)
-    return Engine(schedule, Stage(plan, weights, context, groups))
+    groups.connect(connections_of(schedule), context.device)
+    on_cuda = context.device.type == "cuda"
+    if on_cuda:
+        check_room(plan.stages[groups.coordinate.stage].memory, context.device)
+    stage = Stage(plan, weights, context, groups)
+    if on_cuda:
+        stage.warm_kernels()
+    return Engine(schedule, stage)
 
 
 def _note(instruction: Instruction) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class StageBuffers:
         )
         self.ring: KvRing | None = None
         if plan.kv_block_tokens:
-            self.ring = KvRing(self.kv_format, plan.kv_block_tokens)
+            self.ring = KvRing(self.kv_format, plan.kv_block_tokens, context.ring_slots)
             self.add("staging", self.ring.buffers)
 
     def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:
@@ -132,6 +133,27 @@ class Part:
                 output = self.model.loss(output, targets, scale, trace)
         self._in_flight[sequence, subsequence] = get_gradient_edge(output), trace
         return output.detach()
+
+    def warm_kernels(self, tokens: int) -> None:
+        """Forward and backward of the first layer, and of the head, on the last `tokens` positions.
+
+        Before a step, on CUDA: a kernel's first call may wait for the whole device, and so for a
+        receive that was posted ahead. The results are thrown away. Gradients, K and V are left with
+        any values: a step writes them before it reads them.
+        """
+        end, width = self.plan.sequence_tokens, self.plan.model.hidden
+        span = slice(end - tokens, end)
+        brief = copy(self)
+        brief.caches = [layers[:1] for layers in self.caches[:1]]
+        brief.spans = {0: span}
+        brief._in_flight = {}
+        device, dtype = self.context.device, self.context.dtype
+        ids = torch.zeros(tokens, dtype=torch.int64, device=device)
+        states = torch.zeros(tokens // self.model.team.size, width, dtype=dtype, device=device)
+        last = self.index + 1 == len(self.plan.parts)
+        x = ids if self.model.first else states
+        brief.forward(0, 0, x, ids if last else None, 1.0)
+        brief.backward(0, 0, None if last else states, ids if self.model.first else None)
 
     def offload(self, sequence: int, subsequence: int) -> int:
         """Offload the saved tensors of the plan; returns the bytes (paper sec. 5.1)."""

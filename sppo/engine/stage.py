@@ -64,6 +64,14 @@ class Stage:
         assert chosen is not None
         return chosen
 
+    def warm_kernels(self) -> None:
+        """Call every kernel of a step once, of each count of tokens: see `Part.warm_kernels`."""
+        rows = self.plan.rank_tokens(self.index)
+        counts = {tokens for row in rows for tokens in row if tokens}
+        for part in self.parts.values():
+            for tokens in sorted(counts):
+                part.warm_kernels(tokens)
+
     def clear_gradients(self, part: int) -> None:
         """Clear dK and dV, before the first backward of a sequence."""
         self._caches[part][0].clear_gradients()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.plan.blocks.attention import ring_slots
 from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape, state_elements
 
@@ -24,9 +25,13 @@ SCALARS_BYTES = 8 * 1024
 """Losses, AdamW's counts of steps, and other tensors of one element."""
 
 
-def ring_bytes(model: Model, element_bytes: int, shards: int, block_tokens: int) -> int:
-    """Bytes of two blocks of K, V, dK and dV on one rank."""
-    return -(-2 * block_tokens * block_of(model).state_bytes(element_bytes) // shards)
+def ring_bytes(
+    model: Model, element_bytes: int, shards: int, block_tokens: int, device: str
+) -> int:
+    """Bytes of the blocks of K, V, dK and dV on one rank."""
+    return -(
+        -ring_slots(device) * block_tokens * block_of(model).state_bytes(element_bytes) // shards
+    )
 
 
 def block_tokens(workload: Workload, shards: int) -> int:
@@ -35,7 +40,9 @@ def block_tokens(workload: Workload, shards: int) -> int:
     limit = workload.device_memory_bytes
 
     def fits(tokens: int) -> bool:
-        size = RING_SHARE * ring_bytes(workload.model, workload.element_bytes, shards, tokens)
+        size = RING_SHARE * ring_bytes(
+            workload.model, workload.element_bytes, shards, tokens, workload.cluster.device
+        )
         return tokens <= workload.sequence_tokens and (limit is None or size <= limit)
 
     while tokens > least and not fits(tokens):
@@ -62,10 +69,10 @@ def kv_bytes(shapes: Sequence[PartShape], layout: Layout) -> tuple[int, int]:
     return kv, sum(shape.kv_bytes(tokens, gradient_element_bytes(size)) for shape in shapes)
 
 
-def fixed_bytes(shapes: Sequence[PartShape], layout: Layout) -> int:
+def fixed_bytes(shapes: Sequence[PartShape], layout: Layout, device: str) -> int:
     """Model state, KV and dKV of a stage, under any cut of the same sequence."""
     shape, hosted = shapes[0], layout.kv_block_tokens
-    ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, hosted)
+    ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, hosted, device)
     kv = 0 if hosted else sum(kv_bytes(shapes, layout))
     return sum(state_bytes(shapes)) + ring + kv
 

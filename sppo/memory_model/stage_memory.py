@@ -250,13 +250,21 @@ class StageMemoryModel:
         """Blocks of hosted K, V, dK and dV."""
         shape = self.shapes[0]
         tokens = self.layout.kv_block_tokens
-        return ring_bytes(shape.model, shape.element_bytes, shape.shards, tokens)
+        device = self.workload.cluster.device
+        return ring_bytes(shape.model, shape.element_bytes, shape.shards, tokens, device)
 
     def base_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but saved tensors at the last forward, when the backward has freed nothing yet."""
         turn = self.live_bytes.turn
         temporary = self._held(decisions)[1][turn]
         return self.fixed_bytes(self.memory(decisions)) + temporary + self.live_bytes.messages[turn]
+
+    @property
+    def _connections(self) -> int:
+        """Of other ranks to or from this one; none is counted where none takes memory."""
+        if not self.profile.connection_bytes:
+            return 0
+        return self.layout.connections_of(self.stage)
 
     @cached_property
     def untracked(self) -> Untracked:
@@ -267,7 +275,7 @@ class StageMemoryModel:
             self.profile,
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
-            connections=self.layout.connections_of(self.stage),
+            connections=self._connections,
         )
 
     @cached_property

@@ -94,7 +94,7 @@ class ColumnLinear(torch.autograd.Function):
         for grad, (weight, bias) in zip(grads, ctx.weights, strict=True):
             add_product(weight.gradient, grad.t(), gathered)
             if bias is not None:
-                bias.gradient.add_(grad.sum(0))
+                bias.gradient.add_(grad.sum(0, dtype=bias.gradient.dtype))
         return scattering.wait(), None, None
 
 
@@ -118,7 +118,7 @@ class RowLinear(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         gathering = ctx.team.all_gather(grad)
         if ctx.bias is not None:
-            ctx.bias.gradient.add_(grad.sum(0))
+            ctx.bias.gradient.add_(grad.sum(0, dtype=ctx.bias.gradient.dtype))
         gathered = gathering.wait()
         add_product(ctx.weight.gradient, gathered.t(), x)
         return gathered @ ctx.weight.value, None, None, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -80,10 +81,48 @@ class Layout(Slicing):
         )
 
     def connections_of(self, stage: int) -> int:
-        """One-way connections of a rank: with both neighbours, and with ranks of its MSP splits."""
-        splits = [split for split in self.msp_splits if stage in split.ranks]
-        helpers = {rank for split in splits for rank in split.ranks} - {stage}
-        return 2 * (min(2, self.pipeline_parallel - 1) + len(helpers))
+        """One-way connections of a rank; each channel between two ranks is one of its own.
+
+        At least as many as its schedule uses: NCCL makes a communicator for each.
+        """
+        return self._connections[stage]
+
+    @cached_property
+    def _connections(self) -> Counter[int]:
+        """Connections by stage. Each has its way back: of gradients, or of the other's slices."""
+        stages = self.pipeline_parallel
+        chunks = range(min(self.part_count - 1, stages))
+        pairs = {(part % stages, (part + 1) % stages) for part in chunks}
+        for msp_split in self.msp_splits:
+            for before in (msp_split.part - 1, msp_split.part):
+                if 0 <= before < self.part_count - 1:
+                    pairs |= self._pipeline_pairs(before, msp_split.subsequences)
+        owned = {
+            (msp_split.part % stages, rank)
+            for msp_split in self.msp_splits
+            for _, rank in self.helpers(msp_split)
+        }
+        sliced: set[tuple[int, int]] = set()
+        groups: list[frozenset[int]] = []
+        for msp_split in sorted(self.msp_splits, key=lambda split: -len(split.ranks)):
+            if not any(group.issuperset(msp_split.ranks) for group in groups):
+                groups.append(frozenset(msp_split.ranks))
+                sliced.update(itertools.combinations(sorted(msp_split.ranks), 2))
+        ends: Counter[int] = Counter()
+        for channel in (pairs, owned, sliced):
+            for first, second in {(min(pair), max(pair)) for pair in channel}:
+                if first != second:
+                    ends.update({first: 2, second: 2})
+        return ends
+
+    def _pipeline_pairs(self, before: int, subsequences: tuple[int, ...]) -> set[tuple[int, int]]:
+        """The ranks between which hidden states of these subsequences pass behind a chunk."""
+        pairs = set()
+        for index in subsequences:
+            here, there = self.slices(before, index), self.slices(before + 1, index)
+            for piece in self.pieces(before, index):
+                pairs.add((here[piece.source].rank, there[piece.target].rank))
+        return pairs
 
     @property
     def receive_ahead(self) -> int:

@@ -54,8 +54,8 @@ class Case:
 
 
 OFFLOADED = {"share": 1.0}
-HOSTED = {"kv_block_tokens": 24}
-"""The last subsequence has four blocks of prefix: the ring of two goes round twice."""
+HOSTED = {"kv_block_tokens": 20}
+"""The last subsequence has five blocks of prefix: more than the ring has slots."""
 
 LEAN = {"recompute": RECOMPUTE_LEAN}
 FULL = {"recompute": RECOMPUTE_FULL}

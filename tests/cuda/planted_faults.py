@@ -14,8 +14,13 @@ from sppo.comm.collectives import Team
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.engine.msp_part import MspPart
 from sppo.engine.optimizer import FlatAdamW
-from sppo.model.mixers.kv_cache import HostedLayer, KvBlock, KvRing
-from sppo.offload.host_memory import CopyEvent, CopyStreams, contiguous_pieces
+from sppo.model.mixers.kv_cache import HostedLayer, KvBlock, KvLoad, KvRing
+from sppo.offload.host_memory import (
+    DONE,
+    CopyEvent,
+    CopyStreams,
+    contiguous_pieces,
+)
 
 Patch = pytest.MonkeyPatch
 
@@ -38,11 +43,11 @@ class Fault:
 def _copy_without(waits_for: str) -> Callable[..., None]:
     """`CopyStreams._copy` without one of its two waits."""
 
-    def _copy(self: Any, stream: Any, opposite: Any, into: Tensor, source: Tensor) -> None:
+    def _copy(self: Any, stream: Any, into: Tensor, source: Tensor, after: Any) -> None:
         if waits_for != "compute":
             stream.wait_stream(torch.cuda.current_stream(self._device))
-        if waits_for != "opposite":
-            stream.wait_stream(opposite)
+        for event in after if waits_for != "opposite" else ():
+            event.wait(stream)
         with torch.cuda.stream(stream):
             for piece, its_source in contiguous_pieces(into, source):
                 piece.copy_(its_source, non_blocking=True)
@@ -63,12 +68,12 @@ def _freed_without_a_wait(patch: Patch) -> None:
 
 
 def _no_wait_for_arrival(patch: Patch) -> None:
-    patch.setattr(CopyEvent, "wait", lambda self: None)
+    patch.setattr(CopyEvent, "wait", lambda self, stream=None: None)
 
 
 def _source_not_held(patch: Patch) -> None:
-    def copy_to_host(self: Any, source: Tensor, into: Tensor) -> None:
-        self._copy(self._d2h, self._h2d, into, source)
+    def copy_to_host(self: Any, source: Tensor, into: Tensor, *after: Any) -> None:
+        self._copy(self._d2h, into, source, after)
 
     patch.setattr(CopyStreams, "copy_to_host", copy_to_host)
 
@@ -77,8 +82,8 @@ def recorded_on(direction: str) -> Callable[[Patch], None]:
     """`record_stream` in place of a held source: right on "_d2h", a fault on "_h2d"."""
 
     def plant(patch: Patch) -> None:
-        def copy_to_host(self: Any, source: Tensor, into: Tensor) -> None:
-            self._copy(self._d2h, self._h2d, into, source)
+        def copy_to_host(self: Any, source: Tensor, into: Tensor, *after: Any) -> None:
+            self._copy(self._d2h, into, source, after)
             source.record_stream(getattr(self, direction))
 
         patch.setattr(CopyStreams, "copy_to_host", copy_to_host)
@@ -87,23 +92,35 @@ def recorded_on(direction: str) -> Callable[[Patch], None]:
 
 
 def _wait_after_use(patch: Patch) -> None:
-    def blocks(self: Any, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock]]:
-        loads = self._loads(start, kinds)
-        load = next(loads, None)
-        while load is not None:
-            block, host, event = load
-            load = next(loads, None)
-            yield block, host
-            event.wait()
+    def blocks(self: Any, start: int, kinds: int) -> Iterator[tuple[KvLoad, KvBlock]]:
+        loads = self._loads(start, kinds, (self._kept, self.gradients.written))
+        ahead = next(loads, None)
+        while ahead is not None:
+            load, host = ahead
+            ahead = next(loads, None)
+            yield load, host
+            load.event.wait()
 
     patch.setattr(HostedLayer, "_blocks", blocks)
 
 
 def _slot_reused(patch: Patch) -> None:
-    def slot(self: KvRing, number: int, tokens: int) -> KvBlock:
-        return KvBlock(*(buffer[0].narrow(1, 0, tokens) for buffer in self.buffers))
+    original = KvRing.fill
 
-    patch.setattr(KvRing, "slot", slot)
+    def fill(self: KvRing, number: int, *rest: Any) -> KvLoad:
+        return original(self, 0, *rest)
+
+    patch.setattr(KvRing, "fill", fill)
+
+
+def _slot_without_its_offload(patch: Patch) -> None:
+    original = KvRing.offload_gradients
+
+    def offload_gradients(self: Any, load: KvLoad, host: KvBlock) -> None:
+        original(self, load, host)
+        self._offloads[load.place] = DONE
+
+    patch.setattr(KvRing, "offload_gradients", offload_gradients)
 
 
 def _event_on_the_wrong_stream(patch: Patch) -> None:
@@ -192,6 +209,9 @@ FAULTS = {
     ),
     "a slot is reused before its copy has ended": Fault(
         plant=_slot_reused, case=_HOSTED, sign=_UNORDERED, on_fake_cuda=0
+    ),
+    "a slot does not wait for its own offload": Fault(
+        plant=_slot_without_its_offload, case=_HOSTED, sign=_UNORDERED, on_fake_cuda=0
     ),
     "an event is recorded on the wrong stream": Fault(
         plant=_event_on_the_wrong_stream, case=_OFFLOADED, sign=_UNORDERED, on_fake_cuda=0

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from baselines.protocol import Context
-from baselines.reference import ReferenceSystem
+from baselines.reference import ReferenceSettings, ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.collectives import Team
 from sppo.comm.mesh import join_groups
@@ -27,6 +27,7 @@ from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.engine.context import EngineContext
 from sppo.engine.trainer import Trainer
 from sppo.offload.host_memory import CopyStreams
+from sppo.plan.blocks.attention import ring_slots
 from sppo.plan.plan import Plan, StepPlans
 from sppo.plan.weights import weight_shapes
 from tests.cuda.cases import Case
@@ -75,7 +76,12 @@ class RankInThread:
         self, plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]
     ) -> list[tuple[float, float]]:
         """Loss and gradient norm of every step."""
-        context = EngineContext(device=CPU, dtype=torch.float64, label=self.memory.label)
+        context = EngineContext(
+            device=CPU,
+            dtype=torch.float64,
+            label=self.memory.label,
+            ring_slots=ring_slots("cuda"),
+        )
         plans = StepPlans(whole=plan, short=plan)
         with self.running():
             groups = join_groups(plan)
@@ -185,7 +191,7 @@ def _difference(
     trainers = [rank.trainer for rank in ranks if rank.trainer is not None]
     plan = trainers[0].plan
     context = Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
-    reference = ReferenceSystem(workload_of(plan), weights, context)
+    reference = ReferenceSystem(workload_of(plan), ReferenceSettings(), weights, context)
     differences = [torch.zeros((), dtype=torch.float64)]
     for number, batch in enumerate(batches):
         expected = reference.step(batch)

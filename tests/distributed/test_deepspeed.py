@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.checkpoint import noop_context_fn
 
 from baselines.deepspeed.checkpointing import hosted_by_deepspeed, region
 from baselines.deepspeed.settings import DeepSpeedSettings
+from baselines.deepspeed.system import partitions_first
 from baselines.protocol import StepResult
 from sppo.config.models import llama
 from tests.distributed.training_cases import (
@@ -20,9 +22,11 @@ from tests.distributed.training_cases import (
     RECIPE,
     Case,
     differences,
+    train,
     train_all,
     train_reference,
 )
+from tests.ranks import run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -185,3 +189,29 @@ def test_restored_hidden_states_stay_until_the_backwards_end(monkeypatch):
         hidden.sum().backward()
     assert restored == [1, 2, 3, 4]
     assert not offload._restored
+
+
+def _train_partitioned_first(
+    rank: int, ranks: int, cases: tuple[Case, ...]
+) -> list[list[StepResult]]:
+    """As on CUDA: ZeRO-3 partitions weights one by one, before they are on the device."""
+    with patch("baselines.deepspeed.system.partitions_first", lambda *_: True):
+        return train(rank, ranks, cases)
+
+
+def test_weights_that_are_partitioned_first_train_alike() -> None:
+    cases = (
+        case_of(settings=settings(3)),
+        case_of(settings=saving(3), model=LLAMA),
+        case_of(settings=settings(3, sequence_parallel=1), sequences=2),
+    )
+    usual = run_ranks(train, 2, cases)
+    partitioned = run_ranks(_train_partitioned_first, 2, cases)
+    assert partitioned == usual
+
+
+def test_only_zero_3_on_cuda_partitions_first() -> None:
+    cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert partitions_first(settings(3), cuda)
+    assert not partitions_first(settings(3), cpu)
+    assert not partitions_first(settings(2), cuda)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sppo.offload.host_memory import CopyStreams, contiguous_pieces
+from sppo.offload.host_memory import CopyEvent, CopyStreams, contiguous_pieces
 from tests.attention_cases import check_against_full_attention
 
 
@@ -28,7 +28,11 @@ def test_hosted_keys_and_values_are_copied_in_contiguous_pieces(
     copied = []
 
     def copy(
-        streams: CopyStreams, stream: None, opposite: None, into: torch.Tensor, source: torch.Tensor
+        streams: CopyStreams,
+        stream: None,
+        into: torch.Tensor,
+        source: torch.Tensor,
+        after: tuple[CopyEvent, ...],
     ) -> None:
         pieces = contiguous_pieces(into, source)
         copied.append(len(pieces))

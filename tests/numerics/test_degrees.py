@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from baselines.protocol import Context
-from baselines.reference import ReferenceSystem
+from baselines.reference import ReferenceSettings, ReferenceSystem
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.in_process import connect_threads, run_together
 from sppo.comm.mesh import coordinate_of, rank_of
@@ -58,7 +58,10 @@ def _train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> lis
     results = run_together(groups, run)
     assert all(result == results[0] for result in results)
     reference = ReferenceSystem(
-        workload, weights, Context(rank=0, ranks=1, device=CPU, dtype=torch.float64)
+        workload,
+        ReferenceSettings(),
+        weights,
+        Context(rank=0, ranks=1, device=CPU, dtype=torch.float64),
     )
     for batch, (loss, norm) in zip(batches, results[0], strict=True):
         expected_step = reference.step(batch)

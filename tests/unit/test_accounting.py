@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from benchmarks.accounting.accounting import Accounting
-from benchmarks.accounting.operators import Message, causal_pairs
+from benchmarks.accounting.operators import Message, causal_pairs, operator_flops
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -172,8 +172,23 @@ def test_grouped_heads_count_by_query_heads(accounting: Accounting) -> None:
 
 @pytest.mark.parametrize(("queries", "keys"), [(5, 5), (3, 7), (7, 3), (1, 1)])
 def test_causal_pairs(queries: int, keys: int) -> None:
-    mask = torch.ones(queries, keys, dtype=torch.bool).tril()
-    assert causal_pairs(queries, keys) == int(mask.sum())
+    mask = torch.ones(queries, keys, dtype=torch.bool)
+    assert causal_pairs(queries, keys) == int(mask.tril().sum())
+    lower_right = mask.tril(keys - queries)
+    assert causal_pairs(queries, keys, lower_right=True) == int(lower_right.sum())
+
+
+@pytest.mark.parametrize(("kind", "diagonal"), [("", 6), ("_for_cpu", 0)])
+def test_flash_attention_of_cuda_masks_from_the_lower_right(kind: str, diagonal: int) -> None:
+    """As Megatron's context parallelism calls the operator: later queries, all keys before."""
+    queries, keys, width = 4, 10, 16
+    name = f"_scaled_dot_product_flash_attention{kind}"
+    operator = getattr(torch.ops.aten, name).default
+    tensors = [torch.empty(1, 2, tokens, width, device="meta") for tokens in (queries, keys, keys)]
+    flops = dict(operator_flops(operator, (*tensors, 0.0, True), {}, None))
+    mask = torch.ones(queries, keys, dtype=torch.bool).tril(diagonal)
+    assert flops[f"aten.{name}"] == 2 * 2 * 2 * width * int(mask.sum())
+    assert sum(flops.values()) == 2 * 2 * 2 * width * queries * keys
 
 
 def test_collectives_count_calls_and_the_larger_side(accounting: Accounting) -> None:

@@ -94,9 +94,9 @@ def test_a_dry_run_shows_the_limits(flags: list[str], capsys: pytest.CaptureFixt
     arguments = ["run", "gpt-7b-128k-8xh100", "--systems", "sppo", "--launches", "1", "--dry-run"]
     assert main([*arguments, *flags]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "time limit" in line]
-    assert len(lines) == 2, "the reference and SPPO"
+    assert len(lines) == 3, "both references and SPPO"
     assert all(("77 s" in line) == bool(flags) for line in lines)
-    assert lines[1].endswith("s for 8 steps")
+    assert lines[2].endswith("s for 8 steps")
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "0", "-inf"])

@@ -40,7 +40,8 @@ from benchmarks.rows import tuning
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.fallback import Fallback
 from benchmarks.rows.plans import best_plans, can_be_measured
-from benchmarks.rows.row import REFERENCE, Configuration, Row, find
+from benchmarks.rows.references import references
+from benchmarks.rows.row import Configuration, Row, find
 from benchmarks.tracking import studies
 from benchmarks.tracking.launches import track
 from sppo.config.workload import Workload
@@ -189,7 +190,8 @@ def _save_tuning(workload: Workload, done: Sequence[Record]) -> None:
 def dry_run(request: RunRequest) -> int:
     """Print the exact torchrun lines, in the order of the launches."""
     configurations = request.configurations()
-    print_lines(request, assign(REFERENCE, request.workload), 1)
+    for reference in references(request.workload):
+        print_lines(request, reference, 1)
     for number in range(1, request.options.launches + 1):
         for configuration in configurations:
             print_lines(request, configuration, number)
@@ -204,7 +206,7 @@ def print_lines(request: RunRequest, configuration: Configuration, number: int) 
         return
     cluster = request.workload.cluster
     threads, ranks, count = request.options.threads_per_rank, cluster.ranks, cluster.nodes
-    if configuration.row == REFERENCE:
+    if configuration.row.is_reference:
         threads, ranks, count = available_cores(), 1, 1
     run_directory = (request.parent / f"TIME-{request.workload.name}").absolute()
     job_path = run_directory / f"{configuration.row.slug}-{number}" / "job.json"
@@ -217,4 +219,4 @@ def print_lines(request: RunRequest, configuration: Configuration, number: int) 
     for node in range(count):
         nodes = Nodes(count=count, rank=node, endpoint="HEAD_NODE:29500")
         environment = variables(threads, configuration.environment)
-        print(shell_line(command(job_path, ranks, nodes), environment))
+        print(shell_line(command(job_path, ranks, nodes, cluster.device), environment))

@@ -24,8 +24,7 @@ from benchmarks.commands.studies.sweep import Sweep
 from benchmarks.file_names import printable
 from benchmarks.nodes import script
 from benchmarks.nodes.script import Script
-from benchmarks.rows.assign import assign
-from benchmarks.rows.row import REFERENCE
+from benchmarks.rows.references import references
 from benchmarks.workloads import DEFAULT
 from sppo.config.workload import Workload
 
@@ -140,7 +139,7 @@ class Slurm(Job, Run):
 
 def time_of(request: RunRequest) -> str:
     """SLURM's time limit of all launches. Raises UsageError."""
-    configurations = [assign(REFERENCE, request.workload), *request.configurations()]
+    configurations = [*references(request.workload), *request.configurations()]
     seconds = script.job_seconds(request.workload, configurations, request.options)
     return script.slurm_time(seconds)
 

@@ -21,6 +21,7 @@ import psutil
 from benchmarks.environment import child_environment, import_path
 from benchmarks.job import PROGRESS_PREFIX, Job, Progress
 from benchmarks.launch.ranks import ends as rank_ends
+from benchmarks.launch.ranks.binding import numa_binding
 from benchmarks.launch.ranks.outcome import Outcome, judge, out_of_time
 from benchmarks.launch.ranks.team import ALONE, ONE_NODE, NodeFailed, Nodes, Team
 from benchmarks.records import store
@@ -34,10 +35,6 @@ GONE_SECONDS = 2.0
 
 TICK_SECONDS = 0.5
 """How often a launch without output is checked."""
-
-NUMA_VARIABLE = "SPPO_BENCH_NUMA_BINDING"
-"""The variable with torchrun's --numa-binding, such as "node"; it needs CUDA and numactl."""
-
 
 LONE_NODE = ("--nnodes", "1", "--local-addr", "127.0.0.1")
 """One node, whatever PET_NNODES says, on loopback: a machine's own name need not resolve."""
@@ -61,12 +58,15 @@ class OutOfTime(Exception):
     """The launch passed its own time limit."""
 
 
-def command(job_path: Path, ranks: int, nodes: Nodes = ONE_NODE) -> list[str]:
+def command(job_path: Path, ranks: int, nodes: Nodes = ONE_NODE, device: str = "cpu") -> list[str]:
     """The exact torchrun command of a launch with `ranks` ranks over all nodes."""
-    return torchrun(ranks, "benchmarks.worker.rank", str(job_path), nodes=nodes)
+    worker = "benchmarks.worker.rank"
+    return torchrun(ranks, worker, str(job_path), nodes=nodes, device=device)
 
 
-def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) -> list[str]:
+def torchrun(
+    ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE, device: str = "cpu"
+) -> list[str]:
     """The command that runs a module on `ranks` ranks over all nodes.
 
     The agent is torchrun that also notes the end of every rank. On several nodes the meeting is
@@ -78,8 +78,8 @@ def torchrun(ranks: int, module: str, *arguments: str, nodes: Nodes = ONE_NODE) 
         meeting = ["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)]
         meeting += ["--master-addr", host, "--master-port", port]
     meeting += ["--nproc-per-node", str(ranks // nodes.count)]
-    binding = os.environ.get(NUMA_VARIABLE)
-    if binding:
+    binding = numa_binding(device)
+    if binding is not None:
         meeting += ["--numa-binding", binding]
     return [
         sys.executable,
@@ -161,7 +161,7 @@ def start_ranks(job: Job, environment: Mapping[str, str], nodes: Nodes) -> Proce
     ends_path.unlink(missing_ok=True)
     added = {**variables(job.threads_per_rank, environment), **nodes.variables}
     added[rank_ends.FILE_VARIABLE] = str(ends_path)
-    return start(command(job_path, job.ranks, nodes), added)
+    return start(command(job_path, job.ranks, nodes, job.workload.cluster.device), added)
 
 
 def start(arguments: Sequence[str], variables: Mapping[str, str]) -> ProcessTree:

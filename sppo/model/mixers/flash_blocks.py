@@ -63,12 +63,14 @@ def _halves(tokens: int, device: torch.device) -> int | None:
 def _merge(
     out: Tensor, logsumexp: Tensor, block_out: Tensor, block_logsumexp: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the same queries to two sets of keys -> to both; `out` may be overwritten."""
+    """Attention of the same queries to two sets of keys -> to both; `out` may be overwritten.
+
+    The output is float32 or wider: rounded after every block, it would lose a bit with each.
+    """
     weight = torch.sigmoid(block_logsumexp - logsumexp).unsqueeze(-1)
     if out.dtype in (torch.bfloat16, torch.float16):
-        out = torch.lerp(out.float(), block_out.float(), weight).to(out.dtype)
-    else:
-        out = out.lerp_(block_out, weight)
+        out = out.float()
+    out = out.lerp_(block_out.to(out.dtype), weight)
     return out, torch.logaddexp(logsumexp, block_logsumexp)
 
 
@@ -99,7 +101,8 @@ def attend(
     for keys, values in prefix:
         block = _block_forward(batch, keys.unsqueeze(0), values.unsqueeze(0), False)
         merged = _merge(*merged, *block)
-    return merged
+    out, logsumexp = merged
+    return (out if out.dtype == query.dtype else out.to(query.dtype)), logsumexp
 
 
 def _square_blocks(

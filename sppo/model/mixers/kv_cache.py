@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sppo.config.models import Model
 from sppo.model.weights import accumulation_dtype
-from sppo.offload.host_memory import CopyEvent, CopyStreams, TakeHost, host_memory
-from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS
+from sppo.offload.host_memory import DONE, CopyEvent, CopyStreams, TakeHost, host_memory
+from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS, ring_slots
 
 
 class KvBlock(NamedTuple):
@@ -106,24 +106,57 @@ class KvFormat:
         return KvBlock(*kv, *own)
 
 
-class KvRing:
-    """Two device blocks of `tokens` tokens that all hosted layers of a stage share in turn."""
+class KvLoad(NamedTuple):
+    """A block on its way into a slot of a ring."""
 
-    def __init__(self, form: KvFormat, tokens: int) -> None:
+    place: int
+    block: KvBlock
+    event: CopyEvent
+
+
+class KvRing:
+    """Device blocks of `tokens` tokens that all hosted layers of a stage share in turn.
+
+    slots: how many (None: as many as the device needs). Where copies overlap, one is computed on,
+    one is being filled, and the gradients of a third are on their way to the host.
+    """
+
+    def __init__(self, form: KvFormat, tokens: int, slots: int | None = None) -> None:
         self.tokens = tokens
         self.device = form.device
-        self.buffers = form.blocks(2, tokens, host=False)
+        self.slots = slots or ring_slots(form.device.type)
+        self.buffers = form.blocks(self.slots, tokens, host=False)
         self.copies = CopyStreams(form.device)
+        self._offloads = [DONE] * self.slots
 
-    def slot(self, number: int, tokens: int) -> KvBlock:
-        return KvBlock(*(buffer[number % 2].narrow(1, 0, tokens) for buffer in self.buffers))
+    def fill(self, number: int, sources: Sequence[Tensor], after: Sequence[CopyEvent]) -> KvLoad:
+        """Queue the copies of K and V, maybe of dK and dV, into a slot.
+
+        after: the last writes of the sources. The slot itself waits for its own offload.
+        """
+        place = number % self.slots
+        tokens = sources[0].shape[1]
+        block = KvBlock(*(buffer[place].narrow(1, 0, tokens) for buffer in self.buffers))
+        for into, source in zip(block, sources, strict=False):
+            self.copies.copy_to_device(into, source, *after, self._offloads[place])
+        return KvLoad(place, block, self.copies.h2d_event())
+
+    def offload_gradients(self, load: KvLoad, host: KvBlock) -> None:
+        """Queue the copies of dK and dV of a slot to the host."""
+        self.copies.copy_to_host(load.block.key_gradients, host.key_gradients)
+        self.copies.copy_to_host(load.block.value_gradients, host.value_gradients)
+        self._offloads[load.place] = self.copies.d2h_event()
 
 
 @dataclass(kw_only=True)
 class GradientState:
-    """Whether the dK and dV of a layer are still zero; the caches of a layer share it."""
+    """Whether the dK and dV of a layer are still zero; the caches of a layer share it.
+
+    written: their last copies to the host.
+    """
 
     zero: bool = True
+    written: CopyEvent = DONE
 
 
 class HostedLayer:
@@ -138,10 +171,11 @@ class HostedLayer:
         self.gradients = gradients
         self.ring = ring
         self.kv_heads = host.keys.shape[0]
+        self._kept = DONE  # the last copies of K and V to the host
 
     def _reload(self, source: Tensor) -> Tensor:
         into = torch.empty(source.shape, device=self.ring.device, dtype=source.dtype)
-        self.ring.copies.copy_to_device(into, source)
+        self.ring.copies.copy_to_device(into, source, self._kept, self.gradients.written)
         return into
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -152,6 +186,7 @@ class HostedLayer:
         self.ring.copies.wait_for_offloads()  # those of the layer before
         self.ring.copies.copy_to_host(key, span.keys)
         self.ring.copies.copy_to_host(value, span.values)
+        self._kept = self.ring.copies.d2h_event()
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         span = _span(self.host, start, start + tokens)
@@ -173,40 +208,41 @@ class HostedLayer:
         return block
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for block, _ in self._blocks(start, 2):
-            yield block.keys, block.values
+        for load, _ in self._blocks(start, 2):
+            yield load.block.keys, load.block.values
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
-        for block, host in self._blocks(start, 2 if self.gradients.zero else 4):
+        for load, host in self._blocks(start, 2 if self.gradients.zero else 4):
             if self.gradients.zero:
-                block.key_gradients.zero_()
-                block.value_gradients.zero_()
-            yield block
-            self.ring.copies.copy_to_host(block.key_gradients, host.key_gradients)
-            self.ring.copies.copy_to_host(block.value_gradients, host.value_gradients)
+                load.block.key_gradients.zero_()
+                load.block.value_gradients.zero_()
+            yield load.block
+            self.ring.offload_gradients(load, host)
         self.gradients.zero = False
+        self.gradients.written = self.ring.copies.d2h_event()
 
-    def _blocks(self, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock]]:
+    def _blocks(self, start: int, kinds: int) -> Iterator[tuple[KvLoad, KvBlock]]:
         """(device block, its place in the host), with copies of the first `kinds` buffers.
 
-        The next block is in flight while the caller computes on this one.
+        The next block is in flight while the caller computes on this one. A block that the caller
+        writes back is not read again in this pass, so no copy waits for those of this pass.
         """
-        loads = self._loads(start, kinds)
-        load = next(loads, None)
-        while load is not None:
-            block, host, event = load
-            load = next(loads, None)
-            event.wait()
-            yield block, host
+        before = self._kept, self.gradients.written
+        loads = self._loads(start, kinds, before)
+        ahead = next(loads, None)
+        while ahead is not None:
+            load, host = ahead
+            ahead = next(loads, None)
+            load.event.wait()
+            yield load, host
 
-    def _loads(self, start: int, kinds: int) -> Iterator[tuple[KvBlock, KvBlock, CopyEvent]]:
+    def _loads(
+        self, start: int, kinds: int, before: tuple[CopyEvent, ...]
+    ) -> Iterator[tuple[KvLoad, KvBlock]]:
         """Every step queues the copies of one block."""
         for number, first in enumerate(range(0, start, self.ring.tokens)):
-            end = min(first + self.ring.tokens, start)
-            block, host = self.ring.slot(number, end - first), _span(self.host, first, end)
-            for into, source in zip(block[:kinds], host[:kinds], strict=True):
-                self.ring.copies.copy_to_device(into, source)
-            yield block, host, self.ring.copies.h2d_event()
+            host = _span(self.host, first, min(first + self.ring.tokens, start))
+            yield self.ring.fill(number, host[:kinds], before), host
 
 
 LayerCache = ResidentLayer | HostedLayer

@@ -53,6 +53,11 @@ PREFIX_BLOCK_TOKENS = 1024
 """Keys per call of an attention backward over the prefix, at least: else as many as queries."""
 
 
+def ring_slots(device: str) -> int:
+    """Blocks of hosted K and V on a device: a third where both directions copy during a compute."""
+    return 3 if device == "cuda" else 2
+
+
 def attention_block(model: Model) -> BlockSpec:
     """The description of this model's block."""
     return BlockSpec(

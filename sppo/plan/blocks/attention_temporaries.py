@@ -79,7 +79,7 @@ class _AttentionBytes(TokenBytes):
         self.rotation = self.if_narrow(2 * self.thin_precise)  # RoPE of the queries in float32
         self.turns = model.head_width * self.precise * self.shards
         self.merged = (
-            self.thin + self.if_narrow(3 * self.thin_precise) + 5 * model.heads * self.precise
+            self.thin + self.if_narrow(2 * self.thin_precise) + 5 * model.heads * self.precise
         )
 
 

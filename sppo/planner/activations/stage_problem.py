@@ -47,7 +47,8 @@ class StageProblem(StageMemoryModel):
         limit = self.workload.device_memory_bytes
         if limit is None:
             return
-        fixed = fixed_bytes(self.shapes, self.layout) + sum(helper_bytes(self.msp_roles))
+        device = self.workload.cluster.device
+        fixed = fixed_bytes(self.shapes, self.layout, device) + sum(helper_bytes(self.msp_roles))
         excess = fixed - limit
         if excess > 0:
             raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")

@@ -16,6 +16,11 @@ from unittest.mock import patch
 
 import torch
 
+from sppo.config.sizes import GIB
+
+DEVICE_BYTES = 80 * GIB
+"""What a device says that it has, all of it free."""
+
 Clock = dict[int, int]
 """Number of a stream -> its last work that is ordered before."""
 
@@ -195,5 +200,7 @@ def simulated_streams() -> Iterator[None]:
         default_stream=lambda device=None: gpu_of_this_thread().main,
         stream=lambda stream: gpu_of_this_thread().on(stream),
         synchronize=_synchronize,
+        mem_get_info=lambda device=None: (DEVICE_BYTES, DEVICE_BYTES),
+        memory_reserved=lambda device=None: 0,
     ):
         yield

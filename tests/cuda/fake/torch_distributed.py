@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch.distributed
 
-from sppo.comm import collectives, mesh, messages
+from sppo.comm import collectives, mesh, messages, nccl
 from tests.cuda.fake.nccl import NcclRank
 
 _thread = threading.local()
@@ -54,7 +54,7 @@ def simulated_nccl() -> Iterator[None]:
     """Inside, `sppo.comm` calls the NcclRank of its thread."""
     stand_in = _StandIn()
     with ExitStack() as patches:
-        for module in (collectives, mesh, messages):
+        for module in (collectives, mesh, messages, nccl):
             patches.enter_context(patch.object(module, "dist", stand_in))
         for name in ("all_gather", "reduce_scatter"):
 
