@@ -49,6 +49,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "compare-recorded": comparing.recorded,
     "compare-live": comparing.live,
     "timing-noise": proofs.noise,
+    "gpu-cuda-cases": proofs.cuda_cases,
+    "gpu-cuda-faults": proofs.cuda_faults,
     "workloads": workloads.workloads,
     "models": workloads.models,
     "emulated-choices": choices.emulated,
