@@ -14,9 +14,9 @@ from benchmarks.docs import (
     peers,
     planned,
     profiles,
+    proofs,
     published,
     sweeps,
-    timing,
     workloads,
 )
 
@@ -48,7 +48,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "compare-simulated": comparing.simulated,
     "compare-recorded": comparing.recorded,
     "compare-live": comparing.live,
-    "timing-noise": timing.noise,
+    "timing-noise": proofs.noise,
+    "gpu-cuda-cases": proofs.cuda_cases,
+    "gpu-cuda-faults": proofs.cuda_faults,
     "workloads": workloads.workloads,
     "models": workloads.models,
     "emulated-choices": choices.emulated,

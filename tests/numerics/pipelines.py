@@ -57,7 +57,7 @@ def make_plan(
     With `msp` slices are as equal as they can be.
     """
     ranks = stages * shards * replicas
-    dtypes: dict[int, Dtype] = {4: "float32", 8: "float64"}
+    dtypes: dict[int, Dtype] = {2: "bfloat16", 4: "float32", 8: "float64"}
     workload = Workload(
         name="test",
         model=model,

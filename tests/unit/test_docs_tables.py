@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.docs import choices, comparison, pages, sweeps, timing
+from benchmarks.docs import choices, comparison, pages, proofs, sweeps
 from benchmarks.docs.__main__ import main
 from benchmarks.job import Memory
 from benchmarks.records import store
@@ -130,7 +130,7 @@ def test_a_peer_that_no_layout_allows_cannot_run_and_others_are_untuned(
 
 
 def test_the_line_under_the_proof_of_timing_names_the_row() -> None:
-    line = timing.noise().splitlines()[-1]
+    line = proofs.noise().splitlines()[-1]
     assert "The row is Megatron in SPPO's layout. Its pooled ratio" in line
 
 

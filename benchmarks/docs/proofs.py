@@ -1,11 +1,11 @@
-"""The recorded proof of the `timing` rule: ratios claimed beside a bursty neighbour."""
+"""Recorded proofs: ratios claimed beside a bursty neighbour, and the CUDA path on a CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.docs.markdown import rows_table
+from benchmarks.docs.markdown import Columns, rows_table, table
 from benchmarks.docs.published import read
 
 
@@ -54,3 +54,40 @@ def _where(proof: Mapping[str, Any]) -> str:
         f"{proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
         f"{environment['cores']} cores, commits {', '.join(commits)}."
     )
+
+
+def cuda_cases() -> str:
+    """Every proved case: what ran, what nothing ordered, the error, and NCCL's room."""
+    proof = read("proofs/cuda")
+    columns: Columns = {
+        "case": lambda case: case["case"],
+        "ranks": lambda case: str(case["ranks"]),
+        "operators": lambda case: f"{case['operators']:,}",
+        "copies": lambda case: f"{case['copies']:,}",
+        "messages, collectives": lambda case: f"{case['messages']:,}",
+        "unordered": lambda case: str(len(case["unordered"])),
+        "deadlocks": lambda case: str(len(case["communication"])),
+        "error": lambda case: f"{case['difference']:.0e}",
+        "waiting receives": lambda case: str(case["room"]["waiting_receives"]),
+        "SMs of NCCL": lambda case: str(case["room"]["held_sms"]),
+    }
+    environment = proof["environment"]
+    changed = " with changes" if environment["dirty"] else ""
+    commit = environment["commit"][:9] + changed
+    return (
+        f"{table(columns, proof['cases'])}\n\nAt most {proof['sm_budget']} SMs are allowed. "
+        f"torch {environment['torch']}, commit {commit}."
+    )
+
+
+def cuda_faults() -> str:
+    """Every fault planted in the engine, and the way that showed it."""
+    words = {True: "yes", False: "no", None: ""}
+    columns: Columns = {
+        "planted fault": lambda fault: fault["fault"],
+        "in": lambda fault: fault["case"],
+        "order of accesses or calls": lambda fault: words[fault["in_order"]],
+        "fake CUDA": lambda fault: words[fault["on_fake_cuda"]],
+        "wrong numbers": lambda fault: words[fault["in_numbers"]],
+    }
+    return table(columns, read("proofs/cuda")["faults"])
