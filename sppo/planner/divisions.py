@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from sppo.config.errors import Infeasible
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.plan.plan import Plan
+from sppo.planner.layouts.candidates import ulysses_degrees_to_try
 from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.options import SolverOptions
 
@@ -32,16 +34,47 @@ def fastest_division(
     if options.solver == "paper" or not shared:
         return search(workload, profile, divided)
     exchanged = replace(options, stage_sharding="ulysses")
+    exchanging = partial(_fastest_degree, search)
     refusals = Infeasible, ValueError  # MSP may be asked for where only one stage is left
     try:
         plan = search(workload, profile, divided)
     except Infeasible as short:
         with suppress(*refusals):
-            return search(workload, profile, exchanged)
+            return exchanging(workload, profile, exchanged)
         raise short from None
     with suppress(*refusals):
-        return _faster(plan, search(workload, profile, exchanged))
+        return _faster(plan, exchanging(workload, profile, exchanged))
     return plan
+
+
+def _fastest_degree(
+    search: Search, workload: Workload, profile: Hardware, options: SolverOptions
+) -> Plan:
+    """The fastest plan with all-to-alls: that of a search, then with the next Ulysses degrees.
+
+    Degrees differ little in compute. MSP and memory decide then, which a search over all degrees
+    tries for few layouts. Raises as `search` does.
+    """
+    best = search(workload, profile, options)
+    family = replace(
+        options,
+        sequence_parallel=best.sequence_parallel,
+        pipeline_parallel=best.pipeline_parallel,
+        data_parallel=best.data_parallel,
+        virtual_stages=best.virtual_stages,
+    )
+    degrees = ulysses_degrees_to_try(workload, options, best.sequence_parallel)
+    place = degrees.index(best.ulysses_parallel)
+    for some in (degrees[place:], reversed(degrees[:place])):
+        for degree in some:
+            try:
+                plan = search(workload, profile, replace(family, ulysses_parallel=degree))
+            except Infeasible:
+                break
+            if plan.makespan_seconds >= best.makespan_seconds and degree != degrees[place]:
+                break
+            best = min(best, plan, key=lambda plan: plan.makespan_seconds)
+    return best
 
 
 def _faster(divided: Plan, exchanged: Plan) -> Plan:

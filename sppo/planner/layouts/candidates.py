@@ -97,7 +97,9 @@ def cuts(
                 yield balanced(longest=cap)
 
 
-def _ulysses_degrees(workload: Workload, options: SolverOptions, shards: int) -> tuple[int, ...]:
+def ulysses_degrees_to_try(
+    workload: Workload, options: SolverOptions, shards: int
+) -> tuple[int, ...]:
     """The Ulysses degrees to try: beside all-to-alls, TP stays inside a node."""
     degrees = ulysses_degrees(options, shards)
     if options.ulysses_parallel is not None:
@@ -118,7 +120,7 @@ def every_layout(
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
         chunks = interleavings(workload.model.layers, stages, options.virtual_stages)
-        divisions = _ulysses_degrees(workload, options, shards)
+        divisions = ulysses_degrees_to_try(workload, options, shards)
         for ulysses, virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
             for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses):
