@@ -52,10 +52,11 @@ def _fastest_degree(
 ) -> Plan:
     """The fastest plan with all-to-alls: that of a search, then with the next Ulysses degrees.
 
-    Degrees differ little in compute. MSP and memory decide then, which a search over all degrees
-    tries for few layouts. Raises as `search` does.
+    Only plans with MSP: the search tries MSP for few layouts. Raises as `search` does.
     """
     best = search(workload, profile, options)
+    if not best.msp_splits:
+        return best
     family = replace(
         options,
         sequence_parallel=best.sequence_parallel,

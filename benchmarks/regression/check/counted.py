@@ -82,14 +82,18 @@ def emulated_cases() -> RankCases:
             replace(gpt, sequences_per_step=2),
             NativeSettings(sequence_parallel=2, context_parallel=2, checkpointing="save-attention"),
         ),
-        "sppo, SP 2 x PP 2, MSP, full offload, llama": (
+        "sppo, Ulysses 2 x PP 2, MSP, full offload, llama": (
             llama,
-            replace(FULL_OFFLOAD, sequence_parallel=2, pipeline_parallel=2),
+            replace(FULL_OFFLOAD, sequence_parallel=2, ulysses_parallel=2, pipeline_parallel=2),
         ),
-        "sppo, SP 4, hosted KV, full recompute": (
+        "sppo, TP 4, hosted KV, full recompute": (
             gpt,
             SppoSettings(
-                sequence_parallel=4, subsequences=4, kv_offload=True, policy="full-recompute"
+                sequence_parallel=4,
+                ulysses_parallel=1,
+                subsequences=4,
+                kv_offload=True,
+                policy="full-recompute",
             ),
         ),
     }
