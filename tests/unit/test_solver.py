@@ -27,8 +27,11 @@ def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None
 
 
 def test_solver_fits_the_limit_by_the_cheapest_decisions() -> None:
-    options = SolverOptions(msp=False)  # with it, another limit means another cut
+    options = SolverOptions(msp=False, sequence_parallel=1, kv_offload=False)
     free = solve(TINY, PROFILE, options)
+    options = replace(  # else another layout needs less memory
+        options, virtual_stages=free.virtual_stages, subsequences=free.subsequences
+    )
     peak = max(stage.memory.device_peak for stage in free.stages)
     assert all(stage.memory.host == 0 for stage in free.stages)
     limit = peak - 20 * MIB
