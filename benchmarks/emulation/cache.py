@@ -32,6 +32,7 @@ SHARED_CODE = (
     "benchmarks/worker/step_isolation.py",
     "benchmarks/worker/weights.py",
     "sppo/config",
+    "sppo/kernels",
 )
 """The code that every emulated rank runs, whatever its system. A test follows the imports."""
 

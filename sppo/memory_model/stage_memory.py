@@ -276,6 +276,8 @@ class StageMemoryModel:
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
             connections=self._connections,
+            gradient_bytes=state_bytes(self.shapes)[1],
+            device=self.workload.cluster.device,
         )
 
     @cached_property
