@@ -18,7 +18,7 @@ class ToySystem(ReferenceSystem):
 
 class ToyAdapter(ReferenceAdapter):
     def prepare(self, workload, settings, weights, context):
-        return ToySystem(workload, weights, context)
+        return ToySystem(workload, settings, weights, context)
 
 
 registry.register("toy", ToyAdapter())
