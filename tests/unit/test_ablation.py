@@ -20,7 +20,8 @@ TINY = workloads.find("tiny-cpu")
 def test_the_layout_of_autos_plan_is_repeated(limit_mib: int | None) -> None:
     workload = TINY.with_device_memory(None if limit_mib is None else limit_mib * MIB)
     layout, policy = ablation.fixed_layout(workload, POLICIES)
-    auto = ablation.plan_under(workload, SolverOptions(msp=False))
+    options = SolverOptions(msp=False, stage_sharding="tensor")
+    auto = ablation.plan_under(workload, options)
     repeated = ablation.plan_under(workload, layout)
     assert policy == "auto"
     assert repeated.lengths_tokens == auto.lengths_tokens
