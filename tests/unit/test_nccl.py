@@ -68,6 +68,7 @@ def plan() -> Plan:
         workloads.find("gpt-7b-128k-8xh100"), sequence_tokens=8192, sequences_per_step=2
     )
     degrees = {"pipeline_parallel": 2, "sequence_parallel": 2, "data_parallel": 2}
+    degrees["ulysses_parallel"] = 1
     return solve(workload, load_hardware("h100-80g"), SolverOptions(subsequences=4, **degrees))
 
 
@@ -105,7 +106,7 @@ def test_collectives_of_a_team_have_high_priority_and_all_processors(
     plan: Plan, nccl: Nccl
 ) -> None:
     join_groups(plan)
-    assert len(nccl.team_groups) == 2, "shards and replicas"
+    assert len(nccl.team_groups) == 2, "copies and shards"
     assert all(group.is_high_priority_stream for group in nccl.team_groups)
     assert all(group.config.max_ctas is None for group in nccl.team_groups)
 

@@ -12,7 +12,7 @@ from benchmarks import workloads
 from benchmarks.cli import main
 from sppo.config.hardware import PROFILES
 
-MODEL = ("--model", "gpt-7b", "--seq", "32K", "--gpus", "8")
+MODEL = ("--model", "gpt-7b", "--seq", "32K", "--gpus", "8", "--stage-sharding", "tensor")
 
 Shown = Callable[..., dict[str, float | str]]
 
