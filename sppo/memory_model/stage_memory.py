@@ -22,7 +22,7 @@ from sppo.memory_model.msp import (
 )
 from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, temporary_peaks
-from sppo.memory_model.untracked import untracked
+from sppo.memory_model.untracked import GLOO_BUFFER_BYTES, untracked
 from sppo.plan.blocks import BlockSpec, block_of
 from sppo.plan.blocks.temporaries import TemporaryPeak
 from sppo.plan.layout import Layout
@@ -266,6 +266,12 @@ class StageMemoryModel:
             return 0
         return self.layout.connections_of(self.stage)
 
+    @property
+    def _summed_bytes(self) -> int:
+        if self.workload.cluster.device != "cpu" or self.shapes[0].weight_copies == 1:
+            return 0
+        return state_bytes(self.shapes)[1] + GLOO_BUFFER_BYTES
+
     @cached_property
     def untracked(self) -> Untracked:
         """Device bytes that no tracked tensor shows, the same under all decisions."""
@@ -276,8 +282,7 @@ class StageMemoryModel:
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
             connections=self._connections,
-            gradient_bytes=state_bytes(self.shapes)[1],
-            device=self.workload.cluster.device,
+            summed_bytes=self._summed_bytes,
         )
 
     @cached_property

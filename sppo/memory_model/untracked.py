@@ -27,29 +27,25 @@ def untracked(
     tokens: Collection[int],
     keys: int,
     connections: int,
-    gradient_bytes: int,
-    device: str,
+    summed_bytes: int = 0,
 ) -> Untracked:
     """Device bytes of a rank that no tracked tensor shows; its chunks are like `shape`.
 
     tokens: the different counts of tokens that the rank computes at a time. keys: the most that
     one call of attention meets. connections: of other ranks to or from this one, one way each.
-    gradient_bytes: of the stage, which copies of its weights sum.
+    summed_bytes: of gloo, which sums a clone of gradients over the copies of weights.
     """
     groups = 1 + (shape.weight_shards > 1) + (shape.ulysses > 1) + (shape.replicas > 1)
     block = block_of(shape.model)
     size, shards = shape.element_bytes, shape.shards
     scratch = partial(block.kernel_scratch_bytes, element_bytes=size, shards=shards, keys=keys)
-    copied = 0
-    if device == "cpu" and shape.weight_copies > 1:  # gloo's reduce_scatter works on a clone
-        copied = gradient_bytes + GLOO_BUFFER_BYTES
     sizes = Untracked(
         code=len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
         scratch=max((scratch(device=profile.device, queries=n) for n in tokens), default=0),
         workspaces=profile.workspace_bytes,
         communicators=groups * profile.communicator_bytes
         + connections * profile.connection_bytes
-        + copied,
+        + summed_bytes,
         process=profile.process_bytes,
     )
     free_reserve = profile.reserve_bytes - profile.context_bytes
