@@ -7,6 +7,8 @@ of its gradients are those of full attention.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 from torch.nn import attention as torch_flash
@@ -18,7 +20,7 @@ Gradients = tuple[Tensor, Tensor, Tensor]
 """dQ, dK and dV of a block, shaped as query, keys and values."""
 
 
-class AttentionKernel:
+class AttentionKernel(ABC):
     """A kernel by its name. Queries are [1, H, n, D], keys and values [1, Hkv, m, D].
 
     `is_aligned_right`: with more keys than queries, the causal mask ends at the last key. Else it
@@ -30,10 +32,11 @@ class AttentionKernel:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @abstractmethod
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Block:
         """Output and log-sum-exp of one block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def backward(
         self,
         grad: Tensor,
@@ -45,15 +48,14 @@ class AttentionKernel:
         causal: bool,
     ) -> Gradients:
         """Gradients of one block. grad, out [1, H, n, D] and logsumexp [1, H, n]: over all keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Causal attention [1, H, n, D] of as many queries as keys, under autograd."""
-        raise NotImplementedError
 
+    @abstractmethod
     def obstacle(self, device: torch.device, dtype: torch.dtype, width: int) -> str | None:
         """Why this kernel cannot compute heads of that width here, with a cure; None if it can."""
-        raise NotImplementedError
 
     def prepare(self) -> None:
         """Make torch's own operators use this kernel: in this process, from now on."""
