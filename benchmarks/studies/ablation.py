@@ -81,7 +81,7 @@ def fixed_layout(workload: Workload, policies: Sequence[str]) -> tuple[SolverOpt
     Raises NotSupported or ValueError.
     """
     for policy in ("auto", *policies):
-        # MSP takes memory that some policies lack, and plans with all-to-alls have few subsequences.
+        # MSP takes memory that some policies lack. Plans with all-to-alls have few subsequences.
         options = SolverOptions(policy=policy, msp=False, stage_sharding="tensor")
         try:
             return _repeat(workload, plan_under(workload, options), options), policy
