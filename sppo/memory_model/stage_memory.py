@@ -256,8 +256,10 @@ class StageMemoryModel:
     def base_at_turn_bytes(self, decisions: StageDecisions) -> int:
         """All but saved tensors at the last forward, when the backward has freed nothing yet."""
         turn = self.live_bytes.turn
-        temporary = self._held(decisions)[1][turn]
-        return self.fixed_bytes(self.memory(decisions)) + temporary + self.live_bytes.messages[turn]
+        held = self._held(decisions)
+        return (
+            self.fixed_bytes(self._memory(*held)) + held[1][turn] + self.live_bytes.messages[turn]
+        )
 
     @property
     def _connections(self) -> int:
@@ -303,9 +305,16 @@ class StageMemoryModel:
             dkv + helped[3],
         )
 
+    @property
+    def kv_host_bytes(self) -> int:
+        """K, V, dK and dV in the host tier."""
+        return sum(self._state_bytes[3:]) if self.layout.kv_block_tokens else 0
+
     def memory(self, decisions: StageDecisions) -> StageMemory:
         """The whole memory model under these decisions."""
-        saved, temporary, host = self._held(decisions)
+        return self._memory(*self._held(decisions))
+
+    def _memory(self, saved: list[int], temporary: list[int], host: int) -> StageMemory:
         peak = self.live_bytes.peak(saved, temporary)
         hosted = bool(self.layout.kv_block_tokens)
         weights, gradients, optimizer, kv, dkv = self._state_bytes
@@ -321,6 +330,6 @@ class StageMemoryModel:
             constants=constant_bytes(self.workload),
             temporary=peak.temporary,
             host=host,
-            kv_host=kv + dkv if hosted else 0,
+            kv_host=self.kv_host_bytes,
             untracked=self.untracked,
         )

@@ -6,7 +6,7 @@ All sizes are those of one rank of the stage that owns the chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -21,8 +21,12 @@ from sppo.plan.saved_tensors import (
 )
 from sppo.plan.weights import canonical_weights
 
-_Copies = tuple[str, int, int]
-"""Of a saved tensor: its name, how many a chunk has, bytes of a token in each."""
+
+class _Widths(NamedTuple):
+    """Of saved tensors: (how many a chunk has, bytes of a token in each), and their sum."""
+
+    each: tuple[tuple[int, int], ...]
+    total: int
 
 
 class Elements(NamedTuple):
@@ -125,38 +129,42 @@ class PartShape:
         """Bytes of one saved tensor of a subsequence of `tokens` tokens."""
         return -(-tokens * self._token_bytes[tensor.name] // self.shards)
 
-    @cached_property
-    def _saved(self) -> list[_Copies]:
-        return self._copies(self.saved_tensors.values())
-
-    @cached_property
-    def _offloadable(self) -> list[_Copies]:
-        return self._copies(self.offloadable)
-
-    def _copies(self, tensors: Iterable[SavedTensor]) -> list[_Copies]:
-        return [
-            (tensor.name, self.copies[tensor.name], self._token_bytes[tensor.name])
-            for tensor in tensors
-        ]
-
-    def _bytes(self, tensors: list[_Copies], tokens: int, dropped: Collection[str]) -> int:
-        """Each tensor of each shard is rounded up to whole bytes."""
-        return sum(
-            copies * -(-tokens * token_bytes // self.shards)
-            for name, copies, token_bytes in tensors
-            if name not in dropped
-        )
-
-    def kept_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+    def kept_bytes(self, tokens: int, dropped: tuple[str, ...] = ()) -> int:
         """Bytes that a forward of `tokens` tokens saves for its backward (without K and V).
 
         Tensors named in `dropped` are recomputed, in all blocks of the chunk.
         """
-        return self._bytes(self._saved, tokens, dropped)
+        return self._bytes(tokens, dropped, offloadable=False)
 
-    def offloadable_bytes(self, tokens: int, dropped: Collection[str] = ()) -> int:
+    def offloadable_bytes(self, tokens: int, dropped: tuple[str, ...] = ()) -> int:
         """Bytes of all saved tensors that may be offloaded."""
-        return self._bytes(self._offloadable, tokens, dropped)
+        return self._bytes(tokens, dropped, offloadable=True)
+
+    def _bytes(self, tokens: int, dropped: tuple[str, ...], *, offloadable: bool) -> int:
+        """Each tensor of each shard is rounded up to whole bytes."""
+        widths = self._widths_bytes(dropped, offloadable)
+        if tokens % self.shards == 0:
+            return tokens // self.shards * widths.total
+        return sum(
+            copies * -(-tokens * token_bytes // self.shards) for copies, token_bytes in widths.each
+        )
+
+    def _widths_bytes(self, dropped: tuple[str, ...], offloadable: bool) -> _Widths:
+        key = dropped, offloadable
+        if key not in self._known_widths:
+            tensors = self.offloadable if offloadable else self.saved_tensors.values()
+            each = tuple(
+                (self.copies[tensor.name], self._token_bytes[tensor.name])
+                for tensor in tensors
+                if tensor.name not in dropped
+            )
+            total = sum(copies * token_bytes for copies, token_bytes in each)
+            self._known_widths[key] = _Widths(each, total)
+        return self._known_widths[key]
+
+    @cached_property
+    def _known_widths(self) -> dict[tuple[tuple[str, ...], bool], _Widths]:
+        return {}
 
     def kv_bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes of K and V of all blocks, or of their gradients, by the width of an element."""

@@ -1,8 +1,10 @@
 """The longest sequence that fits, which an infeasible plan's message names. No torch.
 
 Every layout has a length up to which it fits. Only the finest cuts are tried, which need the least
-memory, with one and two chunks a stage; more chunks hold no less. The search skips layouts whose
-model state, KV and dKV alone leave no room for a longer sequence than the best so far.
+device memory, with one and two chunks a stage; more chunks hold no less. The policy "full-offload"
+keeps the last subsequence: where the host tier is short, a coarser cut may fit more. The search
+skips layouts whose model state, KV and dKV alone leave no room for a longer sequence than the best
+so far.
 """
 
 from __future__ import annotations
@@ -20,12 +22,18 @@ from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import stage_problem
-from sppo.planner.layouts.candidates import CANDIDATES, every_layout, interleavings
-from sppo.planner.layouts.degrees import every_degree, ulysses_degrees
+from sppo.planner.layouts.candidates import (
+    CANDIDATES,
+    every_layout,
+    interleavings,
+    ulysses_degrees_to_try,
+)
+from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
 from sppo.planner.paper_heuristic import printed_bytes
+from sppo.planner.search.least_added import least_added
 
 PRECISION = 1.03
 """The length found is at least the true one divided by this."""
@@ -92,8 +100,7 @@ def longest_tokens(workload: Workload, profile: Hardware, options: SolverOptions
 def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> Iterator[_Family]:
     """Families with the most room first: their length rules many of the others out.
 
-    Most room: K and V in the host tier, and the most ranks a stage. Of the divisions of a stage
-    only that with the least model state is tried.
+    Most room: K and V in the host tier, the most ranks a stage, and the least Ulysses degree.
     """
     paper = options.solver == "paper"
     places: tuple[bool | None, ...] = (options.kv_offload,)
@@ -104,13 +111,14 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
     degrees = every_degree(workload, options)
     for place, (shards, stages, replicas) in itertools.product(places, reversed(degrees)):
         counts = interleavings(workload.model.layers, stages, options.virtual_stages)
-        for parts in counts[:2]:
+        divisions = ulysses_degrees_to_try(workload, options, shards)
+        for ulysses, parts in itertools.product(divisions, counts[:2]):
             if paper and parts > 1:
                 continue
             chosen = replace(
                 options,
                 sequence_parallel=shards,
-                ulysses_parallel=min(ulysses_degrees(options, shards)),
+                ulysses_parallel=ulysses,
                 pipeline_parallel=stages,
                 data_parallel=replicas,
                 virtual_stages=parts,
@@ -181,6 +189,7 @@ def _fits(layout: TimedLayout, options: SolverOptions) -> bool:
             return None
         problem.require_room()
         if options.policy == "auto":
+            least_added(problem).require_fit(problem)  # a quick test
             return require_some_decisions(problem)
         return problem.require_fit(problem.memory(policies.choose(problem, options.policy)))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
+from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
 from sppo.planner.evaluate import Choose, plan_of, stage_problem
 from sppo.planner.layouts.timed_layout import Ends, TimedLayout
@@ -35,6 +36,9 @@ OPTIMISM = 0.97
 SPREAD = 0.985
 """Further steps of a family over their estimates: at least so many times the least simulated."""
 
+LIKE = 0.995
+"""The same of a cut with other Ulysses degrees: their times differ less."""
+
 COARSEST = 1.5
 """Subsequences for each stage, at least, of a layout that is tried for its estimate alone."""
 
@@ -61,6 +65,12 @@ class _Candidate:
         """Candidates of a kind have about the same step over their estimates."""
         return (*self.resident.family, self.ends)
 
+    @property
+    def cut(self) -> tuple[object, ...]:
+        """The same for any Ulysses degree, of one number of subsequences."""
+        family = replace(self.resident, ulysses_parallel=1).family
+        return (*family, self.resident.subsequences, self.ends)
+
 
 def with_msp(
     plan: Plan,
@@ -79,38 +89,81 @@ def with_msp(
         if wanted:
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return MspResult(plan=plan)
-    best: MspResult | None = None
     least = float("inf") if wanted else plan.makespan_seconds
-    slowest = float("inf")
-    ratios: dict[tuple[object, ...], float] = {}
-    shorts: list[LayoutDoesNotFit] = []
-    for candidate in candidates:
-        expected = candidate.estimate * ratios.get(candidate.kind, OPTIMISM)
-        if expected >= least:
-            slowest = min(slowest, expected)
-            continue
-        try:
-            layout = candidate.resident.with_msp(candidate.ends)
-            for stage in layout.end_stages:  # they help most, the last as the pipeline fills
-                stage_problem(layout, stage).require_room()
-            split = plan_of(layout, choose)
-        except LayoutDoesNotFit as short:
-            shorts.append(short)
-            continue
-        if not split.msp_splits:
-            continue
-        if candidate.resident.pipeline_parallel > 2:  # two stages are soon simulated
-            ratio = SPREAD * split.makespan_seconds / candidate.estimate
-            ratios[candidate.kind] = min(ratio, ratios.get(candidate.kind, ratio))
-        if best is None or split.makespan_seconds < best.plan.makespan_seconds:
-            best = MspResult(plan=split, layout=layout)
-            least = min(least, split.makespan_seconds)
-    if best is None:
-        return _without(plan, shorts, slowest, wanted)
-    gain = plan.makespan_seconds / best.plan.makespan_seconds - 1
+    trials = _Trials(choose, least)
+    trials.run(candidates)
+    if trials.best is not None:
+        trials.run(_of_other_ulysses_degrees(trials.best, layouts))
+    if trials.best is None:
+        return _without(plan, trials.shorts, trials.slowest, wanted)
+    split = trials.best.plan
+    gain = plan.makespan_seconds / split.makespan_seconds - 1
     if gain <= 0 and not wanted:
         return MspResult(plan=plan, notes=(f"no MSP: simulated {-gain:.1%} slower with it",))
-    return MspResult(plan=best.plan, layout=best.layout, notes=(_gain(plan, best.plan, gain),))
+    return MspResult(plan=split, layout=trials.best.layout, notes=(_gain(plan, split, gain),))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """A candidate's layout with MSP, and its plan."""
+
+    candidate: _Candidate
+    layout: TimedLayout
+    plan: Plan
+
+
+class _Trials:
+    """Candidates as they are simulated. least: seconds that a plan must not exceed."""
+
+    def __init__(self, choose: Choose, least: float) -> None:
+        self.choose = choose
+        self.least = least
+        self.best: _Split | None = None
+        self.shorts: list[LayoutDoesNotFit] = []
+        self.slowest = float("inf")
+        """The least estimate that was too slow to try."""
+        self._tried: set[tuple[int, Ends]] = set()
+        self._ratios: dict[tuple[object, ...], float] = {}
+        self._of_cuts: dict[tuple[object, ...], float] = {}
+
+    def run(self, candidates: Sequence[_Candidate]) -> None:
+        """Simulate those whose estimates promise to be faster."""
+        for candidate in candidates:
+            ratio = self._ratios.get(candidate.kind, OPTIMISM)
+            expected = candidate.estimate * max(ratio, self._of_cuts.get(candidate.cut, 0.0))
+            if expected >= self.least:
+                self.slowest = min(self.slowest, expected)
+                continue
+            key = id(candidate.resident), candidate.ends
+            if key in self._tried:
+                continue
+            self._tried.add(key)
+            try:
+                self._simulate(candidate)
+            except LayoutDoesNotFit as short:
+                self.shorts.append(short)
+
+    def _simulate(self, candidate: _Candidate) -> None:
+        """Raises LayoutDoesNotFit."""
+        layout = candidate.resident.with_msp(candidate.ends)
+        for stage in layout.end_stages:  # they help most, the last as the pipeline fills
+            stage_problem(layout, stage).require_room()
+        plan = plan_of(layout, self.choose)
+        if not plan.msp_splits:
+            return
+        if candidate.resident.pipeline_parallel > 2:  # two stages are soon simulated
+            ratio = plan.makespan_seconds / candidate.estimate
+            _keep_least(self._ratios, candidate.kind, SPREAD * ratio)
+            _keep_least(self._of_cuts, candidate.cut, LIKE * ratio)
+        if self.best is None or plan.makespan_seconds < self.best.plan.makespan_seconds:
+            self.best = _Split(candidate=candidate, layout=layout, plan=plan)
+            self.least = min(self.least, plan.makespan_seconds)
+
+
+def _keep_least(
+    ratios: dict[tuple[object, ...], float], key: tuple[object, ...], ratio: float
+) -> None:
+    ratios[key] = min(ratio, ratios.get(key, ratio))
 
 
 def _without(
@@ -159,37 +212,66 @@ def _candidates(
     Of all: those near the plan, and those of the least estimate. With MSP little is left of the
     idle ends, so that work alone tells families apart.
     """
+    tried: dict[int, TimedLayout] = {}
+    for exchanges in (False, True):
+        members = [
+            layout
+            for layout in layouts
+            if layout.may_split and (layout.ulysses_parallel > 1) == exchanges
+        ]
+        tried |= {id(layout): layout for layout in _of_division(plan, members)}
+    close = [layout for layout in near if layout.may_split]
+    tried |= {id(layout): layout for layout in close[:FASTEST]}
+    return _ranked(tried.values(), ("fill", "both"))
+
+
+def _of_division(plan: Plan, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
+    """The layouts to try of those with all-to-alls inside a stage, or of those without."""
     own: list[TimedLayout] = []
     families: dict[tuple[int, ...], list[TimedLayout]] = {}
     for layout in layouts:
-        if layout.may_split and layout.family == plan.family:
+        if layout.family[:-1] == plan.family[:-1]:  # its K and V may be in the host tier
             own.append(layout)
-        elif layout.may_split:
+        else:
             families.setdefault(layout.family, []).append(layout)
-    cuts = [
-        layout
-        for layout in own
-        if layout.subsequences < plan.subsequences or layout.lengths_tokens == plan.lengths_tokens
-    ]
-    cuts.sort(key=lambda layout: -layout.subsequences)
+    yield from _coarser(own, plan)
     ranked = sorted(
         families.values(), key=lambda family: min(cut.work_and_ends_seconds[0] for cut in family)
     )
-    fastest = [min(family, key=lambda cut: cut.least_seconds) for family in ranked[:OTHER_FAMILIES]]
+    for family in ranked[:OTHER_FAMILIES]:
+        yield min(family, key=lambda cut: cut.least_seconds)
     every = [
-        layout
-        for family in (own, *families.values())
-        for layout in family
-        if layout.subsequences >= COARSEST * layout.pipeline_parallel
+        layout for layout in layouts if layout.subsequences >= COARSEST * layout.pipeline_parallel
     ]
-    every.sort(key=lambda layout: _time_alone(layout, "both"))
-    close = [layout for layout in near if layout.may_split]
-    rows = cuts[:COARSER], fastest, every[:FASTEST], close[:FASTEST]
-    tried = {id(layout): layout for row in rows for layout in row}
-    ends: tuple[Ends, ...] = ("fill", "both")
+    yield from sorted(every, key=lambda layout: _time_alone(layout, "both"))[:FASTEST]
+
+
+def _coarser(cuts: Sequence[TimedLayout], plan: Layout) -> list[TimedLayout]:
+    """The cut of `plan` and the next coarser ones."""
+    coarser = [
+        cut
+        for cut in cuts
+        if cut.subsequences < plan.subsequences or cut.lengths_tokens == plan.lengths_tokens
+    ]
+    return sorted(coarser, key=lambda cut: -cut.subsequences)[:COARSER]
+
+
+def _of_other_ulysses_degrees(best: _Split, layouts: Sequence[TimedLayout]) -> list[_Candidate]:
+    """The same for the other Ulysses degrees: an estimate cannot see what their MSP needs."""
+    split = best.layout
+    degrees: dict[int, list[TimedLayout]] = {}
+    for layout in layouts:
+        alike = replace(layout, ulysses_parallel=split.ulysses_parallel).family == split.family
+        if layout.may_split and alike:
+            degrees.setdefault(layout.ulysses_parallel, []).append(layout)
+    others = [cut for cuts in degrees.values() for cut in _coarser(cuts, split)]
+    return _ranked(others, ("fill", "both"))
+
+
+def _ranked(layouts: Iterable[TimedLayout], ends: Sequence[Ends]) -> list[_Candidate]:
     candidates = [
         _Candidate(resident=layout, ends=end, estimate=_time_alone(layout, end) + _added(layout))
-        for layout, end in product(tried.values(), ends)
+        for layout, end in product(layouts, ends)
     ]
     return sorted(candidates, key=lambda candidate: candidate.estimate)
 

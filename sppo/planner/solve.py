@@ -21,7 +21,6 @@ from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
-from sppo.planner.divisions import fastest_division
 from sppo.planner.evaluate import Choose, unpredicted_plan
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import TimedLayout
@@ -49,7 +48,7 @@ def solve(workload: Workload, profile: Hardware, options: SolverOptions | None =
     """
     options = options or SolverOptions()
     try:
-        return fastest_division(workload, profile, options, _solve)
+        return _solve(workload, profile, options)
     except Infeasible as error:
         if options.msp:  # the longest sequence is that of plans without MSP
             raise

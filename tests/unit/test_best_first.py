@@ -75,7 +75,7 @@ def test_quick_steps_are_the_simulators_and_bounds_are_below(
     if policy in ("auto", "lean", "no-offload", "full-offload", "paper"):
         for chain in chains(layout):
             added = least_added(chain.problem)
-            assert added.short_bytes == 0, "this layout fits"
+            assert added.device_short_bytes == added.host_short_bytes == 0, "this layout fits"
             assert chain.step_ns(added.ns) <= step_ns
 
 

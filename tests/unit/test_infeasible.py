@@ -117,7 +117,7 @@ def test_an_infeasible_plan_is_refused_quickly() -> None:
     start = time.process_time()
     with pytest.raises(Infeasible):
         solve(LONG, A100)
-    assert time.process_time() - start < 40  # three searches: 11 s beside two busy processes
+    assert time.process_time() - start < 5  # 4 s beside two busy processes
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,12 @@ def require_host_room(problem: StageProblem) -> None:
     levels = recompute_levels(problem)
     leanest = uniform(problem, levels[-1], 0.0)
     kept = problem.all_kept_bytes(leanest)
-    memory = problem.memory(leanest)
-    if kept + memory.kv_host <= host:
+    if kept + problem.kv_host_bytes <= host:
         return
     states = [*(uniform(problem, decision, 0.0) for decision in levels[:-1]), leanest]
     rest = min(problem.base_at_turn_bytes(decisions) for decisions in states)
     rest += problem.untracked.charged
-    excess = kept - max(0, device - rest) - (host - memory.kv_host)
+    excess = kept - max(0, device - rest) - (host - problem.kv_host_bytes)
     if excess > 0:
         raise LayoutDoesNotFit(excess, "host memory")
 
@@ -38,7 +37,6 @@ def require_some_decisions(problem: StageProblem) -> None:
     The ladders of `policies.choose` contain these decisions, so it then finds some that fit. It may
     also find some where this test raises: they need up to a 32nd less host memory.
     """
-    require_host_room(problem)
     shorts = []
     for decision in reversed(recompute_levels(problem)):
         try:

@@ -151,8 +151,10 @@ class StageProblem(StageMemoryModel):
 
     def offload(self, part: int, index: int, share: float, decision: Decision = KEEP) -> Decision:
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
+        if not share and not decision.offload:
+            return decision
         known = self._known[part]
-        key = index, share, decision.recompute
+        key = index if share < 1 else None, share, decision.recompute
         if key not in known:
             known[key] = self._offload(part, index, share, decision)
         offloaded: Decision = known[key]

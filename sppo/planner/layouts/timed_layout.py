@@ -72,21 +72,19 @@ class TimedLayout(Layout):
 
         The head is in the last chunk, or a chunk of its own without layers.
         """
-        layers = self.workload.model.layers
-        ranges = split_layers(layers, self.pipeline_parallel * self.virtual_stages)
-        if self.head_alone:
-            ranges += ((layers, layers),)
-        return tuple(
-            PartShape(
-                model=self.workload.model,
-                layers=range(*part),
-                head=number == len(ranges) - 1,
-                element_bytes=self.workload.element_bytes,
-                shards=self.sequence_parallel,
-                ulysses=self.ulysses_parallel,
-                replicas=self.data_parallel,
-            )
-            for number, part in enumerate(ranges)
+        return _chunk_shapes(self._division)
+
+    @cached_property
+    def _division(self) -> _Division:
+        return _Division(
+            self.workload.model,
+            self.workload.element_bytes,
+            self.sequence_parallel,
+            self.ulysses_parallel,
+            self.data_parallel,
+            self.pipeline_parallel,
+            self.virtual_stages,
+            self.head_alone,
         )
 
     def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
@@ -170,13 +168,12 @@ class TimedLayout(Layout):
         """Gradients summed over the copies of weights, and weights collected, once a step."""
         if self.weight_copies == 1:
             return 0.0
-        stages = range(self.pipeline_parallel)
         inner = self.tensor_parallel
         if self.data_parallel > 1:
             inner *= self.pipeline_parallel
         return reduction_seconds(
             self.profile,
-            elements=max(state_elements(self.stage_shapes(stage)) for stage in stages),
+            elements=_most_elements(self._division),
             inner_ranks=inner,
             copies=self.weight_copies,
         )
@@ -186,6 +183,47 @@ class TimedLayout(Layout):
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
         return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
+
+
+class _Division(NamedTuple):
+    """What the shapes of a layout's chunks depend on; layouts that differ in their cut share it."""
+
+    model: Model
+    element_bytes: int
+    shards: int
+    ulysses: int
+    replicas: int
+    stages: int
+    virtual_stages: int
+    head_alone: bool
+
+
+@lru_cache(maxsize=4096)
+def _chunk_shapes(division: _Division) -> tuple[PartShape, ...]:
+    """See `TimedLayout.shapes`."""
+    layers = division.model.layers
+    ranges = split_layers(layers, division.stages * division.virtual_stages)
+    if division.head_alone:
+        ranges += ((layers, layers),)
+    return tuple(
+        PartShape(
+            model=division.model,
+            layers=range(*part),
+            head=number == len(ranges) - 1,
+            element_bytes=division.element_bytes,
+            shards=division.shards,
+            ulysses=division.ulysses,
+            replicas=division.replicas,
+        )
+        for number, part in enumerate(ranges)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _most_elements(division: _Division) -> int:
+    """Elements of the fullest stage."""
+    shapes, stages = _chunk_shapes(division), division.stages
+    return max(state_elements(shapes[stage::stages]) for stage in range(stages))
 
 
 class CutTimes(NamedTuple):

@@ -20,7 +20,7 @@ from sppo.planner.search.log import Search
 def explain(
     plan: Plan, layout: TimedLayout, search: Search, before: tuple[Plan, TimedLayout] | None = None
 ) -> tuple[str, ...]:
-    """Sentences on the degrees, chunks, N, cap and place of K and V, on memory, and on copies.
+    """Sentences on degrees, all-to-alls, chunks, N, cap, K and V, on memory, and on copies.
 
     `layout` is the plan's. `before` is the search's best plan without MSP, if `plan` was made of
     it: then the comparisons are of that plan.
@@ -29,6 +29,7 @@ def explain(
     prefix = "without MSP, " if before else ""
     comparisons = (
         compared.degrees(),
+        *compared.division(),
         *compared.chunks(),
         compared.count(),
         *compared.cap(),
@@ -80,6 +81,16 @@ class _Comparisons:
             f"{rival.least_seconds:.3f} s of compute alone against {best:.3f} s "
             f"({rival.least_seconds / best - 1:+.1%}); {self._verdict(self._of_degrees(rival))}"
         )
+
+    def division(self) -> Iterator[str]:
+        """All-to-alls inside a stage, or none, where the options leave both."""
+        exchanges = self.layout.ulysses_parallel > 1
+        others = [
+            member for member in self.search.layouts if (member.ulysses_parallel > 1) != exchanges
+        ]
+        if others:
+            here, there = ("", "without") if exchanges else ("no ", "with")
+            yield f"{here}all-to-alls inside a stage: {there} them, {self._verdict(others)}"
 
     def chunks(self) -> Iterator[str]:
         """Every other number of model chunks a stage, for the same degrees."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heapify, heappop, heappush
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import Choose
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.search.bounds import chains, compute_bound_ns
+from sppo.planner.search.bounds import bounding_problems, chains, compute_bound_ns
 from sppo.planner.search.fastest_decisions import Alternatives, DecidedStep, fastest_decisions
 from sppo.planner.search.least_added import least_added
 from sppo.planner.search.log import Search
@@ -103,15 +104,14 @@ class _BestFirst:
 
     def _sharpen(self, layout: TimedLayout, number: int) -> None:
         """Put the layout back with a bound that counts memory. Raises LayoutDoesNotFit."""
-        least = 0
-        for chain in chains(layout):
-            chain.problem.require_room()
-            added = least_added(chain.problem)
-            if added.short_bytes:
-                first = chain.problem.shapes[0].layers[0]
-                where = f"device memory on the stage that begins with layer {first}"
-                raise LayoutDoesNotFit(added.short_bytes, where)
-            least = max(least, chain.step_ns(added.ns))
+        added_ns = []
+        for problem in bounding_problems(layout):
+            problem.require_room()
+            added = least_added(problem)
+            added.require_fit(problem)
+            added_ns.append(added.ns)
+        pairs = zip(chains(layout), added_ns, strict=True)
+        least = max(chain.step_ns(ns) for chain, ns in pairs)
         bound = max(self.log.bounds[number], least / 1e9 + layout.reduction_seconds)
         self.log.bounds[number] = bound
         heappush(self.waiting, (bound, number, True))
@@ -141,17 +141,31 @@ class _BestFirst:
 
     def _is_hopeless(self, layout: TimedLayout) -> bool:
         """Whether the finest cut of the layout's family, which needs least memory, does not fit."""
-        family = [member for member in self.log.layouts if member.family == layout.family]
-        finest = max(family, key=lambda member: member.subsequences)
+        finest = self._finest[layout.family]
         try:
-            for chain in chains(finest):
-                if chain.problem.stage in finest.end_stages:
-                    chain.problem.require_room()
-                    self._require_decisions(chain.problem)
+            problems = [
+                each for each in bounding_problems(finest) if each.stage in finest.end_stages
+            ]
+            for problem in problems:
+                problem.require_room()
+                if self.decide.weighs_memory:
+                    least_added(problem).require_fit(problem)
+            for problem in problems:
+                self._require_decisions(problem)
         except LayoutDoesNotFit as short:
             self.log.short[finest] = short
             return True
         return False
+
+    @cached_property
+    def _finest(self) -> dict[tuple[int, ...], TimedLayout]:
+        """Of every family the cut of the most subsequences."""
+        finest: dict[tuple[int, ...], TimedLayout] = {}
+        for layout in self.log.layouts:
+            known = finest.setdefault(layout.family, layout)
+            if layout.subsequences > known.subsequences:
+                finest[layout.family] = layout
+        return finest
 
     def _require_decisions(self, problem: StageProblem) -> None:
         """Raise LayoutDoesNotFit unless some decisions fit; a quick test comes first."""

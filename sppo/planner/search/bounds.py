@@ -49,10 +49,19 @@ def bounding_stages(layout: TimedLayout) -> list[int]:
     return sorted({0, min(1, last), last})
 
 
+def bounding_problems(layout: TimedLayout) -> list[StageProblem]:
+    """The decisions of the stages that bound the step; made once for a layout."""
+    if "problems" not in layout.memo:
+        stages = bounding_stages(layout)
+        layout.memo["problems"] = [stage_problem(layout, stage) for stage in stages]
+    made: list[StageProblem] = layout.memo["problems"]
+    return made
+
+
 def chains(layout: TimedLayout) -> list[Chain]:
     """Those of the stages that bound the step; made once for a layout."""
     if "chains" not in layout.memo:
-        layout.memo["chains"] = [_chain(layout, stage) for stage in bounding_stages(layout)]
+        layout.memo["chains"] = [_chain(layout, each) for each in bounding_problems(layout)]
     made: list[Chain] = layout.memo["chains"]
     return made
 
@@ -80,8 +89,8 @@ def compute_bound_ns(layout: TimedLayout) -> int:
     return max(0, int(least * 1e9) - rounded)
 
 
-def _chain(layout: TimedLayout, stage: int) -> Chain:
-    problem = stage_problem(layout, stage)
+def _chain(layout: TimedLayout, problem: StageProblem) -> Chain:
+    stage = problem.stage
     messages = message_ns(layout)
     final = layout.subsequences - 1
     places = range(len(problem.shapes))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sppo.config.errors import LayoutDoesNotFit
 from sppo.memory_model.model_state import constant_bytes, fixed_bytes
 from sppo.planner.activations.policies import recompute_levels
 from sppo.planner.activations.stage_problem import StageProblem
@@ -23,10 +24,20 @@ GROUPS = 12
 
 
 class LeastAdded(NamedTuple):
-    """Added ns of one sequence, and the bytes that no decisions can take from the device."""
+    """Added ns of one sequence, and the bytes that no decisions find room for."""
 
     ns: int
-    short_bytes: int
+    device_short_bytes: int
+    host_short_bytes: int = 0
+
+    def require_fit(self, problem: StageProblem) -> None:
+        """Raise LayoutDoesNotFit if bytes are short on the device or in the host tier."""
+        if self.device_short_bytes:
+            first = problem.shapes[0].layers[0]
+            where = f"device memory on the stage that begins with layer {first}"
+            raise LayoutDoesNotFit(self.device_short_bytes, where)
+        if self.host_short_bytes:
+            raise LayoutDoesNotFit(self.host_short_bytes, "host memory")
 
 
 class _Place(NamedTuple):
@@ -62,9 +73,13 @@ def least_added(problem: StageProblem) -> LeastAdded:
         shortest=min(problem.lengths),
         longest=max(problem.lengths),
     )
-    excess = _base_bytes(problem, order[-1]) + prices.saved * sum(weights[:-1]) - limit
+    room = limit - _base_bytes(problem, order[-1])
+    excess = prices.saved * sum(weights[:-1]) - room
     if excess <= 0:
         return LeastAdded(0, 0)
+    least = (prices.saved - sum(width for _, width in prices.tensors)) * sum(weights[:-1])
+    if host_short := _host_short_bytes(problem, least - max(0, room)):
+        return LeastAdded(0, 0, host_short)
     added = 0.0
     for share in sorted(_shares(problem, order, weights, prices)):
         taken = min(excess, share.size_bytes)
@@ -74,6 +89,15 @@ def least_added(problem: StageProblem) -> LeastAdded:
             break
     rounded = 2 * sum(1 + layers[place] for place, _ in order)  # nanoseconds are whole
     return LeastAdded(max(0, int(added) - rounded), max(0, int(excess)))
+
+
+def _host_short_bytes(problem: StageProblem, leaving: float) -> int:
+    """Bytes that the host tier lacks if so many of a sequence leave the device, at least."""
+    host = problem.workload.host_memory_bytes
+    if host is None:
+        return 0
+    arenas = problem.layout.kv_sets * leaving + problem.kv_host_bytes
+    return max(0, int(arenas) - host)
 
 
 def _base_bytes(problem: StageProblem, last: tuple[int, int]) -> int:
