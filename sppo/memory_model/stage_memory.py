@@ -262,13 +262,6 @@ class StageMemoryModel:
         )
 
     @property
-    def _connections(self) -> int:
-        """Of other ranks to or from this one; none is counted where none takes memory."""
-        if not self.profile.connection_bytes:
-            return 0
-        return self.layout.connections_of(self.stage)
-
-    @property
     def _summed_bytes(self) -> int:
         if self.workload.cluster.device != "cpu" or self.shapes[0].weight_copies == 1:
             return 0
@@ -283,7 +276,9 @@ class StageMemoryModel:
             self.profile,
             tokens={tokens for row, shape in rows if shape.layers for tokens in row if tokens},
             keys=max(self.block.prefix_block_tokens, *self.lengths),
-            connections=self._connections,
+            connections=self.layout.connections_of(self.stage)
+            if self.profile.connection_bytes
+            else 0,
             summed_bytes=self._summed_bytes,
         )
 
