@@ -22,20 +22,23 @@ def workload_words(command: Launched) -> str:
     return printable(shlex.join([*([] if by_flags else [str(command.workload)]), *flags]))
 
 
-def check_machine(workload: Workload, nodes: int = 1, asked: str = "") -> None:
+def check_machine(
+    workload: Workload, nodes: int = 1, asked: str = "", command: str = "run"
+) -> None:
     """Raise UsageError, with a command that fits, if this machine cannot run its ranks.
 
-    nodes: on how many nodes the command runs. asked: the workload as in `workload_words`.
+    nodes: on how many nodes the command runs. asked: the workload as in `workload_words`. command:
+    the name of the one that was called, which the error advises; only `run` has a dry run.
     """
     cluster, asked = workload.cluster, asked or workload.name
     devices_words = "CUDA devices" if cluster.device == "cuda" else "ranks"
     needs = f"{workload.name} needs {cluster.nodes} x {cluster.ranks_per_node} {devices_words}"
     others = (
         f"`sppo-bench run {asked} --dry-run` prints its torchrun lines, "
-        f"`sppo-bench run {workloads.DEFAULT}` runs here"
+        f"`sppo-bench {command} {workloads.DEFAULT}` runs here"
     )
     if cluster.nodes != nodes:
-        line = f"sppo-bench run {asked} --nodes {cluster.nodes}"
+        line = f"sppo-bench {command} {asked} --nodes {cluster.nodes}"
         raise UsageError(f"{needs}: `{line}` on every node (docs/nodes.md); {others}")
     if cluster.device == "cpu":
         cores, ranks = available_cores(), cluster.ranks_per_node

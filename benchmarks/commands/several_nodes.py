@@ -49,7 +49,7 @@ def on_nodes(
     count = count_of(command)
     where = place_of(command, count)
     follows = where is not None and where.rank > 0
-    problem = machine_problem(workload, count, asked, follows=follows)
+    problem = machine_problem(workload, count, asked, name_of(command), follows=follows)
     arguments = [name_of(command), *words(command, without=CHANGEABLE)]
     if where is not None and follows:
         return follow(command, where, arguments, problem)
@@ -60,13 +60,17 @@ def on_nodes(
         return crew.exit_code
 
 
-def machine_problem(workload: Workload, nodes: int, asked: str, *, follows: bool) -> str:
+def machine_problem(
+    workload: Workload, nodes: int, asked: str, command: str, *, follows: bool
+) -> str:
     """Why this machine cannot run its ranks: for node 0 to say where this node `follows`.
+
+    asked: the workload as the user named it. command: the name of the command.
 
     Raises UsageError elsewhere.
     """
     try:
-        check_machine(workload, nodes, asked)
+        check_machine(workload, nodes, asked, command)
     except UsageError as error:
         if not follows:
             raise

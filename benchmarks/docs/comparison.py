@@ -28,7 +28,7 @@ def _origin(document: str, rows: Sequence[Mapping[str, str]]) -> str:
     launches = sorted({int(row["launches"]) for row in rows})
     words = str(launches[0]) + (f" to {launches[-1]}" if len(launches) > 1 else "")
     peaks = re.findall(r"^- MFU: of (\S+ TFLOP/s) per rank", document, re.MULTILINE)
-    peak = f" Peak of MFU: {peaks[0]} a rank." if peaks else ""
+    peak = f" MFU is relative to a peak of {peaks[0]} a rank." if peaks else ""
     return f"{measured.replace('m', 'M', 1)} Launches of a row: {words}.{peak}"
 
 

@@ -54,7 +54,8 @@ def test_the_line_under_a_comparison_has_launches_and_the_peak() -> None:
     )
     rows = [{"launches": "3"}, {"launches": "5"}]
     measured = "Measured on A, 2 cores, commit 1, today. Launches of a row: 3 to 5."
-    assert comparison._origin(document, rows) == f"{measured} Peak of MFU: 0.1 TFLOP/s a rank."
+    peak = "MFU is relative to a peak of 0.1 TFLOP/s a rank."
+    assert comparison._origin(document, rows) == f"{measured} {peak}"
     assert comparison._origin(document.partition("- MFU")[0], rows) == measured
 
 

@@ -157,3 +157,9 @@ def test_a_machine_without_a_usable_gpu_says_why(
         check_machine(workloads.find("gpt-1b-16k-1xh100"))
     assert cure in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_study_advises_its_own_command_where_nodes_are_missing() -> None:
+    workload = workloads.find("gpt-7b-1m-32xa100")
+    with pytest.raises(Exception, match=r"`sppo-bench sweep gpt-7b-1m-32xa100 --nodes 4` on every"):
+        check_machine(workload, command="sweep")
