@@ -274,6 +274,8 @@ class ReferenceAdapter(Adapter):
     ) -> ReferenceSystem:
         if context.ranks != 1:
             raise Unavailable("the reference runs in one process; launch it with one rank")
+        if not isinstance(settings, ReferenceSettings):  # those of a subclass in another package
+            settings = ReferenceSettings()
         return ReferenceSystem(workload, settings, weights, context)
 
 

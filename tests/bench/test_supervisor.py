@@ -171,17 +171,13 @@ def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
 
 
 def test_the_reference_itself_through_the_real_worker(tmp_path: Path) -> None:
-    """It cannot run on two ranks, and says so in its own words."""
     options = Options(launches=1, measured_steps=2)
     directory = run.new_directory(tmp_path, WORKLOAD.name)
     prepared = preparing.prepare(WORKLOAD, options, directory)
-    two_ranks = assign(Row(label="Plain torch", system="reference", choosing="only one"), WORKLOAD)
-    reference, refused = run.run(prepared, [two_ranks], options, Lines())
+    (reference,) = run.run(prepared, [], options, Lines())
     assert reference.status == "ok"
     assert [step.tokens for step in reference.steps] == [64, 512, 512, 512]
     assert reference.steps[-1].loss is not None
-    assert refused.status == "unavailable"
-    assert "the reference runs in one process" in refused.reason
 
 
 def test_a_real_refusal_on_two_ranks_is_oom_and_the_next_row_still_runs(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def launch(job: Job) -> subprocess.CompletedProcess[str]:
     path.write_bytes(msgspec.json.encode(job))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*torchrun, "--nproc-per-node", "1", "-m", "benchmarks.worker.rank", str(path)],
+        [*torchrun, "--nproc-per-node", str(job.ranks), "-m", "benchmarks.worker.rank", str(path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -224,6 +224,13 @@ def test_a_loss_that_is_no_number_is_a_failure() -> None:
     )
     with pytest.raises(FloatingPointError, match=r"step 3 \(measured\): loss nan"):
         rank.check_finite(3, report)
+
+
+@pytest.mark.slow
+def test_the_reference_refuses_two_ranks_in_its_own_words(tmp_path: Path) -> None:
+    result = launch(make_job(tmp_path, ranks=2))
+    assert result.returncode != 0
+    assert "Unavailable: the reference runs in one process" in result.stderr
 
 
 @pytest.mark.slow

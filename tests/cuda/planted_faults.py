@@ -171,13 +171,13 @@ def _reversed_on_one_replica(patch: Patch) -> None:
     def reduce(self: Any, shards: Team) -> None:
         if shards.size > 1:
             shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
-        if self.replicas.size == 1:
+        if self.copies.size == 1:
             return
         pairs = list(zip(self._gradients, self._pieces, strict=True))
-        if self.replicas.index == 1:
+        if self.copies.index == 1:
             pairs.reverse()
         for gradient, piece in pairs:
-            self.replicas.reduce_scatter(gradient, into=piece).wait()
+            self.copies.reduce_scatter(gradient, into=piece).wait()
 
     patch.setattr(FlatAdamW, "reduce", reduce)
 

@@ -337,9 +337,10 @@ def test_predicted_equals_counted() -> None:
 
 def test_four_ranks_with_msp_count_what_is_simulated() -> None:
     four = replace(CLUSTER, ranks_per_node=4)
+    stages = {"pipeline_parallel": 4, "virtual_stages": 1}
     jobs = [
-        (replace(GPT, cluster=four), SppoSettings(subsequences=6, virtual_stages=1, msp=True)),
-        (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, virtual_stages=1, msp=True)),
+        (replace(GPT, cluster=four), SppoSettings(subsequences=6, **stages, msp=True)),
+        (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, **stages, msp=True)),
     ]
     for workload, settings in jobs:
         assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3

@@ -70,7 +70,7 @@ def test_a_bias_gradient_is_summed_in_float32(layer: str) -> None:
     if layer == "column":
         out = ColumnLinear.apply(x, Team(), ((weight, bias),))
     else:
-        out = RowLinear.apply(x, Team(), weight, bias)
+        out = RowLinear.apply(x, Team(), weight, bias, None)
     out.backward(grad)
     assert relative_error(bias.gradient, grad.double().sum(0)) < 1e-6
 
