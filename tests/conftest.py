@@ -1,4 +1,4 @@
-"""For all tests: they may run in a step of SLURM, whose variables would name nodes."""
+"""For all tests: they may run in a step of SLURM, and on a machine that is busy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)
