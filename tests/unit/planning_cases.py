@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import cProfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload
@@ -18,3 +22,19 @@ TINY = Workload(
 
 RESIDENT = SolverOptions(kv_offload=False)
 """K and V stay on the device."""
+
+
+@contextmanager
+def counted_calls() -> Iterator[list[int]]:
+    """Calls of Python and C functions within; a million take about half a second on a slow core.
+
+    Unlike seconds, they are the same on a busy machine.
+    """
+    calls: list[int] = []
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        yield calls
+    finally:
+        profile.disable()
+        calls.append(sum(entry.callcount for entry in profile.getstats()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -21,7 +20,7 @@ from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.longest import longest_tokens, round_down, words
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
-from tests.unit.planning_cases import PROFILE, RESIDENT, TINY
+from tests.unit.planning_cases import PROFILE, RESIDENT, TINY, counted_calls
 
 A100 = load_hardware("a100-80g")
 LONG = of_flags(model="gpt-7b", seq="64M", gpus=128, hardware="a100-80g")
@@ -114,10 +113,9 @@ def test_no_length_fits_where_the_model_state_does_not() -> None:
 
 
 def test_an_infeasible_plan_is_refused_quickly() -> None:
-    start = time.process_time()
-    with pytest.raises(Infeasible):
+    with counted_calls() as calls, pytest.raises(Infeasible):
         solve(LONG, A100)
-    assert time.process_time() - start < 5  # 4 s beside two busy processes
+    assert calls[0] < 9.5e6  # 3.7 s on a slow core
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,7 @@ from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB, format_bytes
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
-from tests.unit.planning_cases import PROFILE, TINY
+from tests.unit.planning_cases import PROFILE, TINY, counted_calls
 
 
 def test_a_single_stage_gets_equal_pieces_and_a_pipeline_balanced_ones() -> None:
@@ -115,11 +114,11 @@ def test_profiles_are_checked() -> None:
 
 
 def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
-    start = time.process_time()
     large = of_flags(model="gpt-65b", seq="4M", gpus=4096, hardware="a100-80g")
-    plan = solve(large, load_hardware("a100-80g"))
+    with counted_calls() as calls:
+        plan = solve(large, load_hardware("a100-80g"))
     assert plan.sequence_parallel * plan.pipeline_parallel == 4096
+    assert calls[0] < 13e6  # 5 s on a slow core
     large = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
     with pytest.raises(ValueError, match=r"gpt-7b fills 1,024 of them at most, as SP 32 x PP 32"):
         solve(large, load_hardware("a100-80g"))
-    assert time.process_time() - start < 10
