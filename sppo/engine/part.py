@@ -149,7 +149,9 @@ class Part:
         brief._in_flight = {}
         device, dtype = self.context.device, self.context.dtype
         ids = torch.zeros(tokens, dtype=torch.int64, device=device)
-        states = torch.zeros(tokens // self.model.team.size, width, dtype=dtype, device=device)
+        states = torch.zeros(
+            tokens // self.plan.sequence_parallel, width, dtype=dtype, device=device
+        )
         last = self.index + 1 == len(self.plan.parts)
         x = ids if self.model.first else states
         brief.forward(0, 0, x, ids if last else None, 1.0)

@@ -32,6 +32,9 @@ SETTINGS = {
     "recomputed": SppoSettings(
         pipeline_parallel=2, sequence_parallel=2, subsequences=4, policy="lean"
     ),
+    "all-to-alls": SppoSettings(
+        pipeline_parallel=2, sequence_parallel=2, ulysses_parallel=2, subsequences=4
+    ),
     "hosted K and V": SppoSettings(pipeline_parallel=4, subsequences=4, kv_offload=True),
 }
 
