@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
@@ -68,8 +68,7 @@ class _Candidate:
     @property
     def cut(self) -> tuple[object, ...]:
         """The same for any Ulysses degree, of one number of subsequences."""
-        family = replace(self.resident, ulysses_parallel=1).family
-        return (*family, self.resident.subsequences, self.ends)
+        return (_for_any_ulysses(self.resident), self.resident.subsequences, self.ends)
 
 
 def with_msp(
@@ -246,6 +245,11 @@ def _of_division(plan: Plan, layouts: Sequence[TimedLayout]) -> Iterator[TimedLa
     yield from sorted(every, key=lambda layout: _time_alone(layout, "both"))[:FASTEST]
 
 
+def _for_any_ulysses(layout: Layout) -> tuple[int, ...]:
+    """The layout's family without its Ulysses degree."""
+    return (*layout.family[:3], *layout.family[4:])
+
+
 def _coarser(cuts: Sequence[TimedLayout], plan: Layout) -> list[TimedLayout]:
     """The cut of `plan` and the next coarser ones."""
     coarser = [
@@ -261,8 +265,7 @@ def _of_other_ulysses_degrees(best: _Split, layouts: Sequence[TimedLayout]) -> l
     split = best.layout
     degrees: dict[int, list[TimedLayout]] = {}
     for layout in layouts:
-        alike = replace(layout, ulysses_parallel=split.ulysses_parallel).family == split.family
-        if layout.may_split and alike:
+        if layout.may_split and _for_any_ulysses(layout) == _for_any_ulysses(split):
             degrees.setdefault(layout.ulysses_parallel, []).append(layout)
     others = [cut for cuts in degrees.values() for cut in _coarser(cuts, split)]
     return _ranked(others, ("fill", "both"))
