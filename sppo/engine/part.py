@@ -50,9 +50,14 @@ class StageBuffers:
             take_host=context.take_host,
         )
         self.ring: KvRing | None = None
+        self._last_gradients: list[Tensor] = []
         if plan.kv_block_tokens:
             self.ring = KvRing(self.kv_format, plan.kv_block_tokens, context.ring_slots)
             self.add("staging", self.ring.buffers)
+        elif tokens := plan.sequence_tokens - plan.summed_tokens:
+            of_a_layer = self.kv_format.gradients(1, tokens, host=False)
+            self._last_gradients = [tensor.squeeze(0) for tensor in of_a_layer]
+            self.add("dkv", self._last_gradients)
 
     def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:
         """Label buffers of the stage for the accounting, and list them in `tensors`."""
@@ -63,12 +68,28 @@ class StageBuffers:
     def arena_of(self, sequence: int) -> HostArena:
         return self.arenas[sequence % len(self.arenas)]
 
-    def make_caches(self, part: int, tokens: int) -> list[KvCache]:
-        """K, V, dK and dV of the first `tokens` positions in a chunk: a cache for every KV set."""
-        layers = len(self.plan.parts[part].layer_range)
-        caches = [KvCache(self.kv_format, layers, tokens, self.ring)]
-        for _ in range(1, self.plan.kv_sets):
-            caches.append(KvCache(self.kv_format, layers, tokens, self.ring, caches[0]))
+    def make_caches(self, part: int) -> list[KvCache]:
+        """K, V, dK and dV of a sequence in a chunk: a cache for every KV set."""
+        plan, caches = self.plan, []
+        for _ in range(plan.kv_sets):
+            cache = KvCache(
+                self.kv_format,
+                len(plan.parts[part].layer_range),
+                plan.sequence_tokens,
+                self.ring,
+                caches[0] if caches else None,
+                summed_tokens=plan.summed_tokens,
+                last=self._last_gradients,
+            )
+            caches.append(cache)
+        return self._labelled(caches)
+
+    def make_helper_cache(self, part: int, tokens: int) -> KvCache:
+        """K, V, dK and dV of the first `tokens` positions in a chunk that the stage helps with."""
+        cache = KvCache(self.kv_format, len(self.plan.parts[part].layer_range), tokens)
+        return self._labelled([cache])[0]
+
+    def _labelled(self, caches: list[KvCache]) -> list[KvCache]:
         for cache in caches:
             self.add("host" if self.ring else "kv", cache.buffers[:2])
         self.add("host" if self.ring else "dkv", caches[0].buffers[2:])
@@ -137,11 +158,14 @@ class Part:
     def warm_kernels(self, tokens: int) -> None:
         """Forward and backward of the first layer, and of the head, on the last `tokens` positions.
 
-        Before a step, on CUDA: a kernel's first call may wait for the whole device, and so for a
-        receive that was posted ahead. The results are thrown away. Gradients, K and V are left with
-        any values: a step writes them before it reads them.
+        Those of another length than the last subsequence are the last before it. Before a step, on
+        CUDA: a kernel's first call may wait for the whole device, and so for a receive that was
+        posted ahead. The results are thrown away. Gradients, K and V are left with any values: a
+        step writes them before it reads them.
         """
         end, width = self.plan.sequence_tokens, self.plan.model.hidden
+        if tokens != self.plan.lengths_tokens[-1]:
+            end = self.plan.summed_tokens
         span = slice(end - tokens, end)
         brief = copy(self)
         brief.caches = [layers[:1] for layers in self.caches[:1]]

@@ -29,7 +29,7 @@ class Stage:
         spans = {n: slice(start, start + tokens) for n, (start, tokens) in enumerate(starts)}
         self.parts: dict[int, Part] = {}
         for part in range(self.index, len(plan.parts), plan.pipeline_parallel):
-            self._caches[part] = self.buffers.make_caches(part, plan.sequence_tokens)
+            self._caches[part] = self.buffers.make_caches(part)
             layers = [cache.layers for cache in self._caches[part]]
             self.parts[part] = Part(part, weights, layers, spans, self.buffers)
         self._msp_parts = self._make_msp_parts()
@@ -47,7 +47,8 @@ class Stage:
         for split in msp_splits:
             group = MspGroup(plan, split, self.index, self.groups.transport)
             if split.part in helpers:
-                self._caches[split.part] = self.buffers.make_caches(split.part, group.end)
+                caches = [self.buffers.make_helper_cache(split.part, group.end)]
+                self._caches[split.part] = caches
             (cache,) = self._caches[split.part]
             weights: Weights = helpers.get(split.part) or self.weights
             msp_parts.append(MspPart(group, weights, cache, self.buffers))
@@ -65,11 +66,15 @@ class Stage:
         return chosen
 
     def warm_kernels(self) -> None:
-        """Call every kernel of a step once, of each count of tokens: see `Part.warm_kernels`."""
+        """Call every kernel of a step once, of each count of tokens: see `Part.warm_kernels`.
+
+        The last subsequence comes first, as in a backward.
+        """
         rows = self.plan.rank_tokens(self.index)
         counts = {tokens for row in rows for tokens in row if tokens}
+        last = self.plan.lengths_tokens[-1]
         for part in self.parts.values():
-            for tokens in sorted(counts):
+            for tokens in sorted(counts, key=lambda tokens: (tokens != last, tokens)):
                 part.warm_kernels(tokens)
 
     def clear_gradients(self, part: int) -> None:

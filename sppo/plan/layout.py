@@ -86,6 +86,16 @@ class Layout(Slicing):
         """Position of the first token of each subsequence."""
         return tuple(itertools.accumulate(self.lengths_tokens[:-1], initial=0))
 
+    @cached_property
+    def summed_tokens(self) -> int:
+        """The first positions: their dK and dV are sums over subsequences.
+
+        No later subsequence adds to those of the last one. Slices of a split one do.
+        """
+        last = self.subsequences - 1
+        is_split = any(last in msp_split.subsequences for msp_split in self.msp_splits)
+        return sum(self.lengths_tokens) if is_split else self.starts_tokens[last]
+
     @property
     def part_count(self) -> int:
         """Chunks of the whole model; chunk k belongs to stage k mod PP."""

@@ -1,10 +1,11 @@
 """The longest sequence that fits, which an infeasible plan's message names. No torch.
 
-Every layout has a length up to which it fits. Only the finest cuts are tried, which need the least
-device memory, with one and two chunks a stage; more chunks hold no less. The policy "full-offload"
-keeps the last subsequence: where the host tier is short, a coarser cut may fit more. The search
-skips layouts whose model state, KV and dKV alone leave no room for a longer sequence than the best
-so far.
+Every layout has a length up to which it fits. Of the cuts two are tried, with one and two chunks a
+stage; more chunks hold no less. The finest cut needs the least device memory for saved tensors. The
+undivided sequence, with K and V on the device, needs no sums of dK and dV. Where the host tier is
+short, a coarser cut with hosted K and V may fit more, and so may "full-offload", which keeps the
+last subsequence. The search skips layouts whose model state, KV and dKV alone leave no room for a
+longer sequence than the best so far.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ class _Family:
     options: SolverOptions
 
     def fits(self, tokens: int) -> bool:
-        """Whether the solver's finest cut of so many tokens fits, with the cap if it has one."""
+        """Whether a cut of so many tokens fits: the undivided one, or the finest with its cap."""
         options = self.options
         cap, count = options.longest_tokens, options.subsequences
         if count is not None:
             return count <= tokens and _fits(self._layout(tokens, count, cap), options)
+        if self._may_be_undivided and _fits(self._layout(tokens, 1, cap), options):
+            return True
         alignment = 1 if tokens < 1024 else ALIGNMENT_TOKENS * (options.sequence_parallel or 1)
         counts = [n for n in CANDIDATES if n * alignment <= tokens] or [1]
         if options.solver == "paper":  # offloads only what hides: a coarser cut may need less
@@ -68,7 +71,12 @@ class _Family:
         """False only if model state, KV and dKV alone are too much, whatever the cut."""
         if self.options.solver == "paper":  # the paper's memory model has no dKV
             return True
-        return _passes(self._layout(tokens, 1, None), StageProblem.require_room)
+        undivided = self._layout(tokens, 1, None)
+        return _passes(undivided, StageProblem.require_room)
+
+    @property
+    def _may_be_undivided(self) -> bool:
+        return not self.options.kv_offload and self.options.solver != "paper"
 
     def _layout(self, tokens: int, count: int, cap: int | None) -> TimedLayout:
         shards = self.options.sequence_parallel or 1

@@ -23,7 +23,7 @@ from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS, ring_slots
 class KvBlock(NamedTuple):
     """Keys and values of some positions [kv_heads, n, D], and the accumulators of dK and dV.
 
-    Accumulators are float32 or wider.
+    Accumulators are float32 or wider. In a cache they may have fewer positions, see `KvCache`.
     """
 
     keys: Tensor
@@ -32,19 +32,21 @@ class KvBlock(NamedTuple):
     value_gradients: Tensor
 
 
-def _span(buffers: KvBlock, start: int, end: int) -> KvBlock:
+def _span(buffers: Sequence[Tensor], start: int, end: int) -> list[Tensor]:
     """Views of these positions; `narrow` is one operator, an index with a slice is two or more."""
-    return KvBlock(*(buffer.narrow(1, start, end - start) for buffer in buffers))
+    return [buffer.narrow(1, start, end - start) for buffer in buffers]
 
 
 class ResidentLayer:
     """One layer's K, V, dK and dV [kv_heads, S, D] on the device: blocks are views.
 
-    Positions are absolute, so that a write is idempotent.
+    Positions are absolute, so that a write is idempotent. `last` has dK and dV of the positions
+    behind the accumulators: those of the last subsequence, while its backward is in this layer.
     """
 
-    def __init__(self, buffers: KvBlock) -> None:
+    def __init__(self, buffers: KvBlock, last: Sequence[Tensor] = ()) -> None:
         self.buffers = buffers
+        self.last = last
         self.kv_heads = buffers.keys.shape[0]
 
     def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -56,8 +58,8 @@ class ResidentLayer:
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
         """K and V [kv_heads, tokens, D] of one subsequence."""
-        span = _span(self.buffers, start, start + tokens)
-        return span.keys, span.values
+        key, value = _span(self.buffers[:2], start, start + tokens)
+        return key, value
 
     def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """K and V of all positions before `start`, in blocks on the device."""
@@ -66,7 +68,10 @@ class ResidentLayer:
 
     def own_gradients(self, start: int, tokens: int) -> KvBlock:
         """`own`, with the dK and dV that later subsequences have added."""
-        return _span(self.buffers, start, start + tokens)
+        if start + tokens <= self.buffers.key_gradients.shape[1]:
+            return KvBlock(*_span(self.buffers, start, start + tokens))
+        zeros = [tensor.zero_() for tensor in _span(self.last, 0, tokens)]
+        return KvBlock(*self.own(start, tokens), *zeros)
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
         """`prefix` for `tokens` queries, which add dK and dV before they take the next block.
@@ -75,7 +80,7 @@ class ResidentLayer:
         """
         step = max(PREFIX_BLOCK_TOKENS, tokens)
         for first in range(0, start, step):
-            yield _span(self.buffers, first, min(first + step, start))
+            yield KvBlock(*_span(self.buffers, first, min(first + step, start)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,19 +96,19 @@ class KvFormat:
     def allocate(self, count: int, tokens: int, dtype: torch.dtype, *, host: bool) -> Tensor:
         """[count, kv_heads / shards, tokens, D] on the device or in the host tier."""
         shape = (count, self.model.kv_heads // self.shards, tokens, self.model.head_width)
-        if not host:
+        if not host or not tokens:
             return torch.empty(shape, device=self.device, dtype=dtype)
         memory = self.take_host(dtype.itemsize * math.prod(shape), self.device)
         return memory.view(dtype).view(shape)
 
-    def blocks(
-        self, count: int, tokens: int, *, host: bool, gradients: Sequence[Tensor] = ()
-    ) -> KvBlock:
-        """K, V, dK and dV by `allocate`; dK and dV may be those of another cache."""
-        kv = [self.allocate(count, tokens, self.dtype, host=host) for _ in range(2)]
+    def kv(self, count: int, tokens: int, *, host: bool) -> list[Tensor]:
+        """K and V by `allocate`."""
+        return [self.allocate(count, tokens, self.dtype, host=host) for _ in range(2)]
+
+    def gradients(self, count: int, tokens: int, *, host: bool) -> list[Tensor]:
+        """dK and dV by `allocate`, float32 or wider."""
         wide = accumulation_dtype(self.dtype)
-        own = gradients or [self.allocate(count, tokens, wide, host=host) for _ in range(2)]
-        return KvBlock(*kv, *own)
+        return [self.allocate(count, tokens, wide, host=host) for _ in range(2)]
 
 
 class KvLoad(NamedTuple):
@@ -125,7 +130,10 @@ class KvRing:
         self.tokens = tokens
         self.device = form.device
         self.slots = slots or ring_slots(form.device.type)
-        self.buffers = form.blocks(self.slots, tokens, host=False)
+        self.buffers = KvBlock(
+            *form.kv(self.slots, tokens, host=False),
+            *form.gradients(self.slots, tokens, host=False),
+        )
         self.copies = CopyStreams(form.device)
         self._offloads = [DONE] * self.slots
 
@@ -182,28 +190,28 @@ class HostedLayer:
         return like.new_empty(like.shape), like.new_empty(like.shape)
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        span = _span(self.host, start, start + key.shape[1])
+        keys, values = _span(self.host[:2], start, start + key.shape[1])
         self.ring.copies.wait_for_offloads()  # those of the layer before
-        self.ring.copies.copy_to_host(key, span.keys)
-        self.ring.copies.copy_to_host(value, span.values)
+        self.ring.copies.copy_to_host(key, keys)
+        self.ring.copies.copy_to_host(value, values)
         self._kept = self.ring.copies.d2h_event()
 
     def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        span = _span(self.host, start, start + tokens)
-        own = self._reload(span.keys), self._reload(span.values)
+        keys, values = _span(self.host[:2], start, start + tokens)
+        own = self._reload(keys), self._reload(values)
         self.ring.copies.h2d_event().wait()
         return own
 
     def own_gradients(self, start: int, tokens: int) -> KvBlock:
         self.ring.copies.wait_for_offloads()
         own = self.own(start, tokens)
-        host = _span(self.host, start, start + tokens)[2:]
         if self.gradients.zero:
             assert start + tokens == self.host.keys.shape[1], "the last subsequence comes first"
-            device = self.ring.device
-            zeros = [torch.zeros(x.shape, device=device, dtype=x.dtype) for x in host]
+            wide = self.host.key_gradients.dtype
+            zeros = [torch.zeros(x.shape, device=x.device, dtype=wide) for x in own]
             return KvBlock(*own, *zeros)
-        block = KvBlock(*own, *(self._reload(source) for source in host))
+        host = _span(self.host[2:], start, start + tokens)
+        block = KvBlock(*own, *map(self._reload, host))
         self.ring.copies.h2d_event().wait()
         return block
 
@@ -241,7 +249,7 @@ class HostedLayer:
     ) -> Iterator[tuple[KvLoad, KvBlock]]:
         """Every step queues the copies of one block."""
         for number, first in enumerate(range(0, start, self.ring.tokens)):
-            host = _span(self.host, first, min(first + self.ring.tokens, start))
+            host = KvBlock(*_span(self.host, first, min(first + self.ring.tokens, start)))
             yield self.ring.fill(number, host[:kinds], before), host
 
 
@@ -254,6 +262,9 @@ class KvCache:
     With a `ring` they lie in the host tier. The backward of a sequence must be over before the
     forward of the next sequence reuses the buffers. The cache shares dK and dV with the cache
     `gradients_of`, because only one sequence at a time has gradients.
+
+    dK and dV are summed for the first `summed_tokens` positions (None: for all). Nothing is added
+    to those of the last subsequence: `last` has room for them, one layer after the other.
     """
 
     def __init__(
@@ -263,21 +274,26 @@ class KvCache:
         tokens: int,
         ring: KvRing | None = None,
         gradients_of: KvCache | None = None,
+        *,
+        summed_tokens: int | None = None,
+        last: Sequence[Tensor] = (),
     ) -> None:
         self.ring = ring
         self._gradients = [GradientState() for _ in range(layers)]
-        shared: Sequence[Tensor] = ()
-        if gradients_of is not None:
-            self._gradients = gradients_of._gradients
-            shared = gradients_of.buffers[2:]
         host = ring is not None
-        self.buffers: KvBlock = form.blocks(layers, tokens, host=host, gradients=shared)
+        kv = form.kv(layers, tokens, host=host)
+        if gradients_of is None:
+            summed = tokens if summed_tokens is None else summed_tokens
+            self.buffers = KvBlock(*kv, *form.gradients(layers, summed, host=host))
+        else:
+            self._gradients = gradients_of._gradients
+            self.buffers = KvBlock(*kv, *gradients_of.buffers[2:])
         self.clear_gradients()
         self.layers: list[LayerCache] = []
         for layer, state in enumerate(self._gradients):
             buffers = KvBlock(*(buffer[layer] for buffer in self.buffers))
             self.layers.append(
-                HostedLayer(buffers, ring, state) if ring else ResidentLayer(buffers)
+                HostedLayer(buffers, ring, state) if ring else ResidentLayer(buffers, last)
             )
 
     def clear_gradients(self) -> None:

@@ -36,7 +36,10 @@ latest. Statistics are too small to be worth a copy and stay."""
 RECOMPUTE_CHEAP = ("norm1.output", "norm2.output", "mlp.activation")
 """Recomputed by reading and writing memory once: nearly free."""
 
-RECOMPUTE_LEAN = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate", "block.middle", "attention.query")
+RECOMPUTE_MLP = (*RECOMPUTE_CHEAP, "mlp.up", "mlp.gate")
+"""The MLP's products as well, its widest tensors: 8 h bytes a token and layer in bfloat16 stay."""
+
+RECOMPUTE_LEAN = (*RECOMPUTE_MLP, "block.middle", "attention.query")
 """All but the block's input and the attention's output with its log-sum-exp: 4 h bytes a token
 and layer in bfloat16 stay. Only linear layers are recomputed, never attention."""
 
@@ -74,6 +77,7 @@ def attention_block(model: Model) -> BlockSpec:
         saved_tensors=_saved_tensors(model),
         offload_order=OFFLOAD_ORDER,
         recompute_cheap=RECOMPUTE_CHEAP,
+        recompute_mlp=RECOMPUTE_MLP,
         recompute_lean=RECOMPUTE_LEAN,
         recompute_full=RECOMPUTE_FULL,
         mixer_flops_per_pair=4 * model.hidden,  # of QK^T and of PV

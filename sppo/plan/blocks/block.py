@@ -78,8 +78,9 @@ class BlockSpec:
 
     Saved tensors. `saved_tensors`: those of a block for its backward, in the order of the
     forward. `offload_order`: those offloaded first. `recompute_cheap`: those recomputed by reading
-    and writing memory once. `recompute_lean`: those, and all that take products but not the mixer.
-    `recompute_full`: everything that can be recomputed. Names the block does not have are ignored.
+    and writing memory once. `recompute_mlp`: those, and the MLP's products. `recompute_lean`: those,
+    and all that take products but not the mixer. `recompute_full`: everything that can be
+    recomputed. Names the block does not have are ignored.
 
     FLOPs of a forward. `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where
     its state does not grow. `forward_exchanges`, `backward_exchanges`: all_gathers and
@@ -105,6 +106,7 @@ class BlockSpec:
     saved_tensors: tuple[SavedTensor, ...]
     offload_order: tuple[str, ...]
     recompute_cheap: tuple[str, ...]
+    recompute_mlp: tuple[str, ...]
     recompute_lean: tuple[str, ...]
     recompute_full: tuple[str, ...]
     mixer_flops_per_pair: int
@@ -153,7 +155,13 @@ class BlockSpec:
     @property
     def recompute_levels(self) -> tuple[tuple[str, ...], ...]:
         """From nothing to everything that can be recomputed."""
-        return (), self.recompute_cheap, self.recompute_lean, self.recompute_full
+        return (
+            (),
+            self.recompute_cheap,
+            self.recompute_mlp,
+            self.recompute_lean,
+            self.recompute_full,
+        )
 
     @cached_property
     def stored_weights(self) -> Mapping[str, tuple[str, ...]]:

@@ -37,8 +37,8 @@ def choose(problem: StageProblem, policy: str) -> StageDecisions:
 
 
 def recompute_levels(problem: StageProblem) -> list[Decision]:
-    """Three levels of recomputation: none, the cheap tensors, all but those of the mixer."""
-    return [recomputable(problem, names) for names in problem.block.recompute_levels[:3]]
+    """From no recomputation to that of everything but the mixer's output."""
+    return [recomputable(problem, names) for names in problem.block.recompute_levels[:-1]]
 
 
 def recomputable(problem: StageProblem, names: Sequence[str]) -> Decision:
@@ -158,7 +158,7 @@ def _ladders(problem: StageProblem) -> Iterator[tuple[int, Rung]]:
     levels = recompute_levels(problem)
     for hidden in (True, False) if problem.profile.overlapped_copies else (False,):
         yield LEVELS * (count - 1), _offload_rung(problem, levels[0], hidden)
-        yield 2 * count, _recompute_rung(problem, levels, hidden)
+        yield (len(levels) - 1) * count, _recompute_rung(problem, levels, hidden)
         for level in levels[1:]:
             yield LEVELS * (count - 1), _offload_rung(problem, level, hidden)
 
@@ -184,7 +184,7 @@ def _offload_rung(problem: StageProblem, level: Decision, capped: bool) -> Rung:
 
 def _recompute_rung(problem: StageProblem, levels: Sequence[Decision], hidden: bool) -> Rung:
     def rung(number: int) -> StageDecisions:
-        chosen = [levels[min(2, step)] for step in _steps(number, len(problem.lengths))]
+        chosen = [levels[step] for step in _steps(number, len(problem.lengths))]
 
         def row(part: int) -> list[Decision]:
             decisions = []

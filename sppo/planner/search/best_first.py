@@ -52,8 +52,8 @@ class Best:
 def search(layouts: Sequence[TimedLayout], decide: Decide, most: int) -> Best:
     """The least simulated step of the layouts; at most `most` of them are simulated.
 
-    Ends where no bound is below the best step. Skips families whose finest cut does not fit. Raises
-    Infeasible.
+    Ends where no bound is below the best step. Skips families whose finest cut does not fit, but
+    for coarse cuts (`Search.is_hopeless`). Raises Infeasible.
     """
     return _BestFirst(layouts, decide, most).run()
 
@@ -85,7 +85,7 @@ class _BestFirst:
             if bound >= self.least:
                 break
             layout = self.log.layouts[number]
-            if self.log.hopeless.get(layout.family) or self._is_slower_hosted(layout):
+            if self.log.is_hopeless(layout) or self._is_slower_hosted(layout):
                 continue
             try:
                 if is_sharp or not self.decide.weighs_memory:
@@ -140,7 +140,7 @@ class _BestFirst:
             self.log.hopeless[layout.family] = self._is_hopeless(layout)
 
     def _is_hopeless(self, layout: TimedLayout) -> bool:
-        """Whether the finest cut of the layout's family, which needs least memory, does not fit."""
+        """Whether the finest cut of the layout's family does not fit."""
         finest = self._finest[layout.family]
         try:
             problems = [
