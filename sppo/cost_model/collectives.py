@@ -52,6 +52,7 @@ def ulysses_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
         return total
     block = block_of(plan.model)
     always = [*block.forward_all_to_alls, *block.backward_all_to_alls]
+    sums_bytes = block.backward_sums * gradient_element_bytes(plan.element_bytes)
     for part in plan.parts_of(stage):
         layers = len(part_shape(plan, part).layers)
         for index in range(plan.subsequences):
@@ -59,9 +60,9 @@ def ulysses_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
             if tokens:
                 names = plan.recomputed(part, index, stage)
                 again = [block.saved_tensors_by_name[name].all_to_all for name in names]
-                for width in (*always, *filter(None, again)):
-                    size = tokens * width * plan.element_bytes
-                    total += CollectiveTraffic(calls=layers, bytes=layers * size)
+                widths = [plan.element_bytes * width for width in (*always, *filter(None, again))]
+                for width in filter(None, (*widths, sums_bytes)):
+                    total += CollectiveTraffic(calls=layers, bytes=layers * tokens * width)
     return total * plan.sequences
 
 

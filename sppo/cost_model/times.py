@@ -60,6 +60,8 @@ def block_seconds(
     mixer = block.mixer_flops(start, tokens) / shards
     exchange = _exchange_seconds(model, profile, tokens / ulysses, shards // ulysses)
     an_element = _all_to_all_seconds(profile, tokens, shards, ulysses)
+    size = profile.element_bytes
+    sums = block.backward_sums * gradient_element_bytes(size) / size
     dense_forward = profile.rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
@@ -69,7 +71,7 @@ def block_seconds(
         + mixer / profile.rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
-        + sum(block.backward_all_to_alls) * an_element
+        + (sum(block.backward_all_to_alls) + sums) * an_element
         + 2 * dense / profile.rate(work, "dense_backward")
         + 2 * mixer / profile.rate(work, "attention_backward"),
         head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,

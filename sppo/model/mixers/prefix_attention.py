@@ -14,6 +14,7 @@ from sppo.kernels import fused
 from sppo.model.layers import Tag
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_cache import LayerCache
+from sppo.model.weights import accumulation_dtype
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -55,6 +56,21 @@ def attend_prefix(
     del out, by_token
     columns = rows.shape[1] * ranks.ulysses.size
     return ranks.exchange_for_tokens(rows, [columns]), logsumexp
+
+
+def scales_of_output(grad: Tensor, output: Tensor, width: int) -> Tensor:
+    """By token and head [n, heads]: factors c with sum(grad * output) = sum(grad * c grad).
+
+    The backward of attention reads its output only in these sums over a head's `width` columns
+    (FlashAttention-2, arXiv 2307.08691, algorithm 2: D = rowsum(dO * O)). So c grad may take the
+    output's place, and Ulysses ranks exchange a number instead of a row. grad and output
+    [n, heads width]; c is float32 or wider, and 0 where grad is.
+    """
+    grads, outputs = (tensor.unflatten(-1, (-1, width)) for tensor in (grad, output))
+    wide = accumulation_dtype(grad.dtype)
+    sums = torch.mul(grads.to(wide), outputs).sum(-1)
+    squares = torch.linalg.vector_norm(grads, dim=-1, dtype=wide).square_()
+    return sums.div_(squares).nan_to_num_(0.0, 0.0, 0.0)
 
 
 class PrefixAttention(torch.autograd.Function):
@@ -106,13 +122,20 @@ class PrefixAttention(torch.autograd.Function):
 
         def by_head(x: Tensor) -> Tensor:
             own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.size)
-            return own_heads.view(tokens, -1, width).transpose(0, 1).unsqueeze(0)
+            return own_heads.view(tokens, rotated.shape[0], -1).transpose(0, 1).unsqueeze(0)
 
         own = cache.own_gradients(start, tokens)
+        grad = grad.contiguous()
+        if ranks.ulysses.size == 1:
+            grad, output = by_head(grad), by_head(result)
+        else:
+            scales = by_head(scales_of_output(grad, result, width))
+            grad = by_head(grad)
+            output = torch.mul(grad, scales, out=torch.empty_like(grad))
         query_gradient = attend_backward(
-            by_head(grad.contiguous()),
+            grad,
             rotated.unsqueeze(0),
-            by_head(result),
+            output,
             logsumexp,
             own,
             cache.prefix_gradients(start, tokens),

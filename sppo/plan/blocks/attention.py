@@ -84,7 +84,8 @@ def attention_block(model: Model) -> BlockSpec:
         forward_exchanges=FORWARD_EXCHANGES,
         backward_exchanges=BACKWARD_EXCHANGES,
         forward_all_to_alls=(qkv, model.hidden),
-        backward_all_to_alls=(model.hidden, model.hidden, qkv),  # gradient and output, then inputs
+        backward_all_to_alls=(model.hidden, qkv),  # gradient of the output, then of the inputs
+        backward_sums=model.heads,
         forward_spans=temporaries.FORWARD_SPANS,
         backward_spans=temporaries.BACKWARD_SPANS,
         forward_walk=temporaries.forward_walk,

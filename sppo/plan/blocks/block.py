@@ -86,6 +86,7 @@ class BlockSpec:
     its state does not grow. `forward_exchanges`, `backward_exchanges`: all_gathers and
     reduce_scatters of a subsequence's hidden states over the ranks that divide the weights.
     `forward_all_to_alls`, `backward_all_to_alls`: elements per token of each Ulysses all_to_all.
+    `backward_sums`: numbers per token of one more, in the dtype of gradients; 0 for none.
 
     Temporaries. A block's forward and backward are steps, counted from 1. `forward_spans`,
     `backward_spans`: the steps that hold each saved tensor. `forward_walk`, `backward_walk`: the
@@ -114,6 +115,7 @@ class BlockSpec:
     backward_exchanges: int
     forward_all_to_alls: tuple[int, ...]
     backward_all_to_alls: tuple[int, ...]
+    backward_sums: int
     forward_spans: Mapping[str, Span]
     backward_spans: Mapping[str, Span]
     forward_walk: Callable[[Placement], Iterator[StepPeak]]
