@@ -17,19 +17,24 @@ def check_against_full_attention(
     kv_heads: int,
     block_tokens: int,
     tolerance: float,
+    lengths: tuple[int, ...] = (256, 192, 64),
+    all_summed: bool = False,
 ) -> None:
-    """Subsequences of 256, 192 and 64 tokens equal full causal attention, forward and backward.
+    """Subsequences of these lengths equal full causal attention, forward and backward.
 
     block_tokens: of hosted K and V, 0 for resident ones. tolerance: absolute and relative.
+    all_summed: dK and dV of the last subsequence are sums too, as those of slices are.
     """
-    heads, width, lengths = 8, 64, (256, 192, 64)
+    heads, width = 8, 64
     tokens = sum(lengths)
     model = llama(
         "case", layers=1, hidden=heads * width, heads=heads, kv_heads=kv_heads, ffn=8, vocabulary=8
     )
     form = KvFormat(model=model, device=device, dtype=dtype)
     ring = KvRing(form, block_tokens) if block_tokens else None
-    cache = KvCache(form, 1, tokens, ring).layers[0]
+    last = [each.squeeze(0) for each in form.gradients(1, lengths[-1], host=False)]
+    summed = tokens if all_summed else tokens - lengths[-1]
+    cache = KvCache(form, 1, tokens, ring, summed_tokens=summed, last=last).layers[0]
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:

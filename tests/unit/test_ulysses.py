@@ -53,7 +53,8 @@ def test_all_to_alls_cost_their_bytes_on_the_link_that_the_stage_has() -> None:
         alone = block_seconds(GPT_7B, silent, start=0, tokens=tokens, shards=shards, ulysses=shards)
         width = GPT_7B.hidden * 2 * tokens / shards * (shards - 1) / shards
         assert seconds.forward - alone.forward == pytest.approx(4 * width / rate)
-        assert seconds.backward - alone.backward == pytest.approx(5 * width / rate)
+        sums = 2 * GPT_7B.heads / GPT_7B.hidden  # in float32
+        assert seconds.backward - alone.backward == pytest.approx((4 + sums) * width / rate)
         assert seconds.head == alone.head
 
     exchanged(8, A100.collective_bytes_per_second)

@@ -78,8 +78,8 @@ class BlockSpec:
 
     Saved tensors. `saved_tensors`: those of a block for its backward, in the order of the
     forward. `offload_order`: those offloaded first. `recompute_cheap`: those recomputed by reading
-    and writing memory once. `recompute_mlp`: those, and the MLP's products. `recompute_lean`: those,
-    and all that take products but not the mixer. `recompute_full`: everything that can be
+    and writing memory once. `recompute_mlp`: those, and the MLP's products. `recompute_lean`:
+    those, and all that take products but not the mixer. `recompute_full`: everything that can be
     recomputed. Names the block does not have are ignored.
 
     FLOPs of a forward. `mixer_flops_per_pair`: of the mixer for each (query, key) pair; 0 where

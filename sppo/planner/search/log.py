@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from sppo.config.errors import LayoutDoesNotFit
 from sppo.planner.layouts.timed_layout import TimedLayout
 
-
 COARSE = 8
 """Subsequences of the cuts that may fit where finer ones do not, with K and V on the device.
 
