@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sppo.config.models import Model, gpt, llama
-from sppo.plan.blocks.attention import RECOMPUTE_FULL, RECOMPUTE_LEAN
+from sppo.plan.blocks.attention import RECOMPUTE_FULL, RECOMPUTE_LEAN, RECOMPUTE_MLP
 from sppo.plan.plan import Plan
 from tests.numerics.pipelines import make_plan
 
@@ -57,6 +57,7 @@ OFFLOADED = {"share": 1.0}
 HOSTED = {"kv_block_tokens": 20}
 """The last subsequence has five blocks of prefix: more than the ring has slots."""
 
+MLP = {"recompute": RECOMPUTE_MLP}
 LEAN = {"recompute": RECOMPUTE_LEAN}
 FULL = {"recompute": RECOMPUTE_FULL}
 
@@ -112,6 +113,27 @@ CASES = (
     Case(name="SP 2", shards=2, options=OFFLOADED),
     Case(name="SP 4, K and V hosted", shards=4, model=LLAMA, options={**HOSTED, **LEAN}),
     Case(name="SP 8", shards=8, model=WIDE, options=FULL),
+    Case(name="SP 2 (Ulysses 2)", shards=2, options={**OFFLOADED, "ulysses": 2}),
+    Case(
+        name="SP 4 (TP 2 x Ulysses 2), one subsequence",
+        shards=4,
+        lengths=(64,),
+        options={**MLP, "ulysses": 2},
+        in_tox=True,
+    ),
+    Case(
+        name="SP 4 (TP 2 x Ulysses 2), K and V hosted",
+        shards=4,
+        model=LLAMA,
+        options={**HOSTED, **LEAN, "ulysses": 2},
+    ),
+    Case(
+        name="SP 4 (Ulysses 4), PP 2, MSP",
+        shards=4,
+        stages=2,
+        options={"msp": True, "share": 0.5, "ulysses": 4},
+    ),
+    Case(name="one subsequence, K and V hosted", lengths=(64,), options={**HOSTED, **MLP}),
     Case(name="DP 2", replicas=2, sequences=2, options=OFFLOADED),
     Case(name="DP 4", replicas=4, sequences=4, options={**HOSTED, "share": 0.5}),
     Case(name="SP 2, PP 2", shards=2, stages=2, options={**LEAN, "share": 0.5}),

@@ -30,11 +30,12 @@ def test_a_saved_tensor_is_recomputed_from_earlier_ones_and_read_at_a_known_step
 @pytest.mark.parametrize("name", NAMES)
 def test_every_level_of_recomputation_has_recipes(name: str) -> None:
     block = block_of(MODELS[name])
-    cheap, lean, full = (
+    cheap, mlp, lean, full = (
         [tensor for tensor in block.saved_tensors if tensor.name in level]
         for level in block.recompute_levels[1:]
     )
     assert all(tensor.recipe in ("norm", "activation") for tensor in cheap)
+    assert {tensor.name for tensor in mlp} < {tensor.name for tensor in lean}
     assert all(tensor.recipe not in (None, "mixer") for tensor in lean)
     assert {tensor.name for tensor in full} == {
         tensor.name for tensor in block.saved_tensors if tensor.recipe

@@ -269,6 +269,11 @@ class NcclRank:
     ) -> NcclWork | None:
         return self._collective("reduce_scatter", rows, into, group, async_op)
 
+    def all_to_all_single(
+        self, into: Tensor, rows: Tensor, group: Group | None = None, async_op: bool = False
+    ) -> NcclWork | None:
+        return self._collective("all_to_all", rows, into, group, async_op)
+
     all_gather_single = all_gather_into_tensor = all_gather
     reduce_scatter_single = reduce_scatter_tensor = reduce_scatter
 

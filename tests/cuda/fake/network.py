@@ -130,4 +130,7 @@ def _results(shares: list[_Share]) -> dict[int, Tensor]:
         case "reduce_scatter":
             pieces = torch.stack(sources).sum(0).chunk(len(shares))
             return dict(enumerate(pieces))
+        case "all_to_all":
+            sent = [source.chunk(len(shares)) for source in sources]
+            return {index: torch.cat([rows[index] for rows in sent]) for index in range(len(sent))}
     raise AssertionError(shares[0].operation)
