@@ -37,7 +37,8 @@ class StageBuffers:
         self.tensors: dict[Any, list[Tensor]] = defaultdict(list)
         model, tokens = plan.model, plan.sequence_tokens
         self.turns = rotary_turns(model, tokens, context.device, context.dtype)
-        capacity = plan.stages[groups.coordinate.stage].memory.host // plan.kv_sets
+        stage = groups.coordinate.stage
+        capacity = plan.stages[stage].memory.host // plan.kv_sets
         self.arenas = [
             HostArena(capacity, context.device, context.take_host) for _ in range(plan.kv_sets)
         ]
@@ -54,8 +55,8 @@ class StageBuffers:
         if plan.kv_block_tokens:
             self.ring = KvRing(self.kv_format, plan.kv_block_tokens, context.ring_slots)
             self.add("staging", self.ring.buffers)
-        elif tokens := plan.sequence_tokens - plan.summed_tokens:
-            of_a_layer = self.kv_format.gradients(1, tokens, host=False)
+        elif last := tokens - min(map(plan.summed_tokens, plan.own_parts(stage))):
+            of_a_layer = self.kv_format.gradients(1, last, host=False)
             self._last_gradients = [tensor.squeeze(0) for tensor in of_a_layer]
             self.add("dkv", self._last_gradients)
 
@@ -78,7 +79,7 @@ class StageBuffers:
                 plan.sequence_tokens,
                 self.ring,
                 caches[0] if caches else None,
-                summed_tokens=plan.summed_tokens,
+                summed_tokens=plan.summed_tokens(part),
                 last=self._last_gradients,
             )
             caches.append(cache)
@@ -165,7 +166,7 @@ class Part:
         """
         end, width = self.plan.sequence_tokens, self.plan.model.hidden
         if tokens != self.plan.lengths_tokens[-1]:
-            end = self.plan.summed_tokens
+            end = self.plan.summed_tokens(self.index)
         span = slice(end - tokens, end)
         brief = copy(self)
         brief.caches = [layers[:1] for layers in self.caches[:1]]

@@ -62,27 +62,28 @@ def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
     return elements * size, elements * wide, share * (2 * wide + masters)
 
 
-def kv_bytes(shapes: Sequence[PartShape], layout: Layout) -> tuple[int, int]:
-    """KV of the sequences that have them at the same time, and dKV of one.
+def kv_bytes(shapes: Sequence[PartShape], layout: Layout, stage: int) -> tuple[int, int]:
+    """KV of the sequences that have them at the same time, and dKV of one; `shapes`: its chunks.
 
     dKV are sums for all positions but those of the last subsequence (`Layout.summed_tokens`). On
     the device one layer at a time has those of the last subsequence.
     """
-    size, tokens, summed = shapes[0].element_bytes, sum(layout.lengths_tokens), layout.summed_tokens
+    size, tokens = shapes[0].element_bytes, sum(layout.lengths_tokens)
     wide = gradient_element_bytes(size)
     kv = layout.kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
-    dkv = sum(shape.kv_bytes(summed, wide) for shape in shapes)
+    summed = [layout.summed_tokens(part) for part in layout.own_parts(stage)]
+    dkv = sum(map(PartShape.kv_bytes, shapes, summed, [wide] * len(shapes)))
     if not layout.kv_block_tokens:
-        elements = (tokens - summed) * block_of(shapes[0].model).state_elements
+        elements = (tokens - min(summed)) * block_of(shapes[0].model).state_elements
         dkv += -(-elements * wide // shapes[0].shards)
     return kv, dkv
 
 
-def fixed_bytes(shapes: Sequence[PartShape], layout: Layout, device: str) -> int:
+def fixed_bytes(shapes: Sequence[PartShape], layout: Layout, stage: int, device: str) -> int:
     """Model state, KV and dKV of a stage."""
     shape, hosted = shapes[0], layout.kv_block_tokens
     ring = ring_bytes(shape.model, shape.element_bytes, shape.shards, hosted, device)
-    kv = 0 if hosted else sum(kv_bytes(shapes, layout))
+    kv = 0 if hosted else sum(kv_bytes(shapes, layout, stage))
     return sum(state_bytes(shapes)) + ring + kv
 
 

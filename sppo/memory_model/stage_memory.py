@@ -290,7 +290,7 @@ class StageMemoryModel:
         end of the split.
         """
         weights, gradients, optimizer = state_bytes(self.shapes)
-        kv, dkv = kv_bytes(self.shapes, self.layout)
+        kv, dkv = kv_bytes(self.shapes, self.layout, self.stage)
         helped = helper_bytes(self.msp_roles)
         return (
             weights + helped[0],

@@ -86,15 +86,14 @@ class Layout(Slicing):
         """Position of the first token of each subsequence."""
         return tuple(itertools.accumulate(self.lengths_tokens[:-1], initial=0))
 
-    @cached_property
-    def summed_tokens(self) -> int:
-        """The first positions: their dK and dV are sums over subsequences.
+    def summed_tokens(self, part: int) -> int:
+        """The first positions, whose dK and dV in a chunk are sums over subsequences.
 
         No later subsequence adds to those of the last one. Slices of a split one do.
         """
         last = self.subsequences - 1
-        is_split = any(last in msp_split.subsequences for msp_split in self.msp_splits)
-        return sum(self.lengths_tokens) if is_split else self.starts_tokens[last]
+        start = self.starts_tokens[last]
+        return start + self.lengths_tokens[last] if self.is_split(part, last) else start
 
     @property
     def part_count(self) -> int:
@@ -103,8 +102,12 @@ class Layout(Slicing):
 
     def parts_of(self, stage: int) -> list[int]:
         """The chunks that a stage computes: its own, then those it helps with."""
-        own = range(stage, self.part_count, self.pipeline_parallel)
-        return [*own, *(msp_split.part for msp_split in self.splits_helped_by(stage))]
+        helped = [msp_split.part for msp_split in self.splits_helped_by(stage)]
+        return [*self.own_parts(stage), *helped]
+
+    def own_parts(self, stage: int) -> range:
+        """The chunks that a stage owns."""
+        return range(stage, self.part_count, self.pipeline_parallel)
 
     def rank_tokens(self, stage: int) -> tuple[tuple[int, ...], ...]:
         """Tokens that a rank of a stage computes, by [place in `parts_of`][subsequence]."""

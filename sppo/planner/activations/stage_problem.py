@@ -50,8 +50,8 @@ class StageProblem(StageMemoryModel):
         if limit is None:
             return
         device = self.workload.cluster.device
-        fixed = fixed_bytes(self.shapes, self.layout, device) + sum(helper_bytes(self.msp_roles))
-        excess = fixed - limit
+        fixed = fixed_bytes(self.shapes, self.layout, self.stage, device)
+        excess = fixed + sum(helper_bytes(self.msp_roles)) - limit
         if excess > 0:
             raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
 

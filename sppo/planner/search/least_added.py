@@ -106,7 +106,7 @@ def _base_bytes(problem: StageProblem, last: tuple[int, int]) -> int:
     Messages are left out.
     """
     device = problem.workload.cluster.device
-    fixed = fixed_bytes(problem.shapes, problem.layout, device)
+    fixed = fixed_bytes(problem.shapes, problem.layout, problem.stage, device)
     fixed += constant_bytes(problem.workload)
     least = min(
         problem.kept_bytes(*last, level) + max(problem.temporary_bytes(*last, level.recompute))
