@@ -71,7 +71,8 @@ class StageBuffers:
 
     def make_caches(self, part: int) -> list[KvCache]:
         """K, V, dK and dV of a sequence in a chunk: a cache for every KV set."""
-        plan, caches = self.plan, []
+        plan = self.plan
+        caches: list[KvCache] = []
         for _ in range(plan.kv_sets):
             cache = KvCache(
                 self.kv_format,

@@ -284,10 +284,11 @@ class KvCache:
         kv = form.kv(layers, tokens, host=host)
         if gradients_of is None:
             summed = tokens if summed_tokens is None else summed_tokens
-            self.buffers = KvBlock(*kv, *form.gradients(layers, summed, host=host))
+            gradients = form.gradients(layers, summed, host=host)
         else:
             self._gradients = gradients_of._gradients
-            self.buffers = KvBlock(*kv, *gradients_of.buffers[2:])
+            gradients = list(gradients_of.buffers[2:])
+        self.buffers: KvBlock = KvBlock(*kv, *gradients)
         self.clear_gradients()
         self.layers: list[LayerCache] = []
         for layer, state in enumerate(self._gradients):
