@@ -91,9 +91,15 @@ class Layout(Slicing):
 
         No later subsequence adds to those of the last one. Slices of a split one do.
         """
+        start = self.starts_tokens[-1]
+        return start + self.lengths_tokens[-1] if part in self._split_at_the_end else start
+
+    @cached_property
+    def _split_at_the_end(self) -> frozenset[int]:
+        """The chunks in which several ranks compute the last subsequence."""
         last = self.subsequences - 1
-        start = self.starts_tokens[last]
-        return start + self.lengths_tokens[last] if self.is_split(part, last) else start
+        ends = [split for split in self.msp_splits if split.subsequences[-1] == last]
+        return frozenset(msp_split.part for msp_split in ends)
 
     @property
     def part_count(self) -> int:

@@ -132,6 +132,7 @@ class PrefixAttention(torch.autograd.Function):
             scales = by_head(scales_of_output(grad, result, width))
             grad = by_head(grad)
             output = torch.mul(grad, scales, out=torch.empty_like(grad))
+            del scales
         query_gradient = attend_backward(
             grad,
             rotated.unsqueeze(0),
@@ -140,6 +141,7 @@ class PrefixAttention(torch.autograd.Function):
             own,
             cache.prefix_gradients(start, tokens),
         ).squeeze(0)
+        del grad, output
         heads = rotated.shape[0] + 2 * cache.kv_heads
         qkv_gradient = result.new_empty(tokens, heads * width)
         query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)

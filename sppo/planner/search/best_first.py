@@ -52,8 +52,8 @@ class Best:
 def search(layouts: Sequence[TimedLayout], decide: Decide, most: int) -> Best:
     """The least simulated step of the layouts; at most `most` of them are simulated.
 
-    Ends where no bound is below the best step. Skips families whose finest cut does not fit, but
-    for coarse cuts (`Search.is_hopeless`). Raises Infeasible.
+    Ends where no bound is below the best step. With hosted K and V the finest cut needs the least
+    device memory: where it does not fit, its family is skipped. Raises Infeasible.
     """
     return _BestFirst(layouts, decide, most).run()
 
@@ -85,7 +85,7 @@ class _BestFirst:
             if bound >= self.least:
                 break
             layout = self.log.layouts[number]
-            if self.log.is_hopeless(layout) or self._is_slower_hosted(layout):
+            if self.log.hopeless.get(layout.family) or self._is_slower_hosted(layout):
                 continue
             try:
                 if is_sharp or not self.decide.weighs_memory:
@@ -136,7 +136,7 @@ class _BestFirst:
 
     def _log_short(self, layout: TimedLayout, short: LayoutDoesNotFit) -> None:
         self.log.short[layout] = short
-        if layout.family not in self.log.hopeless:
+        if layout.kv_block_tokens and layout.family not in self.log.hopeless:
             self.log.hopeless[layout.family] = self._is_hopeless(layout)
 
     def _is_hopeless(self, layout: TimedLayout) -> bool:

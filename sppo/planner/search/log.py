@@ -8,20 +8,14 @@ from dataclasses import dataclass, field
 from sppo.config.errors import LayoutDoesNotFit
 from sppo.planner.layouts.timed_layout import TimedLayout
 
-COARSE = 8
-"""Subsequences of the cuts that may fit where finer ones do not, with K and V on the device.
-
-They have fewer sums of dK and dV (`Layout.summed_tokens`), and more of other tensors.
-"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """Layouts with the simulated seconds, the shortage or the lower bound of each.
 
     bounds: by place in `layouts`; no step of that layout takes fewer seconds. Layouts without
-    seconds and shortage were not simulated: their bound is too long, no fine cut of their family
-    fits (`hopeless`), or enough layouts were simulated.
+    seconds and shortage were not simulated: their bound is too long, no cut of their family fits
+    (`hopeless`, of families with hosted K and V), or enough layouts were simulated.
     """
 
     layouts: Sequence[TimedLayout]
@@ -31,13 +25,8 @@ class Search:
     hopeless: dict[tuple[int, ...], bool] = field(default_factory=dict)
 
     def is_short(self, layout: TimedLayout) -> bool:
-        """Whether this layout does not fit."""
-        return self.is_hopeless(layout) or layout in self.short
-
-    def is_hopeless(self, layout: TimedLayout) -> bool:
-        """Whether the finest cut of the layout's family does not fit, and so neither does this."""
-        is_coarse = layout.subsequences <= COARSE and not layout.kv_block_tokens
-        return not is_coarse and bool(self.hopeless.get(layout.family))
+        """Whether this layout, or every cut of its family, does not fit."""
+        return bool(self.hopeless.get(layout.family)) or layout in self.short
 
     def near(self, factor: float) -> list[TimedLayout]:
         """The layouts whose simulated steps are up to `factor` times the best, the best first."""
