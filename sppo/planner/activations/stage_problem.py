@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware
+from sppo.config.workload import Workload
 from sppo.cost_model.times import copy_ns, recompute_ns
 from sppo.memory_model.decisions import KEEP, Decision, StageDecisions
 from sppo.memory_model.model_state import fixed_bytes
 from sppo.memory_model.msp import helper_bytes
 from sppo.memory_model.stage_memory import StageMemoryModel
 from sppo.plan.blocks import gradient_element_bytes
+from sppo.plan.layout import Layout
 from sppo.plan.parts import PartShape, SubsequenceCost
 from sppo.plan.plan import PartPlan, StageMemory, StagePlan
 from sppo.planner.activations.stage_times import ChunkTimes, StageTimes, hosted_kv_seconds
@@ -35,6 +37,26 @@ def exposed_copies_ns(profile: Hardware, size_bytes: int, cost: SubsequenceCost)
     return max(0, d2h - cost.forward_ns) + max(0, h2d - cost.backward_ns)
 
 
+def require_room(
+    workload: Workload,
+    layout: Layout,
+    stage: int,
+    shapes: Sequence[PartShape],
+    helped_bytes: int = 0,
+) -> None:
+    """Raise LayoutDoesNotFit if model state, KV and dKV of a stage are too much for the device.
+
+    shapes: its chunks. helped_bytes: of chunks that the stage helps with.
+    """
+    limit = workload.device_memory_bytes
+    if limit is None:
+        return
+    fixed = fixed_bytes(shapes, layout, stage, workload.cluster.device)
+    excess = fixed + helped_bytes - limit
+    if excess > 0:
+        raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageProblem(StageMemoryModel):
     """One stage, and the added time of its decisions."""
@@ -46,14 +68,9 @@ class StageProblem(StageMemoryModel):
 
     def require_room(self) -> None:
         """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
-        limit = self.workload.device_memory_bytes
-        if limit is None:
-            return
-        device = self.workload.cluster.device
-        fixed = fixed_bytes(self.shapes, self.layout, self.stage, device)
-        excess = fixed + sum(helper_bytes(self.msp_roles)) - limit
-        if excess > 0:
-            raise LayoutDoesNotFit(excess, "device memory for model state, KV and dKV alone")
+        if self.workload.device_memory_bytes is not None:
+            helped = sum(helper_bytes(self.msp_roles))
+            require_room(self.workload, self.layout, self.stage, self.shapes, helped)
 
     def require_device_fit(self, memory: StageMemory) -> None:
         """Raise LayoutDoesNotFit if device memory is short."""

@@ -13,10 +13,15 @@ from functools import cached_property
 from heapq import heapify, heappop, heappush
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
-from sppo.planner.activations.stage_problem import StageProblem
+from sppo.planner.activations.stage_problem import StageProblem, require_room
 from sppo.planner.evaluate import Choose
 from sppo.planner.layouts.timed_layout import TimedLayout
-from sppo.planner.search.bounds import bounding_problems, chains, compute_bound_ns
+from sppo.planner.search.bounds import (
+    bounding_problems,
+    bounding_stages,
+    chains,
+    compute_bound_ns,
+)
 from sppo.planner.search.fastest_decisions import Alternatives, DecidedStep, fastest_decisions
 from sppo.planner.search.least_added import least_added
 from sppo.planner.search.log import Search
@@ -104,9 +109,10 @@ class _BestFirst:
 
     def _sharpen(self, layout: TimedLayout, number: int) -> None:
         """Put the layout back with a bound that counts memory. Raises LayoutDoesNotFit."""
+        for stage in bounding_stages(layout):  # without costs, which take longer
+            require_room(layout.workload, layout, stage, layout.stage_shapes(stage))
         added_ns = []
         for problem in bounding_problems(layout):
-            problem.require_room()
             added = least_added(problem)
             added.require_fit(problem)
             added_ns.append(added.ns)
