@@ -217,7 +217,10 @@ FAULTS = {
         plant=_event_on_the_wrong_stream, case=_OFFLOADED, sign=_UNORDERED, on_fake_cuda=0
     ),
     "a sent tensor is cleared before the send has ended": Fault(
-        plant=_send_not_flushed, case=_MSP, sign=_UNORDERED
+        plant=_send_not_flushed,
+        case=_MSP,
+        sign=_UNORDERED,
+        seen_by_values=False,  # only where the receiver's thread comes after the clearing
     ),
     "a receive is not waited for": Fault(plant=_receive_not_waited_for, case=_MSP, sign=_UNORDERED),
     "both directions share a communicator": Fault(

@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.reporting.simulated_step import of_unit_costs
-from benchmarks.workloads import find
 from sppo.config.errors import Infeasible
-from sppo.config.hardware import load_hardware
 from sppo.config.models import gpt
 from sppo.config.sizes import MIB
 from sppo.memory_model.decisions import KEEP, StageDecisions
@@ -208,15 +206,14 @@ def test_helpers_send_no_messages_to_themselves() -> None:
     assert "SEND_F0.0@0" in [str(each) for each in schedule.stages[0]]
 
 
-def test_a_long_sequence_splits_the_fill_where_the_drain_does_not_fit() -> None:
+def test_the_fill_is_split_where_the_drain_does_not_fit() -> None:
     """A helper that drains needs K and V of the whole sequence, one that fills of its start."""
-    workload = find("gpt-7b-256k-8xa100")
-    options = SolverOptions(stage_sharding="tensor")
-    plan = solve(workload, load_hardware("a100-80g"), options)
+    workload, options = TINY.with_device_memory(116 * MIB), SolverOptions()
+    plan = solve(workload, PROFILE, options)
     assert plan.msp_splits
     assert all(msp_split.fills for msp_split in plan.msp_splits)
     assert plan.reasons[-1].startswith("MSP at the first end: simulated +")
-    without = solve(workload, load_hardware("a100-80g"), replace(options, msp=False))
+    without = solve(workload, PROFILE, replace(options, msp=False))
     assert plan.makespan_seconds < without.makespan_seconds
 
 
