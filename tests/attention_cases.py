@@ -32,7 +32,7 @@ def check_against_full_attention(
     )
     form = KvFormat(model=model, device=device, dtype=dtype)
     ring = KvRing(form, block_tokens) if block_tokens else None
-    last = [each.squeeze(0) for each in form.gradients(1, lengths[-1], host=False)]
+    last = [each.squeeze(0).fill_(torch.nan) for each in form.gradients(1, lengths[-1], host=False)]
     summed = tokens if all_summed else tokens - lengths[-1]
     cache = KvCache(form, 1, tokens, ring, summed_tokens=summed, last=last).layers[0]
     generator = torch.Generator().manual_seed(0)

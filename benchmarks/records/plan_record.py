@@ -116,6 +116,8 @@ def _recompute_words(block: BlockSpec, rows: Sequence[Sequence[str]]) -> str:
     level = "everything"
     if names <= set(block.recompute_cheap):
         level = "norms, activation"
+    elif names <= set(block.recompute_mlp):
+        level = "norms, MLP"
     elif names <= set(block.recompute_lean):
         level = "all but attention"
     share = sum(bool(row) for row in rows) / len(rows)

@@ -158,16 +158,16 @@ class Part:
         return output.detach()
 
     def warm_kernels(self, tokens: int) -> None:
-        """Forward and backward of the first layer, and of the head, on the last `tokens` positions.
+        """Forward and backward of the first layer, and of the head, on `tokens` positions.
 
-        Those of another length than the last subsequence are the last before it. Before a step, on
-        CUDA: a kernel's first call may wait for the whole device, and so for a receive that was
-        posted ahead. The results are thrown away. Gradients, K and V are left with any values: a
-        step writes them before it reads them.
+        They end with the sequence, or with the sums of dK and dV where `tokens` is another length
+        than the last subsequence's. Before a step, on CUDA: a kernel's first call may wait for the
+        whole device, and so for a receive that was posted ahead. The results are thrown away.
+        Gradients, K and V are left with any values: a step writes them before it reads them.
         """
         end, width = self.plan.sequence_tokens, self.plan.model.hidden
         if tokens != self.plan.lengths_tokens[-1]:
-            end = self.plan.summed_tokens(self.index)
+            end = max(tokens, self.plan.summed_tokens(self.index))
         span = slice(end - tokens, end)
         brief = copy(self)
         brief.caches = [layers[:1] for layers in self.caches[:1]]

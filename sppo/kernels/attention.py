@@ -2,7 +2,8 @@
 
 A block is some queries against some keys. Blocks of the same queries are merged by their
 log-sum-exp. In the backward each block gets the output and log-sum-exp over all keys, so the sums
-of its gradients are those of full attention.
+of its gradients are those of full attention. The backward reads the output only in its sums with
+the gradient, by query and head: any tensor with these sums may take its place.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ class AttentionKernel(ABC):
         logsumexp: Tensor,
         causal: bool,
     ) -> Gradients:
-        """Gradients of one block. grad, out [1, H, n, D] and logsumexp [1, H, n]: over all keys."""
+        """Gradients of one block. grad, out [1, H, n, D] and logsumexp [1, H, n]: over all keys.
+
+        out: read only in sum(grad * out) over D (`scales_of_output`).
+        """
 
     @abstractmethod
     def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -60,6 +64,18 @@ class AttentionKernel(ABC):
     def prepare(self) -> None:
         """Make torch's own operators use this kernel: in this process, from now on."""
         use_registered(None)
+
+
+def scales_of_output(grad: Tensor, output: Tensor) -> Tensor:
+    """Factors c [..., 1] with sum(grad * output) = sum(grad * c grad) over the last axis.
+
+    So c grad may take the output's place in a backward, which reads it only in these sums: D of
+    FlashAttention-2 (arXiv 2307.08691, algorithm 2). c is float32 or wider, and 0 where grad is.
+    """
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    sums = torch.mul(grad.to(wide), output).sum(-1, keepdim=True)
+    squares = torch.linalg.vector_norm(grad, dim=-1, keepdim=True, dtype=wide).square_()
+    return sums.div_(squares).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def registered_flash_attention() -> list[str]:

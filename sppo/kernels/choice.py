@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sppo.config.errors import NotSupported
-from sppo.kernels.attention import AttentionKernel, Block
+from sppo.kernels.attention import AttentionKernel, Block, scales_of_output
 from sppo.kernels.registry import KERNELS, NAMES, selected
 
 AUTO = "auto"
@@ -143,6 +143,9 @@ def errors_of(
     expected = _subsequence(exact, *(tensor.double() for tensor in inputs))
     names = ("output", "log-sum-exp", "dQ", "dK", "dV", "dK of the prefix", "dV of the prefix")
     errors = {name: _error(*pair) for name, *pair in zip(names, computed, expected, strict=True)}
+    scaled = _scaled_gradient(kernel, *inputs, *computed[:2])
+    for name, *pair in zip(names[2:], scaled, expected[2:], strict=True):
+        errors[f"{name} with a scaled gradient"] = _error(*pair)
     computed, expected = (
         _whole(each, *(tensor.to(kind) for tensor in inputs[:4]))
         for each, kind in ((kernel, dtype), (exact, torch.float64))
@@ -222,11 +225,34 @@ def _subsequence(
     own = kernel.forward(query, key, value, True)
     out, logsumexp = merge(own, kernel.forward(query, prefix_key, prefix_value, False))
     out = out.to(query.dtype)
+    operands = query, key, value, grad, prefix_key, prefix_value
+    return out, logsumexp, *_gradients(kernel, *operands, out, logsumexp)
+
+
+def _scaled_gradient(kernel: AttentionKernel, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of a subsequence where a multiple of `grad` stands for the output."""
+    query, key, value, grad, prefix_key, prefix_value, out, logsumexp = tensors
+    scaled = (grad * scales_of_output(grad, out)).to(grad.dtype)
+    operands = query, key, value, grad, prefix_key, prefix_value
+    return _gradients(kernel, *operands, scaled, logsumexp)
+
+
+def _gradients(
+    kernel: AttentionKernel,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    prefix_key: Tensor,
+    prefix_value: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+) -> tuple[Tensor, ...]:
     of_own = kernel.backward(grad, query, key, value, out, logsumexp, True)
     of_prefix = kernel.backward(grad, query, prefix_key, prefix_value, out, logsumexp, False)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
     query_gradient = of_own[0].to(precision) + of_prefix[0].to(precision)
-    return out, logsumexp, query_gradient, *of_own[1:], *of_prefix[1:]
+    return query_gradient, *of_own[1:], *of_prefix[1:]
 
 
 def _whole(

@@ -89,7 +89,8 @@ class Layout(Slicing):
     def summed_tokens(self, part: int) -> int:
         """The first positions, whose dK and dV in a chunk are sums over subsequences.
 
-        No later subsequence adds to those of the last one. Slices of a split one do.
+        No later subsequence adds to those of the last one. Slices of the last one, where MSP splits
+        it, add to each other.
         """
         start = self.starts_tokens[-1]
         return start + self.lengths_tokens[-1] if part in self._split_at_the_end else start

@@ -2,10 +2,10 @@
 
 Every layout has a length up to which it fits. Of the cuts two are tried, with one and two chunks a
 stage; more chunks hold no less. The finest cut needs the least device memory for saved tensors. The
-undivided sequence, with K and V on the device, needs no sums of dK and dV. Where the host tier is
-short, a coarser cut with hosted K and V may fit more, and so may "full-offload", which keeps the
-last subsequence. The search skips layouts whose model state, KV and dKV alone leave no room for a
-longer sequence than the best so far.
+undivided sequence, with K and V on the device, needs no sums of dK and dV. Another cut may fit a
+little more; much more where the host tier is short, or with the policy "full-offload". The search
+skips layouts whose model state, KV and dKV alone leave no room for a longer sequence than the best
+so far.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Family:
     options: SolverOptions
 
     def fits(self, tokens: int) -> bool:
-        """Whether a cut of so many tokens fits: the undivided one, or the finest with its cap."""
+        """Whether the coarsest or the finest cut of so many tokens fits, with the cap if any."""
         options = self.options
         cap, count = options.longest_tokens, options.subsequences
         if count is not None:
@@ -90,8 +90,8 @@ class _Family:
 def longest_tokens(workload: Workload, profile: Hardware, options: SolverOptions) -> int:
     """Tokens of the longest sequence that fits, at most the workload's, rounded down for people.
 
-    Within a few per cent of the true length (`PRECISION` and the rounding); 0 if none fits. For the
-    exact solver the length is the heuristic's: a lower bound.
+    A lower bound, within a few per cent for the cuts that are tried (`PRECISION` and the rounding);
+    0 if none fits. For the exact solver the length is the heuristic's.
     """
     best = 0
     families: list[_Family] = []

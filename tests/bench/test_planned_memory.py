@@ -27,6 +27,7 @@ WORKLOAD = Workload(
     dtype="bfloat16",
 ).with_device_memory(None)
 GRID = SppoSettings(sequence_parallel=8, pipeline_parallel=4, virtual_stages=2, subsequences=6)
+UNDIVIDED = replace(GRID, subsequences=1, ulysses_parallel=4, msp=False)
 CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
     "lends, first stage": (WORKLOAD, replace(GRID, msp=True), 0),
     "lends, last stage with the head": (WORKLOAD, replace(GRID, msp=True), 3),
@@ -52,6 +53,12 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
         1,
     ),
     "under a limit": (WORKLOAD.with_device_memory(GIB // 2), GRID, 0),
+    "one subsequence, norms and MLP made again, with the head": (
+        WORKLOAD.with_device_memory(3 * GIB // 4),
+        replace(UNDIVIDED, kv_offload=False),
+        3,
+    ),
+    "one subsequence, hosted K and V": (WORKLOAD, replace(UNDIVIDED, kv_offload=True), 3),
     "all-to-alls, the first stage": (WORKLOAD, replace(GRID, ulysses_parallel=8, msp=False), 0),
     "TP and all-to-alls, everything made again, with the head": (
         WORKLOAD,

@@ -36,6 +36,10 @@ SETTINGS = {
         pipeline_parallel=2, sequence_parallel=2, ulysses_parallel=2, subsequences=4
     ),
     "hosted K and V": SppoSettings(pipeline_parallel=4, subsequences=4, kv_offload=True),
+    "one subsequence, hosted": SppoSettings(pipeline_parallel=2, subsequences=1, kv_offload=True),
+    "one subsequence, MSP": SppoSettings(
+        pipeline_parallel=2, virtual_stages=2, subsequences=1, msp=True
+    ),
 }
 
 

@@ -95,6 +95,19 @@ def test_the_shortage_is_that_of_the_finest_cut() -> None:
         solve(workload.with_device_memory(80 * MIB + short - MIB), PROFILE, options)
 
 
+def test_an_undivided_sequence_may_fit_where_the_finest_cut_does_not() -> None:
+    """It has no sums of dK and dV."""
+    workload = of_flags(model="gpt-7b", seq="1536K", gpus=32, hardware="a100-80g")
+    options = SolverOptions(kv_offload=False, pipeline_parallel=1, sequence_parallel=32)
+    assert solve(workload, A100, options).subsequences == 1
+    for count in (2, 16, 160):
+        with pytest.raises(Infeasible):
+            solve(workload, A100, replace(options, subsequences=count))
+    longer = replace(workload, sequence_tokens=16 * workload.sequence_tokens)
+    divided = longest_tokens(longer, A100, replace(options, subsequences=160))
+    assert longest_tokens(longer, A100, options) > 1.1 * divided
+
+
 def test_host_memory_is_named() -> None:
     starved = replace(TINY.with_device_memory(120 * MIB), host_memory_bytes=1 * MIB)
     with pytest.raises(Infeasible, match=r"short by .* of host memory"):

@@ -26,7 +26,7 @@ def test_a_subsequence_after_a_prefix_equals_float64(
     name: str, heads: Heads, dtype: torch.dtype
 ) -> None:
     errors = choice.check(KERNELS["cpu"][name], CPU, dtype, heads)
-    assert len(errors) == 11
+    assert len(errors) == 16
     # The check itself must not be exact by comparing a kernel with itself.
     assert dtype == torch.float64 or max(errors.values()) > 0
 

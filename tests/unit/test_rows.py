@@ -19,6 +19,7 @@ from benchmarks.rows.assign import assign
 from benchmarks.rows.row import ROWS, Row, find, settings_key, slug_of
 from benchmarks.rows.tuning import GridPoint, SystemTuning
 from sppo.config.errors import Infeasible
+from sppo.config.hardware import load_hardware
 from sppo.config.sizes import MIB
 from sppo.planner.options import SolverOptions
 from sppo.planner.solve import solve
@@ -392,3 +393,10 @@ def test_a_plan_in_words_says_what_is_made_again(
     workload = workloads.find("tiny-cpu").with_device_memory(limit_bytes)
     plan = solve(workload, PROFILE, SolverOptions(policy=policy))
     assert plan_words(plan_data(plan)).endswith(ending)
+
+
+def test_a_plan_in_words_names_the_level_of_the_mlp() -> None:
+    workload = workloads.find("gpt-7b-1m-32xa100")
+    options = SolverOptions(sequence_parallel=32, ulysses_parallel=8, subsequences=1)
+    plan = solve(workload, load_hardware("a100-80g"), options)
+    assert plan_words(plan_data(plan)).endswith("offload 0%, recompute norms, MLP")

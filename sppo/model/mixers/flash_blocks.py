@@ -2,7 +2,8 @@
 
 The square block on the diagonal is causal, the prefix before it is not. Both are calls of a kernel
 of attention (`sppo/kernels/`), merged by their log-sum-exp. In the backward each block gets the
-global output and log-sum-exp, so the sums of its gradients are those of full attention.
+global output (or a tensor with its sums, `scales_of_output`) and log-sum-exp. So the sums of its
+gradients are those of full attention.
 
 An empty block crashes the CPU operator, so an empty prefix has no blocks.
 """

@@ -67,7 +67,10 @@ class ResidentLayer:
             yield self.own(0, start)
 
     def own_gradients(self, start: int, tokens: int) -> KvBlock:
-        """`own`, with the dK and dV that later subsequences have added."""
+        """`own`, with the dK and dV that later subsequences have added; once in a backward.
+
+        Those of the last subsequence are zeros.
+        """
         if start + tokens <= self.buffers.key_gradients.shape[1]:
             return KvBlock(*_span(self.buffers, start, start + tokens))
         zeros = [tensor.zero_() for tensor in _span(self.last, 0, tokens)]
@@ -263,8 +266,9 @@ class KvCache:
     forward of the next sequence reuses the buffers. The cache shares dK and dV with the cache
     `gradients_of`, because only one sequence at a time has gradients.
 
-    dK and dV are summed for the first `summed_tokens` positions (None: for all). Nothing is added
-    to those of the last subsequence: `last` has room for them, one layer after the other.
+    dK and dV are summed for the first `summed_tokens` positions (None: for all). Those behind are
+    of the last subsequence, to which no other one adds: `last` has room for one layer after the
+    other.
     """
 
     def __init__(

@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 from sppo.comm.collectives import as_gathered, in_order
 from sppo.comm.stage_ranks import StageRanks
 from sppo.kernels import fused
+from sppo.kernels.attention import scales_of_output
 from sppo.model.layers import Tag
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_cache import LayerCache
-from sppo.model.weights import accumulation_dtype
 
 
 def _pairs(x: Tensor) -> Tensor:
@@ -56,21 +56,6 @@ def attend_prefix(
     del out, by_token
     columns = rows.shape[1] * ranks.ulysses.size
     return ranks.exchange_for_tokens(rows, [columns]), logsumexp
-
-
-def scales_of_output(grad: Tensor, output: Tensor, width: int) -> Tensor:
-    """By token and head [n, heads]: factors c with sum(grad * output) = sum(grad * c grad).
-
-    The backward of attention reads its output only in these sums over a head's `width` columns
-    (FlashAttention-2, arXiv 2307.08691, algorithm 2: D = rowsum(dO * O)). So c grad may take the
-    output's place, and Ulysses ranks exchange a number instead of a row. grad and output
-    [n, heads width]; c is float32 or wider, and 0 where grad is.
-    """
-    grads, outputs = (tensor.unflatten(-1, (-1, width)) for tensor in (grad, output))
-    wide = accumulation_dtype(grad.dtype)
-    sums = torch.mul(grads.to(wide), outputs).sum(-1)
-    squares = torch.linalg.vector_norm(grads, dim=-1, dtype=wide).square_()
-    return sums.div_(squares).nan_to_num_(0.0, 0.0, 0.0)
 
 
 class PrefixAttention(torch.autograd.Function):
@@ -129,7 +114,8 @@ class PrefixAttention(torch.autograd.Function):
         if ranks.ulysses.size == 1:
             grad, output = by_head(grad), by_head(result)
         else:
-            scales = by_head(scales_of_output(grad, result, width))
+            heads = (tensor.unflatten(-1, (-1, width)) for tensor in (grad, result))
+            scales = by_head(scales_of_output(*heads).squeeze(-1))
             grad = by_head(grad)
             output = torch.mul(grad, scales, out=torch.empty_like(grad))
             del scales
@@ -142,8 +128,8 @@ class PrefixAttention(torch.autograd.Function):
             cache.prefix_gradients(start, tokens),
         ).squeeze(0)
         del grad, output
-        heads = rotated.shape[0] + 2 * cache.kv_heads
-        qkv_gradient = result.new_empty(tokens, heads * width)
+        columns = (rotated.shape[0] + 2 * cache.kv_heads) * width
+        qkv_gradient = result.new_empty(tokens, columns)
         query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
         turns_back = ctx.turns.conj_physical()
         rotate_into(query_gradient.to(result.dtype), turns_back, query)

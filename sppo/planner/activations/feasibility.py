@@ -39,7 +39,7 @@ def require_some_decisions(problem: StageProblem) -> None:
     """
     shorts = []
     levels = recompute_levels(problem)
-    for decision in (levels[-1], levels[1], levels[0]):  # the others lie between
+    for decision in (levels[-1], levels[1], levels[0]):  # that of the MLP needs no less
         try:
             return _require_share(problem, decision)
         except LayoutDoesNotFit as short:

@@ -43,7 +43,10 @@ class Search:
 
     @property
     def finest_short(self) -> list[TimedLayout]:
-        """Of each family that does not fit, the finest cut."""
+        """Of each family the finest cut that does not fit.
+
+        A coarser cut fails an earlier test, which sees less of what the cut lacks.
+        """
         finest: dict[tuple[int, ...], TimedLayout] = {}
         for layout in self.short:
             known = finest.setdefault(layout.family, layout)
