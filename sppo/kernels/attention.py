@@ -72,7 +72,7 @@ def scales_of_output(grad: Tensor, output: Tensor) -> Tensor:
     So c grad may take the output's place in a backward, which reads it only in these sums: D of
     FlashAttention-2 (arXiv 2307.08691, algorithm 2). c is float32 or wider, and 0 where grad is.
     """
-    wide = torch.promote_types(grad.dtype, torch.float32)
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     sums = torch.mul(grad.to(wide), output).sum(-1, keepdim=True)
     squares = torch.linalg.vector_norm(grad, dim=-1, keepdim=True, dtype=wide).square_()
     return sums.div_(squares).nan_to_num_(0.0, 0.0, 0.0)
