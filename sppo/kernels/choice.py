@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -139,12 +140,13 @@ def errors_of(
     """Relative errors by result, against `math` in float64 on the same inputs."""
     exact = KERNELS[device.type]["math"]
     inputs = _inputs(heads, CHECKED_TOKENS, CHECKED_PREFIX, device, dtype)
-    computed = _subsequence(kernel, *inputs)
-    expected = _subsequence(exact, *(tensor.double() for tensor in inputs))
+    computed = _subsequence(kernel, inputs)
+    expected = _subsequence(exact, _Inputs(*(tensor.double() for tensor in inputs)))
     names = ("output", "log-sum-exp", "dQ", "dK", "dV", "dK of the prefix", "dV of the prefix")
     errors = {name: _error(*pair) for name, *pair in zip(names, computed, expected, strict=True)}
-    scaled = _scaled_gradient(kernel, *inputs, *computed[:2])
-    for name, *pair in zip(names[2:], scaled, expected[2:], strict=True):
+    out, logsumexp = computed[:2]
+    gradients = _gradients(kernel, inputs, _scaled_gradient(inputs.grad, out), logsumexp)
+    for name, *pair in zip(names[2:], gradients, expected[2:], strict=True):
         errors[f"{name} with a scaled gradient"] = _error(*pair)
     computed, expected = (
         _whole(each, *(tensor.to(kind) for tensor in inputs[:4]))
@@ -166,7 +168,7 @@ def seconds_of(
 ) -> float:
     """Median seconds of forward and backward of `tokens` queries over their own and the prefix."""
     inputs = _inputs(heads, tokens, prefix, device, dtype)
-    return median_seconds(lambda: _subsequence(kernel, *inputs), device, REPEATS)
+    return median_seconds(lambda: _subsequence(kernel, inputs), device, REPEATS)
 
 
 def median_seconds(action: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -197,10 +199,20 @@ def merge(block: Block, other: Block) -> Block:
     return merged, torch.logaddexp(logsumexp, other_logsumexp)
 
 
+class _Inputs(NamedTuple):
+    """Query, own keys and values, gradient of the output; keys and values of the prefix."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    grad: Tensor
+    prefix_key: Tensor
+    prefix_value: Tensor
+
+
 def _inputs(
     heads: Heads, tokens: int, prefix: int, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, ...]:
-    """Query, own keys and values, gradient of the output; keys and values of the prefix."""
+) -> _Inputs:
     generator = torch.Generator().manual_seed(11)
 
     def draw(count: int, length: int) -> Tensor:
@@ -209,50 +221,33 @@ def _inputs(
 
     query, key, value = draw(heads.query, tokens), draw(heads.kv, tokens), draw(heads.kv, tokens)
     grad = draw(heads.query, tokens)
-    return query, key, value, grad, draw(heads.kv, prefix), draw(heads.kv, prefix)
+    return _Inputs(query, key, value, grad, draw(heads.kv, prefix), draw(heads.kv, prefix))
 
 
-def _subsequence(
-    kernel: AttentionKernel,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    grad: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-) -> tuple[Tensor, ...]:
+def _subsequence(kernel: AttentionKernel, inputs: _Inputs) -> tuple[Tensor, ...]:
     """Output, log-sum-exp and gradients of a subsequence after a prefix."""
-    own = kernel.forward(query, key, value, True)
-    out, logsumexp = merge(own, kernel.forward(query, prefix_key, prefix_value, False))
+    query = inputs.query
+    own = kernel.forward(query, inputs.key, inputs.value, True)
+    prefix = kernel.forward(query, inputs.prefix_key, inputs.prefix_value, False)
+    out, logsumexp = merge(own, prefix)
     out = out.to(query.dtype)
-    operands = query, key, value, grad, prefix_key, prefix_value
-    return out, logsumexp, *_gradients(kernel, *operands, out, logsumexp)
-
-
-def _scaled_gradient(kernel: AttentionKernel, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of a subsequence where a multiple of `grad` stands for the output."""
-    query, key, value, grad, prefix_key, prefix_value, out, logsumexp = tensors
-    scaled = (grad * scales_of_output(grad, out)).to(grad.dtype)
-    operands = query, key, value, grad, prefix_key, prefix_value
-    return _gradients(kernel, *operands, scaled, logsumexp)
+    return out, logsumexp, *_gradients(kernel, inputs, out, logsumexp)
 
 
 def _gradients(
-    kernel: AttentionKernel,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    grad: Tensor,
-    prefix_key: Tensor,
-    prefix_value: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
+    kernel: AttentionKernel, inputs: _Inputs, out: Tensor, logsumexp: Tensor
 ) -> tuple[Tensor, ...]:
+    query, key, value, grad, prefix_key, prefix_value = inputs
     of_own = kernel.backward(grad, query, key, value, out, logsumexp, True)
     of_prefix = kernel.backward(grad, query, prefix_key, prefix_value, out, logsumexp, False)
     precision = torch.float64 if query.dtype == torch.float64 else torch.float32
     query_gradient = of_own[0].to(precision) + of_prefix[0].to(precision)
     return query_gradient, *of_own[1:], *of_prefix[1:]
+
+
+def _scaled_gradient(grad: Tensor, out: Tensor) -> Tensor:
+    """A multiple of the gradient that may stand for the output in a backward."""
+    return (grad * scales_of_output(grad, out)).to(grad.dtype)
 
 
 def _whole(
