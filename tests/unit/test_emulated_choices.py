@@ -265,7 +265,10 @@ def result(workload: Workload, emulation: Emulation | None, longest: int | None)
 def test_a_published_search_is_found_under_any_name() -> None:
     """`emulate native --tuned --publish`, for a workload by flags or of a file too."""
     asked = replace(WORKLOAD, name="named-otherwise", sequence_tokens=16_384)
-    emulate_search.publish(result(asked, found(FAST, asked), None), 0)
+    made = msgspec.structs.replace(found(FAST, asked), directory="/here/alone")
+    emulate_search.publish(result(asked, made, None), 0)
+    (path,) = (store.published_directory() / "emulation").glob("*-tuned.json")
+    assert "/here/alone" not in path.read_text()
     searched = choice(replace(asked, name="mine"))
     assert searched.settings == builtins(FAST)
     assert "1 points, by simulated times (emulation/named-otherwise-" in searched.source

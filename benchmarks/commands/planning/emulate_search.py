@@ -6,6 +6,8 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from baselines.protocol import Misfit
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.output import show
@@ -85,10 +87,15 @@ def search(
 
 
 def publish(result: SearchResult, code: int) -> None:
-    """Save the answer for the rows of `run`; say why where there is none. Raises OSError."""
-    if code:
+    """Save the answer for the rows of `run`; say why where there is none. Raises OSError.
+
+    Without the folder of its files, which is this machine's.
+    """
+    if code or result.found is None:
         print("not published: the search has no answer", file=sys.stderr)
         return
+    found = msgspec.structs.replace(result.found, directory="")
+    result = msgspec.structs.replace(result, found=found)
     workload, count = result.workload, result.workload.sequences_per_step
     sequences = f"-{count}-sequences" if count > 1 else ""
     name = f"{workload.name}{sequences}-{result.system}-tuned.json"
