@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import msgspec
 from tyro.conf import Positional
 
+from benchmarks.commands import package_list
 from benchmarks.commands.arguments import UsageError, flag, parent
 from benchmarks.commands.flags import RunFolder
 from benchmarks.environment import describe_environment
@@ -23,7 +24,7 @@ from benchmarks.launch.options import Options
 from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.launch.run import new_directory
 from benchmarks.launch.run_file import RunFile
-from benchmarks.records import package_list, record
+from benchmarks.records import record
 from benchmarks.records.machine_errors import records_so_far
 from benchmarks.records.store import RecordError
 from benchmarks.rows.row import Configuration

@@ -21,8 +21,8 @@ from benchmarks.gpu.communicators import communicator_bytes
 from benchmarks.gpu.copies import CopyRates, copy_rates
 from benchmarks.gpu.place import Place, random_weights
 from benchmarks.records.metrics import datasheet_peak
-from benchmarks.worker.chunk_rates import Sampler, chunk_of, split_rates
 from benchmarks.worker.matmul_peak import best_matmul, matrix_size
+from benchmarks.worker.rates.chunk_rates import Sampler, chunk_of, split_rates
 from sppo.config.hardware import Hardware, Rates, load_hardware
 from sppo.config.models import Model
 from sppo.kernels.registry import selected

@@ -43,7 +43,7 @@ WORKERS = {
     "run": "benchmarks.worker.rank",
     "sweep": "benchmarks.worker.rank",
     "emulate": "benchmarks.emulation.worker",
-    "profile": "benchmarks.worker.measure_hardware",
+    "profile": "benchmarks.worker.rates.measure_hardware",
 }
 
 

@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from benchmarks.cli import main
+from benchmarks.commands import package_list
 from benchmarks.environment import CHECKOUT, describe_environment
 from benchmarks.machine import packages
 from benchmarks.machine.packages import Origin, Package, PackageList, installed_packages
 from benchmarks.machine.pins import HEADER, pins
-from benchmarks.records import package_list
 from benchmarks.records import record as records
 from benchmarks.records.store import RecordError
 from tests.unit.records_factory import record

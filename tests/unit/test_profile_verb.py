@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.commands.measuring import profile
-from benchmarks.worker import measure_hardware
+from benchmarks.worker.rates import measure_hardware
 from sppo.config.hardware import PROFILES
 
 
@@ -27,7 +27,7 @@ def test_the_command_is_torchrun_on_the_profiling_module() -> None:
     assert line == (
         "-m benchmarks.launch.ranks.agent --standalone --nnodes 1 --local-addr 127.0.0.1 "
         "--nproc-per-node 4 "
-        "-m benchmarks.worker.measure_hardware mine /x/mine.json"
+        "-m benchmarks.worker.rates.measure_hardware mine /x/mine.json"
     )
 
 

@@ -111,7 +111,7 @@ class Profile(Json):
 
 def command(name: str, path: Path, ranks: int) -> list[str]:
     """The torchrun command that measures."""
-    return processes.torchrun(ranks, "benchmarks.worker.measure_hardware", name, str(path))
+    return processes.torchrun(ranks, "benchmarks.worker.rates.measure_hardware", name, str(path))
 
 
 def launch_gpu(path: Path) -> tuple[int, str]:

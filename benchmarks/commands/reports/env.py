@@ -11,11 +11,11 @@ from tyro.conf import arg
 
 from benchmarks.commands.flags import Json
 from benchmarks.commands.output import show
+from benchmarks.commands.package_list import RecordedMachine, recorded_machine
 from benchmarks.environment import describe_environment
 from benchmarks.file_names import printable
 from benchmarks.machine.packages import installed_packages
 from benchmarks.machine.pins import pins
-from benchmarks.records.package_list import RecordedMachine, recorded_machine
 from benchmarks.records.provenance import commit_words
 
 NAME_COLUMNS = 14

@@ -1,7 +1,8 @@
 """Measure a hardware profile: the engine's own chunk on every rank at once, copies and messages.
 
     python -m torch.distributed.run --standalone --nproc-per-node 2 \
-        -m benchmarks.worker.measure_hardware cpu-2core sppo/config/hardware_profiles/cpu-2core.json
+        -m benchmarks.worker.rates.measure_hardware cpu-2core \
+        sppo/config/hardware_profiles/cpu-2core.json
 
 All ranks measure at the same time, because they share memory and links in training. The rates are
 those of the measured model (`source` names it): a small hidden size is slower.
@@ -27,9 +28,9 @@ import torch.nn.functional as F
 
 from benchmarks.environment import cpu_model
 from benchmarks.worker import device as devices
-from benchmarks.worker.chunk_rates import Sampler, chunk_of, split_rates
 from benchmarks.worker.matmul_peak import best_matmul, matrix_size
 from benchmarks.worker.parent import end_with_parent
+from benchmarks.worker.rates.chunk_rates import Sampler, chunk_of, split_rates
 from benchmarks.worker.weights import initial_weights
 from sppo.comm.messages import GroupTransport
 from sppo.config.hardware import Hardware, Rates, load_hardware
