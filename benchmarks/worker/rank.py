@@ -49,7 +49,11 @@ from benchmarks.worker.heartbeat import Heartbeat
 from benchmarks.worker.kernels import use_kernels
 from benchmarks.worker.libraries import rank_environment
 from benchmarks.worker.parent import end_with_parent
-from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
+from benchmarks.worker.step_isolation import (
+    no_garbage_collection,
+    spare_live_objects,
+    uncompiled,
+)
 from benchmarks.worker.tokens import job_tokens, step_tokens
 from benchmarks.worker.weights import map_weights, torch_dtype
 
@@ -185,6 +189,8 @@ class Launch:
             )
             check_finite(index, report)
             self.steps.append(report)
+            if index == 0:
+                spare_live_objects()
             if phase != "measured":
                 retries_before = devices.allocation_retries(self.device)
             if self.heartbeat.rank == 0:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.worker.step_isolation import uncompiled
+from benchmarks.worker.step_isolation import (
+    no_garbage_collection,
+    spare_live_objects,
+    uncompiled,
+)
 
 
 class Watching(TorchDispatchMode):
@@ -40,3 +47,29 @@ def test_what_is_compiled_stays_compiled_after_an_accounted_step(
     fused(torch.ones(4096))
     torch._dynamo.reset()
     assert len(graphs) == compiled
+
+
+class Circle:
+    """An object that only the garbage collector frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_collections_spare_what_is_alive_and_find_what_a_later_step_leaves() -> None:
+    """Without this, each step waits for a walk over all objects of all libraries."""
+    frozen_before = gc.get_freeze_count()
+    old = Circle()
+    try:
+        spare_live_objects()
+        assert gc.get_freeze_count() > frozen_before + 10_000
+        gone = weakref.ref(old)
+        del old
+        with no_garbage_collection():
+            assert gone() is not None, "it is out of later collections"
+            left = weakref.ref(Circle())
+            assert left() is not None, "nothing is collected within a step"
+        with no_garbage_collection():
+            assert left() is None, "what a step leaves is collected before the next"
+    finally:
+        gc.unfreeze()
