@@ -13,7 +13,6 @@ labelled "host": the host tier of a step on fake tensors.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
 import weakref
@@ -42,6 +41,7 @@ from benchmarks.accounting.storages import (
     resizes_noticed,
     shapes_uncounted,
 )
+from benchmarks.accounting.visible import visible_tensors
 
 _ACTIVATION_KINDS: tuple[Kind, ...] = ("activations", "kv", "dkv")
 _DEVICE = torch.ops.prim.device.default
@@ -122,9 +122,8 @@ class Accounting(TorchDispatchMode):
 
     def adopt_visible(self) -> None:
         """Count all other tensors that Python sees: buffers that a library made before the step."""
-        for item in gc.get_objects():
-            if issubclass(type(item), Tensor):
-                self._see(item)
+        for tensor in visible_tensors():
+            self._see(tensor)
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Never count these tensors: mapped files that belong to no system."""

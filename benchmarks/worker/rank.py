@@ -33,6 +33,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from baselines import registry
 from baselines.protocol import Adapter, Context, StepResult, System
 from benchmarks.accounting.accounting import Accounting
+from benchmarks.accounting.visible import spare_live_objects
 from benchmarks.job import (
     PROGRESS_PREFIX,
     Accounted,
@@ -49,11 +50,7 @@ from benchmarks.worker.heartbeat import Heartbeat
 from benchmarks.worker.kernels import use_kernels
 from benchmarks.worker.libraries import rank_environment
 from benchmarks.worker.parent import end_with_parent
-from benchmarks.worker.step_isolation import (
-    no_garbage_collection,
-    spare_live_objects,
-    uncompiled,
-)
+from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 from benchmarks.worker.tokens import job_tokens, step_tokens
 from benchmarks.worker.weights import map_weights, torch_dtype
 
@@ -175,6 +172,7 @@ class Launch:
         """All steps in order, each checked and announced. Errors of the system pass on."""
         if not self.job.account:
             self.accounting.close()
+        spare_live_objects()
         for index, phase in enumerate(self.job.phases):
             self.heartbeat.enter(phase)
             batch = step_tokens(self.job.workload, tokens, index, phase)
@@ -189,8 +187,6 @@ class Launch:
             )
             check_finite(index, report)
             self.steps.append(report)
-            if index == 0:
-                spare_live_objects()
             if phase != "measured":
                 retries_before = devices.allocation_retries(self.device)
             if self.heartbeat.rank == 0:

@@ -36,13 +36,3 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def spare_live_objects() -> None:
-    """Collect garbage, and leave every object that is alive now out of all later collections.
-
-    A collection walks a million objects of imported libraries otherwise: 0.2 to 0.4 s before each
-    step. Call this after the first step, which still makes objects that stay.
-    """
-    gc.collect()
-    gc.freeze()

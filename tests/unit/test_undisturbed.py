@@ -11,11 +11,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.worker.step_isolation import (
-    no_garbage_collection,
-    spare_live_objects,
-    uncompiled,
-)
+from benchmarks.accounting.visible import spare_live_objects, visible_tensors
+from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 
 
 class Watching(TorchDispatchMode):
@@ -60,9 +57,11 @@ def test_collections_spare_what_is_alive_and_find_what_a_later_step_leaves() -> 
     """Without this, each step waits for a walk over all objects of all libraries."""
     frozen_before = gc.get_freeze_count()
     old = Circle()
+    tensor = torch.ones(3)
     try:
         spare_live_objects()
         assert gc.get_freeze_count() > frozen_before + 10_000
+        assert any(other is tensor for other in visible_tensors()), "accounting sees it"
         gone = weakref.ref(old)
         del old
         with no_garbage_collection():

@@ -57,8 +57,10 @@ def main() -> None:
     """Fork ranks, one at a time, until standard input ends."""
     end_with_parent(signal.SIGKILL)
     import_libraries(sys.argv[1])
+    from benchmarks.accounting.visible import spare_live_objects
     from benchmarks.emulation.worker import main as emulate
 
+    spare_live_objects()
     for line in sys.stdin.buffer:
         request = msgspec.json.decode(line, type=RankRequest)
         code = exit_code_of_fork(
