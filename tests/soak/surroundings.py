@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ LAUNCHING: dict[str, tuple[str, ...]] = {
     ),
     "ablation": ("ablation", "mini-cpu", "--policies", "auto", "--launches", "1", "--no-wandb"),
     "longest": (
-        *("longest", "mini-cpu", "--systems", "sppo", "--device-memory", "152MiB"),
+        *("longest", "mini-cpu", "--systems", "sppo,native", "--device-memory", "152MiB"),
         *("--at-most", "512", "--no-wandb"),
     ),
     "limit": ("limit", "mini-cpu", "--no-wandb"),
     "emulate": ("emulate", "sppo", "mini-cpu", "--again"),
 }
-"""Launching commands, short."""
+"""Launching commands, short. Each but `emulate` launches again after its first record."""
 
 RANKS = ("worker.rank", "emulation.worker")
 """Modules of ranks, in the command lines of a launch."""
@@ -67,7 +67,7 @@ def matrix(verbs: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
 
 def launched(verb: str, how: str) -> dict[str, Any]:
     """A real launch under one of "closed stdout", "full disk" and "TERM"."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, nothing_published():
         folder = Path(name)
         output = folder / "out"
         output.mkdir()
@@ -93,6 +93,18 @@ def launched(verb: str, how: str) -> dict[str, Any]:
     cell = {"command": verb, "in": how, "exit_code": code, "files": written, "faults": wrong}
     print({**cell, "last_line": errors.strip().splitlines()[-1:]}, flush=True)
     return cell
+
+
+@contextmanager
+def nothing_published() -> Iterator[None]:
+    """Remove what a command adds to results/published/, as `longest` does."""
+    folder = store.published_directory()
+    before = set(folder.rglob("*"))
+    try:
+        yield
+    finally:
+        for path in set(folder.rglob("*")) - before:
+            path.unlink()
 
 
 def full_disk(path: Path) -> str:
