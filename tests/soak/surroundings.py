@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -49,20 +50,34 @@ RANKS = ("worker.rank", "emulation.worker")
 """Modules of ranks, in the command lines of a launch."""
 
 
-def matrix(verbs: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
-    """One entry a cell: command, surrounding, exit code, faults."""
+def matrix(verbs: Sequence[str], names: Sequence[str], at_once: int) -> list[dict[str, Any]]:
+    """One entry a cell: command, surrounding, exit code (None: without end), faults."""
+    with nothing_published(), ThreadPoolExecutor(at_once) as pool:
+        rows = pool.map(lambda verb: _cells_of(verb, names), verbs)
+        return [cell for cells in rows for cell in cells]
+
+
+def _cells_of(verb: str, names: Sequence[str]) -> list[dict[str, Any]]:
     cells = []
-    for verb in verbs:
+    with tempfile.TemporaryDirectory() as folder:
+        ordinary = surroundings.run(verb, ORDINARY, Path(folder))
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            ordinary = surroundings.run(verb, ORDINARY, Path(folder))
-        for name in names:
-            with tempfile.TemporaryDirectory() as folder:
-                ended = surroundings.run(verb, SURROUNDINGS[name], Path(folder))
-                wrong = surroundings.faults(verb, ended, ordinary, SURROUNDINGS[name])
-                wrong += surroundings.damaged_records(Path(folder))
-            cells.append({"command": verb, "in": name, "exit_code": ended.code, "faults": wrong})
-            print(f"{verb}, {name}: {ended.code} {'; '.join(wrong) or 'as it must'}", flush=True)
+            code, wrong = _cell(verb, name, ordinary, Path(folder))
+        cells.append({"command": verb, "in": name, "exit_code": code, "faults": wrong})
+        print(f"{verb}, {name}: {code} {'; '.join(wrong) or 'as it must'}", flush=True)
     return cells
+
+
+def _cell(
+    verb: str, name: str, ordinary: surroundings.Ended, folder: Path
+) -> tuple[int | None, list[str]]:
+    try:
+        ended = surroundings.run(verb, SURROUNDINGS[name], folder)
+    except subprocess.TimeoutExpired as error:
+        return None, [f"no end within {error.timeout:.0f} s"]
+    wrong = surroundings.faults(verb, ended, ordinary, SURROUNDINGS[name])
+    return ended.code, wrong + surroundings.damaged_records(folder)
 
 
 def launched(verb: str, how: str) -> dict[str, Any]:
@@ -185,6 +200,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--verbs", default=",".join(VERBS))
     parser.add_argument("--surroundings", default="", help="a part of their names")
+    parser.add_argument("--at-once", type=int, default=2, help="commands side by side")
     parser.add_argument("--launches", action="store_true", help="really launch, no matrix")
     parser.add_argument("--output", type=Path)
     asked = parser.parse_args()
@@ -193,7 +209,8 @@ def main() -> int:
         ways = ("closed stdout", "TERM", "full disk")
         cells = [launched(verb, how) for verb in LAUNCHING if verb in verbs for how in ways]
     else:
-        cells = matrix(verbs, [name for name in SURROUNDINGS if asked.surroundings in name])
+        names = [name for name in SURROUNDINGS if asked.surroundings in name]
+        cells = matrix(verbs, names, asked.at_once)
     wrong = [cell for cell in cells if cell["faults"]]
     print(f"{len(cells) - len(wrong)} of {len(cells)} cells as they must be")
     if asked.output:
