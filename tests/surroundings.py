@@ -141,7 +141,10 @@ SURROUNDINGS: dict[str, Surrounding] = {
     "output below a file": Surrounding(output="/dev/null/x", codes=(2,), harms=_writes),
     "output in proc": Surrounding(output="/proc/x", codes=(2,), harms=_writes),
     "output not UTF-8": Surrounding(output=NOT_UTF8, codes=(2,), harms=_writes),
-    "current folder not UTF-8": Surrounding(stands_in=NOT_UTF8),
+    # Their results would lie there; other commands get a folder for results, or write none.
+    "current folder not UTF-8": Surrounding(
+        stands_in=NOT_UTF8, codes=(2,), harms=lambda verb: verb in ("slurm", "dry-run")
+    ),
     "current folder removed": Surrounding(stands_in="removed", codes=(0, 1, 2)),
     "decoys": Surrounding(stands_in="decoys"),
     "decoys by an empty entry": Surrounding(
