@@ -31,6 +31,9 @@ LONGEST_RECORD_BYTES = 2**28
 
 HEAD_BYTES = 4096
 
+PACKAGES = ("site-packages", "dist-packages")
+"""Folders of the standard library with packages that are installed there."""
+
 _NO_OBJECT = "no JSON object; write one object a line, or name raw text .txt"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -92,11 +95,17 @@ def stdlib_pieces() -> Iterator[Piece]:
     Packages that are installed there (site-packages) are left out.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    packages = ("site-packages/", "dist-packages/")
-    for name in names:
-        if not name.startswith(packages):
-            yield Piece((root / name).read_bytes(), begins_document=True)
+    for name in sorted(_library_files(root)):
+        yield Piece((root / name).read_bytes(), begins_document=True)
+
+
+def _library_files(root: Path) -> Iterator[str]:
+    """Relative paths of Python files. Folders of packages are not entered: they may be large."""
+    for folder, folders, files in os.walk(root):
+        place = Path(folder).relative_to(root)
+        if place == Path():
+            folders[:] = [name for name in folders if name not in PACKAGES]
+        yield from ((place / name).as_posix() for name in files if name.endswith(".py"))
 
 
 def folder_files(folder: Path, field: str | None) -> Iterator[Path]:

@@ -108,6 +108,8 @@ def wandb_environment(directory: Path | None) -> Iterator[None]:
     during = variables(before)
     if directory is not None:  # wandb copies tables there before the upload
         during.setdefault("WANDB_DATA_DIR", str(wandb_directory(directory)))
+        if not has_cache_folder(os.environ):  # wandb's process would log to standard error
+            during.setdefault("WANDB_CACHE_DIR", str(wandb_directory(directory) / "cache"))
     arguments = list(map(printable, sys.argv))  # wandb sends them, and knows Unicode only
     with patch.object(sys, "argv", arguments):
         _set(during)
@@ -138,6 +140,19 @@ def variables(own: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in own.items() if value and name not in IDENTITY}
     kept.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
     return {**kept, "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+
+
+def has_cache_folder(environment: Mapping[str, str]) -> bool:
+    """Whether wandb's process can write to the user's cache folder, which is made if need be."""
+    home = environment.get("HOME")
+    folder = environment.get("XDG_CACHE_HOME") or (home and os.path.join(home, ".cache"))
+    if not folder:
+        return False
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def wandb_directory(directory: Path) -> Path:

@@ -67,6 +67,19 @@ def test_an_empty_variable_is_unset_and_no_identity_is_shared(
     assert len({name.rsplit("-", 1)[1] for name in folders} - {"abc123"}) == 2
 
 
+@pytest.mark.parametrize("home", ["", "/dev/null/home"])
+def test_without_a_cache_folder_the_process_of_wandb_is_quiet(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It logs to standard error where it has no folder for its own log."""
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", home)
+    assert launches.track([record()], tmp_path) is None
+    assert capfd.readouterr().err == ""
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
 def test_runs_are_written_offline_failed_ones_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
