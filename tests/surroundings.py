@@ -121,7 +121,7 @@ def _writes(verb: str) -> bool:
     return verb in WRITERS
 
 
-_fills_disk = (WRITERS - {"history"}).__contains__  # a line of the history is short
+_fills_disk = (WRITERS - {"history"} | {"track"}).__contains__  # a line of the history is short
 
 _LAUNCHER = {
     **dict.fromkeys(("RANK", "LOCAL_RANK", "PET_NODE_RANK", "SLURM_JOB_ID"), "3"),
@@ -301,7 +301,7 @@ def faults(verb: str, ended: Ended, ordinary: Ended, surrounding: Surrounding) -
     lines = len(ended.errors.splitlines()) - len(ordinary.errors.splitlines())
     if lines > MOST_LINES:
         wrong.append(f"{lines} more lines on standard error")
-    if ended.code == 2 and surrounding.streams != "2>/dev/full" and not ended.errors.strip():
+    if ended.code == 2 and "2>" not in surrounding.streams and not ended.errors.strip():
         wrong.append("no word of the cause")
     return wrong
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -82,6 +83,8 @@ class Session(AbstractContextManager["Session"]):
             import wandb
 
             self.module = wandb
+            # On a full disk each line of wandb's log would print a traceback.
+            logging.raiseExceptions = False
         try:
             return action(self.module)
         except self.module.Error as error:

@@ -37,7 +37,11 @@ WRITING = {
 }
 """Surroundings that harm some commands only, each with one of them."""
 
+TRACKING = [("track", "full disk"), ("track", "no home")]
+"""The process and the log of wandb are quiet there."""
+
 CELLS = [(WRITING.get(name, QUICK[i % len(QUICK)]), name) for i, name in enumerate(SURROUNDINGS)]
+CELLS += TRACKING
 
 
 @cache
