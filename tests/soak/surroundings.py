@@ -2,16 +2,19 @@
 
     python -m tests.soak.surroundings --output results/published/proofs/NAME.json
     python -m tests.soak.surroundings --verbs list,run --surroundings "full disk"
+    python -m tests.soak.surroundings --verbs list --output NAME.json --update
     python -m tests.soak.surroundings --launches
 
 The matrix is that of `tests/surroundings.py`, with played launches. `--launches` really launches
 with every launching command: with a closed standard output, on a disk that is full after the first
-record, and ended by TERM. Exits 1 where a command did not keep to what it must.
+record, and ended by TERM. `--update` enters cells into a file that is there; each names its commit.
+Exits 1 where a command did not keep to what it must.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -203,7 +206,10 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=2, help="commands side by side")
     parser.add_argument("--launches", action="store_true", help="really launch, no matrix")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--update", action="store_true", help="keep the output's other cells")
     asked = parser.parse_args()
+    if asked.update and not (asked.output and asked.output.is_file()):
+        parser.error("--update needs --output FILE, a file of earlier cells")
     verbs = asked.verbs.split(",")
     if asked.launches:
         ways = ("closed stdout", "TERM", "full disk")
@@ -211,6 +217,10 @@ def main() -> int:
     else:
         names = [name for name in SURROUNDINGS if asked.surroundings in name]
         cells = matrix(verbs, names, asked.at_once)
+    commit = describe_environment()["commit"]
+    cells = [{**cell, "commit": commit} for cell in cells]
+    if asked.update:
+        cells = with_earlier(cells, asked.output)
     wrong = [cell for cell in cells if cell["faults"]]
     print(f"{len(cells) - len(wrong)} of {len(cells)} cells as they must be")
     if asked.output:
@@ -223,6 +233,14 @@ def main() -> int:
         }
         store.save(asked.output, report)
     return int(bool(wrong))
+
+
+def with_earlier(cells: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The cells of the file in their order, these in the place of older ones."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    commit = report["environment"]["commit"]
+    both = {(cell["command"], cell["in"]): {"commit": commit, **cell} for cell in report["cells"]}
+    return list((both | {(cell["command"], cell["in"]): cell for cell in cells}).values())
 
 
 if __name__ == "__main__":
