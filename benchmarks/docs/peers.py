@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.docs.markdown import NOTHING, Columns, factor, gib, mib, table
 from benchmarks.docs.published import origin, read
-from benchmarks.paper import speeds
-from benchmarks.paper.items import published
+from benchmarks.paper import reported, speeds
+from benchmarks.paper.items import published, sppo_steps
 from benchmarks.paper.verdicts import AT_BEST, Verdict
 from benchmarks.reporting.style import limit_words
-from benchmarks.rows import tuning
+from benchmarks.rows import emulated_choices, tuning
+from benchmarks.rows.assign import grid_assignments
+from benchmarks.workloads import WORKLOADS
 from sppo.config.sizes import MIB
+from sppo.config.workload import Workload
 
 SEQUENCES = 1
+
+PEERS = {"deepspeed": "DeepSpeed", "megatron": "Megatron", "native": "PyTorch native"}
+"""Systems beside SPPO, by the words of their columns."""
 
 WORKLOAD = "tiny-cpu"
 LIMITS_BYTES = (136 * MIB, None)
@@ -65,6 +72,94 @@ class Fastest:
     grid: tuple[tuning.GridPoint, ...]
     point: tuning.GridPoint
     origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointSteps:
+    """A point of table 4: SPPO's step, and the answers for the peers by system, in seconds.
+
+    A peer without a step is None; `refused` has those whose library refuses the whole grid.
+    """
+
+    name: str
+    plan: str
+    seconds: float
+    peers: dict[str, float | None]
+    refused: frozenset[str]
+
+    @property
+    def best(self) -> tuple[str, float] | None:
+        """The fastest peer and its step; None before any has one."""
+        known = [(seconds, system) for system, seconds in self.peers.items() if seconds is not None]
+        if not known:
+            return None
+        seconds, system = min(known)
+        return system, seconds
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every peer has a step, or cannot run."""
+        return all(
+            seconds is not None or system in self.refused for system, seconds in self.peers.items()
+        )
+
+
+def paper_points() -> str:
+    """Simulated steps of SPPO's plans and of peers at their best, at the points of table 4."""
+    rows = [
+        _point_steps(workload)
+        for workload in WORKLOADS.values()
+        if (point := reported.find_point(workload)) is not None and point.is_in_table_4
+    ]
+    peers: Columns = {label: partial(_peer_step, system) for system, label in PEERS.items()}
+    columns: Columns = {
+        "point": lambda row: f"`{row.name}`",
+        "SPPO's plan": lambda row: row.plan,
+        "SPPO": lambda row: f"{row.seconds:,.2f} s",
+        **peers,
+        "best peer": lambda row: PEERS[row.best[0]] if row.best else NOTHING,
+        "SPPO faster by": _against_best,
+    }
+    return table(columns, rows)
+
+
+def _point_steps(workload: Workload) -> PointSteps:
+    plan = sppo_steps.own_plan(workload.name)
+    peers = {}
+    for system in PEERS:
+        found = emulated_choices.choice_for(system, workload)
+        is_equal = found and found[0].workload.sequences_per_step == workload.sequences_per_step
+        peers[system] = found[0].step_seconds if found and is_equal else None
+    return PointSteps(
+        name=workload.name,
+        plan=plan.settings,
+        seconds=plan.seconds,
+        peers=peers,
+        refused=frozenset(
+            system
+            for system, seconds in peers.items()
+            if seconds is None and _refuses_all(system, workload)
+        ),
+    )
+
+
+def _refuses_all(system: str, workload: Workload) -> bool:
+    return all(point.status for point in grid_assignments(system, workload))
+
+
+def _peer_step(system: str, row: PointSteps) -> str:
+    seconds = row.peers[system]
+    if seconds is not None:
+        return f"{seconds:,.2f} s"
+    return "cannot run" if system in row.refused else "not searched"
+
+
+def _against_best(row: PointSteps) -> str:
+    """The ratio; an upper bound while a peer is not searched."""
+    if row.best is None:
+        return NOTHING
+    bound = "" if row.is_whole else "at most "
+    return f"{bound}{row.best[1] / row.seconds:.3f}x"
 
 
 def measured_grids() -> str:

@@ -56,15 +56,17 @@ def with_settings(
 ) -> Configuration:
     """The row with exactly these settings (an instance of the adapter's settings type).
 
-    changes: further fields of the Configuration, such as its plan.
+    changes: further fields of the Configuration, such as its plan; `versions`, where they are known
+    already.
     """
+    if "versions" not in changes:
+        changes["versions"] = adapter.versions()
     configuration = Configuration(
         row=row,
         settings=msgspec.to_builtins(settings),
         settings_text=adapter.describe(settings),
         grid="; ".join(text for text in (grid, adapter.remark) if text),
         environment=dict(adapter.environment),
-        versions=adapter.versions(),
     )
     return replace(configuration, **changes)
 
@@ -217,8 +219,10 @@ def sppo_layout(workload: Workload) -> tuple[int, int, str]:
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
     """Every point of a library's grid as a row of its own; a refused point keeps its reason."""
     adapter = registry.load(system)
+    versions = adapter.versions()  # read from the packages' files: once for all points
     points = []
     for number, settings in enumerate(adapter.grid(workload), start=1):
         row = Row(label=f"{system} {number:02d}", system=system, choosing="tuned")
-        points.append(recheck(with_settings(row, adapter, settings, grid=""), workload))
+        point = with_settings(row, adapter, settings, grid="", versions=versions)
+        points.append(recheck(point, workload))
     return points

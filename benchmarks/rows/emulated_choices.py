@@ -66,6 +66,18 @@ class EmulatedChoice:
 def choose(system: str, workload: Workload) -> tuple[dict[str, Any], str] | None:
     """The settings for a workload and their source, or None without any that fit.
 
+    Raises RecordError on a damaged file.
+    """
+    found = choice_for(system, workload)
+    if found is None:
+        return None
+    choice, settings = found
+    return settings, choice.source(system, workload)
+
+
+def choice_for(system: str, workload: Workload) -> tuple[EmulatedChoice, dict[str, Any]] | None:
+    """The choice for a workload and its settings of today, or None without any that fit.
+
     A choice for the same sequences a step and limit comes first. More sequences need no less
     memory, so a choice for more sequences fits too, if the library takes the settings. Raises
     RecordError on a damaged file.
@@ -79,7 +91,7 @@ def choose(system: str, workload: Workload) -> tuple[dict[str, Any], str] | None
     for choice in sorted(known, key=order):
         settings = _settings(choice, registry.load(system), workload)
         if settings is not None:
-            return settings, choice.source(system, workload)
+            return choice, settings
     return None
 
 
