@@ -193,10 +193,27 @@ class PartlyEmulated(Protocol):
 
 
 def check_emulated(adapter: Adapter, workload: Workload, settings: Any) -> None:
-    """As `Adapter.check`, for an emulation."""
-    adapter.check(workload, settings)
+    """As `Adapter.check`, for an emulation. What none can run is said first."""
     if isinstance(adapter, PartlyEmulated):
         adapter.check_emulated(workload, settings)
+    adapter.check(workload, settings)
+
+
+@runtime_checkable
+class Untried(Protocol):
+    """An adapter whose system has never run in this suite, on any machine (docs/gpu.md)."""
+
+    never_ran: str
+    """What has never run, for the refusal."""
+
+
+def check_tried(adapter: Adapter, *, forced: bool) -> None:
+    """Raise Unavailable for a system that has never run, unless the user forces it."""
+    if isinstance(adapter, Untried) and not forced:
+        raise Unavailable(
+            f"{adapter.never_ran} has never run in this suite (docs/gpu.md): leave {adapter.name} "
+            "out, or try it by --force-kernel of sppo-bench run"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ _ADAPTERS = {
     "sppo": "baselines.sppo:ADAPTER",
     "megatron": "baselines.megatron.adapter:ADAPTER",
     "megatron-ours": "baselines.megatron.ours:ADAPTER",
+    "megatron-te": "baselines.megatron.te:ADAPTER",
     "deepspeed": "baselines.deepspeed.adapter:ADAPTER",
     "deepspeed-ours": "baselines.deepspeed.ours:ADAPTER",
     "native": "baselines.native.adapter:ADAPTER",
@@ -26,7 +27,10 @@ _ADAPTERS = {
 
 _REGISTERED: dict[str, Adapter] = {}
 
-SYSTEMS = ("deepspeed", "deepspeed-ours", "megatron", "megatron-ours", "native", "sppo")
+SYSTEMS = (
+    *("deepspeed", "deepspeed-ours", "megatron", "megatron-ours", "megatron-te", "native"),
+    "sppo",
+)
 """The systems that are compared, all against `reference`."""
 
 

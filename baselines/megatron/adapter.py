@@ -1,8 +1,9 @@
 """Megatron-Core as it ships: its GPTModel, 1F1B schedules, data parallelism and optimizer.
 
-This file chooses layouts; `system.py` runs one. Not Megatron's own are the core attention
-(`attention.py`), the weight mapping (`weights.py`) and, on a CPU, the patches (`patches.py`). Only
-`prepare` imports the library.
+This file chooses layouts of its local layer spec, without TransformerEngine (`te.py` is the spec
+with it); `system.py` runs one. Not Megatron's own are the core attention (`attention.py`), the
+weight mapping (`weights.py`) and, on a CPU, the patches (`patches.py`). Only `prepare` imports the
+library.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import product
 
 from baselines.megatron.settings import MegatronSettings, Recompute, microbatch_group
+from baselines.megatron.te_rules import WITHOUT_TE, missing_without_te, te_version
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
@@ -28,8 +29,8 @@ class MegatronAdapter(Adapter):
     settings_type = MegatronSettings
     environment: Mapping[str, str] = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     remark = (
-        "core attention: ours, on scaled_dot_product_attention (without TE, mcore's own keeps "
-        "S x S scores); with CP: ours, K and V all-gathered"
+        f"{WITHOUT_TE}; core attention: ours, on the run's kernel (mcore's own keeps S x S "
+        "scores); with CP: ours, K and V all-gathered"
     )
 
     recomputes: tuple[Recompute, ...] = ("none", "modules", "block", "full")
@@ -91,10 +92,15 @@ class MegatronAdapter(Adapter):
             raise Unavailable(
                 f"{self.name} recomputes {', '.join(self.recomputes)}, not {settings.recompute}"
             )
-        for find, error in ((_misfit, Misfit), (_obstacle, Unavailable)):
+        finds = ((_misfit, Misfit), (_obstacle, Unavailable), (self.absent, Unavailable))
+        for find, error in finds:
             obstacle = find(workload, settings)
             if obstacle is not None:
                 raise error(f"{self.name}, {self.describe(settings)}: {obstacle}")
+
+    def absent(self, workload: Workload, settings: MegatronSettings) -> str | None:
+        """The part of Megatron that the settings need and that this system has not, or None."""
+        return missing_without_te(settings)
 
     def roles(self, workload: Workload, settings: MegatronSettings) -> tuple[Role, ...]:
         """A role a stage: its ranks have equal shards, and a stage is a block of ranks."""
@@ -120,10 +126,13 @@ class MegatronAdapter(Adapter):
             words.append("SP")
         if settings.distributed_optimizer:
             words.append("ZeRO-1")
-        return f"{' '.join(words)}, {_recompute_words(settings)}"
+        if settings.transformer_engine:
+            words.append("TE")
+        return ", ".join((" ".join(words), _recompute_words(settings), *_own_ways(settings)))
 
     def versions(self) -> dict[str, str]:
-        return {name: version(name) for name in ("megatron-core", "torch")}
+        """With TransformerEngine's where it is installed: Megatron's optimizer takes it then."""
+        return {**{name: version(name) for name in ("megatron-core", "torch")}, **te_version()}
 
     def prepare(
         self, workload: Workload, settings: MegatronSettings, weights: Weights, context: Context
@@ -157,6 +166,16 @@ def _recompute_words(settings: MegatronSettings) -> str:
     if kind == "save-attention":
         return f"recompute all but attention{f' in {some}' if layers else ''}"
     return _WHOLE[kind]
+
+
+def _own_ways(settings: MegatronSettings) -> Iterator[str]:
+    """Megatron's own ways of context parallelism and offloading, where they are set."""
+    if settings.cp_comm_type is not None:
+        yield f"cp_comm_type {settings.cp_comm_type} (TE's attention)"
+    if settings.cpu_offloading_layers is not None:
+        yield f"cpu_offloading {settings.cpu_offloading_layers} layers"
+    if settings.offload_modules is not None:
+        yield f"offload {'+'.join(settings.offload_modules)}"
 
 
 def _layouts(workload: Workload) -> Iterator[MegatronSettings]:
@@ -221,38 +240,11 @@ def _obstacle(workload: Workload, settings: MegatronSettings) -> str | None:
     if settings.recompute_layers > model.layers // chunks:
         where = "stage" if settings.virtual_pipeline is None else "chunk"
         return f"a {where} has only {model.layers // chunks} layers to recompute"
-    absent = _absent(settings)
-    if absent is not None:
-        return absent
     if workload.dtype == "float64":
         return "Megatron's optimizer takes float32 and bfloat16 parameters only"
     context = settings.context_parallel
     if context > 1 and workload.cluster.device == "cuda" and workload.dtype != "bfloat16":
         return "the flash attention of CUDA takes bfloat16 only"
-    return None
-
-
-def _absent(settings: MegatronSettings) -> str | None:
-    """The part of Megatron that the settings need and that is not here.
-
-    Without TransformerEngine in the library's words. With it the reason is this suite's.
-    """
-    installed = find_spec("transformer_engine") is not None
-    ours = "this suite builds Megatron's local spec, without TransformerEngine"
-    if settings.cp_comm_type is not None:
-        library = "megatron-core: Context parallelism is only supported by TEDotProductAttention!"
-        return (
-            f"cp_comm_type {settings.cp_comm_type} is TransformerEngine's; "
-            f"{f'{ours}.' if installed else library} Leave it out: CP then gathers K and V"
-        )
-    if settings.cpu_offloading_layers is not None:
-        library = "megatron-core: CPU Offloading is enabled when TE is not present"
-        return f"cpu_offloading is TransformerEngine's; {ours if installed else library}"
-    if settings.offload_modules is not None:
-        return (
-            "offload_modules is Megatron's fine-grained activation offloading; it copies on CUDA "
-            "streams, and this suite runs it nowhere yet"
-        )
     return None
 
 

@@ -16,6 +16,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.tensor_parallel import layers as tensor_parallel_layers
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -27,6 +28,7 @@ from baselines.megatron.attention import CoreAttention
 from baselines.megatron.patches import cuda_type_names
 from baselines.megatron.saved_attention import save_attention
 from baselines.megatron.settings import MegatronSettings, microbatch_group
+from baselines.megatron.te_layers import final_norm, layer_spec, te_options
 from baselines.megatron.weights import RankShard, load_weights
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
@@ -113,9 +115,11 @@ def transformer_config(
     """The model and settings as a TransformerConfig, otherwise with Megatron-LM's defaults.
 
     Fused bias kernels are compiled for CUDA only, and not for GELU: Megatron's is the tanh
-    approximation, a different model. Fused RoPE and norms need TransformerEngine or Apex.
+    approximation, a different model. Fused RoPE and norms need TransformerEngine or Apex. Raises
+    Unavailable.
     """
     model = workload.model
+    with_te = te_options(settings, context.device.type) if settings.transformer_engine else {}
     cuda = context.device.type == "cuda"
     gated = model.activation == "swiglu"
     return TransformerConfig(
@@ -149,12 +153,12 @@ def transformer_config(
         bias_activation_fusion=cuda and gated,
         bias_dropout_fusion=cuda,
         masked_softmax_fusion=False,
-        apply_rope_fusion=False,
         cross_entropy_loss_fusion=cuda and fused.switch.on,
         persist_layer_norm=False,
         gradient_accumulation_fusion=cuda and tensor_parallel_layers._grad_accum_fusion_available,
         **recompute_options(settings),
         **interleaving_options(workload, settings),
+        **with_te,
     )
 
 
@@ -175,7 +179,7 @@ def build_model(
     integers, and Megatron's cross entropy is float32 already.
     """
     config = transformer_config(workload, settings, context)
-    if fused.switch.on:
+    if fused.switch.on and not config.apply_rope_fusion:
         _fuse_rope()
     stages = [None] if settings.virtual_pipeline is None else list(range(settings.chunks))
     networks = [_chunk(workload, settings, weights, config, stage) for stage in stages]
@@ -207,7 +211,7 @@ def _chunk(
     """One model chunk of this rank, loaded. vp_stage: its number, None for the only chunk."""
     network = GPTModel(
         config=config,
-        transformer_layer_spec=_block_spec(config, vp_stage),
+        transformer_layer_spec=_block_spec(config, settings, vp_stage),
         vocab_size=workload.model.vocabulary,
         max_sequence_length=workload.sequence_tokens,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
@@ -233,14 +237,22 @@ def _chunk(
     return network
 
 
-def _block_spec(config: TransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+def _block_spec(
+    config: TransformerConfig, settings: MegatronSettings, vp_stage: int | None
+) -> TransformerBlockSubmodules:
+    te = settings.transformer_engine
+    layer, norm = (layer_spec(settings), final_norm()) if te else (_local_layer(config), _Norm)
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=norm
+    )
+
+
+def _local_layer(config: TransformerConfig) -> ModuleSpec:
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
     layer.submodules.self_attention.submodules.core_attention = CoreAttention
     layer.submodules.input_layernorm = _Norm
     layer.submodules.pre_mlp_layernorm = _Norm
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=_Norm
-    )
+    return layer
 
 
 def build_optimizer(

@@ -29,8 +29,11 @@ class MegatronSettings:
     "save-attention" is ours and no option of Megatron: it recomputes all but attention in the first
     `recompute_layers` layers of each model chunk (0: all).
 
+    transformer_engine: True builds Megatron's layer spec for TransformerEngine (`megatron-te`);
+    None, and never False, its local spec. So older settings keep their key.
+
     cp_comm_type, cpu_offloading_layers, offload_modules: Megatron's own ways of context
-    parallelism, of CPU offloading by layers and by modules; unavailable here, see the adapter.
+    parallelism, of CPU offloading by layers and by modules. They need TransformerEngine's spec.
     """
 
     tensor_parallel: int = 1
@@ -45,6 +48,7 @@ class MegatronSettings:
     cp_comm_type: CpCommType | None = None
     cpu_offloading_layers: int | None = None
     offload_modules: tuple[str, ...] | None = None
+    transformer_engine: bool | None = None
 
     def __post_init__(self) -> None:
         for field in DEGREES:
@@ -56,6 +60,8 @@ class MegatronSettings:
         self._check_virtual_pipeline()
         if self.cp_comm_type is not None and self.cp_comm_type not in get_args(CpCommType):
             raise ValueError(f"cp_comm_type must be one of {', '.join(get_args(CpCommType))}")
+        if self.transformer_engine is False:
+            raise ValueError("transformer_engine is true, or left out for Megatron's local spec")
 
     def _check_recompute(self) -> None:
         kind, layers = self.recompute, self.recompute_layers

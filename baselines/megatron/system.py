@@ -14,6 +14,7 @@ from torch import Tensor
 from baselines.megatron.model import build_model, build_optimizer
 from baselines.megatron.patches import apply_patches, cuda_type_names
 from baselines.megatron.settings import MegatronSettings
+from baselines.megatron.te_layers import group_options
 from baselines.protocol import Context, Kind, StepResult, System, Weights, state_tensors
 from sppo.config.workload import Workload
 
@@ -34,6 +35,7 @@ class MegatronSystem(System):
             settings.virtual_pipeline,
             context_parallel_size=settings.context_parallel,
             create_gloo_process_groups=False,
+            **group_options(workload, settings),
         )
         cuda = context.device.type == "cuda"
         model_parallel_cuda_manual_seed(workload.seed, inference_rng_tracker=not cuda)

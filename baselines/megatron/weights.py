@@ -2,6 +2,7 @@
 
 Two of Megatron's matrices join canonical ones. `linear_qkv` has, for each KV head, its query heads,
 the key head and the value head. `linear_fc1` of a SwiGLU has the gate rows, then the up rows.
+TransformerEngine's layer spec has the norms inside these two: `linear_qkv.layer_norm_weight`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _ONE_TO_ONE = {
     "self_attention.linear_proj": "attention.output",
     "mlp.linear_fc2": "mlp.down",
 }
+_NORM_INSIDE = {"self_attention.linear_qkv": "norm1", "mlp.linear_fc1": "norm2"}
+_NORM_KIND = "layer_norm_"
 _SPLIT_BY_COLUMNS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 _SPLIT_BY_ROWS = ("embedding.word_embeddings.weight", "output_layer.weight")
 
@@ -44,7 +47,7 @@ class RankShard:
 
 @torch.no_grad()
 def load_weights(network: nn.Module, weights: Weights, model: Model, rank_shard: RankShard) -> None:
-    """Copy this rank's shards into a GPTModel of the local layer spec."""
+    """Copy this rank's shards into a GPTModel of the local or TransformerEngine's spec."""
     for name, parameter in network.named_parameters():
         value = shard_of(name, weights, model, rank_shard)
         assert value.shape == parameter.shape, (
@@ -61,6 +64,8 @@ def shard_of(name: str, weights: Weights, model: Model, rank_shard: RankShard) -
     index, inner = name.removeprefix("decoder.layers.").split(".", 1)
     layer = f"layers.{rank_shard.first_layer + int(index)}"
     module, kind = inner.rsplit(".", 1)
+    if kind.startswith(_NORM_KIND):
+        return weights[f"{layer}.{_NORM_INSIDE[module]}.{kind.removeprefix(_NORM_KIND)}"]
     if module == "self_attention.linear_qkv":
         return rank_shard.shard(_joined_attention(weights, f"{layer}.attention", kind, model))
     if module == "mlp.linear_fc1":

@@ -176,7 +176,7 @@ class KernelFlags:
     """The kernel of attention of all rows: flash, cudnn, fa3, fa4 or math. auto: flash on a CPU, on
     CUDA the fastest of a short measurement."""
     force_kernel: bool = False
-    """Also take kernels that never ran in this suite, fa3 and fa4."""
+    """Also take kernels that never ran in this suite: fa3, fa4, those of megatron-te."""
     fuse: bool = False
     """On CUDA, compile RoPE, bias with residual, norms and loss, for all rows alike."""
 

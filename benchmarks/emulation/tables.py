@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from baselines import registry
 from benchmarks.emulation.result import (
     KINDS,
     LABEL,
@@ -33,8 +34,10 @@ _Counted = Sequence[tuple[RoleReport, Counts]]
 
 
 def text(emulation: Emulation) -> str:
-    """Head, verdict, simulated time and tables; every other number is emulated."""
-    parts = [head(emulation), verdict_text(emulation)]
+    """Head, the system's remark, verdict, simulated time and tables; other numbers are emulated."""
+    remark = registry.load(emulation.system).remark
+    parts = [head(emulation), *([f"{emulation.system}: {remark}"] if remark else [])]
+    parts.append(verdict_text(emulation))
     if stale_text(emulation.roles):
         parts.append(stale_text(emulation.roles))
     if emulation.simulated_time is not None:

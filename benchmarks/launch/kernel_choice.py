@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from baselines import registry
+from baselines.protocol import Unavailable, check_tried
 from benchmarks.job import Kernels
 from benchmarks.records import store
+from benchmarks.rows.row import Configuration
 from benchmarks.worker.kernels import measured_kernels
 from sppo.config.workload import Workload
 
@@ -41,6 +45,16 @@ def checked(name: str, workload: Workload, *, forced: bool, fused: bool) -> Kern
         flag = "--fuse" if fused else "--force-kernel"
         raise ValueError(f"leave {flag} out: it is for CUDA, and {workload.name} runs on a CPU")
     return Kernels(attention=name, asked=name, forced=forced, fused=fused)
+
+
+def check_rows(configurations: Iterable[Configuration], *, forced: bool) -> None:
+    """Raise ValueError for a row that could start and whose system has never run."""
+    for configuration in configurations:
+        if configuration.status is None:
+            try:
+                check_tried(registry.load(configuration.row.system), forced=forced)
+            except Unavailable as error:
+                raise ValueError(str(error)) from None
 
 
 def choose(asked: Kernels, workload: Workload, directory: Path) -> Kernels:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from baselines import registry
 from benchmarks.rows import candidates
 from benchmarks.rows.assign import UNTUNED, grid_assignments, planned_by_the_solver
 from benchmarks.rows.candidates import TRIES_PER_POINT, Candidates
@@ -63,7 +64,10 @@ class Fallback:
         after = f"after {falls} that did not fit"
         if _is_unmeasured(refused):
             words = f"{point.settings_text} {UNTUNED}"
-            source = NO_FIT if refused.emulated else refused.grid.partition("; after ")[0]
+            source = refused.grid.partition("; after ")[0]
+            if refused.emulated:
+                remark = registry.load(refused.row.system).remark
+                source = "; ".join(filter(None, (NO_FIT, remark)))
             point = replace(point, settings_text=words, tuned=False, grid=source)
         return replace(point, row=row, grid=f"{point.grid}; {after}")
 

@@ -48,7 +48,7 @@ class Row:
 
     @property
     def reading(self) -> str:
-        """Of a peer: as the paper ran it, or at its best; "" of SPPO and of rows with our code."""
+        """Of a peer: as the paper ran it, or at its best; "" of SPPO and of rows by name only."""
         return "" if self.by_name_only else READINGS.get(self.choosing, "")
 
 
@@ -77,6 +77,13 @@ ROWS = (
         label="Megatron, attention saved (ours)",
         name="megatron-ours",
         system="megatron-ours",
+        choosing="tuned",
+        by_name_only=True,
+    ),
+    Row(
+        label="Megatron with TransformerEngine",
+        name="megatron-te",
+        system="megatron-te",
         choosing="tuned",
         by_name_only=True,
     ),

@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from baselines import registry
-from baselines.protocol import Adapter, Context, StepResult, System
+from baselines.protocol import Adapter, Context, StepResult, System, check_tried
 from benchmarks.accounting.accounting import Accounting
 from benchmarks.accounting.visible import spare_live_objects
 from benchmarks.job import (
@@ -91,6 +91,7 @@ def run(job: Job, heartbeat: Heartbeat) -> tuple[RankReport, list[dict[str, Any]
     use_kernels(job, device)
     tokens = job_tokens(job)
     adapter = registry.load(job.system)
+    check_tried(adapter, forced=job.kernels.forced)
     accounting = Accounting(device, held_bytes=devices.data_reader(device))
     heartbeat.enter("prepare")
     system = prepare(job, adapter, accounting, heartbeat, device)

@@ -163,7 +163,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("edited", "systems"),
     [
-        ("baselines/megatron/patches.py", {"megatron", "megatron-ours"}),
+        ("baselines/megatron/patches.py", {"megatron", "megatron-ours", "megatron-te"}),
         ("baselines/deepspeed/system.py", {"deepspeed", "deepspeed-ours"}),
         ("baselines/native/sharding.py", {"native"}),
         ("baselines/reference.py", {"deepspeed", "deepspeed-ours", "native"}),

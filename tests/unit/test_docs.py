@@ -81,6 +81,7 @@ def test_the_page_of_exit_codes_has_every_command_and_code() -> None:
         protocol.Follower,
         protocol.Grouped,
         protocol.PartlyEmulated,
+        protocol.Untried,
         protocol.Brief,
     ],
 )

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.megatron.settings import MegatronSettings
+from baselines.megatron.te_rules import WITHOUT_TE
 from baselines.native.settings import NativeSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
@@ -296,6 +297,7 @@ def test_a_plan_beside_the_counts_says_where_it_is_off() -> None:
 
 def test_tables_label_every_number() -> None:
     text = emulation_tables.text(emulation([]))
+    assert f"megatron: {WITHOUT_TE}; " in text
     tables = [line for line in text.splitlines() if line.startswith("| emulated")]
     assert len(tables) == 3
     assert "s: failed, start: no" in text

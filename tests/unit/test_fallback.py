@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from baselines.megatron.te_rules import WITHOUT_TE
 from benchmarks import workloads
 from benchmarks.launch import run
 from benchmarks.launch.options import Options
@@ -132,6 +133,7 @@ def test_a_row_with_an_emulated_choice_goes_on_untuned(monkeypatch: pytest.Monke
         assert not refused.tuned, "without times there is no ratio"
         assert refused.settings_text == f"{names[-1]} (untuned)"
         assert refused.grid.startswith("not tuned: the emulated choice does not fit; points of")
+        assert f"; {WITHOUT_TE}; " in refused.grid, "a row never loses its remark"
         assert refused.grid.endswith(f"; after {len(names)} that did not fit")
     assert names == ["f", "g", "h"]
 

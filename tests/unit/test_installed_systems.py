@@ -34,7 +34,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_its_adapter_is_known_by_name() -> None:
     assert registry.installed() == ("toy",)
     assert registry.load("toy") is toy_system.ADAPTER
-    own = "deepspeed, deepspeed-ours, megatron, megatron-ours, native, reference, sppo"
+    own = "deepspeed, deepspeed-ours, megatron, megatron-ours, megatron-te, native, reference, sppo"
     with pytest.raises(ValueError, match=f"known: {own}, toy"):
         registry.load("vllm")
 

@@ -52,6 +52,18 @@ def test_megatrons_own_ways_that_are_not_here() -> None:
     assert modules == ("core_attn", "attn_norm")
 
 
+def test_transformer_engine_comes_with_its_system() -> None:
+    given = settings("megatron-te", context_parallel=4, cp_comm_type="a2a", recompute="full")
+    assert given == MegatronSettings(
+        context_parallel=4,
+        cp_comm_type="a2a",
+        recompute="full",
+        distributed_optimizer=True,
+        transformer_engine=True,
+    )
+    assert settings("megatron").transformer_engine is None
+
+
 @pytest.mark.parametrize(
     ("system", "given", "words"),
     [

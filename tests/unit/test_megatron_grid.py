@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from baselines.megatron import adapter as adapter_module
+from baselines.megatron import te_rules
 from baselines.megatron.adapter import ADAPTER, MegatronAdapter
 from baselines.megatron.ours import ADAPTER as OURS
 from baselines.megatron.settings import MegatronSettings, microbatch_group
@@ -200,7 +200,7 @@ def test_a_kv_head_may_be_on_several_ranks() -> None:
         (
             MegatronSettings(tensor_parallel=2, offload_modules=("core_attn",)),
             {},
-            "offload_modules is .* CUDA streams",
+            r"offload_modules \(.*, on CUDA streams\) is .*'s; megatron-core: TE CPU offload",
         ),
     ],
 )
@@ -212,11 +212,18 @@ def test_what_cannot_run_is_refused_with_the_reason(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("changes", [{"cp_comm_type": "p2p"}, {"cpu_offloading_layers": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cp_comm_type": "p2p"},
+        {"cpu_offloading_layers": 1},
+        {"offload_modules": ("core_attn",)},
+    ],
+)
 def test_the_refusal_is_the_suites_where_transformer_engine_is_installed(
     changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_module, "find_spec", lambda name: name)
+    monkeypatch.setattr(te_rules, "find_spec", lambda name: name)
     words = "TransformerEngine's; this suite builds Megatron's local spec"
     with pytest.raises(Unavailable, match=words) as refusal:
         ADAPTER.check(workload_of(), MegatronSettings(context_parallel=2, **changes))
@@ -244,10 +251,11 @@ def test_sequences_that_do_not_fill_a_pipeline_are_wrong_numbers() -> None:
         {"pipeline_parallel": 2, "virtual_pipeline": 1},
         {"virtual_pipeline": 2},
         {"cp_comm_type": "ring"},
+        {"transformer_engine": False},
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"recompute|parallel|virtual|p2p"):
+    with pytest.raises(ValueError, match=r"recompute|parallel|virtual|p2p|left out"):
         MegatronSettings(**fields)
 
 

@@ -61,7 +61,7 @@ def point(text: str, seconds: float | None, peak_mib: int | None, status: Any = 
     )
 
 
-def test_five_rows_with_their_readings_and_those_with_code_of_ours_by_name() -> None:
+def test_five_rows_with_their_readings_and_others_by_name() -> None:
     assert [(row.label, row.reading) for row in find([])] == [
         ("DeepSpeed Ulysses", "at its best"),
         ("Megatron in SPPO's layout", "as the paper ran it"),
@@ -72,6 +72,7 @@ def test_five_rows_with_their_readings_and_those_with_code_of_ours_by_name() -> 
     assert [(row.label, row.reading) for row in ROWS if row.by_name_only] == [
         ("DeepSpeed, hosted checkpoints (ours)", ""),
         ("Megatron, attention saved (ours)", ""),
+        ("Megatron with TransformerEngine", ""),
     ]
 
 
@@ -95,6 +96,8 @@ def test_five_rows_with_their_readings_and_those_with_code_of_ours_by_name() -> 
         (["deepspeed-ours", "deepspeed"], ["deepspeed-ulysses", "deepspeed-ours"]),
         (["megatron-ours"], ["megatron-ours"]),
         (["Megatron, attention saved (ours)"], ["megatron-ours"]),
+        (["megatron-te"], ["megatron-te"]),
+        (["Megatron with TransformerEngine"], ["megatron-te"]),
     ],
 )
 def test_rows_by_system_slug_and_label(names: list[str], slugs: list[str]) -> None:
@@ -113,7 +116,7 @@ def test_a_field_of_later_code_leaves_older_settings_their_key() -> None:
 
 
 def test_an_unknown_system_lists_the_known() -> None:
-    known = "deepspeed, megatron, deepspeed-ours, megatron-ours, native"
+    known = "deepspeed, megatron, deepspeed-ours, megatron-ours, megatron-te, native"
     with pytest.raises(ValueError, match=f"unknown system 'vllm'; known: {known}"):
         find(["vllm"])
 

@@ -54,8 +54,7 @@ class Longest(Tracked, SeveralNodes, Data):
     workload: Annotated[Positional[str], arg(metavar="WORKLOAD")] = DEFAULT
     """A name of `sppo-bench list`, or a workload file; the search starts at its own length."""
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
-    """Rows, by comma or space, as for `run`; all but deepspeed-ours and megatron-ours if not
-    given."""
+    """Rows, by comma or space, as for `run`, and the same ones if not given."""
     device_memory: Annotated[str | None, arg(metavar="SIZE")] = None
     """Memory of one rank's device: 160MiB or 79.15GiB; the workload's own if not given."""
     at_most: Annotated[str | None, arg(metavar="TOKENS")] = None

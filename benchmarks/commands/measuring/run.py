@@ -64,8 +64,11 @@ class RunRequest:
         """The rows with their settings, or what is tuned. Raises UsageError."""
         with usage_errors(ImportError):
             if self.tunes:
-                return points_of(self.rows, self.workload)
-            return [assign(row, self.workload) for row in self.rows]
+                chosen = points_of(self.rows, self.workload)
+            else:
+                chosen = [assign(row, self.workload) for row in self.rows]
+            kernel_choice.check_rows(chosen, forced=self.kernels.forced)
+            return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,8 @@ class Run(Tracked, SeveralNodes, Data, KernelFlags, Launches, Launched):
 
     systems: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Rows, by comma or space: deepspeed, deepspeed-ours, megatron (both its rows),
-    megatron-same-layout, megatron-tuned, megatron-ours, native, sppo; all but deepspeed-ours and
-    megatron-ours if not given."""
+    megatron-same-layout, megatron-tuned, megatron-ours, megatron-te, native, sppo; all but
+    deepspeed-ours, megatron-ours and megatron-te if not given."""
     tune: bool = False
     """Measure each library's whole grid and SPPO's best plans (at most 3 timed steps a point), and
     the fastest points twice more. Later runs on this machine find the winners in results/tuning/.

@@ -18,6 +18,7 @@ from sppo.config.workload import Workload
 SYSTEMS = {
     "megatron": "baselines.megatron.settings",
     "megatron-ours": "baselines.megatron.ours",
+    "megatron-te": "baselines.megatron.te",
     "deepspeed": "baselines.deepspeed.settings",
     "deepspeed-ours": "baselines.deepspeed.ours",
     "native": "baselines.native.settings",
@@ -60,9 +61,9 @@ class SystemSettings:
     """deepspeed: ZeRO stage, 1 if not given. megatron: 1 for its distributed optimizer, the default
     of layouts with replicas. native: 3 reshards after the forward (the default), 2 does not."""
     cp_comm_type: Annotated[str | None, arg(metavar="NAME")] = None
-    """megatron: TransformerEngine's p2p, all_gather, a2a or a2a+p2p; unavailable here."""
+    """megatron-te: TransformerEngine's p2p, all_gather, a2a or a2a+p2p; not emulated."""
     offload: Annotated[str | None, arg(metavar="WHAT")] = None
-    """megatron: layers (a number) or modules by comma that Megatron offloads; unavailable here."""
+    """megatron-te: layers (a number) or modules by comma that Megatron offloads; not emulated."""
     tiled_mlp: Annotated[int | None, arg(metavar="TILES")] = None
     """deepspeed: tiles of an MLP."""
     tiled_loss: bool = False
