@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from baselines import registry
 from benchmarks.job import Status
 from benchmarks.records import store
 from benchmarks.reporting.tables import size_words
@@ -110,7 +111,8 @@ def columns(rows: Sequence[LongestRow]) -> tuple[Column[LongestRow], ...]:
 
 
 def text(longest: LongestSequences) -> str:
-    """Heading, table and the meaning of the numbers."""
+    """Heading, table, the remarks of the rows' systems, and the meaning of the numbers."""
+    remarks = ((row.row, registry.load(row.system).remark) for row in longest.rows)
     limit = format_bytes(longest.device_memory_bytes)
     changed = " with changes" if longest.dirty else ""
     return "\n".join(
@@ -121,6 +123,7 @@ def text(longest: LongestSequences) -> str:
             "",
             table(longest.rows),
             "",
+            *(f"{row}: {remark}" for row, remark in remarks if remark),
             "one launch a length, up to its accounted step; lengths are multiples of "
             f"{longest.step_tokens}; a tuned row is the best of all points of its grid",
         ]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from baselines.megatron.te_rules import WITHOUT_TE
 from benchmarks import workloads
 from benchmarks.job import Memory, Status
 from benchmarks.launch import preparing, run
@@ -202,6 +203,7 @@ def test_saved_with_its_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert path == tmp_path / "longest" / "mini-cpu-16MiB.json"
     assert msgspec.json.decode(path.read_bytes(), type=longest_result.LongestSequences) == result
     assert "commit aaaaaaaaa with changes" in longest_result.text(result)
+    assert f"\nMegatron tuned: {WITHOUT_TE}; " in longest_result.text(result)
     fewer = msgspec.structs.replace(result, rows=rows()[1:])
     assert longest_result.lost_rows(fewer, path) == ["Megatron tuned"]
     assert longest_result.lost_rows(result, path) == []
