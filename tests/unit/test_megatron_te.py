@@ -203,6 +203,13 @@ def test_no_emulation_runs_transformer_engine(installed: pytest.MonkeyPatch) -> 
         check_emulated(ADAPTER, NODE, TE)
 
 
+def test_its_grid_is_not_searched_by_emulation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["emulate", "megatron-te", NODE.name, "--tuned"]) == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: --tuned: TransformerEngine's kernels read the memory")
+    assert refused.count("\n") == 1
+
+
 def test_the_same_layout_has_te(installed: pytest.MonkeyPatch) -> None:
     same = ADAPTER.same_layout(NODE, pipeline_parallel=4, tensor_parallel=2)
     assert ADAPTER.describe(same) == "TP2 PP4 SP TE, full recompute"

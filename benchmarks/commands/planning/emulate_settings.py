@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from baselines import registry
+from baselines.megatron import te
 from baselines.protocol import Planner
 from benchmarks.commands.arguments import UsageError, flag, usage_errors
 from benchmarks.rows.row import ROWS, slug
@@ -104,10 +105,12 @@ def settings_of(system: str, given: Mapping[str, Any], workload: Workload) -> An
 
 
 def check_tuned(system: str, given: Mapping[str, Any]) -> None:
-    """Raise UsageError if the system has no grid for --tuned, or if flags fix its settings."""
+    """Raise UsageError if the system has no grid to emulate, or if flags fix its settings."""
     check_system(system, (*registry.SYSTEMS, *registry.installed()))
     if isinstance(registry.load(system), Planner):
         raise UsageError(f"--tuned: {system.upper()}'s solver chooses its settings; leave it out")
+    if system == te.ADAPTER.name:
+        raise UsageError(f"--tuned: {te.NOT_EMULATED}")
     if given:
         names = ", ".join(flag(name) for name in given)
         raise UsageError(f"--tuned searches the settings that {names} fixes: not both")
