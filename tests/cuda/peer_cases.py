@@ -30,6 +30,7 @@ class PeerCase:
     model: Model = GPT
     attentions: int = GPT.layers
     messages: frozenset[str] = frozenset(("c10d::allreduce_",))
+    optimizer_device: str = "cuda:0"
 
     @property
     def workload(self) -> Workload:
@@ -77,7 +78,7 @@ CASES = (
         messages=ULYSSES | {"c10d::_allgather_base_"},
     ),
     PeerCase(
-        name="ZeRO-3, hosted",
+        name="ZeRO-3, hosted, optimizer on the host",
         system="deepspeed",
         settings={
             "sequence_parallel": 2,
@@ -86,10 +87,25 @@ CASES = (
             "tiled_loss": True,
             "tiled_mlp": 4,
             "host_hidden_states": True,
+            "offload_optimizer": True,
         },
         ranks=2,
         model=LLAMA,
         messages=ZERO_3,
+        optimizer_device="cpu",
+    ),
+    PeerCase(
+        name="ZeRO-1, optimizer on the host",
+        system="deepspeed",
+        settings={
+            "sequence_parallel": 2,
+            "zero_stage": 1,
+            "checkpointing": "split",
+            "offload_optimizer": True,
+        },
+        ranks=2,
+        messages=ULYSSES,
+        optimizer_device="cpu",
     ),
     PeerCase(
         name="FSDP2",

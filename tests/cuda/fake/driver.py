@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -60,9 +61,23 @@ def _set_data(tensor: FakeTensor, data: torch.Tensor) -> None:
         tensor.fake_device = data.fake_device
 
 
+@dataclass(kw_only=True)
+class Pinned:
+    """Bytes of host memory that were copied to locked pages."""
+
+    size_bytes: int = 0
+
+    def pin_memory(self, tensor: torch.Tensor, device: Any = None) -> torch.Tensor:
+        """torch has no shape function for the operator."""
+        assert tensor.device.type == "cpu"
+        self.size_bytes += tensor.nbytes
+        return tensor.clone()
+
+
 @contextmanager
-def answered() -> Iterator[None]:
+def answered() -> Iterator[Pinned]:
     """Inside, torch.cuda has one H100. Streams and events are not in it (`streams`)."""
+    pinned = Pinned()
     with ExitStack() as patches:
         patches.enter_context(patch.multiple(torch.cuda, **ANSWERS))
         patches.enter_context(patch.object(torch.cuda.random, "get_rng_state", _random_state()))
@@ -71,4 +86,9 @@ def answered() -> Iterator[None]:
         data = property(lambda tensor: _data.__get__(tensor), _set_data)
         patches.enter_context(patch.object(FakeTensor, "data", data, create=True))
         patches.enter_context(patch.object(FakeTensorMode, "avoid_device_init", True))
-        yield
+        pin = lambda tensor, device=None: pinned.pin_memory(tensor, device)  # noqa: E731
+        patches.enter_context(patch.object(FakeTensor, "pin_memory", pin, create=True))
+        patches.enter_context(
+            patch.object(FakeTensor, "is_pinned", lambda tensor: False, create=True)
+        )
+        yield pinned
