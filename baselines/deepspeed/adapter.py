@@ -5,13 +5,14 @@ loss of ALST are DeepSpeed's own (`system.py`). The decoder around them is plain
 
 Checkpointing is torch's, as DeepSpeed advises without a tensor-parallel group. Its own
 `deepspeed.checkpointing` adds partitions over tensor-parallel ranks. Otherwise it does the same,
-with a reentrant backward. Hidden states in host memory (`CheckpointHiddenStatesOffload`) are
-DeepSpeed's own, with CUDA alone.
+with a reentrant backward. Hidden states in host memory (`CheckpointHiddenStatesOffload`) and the
+optimizer there (`offload_optimizer`) are DeepSpeed's own, with CUDA alone.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from baselines.deepspeed.grid import choices, degrees, in_order
@@ -29,6 +30,23 @@ HOSTS_CUDA_ALONE = (
     "here"
 )
 """The reason of a refusal, on a CPU and emulated."""
+
+OFFLOADS_CUDA_ALONE = (
+    "offload_optimizer is for CUDA alone, by a rule of this suite: on a CPU, and emulated, "
+    "DeepSpeed would copy from host memory to host memory and save nothing"
+)
+"""The same for the optimizer."""
+
+FPDT_NEEDS = (
+    "DeepSpeed FPDT requires flash-attn (>=2.5, including 2.6.x and 2.7.x). Please install it with "
+    "`pip install flash-attn --no-build-isolation`."
+)
+"""The words of DeepSpeed's FPDT_Attention."""
+
+FPDT_NOT_HERE = (
+    "fpdt: this suite has no decoder for DeepSpeed's FPDT_Attention, because it never ran on a GPU "
+    "with flash-attn"
+)
 
 
 class DeepSpeedAdapter(Adapter):
@@ -68,8 +86,10 @@ class DeepSpeedAdapter(Adapter):
                     f"{tokens} tokens are not divisible by SP size {degree}: "
                     "DeepSpeed would train on something else without a word"
                 )
-        if settings.host_hidden_states and workload.cluster.device != "cuda":
-            raise Unavailable(HOSTS_CUDA_ALONE)
+        if settings.fpdt:
+            raise Unavailable(FPDT_NOT_HERE if find_spec("flash_attn") else f"fpdt: {FPDT_NEEDS}")
+        if workload.cluster.device != "cuda":
+            _check_on_a_cpu(settings)
         if settings.layers_to_checkpoint(model) > model.layers:
             raise Unavailable(
                 f"cannot checkpoint {settings.checkpointed_layers} of {model.layers} layers"
@@ -79,8 +99,7 @@ class DeepSpeedAdapter(Adapter):
 
     def check_emulated(self, workload: Workload, settings: DeepSpeedSettings) -> None:
         """Raise Unavailable for what moves tensors of CUDA alone: an emulation's are a CPU's."""
-        if settings.host_hidden_states:
-            raise Unavailable(HOSTS_CUDA_ALONE)
+        _check_on_a_cpu(settings)
 
     def _check_copied_heads(self, model: Model, degree: int) -> None:
         """Fewer KV heads than ranks are copied; more may be divided unevenly (both are exact)."""
@@ -112,6 +131,10 @@ class DeepSpeedAdapter(Adapter):
             words.append(f"overlap_comm {'on' if settings.overlap_comm else 'off'}")
         if settings.host_hidden_states:
             words.append("hidden states on the host (CheckpointHiddenStatesOffload)")
+        if settings.offload_optimizer:
+            words.append("optimizer on the host (offload_optimizer)")
+        if settings.fpdt:
+            words.append("FPDT")
         return ", ".join(words)
 
     def versions(self) -> dict[str, str]:
@@ -121,8 +144,8 @@ class DeepSpeedAdapter(Adapter):
         self, workload: Workload, settings: DeepSpeedSettings, weights: Weights, context: Context
     ) -> DeepSpeedSystem:
         self.check(workload, settings)
-        if settings.host_hidden_states and context.device.type != "cuda":
-            raise Unavailable(HOSTS_CUDA_ALONE)
+        if context.device.type != "cuda":
+            _check_on_a_cpu(settings)
         return self._system(workload, settings, weights, context)
 
     def _system(
@@ -139,6 +162,14 @@ class DeepSpeedAdapter(Adapter):
         from baselines.deepspeed.system import DeepSpeedSystem
 
         return DeepSpeedSystem(workload, settings, weights, context, hosted=hosted)
+
+
+def _check_on_a_cpu(settings: DeepSpeedSettings) -> None:
+    """Raise Unavailable for what needs tensors of CUDA."""
+    if settings.host_hidden_states:
+        raise Unavailable(HOSTS_CUDA_ALONE)
+    if settings.offload_optimizer:
+        raise Unavailable(OFFLOADS_CUDA_ALONE)
 
 
 _SAVING = {

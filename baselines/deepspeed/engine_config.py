@@ -34,6 +34,8 @@ def engine_config(
     }
     if settings.overlap_comm is not None:
         zero["overlap_comm"] = settings.overlap_comm
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if settings.zero_stage == 3:
         vectors = max(model.ffn, model.hidden + 2 * model.kv_width)
         zero["stage3_prefetch_bucket_size"] = min(50_000_000, bucket)

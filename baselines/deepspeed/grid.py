@@ -22,7 +22,8 @@ def degrees(workload: Workload) -> list[int]:
 def choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
     """The points of one Ulysses degree, in any order.
 
-    With CUDA also hosted hidden states, where memory is shortest: all blocks and a tiled loss.
+    With CUDA also hosted hidden states, where memory is shortest: all blocks and a tiled loss. In
+    ZeRO-3 also with the optimizer on the host: the leanest points of all.
     """
     layers = workload.model.layers
     quarters = sorted({layers * quarter // 4 for quarter in (1, 2, 3)} - {0, layers})
@@ -38,6 +39,8 @@ def choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
             yield point
             if _is_hosted_too(workload, point):
                 yield replace(point, host_hidden_states=True)
+                if point.zero_stage == 3:
+                    yield replace(point, host_hidden_states=True, offload_optimizer=True)
 
 
 def points_of(
@@ -84,10 +87,10 @@ def _overlaps(workload: Workload, zero_stage: int) -> tuple[bool | None, ...]:
 def in_order(workload: Workload, points: Iterable[DeepSpeedSettings]) -> list[DeepSpeedSettings]:
     """Cheapest step first: by repeated work, host copies, ZeRO traffic, tiles and overlap."""
 
-    def cost(settings: DeepSpeedSettings) -> tuple[float, bool, int, bool, bool]:
+    def cost(settings: DeepSpeedSettings) -> tuple[float, int, int, bool, bool]:
         return (
             _repeated(workload, settings),
-            bool(settings.host_hidden_states),
+            bool(settings.host_hidden_states) + bool(settings.offload_optimizer),
             settings.zero_stage,
             settings.tiled_loss,
             not settings.overlap_comm,

@@ -68,7 +68,9 @@ def _choices(workload: Workload, degree: int) -> Iterator[DeepSpeedSettings]:
         yield from points_of(workload, degree, checkpointing)
 
 
-FLAGS = tuple(name for name in deepspeed.FLAGS if name != "host_hidden_states")
+CUDA_ALONE = ("host_hidden_states", "offload_optimizer", "fpdt")
+
+FLAGS = tuple(name for name in deepspeed.FLAGS if name not in CUDA_ALONE)
 """The flags of `sppo-bench emulate` for settings of this system."""
 
 

@@ -33,6 +33,9 @@ class DeepSpeedSettings:
     host_hidden_states: the inputs of checkpointed blocks wait in host memory for the backward, by
     DeepSpeed's CheckpointHiddenStatesOffload, with CUDA alone. A restored input stays on the GPU
     until the backward's end. None: no.
+    offload_optimizer: float32 weights, gradients and AdamW's state lie in pinned host memory, and
+    the CPU takes the optimizer's step (ZeRO-Offload), with CUDA alone. None: no.
+    fpdt: attention of FPDT, chunk by chunk with chunks on the host; refused, see the adapter.
     """
 
     sequence_parallel: int
@@ -43,6 +46,8 @@ class DeepSpeedSettings:
     tiled_loss: bool = False
     overlap_comm: bool | None = None
     host_hidden_states: bool | None = None
+    offload_optimizer: bool | None = None
+    fpdt: bool | None = None
 
     def __post_init__(self) -> None:
         if self.sequence_parallel < 1:
@@ -61,6 +66,8 @@ class DeepSpeedSettings:
             raise ValueError("tiled_mlp is a number of tiles, or 0 for an untiled MLP")
         if self.overlap_comm is not None and self.zero_stage == 0:
             raise ValueError("DeepSpeed ignores overlap_comm with ZeRO-0: leave the setting out")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("DeepSpeed offloads the optimizer of ZeRO-1, 2 and 3: choose a stage")
         if self.host_hidden_states and self.checkpointing not in HOSTABLE:
             raise ValueError(
                 "this suite marks the inputs of whole blocks for host_hidden_states: recompute "
@@ -76,7 +83,7 @@ class DeepSpeedSettings:
 
 FLAGS = (
     *("sequence_parallel", "zero", "recompute", "tiled_mlp", "tiled_loss"),
-    *("overlap_comm", "no_overlap_comm", "host_hidden_states"),
+    *("overlap_comm", "no_overlap_comm", "host_hidden_states", "offload_optimizer", "fpdt"),
 )
 """The flags of `sppo-bench emulate` for settings of DeepSpeed."""
 
@@ -113,6 +120,8 @@ def of_flags(
         tiled_loss=given.get("tiled_loss", False),
         overlap_comm=_overlap_of(given),
         host_hidden_states=given.get("host_hidden_states"),
+        offload_optimizer=given.get("offload_optimizer"),
+        fpdt=given.get("fpdt"),
     )
 
 

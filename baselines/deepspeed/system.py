@@ -25,6 +25,7 @@ from baselines.deepspeed.model import (
     load_weights,
     local_attention,
 )
+from baselines.deepspeed.offloaded import config_for, cpu_optimizer
 from baselines.deepspeed.settings import DeepSpeedSettings
 from baselines.protocol import Context, Kind, StepResult, System, Weights
 from baselines.reference import adamw
@@ -192,7 +193,11 @@ class DeepSpeedSystem(System):
         home = torch.device("cpu") if partitions else device
         load_weights(decoder, weights, home, dtype, copy=not partitions)
         # Before weights are partitioned: then a matrix has one axis, as vectors have.
-        optimizer = adamw(decoder, self.workload.optimizer, fused=True)
+        if self.settings.offload_optimizer:
+            optimizer = cpu_optimizer(decoder, self.workload.optimizer)
+            config |= config_for(optimizer)
+        else:
+            optimizer = adamw(decoder, self.workload.optimizer, fused=True)
         if partitions:
             self.deepspeed.zero.Init(
                 module=decoder, config_dict_or_path=config, dtype=dtype, mpu=self.mpu

@@ -92,9 +92,11 @@ def report(name: str) -> dict[str, Any]:
         return {**run_rank(BY_NAME[case], int(rank)), "name": name}
 
 
-def reports(library: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def reports(
+    library: Path, names: Sequence[str], module: str = "tests.cuda.fake_cuda_rank"
+) -> dict[str, dict[str, Any]]:
     """By name, the reports of one process with the fake device. Raises if it fails."""
-    command = [sys.executable, "-m", "tests.cuda.fake_cuda_rank", *names]
+    command = [sys.executable, "-m", module, *names]
     environment = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -214,6 +214,27 @@ def test_weights_that_are_partitioned_first_train_alike() -> None:
     assert partitioned == usual
 
 
+def _train_offloaded(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResult]]:
+    """As on CUDA, with torch's AdamW: to build DeepSpeed's takes minutes."""
+    with (
+        patch("baselines.deepspeed.adapter._check_on_a_cpu", lambda settings: None),
+        patch("baselines.deepspeed.offloaded._why_no_cpu_adam", lambda: "a test"),
+    ):
+        return train(rank, ranks, cases)
+
+
+def test_an_offloaded_optimizer_trains_alike() -> None:
+    cases = (
+        case_of(settings=settings(1, offload_optimizer=True)),
+        case_of(settings=settings(2, offload_optimizer=True), sequences=2),
+        case_of(settings=settings(3, offload_optimizer=True), model=LLAMA),
+    )
+    first, second = run_ranks(_train_offloaded, 2, cases)
+    assert first == second
+    for case, steps in zip(cases, first, strict=True):
+        assert max(differences(steps, train_reference(case))) < 1e-5
+
+
 def test_only_zero_3_on_cuda_partitions_first() -> None:
     cuda, cpu = torch.device("cuda", 0), torch.device("cpu")
     assert partitions_first(settings(3), cuda)

@@ -89,7 +89,7 @@ def test_on_cuda_zero_1_and_2_overlap_or_save_the_bucket():
 def test_on_cuda_hidden_states_are_hosted_too():
     grid = ADAPTER.grid(ON_CUDA)
     hosted = [settings for settings in grid if settings.host_hidden_states]
-    assert len(hosted) == 15
+    assert len(hosted) == 18
     assert {settings.checkpointing for settings in hosted} == {"save-attention", "blocks"}
     assert all(s.tiled_loss and s.checkpointed_layers is None for s in hosted)
     assert grid[-1] == hosted[-1], "the leanest is last"
@@ -103,7 +103,7 @@ def test_emulated_searches_leave_out_what_emulation_cannot_run(tmp_path):
         check_emulated(ADAPTER, ON_CUDA, hosted)
     (settings,) = leanest(ADAPTER, ON_CUDA)
     check_emulated(ADAPTER, ON_CUDA, settings)
-    assert settings == dataclasses.replace(hosted, host_hidden_states=None)
+    assert settings == dataclasses.replace(hosted, host_hidden_states=None, offload_optimizer=None)
     cluster = dataclasses.replace(ON_CUDA.cluster, hardware="a100-80g")
     profiled = dataclasses.replace(ON_CUDA, cluster=cluster)
     emulator = Emulator(parent=tmp_path, time_limit_seconds=1.0)

@@ -75,6 +75,10 @@ class SystemSettings:
     """deepspeed: ZeRO-3 reduces gradients without an overlap, and saves a bucket."""
     host_hidden_states: bool = False
     """deepspeed: its CheckpointHiddenStatesOffload, with CUDA alone; deepspeed-ours has ours."""
+    offload_optimizer: bool = False
+    """deepspeed: the optimizer in host memory (ZeRO-Offload), with CUDA alone."""
+    fpdt: bool = False
+    """deepspeed: its FPDT, which needs flash-attn; unavailable here."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
     """sppo: subsequences of a sequence; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None

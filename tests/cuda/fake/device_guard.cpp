@@ -1,6 +1,8 @@
 // A CUDA device for a CPU build of torch: it has no memory and runs nothing. Streams and events
 // are simulated in Python (streams.py); torch itself asks this guard for the current ones.
+#include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/native/transformers/attention.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <atomic>
@@ -64,9 +66,22 @@ struct FakeHooks final : CUDAHooksInterface {
   DeviceIndex current_device() const override { return 0; }
 };
 
+// What CUDA's own choice does for a causal call in bfloat16: the first kernel that is allowed.
+int64_t choose_attention(const Tensor&, const Tensor&, const Tensor&, const std::optional<Tensor>&,
+                         double, bool, std::optional<double>, bool) {
+  auto& context = globalContext();
+  if (context.userEnabledFlashSDP()) return static_cast<int64_t>(SDPBackend::flash_attention);
+  if (context.userEnabledCuDNNSDP()) return static_cast<int64_t>(SDPBackend::cudnn_attention);
+  return static_cast<int64_t>(SDPBackend::math);
+}
+
 // torch looks its hooks up by the name CUDAHooks.
 using CUDAHooks = FakeHooks;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 
 }  // namespace
+
+namespace native {
+REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &choose_attention)
+}  // namespace native
 }  // namespace at
