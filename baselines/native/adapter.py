@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from baselines.native.place import misfit_of_tokens
@@ -61,11 +62,21 @@ class NativeAdapter(Adapter):
             raise Unavailable(
                 f"native: cannot checkpoint {settings.checkpointed_layers} of {model.layers} layers"
             )
+        if settings.compile and workload.cluster.device == "cuda" and not find_spec("triton"):
+            raise Unavailable("native: torch.compile on CUDA needs Triton, which is not installed")
         if workload.dtype == "float64" and workload.cluster.device == "cuda":
             raise Unavailable("torch's fused attention has no float64 on CUDA")
         ring_on_cuda = settings.context_parallel > 1 and workload.cluster.device == "cuda"
         if ring_on_cuda and workload.dtype != "bfloat16":
             raise Unavailable("torch's flash attention of CUDA takes bfloat16 only")
+
+    def check_emulated(self, workload: Workload, settings: NativeSettings) -> None:
+        """Raise Unavailable for compiled blocks, whose kernels no emulation counts."""
+        if settings.compile:
+            raise Unavailable(
+                "native: compile is not emulated: fake tensors run no compiled kernels, so their "
+                "memory cannot be counted"
+            )
 
     def roles(self, workload: Workload, settings: NativeSettings) -> tuple[Role, ...]:
         """A role a ring rank: its attention has parts of its own.
@@ -87,6 +98,8 @@ class NativeAdapter(Adapter):
             count = settings.checkpointed_layers
             blocks = "all blocks" if count is None else f"{count} block{'s' * (count > 1)}"
             words.append(f"checkpoint {blocks}{_saving(settings)}")
+        if settings.compile:
+            words.append("compiled blocks")
         return ", ".join(words)
 
     def versions(self) -> dict[str, str]:

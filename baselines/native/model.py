@@ -150,9 +150,9 @@ class DecoderBlock(nn.Module):
         if not self.checkpointed:
             return self._block(x, cosines, sines, None)
         kept: KeptAttention | None = [] if self.keeps_attention else None
-        saved = partial(
-            checkpoint, use_reentrant=False, preserve_rng_state=False, context_fn=self.contexts
-        )
+        saved = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        if self.contexts is not noop_context_fn:  # torch.compile knows a policy's contexts alone
+            saved = partial(saved, context_fn=self.contexts)
         out: Tensor = saved(self._block, x, cosines, sines, kept)
         return out
 

@@ -26,6 +26,7 @@ class NativeSettings:
     checkpointing: in the first `checkpointed_layers` blocks (None: all) the backward recomputes
     everything ("full"), everything but attention ("save-attention"), or everything but attention,
     all-to-alls and the reduce-scatters of TP ("save-messages").
+    compile: torch.compile makes one graph of every block, as torchtitan does. None: no.
     """
 
     sequence_parallel: int
@@ -34,6 +35,7 @@ class NativeSettings:
     reshard_after_forward: bool = True
     checkpointing: Checkpointing = "none"
     checkpointed_layers: int | None = None
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         if self.sequence_parallel < 1:
@@ -50,6 +52,8 @@ class NativeSettings:
                 raise ValueError("checkpointed_layers needs a checkpointing other than none")
             if self.checkpointed_layers < 1:
                 raise ValueError('checkpointed_layers must be at least 1; for 0 say "none"')
+        if self.compile and (self.tensor_parallel > 1 or self.context_parallel > 1):
+            raise ValueError("compile was tried with Ulysses alone: leave out TP and the ring")
         if self.context_parallel > 1 and self.checkpointing == "save-messages":
             raise ValueError(
                 "save-messages would keep all keys and values of a ring: save-attention"
@@ -72,7 +76,10 @@ class NativeSettings:
         return model.layers if self.checkpointed_layers is None else self.checkpointed_layers
 
 
-FLAGS = ("tensor_parallel", "sequence_parallel", "context_parallel", "zero", "recompute")
+FLAGS = (
+    *("tensor_parallel", "sequence_parallel", "context_parallel"),
+    *("zero", "recompute", "compile"),
+)
 """The flags of `sppo-bench emulate` for settings of PyTorch native."""
 
 
@@ -107,4 +114,5 @@ def of_flags(given: Mapping[str, Any], workload: Workload) -> NativeSettings:
         reshard_after_forward=zero == 3,
         checkpointing=checkpointing,
         checkpointed_layers=int(count) if count else None,
+        compile=given.get("compile"),
     )

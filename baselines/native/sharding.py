@@ -1,5 +1,7 @@
 """FSDP2 as torchtitan applies it: a group for the embedding, each block, and norm with head.
 
+A block may be compiled before it is sharded, so FSDP2's hooks stay outside of its graph.
+
 With TP, `parallelize_module` first makes DTensors of a group's weights, and FSDP2 shards these.
 """
 
@@ -21,6 +23,9 @@ from baselines.native.settings import NativeSettings
 from baselines.native.tensor_parallel import by_rank, plan_of
 from baselines.protocol import Context, Weights
 from sppo.config.workload import Workload
+
+BACKEND = "inductor"
+"""Of torch.compile."""
 
 
 def sharded_decoder(
@@ -58,6 +63,9 @@ def sharded_decoder(
 
     shard(settings.reshard_after_forward, embedding=decoder.embedding)
     for index, block in enumerate(decoder.layers):
+        if settings.compile:
+            # A graph for each length: the throw-away step is shorter than all others.
+            block.compile(backend=BACKEND, fullgraph=True, dynamic=False)
         shard(settings.reshard_after_forward, **{f"layers.{index}": block})
     # The backward begins with these: to free them between would gather them twice for nothing.
     shard(False, final_norm=decoder.final_norm, head=decoder.head)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from baselines.native.model import Groups, joined
 from baselines.native.place import Place, group_ranks, misfit_of_tokens
@@ -66,7 +67,12 @@ class NativeSystem(System):
         obstacle = misfit_of_tokens(total_tokens, self.settings)
         if obstacle is not None:
             raise ValueError(obstacle)
-        positions = self.place.positions(total_tokens)
+        # Under a dispatch mode, as in the accounted step, every operator must be seen.
+        stance = "force_eager" if is_in_torch_dispatch_mode() else "default"
+        with torch.compiler.set_stance(stance):
+            return self._step(tokens, self.place.positions(total_tokens))
+
+    def _step(self, tokens: Tensor, positions: Sequence[range]) -> StepResult:
         sequences = tokens.chunk(self.replicas)[self.place.replica].to(self.context.device)
         precise = torch.float64 if self.context.dtype == torch.float64 else torch.float32
         loss = torch.zeros((), device=self.context.device, dtype=precise)
@@ -127,7 +133,9 @@ class NativeSystem(System):
         }
 
     def close(self) -> None:
-        """End the groups of this system."""
+        """End the groups of this system; compiled blocks know them."""
+        if self.settings.compile:
+            torch.compiler.reset()
         for group in self.groups.present:
             dist.destroy_process_group(group)
 

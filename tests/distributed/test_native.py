@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.distributed.training_cases import (
     context,
     differences,
     steps,
+    train,
     train_all,
     train_reference,
 )
@@ -97,6 +99,32 @@ def test_losses_and_norms_are_the_reference(case, trained):
     tolerance = 1e-9 if case.dtype == "float64" else 1e-5
     assert loss < tolerance
     assert norm < tolerance
+
+
+COMPILED = (
+    case_of(settings=settings(checkpointing="save-messages", compile=True), model=LLAMA),
+    case_of(
+        settings=settings(1, checkpointed_layers=2, checkpointing="full", compile=True), sequences=2
+    ),
+)
+
+
+def _train_compiled(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResult]]:
+    """With torch's own operators in the graph: to build kernels by g++ takes minutes."""
+    from torch._dynamo.utils import counters
+
+    with patch("baselines.native.sharding.BACKEND", "aot_eager"):
+        results = train(rank, ranks, cases)
+    assert counters["stats"]["unique_graphs"] >= len(cases)
+    assert not counters["graph_break"]
+    return results
+
+
+def test_compiled_blocks_train_alike() -> None:
+    first, second = run_ranks(_train_compiled, 2, COMPILED)
+    assert first == second
+    for case, results in zip(COMPILED, first, strict=True):
+        assert max(differences(results, train_reference(case))) < 1e-5
 
 
 @pytest.mark.parametrize("case", BF16, ids=str)

@@ -7,10 +7,11 @@ from itertools import chain
 
 import pytest
 
+from baselines.native import adapter
 from baselines.native.adapter import ADAPTER
 from baselines.native.place import Place, group_ranks
-from baselines.native.settings import NativeSettings
-from baselines.protocol import Unavailable
+from baselines.native.settings import NativeSettings, of_flags
+from baselines.protocol import Unavailable, check_emulated
 from benchmarks.emulation.search import layouts, leanest
 from benchmarks.job import throw_away_tokens
 from sppo.config.models import MODELS
@@ -225,3 +226,20 @@ def test_describe_names_the_tensor_degree():
 
 def test_versions_are_known_without_an_import():
     assert set(ADAPTER.versions()) == {"torch"}
+
+
+def test_compiled_blocks_are_for_real_ranks_with_ulysses_alone(monkeypatch):
+    compiled = NativeSettings(sequence_parallel=2, compile=True)
+    ADAPTER.check(workload(), compiled)
+    assert ADAPTER.describe(compiled) == "Ulysses 2, FSDP2, compiled blocks"
+    assert of_flags({"compile": True}, workload()) == compiled
+    with pytest.raises(Unavailable, match="compile is not emulated"):
+        check_emulated(ADAPTER, workload(), compiled)
+    check_emulated(ADAPTER, workload(), NativeSettings(sequence_parallel=2))
+    monkeypatch.setattr(adapter, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match="needs Triton, which is not installed"):
+        ADAPTER.check(workload(device="cuda", dtype="bfloat16"), compiled)
+    for degree in ("tensor_parallel", "context_parallel"):
+        with pytest.raises(ValueError, match="tried with Ulysses alone"):
+            NativeSettings(sequence_parallel=1, compile=True, **{degree: 2})
+    assert not any(point.compile for point in ADAPTER.grid(workload(device="cuda")))

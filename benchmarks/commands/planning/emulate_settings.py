@@ -79,6 +79,8 @@ class SystemSettings:
     """deepspeed: the optimizer in host memory (ZeRO-Offload), with CUDA alone."""
     fpdt: bool = False
     """deepspeed: its FPDT, which needs flash-attn; unavailable here."""
+    compile: bool = False
+    """native: blocks compiled by torch.compile; never emulated."""
     subsequences: Annotated[int | None, arg(aliases=["--n"], metavar="N")] = None
     """sppo: subsequences of a sequence; the solver's choice if not given."""
     virtual_stages: Annotated[int | None, arg(metavar="V")] = None
