@@ -67,10 +67,12 @@ class NativeSystem(System):
         obstacle = misfit_of_tokens(total_tokens, self.settings)
         if obstacle is not None:
             raise ValueError(obstacle)
-        # Under a dispatch mode, as in the accounted step, every operator must be seen.
-        stance = "force_eager" if is_in_torch_dispatch_mode() else "default"
-        with torch.compiler.set_stance(stance):
-            return self._step(tokens, self.place.positions(total_tokens))
+        positions = self.place.positions(total_tokens)
+        if not (self.settings.compile and is_in_torch_dispatch_mode()):
+            return self._step(tokens, positions)
+        # Every operator must be seen, as in the accounted step.
+        with torch.compiler.set_stance("force_eager"):
+            return self._step(tokens, positions)
 
     def _step(self, tokens: Tensor, positions: Sequence[range]) -> StepResult:
         sequences = tokens.chunk(self.replicas)[self.place.replica].to(self.context.device)
