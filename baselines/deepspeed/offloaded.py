@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -47,10 +48,12 @@ def _values(group: dict[str, Any]) -> dict[str, Any]:
 def _why_no_cpu_adam() -> str | None:
     """The first line of the build's failure, or None."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
+    from deepspeed.ops.op_builder.builder import CUDAMismatchException, MissingCUDAException
 
+    absent = ImportError, OSError, RuntimeError, SubprocessError
     try:
         CPUAdamBuilder().load(verbose=False)
-    except Exception as error:  # a compiler may fail in any way
+    except (*absent, CUDAMismatchException, MissingCUDAException) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 
