@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from baselines.protocol import (
     Weights,
     state_tensors,
 )
+from baselines.versions import version
 from sppo.config.models import Model
 from sppo.config.sizes import Dtype
 from sppo.config.workload import Optimizer, Workload

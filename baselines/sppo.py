@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from itertools import groupby
 from typing import Any
 
 from torch import Tensor
 
 from baselines.protocol import Adapter, Context, Kind, Role, StepResult, System, Weights
+from baselines.versions import version
 from sppo.comm.mesh import MeshCoordinate, join_groups, rank_of
 from sppo.config.hardware import load_hardware
 from sppo.config.workload import Cluster, Workload

@@ -11,13 +11,13 @@ optimizer there (`offload_optimizer`) are DeepSpeed's own, with CUDA alone.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from baselines.deepspeed.grid import choices, degrees, in_order
 from baselines.deepspeed.settings import FIRST_STEP_TOKENS, DeepSpeedSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
+from baselines.versions import version
 from sppo.config.models import Model
 from sppo.config.workload import Workload
 

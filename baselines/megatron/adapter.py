@@ -11,12 +11,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from itertools import product
 
 from baselines.megatron.settings import MegatronSettings, Recompute, microbatch_group
 from baselines.megatron.te_rules import WITHOUT_TE, missing_without_te, te_version
 from baselines.protocol import Adapter, Context, Misfit, Role, System, Unavailable, Weights
+from baselines.versions import version
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 from sppo.plan.weights import shard_obstacle

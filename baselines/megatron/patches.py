@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from baselines.megatron.messages import hold_what_is_sent, receive_in_the_order_of_sends
 from baselines.megatron.settings import MegatronSettings
 from baselines.protocol import Unavailable
+from baselines.versions import version
 
 _CPU = torch.device("cpu")
 

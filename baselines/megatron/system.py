@@ -113,4 +113,9 @@ class MegatronSystem(System):
         return {"weights": weights, "gradients": gradients, "optimizer": states}
 
     def close(self) -> None:
+        """End the groups too. Megatron only forgets them, and each keeps threads of gloo."""
+        groups = parallel_state._global_process_group_list or []
         parallel_state.destroy_model_parallel()
+        for group in groups:
+            if isinstance(group, torch.distributed.ProcessGroup):
+                torch.distributed.destroy_process_group(group)

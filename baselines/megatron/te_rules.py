@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 
 from baselines.megatron.settings import MegatronSettings
+from baselines.versions import version
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from baselines.native.place import misfit_of_tokens
 from baselines.native.settings import Checkpointing, NativeSettings
 from baselines.protocol import Adapter, Context, Misfit, Role, Unavailable, Weights
+from baselines.versions import version
 from sppo.config.models import Model
 from sppo.config.sizes import divisors
 from sppo.config.workload import Workload

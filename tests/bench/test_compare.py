@@ -71,6 +71,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.soak
 def test_targets_with_torch_can_be_repeated() -> None:
     """In a process of its own: a target sets the number of threads."""
     names = ["engine-step", "attention", "stage-forward", "stage-backward"]

@@ -69,6 +69,7 @@ def test_a_rank_that_is_killed_in_a_step_ends_all_and_is_named(
     assert ended.left == []
 
 
+@pytest.mark.soak
 def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

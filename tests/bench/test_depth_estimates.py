@@ -27,7 +27,7 @@ from benchmarks.workloads import of_flags
 from sppo.config.hardware import load_hardware
 
 SMALL = of_flags(model="gpt-tiny", seq="4K", gpus=2, hardware="a100-80g")
-WORKLOAD = replace(SMALL, model=replace(SMALL.model, layers=10))
+WORKLOAD = replace(SMALL, model=replace(SMALL.model, layers=8))
 
 CASES: dict[str, Any] = {
     "deepspeed": DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="blocks"),
@@ -36,7 +36,7 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=["megatron", "native", pytest.param("deepspeed", marks=pytest.mark.soak)])
 def system(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -25,6 +25,7 @@ BIG = ["--model", "gpt-7b", "--seq", "1M", "--gpus", "32"]
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_stage_of_seven_billion_at_a_million_tokens(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_wrong_input_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_stages_of_one_role_are_alike(tmp_path: Path) -> None:
     """A role stands for all its ranks: emulated one by one they count the same."""
     workload = of_flags(model="gpt-tiny", seq="16K", gpus=4, hardware="cpu-2core")

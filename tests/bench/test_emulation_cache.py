@@ -40,6 +40,7 @@ NO_COUNTS = {
     "benchmarks/worker/failures.py",
     "benchmarks/worker/heartbeat.py",
     "benchmarks/worker/parent.py",
+    "baselines/versions.py",
 }
 """What an emulated rank imports to write its report, and counts nothing by."""
 

@@ -183,6 +183,7 @@ def test_sppo_is_asked_where_its_plans_end(room_gib: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_longest_of_a_real_library(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     asked = ["--model", "gpt-tiny", "--seq", "16K", "--gpus", "2", "--hardware", "cpu-2core"]
     layout = ["--tp", "2", "--recompute", "full", "--device-memory", "512MiB"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from baselines.protocol import Role
 from baselines.sppo import ADAPTER, SppoSettings
 from benchmarks.emulation import processes
 from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.predicted_vs_counted import planned_beside_counted
 from sppo.comm.mesh import MeshCoordinate, rank_of
 from sppo.config.models import gpt
@@ -68,8 +70,29 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[PreloadedRanks]:
+    with PreloadedRanks("sppo") as started:
+        yield started
+
+
+FURTHER = (
+    "lends, first stage",
+    "everything made again, with the head",
+    "two replicas, mixed, hosted K and V",
+    "one subsequence, norms and MLP made again, with the head",
+    "all-to-alls, the first stage",
+)
+"""Cases of `tox -e soak-cases`."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.soak] if name in FURTHER else []) for name in CASES],
+)
+def test_what_is_planned_is_what_is_emulated(
+    name: str, ranks: PreloadedRanks, tmp_path: Path
+) -> None:
     workload, settings, stage = CASES[name]
     plan = ADAPTER.plan(workload, settings)
     assert bool(plan.msp_splits) or not settings.msp
@@ -78,7 +101,8 @@ def test_what_is_planned_is_what_is_emulated(name: str, tmp_path: Path) -> None:
     rank = rank_of(plan, MeshCoordinate(replica=0, stage=stage, shard=0))
     job = processes.make_job(workload, ADAPTER, settings, tmp_path)
     roles = [Role(name=f"stage {stage}", rank=rank, ranks=8)]
-    (report,) = Emulator(parent=tmp_path, time_limit_seconds=250.0).run(job, roles)
+    emulator = Emulator(parent=tmp_path, time_limit_seconds=250.0, run_rank=ranks.emulate_rank)
+    (report,) = emulator.run(job, roles)
     assert report.counts is not None, report.reason
     peak, *others = planned_beside_counted(plan, [report])
     assert peak.quantity == "peak_device_bytes"

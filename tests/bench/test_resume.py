@@ -38,6 +38,7 @@ def ranks_of(folder: Path) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if resuming._has_job_of(process, folder)]
 
 
+@pytest.mark.soak
 def test_a_run_killed_while_its_ranks_train_goes_on(tmp_path: Path) -> None:
     run = start("--output", str(tmp_path))
     try:

@@ -41,6 +41,7 @@ def test_two_policies_do_equal_work_in_one_layout(
     assert published == {f"mini-cpu-152MiB.{ending}" for ending in ("csv", "json", "md", "png")}
 
 
+@pytest.mark.soak
 def test_sppo_reaches_the_longest_sequence_that_is_asked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

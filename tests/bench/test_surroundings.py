@@ -32,16 +32,14 @@ WRITING = {
     "home below a file": "timeline",
     "a notebook's figures": "timeline",
     "launcher's variables": "dry-run",
-    "WANDB_MODE odd": "tracked run",
+    "WANDB_MODE odd": "track",
     "WANDB_DIR below a file": "track",
 }
 """Surroundings that harm some commands only, each with one of them."""
 
-TRACKING = [("track", "full disk"), ("track", "no home")]
-"""The process and the log of wandb are quiet there."""
-
 CELLS = [(WRITING.get(name, QUICK[i % len(QUICK)]), name) for i, name in enumerate(SURROUNDINGS)]
-CELLS += TRACKING
+CELLS += [("track", "full disk")]
+"""The process and the log of wandb are quiet there too."""
 
 
 @cache

@@ -52,6 +52,7 @@ def test_two_nodes_train_as_one(tmp_path: Path) -> None:
         check(nodes, "SPPO")
 
 
+@pytest.mark.soak
 def test_two_nodes_sweep_under_a_simulated_srun(tmp_path: Path) -> None:
     """Node 1 follows a study launch by launch, with new tokens for each value."""
     with started(tmp_path) as nodes:

@@ -171,6 +171,7 @@ def test_commands_that_read_committed_points_find_them(installed: Path, elsewher
     assert wrong.stderr == "error: unknown model 'mine'; known: gpt-7b, gpt-13b, gpt-65b\n"
 
 
+@pytest.mark.soak
 def test_a_run_among_decoys_is_recorded_with_the_user(installed: Path, elsewhere: Path) -> None:
     short = ["--launches", "1", "--measured-steps", "2", "--no-wandb"]
     command = [str(installed / "bin" / "sppo-bench"), "run", "mini-cpu", "--systems", "sppo"]

@@ -136,6 +136,7 @@ def test_a_report_and_the_limit_that_its_peak_tells(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_without_accounting_there_is_no_accounted_step_and_no_limit(tmp_path: Path) -> None:
     job = make_job(tmp_path, 8 * MIB, account=False)
     result = launch(job)
@@ -227,6 +228,7 @@ def test_a_loss_that_is_no_number_is_a_failure() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_reference_refuses_two_ranks_in_its_own_words(tmp_path: Path) -> None:
     result = launch(make_job(tmp_path, ranks=2), ranks=2)
     assert result.returncode != 0

@@ -16,12 +16,13 @@ from baselines.deepspeed.system import partitions_first
 from baselines.protocol import StepResult
 from sppo.config.models import llama
 from tests.distributed.training_cases import (
-    GPT,
     LLAMA,
     ONE_KV_HEAD,
     RECIPE,
     Case,
+    cases_of,
     differences,
+    further,
     train,
     train_all,
     train_reference,
@@ -49,66 +50,88 @@ def saving(zero_stage: int, **others: object) -> DeepSpeedSettings:
 
 
 EXACT = (
-    *(case_of(settings=settings(stage, blocks)) for stage in range(4) for blocks in (False, True)),
-    *(case_of(settings=settings(stage, stage % 2 == 1), model=LLAMA) for stage in range(4)),
+    case_of(settings=settings(0)),
+    case_of(settings=settings(1, True)),
+    case_of(settings=settings(2), model=LLAMA),
     case_of(settings=settings(1, True, checkpointed_layers=2), model=ONE_KV_HEAD),
-    case_of(settings=settings(1, True), model=UNEVEN),
     case_of(settings=settings(3), model=UNEVEN),
     case_of(settings=settings(0, tiled_mlp=4, tiled_loss=True)),
-    case_of(settings=settings(1, True, tiled_mlp=3, tiled_loss=True), model=LLAMA),
     case_of(settings=settings(3, True, tiled_mlp=4, tiled_loss=True)),
     # Two sequences: accumulated by one Ulysses group, or one for each of two replicas.
-    *(case_of(settings=settings(stage, tiled_loss=stage > 0), sequences=2) for stage in range(4)),
-    *(case_of(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1, 3)),
+    case_of(settings=settings(0), sequences=2),
+    case_of(settings=settings(3, tiled_loss=True), sequences=2),
+    case_of(settings=settings(3, sequence_parallel=1), sequences=2),
     case_of(settings=settings(2, sequence_parallel=1), sequences=4, model=LLAMA),
+    *further(
+        *(case_of(settings=settings(stage, True)) for stage in (0, 2, 3)),
+        *(case_of(settings=settings(stage)) for stage in (1, 2, 3)),
+        *(case_of(settings=settings(stage, stage % 2 == 1), model=LLAMA) for stage in (0, 1, 3)),
+        case_of(settings=settings(1, True), model=UNEVEN),
+        case_of(settings=settings(1, True, tiled_mlp=3, tiled_loss=True), model=LLAMA),
+        *(case_of(settings=settings(stage, tiled_loss=True), sequences=2) for stage in (1, 2)),
+        *(case_of(settings=settings(stage, sequence_parallel=1), sequences=2) for stage in (0, 1)),
+    ),
 )
 SELECTIVE = (
-    *(case_of(settings=saving(stage)) for stage in range(4)),
-    *(case_of(settings=settings(stage, checkpointing="split")) for stage in range(4)),
-    # Part of the blocks, tiles, fewer KV heads, accumulation, replicas.
-    *(case_of(settings=saving(stage, checkpointed_layers=2), model=LLAMA) for stage in (0, 3)),
+    case_of(settings=saving(0)),
+    case_of(settings=saving(3, checkpointed_layers=2), model=LLAMA),
+    case_of(settings=settings(1, checkpointing="split", checkpointed_layers=2, tiled_loss=True)),
+    # Tiles, fewer KV heads, accumulation.
     case_of(settings=saving(1, tiled_loss=True), model=ONE_KV_HEAD),
-    case_of(settings=saving(3, tiled_loss=True, tiled_mlp=4), sequences=2),
     case_of(settings=saving(2, tiled_mlp=4, overlap_comm=True)),
     case_of(settings=settings(3, checkpointing="split", tiled_loss=True), sequences=2, model=LLAMA),
-    case_of(settings=settings(1, checkpointing="split", checkpointed_layers=2, tiled_loss=True)),
-    # A tiled loss at ZeRO-0 and 2.
-    case_of(settings=settings(0, True, tiled_loss=True)),
-    case_of(settings=settings(2, checkpointing="split", tiled_loss=True)),
-    case_of(settings=saving(2, checkpointed_layers=2, tiled_loss=True)),
-    case_of(settings=saving(3, sequence_parallel=1), sequences=2),
-    *(case_of(settings=settings(stage, overlap_comm=True), sequences=2) for stage in (1, 2, 3)),
+    case_of(settings=settings(2, overlap_comm=True), sequences=2),
     case_of(settings=settings(3, overlap_comm=False)),
+    *further(
+        *(case_of(settings=saving(stage)) for stage in (1, 2, 3)),
+        *(case_of(settings=settings(stage, checkpointing="split")) for stage in range(4)),
+        case_of(settings=saving(0, checkpointed_layers=2), model=LLAMA),
+        case_of(settings=saving(3, tiled_loss=True, tiled_mlp=4), sequences=2),
+        # A tiled loss at ZeRO-0 and 2.
+        case_of(settings=settings(0, True, tiled_loss=True)),
+        case_of(settings=settings(2, checkpointing="split", tiled_loss=True)),
+        case_of(settings=saving(2, checkpointed_layers=2, tiled_loss=True)),
+        case_of(settings=saving(3, sequence_parallel=1), sequences=2),
+        *(case_of(settings=settings(stage, overlap_comm=True), sequences=2) for stage in (1, 3)),
+    ),
 )
-HOSTED = tuple(
-    hosted_case_of(settings=values, model=model, sequences=sequences)
-    for values, model, sequences in (
-        (saving(0), GPT, 1),
-        (settings(1, True), GPT, 1),
-        (saving(3, tiled_loss=True), LLAMA, 2),
-        (settings(3, True, checkpointed_layers=2), LLAMA, 1),
+HOSTED = (
+    hosted_case_of(settings=settings(1, True)),
+    hosted_case_of(settings=saving(3, tiled_loss=True), model=LLAMA, sequences=2),
+    *further(
+        hosted_case_of(settings=saving(0)),
+        hosted_case_of(settings=settings(3, True, checkpointed_layers=2), model=LLAMA),
+    ),
+)
+
+
+def swapped(first: str, second: str) -> Case:
+    return case_of(
+        settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight")
     )
-)
-NOT_HOSTED = tuple(replace(case, system="deepspeed") for case in HOSTED)
-SWAPPED = tuple(
-    case_of(settings=settings(1), swap=(f"layers.1.{first}.weight", f"layers.1.{second}.weight"))
-    for first, second in (("attention.query", "attention.value"), ("norm1", "norm2"))
-)
-BF16 = tuple(
-    case_of(settings=values, sequences=2, dtype="bfloat16", model=LLAMA)
-    for values in (
-        *(settings(stage, True) for stage in (1, 2, 3)),
-        *(saving(stage) for stage in (1, 3)),
-        settings(2, checkpointing="split", overlap_comm=True),
-    )
+
+
+SWAPPED = (swapped("attention.query", "attention.value"), *further(swapped("norm1", "norm2")))
+in_bf16 = partial(case_of, sequences=2, dtype="bfloat16", model=LLAMA)
+BF16 = (
+    in_bf16(settings=settings(2, checkpointing="split", overlap_comm=True)),
+    in_bf16(settings=saving(3)),
+    *further(
+        *(in_bf16(settings=settings(stage, True)) for stage in (1, 2, 3)),
+        in_bf16(settings=saving(1)),
+    ),
 )
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[Case, list[list[StepResult]]]:
-    """Every case, in two processes."""
-    cases = EXACT + SELECTIVE + HOSTED + NOT_HOSTED + SWAPPED + BF16
-    return train_all(tuple(dict.fromkeys(cases)))
+def trained(request: pytest.FixtureRequest) -> dict[Case, list[list[StepResult]]]:
+    """Every case that is tested, in two processes; a hosted one without hosting too."""
+    cases = cases_of(request)
+    return train_all(tuple(dict.fromkeys((*cases, *map(on_device, cases)))))
+
+
+def on_device(case: Case) -> Case:
+    return replace(case, system="deepspeed")
 
 
 @pytest.mark.parametrize("case", EXACT + SELECTIVE, ids=str)
@@ -132,8 +155,7 @@ def test_bfloat16_is_near_the_reference(case, trained):
 @pytest.mark.parametrize("case", HOSTED, ids=str)
 def test_hosted_checkpoints_are_those_on_the_device(case, trained):
     """The last digit may differ: MKL's sums may depend on where a tensor lies in memory."""
-    on_device = trained[replace(case, system="deepspeed")]
-    for hosted, kept in zip(trained[case], on_device, strict=True):
+    for hosted, kept in zip(trained[case], trained[on_device(case)], strict=True):
         assert hosted[0] == kept[0]
         assert max(differences(hosted, kept)) < 3e-7
     loss, norm = differences(trained[case][0], train_reference(case))
@@ -148,7 +170,7 @@ def test_a_swapped_weight_is_seen(case, trained):
 
 
 def test_the_recipe_would_show_a_wrong_scale_of_gradients():
-    case = EXACT[0]
+    case = case_of(settings=settings(0))
     free = replace(case.workload, optimizer=replace(RECIPE, clip_norm=1e9))
     clipped = train_reference(case)
     assert all(step.grad_norm > 2 * RECIPE.clip_norm for step in clipped)
@@ -195,43 +217,38 @@ def test_restored_hidden_states_stay_until_the_backwards_end(monkeypatch):
     assert not offload._restored
 
 
-def _train_partitioned_first(
-    rank: int, ranks: int, cases: tuple[Case, ...]
-) -> list[list[StepResult]]:
-    """As on CUDA: ZeRO-3 partitions weights one by one, before they are on the device."""
+PARTITIONED = (
+    case_of(settings=saving(3), model=LLAMA),
+    case_of(settings=settings(3, sequence_parallel=1), sequences=2),
+)
+OFFLOADED = (
+    case_of(settings=settings(1, offload_optimizer=True), sequences=2),
+    case_of(settings=settings(3, offload_optimizer=True), model=LLAMA),
+)
+
+
+def _train_as_on_cuda(rank: int, ranks: int) -> dict[str, list[list[StepResult]]]:
+    """Usual: partitioned in one piece. The others as on CUDA.
+
+    ZeRO-3 partitions weights one by one, before they are on the device. An optimizer on the host
+    is torch's AdamW: to build DeepSpeed's takes minutes.
+    """
+    results = {"usual": train(rank, ranks, PARTITIONED)}
     with patch("baselines.deepspeed.system.partitions_first", lambda *_: True):
-        return train(rank, ranks, cases)
-
-
-def test_weights_that_are_partitioned_first_train_alike() -> None:
-    cases = (
-        case_of(settings=settings(3)),
-        case_of(settings=saving(3), model=LLAMA),
-        case_of(settings=settings(3, sequence_parallel=1), sequences=2),
-    )
-    usual = run_ranks(train, 2, cases)
-    partitioned = run_ranks(_train_partitioned_first, 2, cases)
-    assert partitioned == usual
-
-
-def _train_offloaded(rank: int, ranks: int, cases: tuple[Case, ...]) -> list[list[StepResult]]:
-    """As on CUDA, with torch's AdamW: to build DeepSpeed's takes minutes."""
+        results["partitioned"] = train(rank, ranks, PARTITIONED)
     with (
         patch("baselines.deepspeed.adapter._check_on_a_cpu", lambda settings: None),
         patch("baselines.deepspeed.offloaded._why_no_cpu_adam", lambda: "a test"),
     ):
-        return train(rank, ranks, cases)
+        results["offloaded"] = train(rank, ranks, OFFLOADED)
+    return results
 
 
-def test_an_offloaded_optimizer_trains_alike() -> None:
-    cases = (
-        case_of(settings=settings(1, offload_optimizer=True)),
-        case_of(settings=settings(2, offload_optimizer=True), sequences=2),
-        case_of(settings=settings(3, offload_optimizer=True), model=LLAMA),
-    )
-    first, second = run_ranks(_train_offloaded, 2, cases)
+def test_what_cuda_alone_does_trains_alike() -> None:
+    first, second = run_ranks(_train_as_on_cuda, 2)
     assert first == second
-    for case, steps in zip(cases, first, strict=True):
+    assert first["partitioned"] == first["usual"]
+    for case, steps in zip(OFFLOADED, first["offloaded"], strict=True):
         assert max(differences(steps, train_reference(case))) < 1e-5
 
 

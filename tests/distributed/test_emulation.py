@@ -56,6 +56,7 @@ WORKLOAD = Workload(
     sequence_tokens=256,
 )
 FOUR = replace(WORKLOAD, sequences_per_step=4)
+TWO = replace(WORKLOAD, sequences_per_step=2)
 FOUR_RANKS = replace(
     FOUR, cluster=Cluster(hardware="test", device="cpu", nodes=2, ranks_per_node=2)
 )
@@ -140,7 +141,7 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
     ),
     "deepspeed Ulysses 2, ZeRO-3, tiled": (
         "deepspeed",
-        replace(FOUR, model=LLAMA),
+        replace(TWO, model=LLAMA),
         DeepSpeedSettings(
             sequence_parallel=2,
             zero_stage=3,
@@ -152,7 +153,7 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
     ),
     "megatron TP2 SP, bfloat16, sharded optimizer": (
         "megatron",
-        replace(FOUR_RANKS, dtype="bfloat16"),
+        replace(FOUR_RANKS, sequences_per_step=2, dtype="bfloat16"),
         MegatronSettings(
             tensor_parallel=2,
             sequence_parallel=True,
@@ -236,7 +237,7 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
     ),
     "deepspeed-ours Ulysses 2, ZeRO-3, attention saved, llama": (
         "deepspeed-ours",
-        replace(FOUR, model=LLAMA, dtype="bfloat16"),
+        replace(TWO, model=LLAMA, dtype="bfloat16"),
         DeepSpeedSettings(sequence_parallel=2, zero_stage=3, checkpointing="save-attention"),
     ),
     "native Ulysses 2, attention saved": (
@@ -246,7 +247,7 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
     ),
     "native Ulysses 2, two blocks with messages saved, no reshard, llama": (
         "native",
-        replace(FOUR, model=LLAMA),
+        replace(TWO, model=LLAMA),
         NativeSettings(
             sequence_parallel=2,
             reshard_after_forward=False,
@@ -298,20 +299,27 @@ SOAK = frozenset(
     (
         "megatron PP2, full recompute, four sequences",
         "megatron TP2 SP",
-        "megatron-ours CP2, attention saved in three layers, llama",
+        "megatron TP2 SP PP2, mlp recompute",
+        "megatron PP2 VP2, a group of three sequences",
+        "megatron TP2 SP x CP2, bfloat16, layernorm recompute",
+        "megatron-ours TP2 SP PP2 VP2, attention saved",
+        "deepspeed Ulysses 2, ZeRO-1, checkpointed",
         "deepspeed Ulysses 2, ZeRO-3, bfloat16",
         "deepspeed replicas, ZeRO-2",
         "deepspeed Ulysses 2, ZeRO-0, attention saved",
+        "deepspeed Ulysses 2, ZeRO-3, attention saved, tiled loss, two blocks, llama",
         "deepspeed Ulysses 2, ZeRO-3, split",
         "deepspeed Ulysses 2, ZeRO-2, attention saved",
         "deepspeed-ours Ulysses 2, ZeRO-1",
         "native Ulysses 2, attention saved",
         "native Ulysses 2, replicas, full recompute, bfloat16",
-        "native ring 2, attention saved, llama",
+        "native Ulysses 2 x ring 2, bfloat16",
+        "native TP2 x Ulysses 2, messages saved, two sequences, bfloat16",
         "native TP2 x ring 2, full recompute",
+        "sppo SP2, two sequences, recompute, llama",
     )
 )
-"""Cases of `tox -e soak`. Every setting of these is in one of the others, in other company."""
+"""Cases of `tox -e soak-cases`: settings that others show too, in other company."""
 assert CASES.keys() > SOAK
 
 MESSAGES = frozenset(

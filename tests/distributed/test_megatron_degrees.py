@@ -25,27 +25,34 @@ from tests.ranks import run_ranks
 pytestmark = pytest.mark.slow
 
 FOUR_RANKS = {
-    "gpt": (
-        MegatronSettings(tensor_parallel=2, context_parallel=2, sequence_parallel=True),
-        replace(TP_SP, context_parallel=2, distributed_optimizer=True, **SAVED),
-        replace(TP_SP, context_parallel=2, distributed_optimizer=True, **MLP_AND_NORMS),
-    ),
+    "gpt": (replace(TP_SP, context_parallel=2, distributed_optimizer=True, **MLP_AND_NORMS),),
     "gpt, four sequences a step": (
         replace(TP_SP, pipeline_parallel=2, virtual_pipeline=2, recompute="full"),
-        replace(PP, virtual_pipeline=2, distributed_optimizer=True),
         replace(VP, context_parallel=2, distributed_optimizer=True, **SAVED),
         MegatronSettings(pipeline_parallel=4, recompute="full"),
     ),
     "eight layers": (MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),),
+}
+"""TP x CP, TP x PP, PP x CP, and a pipeline whose neighbours are different ranks."""
+
+FURTHER = {
+    "gpt": (
+        MegatronSettings(tensor_parallel=2, context_parallel=2, sequence_parallel=True),
+        replace(TP_SP, context_parallel=2, distributed_optimizer=True, **SAVED),
+    ),
+    "gpt, four sequences a step": (replace(PP, virtual_pipeline=2, distributed_optimizer=True),),
     "eight layers, six sequences a step": (
         MegatronSettings(pipeline_parallel=4, virtual_pipeline=2),
         replace(VP, tensor_parallel=2, sequence_parallel=True),
     ),
 }
-"""TP x CP, TP x PP, PP x DP, PP x CP, and a pipeline whose neighbours are different ranks."""
+"""Cases of `tox -e soak-cases`; PP x DP too."""
 
 
-def on_one_of_four(rank: int, ranks: int) -> dict[str, Any]:
+Layouts = dict[str, tuple[MegatronSettings, ...]]
+
+
+def on_one_of_four(rank: int, ranks: int, by_workload: Layouts) -> dict[str, Any]:
     context = context_of(rank, ranks)
     cluster = Cluster(hardware="test", device="cpu", nodes=1, ranks_per_node=ranks)
     return {
@@ -53,17 +60,15 @@ def on_one_of_four(rank: int, ranks: int) -> dict[str, Any]:
             train(replace(WORKLOADS[name], cluster=cluster), settings, context)
             for settings in layouts
         ]
-        for name, layouts in FOUR_RANKS.items()
+        for name, layouts in by_workload.items()
     }
 
 
-@pytest.fixture(scope="module")
-def launched_by_four() -> list[dict[str, Any]]:
-    return run_ranks(on_one_of_four, 4)
-
-
-@pytest.mark.parametrize("name", FOUR_RANKS)
-def test_combined_degrees_match_the_reference(
-    launched_by_four: list[dict[str, Any]], name: str
-) -> None:
-    check_exact(FOUR_RANKS[name], launched_by_four, name)
+@pytest.mark.parametrize(
+    "by_workload", [FOUR_RANKS, pytest.param(FURTHER, marks=pytest.mark.soak)], ids=("", "further")
+)
+def test_combined_degrees_match_the_reference(by_workload: Layouts) -> None:
+    """Everything in one launch: importing the library costs more than training here."""
+    launched = run_ranks(on_one_of_four, 4, by_workload)
+    for name, layouts in by_workload.items():
+        check_exact(layouts, launched, name)

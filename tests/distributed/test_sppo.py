@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +73,15 @@ def _weights(workload: Workload, swap: tuple[str, str] | None) -> dict[str, torc
 Case = tuple[Workload, SppoSettings, tuple[str, str] | None]
 
 
-def _train(rank: int, ranks: int, cases: list[Case]) -> list[list[StepResult]]:
+Plans = dict[tuple[Workload, SppoSettings], Any]
+
+
+def _plans_of(jobs: Iterable[tuple[Workload, SppoSettings]]) -> Plans:
+    """Made once, as the harness does, for all ranks."""
+    return {job: step_plans(ADAPTER, *job) for job in jobs}
+
+
+def _train(rank: int, ranks: int, cases: list[Case], plans: Plans) -> list[list[StepResult]]:
     results = []
     for workload, settings, swap in cases:
         context = Context(
@@ -80,7 +89,7 @@ def _train(rank: int, ranks: int, cases: list[Case]) -> list[list[StepResult]]:
             ranks=ranks,
             device=torch.device("cpu"),
             dtype=torch.float32,
-            plans=step_plans(ADAPTER, workload, settings),
+            plans=plans[workload, settings],
         )
         system = ADAPTER.prepare(workload, settings, _weights(workload, swap), context)
         results.append([system.step(batch) for batch in _batches(workload)])
@@ -117,7 +126,7 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
         (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
         (workloads[0], SppoSettings(subsequences=4), swap),
     ]
-    _assert_equal_work(cases, run_ranks(_train, 2, cases))
+    _assert_equal_work(cases, 2)
 
 
 def _traffic(groups: RankGroups) -> dict[str, int]:
@@ -148,7 +157,9 @@ def _connect(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
         )  # the second time there is nothing to do
 
 
-def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -> list[Any]:
+def _account(
+    rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]], plans: Plans
+) -> list[Any]:
     """One accounted step per job on this rank."""
     device = torch.device("cpu")
     results = []
@@ -159,7 +170,7 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
             ranks=ranks,
             device=device,
             dtype=torch.float32,
-            plans=step_plans(ADAPTER, workload, settings),
+            plans=plans[workload, settings],
             label=accounting.label,
         )
         weights = initial_weights(workload.model, workload.seed, torch.float32)
@@ -192,10 +203,12 @@ def _account(rank: int, ranks: int, jobs: list[tuple[Workload, SppoSettings]]) -
     return results
 
 
-def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], by_rank: list[Any]) -> None:
-    """What every rank has counted is what the plan and the simulator say."""
+def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) -> None:
+    """What every rank counts is what the plan and the simulator say."""
+    plans = _plans_of(jobs)
+    by_rank = run_ranks(_account, ranks, jobs, plans)
     for index, (workload, settings) in enumerate(jobs):
-        plan = ADAPTER.plan(workload, settings)
+        plan = plans[workload, settings].whole
         simulation = simulate_plan(plan, load_hardware("cpu-2core"))
         for rank, results in enumerate(by_rank):
             counted = results[index]
@@ -246,9 +259,8 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> Non
         (replace(GPT, sequences_per_step=2), apart),
         (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
     ]
-    _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
-    cases: list[Case] = [(replace(work, optimizer=RECIPE), how, None) for work, how in jobs]
-    _assert_equal_work(cases, run_ranks(_train, 2, cases))
+    _assert_as_planned(jobs, 2)
+    _assert_trained_alike(jobs[2::3], 2)
 
 
 def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
@@ -281,13 +293,20 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
             SppoSettings(data_parallel=2, sequence_parallel=2, subsequences=3),
         ),
     ]
-    _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
+    _assert_as_planned(jobs, 4)
+    _assert_trained_alike(jobs[1::2], 4)
+
+
+def _assert_trained_alike(jobs: list[tuple[Workload, SppoSettings]], ranks: int) -> None:
+    """Equal work of some arrangements: `tests/numerics` has many more, in threads."""
     cases: list[Case] = [(replace(work, optimizer=RECIPE), how, None) for work, how in jobs]
-    _assert_equal_work(cases, run_ranks(_train, 4, cases))
+    _assert_equal_work(cases, ranks)
 
 
-def _assert_equal_work(cases: list[Case], by_rank: list[list[list[StepResult]]]) -> None:
+def _assert_equal_work(cases: list[Case], ranks: int) -> None:
     """Losses and norms are those of one process, or differ where a case swaps two weights."""
+    plans = _plans_of((workload, settings) for workload, settings, _ in cases)
+    by_rank = run_ranks(_train, ranks, cases, plans)
     assert all(results == by_rank[0] for results in by_rank), "ranks must report the same"
     for (workload, settings, broken), results in zip(cases, by_rank[0], strict=True):
         deviations = equal_work(
@@ -327,7 +346,7 @@ def test_predicted_equals_counted() -> None:
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
     ]
-    _assert_as_planned(jobs, run_ranks(_account, 2, jobs))
+    _assert_as_planned(jobs, 2)
     limited = ADAPTER.plan(*jobs[3])
     decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in decisions), (
@@ -345,6 +364,6 @@ def test_four_ranks_with_msp_count_what_is_simulated() -> None:
     for workload, settings in jobs:
         assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3
     run_ranks(_connect, 4, jobs)
-    _assert_as_planned(jobs, run_ranks(_account, 4, jobs))
+    _assert_as_planned(jobs, 4)
     cases: list[Case] = [(*job, None) for job in jobs]
-    _assert_equal_work(cases, run_ranks(_train, 4, cases))
+    _assert_equal_work(cases, 4)

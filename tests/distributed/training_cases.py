@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from baselines import reference, registry
 from baselines.protocol import Context, StepResult
@@ -27,6 +30,9 @@ LLAMA = llama(
 ONE_KV_HEAD = llama(
     "llama-1kv", layers=4, hidden=64, heads=4, kv_heads=1, ffn=176, vocabulary=128, rope_theta=1e4
 )
+
+
+NO_CASES = SimpleNamespace(params={})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,23 @@ class Case:
     def __str__(self) -> str:
         words = registry.load(self.system).describe(self.settings)
         return f"{self.model.name}, {self.sequences} x {self.dtype}, {words}"
+
+
+def further(*cases: Case) -> list[ParameterSet]:
+    """Cases of `tox -e soak`: no setting of theirs is without a case in `tox`."""
+    return [pytest.param(case, marks=pytest.mark.soak) for case in cases]
+
+
+def cases_of(request: pytest.FixtureRequest) -> tuple[Case, ...]:
+    """The cases of all tests of a file that will run, once each."""
+    asked = [
+        item.callspec.params["case"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and "case" in getattr(item, "callspec", NO_CASES).params
+    ]
+    return tuple(dict.fromkeys(asked))
 
 
 def steps(workload: Workload) -> list[torch.Tensor]:

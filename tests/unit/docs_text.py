@@ -17,6 +17,7 @@ from typing import get_args, get_type_hints
 from tyro.conf import Positional, arg
 
 from benchmarks.cli import COMMANDS, SCRIPTS
+from benchmarks.docs.pages import BLOCK
 
 CHECKOUT = Path(__file__).parents[2]
 ROOT_PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -225,3 +226,10 @@ def every_flag() -> frozenset[str]:
     commands = (flags_of(name) for name in COMMANDS)
     programs = (flags_of_program(name) for name in OUR_PROGRAMS)
     return frozenset().union(*commands, *programs)
+
+
+def generated_table(page: str, name: str) -> str:
+    """The table of this name as a page of docs/ has it."""
+    text = (CHECKOUT / "docs" / page).read_text(encoding="utf-8")
+    (table,) = (block["table"] for block in BLOCK.finditer(text) if block["name"] == name)
+    return str(table).removesuffix("\n")

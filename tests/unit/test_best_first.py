@@ -52,7 +52,7 @@ def decided(layout: TimedLayout, policy: str) -> tuple[Plan, Prediction, int]:
     return plan, quick_prediction(layout, times, quick_step_ns(layout, times)), bound
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("hosted", [False, True])
 @pytest.mark.parametrize("profile", [PROFILE, OVERLAPPED], ids=["synchronous", "overlapped"])
@@ -80,19 +80,25 @@ def test_quick_steps_are_the_simulators_and_bounds_are_below(
 
 
 @pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["few N", "every N"]
+)
+@pytest.mark.parametrize(
     ("profile", "limit", "host"),
     [(PROFILE, 100, None), (OVERLAPPED, 92, 20), (OVERLAPPED, 120, None)],
 )
 def test_no_layout_is_faster_than_the_search(
-    profile: Hardware, limit: int, host: int | None
+    profile: Hardware, limit: int, host: int | None, every: bool
 ) -> None:
-    """Brute force: every layout with the decisions of the policy, simulated."""
+    """Brute force: layouts with the decisions of the policy, simulated."""
     workload = TINY.with_device_memory(limit * MIB)
     workload = replace(workload, host_memory_bytes=host and host * MIB)
     plan = solve(workload, profile, SolverOptions(msp=False))
     best = float("inf")
     for hosted in (False, True):
-        for layout in every_layout(workload, profile, SolverOptions(kv_offload=hosted)):
+        layouts = layouts_of(workload, profile, hosted=hosted)
+        if every:
+            layouts = iter(every_layout(workload, profile, SolverOptions(kv_offload=hosted)))
+        for layout in layouts:
             try:
                 steps = plan_of(layout, partial(policies.choose, policy="auto"))
             except LayoutDoesNotFit:
@@ -103,7 +109,7 @@ def test_no_layout_is_faster_than_the_search(
 
 def test_more_device_memory_never_gives_a_slower_plan() -> None:
     seconds = []
-    for limit in (80, 88, 92, 100, 110, 125, 140, None):
+    for limit in (80, 92, 110, None):
         workload = TINY.with_device_memory(limit and limit * MIB)
         seconds.append(solve(workload, PROFILE, SolverOptions(msp=False)).makespan_seconds)
     assert seconds == sorted(seconds, reverse=True)

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.cli import main
-from benchmarks.regression.check import expected, gate, topics, workers
+from benchmarks.regression.check import cases, expected, gate, topics, workers
 from benchmarks.regression.check.expected import Expected
 from benchmarks.regression.check.gate import TopicResult
 
 QUICK = "plans-unit-costs"
 CASE = "PP 4, parts 1, N 8"
 CHECK = ["check", "--topics", QUICK, "--expected"]
+
+
+PIPELINES = cache(cases.unit_pipelines)
+
+
+@pytest.fixture(autouse=True)
+def simulated_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipelines in unit costs: these tests ask for them again and again."""
+    monkeypatch.setattr(cases, "unit_pipelines", PIPELINES)
 
 
 @pytest.fixture

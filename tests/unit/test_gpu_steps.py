@@ -193,11 +193,13 @@ def test_the_tests_of_the_checkout_are_run(
     assert "--collect-only" not in asked[0]
 
 
+@pytest.mark.soak
 def test_tests_of_the_checkout_are_found(tmp_path: Path) -> None:
     assert "tests collected" in checks.gpu_tests(place_in(tmp_path))["summary"]
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_comparison_runs(tmp_path: Path) -> None:
     values = runs.run_16k(place_in(tmp_path))
     (row,) = values["rows"]

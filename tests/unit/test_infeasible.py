@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from benchmarks.workloads import of_flags
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
@@ -41,15 +42,20 @@ def fits(workload: Workload, tokens: int, options: SolverOptions) -> bool:
     return True
 
 
+def further(workload: Workload, options: SolverOptions) -> ParameterSet:
+    """A case of `tox -e soak`."""
+    return pytest.param(workload, options, marks=pytest.mark.soak)
+
+
 @pytest.mark.parametrize(
     ("workload", "options"),
     [
         (LONG, SolverOptions(sequence_parallel=32, virtual_stages=1)),
-        (LONG, RESIDENT),
-        (replace(LONG, host_memory_bytes=64 * GIB), replace(RESIDENT, sequence_parallel=8)),
-        (LONG, SolverOptions(kv_offload=False, policy="lean", sequence_parallel=8)),
-        (LONG, SolverOptions(solver="paper", sequence_parallel=8)),
-        (
+        further(replace(LONG, host_memory_bytes=64 * GIB), replace(RESIDENT, sequence_parallel=8)),
+        further(LONG, RESIDENT),
+        further(LONG, SolverOptions(kv_offload=False, policy="lean", sequence_parallel=8)),
+        further(LONG, SolverOptions(solver="paper", sequence_parallel=8)),
+        further(
             replace(LONG, host_memory_bytes=8 * GIB),
             SolverOptions(policy="full-offload", stage_sharding="tensor"),
         ),
@@ -125,6 +131,7 @@ def test_no_length_fits_where_the_model_state_does_not() -> None:
         solve(TINY.with_device_memory(8 * MIB), PROFILE)
 
 
+@pytest.mark.soak
 def test_an_infeasible_plan_is_refused_quickly() -> None:
     with counted_calls() as calls, pytest.raises(Infeasible):
         solve(LONG, A100)

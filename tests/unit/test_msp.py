@@ -98,7 +98,7 @@ def test_the_papers_example_takes_8_33_units_instead_of_11() -> None:
     assert of_unit_costs(pipeline_parallel=2, subsequences=8, msp=True).makespan == 24
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(
     degrees=st.sampled_from([(p, v) for p in range(2, 9) for v in (1, 2, 4) if p * v <= 8]),
     count=st.integers(1, 32),

@@ -79,12 +79,13 @@ def table(folder: Path, kind: str) -> Any:
     return {name: value for name, value in values.items() if name != "date"}
 
 
-def test_a_run_killed_at_any_moment_ends_in_the_same_table(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_run_killed_at_any_moment_ends_in_the_same_table(step: int, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
     with scripted(whole):
         assert main([*RUN, "--output", str(whole)]) == 0
-    for number in count():
+    for number in count(step=step):
         parent = tmp_path / str(number)
         if not check_killed(number, RUN, parent):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -12,6 +13,8 @@ import pytest
 
 from benchmarks import workloads
 from benchmarks.cli import main
+from benchmarks.commands.studies import simulated_ablation
+from benchmarks.docs import pages
 from benchmarks.paper import offload_ablation as ablation
 from benchmarks.paper import offload_ablation_report, reported
 from benchmarks.paper.offload_ablation import (
@@ -29,15 +32,18 @@ from sppo.cost_model.msp import plan_slice_costs
 from sppo.cost_model.plan_costs import plan_costs
 from sppo.planner.activations import policies
 from sppo.planner.evaluate import plan_of
+from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.options import SolverOptions
 from sppo.schedule.build import build_schedule
 from sppo.schedule.instructions import Op
 from sppo.schedule.simulate import simulate
 from sppo.schedule.simulation import Cause
+from tests.unit import docs_text
 
 SOURCES = {source.model: source for source in reported.ablation_points()}
 A100 = load_hardware("a100-80g")
 DOCS = Path(__file__).parents[2] / "docs"
+GENERATED = "sweeps-simulated-ablation"
 
 
 @cache
@@ -45,6 +51,20 @@ def papers_point(model: str, profile: Hardware = A100) -> AblationPoint:
     return ablation.ablation_point(
         SOURCES[model].workload(), profile, SolverOptions(), SOURCES[model]
     )
+
+
+def papers_variants(model: str, profile: Hardware) -> AblationPoint:
+    """The paper's variants with MSP as a what-if, without the search for a layout of one's own."""
+
+    def rows(layout: TimedLayout) -> Iterator[VariantResult]:
+        for variant in (*ablation.PAPERS, SPACIOUS_MSP):
+            yield ablation.variant_result(variant, layout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "_rows", rows)
+        return ablation.ablation_point(
+            SOURCES[model].workload(), profile, SolverOptions(), SOURCES[model]
+        )
 
 
 def rows_of(point: AblationPoint) -> dict[str, VariantResult]:
@@ -125,14 +145,14 @@ def test_where_k_and_v_travel_too_adaptive_offload_is_faster_as_in_the_paper(mod
 
 
 def test_a_host_link_an_eighth_as_fast_gives_the_papers_gain() -> None:
-    comparison = comparisons(papers_point("gpt-13b", with_links(host=1.6)))[0]
+    comparison = comparisons(papers_variants("gpt-13b", with_links(host=1.6)))[0]
     assert comparison.simulated_speed == pytest.approx(1.35, abs=0.03)
     assert comparison.verdict == offload_ablation_report.AS_IN_THE_PAPER
 
 
 def test_links_and_short_slices_are_what_msp_loses_by() -> None:
     def speed(profile: Hardware) -> float:
-        faster = comparisons(papers_point("gpt-13b", profile))[1].what_if_speed
+        faster = comparisons(papers_variants("gpt-13b", profile))[1].what_if_speed
         assert faster is not None
         return faster
 
@@ -143,7 +163,7 @@ def test_links_and_short_slices_are_what_msp_loses_by() -> None:
 
 def test_a_variant_that_does_not_fit_has_the_reason_instead_of_numbers() -> None:
     """So slow a link hides little, and what stays does not fit; full offload does."""
-    point = papers_point("gpt-65b", with_links(host=0.4))
+    point = papers_variants("gpt-65b", with_links(host=0.4))
     rows = rows_of(point)
     adaptive = rows[ADAPTIVE.name]
     assert (rows[FULL.name].status, adaptive.status) == ("ok", "infeasible")
@@ -184,8 +204,8 @@ def test_no_compute_ends_before_the_copy_beside_it(policy: str) -> None:
 
 def test_the_plan_of_a_variant_has_its_step_time() -> None:
     """The solver, the simulation and the ablation have one rule for late copies."""
-    for profile in (A100, with_links(host=2)):
-        for row in papers_point("gpt-65b", profile).rows:
+    for point in (papers_point("gpt-65b"), papers_variants("gpt-65b", with_links(host=2))):
+        for row in point.rows:
             if row.status == "ok":
                 assert row.step_seconds == row.planned_seconds
 
@@ -218,6 +238,23 @@ def test_the_documents_table_is_what_is_simulated(model: str) -> None:
         assert f"{seconds:.3f}" in text, variant.name
 
 
+@pytest.fixture
+def simulated_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command takes the points of the other tests."""
+    points = {(source.workload(), A100): papers_point(model) for model, source in SOURCES.items()}
+    monkeypatch.setattr(simulated_ablation, "ablation_point", lambda *asked: points[asked[:2]])
+
+
+@pytest.mark.usefixtures("simulated_before")
+def test_the_generated_table_is_up_to_date() -> None:
+    """`test_docs_tables.py` checks all others."""
+    made = pages.TABLES[GENERATED]()
+    assert made == docs_text.generated_table("sweeps.md", GENERATED), (
+        "run: python -m benchmarks.docs"
+    )
+
+
+@pytest.mark.usefixtures("simulated_before")
 def test_the_command_names_what_is_simulated_and_what_is_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_profiles_are_checked() -> None:
         replace(PROFILE, rates=())
 
 
+@pytest.mark.soak
 def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
     profile, most = load_hardware("a100-80g"), r"gpt-7b fills 1,024 of them at most, as SP 32 x PP"
     with counted_calls() as calls:

@@ -37,6 +37,7 @@ MODULES = {
     ),
     "megatron": ("baselines.megatron.system",),
     "native": ("torch._dynamo", "baselines.native.system"),
+    "sppo": ("torch._dynamo", "baselines.sppo"),
 }
 """What a rank of a system imports until the end of its step. Without a name here the rank imports
 for itself."""
