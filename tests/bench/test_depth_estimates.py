@@ -36,7 +36,10 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=["megatron", "native", pytest.param("deepspeed", marks=pytest.mark.soak)])
+FURTHER = [pytest.param(name, marks=pytest.mark.soak) for name in ("megatron", "deepspeed")]
+
+
+@pytest.fixture(params=["native", *FURTHER])
 def system(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

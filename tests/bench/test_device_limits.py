@@ -12,9 +12,8 @@ from tests.soak.device_limits import launches, summary
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "limit_mib", [92, *(pytest.param(mib, marks=pytest.mark.soak) for mib in (104, 128))]
-)
+@pytest.mark.parametrize("limit_mib", [92, 104, 128])
+@pytest.mark.soak
 def test_a_plan_fits_the_device_that_it_was_made_for(limit_mib: int, tmp_path: Path) -> None:
     """The proof has 20 launches at ten limits: results/published/proofs."""
     done = launches("tiny-cpu", limit_mib * MIB, 1, tmp_path)

@@ -65,7 +65,8 @@ def counted_flops(reports: Sequence[RoleReport]) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["full-recompute", pytest.param("lean", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("policy", ["lean", "full-recompute"])
+@pytest.mark.soak
 def test_emulated_flops_are_those_that_the_cost_model_charges(policy: str, tmp_path: Path) -> None:
     workload, adapter = find("mini-cpu"), load("sppo")
     options = SolverOptions(policy=policy, subsequences=2)

@@ -14,7 +14,7 @@ from benchmarks.reporting import tables
 from benchmarks.rows import assign
 from benchmarks.rows import row as rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 FOUR = replace(
     workloads.find("tiny-cpu-4rank"),
@@ -29,10 +29,10 @@ def test_four_ranks_do_equal_work_and_count_what_is_planned(tmp_path: Path) -> N
     directory = run.new_directory(tmp_path, FOUR.name)
     inputs = preparing.prepare(FOUR, OPTIONS, directory)
     inputs = replace(inputs, environment={**inputs.environment, "cores": 2})
-    chosen = [assign.assign(row, FOUR) for row in rows.find(["sppo"])]
-    assert [row.settings_text[:7] for row in chosen] == ["PP2 SP2"]
+    chosen = [assign.assign(row, FOUR) for row in rows.find(["megatron-same-layout", "sppo"])]
+    assert [row.settings_text[:7] for row in chosen] == ["TP2 PP2", "PP2 SP2"]
     done = run.run(inputs, chosen, OPTIONS, Lines())
-    assert [record.status for record in done] == ["ok", "ok"], [one.reason for one in done]
+    assert [record.status for record in done] == ["ok", "ok", "ok"], [one.reason for one in done]
     told = tables.text(done)
     assert "4 ranks shared 2 cores: times and rates are NO result here" in told
     assert "every ok row agrees with the plain torch reference" in told

@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.soak
 def test_two_policies_do_equal_work_in_one_layout(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

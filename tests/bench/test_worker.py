@@ -236,6 +236,7 @@ def test_the_reference_refuses_two_ranks_in_its_own_words(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_system_of_another_package_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by its entry point in the ranks too; the work is the reference's own."""
     install(tmp_path, monkeypatch, "toy = tests.toy_system:ADAPTER")

@@ -299,11 +299,14 @@ SOAK = frozenset(
     (
         "megatron PP2, full recompute, four sequences",
         "megatron TP2 SP",
+        "megatron TP2 SP, bfloat16, sharded optimizer",
+        "megatron CP2, sharded optimizer, llama",
         "megatron TP2 SP PP2, mlp recompute",
         "megatron PP2 VP2, a group of three sequences",
         "megatron TP2 SP x CP2, bfloat16, layernorm recompute",
         "megatron-ours TP2 SP PP2 VP2, attention saved",
         "deepspeed Ulysses 2, ZeRO-1, checkpointed",
+        "deepspeed Ulysses 2, ZeRO-3, tiled",
         "deepspeed Ulysses 2, ZeRO-3, bfloat16",
         "deepspeed replicas, ZeRO-2",
         "deepspeed Ulysses 2, ZeRO-0, attention saved",
@@ -312,6 +315,7 @@ SOAK = frozenset(
         "deepspeed Ulysses 2, ZeRO-2, attention saved",
         "deepspeed-ours Ulysses 2, ZeRO-1",
         "native Ulysses 2, attention saved",
+        "native Ulysses 2, two blocks with messages saved, no reshard, llama",
         "native Ulysses 2, replicas, full recompute, bfloat16",
         "native Ulysses 2 x ring 2, bfloat16",
         "native TP2 x Ulysses 2, messages saved, two sequences, bfloat16",
@@ -319,7 +323,7 @@ SOAK = frozenset(
         "sppo SP2, two sequences, recompute, llama",
     )
 )
-"""Cases of `tox -e soak-cases`: settings that others show too, in other company."""
+"""Cases of `tox -e soak-cases`. `sppo-bench check` counts more of each system."""
 assert CASES.keys() > SOAK
 
 MESSAGES = frozenset(

@@ -52,47 +52,49 @@ MLP_AND_NORMS: dict[str, Any] = {**NORMS, "recompute_modules": ("mlp", "layernor
 SAVED: dict[str, Any] = {"recompute": "save-attention"}
 LAYOUTS = {
     "gpt": (
-        replace(PP, recompute="full"),
         PP,
         replace(PP, recompute="modules", recompute_modules=("core_attn", "mlp")),
-        TP_SP,
-        replace(TP_SP, recompute="modules", recompute_modules=("mlp",)),
         replace(TP_SP, recompute="block", recompute_layers=2),
         replace(TP, recompute="full"),
-        CP,
         replace(CP, recompute="full", distributed_optimizer=True),
-        replace(TP_SP, **NORMS),
         replace(TP_SP, **MLP_AND_NORMS),
-        replace(CP, **MLP_AND_NORMS),
-        replace(TP_SP, **SAVED),
         replace(CP, **SAVED, recompute_layers=3),
     ),
     "gpt, four sequences a step": (
         PP,
-        CP,
         replace(DP, distributed_optimizer=True),
         VP,
-        replace(VP, recompute="full"),
         replace(VP, **MLP_AND_NORMS),
-        replace(VP, **SAVED),
     ),
-    "gpt, five sequences a step": (VP, replace(VP, recompute="full")),
+    "gpt, five sequences a step": (replace(VP, recompute="full"),),
     "llama": (
         replace(CP, **NORMS),
-        replace(CP, **SAVED),
         replace(TP_SP, **SAVED),
+        replace(PP, recompute="full"),
+    ),
+    "llama, fewer KV heads than TP": (TP, replace(TP_SP, **SAVED)),
+}
+FURTHER_LAYOUTS = {
+    "gpt": (
+        replace(PP, recompute="full"),
         TP_SP,
         replace(TP_SP, recompute="modules", recompute_modules=("mlp",)),
-        replace(PP, recompute="full"),
         CP,
-    ),
-    "llama, fewer KV heads than TP": (
-        TP,
-        TP_SP,
-        replace(TP_SP, recompute="full"),
+        replace(TP_SP, **NORMS),
+        replace(CP, **MLP_AND_NORMS),
         replace(TP_SP, **SAVED),
     ),
+    "gpt, four sequences a step": (CP, replace(VP, recompute="full"), replace(VP, **SAVED)),
+    "gpt, five sequences a step": (VP,),
+    "llama": (
+        replace(CP, **SAVED),
+        TP_SP,
+        replace(TP_SP, recompute="modules", recompute_modules=("mlp",)),
+        CP,
+    ),
+    "llama, fewer KV heads than TP": (TP_SP, replace(TP_SP, recompute="full")),
 }
+"""Cases of `tox -e soak-cases`."""
 
 
 def workload_of(model: Model, sequences: int) -> Workload:
@@ -175,13 +177,21 @@ def train_without_patches(rank: int, context: Context) -> dict[str, Any]:
     return launched
 
 
+Layouts = dict[str, tuple[MegatronSettings, ...]]
+
+
+def train_layouts(rank: int, ranks: int, by_workload: Layouts) -> dict[str, Any]:
+    context = context_of(rank, ranks)
+    return {
+        name: [train(WORKLOADS[name], settings, context) for settings in layouts]
+        for name, layouts in by_workload.items()
+    }
+
+
 def on_rank(rank: int, ranks: int) -> dict[str, Any]:
     context = context_of(rank, ranks)
     launched = train_without_patches(rank, context)
-    launched |= {
-        name: [train(WORKLOADS[name], settings, context) for settings in layouts]
-        for name, layouts in LAYOUTS.items()
-    }
+    launched |= train_layouts(rank, ranks, LAYOUTS)
     launched["exchanged"] = train_with_exchanged_weights(context)
     return launched
 
@@ -222,6 +232,13 @@ def check_exact(
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_matches_the_reference(launched: list[dict[str, Any]], name: str) -> None:
     check_exact(LAYOUTS[name], launched, name)
+
+
+@pytest.mark.soak
+def test_further_layouts_match_the_reference() -> None:
+    launched = run_ranks(train_layouts, 2, FURTHER_LAYOUTS)
+    for name, layouts in FURTHER_LAYOUTS.items():
+        check_exact(layouts, launched, name)
 
 
 def test_the_layernorm_patch_is_needed(launched: list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from tests.distributed.test_megatron import (
     TP_SP,
     VP,
     WORKLOADS,
+    Layouts,
     check_exact,
     context_of,
     train,
@@ -47,9 +48,6 @@ FURTHER = {
     ),
 }
 """Cases of `tox -e soak-cases`; PP x DP too."""
-
-
-Layouts = dict[str, tuple[MegatronSettings, ...]]
 
 
 def on_one_of_four(rank: int, ranks: int, by_workload: Layouts) -> dict[str, Any]:

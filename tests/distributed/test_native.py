@@ -47,9 +47,8 @@ def tensor(ulysses: int = 1, **others: object) -> NativeSettings:
 
 
 EXACT = (
-    case_of(settings=settings(checkpointing="full")),
     case_of(settings=settings(checkpointing="save-messages", checkpointed_layers=2), model=LLAMA),
-    case_of(settings=settings(checkpointing="save-messages"), model=ONE_KV_HEAD, sequences=2),
+    case_of(settings=settings(checkpointing="full"), model=ONE_KV_HEAD, sequences=2),
     case_of(settings=settings(reshard_after_forward=False), model=UNEVEN, sequences=2),
     # Replicas, two sequences each.
     case_of(settings=settings(1, checkpointing="save-attention"), model=UNEVEN, sequences=4),
@@ -61,6 +60,8 @@ EXACT = (
     case_of(settings=tensor(reshard_after_forward=False, checkpointing="full"), sequences=2),
     *further(
         case_of(settings=settings()),
+        case_of(settings=settings(checkpointing="full")),
+        case_of(settings=settings(checkpointing="save-messages"), model=ONE_KV_HEAD, sequences=2),
         case_of(settings=settings(reshard_after_forward=False)),
         case_of(settings=settings(checkpointing="save-attention")),
         case_of(settings=settings(1), sequences=2),
@@ -68,11 +69,11 @@ EXACT = (
     ),
 )
 FOUR_RANKS = (
-    case_of(settings=settings(context_parallel=2, checkpointing="save-attention"), ranks=4),
     case_of(settings=tensor(context_parallel=2, checkpointing="save-attention"), ranks=4),
     # FSDP2 over two replicas of a TP group.
     case_of(settings=tensor(checkpointing="save-attention"), ranks=4, sequences=2),
     *further(
+        case_of(settings=settings(context_parallel=2, checkpointing="save-attention"), ranks=4),
         case_of(settings=settings(1, context_parallel=4), ranks=4, sequences=2),
         case_of(settings=settings(context_parallel=1, checkpointing="full"), ranks=4, sequences=2),
         case_of(settings=tensor(2, checkpointing="save-messages"), ranks=4, model=LLAMA),
@@ -90,8 +91,10 @@ SWAPPED = (swapped("attention.query", "attention.value"), *further(swapped("norm
 in_bf16 = partial(case_of, sequences=2, dtype="bfloat16", model=LLAMA)
 BF16 = (
     in_bf16(settings=tensor(checkpointing="save-attention")),
-    in_bf16(settings=settings(checkpointing="save-messages")),
-    *further(in_bf16(settings=settings(checkpointing="full"))),
+    *further(
+        in_bf16(settings=settings(checkpointing="save-messages")),
+        in_bf16(settings=settings(checkpointing="full")),
+    ),
 )
 
 
@@ -116,11 +119,8 @@ def test_losses_and_norms_are_the_reference(case, trained):
 
 COMPILED = (
     case_of(settings=settings(checkpointing="save-messages", compile=True), model=LLAMA),
-    *further(
-        case_of(
-            settings=settings(1, checkpointed_layers=2, checkpointing="full", compile=True),
-            sequences=2,
-        )
+    case_of(
+        settings=settings(1, checkpointed_layers=2, checkpointing="full", compile=True), sequences=2
     ),
 )
 
@@ -136,6 +136,7 @@ def _train_compiled(rank: int, ranks: int, case: Case) -> list[StepResult]:
     return results
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("compiled", COMPILED, ids=str)
 def test_compiled_blocks_train_alike(compiled: Case) -> None:
     first, second = run_ranks(_train_compiled, 2, compiled)

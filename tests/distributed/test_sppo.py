@@ -242,7 +242,12 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) ->
             ), f"{reduced}, {where}"
 
 
-def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> None:
+halves = pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.soak)])
+"""Every second job; the others are in `tox -e soak-cases`."""
+
+
+@halves
+def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(half: int) -> None:
     together = SppoSettings(sequence_parallel=2, subsequences=4)
     exchanging = replace(together, ulysses_parallel=2)
     apart = SppoSettings(data_parallel=2, subsequences=3)
@@ -259,11 +264,12 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned() -> Non
         (replace(GPT, sequences_per_step=2), apart),
         (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
     ]
-    _assert_as_planned(jobs, 2)
-    _assert_trained_alike(jobs[2::3], 2)
+    _assert_as_planned(jobs[half::2], 2)
+    _assert_trained_alike(jobs[half + 1 :: 4], 2)
 
 
-def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
+@halves
+def test_four_ranks_in_every_arrangement_count_what_is_planned(half: int) -> None:
     four = replace(CLUSTER, ranks_per_node=4)
     gpt_four, llama_four = replace(GPT, cluster=four), replace(LLAMA, cluster=four)
     wide = replace(LLAMA.model, kv_heads=4)
@@ -293,8 +299,8 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned() -> None:
             SppoSettings(data_parallel=2, sequence_parallel=2, subsequences=3),
         ),
     ]
-    _assert_as_planned(jobs, 4)
-    _assert_trained_alike(jobs[1::2], 4)
+    _assert_as_planned(jobs[half::2], 4)
+    _assert_trained_alike(jobs[half + 1 :: 4], 4)
 
 
 def _assert_trained_alike(jobs: list[tuple[Workload, SppoSettings]], ranks: int) -> None:
@@ -319,7 +325,8 @@ def _assert_equal_work(cases: list[Case], ranks: int) -> None:
         )
 
 
-def test_predicted_equals_counted() -> None:
+@halves
+def test_predicted_equals_counted(half: int) -> None:
     jobs = [
         (GPT, SppoSettings(subsequences=4)),
         (GPT, SppoSettings(subsequences=5, policy="full-offload")),
@@ -346,7 +353,7 @@ def test_predicted_equals_counted() -> None:
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
     ]
-    _assert_as_planned(jobs, 2)
+    _assert_as_planned(jobs[half::2], 2)
     limited = ADAPTER.plan(*jobs[3])
     decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in decisions), (

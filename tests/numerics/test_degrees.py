@@ -90,9 +90,9 @@ def random_batches(model: Model, tokens: int) -> list[Tensor]:
 EVERY_PAIR = (
     *((1, 1, 1), (1, 2, 2), (1, 4, 4)),
     *((2, 1, 2), (2, 2, 4), (2, 4, 1)),
-    *((4, 1, 4), (4, 2, 1), (4, 4, 2)),
+    *((4, 1, 4), (4, 2, 1)),
 )
-"""Of two degrees, each value with each; the other triples are in `tox -e soak-cases`."""
+"""Of two degrees, each value with each but 4 and 4; the others are in `tox -e soak-cases`."""
 
 
 @pytest.mark.parametrize(

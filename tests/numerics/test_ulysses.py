@@ -83,7 +83,14 @@ def test_slices_of_msp_equal_plain_torch(model: Model, division: tuple[int, int]
 
 @pytest.mark.parametrize(
     ("stages", "shards", "ulysses", "replicas"),
-    [(1, 2, 2, 1), (1, 4, 2, 1), (2, 4, 4, 1), (2, 2, 2, 2), (1, 4, 2, 2)],
+    [
+        (1, 4, 2, 1),
+        (2, 2, 2, 2),
+        *(
+            pytest.param(*degrees, marks=pytest.mark.soak)
+            for degrees in ((1, 2, 2, 1), (2, 4, 4, 1), (1, 4, 2, 2))
+        ),
+    ],
 )
 def test_optimizer_steps_equal_plain_torch(
     stages: int, shards: int, ulysses: int, replicas: int

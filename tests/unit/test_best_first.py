@@ -114,6 +114,10 @@ def test_more_device_memory_never_gives_a_slower_plan() -> None:
         seconds.append(solve(workload, PROFILE, SolverOptions(msp=False)).makespan_seconds)
     assert seconds == sorted(seconds, reverse=True)
     assert seconds[0] > seconds[-1], "the least limit costs time"
+
+
+@pytest.mark.soak
+def test_more_memory_of_large_gpus_never_gives_a_slower_plan() -> None:
     big = find("gpt-7b-128k-8xa100")
     assert big.device_memory_bytes is not None
     steps = [

@@ -94,6 +94,7 @@ def test_a_process_has_a_time_limit() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death signal is of Linux")
+@pytest.mark.soak
 def test_a_killed_check_leaves_no_process_behind() -> None:
     """The child's pool has begun its task when it writes its process id."""
     program = (

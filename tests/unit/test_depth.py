@@ -301,6 +301,7 @@ def test_full_recomputation_with_chunks_beats_less_without(
     assert slower > result.found.simulated_time.step_seconds
 
 
+@pytest.mark.soak
 def test_a_setting_that_breaks_is_reported(tmp_path: Path) -> None:
     class Broken(MadeUpRanks):
         def emulate_rank(self, role: Role, *about: Any) -> RoleReport:
@@ -356,6 +357,7 @@ def test_no_more_is_asked_than_allowed(tmp_path: Path) -> None:
     assert "no more were asked for" in tables.answer(result)
 
 
+@pytest.mark.soak
 def test_nothing_that_fits_is_zero(tmp_path: Path) -> None:
     result = longest_of(lambda *about: 1 << 40, tmp_path, 2**20)
     assert (result.longest_tokens, result.found) == (0, None)

@@ -124,6 +124,7 @@ def test_a_fused_step_has_the_same_loss_and_norm(
     assert set(calls) == expected
 
 
+@pytest.mark.soak
 def test_torch_s_compiler_takes_every_piece() -> None:
     """Traced without a compiler of machine code: no break in the graph of a piece."""
     tables = rotary_tables(TINY.model, 0, 6, CPU, torch.float32)

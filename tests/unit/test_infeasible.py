@@ -50,7 +50,7 @@ def further(workload: Workload, options: SolverOptions) -> ParameterSet:
 @pytest.mark.parametrize(
     ("workload", "options"),
     [
-        (LONG, SolverOptions(sequence_parallel=32, virtual_stages=1)),
+        further(LONG, SolverOptions(sequence_parallel=32, virtual_stages=1)),
         further(replace(LONG, host_memory_bytes=64 * GIB), replace(RESIDENT, sequence_parallel=8)),
         further(LONG, RESIDENT),
         further(LONG, SolverOptions(kv_offload=False, policy="lean", sequence_parallel=8)),

@@ -263,6 +263,7 @@ def test_entries_replace_equal_ones_and_a_run_s_own_come_first(
     assert data.read(tmp_path / "none.json") == MapData()
 
 
+@pytest.mark.soak
 def test_a_map_of_two_points_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     asked: list[str] = []

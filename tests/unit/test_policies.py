@@ -30,7 +30,7 @@ def test_slow_links_recompute_and_slow_memory_offloads() -> None:
     assert not any(any(part.recompute_units) for part in plan.parts)
 
 
-@pytest.mark.parametrize("limit", [102, 105, 120, 140])
+@pytest.mark.parametrize("limit", [102, 105, pytest.param(120, marks=pytest.mark.soak), 140])
 @pytest.mark.parametrize("overlapped", [False, True])
 def test_the_exact_decisions_cost_no_more_than_the_heuristic(limit: int, overlapped: bool) -> None:
     """On the same stage, and both fit."""

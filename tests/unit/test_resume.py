@@ -79,7 +79,7 @@ def table(folder: Path, kind: str) -> Any:
     return {name: value for name, value in values.items() if name != "date"}
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_run_killed_at_any_moment_ends_in_the_same_table(step: int, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     whole.mkdir()
@@ -96,7 +96,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_table(step: int, tmp_path: 
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=[command[0] for command in COMMANDS])
-@pytest.mark.parametrize("number", [4, 9])
+@pytest.mark.parametrize("number", [4, pytest.param(9, marks=pytest.mark.soak)])
 def test_every_study_goes_on(arguments: list[str], number: int, tmp_path: Path) -> None:
     assert check_killed(number, arguments, tmp_path / "killed")
 

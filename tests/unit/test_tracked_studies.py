@@ -443,6 +443,7 @@ def test_a_folder_with_several_says_what_is_logged_and_what_not(
     assert "foreign" not in "".join(out)
 
 
+@pytest.mark.soak
 def test_every_published_result_has_a_form(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
