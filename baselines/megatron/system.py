@@ -114,7 +114,7 @@ class MegatronSystem(System):
 
     def close(self) -> None:
         """End the groups too. Megatron only forgets them, and each keeps threads of gloo."""
-        groups = parallel_state._global_process_group_list or []
+        groups = getattr(parallel_state, "_global_process_group_list", None) or []
         parallel_state.destroy_model_parallel()
         for group in groups:
             if isinstance(group, torch.distributed.ProcessGroup):
