@@ -100,6 +100,9 @@ ENDS = {
 }
 """By part: the status, and words of the reason."""
 
+WHOLE = ("ok", "oom", "error", "kill")
+"""Parts whose words are the whole reason."""
+
 
 @pytest.mark.usefixtures("scripted")
 @pytest.mark.parametrize(
@@ -118,6 +121,8 @@ def test_every_ending_has_its_status_and_leaves_the_others_intact(
     for record in done[1:]:
         status, words = ENDS[record.settings_text]
         assert record.status == status
+        if record.settings_text in WHOLE:
+            assert record.reason == words
         assert words in record.reason
     wrong = next(record for record in done if record.status == "mismatch")
     assert len(wrong.steps) == 4
@@ -143,8 +148,8 @@ def test_results_alone_exit_0_and_launches_are_interleaved(tmp_path: Path) -> No
 def test_a_hang_is_stopped_as_a_family(tmp_path: Path) -> None:
     """The ranks ignore TERM and live in sessions of their own."""
     options = Options(launches=1, warmup_steps=0, measured_steps=2, time_limit_seconds=15)
-    done = play(tmp_path, ["hang"], options)
-    assert [record.status for record in done] == ["ok", "timeout"]
+    done = play(tmp_path, ["hang", "ok"], options)
+    assert [record.status for record in done] == ["ok", "timeout", "ok"]
     assert done[1].reason == "no end after 15 s, 4 steps done; stopped"
     assert processes_left(tmp_path) == []
 

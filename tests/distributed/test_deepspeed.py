@@ -216,11 +216,13 @@ def test_restored_hidden_states_stay_until_the_backwards_end(monkeypatch):
 
 
 PARTITIONED = (
+    case_of(settings=settings(3)),
     case_of(settings=saving(3), model=LLAMA),
     case_of(settings=settings(3, sequence_parallel=1), sequences=2),
 )
 OFFLOADED = (
-    case_of(settings=settings(1, offload_optimizer=True), sequences=2),
+    case_of(settings=settings(1, offload_optimizer=True)),
+    case_of(settings=settings(2, offload_optimizer=True), sequences=2),
     case_of(settings=settings(3, offload_optimizer=True), model=LLAMA),
 )
 

@@ -109,7 +109,7 @@ def test_no_layout_is_faster_than_the_search(
 
 def test_more_device_memory_never_gives_a_slower_plan() -> None:
     seconds = []
-    for limit in (80, 92, 110, None):
+    for limit in (80, 88, 92, 100, 110, 125, 140, None):
         workload = TINY.with_device_memory(limit and limit * MIB)
         seconds.append(solve(workload, PROFILE, SolverOptions(msp=False)).makespan_seconds)
     assert seconds == sorted(seconds, reverse=True)
