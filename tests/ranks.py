@@ -13,15 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-IMPORTED = (
-    "torch",
-    "torch.distributed",
-    "torch._dynamo",
-    "benchmarks.emulation.counts",
-    "baselines.sppo",
-)
-"""What ranks need, imported once: each is a fork of a process that only imports. An optimizer
-imports torch._dynamo."""
+IMPORTED = ("torch", "torch.distributed", "benchmarks.emulation.counts", "tests.rank_imports")
+"""What ranks need, imported once: each is a fork of a process that only imports."""
 
 
 def _main(

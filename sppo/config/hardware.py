@@ -140,6 +140,17 @@ class Hardware:
 
     def rate(self, tokens: int, kind: str) -> float:
         """FLOP/s at that subsequence length: linear between the known lengths, flat outside."""
+        key = tokens, kind
+        known = self._known_rates.get(key)
+        if known is None:
+            known = self._known_rates[key] = self._rate(tokens, kind)
+        return known
+
+    @cached_property
+    def _known_rates(self) -> dict[tuple[int, str], float]:
+        return {}
+
+    def _rate(self, tokens: int, kind: str) -> float:
         above = bisect_right(self._lengths, tokens)
         low, high = self.rates[max(above - 1, 0)], self.rates[min(above, len(self.rates) - 1)]
         low_rate, high_rate = getattr(low, kind), getattr(high, kind)

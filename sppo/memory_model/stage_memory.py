@@ -38,7 +38,7 @@ class StageMemoryModel:
     """One stage of one layout: `workload` on the hardware `profile`.
 
     `chunks` are those of the whole model. `costs` are the compute times of the stage's own chunks,
-    by [chunk][subsequence]. `memo`: results that the stages of a layout share.
+    by [chunk][subsequence]. `memo`: results of all stages, with and without MSP.
 
     By [chunk][subsequence] are own chunks, then those that the stage helps with. A helper's slices
     have no decisions: their saved tensors stay on the device.
@@ -110,28 +110,33 @@ class StageMemoryModel:
 
     def _row_bytes(self, part: int, row: Sequence[Decision]) -> list[SubsequenceBytes]:
         """Bytes of all subsequences of an own chunk; one decision is computed once for a layout."""
-        known = self._known[part]
         sizes = []
-        for key in enumerate(row):
-            size = known.get(key)
+        for index, (known, decision) in enumerate(zip(self._known[part], row, strict=True)):
+            size = known.get(decision)
             if size is None:
-                offloaded = self._offloaded(part, *key)
-                size = known[key] = SubsequenceBytes(
-                    self.kept_bytes(part, *key),
+                offloaded = self._offloaded(part, index, decision)
+                size = known[decision] = SubsequenceBytes(
+                    self.kept_bytes(part, index, decision),
                     sum(n * size for n, size in offloaded),
                     sum(n * slot_bytes(size) for n, size in offloaded),
-                    *self.temporary_bytes(part, key[0], key[1].recompute),
+                    *self.temporary_bytes(part, index, decision.recompute),
                 )
             sizes.append(size)
         return sizes
 
     @cached_property
-    def _known(self) -> list[dict[Any, Any]]:
-        """By own chunk: results of chunks of its kind."""
-        if self.msp_roles:  # slices differ from stage to stage
-            return [{} for _ in self.shapes]
-        rows = zip(self.kinds, self.costs, strict=True)
-        return [self.memo.setdefault((kind, costs), {}) for kind, costs in rows]
+    def _known(self) -> list[list[dict[Any, Any]]]:
+        """Results of all like subsequences, or slices of them, in chunks of a kind."""
+        costs = [*self.costs, *[None] * (len(self.kinds) - len(self.costs))]
+        known = []
+        for part, key in enumerate(zip(self.kinds, costs, strict=True)):
+            shared = self.memo.setdefault(key, {})
+            exchanged = [
+                exchange_bytes(self.msp_roles, part, index) for index in range(len(self.lengths))
+            ]
+            entries = zip(range(len(self.lengths)), self.tokens[part], exchanged, strict=True)
+            known.append([shared.setdefault(entry, {}) for entry in entries])
+        return known
 
     @cached_property
     def _all_shapes(self) -> list[PartShape]:
@@ -193,8 +198,7 @@ class StageMemoryModel:
 
     def temporary_bytes(self, part: int, index: int, recompute: tuple[str, ...]) -> tuple[int, int]:
         """Temporaries of a forward and of a backward at their peaks."""
-        key = part, index, recompute
-        known = self._temporary_bytes.get(key)
+        known: tuple[int, int] | None = self._known[part][index].get(("temporary", recompute))
         if known is None:
             forward, backward = (
                 self.largest_bytes(
@@ -204,12 +208,8 @@ class StageMemoryModel:
             )
             assert forward is not None
             assert backward is not None
-            known = self._temporary_bytes[key] = forward, backward
+            known = self._known[part][index]["temporary", recompute] = forward, backward
         return known
-
-    @cached_property
-    def _temporary_bytes(self) -> dict[tuple[object, ...], tuple[int, int]]:
-        return {}
 
     def largest_bytes(self, part: int, index: int, peaks: Sequence[TemporaryPeak]) -> int | None:
         """Bytes of the largest of these peaks; None if all of them need an earlier subsequence."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import add
 from typing import NamedTuple
 
 from sppo.config.models import Model
@@ -39,18 +40,32 @@ class Elements(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _elements(model: Model, layers: range, head: bool, shards: int) -> Elements:
-    vectors = matrices = whole = 0
+    by_place = _elements_by_place(model, shards)
+    places: list[int | str] = list(layers)
+    places += ["embedding"] if 0 in layers else []
+    places += ["head"] if head else []
+    parts = [by_place[place] for place in places if place in by_place]
+    return Elements(*map(sum, zip(*parts, strict=True))) if parts else Elements(0, 0, 0)
+
+
+@lru_cache(maxsize=64)
+def _elements_by_place(model: Model, shards: int) -> dict[int | str, Elements]:
+    """By the number of a layer, "embedding", or "head" for the final norm and the head."""
+    by_place: dict[int | str, Elements] = {}
     for name, weight in canonical_weights(model).items():
+        place: int | str = "embedding" if name.startswith("embedding") else "head"
         if name.startswith("layers."):
-            inside = int(name.split(".")[1]) in layers
-        else:
-            inside = 0 in layers if name.startswith("embedding") else head
-        if inside:
-            size = math.prod(weight.shard_shape(shards))
-            vectors += size if len(weight.shape) == 1 else 0
-            matrices += size if len(weight.shape) == 2 else 0
-            whole += size if weight.sharded_axis is None else 0
-    return Elements(vectors, matrices, whole)
+            place = int(name.split(".")[1])
+        size = math.prod(weight.shard_shape(shards))
+        dimensions = len(weight.shape)
+        elements = (
+            size if dimensions == 1 else 0,
+            size if dimensions == 2 else 0,
+            size if weight.sharded_axis is None else 0,
+        )
+        before = by_place.get(place, Elements(0, 0, 0))
+        by_place[place] = Elements(*map(add, before, elements))
+    return by_place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ def stage_problem(layout: TimedLayout, stage: int) -> StageProblem:
         workload=layout.workload,
         profile=layout.profile,
         costs=tuple(layout.part_costs(shape) for shape in layout.stage_shapes(stage)),
-        memo=layout.memo,
+        memo=layout.stage_memo,
     )
 
 

@@ -31,6 +31,8 @@ class Schedule:
         """All slices of a forward or backward, which run at the same time on different ranks."""
         op, sequence, index, part, _, _ = instruction
         slices = self.layout.slices(part, index)
+        if len(slices) == 1:
+            return (instruction,)
         return tuple(
             Instruction(op, sequence, index, part, number) for number in range(len(slices))
         )
@@ -103,8 +105,13 @@ MESSAGE_OPS = {
 def messages(layout: Layout, compute: Instruction, *, reads: bool) -> list[Instruction]:
     """Hidden states or gradients that a compute receives from other ranks, or sends to them."""
     op, sequence, index, part, number, _ = compute
-    rank = layout.slices(part, index)[number].rank
     end = MESSAGE_OPS[op, reads]
+    neighbour = part - 1 if reads == (op is Op.FORWARD) else part + 1
+    if not (layout.is_split(part, index) or layout.is_split(neighbour, index)):
+        crosses = (neighbour - part) % layout.pipeline_parallel != 0
+        passes = crosses and 0 <= neighbour < layout.part_count
+        return [Instruction(end, sequence, index, part)] if passes else []
+    rank = layout.slices(part, index)[number].rank
     return [
         Instruction(end, sequence, index, part, number, side.other)
         for side in sides_of(layout, compute, reads=reads)

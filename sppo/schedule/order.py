@@ -129,7 +129,7 @@ def residency(computes: Sequence[Compute], *, overlapped: bool) -> Iterator[list
             yield [*changes, Change(1, 0, compute.virtual, compute.subsequence)]
             gone = leaving if overlapped else compute
             leaving = compute if overlapped else None
-            away.add(compute._replace(forward=False))
+            away.add(Compute(False, *compute[1:]))
             changes = [Change(0, 1, gone.virtual, gone.subsequence)] if gone else []
             continue
         if leaving is not None:

@@ -111,12 +111,14 @@ class _Clock:
         received = max((self.arrived[receive] for receive in needed), default=now)
         reloaded = offloaded = 0
         if instruction.op is Op.BACKWARD:
-            reloaded = stage.reloaded.get(instruction._replace(op=Op.RELOAD), 0)
+            reloaded = stage.reloaded.get(Instruction(Op.RELOAD, *instruction[1:]), 0)
             offloaded = stage.offloaded
         begin = max(now, received, reloaded, offloaded)
+        slices: tuple[Instruction, ...] = ()
         if instruction.op in (Op.FORWARD, Op.BACKWARD):
-            self.gathered[instruction] = begin
             slices = self.schedule.together(instruction)
+        if len(slices) > 1:
+            self.gathered[instruction] = begin
             if not all(each in self.gathered for each in slices):
                 return False
             begin = max(self.gathered[each] for each in slices)
@@ -157,7 +159,8 @@ def message_cost(
     instruction: Instruction, costs: Sequence[PartCosts], slice_costs: SliceCosts
 ) -> Sent:
     """Messages, bytes and time of a send instruction."""
-    known = slice_costs.sent.get(instruction._replace(sequence=0))
+    first = instruction._replace(sequence=0) if instruction.sequence else instruction
+    known = slice_costs.sent.get(first)
     if known is not None:
         return known
     cost, index = costs[instruction.part], instruction.subsequence

@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Workload, SppoSettings, int]] = {
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[PreloadedRanks]:
-    with PreloadedRanks("sppo") as started:
+    with PreloadedRanks("sppo", servers=1) as started:
         yield started
 
 

@@ -9,7 +9,6 @@ from threading import Event
 import pytest
 
 from baselines.protocol import Role
-from benchmarks.emulation.forked import preloaded
 from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.workloads import find
@@ -26,9 +25,8 @@ def job(tmp_path: Path) -> EmulationJob:
 
 
 @pytest.fixture
-def ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[PreloadedRanks]:
-    monkeypatch.setattr(preloaded, "available_cores", lambda: 1)
-    with PreloadedRanks("native") as started:
+def ranks() -> Iterator[PreloadedRanks]:
+    with PreloadedRanks("native", servers=1) as started:
         yield started
 
 

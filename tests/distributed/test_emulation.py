@@ -421,9 +421,9 @@ def counted(rank: int, ranks: int, name: str, patience_seconds: float) -> bytes:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Callable[[str], PreloadedRanks]]:
-    """Ranks of a system as forks of processes that have its library, for all cases together."""
+    """Ranks as forks of a process that has their library, one for all cases of a library."""
     with ExitStack() as stack:
-        yield cache(lambda system: stack.enter_context(PreloadedRanks(system)))
+        yield cache(lambda library: stack.enter_context(PreloadedRanks(library, servers=1)))
 
 
 def emulated(name: str, directory: Path, servers: Callable[[str], PreloadedRanks]) -> list[Counts]:
@@ -433,7 +433,7 @@ def emulated(name: str, directory: Path, servers: Callable[[str], PreloadedRanks
     roles = [
         Role(name=f"rank {rank}", rank=rank, ranks=1) for rank in range(workload.cluster.ranks)
     ]
-    run_rank = servers(system).emulate_rank
+    run_rank = servers(system.partition("-")[0]).emulate_rank
     emulator = Emulator(parent=directory, time_limit_seconds=250.0, run_rank=run_rank)
     reports = emulator.run(job, roles)
     assert [report.reason for report in reports] == [""] * len(roles)

@@ -22,19 +22,20 @@ Server = subprocess.Popen[bytes]
 
 
 class PreloadedRanks(AbstractContextManager["PreloadedRanks"]):
-    """As many servers as there are cores. They end with the context.
+    """As many servers as there are cores, or as are asked for. They end with the context.
 
     A server that has ended is replaced: a rank past its time limit ends its server. Servers start
     in the thread that enters the context, since the kernel ends them with the thread that started
     them (`benchmarks.worker.parent`).
     """
 
-    def __init__(self, system: str) -> None:
+    def __init__(self, system: str, servers: int | None = None) -> None:
         self.system = system
+        self.servers = servers or available_cores()
         self._free: LifoQueue[Server] = LifoQueue()
 
     def __enter__(self) -> PreloadedRanks:
-        for _ in range(available_cores()):
+        for _ in range(self.servers):
             self._free.put(self._start())
         return self
 

@@ -100,8 +100,8 @@ class StageProblem(StageMemoryModel):
         return sum(self._by_row(decisions, of))
 
     def _added_ns(self, part: int, index: int, decision: Decision) -> int:
-        known = self._known[part]
-        key = "added", index, decision
+        known = self._known[part][index]
+        key = "added", decision
         if key not in known:
             known[key] = self._time_added_ns(part, index, decision)
         added: int = known[key]
@@ -147,7 +147,7 @@ class StageProblem(StageMemoryModel):
 
     def base_ns(self, part: int) -> tuple[list[int], list[int]]:
         """Forwards and backwards of a chunk by subsequence, with copies of hosted K and V."""
-        known = self._known[part]
+        known = self._known[part][0]
         if "base" not in known:
             added = hosted_kv_seconds(self.layout, self.shapes[part].model, self.profile)
             layers = len(self.shapes[part].layers)
@@ -170,8 +170,8 @@ class StageProblem(StageMemoryModel):
         """Offload at least `share` of what may be offloaded, in whole tensors of a layer."""
         if not share and not decision.offload:
             return decision
-        known = self._known[part]
-        key = index if share < 1 else None, share, decision.recompute
+        known = self._known[part][index]
+        key = share, decision.recompute
         if key not in known:
             known[key] = self._offload(part, index, share, decision)
         offloaded: Decision = known[key]
@@ -198,8 +198,8 @@ class StageProblem(StageMemoryModel):
         """
         if index + 1 >= len(self.lengths):
             return 0.0
-        known = self._known[part]
-        key = index, "hidden", decision.recompute
+        known = self._known[part][index]
+        key = "hidden", decision.recompute
         if key not in known:
             tokens = self.tokens[part][index]
             candidates = self.shapes[part].offloadable_bytes(tokens, decision.recompute)

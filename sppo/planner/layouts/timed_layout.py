@@ -51,7 +51,15 @@ class TimedLayout(Layout):
         if self.workload.device_memory_bytes is not None:
             cheap = block_of(self.workload.model).recompute_cheap
             splits = tuple(replace(split, recompute_units=cheap) for split in splits)
-        return replace(self, msp_splits=splits)
+        made = replace(self, msp_splits=splits)
+        made.memo["stages"] = self.stage_memo
+        return made
+
+    @property
+    def stage_memo(self) -> dict[Any, Any]:
+        """Results of `StageMemoryModel`, the same with and without MSP."""
+        memo: dict[Any, Any] = self.memo.setdefault("stages", {})
+        return memo
 
     def _slices(self, part: int, index: int, ranks: int) -> tuple[int, ...] | None:
         start, tokens = self.starts_tokens[index], self.lengths_tokens[index]
@@ -130,7 +138,7 @@ class TimedLayout(Layout):
 
     @cached_property
     def memo(self) -> dict[Any, Any]:
-        """Results that hold for all stages: costs of chunks, and those of `StageMemoryModel`."""
+        """Results that hold for all stages."""
         return {}
 
     @cached_property

@@ -1,0 +1,9 @@
+"""The libraries of the systems, for a process that only imports and forks ranks (`tests.ranks`).
+
+Without Megatron-Core: it leaves a scalar tensor behind, which other systems' ranks would count.
+"""
+
+from benchmarks.emulation.forked.rank_server import import_libraries
+
+for _system in ("deepspeed", "native", "sppo"):
+    import_libraries(_system)
