@@ -46,7 +46,7 @@ def system(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def emulator(system: str, tmp_path: Path) -> Iterator[Emulator]:
-    with PreloadedRanks(system) as ranks:
+    with PreloadedRanks(system, servers=1) as ranks:
         yield Emulator(parent=tmp_path, time_limit_seconds=200.0, run_rank=ranks.emulate_rank)
 
 

@@ -314,12 +314,15 @@ SOAK = frozenset(
         "deepspeed Ulysses 2, ZeRO-3, split",
         "deepspeed Ulysses 2, ZeRO-2, attention saved",
         "deepspeed-ours Ulysses 2, ZeRO-1",
+        "deepspeed-ours Ulysses 2, ZeRO-3, attention saved, llama",
         "native Ulysses 2, attention saved",
         "native Ulysses 2, two blocks with messages saved, no reshard, llama",
         "native Ulysses 2, replicas, full recompute, bfloat16",
         "native Ulysses 2 x ring 2, bfloat16",
+        "native TP2, attention saved, llama",
         "native TP2 x Ulysses 2, messages saved, two sequences, bfloat16",
         "native TP2 x ring 2, full recompute",
+        "sppo PP2, offload",
         "sppo SP2, two sequences, recompute, llama",
     )
 )

@@ -197,7 +197,7 @@ def test_offload_changes_no_bit() -> None:
             assert torch.equal(outcome.gradients[name], gradient), name
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     lengths=LENGTHS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -165,6 +166,8 @@ def _begin(parent: Mapping[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(parent)
     end_with_parent(signal.SIGKILL)
+    gc.freeze()  # plans are made of many tuples and of few cycles
+    gc.set_threshold(100_000, 50, 50)
 
 
 def _kill(pool: ProcessPoolExecutor) -> None:
