@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from baselines.megatron.settings import MegatronSettings
+from baselines.native.settings import NativeSettings
 from baselines.protocol import Role, roles_of
 from baselines.registry import load
 from benchmarks.cli import main
@@ -61,8 +61,8 @@ def test_a_stage_of_seven_billion_at_a_million_tokens(
 def test_a_role_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
     job = EmulationJob(
         workload=find("mini-cpu"),
-        system="megatron",
-        settings=msgspec.to_builtins(MegatronSettings(pipeline_parallel=2)),
+        system="native",
+        settings=msgspec.to_builtins(NativeSettings(sequence_parallel=2)),
         output_directory=str(tmp_path),
     )
     roles = [Role(name="nowhere", rank=7, ranks=1), Role(name="stage 1", rank=1, ranks=1)]

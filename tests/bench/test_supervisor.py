@@ -174,6 +174,7 @@ def test_an_interrupt_keeps_what_is_there(tmp_path: Path) -> None:
     assert not (tmp_path / "weights.pt").exists()
 
 
+@pytest.mark.soak
 def test_a_row_refused_before_launch_is_recorded_once(tmp_path: Path) -> None:
     """Beside the reference, by the real worker."""
     refused = Configuration(

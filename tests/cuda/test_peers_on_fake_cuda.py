@@ -14,22 +14,37 @@ from tests.cuda.peer_cases import BY_NAME, CASES, GPT
 
 FLASH = "aten::_scaled_dot_product_flash_attention"
 HOSTED = "ZeRO-1, hosted"
-OFFLOADED = ("ZeRO-1, optimizer on the host", "ZeRO-3, hosted, optimizer on the host")
+OFFLOADED = ("ZeRO-3, hosted, optimizer on the host", "ZeRO-1, optimizer on the host")
+FURTHER = ("ZeRO-1, optimizer on the host", "FSDP2, TP 2 x ring 2")
+"""Cases of `tox -e soak-cases`."""
 FAULTY = {f"{HOSTED}:{fault}": fault for fault in FAULTS}
 
 BFLOAT16, FLOAT32 = ["cuda:0 bfloat16"], ["cuda:0 float32"]
 
 
 @pytest.fixture(scope="module")
-def by_name(fake_cuda: Path) -> dict[str, dict[str, Any]]:
-    """One process for all of them: it imports the libraries once."""
-    return reports(fake_cuda, [*BY_NAME, *FAULTY], "tests.cuda.fake_cuda_peer")
+def by_name(fake_cuda: Path, request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
+    """One process for all that will run: it imports the libraries once."""
+    names = {
+        item.callspec.params["name"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path == request.path
+    }
+    names.add("ZeRO-2, overlap")  # hosts nothing
+    return reports(fake_cuda, sorted(names), "tests.cuda.fake_cuda_peer")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_step_runs_on_the_device(by_name: dict[str, dict[str, Any]], case: Any) -> None:
+def cases(*names: str) -> list[Any]:
+    """Cases by name, the further ones with their mark."""
+    return [
+        pytest.param(name, marks=[pytest.mark.soak] if name in FURTHER else []) for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", cases(*BY_NAME))
+def test_a_step_runs_on_the_device(by_name: dict[str, dict[str, Any]], name: str) -> None:
     """Flash attention as often as the checkpointing says, and float32 masters."""
-    report = by_name[case.name]
+    case, report = BY_NAME[name], by_name[name]
     operators, places = report["operators"], report["places"]
     assert operators[FLASH] == case.attentions
     turns = case.settings.get("context_parallel", 1)
@@ -41,7 +56,7 @@ def test_a_step_runs_on_the_device(by_name: dict[str, dict[str, Any]], case: Any
 
 
 @pytest.mark.parametrize(
-    "name", [case.name for case in CASES if case.system in ("deepspeed", "native")]
+    "name", cases(*(case.name for case in CASES if case.system in ("deepspeed", "native")))
 )
 def test_adamw_is_fused(by_name: dict[str, dict[str, Any]], name: str) -> None:
     assert "aten::_fused_adamw_" in by_name[name]["operators"]
@@ -54,7 +69,7 @@ def test_messages_have_streams_of_their_own(by_name: dict[str, dict[str, Any]], 
     assert report["side_accesses"] > 20
 
 
-@pytest.mark.parametrize("name", OFFLOADED)
+@pytest.mark.parametrize("name", cases(*OFFLOADED))
 def test_deepspeed_hosts_the_optimizer(by_name: dict[str, dict[str, Any]], name: str) -> None:
     """float32 weights and gradients are in locked pages; torch's AdamW steps on the CPU."""
     report = by_name[name]
@@ -64,7 +79,7 @@ def test_deepspeed_hosts_the_optimizer(by_name: dict[str, dict[str, Any]], name:
     assert by_name["ZeRO-2, overlap"]["pinned_bytes"] == 0
 
 
-@pytest.mark.parametrize("name", [HOSTED, OFFLOADED[1]])
+@pytest.mark.parametrize("name", [HOSTED, OFFLOADED[0]])
 def test_deepspeed_hosts_hidden_states(by_name: dict[str, dict[str, Any]], name: str) -> None:
     """Its context copies all but the last block's input; the one before is still on the device."""
     report, ranks = by_name[name], BY_NAME[name].ranks

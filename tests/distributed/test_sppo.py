@@ -242,12 +242,13 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) ->
             ), f"{reduced}, {where}"
 
 
-halves = pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.soak)])
-"""Every second job; the others are in `tox -e soak-cases`."""
+FURTHER = [pytest.param(start, marks=pytest.mark.soak) for start in (1, 2)]
+thirds = pytest.mark.parametrize("start", [0, *FURTHER])
+"""Every third job; the others are in `tox -e soak-cases`."""
 
 
-@halves
-def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(half: int) -> None:
+@thirds
+def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(start: int) -> None:
     together = SppoSettings(sequence_parallel=2, subsequences=4)
     exchanging = replace(together, ulysses_parallel=2)
     apart = SppoSettings(data_parallel=2, subsequences=3)
@@ -264,12 +265,12 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(half: in
         (replace(GPT, sequences_per_step=2), apart),
         (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
     ]
-    _assert_as_planned(jobs[half::2], 2)
-    _assert_trained_alike(jobs[half + 1 :: 4], 2)
+    _assert_as_planned(jobs[start::3], 2)
+    _assert_trained_alike(jobs[start + 1 :: 6], 2)
 
 
-@halves
-def test_four_ranks_in_every_arrangement_count_what_is_planned(half: int) -> None:
+@thirds
+def test_four_ranks_in_every_arrangement_count_what_is_planned(start: int) -> None:
     four = replace(CLUSTER, ranks_per_node=4)
     gpt_four, llama_four = replace(GPT, cluster=four), replace(LLAMA, cluster=four)
     wide = replace(LLAMA.model, kv_heads=4)
@@ -299,8 +300,8 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned(half: int) -> Non
             SppoSettings(data_parallel=2, sequence_parallel=2, subsequences=3),
         ),
     ]
-    _assert_as_planned(jobs[half::2], 4)
-    _assert_trained_alike(jobs[half + 1 :: 4], 4)
+    _assert_as_planned(jobs[start::3], 4)
+    _assert_trained_alike(jobs[start + 1 :: 6], 4)
 
 
 def _assert_trained_alike(jobs: list[tuple[Workload, SppoSettings]], ranks: int) -> None:
@@ -325,8 +326,8 @@ def _assert_equal_work(cases: list[Case], ranks: int) -> None:
         )
 
 
-@halves
-def test_predicted_equals_counted(half: int) -> None:
+@thirds
+def test_predicted_equals_counted(start: int) -> None:
     jobs = [
         (GPT, SppoSettings(subsequences=4)),
         (GPT, SppoSettings(subsequences=5, policy="full-offload")),
@@ -353,7 +354,7 @@ def test_predicted_equals_counted(half: int) -> None:
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
     ]
-    _assert_as_planned(jobs[half::2], 2)
+    _assert_as_planned(jobs[start::3], 2)
     limited = ADAPTER.plan(*jobs[3])
     decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in decisions), (

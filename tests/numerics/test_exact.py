@@ -78,7 +78,7 @@ def assert_equal_work(
             assert difference < 1e-9, f"{name}, shard {index}: {difference}"
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     lengths=LENGTHS,
@@ -115,7 +115,7 @@ def test_any_pipeline_equals_plain_torch(
     )
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     lengths=LENGTHS,
@@ -197,7 +197,7 @@ def test_offload_changes_no_bit() -> None:
             assert torch.equal(outcome.gradients[name], gradient), name
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     model=st.sampled_from(MODELS),
     lengths=LENGTHS,

@@ -72,8 +72,11 @@ def _solve(name: str) -> None:
 
 def step(path: str, roles: str, further: str) -> list[int]:
     """Emulate each role in a fork; their exit codes."""
+    from benchmarks.accounting.visible import spare_live_objects
+
     job = msgspec.json.decode(Path(path).read_bytes(), type=EmulationJob)
     import_libraries(job.system)
+    spare_live_objects()
     codes = []
     for role in msgspec.json.decode(roles, type=list[Role]):
         work = partial(_step, role, job, further=further == FURTHER)
