@@ -126,7 +126,7 @@ class StageMemoryModel:
 
     @cached_property
     def _known(self) -> list[list[dict[Any, Any]]]:
-        """Results of all like subsequences, or slices of them, in chunks of a kind."""
+        """By [chunk][subsequence]: results, shared where kind, costs, tokens and exchange agree."""
         costs = [*self.costs, *[None] * (len(self.kinds) - len(self.costs))]
         known = []
         for part, key in enumerate(zip(self.kinds, costs, strict=True)):

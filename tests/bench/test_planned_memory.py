@@ -82,7 +82,6 @@ FURTHER = (
     "two replicas, mixed, hosted K and V",
     "one subsequence, norms and MLP made again, with the head",
     "all-to-alls, the first stage",
-    "TP and all-to-alls, everything made again, with the head",
 )
 """Cases of `tox -e soak-cases`."""
 

@@ -35,7 +35,9 @@ def by_name(fake_cuda: Path, request: pytest.FixtureRequest) -> dict[str, dict[s
     names = [
         item.callspec.params["name"]
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.path == request.path
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and "name" in item.callspec.params
     ]
     return reports(fake_cuda, names)
 

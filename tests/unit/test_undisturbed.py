@@ -55,6 +55,7 @@ class Circle:
 
 def test_collections_spare_what_is_alive_and_find_what_a_later_step_leaves() -> None:
     """Without this, each step waits for a walk over all objects of all libraries."""
+    gc.unfreeze()  # `tests/conftest.py` spares all objects too
     frozen_before = gc.get_freeze_count()
     old = Circle()
     tensor = torch.ones(3)
@@ -72,3 +73,4 @@ def test_collections_spare_what_is_alive_and_find_what_a_later_step_leaves() -> 
             assert left() is None, "what a step leaves is collected before the next"
     finally:
         gc.unfreeze()
+        spare_live_objects()
