@@ -21,7 +21,7 @@ from benchmarks.commands.flags import (
 )
 from benchmarks.commands.output import show
 from benchmarks.file_names import printable
-from benchmarks.launch.options import REFERENCE_STEPS, Options
+from benchmarks.launch.options import LAUNCHES, REFERENCE_STEPS, Options
 from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words
@@ -232,15 +232,16 @@ def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
 
-def options(command: Launches) -> Options:
-    """The supervisor's options from the flags.
+def options(command: Launches, device: str) -> Options:
+    """The supervisor's options from the flags, for ranks on this device.
 
     Raises UsageError on impossible numbers, or too few steps for the equal-work gate.
     """
     check_time_limit(command.time_limit)
+    launches = LAUNCHES[device] if command.launches is None else command.launches
     with usage_errors():
         options = Options(
-            launches=command.launches,
+            launches=launches,
             warmup_steps=command.warmup_steps,
             measured_steps=command.measured_steps,
             time_limit_seconds=command.time_limit,

@@ -153,8 +153,9 @@ class SeveralNodes(RunFolder):
 class Launches:
     """The launches of each row."""
 
-    launches: int = 3
-    """Launches of each row, interleaved with those of further rows."""
+    launches: int | None = None
+    """Launches of each row, interleaved with those of further rows. If not given: three on GPUs;
+    two on CPU ranks, and within --budget the third that a ratio needs."""
     measured_steps: int = 5
     """Timed steps of a launch."""
     warmup_steps: int = 1
@@ -162,7 +163,7 @@ class Launches:
     time_limit: float | None = None
     """Seconds of one launch; a longer one is stopped and recorded as timeout. Derived from the
     plan or the work if not given."""
-    budget: Annotated[float, arg(metavar="SECONDS")] = 440.0
+    budget: Annotated[float, arg(metavar="SECONDS")] = 420.0
     """Seconds of all launches of a run (in a sweep, of a value). Within them, rows whose times are
     not settled are launched further (docs/timing.md). 0: never. With --launches 1 every row has one
     launch."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.launch.progress import Display
-from benchmarks.records.claim import to_repeat
+from benchmarks.records.claim import to_repeat, yardstick
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Configuration
 
@@ -17,11 +17,13 @@ class Budget:
 
     A round of further launches begins only if it ends within the budget, each launch taking as long
     as the slowest of its row so far. All times are those of records: a resumed run decides alike.
+    ended: whether a round was cut short.
     """
 
     seconds: float
     spent: float = 0.0
     slowest: dict[str, float] = field(default_factory=dict)
+    ended: bool = False
 
     def note_launch(self, record: Record) -> None:
         """Count a launch that has ended, now or before a stop."""
@@ -51,12 +53,39 @@ class Budget:
             return []
         if all(map(is_recorded, rows)):
             return rows
-        if self.seconds <= 0:
+        if self.seconds <= 0 or self.ended:
             return []
         names = ", ".join(point.row.label for point in rows)
         if not self.allows(labels):
-            why = f"a further launch would pass --budget {self.seconds:g} s"
-            display.note(f"not settled: {names}: {why}")
+            self._refuse(names, display)
             return []
         display.note(f"not settled: one more launch of {names}")
         return rows
+
+    def affordable(
+        self,
+        order: Sequence[Configuration],
+        done: Sequence[Record],
+        display: Display,
+        is_recorded: Callable[[Configuration], bool] = lambda _: False,
+    ) -> Iterator[Configuration]:
+        """The rows of a round that begins, as long as each launch still ends within the budget.
+
+        Launches may be slower than expected. Time for the row that ratios compare with is kept:
+        without its launch the others of the round would form no pair.
+        """
+        compared = {record.row for record in yardstick(done)}
+        left_out = []
+        for place, point in enumerate(order):
+            later = {other.row.label for other in order[place + 1 :]}
+            if is_recorded(point) or self.allows({point.row.label} | (later & compared)):
+                yield point
+            else:
+                left_out.append(point.row.label)
+        if left_out:
+            self.ended = True
+            self._refuse(", ".join(left_out), display)
+
+    def _refuse(self, names: str, display: Display) -> None:
+        why = f"a further launch would pass --budget {self.seconds:g} s"
+        display.note(f"not settled: {names}: {why}")

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 REFERENCE_STEPS = 4
 """Optimizer steps of the reference: the throw-away step and three full ones."""
 
+LAUNCHES = {"cpu": 2, "cuda": 3}
+"""Launches of a row by device, where the user gives none. A ratio needs three. On CPU ranks the
+third is within the budget, so that a slow machine ends in time too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -108,9 +108,10 @@ def run(
             configurations = current
         number = options.launches + 1
         while repeated := budget.next_round(
-            configurations, done, display, partial(_is_recorded, inputs, number)
+            configurations, done, display, is_recorded := partial(_is_recorded, inputs, number)
         ):
-            for configuration in repeated if number % 2 else reversed(repeated):
+            order = repeated if number % 2 else repeated[::-1]
+            for configuration in budget.affordable(order, done, display, is_recorded):
                 note(launch_row(inputs, configuration, number, options, display))
             number += 1
     finally:

@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.environment import describe_environment
 from benchmarks.records import store
 from benchmarks.records.bootstrap import ratio_interval
-from benchmarks.records.claim import yardstick
+from benchmarks.records.claim import LEAST_PAIRS, yardstick
 from benchmarks.records.metrics import measured_seconds
 from benchmarks.records.record import Record, grouped, read_all
 from benchmarks.records.timing import TOLERANCE
@@ -85,6 +85,7 @@ def launched_seconds(asked: argparse.Namespace, folder: Path) -> float:
     command = [sys.executable, "-m", "benchmarks", "run", asked.workload, "--no-wandb", "--json"]
     command += ["--systems", f"sppo,{asked.system}", "--output", str(folder)]
     command += ["--measured-steps", str(asked.measured_steps), "--budget", str(asked.budget)]
+    command += ["--launches", str(LEAST_PAIRS)]
     command += ["--time-limit", str(TIME_LIMIT_SECONDS)]
     started = time.monotonic()
     subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

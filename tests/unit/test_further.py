@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pytest
 
 from benchmarks import workloads
+from benchmarks.commands import arguments
+from benchmarks.commands.flags import Launches
 from benchmarks.launch import run
 from benchmarks.launch.further import Budget
 from benchmarks.launch.options import Options
@@ -31,8 +35,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
 
 
-def timed(record: Record) -> Record:
-    return msgspec.structs.replace(record, launch_seconds=SECONDS_OF_LAUNCH)
+def timed(record: Record, seconds: float = SECONDS_OF_LAUNCH) -> Record:
+    return msgspec.structs.replace(record, launch_seconds=seconds)
 
 
 def launched(
@@ -40,8 +44,12 @@ def launched(
     tmp_path: Path,
     medians: dict[str, list[float]],
     options: Options,
+    slow: Mapping[tuple[str, int], float] = MappingProxyType({}),
 ) -> list[tuple[str, int]]:
-    """Rows and numbers of the launches of a run whose launches have these medians, in turn."""
+    """Rows and numbers of the launches of a run whose launches have these medians, in turn.
+
+    slow: seconds of launches that take longer than SECONDS_OF_LAUNCH.
+    """
     order: list[tuple[str, int]] = []
 
     def launch_row(inputs: Any, point: Configuration, number: int, *rest: Any) -> Record:
@@ -50,7 +58,8 @@ def launched(
             return timed(record(system=system, row="Reference"))
         order.append((system, number))
         values = medians.get(system, [1.0])
-        return timed(launch(system, number, around(values[min(number, len(values)) - 1])))
+        ended = launch(system, number, around(values[min(number, len(values)) - 1]))
+        return timed(ended, slow.get((system, number), SECONDS_OF_LAUNCH))
 
     monkeypatch.setattr(run, "launch_row", launch_row)
     inputs: Any = type(
@@ -108,6 +117,61 @@ def test_a_round_that_would_pass_the_budget_is_announced_and_not_begun(
     assert (
         "not settled: SPPO: a further launch would pass --budget 100 s" in capsys.readouterr().err
     )
+
+
+STEADY = {"megatron": [1.5], "deepspeed": [1.2]}
+TWO_ROUNDS = [
+    *(("megatron", 1), ("deepspeed", 1), ("sppo", 1)),
+    *(("sppo", 2), ("deepspeed", 2), ("megatron", 2)),
+]
+
+
+def test_the_third_launch_that_a_ratio_needs_is_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """70 s are spent after the reference and two rounds, and a round takes 30 s."""
+    third = [("megatron", 3), ("deepspeed", 3), ("sppo", 3)]
+    for seconds, expected in ((100, [*TWO_ROUNDS, *third]), (99, TWO_ROUNDS)):
+        options = Options(launches=2, budget_seconds=seconds)
+        assert launched(monkeypatch, tmp_path, STEADY, options) == expected
+
+
+def test_a_round_that_turns_out_slow_is_cut_short_but_keeps_sppo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Megatron's third launch takes 15 s for 10: there is time for SPPO's, which makes a pair."""
+    options = Options(launches=2, budget_seconds=100)
+    order = launched(monkeypatch, tmp_path, STEADY, options, slow={("megatron", 3): 15.0})
+    assert order == [*TWO_ROUNDS, ("megatron", 3), ("sppo", 3)]
+    errors = capsys.readouterr().err
+    assert "DeepSpeed Ulysses: a further launch would pass --budget 100 s" in errors
+
+
+def test_no_round_follows_one_that_was_cut_short() -> None:
+    done = run_of({"deepspeed": (1.2, 1.5), "sppo": (1.0, 1.0)})
+    budget = Budget(seconds=5)
+    for ended in done:
+        budget.note_launch(timed(ended, 2.0))
+    points = [POINTS[1], POINTS[2]]
+    assert list(budget.affordable(points, done, Lines())) == []
+    budget.seconds = 1000
+    assert budget.next_round(POINTS, done, Lines()) == []
+
+
+def test_recorded_launches_of_a_round_are_read_whatever_they_took() -> None:
+    """A resumed run with a budget that is spent reads what is on disk."""
+    done = run_of({"deepspeed": (1.2, 1.5), "sppo": (1.0, 1.0)})
+    budget = Budget(seconds=5, spent=8)
+    points = [POINTS[1], POINTS[2]]
+    recorded = budget.affordable(points, done, Lines(), is_recorded=lambda point: True)
+    assert list(recorded) == points
+    assert not budget.ended
+
+
+@pytest.mark.parametrize(("device", "launches"), [("cpu", 2), ("cuda", 3)])
+def test_the_default_number_of_launches_is_that_of_the_device(device: str, launches: int) -> None:
+    assert arguments.options(Launches(), device).launches == launches
+    assert arguments.options(Launches(launches=5), device).launches == 5
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan")])

@@ -140,7 +140,7 @@ class Run(Tracked, SeveralNodes, Data, KernelFlags, Launches, Launched):
         workload = several_nodes.divided(workload, several_nodes.count_of(self))
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
-            options = arguments.options(self)
+            options = arguments.options(self, workload.cluster.device)
             kernels = kernel_choice.checked(
                 self.attention_kernel, workload, forced=self.force_kernel, fused=self.fuse
             )
@@ -207,6 +207,9 @@ def dry_run(request: RunRequest) -> int:
     for number in range(1, request.options.launches + 1):
         for configuration in configurations:
             print_lines(request, configuration, number)
+    if request.options.budget_seconds and request.options.launches > 1:
+        seconds = request.options.budget_seconds
+        print(f"# further launches of rows that are not settled: within --budget {seconds:g} s")
     return 0
 
 

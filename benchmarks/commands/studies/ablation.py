@@ -82,9 +82,8 @@ class Ablation(Measuring, SimulatedAblation):
         workload = several_nodes.divided(workload, several_nodes.count_of(self))
         policies = arguments.chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
-        return AblationRequest(
-            workload=workload, policies=policies, options=arguments.options(self)
-        )
+        options = arguments.options(self, workload.cluster.device)
+        return AblationRequest(workload=workload, policies=policies, options=options)
 
     def _measure(self, request: AblationRequest, team: Team) -> int:
         """Plan, launch, compare and write on this node; the exit code."""
