@@ -52,7 +52,7 @@ def _where(proof: Mapping[str, Any]) -> str:
         f"{proof['pooled_ratio']:.2f}; wrong is over {100 * proof['tolerance']:g} % off. A "
         f"launch has {proof['measured_steps']} timed steps, a run a budget of "
         f"{proof['budget_seconds']:g} s. Measured on {environment['cpu_model']}, "
-        f"{environment['cores']} cores, commits {', '.join(commits)}."
+        f"{environment['cores']} cores, commit{'s' * (len(commits) > 1)} {', '.join(commits)}."
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 
+from baselines import registry
 from baselines.protocol import Misfit
 from benchmarks.emulation.depth.grid import search_grid
 from benchmarks.emulation.emulator import Emulator
@@ -26,6 +28,7 @@ from benchmarks.paper.verdicts import (
     outcome_of,
     verdict_of,
 )
+from benchmarks.rows.emulated_choices import EmulatedChoice, choice_for
 from sppo.config.workload import Workload
 
 LONGEST_AT_MOST_FACTOR = 3
@@ -36,7 +39,8 @@ LONGEST_AT_MOST_FACTOR = 3
 class PaperComparison:
     """The rows and points to emulate. sequences_per_step: of every system at every point.
 
-    all_rows: also rows that do not count where the paper is silent (fig. 1).
+    all_rows: also rows that do not count where the paper is silent (fig. 1). from_searches: rows
+    at their best have the answers of committed searches, where there are any.
     """
 
     rules: Sequence[LayoutRule]
@@ -44,6 +48,7 @@ class PaperComparison:
     emulator: Emulator
     sequences_per_step: int
     all_rows: bool = False
+    from_searches: bool = False
 
     def verdicts(self) -> Iterator[Verdict]:
         """The verdicts at all points, one by one, so that each can be saved at once.
@@ -74,7 +79,17 @@ class PaperComparison:
         return verdict_of(rule, point, emulation, outcome)
 
     def _best_verdict(self, rule: LayoutRule, point: ReportedPoint, workload: Workload) -> Verdict:
-        """The fastest settings that fit; where none do, the last that were tried."""
+        """The fastest settings that fit; where none do, the last that were tried.
+
+        The answer of a committed search is emulated anew, and its grid is not.
+        """
+        choice = self._committed(rule, workload)
+        if choice is not None:
+            adapter = registry.load(rule.system)
+            settings: Any = msgspec.convert(choice.settings, adapter.settings_type)
+            emulation = self.emulator.emulate(workload, rule.system, settings)
+            verdict = verdict_of(rule, point, emulation, outcome_of(emulation))
+            return msgspec.structs.replace(verdict, trials=choice.points, search_file=choice.file)
         emulator = replace(self.emulator, stop_at_first_oom=True)
         search = search_grid(Searcher(workload=workload, system=rule.system, emulator=emulator))
         changes = {"trials": len(search.trials), "unanswered": search.unanswered}
@@ -82,6 +97,21 @@ class PaperComparison:
             verdict = verdict_of(rule, point, search.found, outcome_of(search.found))
             return msgspec.structs.replace(verdict, **changes)
         return nothing_fits(rule, point, search)
+
+    def _committed(self, rule: LayoutRule, workload: Workload) -> EmulatedChoice | None:
+        """The answer for as many sequences a step and this device memory. Raises RecordError."""
+        if not self.from_searches:
+            return None
+        found = choice_for(rule.system, workload)
+        if found is None:
+            return None
+        choice = replace(found[0], settings=found[1])
+        asked = choice.workload
+        is_same = (asked.sequences_per_step, asked.device_memory_bytes) == (
+            workload.sequences_per_step,
+            workload.device_memory_bytes,
+        )
+        return choice if is_same else None
 
     def longest(self) -> Iterator[LongestVerdict]:
         """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.

@@ -46,8 +46,21 @@ def header(figure: PaperPoints) -> str:
         "",
         bullet(f"{library_words(figure.environment)}; {commit_words(figure.environment)}"),
         *(bullet(f"{name}: {rule}") for name, rule in figure.rules.items()),
+        *(bullet(words) for words in [_search_words(figure)] if words),
     ]
     return "\n".join(lines)
+
+
+def _search_words(figure: PaperPoints) -> str:
+    """How many rows at their best are answers of committed searches; "" if none is."""
+    best = [row for row in figure.verdicts if row.at_best]
+    answers = sum(bool(row.search_file) for row in best)
+    if not answers:
+        return ""
+    return (
+        f"{answers} of {len(best)} rows at their best: answers of committed searches, emulated "
+        "anew (`search_file` of the JSON)"
+    )
 
 
 def verdict_columns(label: str) -> tuple[Column[Verdict], ...]:

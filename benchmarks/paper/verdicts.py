@@ -28,6 +28,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     none ran. roles_emulated: of all `roles`. step_seconds: simulated, None unless all roles ran;
     `_if_hidden`: no message takes time. idle_share: of all ranks' time in `step_seconds`.
     at_best: whether the grid was searched, in so many `trials`; unanswered: as in a search.
+    search_file: of the committed search whose answer was emulated here; "" if searched here.
     planned: SPPO's predictions beside the counts. settings: those of `settings_text`, complete;
     empty in older files, and where no settings fit.
     """
@@ -56,6 +57,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     at_best: bool = False
     trials: int = 1
     unanswered: str = ""
+    search_file: str = ""
     planned: list[Planned] = []
     settings: dict[str, Any] = {}
 

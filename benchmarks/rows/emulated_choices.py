@@ -167,6 +167,7 @@ class _Verdict(msgspec.Struct):
     settings: dict[str, Any] = {}
     at_best: bool = False
     trials: int = 1
+    search_file: str = ""
 
 
 class _Points(msgspec.Struct):
@@ -179,11 +180,11 @@ class _Points(msgspec.Struct):
 def _of_points(
     path: Path, data: bytes, system: str, workload: Workload
 ) -> Iterator[EmulatedChoice]:
-    """The rows "at its best" of the paper's points."""
+    """The rows "at its best" of the paper's points, but for answers of searches in other files."""
     points = msgspec.json.decode(data, type=_Points)
     wanted = system, workload.model.name, workload.cluster.ranks
     for verdict in points.verdicts:
-        is_answer = verdict.at_best and verdict.status == "ok"
+        is_answer = verdict.at_best and verdict.status == "ok" and not verdict.search_file
         if not is_answer or (verdict.system, verdict.model, verdict.gpus) != wanted:
             continue
         if verdict.peak_device_bytes is None or verdict.step_seconds is None:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
+import msgspec
 import pytest
 
 from baselines.protocol import Role
+from benchmarks.emulation.forked import preloaded
 from benchmarks.emulation.forked.preloaded import PreloadedRanks
 from benchmarks.emulation.result import EmulationJob
 from benchmarks.workloads import find
@@ -37,6 +39,20 @@ def test_a_rank_that_breaks_leaves_its_server(ranks: PreloadedRanks, job: Emulat
         assert report.status == "failed"
         assert "job.json" in report.reason
         assert report.reason.startswith("ended with exit code 1")
+
+
+@pytest.mark.slow
+def test_ranks_of_several_systems_have_servers_of_their_own(
+    job: EmulationJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preloaded, "available_cores", lambda: 1)
+    with preloaded.ranks_of(["sppo", "native"]) as run_rank:
+        for system in ("native", "sppo"):
+            report = run_rank(ROLE, msgspec.structs.replace(job, system=system), 200.0, Event())
+            assert "job.json" in report.reason
+        other = msgspec.structs.replace(job, system="deepspeed")
+        with pytest.raises(KeyError, match="deepspeed"):
+            run_rank(ROLE, other, 200.0, Event())
 
 
 @pytest.mark.slow

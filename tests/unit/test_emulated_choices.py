@@ -157,6 +157,7 @@ def test_a_measured_grid_comes_first() -> None:
         {"system": "deepspeed"},
         {"status": "oom"},
         {"at_best": False},
+        {"search_file": "another.json"},
         {"step_seconds": None},
         {"peak_device_bytes": 77 * GIB},
         {"peak_host_bytes": 10**13},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from benchmarks.paper.boundaries import PaperComparison
 from benchmarks.paper.layout_rules import LAYOUT_RULES, LayoutRule, Outcome
 from benchmarks.paper.reported import ReportedPoint
 from benchmarks.paper.verdicts import LongestVerdict, PaperPoints, Verdict, outcome_of
+from benchmarks.records import store
 from sppo.config.sizes import GIB, parse_tokens
 
 PAPER_RULES = [rule for rule in LAYOUT_RULES if "paper" in rule.readings]
@@ -206,6 +208,65 @@ def test_at_its_best_a_system_has_the_settings_that_the_search_has_chosen(
     best = best_of_megatron(tmp_path, PlayedEmulator)
     assert (best.settings_text, best.status, best.at_best, best.trials) == (FITS, "ok", True, 3)
     assert (best.counted, best.agrees, best.paper_outcome) == (False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("rule_name", "asked", "sequences", "file"),
+    [
+        ("Megatron", True, 1, "gpt-7b-512k-32xa100-megatron-tuned.json"),
+        ("Megatron", False, 1, ""),
+        ("Megatron", True, 4, ""),
+        ("DeepSpeed", True, 1, "gpt-7b-512k-32xa100-deepspeed-tuned.json"),
+    ],
+)
+def test_the_answer_of_a_committed_search_is_emulated_anew_if_asked(
+    rule_name: str,
+    asked: bool,
+    sequences: int,
+    file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No search is committed for four sequences a step."""
+
+    def search(searcher: Searcher) -> SearchResult:
+        return searcher.result(None, None, emulated("searched"))
+
+    class Answering(Emulator):
+        def emulate(
+            self, workload: Any, system: str, settings: Any, *_: Any, **__: Any
+        ) -> Emulation:
+            return emulated(registry.load(system).describe(settings))
+
+    monkeypatch.setattr("benchmarks.paper.boundaries.search_grid", search)
+    comparison = PaperComparison(
+        rules=[rule for rule in BEST_RULES if rule.name == f"{rule_name}, at its best"],
+        points=[point("gpt-7b", "512K")],
+        emulator=Answering(parent=tmp_path, time_limit_seconds=1.0),
+        sequences_per_step=sequences,
+        from_searches=asked,
+    )
+    (best,) = comparison.verdicts()
+    assert best.search_file == file
+    assert best.at_best
+    if not file:
+        assert best.settings_text == "searched"
+        return
+    committed = json.loads((store.published_directory() / "emulation" / file).read_bytes())
+    assert best.settings_text == committed["found"]["settings_text"]
+    assert best.trials == len(committed["trials"]) > 1
+
+
+def test_the_text_says_how_many_rows_are_answers_of_committed_searches(
+    figure: PaperPoints,
+) -> None:
+    first, *others = figure.verdicts
+    answer = msgspec.structs.replace(first, at_best=True, search_file="a.json")
+    searched = msgspec.structs.replace(first, at_best=True)
+    changed = msgspec.structs.replace(figure, verdicts=[answer, searched, *others])
+    words = "1 of 2 rows at their best: answers of committed searches"
+    assert words in boundaries_report.text(changed)
+    assert words[6:] not in boundaries_report.text(figure)
 
 
 def test_where_nothing_fits_the_least_memory_is_shown(

@@ -32,7 +32,8 @@ class PaperEmulation(Results):
     emulate: bool = False
     """Emulate fig. 1, 10 or 12 instead of writing pages: each system's own code at full size. About
     90 minutes on two cores for `--readings paper`; hours for both readings. --models, --systems,
-    --readings, --sequences-per-step, --time-limit, --again, --stale and --resume imply it."""
+    --readings, --sequences-per-step, --time-limit, --from-searches, --again, --stale and --resume
+    imply it."""
     models: Annotated[tuple[str, ...], arg(metavar="NAMES")] = ()
     """Of fig. 10: gpt-7b, gpt-13b, gpt-65b, by comma or space; all if not given. Fig. 1 and 12 have
     gpt-7b alone."""
@@ -46,6 +47,9 @@ class PaperEmulation(Results):
     """Sequences of an optimizer step, at every point and for every system; 4 if not given."""
     time_limit: float = 1800.0
     """Seconds of one emulated rank."""
+    from_searches: bool = False
+    """Rows at their best have the answers of the committed searches with as many sequences a step
+    (`emulate SYSTEM W --tuned --publish`), emulated anew. Only the other rows are searched."""
     again: bool = False
     """Run every role, even if the same code has emulated the same before."""
     stale: bool = False
@@ -67,6 +71,7 @@ class PaperEmulation(Results):
         from benchmarks.emulation import resuming
         from benchmarks.emulation.cache import default_cache
         from benchmarks.emulation.emulator import Emulator
+        from benchmarks.emulation.forked.preloaded import ranks_of
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import emulate_figure
@@ -103,10 +108,19 @@ class PaperEmulation(Results):
             cache=None if self.again else default_cache(accept_stale=self.stale),
         )
         folder = run_folder(self, workload, code=resuming.code_of(systems))
-        with usage_errors(OSError), folder as directory, tracked(self, directory) as live:
-            emulator = emulator.for_search(directory)
+        with (
+            usage_errors(OSError),
+            folder as directory,
+            tracked(self, directory) as live,
+            ranks_of(systems) as run_rank,
+        ):
+            emulator = replace(emulator.for_search(directory), run_rank=run_rank)
             comparison = PaperComparison(
-                rules=rules, points=points, emulator=emulator, sequences_per_step=count
+                rules=rules,
+                points=points,
+                emulator=emulator,
+                sequences_per_step=count,
+                from_searches=self.from_searches,
             )
             emulated = [
                 emulate_figure(number, comparison, partial(searches.log_row, live, number))

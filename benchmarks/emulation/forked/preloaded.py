@@ -6,7 +6,8 @@ import select
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from queue import LifoQueue
 from threading import Event
 
@@ -14,6 +15,7 @@ import msgspec
 
 from baselines.protocol import Role
 from benchmarks.emulation import processes
+from benchmarks.emulation.emulator import RunRank
 from benchmarks.emulation.forked.rank_server import RankRequest
 from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import available_cores
@@ -66,6 +68,20 @@ class PreloadedRanks(AbstractContextManager["PreloadedRanks"]):
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+
+
+@contextmanager
+def ranks_of(systems: Iterable[str]) -> Iterator[RunRank]:
+    """Runs ranks of these systems, each on servers of its own, until the end of the context."""
+    with ExitStack() as stack:
+        ranks = {system: stack.enter_context(PreloadedRanks(system)) for system in systems}
+
+        def run_rank(
+            role: Role, job: EmulationJob, time_limit_seconds: float, ended: Event
+        ) -> RoleReport:
+            return ranks[job.system].emulate_rank(role, job, time_limit_seconds, ended)
+
+        yield run_rank
 
 
 def _ask(
