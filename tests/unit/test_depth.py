@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from baselines.deepspeed.settings import DeepSpeedSettings
@@ -22,8 +23,9 @@ from benchmarks.emulation.depth.cuts import cuts_of, pipeline_stages, virtual_st
 from benchmarks.emulation.depth.extrapolate import NotAlike, check_peak, extrapolated
 from benchmarks.emulation.depth.fastest import fastest
 from benchmarks.emulation.depth.longest import longest
-from benchmarks.emulation.emulator import Emulator
-from benchmarks.emulation.result import RoleReport, failed
+from benchmarks.emulation.depth.whole_peaks import WholePeaks
+from benchmarks.emulation.emulator import Emulator, judged
+from benchmarks.emulation.result import Emulation, RoleReport, failed
 from benchmarks.emulation.search import STEP_TOKENS, Searcher, SearchResult, leanest
 from benchmarks.launch.progress import Lines
 from benchmarks.workloads import of_flags
@@ -246,6 +248,67 @@ def test_a_winner_that_does_not_fit_whole_gives_way_to_the_next(tmp_path: Path) 
     assert result.found.settings["recompute_layers"] == 29
     first = whole[0]
     assert first.peak_device_bytes == (first.extrapolated_peak_device_bytes or 0) + (8 << 30)
+
+
+def test_two_whole_models_drop_the_settings_between_them_and_the_first_that_fits(
+    tmp_path: Path,
+) -> None:
+    """Models of few layers have their peak in the head, the whole one in its layers."""
+
+    def head_first(settings: Mapping[str, Any], layers: int, tokens: int) -> int:
+        return max(50 * 2**30, by_layers(settings, layers, tokens))
+
+    result = fastest(searcher(MadeUpRanks(peak=head_first), tmp_path), SearchBudget())
+    assert result.found is not None
+    assert result.found.settings["recompute_layers"] == 28
+    chosen = result.found.settings | {"recompute_layers": 1}
+    adapter = load("megatron")
+    counts_of = {
+        adapter.describe(settings): settings.recompute_layers
+        for settings in adapter.grid(WORKLOAD)
+        if settings.recompute_layers
+        and msgspec.to_builtins(replace(settings, recompute_layers=1)) == chosen
+    }
+    tried = {
+        counts_of[trial.settings_text]: trial
+        for trial in result.trials
+        if trial.settings_text in counts_of
+    }
+    whole = [count for count, trial in tried.items() if trial.emulated == "whole"]
+    assert whole == [1, 2, 28], "in the order of their time"
+    for count in range(3, 28):
+        trial = tried[count]
+        assert (trial.status, trial.emulated, trial.layers) == ("oom", "extrapolated", [LAYERS])
+        assert trial.reason.endswith("by whole models that recompute fewer layers")
+        assert trial.peak_device_bytes == STATE_BYTES + (32 * 10 - 9 * count) * 2**30
+
+
+def emulated(settings: MegatronSettings, peaks: Mapping[str, int]) -> Emulation:
+    roles = [
+        msgspec.structs.replace(report(peak_bytes=peak << 30), role=name)
+        for name, peak in peaks.items()
+    ]
+    return judged(WORKLOAD, load("megatron"), settings, roles)
+
+
+def test_peaks_of_whole_models_bound_those_of_more_recomputed_layers() -> None:
+    """The line through the two nearest counts below, of the fullest role of both."""
+    first = MegatronSettings(
+        tensor_parallel=8, context_parallel=4, recompute="block", recompute_layers=2
+    )
+    second, third = (replace(first, recompute_layers=count) for count in (4, 7))
+    peaks = WholePeaks()
+    assert peaks.least_bytes(WORKLOAD, third) is None
+    peaks.note(first, emulated(first, {"a": 100, "b": 120}))
+    assert peaks.least_bytes(WORKLOAD, third) is None
+    peaks.note(second, emulated(second, {"a": 98, "b": 90}))
+    assert peaks.least_bytes(WORKLOAD, third) == ("a", 95 << 30)
+    assert peaks.least_bytes(WORKLOAD, first) is None, "counts below alone"
+    other = replace(third, sequence_parallel=not third.sequence_parallel)
+    assert peaks.least_bytes(WORKLOAD, other) is None
+    assert peaks.least_bytes(replace(WORKLOAD, sequence_tokens=1024), third) is None
+    everything = replace(third, recompute_layers=LAYERS)
+    assert peaks.least_bytes(WORKLOAD, everything) is None, "no layer is saved"
 
 
 def test_a_dropped_setting_whose_buffers_fill_up_is_emulated_whole(tmp_path: Path) -> None:

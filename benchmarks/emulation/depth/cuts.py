@@ -53,7 +53,7 @@ def cuts_of(workload: Workload, settings: Any) -> Cuts | None:
     Two depths give a line. A count of recomputed layers gives a plane through three models, which
     all settings with another count share.
     """
-    counts = _layer_counts(settings)
+    counts = layer_counts(settings)
     chunks = pipeline_stages(settings) * virtual_stages(settings)
     layers, rest = divmod(workload.model.layers, chunks)
     if rest or len(counts) > 1:
@@ -117,7 +117,7 @@ def virtual_stages(settings: Any) -> int:
     return max((getattr(settings, name) or 1 for name in names), default=1)
 
 
-def _layer_counts(settings: Any) -> list[str]:
+def layer_counts(settings: Any) -> list[str]:
     """The fields that count recomputed layers of a chunk, where they count any."""
     names = [field.name for field in fields(settings) if field.name.endswith("_layers")]
     return [name for name in names if getattr(settings, name)]

@@ -2,7 +2,7 @@
 
 Estimates order the grid and drop what cannot fit; then the fastest is emulated whole, and the next
 where it does not fit. Layouts whose compute and idle time alone are longer than the answer are not
-emulated at all.
+emulated at all. Nor are those that hold too much by two whole models (`whole_peaks.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import msgspec
 
 from benchmarks.emulation.depth.bound import least_seconds
 from benchmarks.emulation.depth.budget import SearchBudget
-from benchmarks.emulation.depth.estimates import Estimate, Estimator
+from benchmarks.emulation.depth.estimates import PEAK_MARGIN, Estimate, Estimator
+from benchmarks.emulation.depth.whole_peaks import WholePeaks
 from benchmarks.emulation.result import Emulation
 from benchmarks.emulation.search import EmulationTrial, Searcher, SearchResult, SkippedSetting
 from sppo.config.hardware import load_hardware
-from sppo.config.sizes import length_name
+from sppo.config.sizes import format_bytes, length_name
 
 BOUND_SHARE = 0.05
 """Layouts whose least times differ by at most this share are estimated together."""
@@ -37,6 +38,7 @@ class GridSearch:
     searcher: Searcher
     estimator: Estimator
     best: Emulation | None = None
+    peaks: WholePeaks = field(default_factory=WholePeaks)
     skipped: list[SkippedSetting] = field(default_factory=list)
     not_tried: list[str] = field(default_factory=list)
 
@@ -58,8 +60,7 @@ class GridSearch:
                 continue
             done.append(estimate)
             trial = estimate.trial
-            earlier = [known for known in self.searcher.trials if not _same(known, trial)]
-            self.searcher.trials = [*earlier, trial]
+            self._enter(trial)
             if estimate.emulation.fits is None and trial.status != "unavailable":
                 words = f"{self.text(point, tokens)}: {trial.status}: {trial.reason}"
                 self.searcher.unanswered.append(words)
@@ -84,7 +85,36 @@ class GridSearch:
                     extrapolated_step_seconds=trial.step_seconds,
                 )
         self.searcher.trials = [trial for trial in earlier if not _same(trial, whole)] + [whole]
+        self.peaks.note(settings, emulation)
         return emulation
+
+    def cannot_fit(self, estimate: Estimate) -> bool:
+        """Whether whole models of the same settings hold too much; then a trial says so."""
+        emulation = estimate.emulation
+        least = self.peaks.least_bytes(emulation.workload, estimate.settings)
+        capacity_bytes = emulation.capacity_bytes
+        if least is None or capacity_bytes is None:
+            return False
+        role, peak_bytes = least
+        if peak_bytes <= (1 + PEAK_MARGIN) * capacity_bytes:
+            return False
+        words = "by whole models that recompute fewer layers"
+        trial = msgspec.structs.replace(
+            estimate.trial,
+            status="oom",
+            reason=f"{role} holds at least {format_bytes(peak_bytes)}, {words}",
+            peak_device_bytes=peak_bytes,
+            limiting_role=role,
+            emulated="extrapolated",
+            layers=[emulation.workload.model.layers],
+        )
+        self._enter(trial)
+        return True
+
+    def _enter(self, trial: EmulationTrial) -> None:
+        """Keep a trial in place of an earlier one of the same settings and length."""
+        earlier = [known for known in self.searcher.trials if not _same(known, trial)]
+        self.searcher.trials = [*earlier, trial]
 
     def text(self, settings: Any, tokens: int) -> str:
         """The settings in words, with the length where the length is not the workload's."""
@@ -126,6 +156,8 @@ def _try_in_order(grid: GridSearch, estimates: Sequence[Estimate]) -> None:
     for estimate in sorted(able, key=lambda estimate: seconds_of(estimate.emulation)):
         if seconds_of(estimate.emulation) >= grid.best_seconds:
             return
+        if grid.cannot_fit(estimate):
+            continue
         emulation = grid.try_whole(estimate.settings, estimate.emulation.workload.sequence_tokens)
         if emulation.fits:
             grid.best = min((emulation, grid.best), key=seconds_of)
