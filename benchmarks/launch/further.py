@@ -45,20 +45,17 @@ class Budget:
     ) -> list[Configuration]:
         """The rows to launch once more, in the order of `configurations`; none at the end.
 
-        A round whose launches are all recorded, in a resumed run, costs nothing.
+        Recorded launches, in a resumed run, cost nothing: they are read, whatever the budget.
         """
         labels = set(to_repeat(done))
         rows = [point for point in configurations if point.row.label in labels]
-        if not rows:
-            return []
-        if all(map(is_recorded, rows)):
-            return rows
-        if self.seconds <= 0 or self.ended:
-            return []
+        recorded = [point for point in rows if is_recorded(point)]
+        if recorded == rows or self.seconds <= 0 or self.ended:
+            return recorded
         names = ", ".join(point.row.label for point in rows)
         if not self.allows(labels):
             self._refuse(names, display)
-            return []
+            return recorded
         display.note(f"not settled: one more launch of {names}")
         return rows
 

@@ -6,7 +6,7 @@ and the profile's memory are fixed beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from baselines import registry
 from baselines.protocol import Misfit
 from benchmarks.emulation.depth.grid import search_grid
-from benchmarks.emulation.emulator import Emulator
+from benchmarks.emulation.emulator import Emulator, RunRank
 from benchmarks.emulation.search import Searcher, longest
 from benchmarks.paper import reported
 from benchmarks.paper.layout_rules import LayoutRule
@@ -28,7 +28,7 @@ from benchmarks.paper.verdicts import (
     outcome_of,
     verdict_of,
 )
-from benchmarks.rows.emulated_choices import EmulatedChoice, choice_for
+from benchmarks.rows.emulated_choices import answer_of_search
 from sppo.config.workload import Workload
 
 LONGEST_AT_MOST_FACTOR = 3
@@ -40,7 +40,8 @@ class PaperComparison:
     """The rows and points to emulate. sequences_per_step: of every system at every point.
 
     all_rows: also rows that do not count where the paper is silent (fig. 1). from_searches: rows
-    at their best have the answers of committed searches, where there are any.
+    at their best have the answers of committed searches, where there are any. ranks_of: how ranks
+    of a system run; as the emulator says if not given.
     """
 
     rules: Sequence[LayoutRule]
@@ -49,6 +50,7 @@ class PaperComparison:
     sequences_per_step: int
     all_rows: bool = False
     from_searches: bool = False
+    ranks_of: Callable[[str], RunRank] | None = None
 
     def verdicts(self) -> Iterator[Verdict]:
         """The verdicts at all points, one by one, so that each can be saved at once.
@@ -70,7 +72,7 @@ class PaperComparison:
             return self._best_verdict(rule, point, workload)
         settings = rule.settings(point)
         try:
-            emulation = self.emulator.emulate(workload, rule.system, settings)
+            emulation = self._emulator_of(rule).emulate(workload, rule.system, settings)
             outcome = outcome_of(emulation)
         except Misfit as error:
             # Another number of sequences would divide: no verdict on the layout.
@@ -83,13 +85,10 @@ class PaperComparison:
 
         The answer of a committed search is emulated anew, and its grid is not.
         """
-        choice = self._committed(rule, workload)
-        if choice is not None:
-            adapter = registry.load(rule.system)
-            settings: Any = msgspec.convert(choice.settings, adapter.settings_type)
-            emulation = self.emulator.emulate(workload, rule.system, settings)
-            verdict = verdict_of(rule, point, emulation, outcome_of(emulation))
-            return msgspec.structs.replace(verdict, trials=choice.points, search_file=choice.file)
+        if self.from_searches:
+            answer = self._committed_answer(rule, point, workload)
+            if answer is not None:
+                return answer
         emulator = replace(self.emulator, stop_at_first_oom=True)
         search = search_grid(Searcher(workload=workload, system=rule.system, emulator=emulator))
         changes = {"trials": len(search.trials), "unanswered": search.unanswered}
@@ -98,20 +97,28 @@ class PaperComparison:
             return msgspec.structs.replace(verdict, **changes)
         return nothing_fits(rule, point, search)
 
-    def _committed(self, rule: LayoutRule, workload: Workload) -> EmulatedChoice | None:
-        """The answer for as many sequences a step and this device memory. Raises RecordError."""
-        if not self.from_searches:
+    def _committed_answer(
+        self, rule: LayoutRule, point: ReportedPoint, workload: Workload
+    ) -> Verdict | None:
+        """The verdict on a committed search's answer; None without one, or where it fits no more.
+
+        Raises RecordError.
+        """
+        choice = answer_of_search(rule.system, workload)
+        if choice is None:
             return None
-        found = choice_for(rule.system, workload)
-        if found is None:
+        settings: Any = msgspec.convert(choice.settings, registry.load(rule.system).settings_type)
+        emulation = self._emulator_of(rule).emulate(workload, rule.system, settings)
+        if not emulation.fits:
             return None
-        choice = replace(found[0], settings=found[1])
-        asked = choice.workload
-        is_same = (asked.sequences_per_step, asked.device_memory_bytes) == (
-            workload.sequences_per_step,
-            workload.device_memory_bytes,
-        )
-        return choice if is_same else None
+        verdict = verdict_of(rule, point, emulation, outcome_of(emulation))
+        return msgspec.structs.replace(verdict, trials=choice.points, search_file=choice.file)
+
+    def _emulator_of(self, rule: LayoutRule) -> Emulator:
+        """The emulator, with ranks of the row's system."""
+        if self.ranks_of is None:
+            return self.emulator
+        return replace(self.emulator, run_rank=self.ranks_of(rule.system))
 
     def longest(self) -> Iterator[LongestVerdict]:
         """Fig. 12: gpt-7b on so many GPUs. Each search starts at the paper's longest of SPPO.

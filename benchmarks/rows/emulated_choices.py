@@ -35,7 +35,7 @@ class EmulatedChoice:
 
     settings: empty in older files, which have the text alone. points: those that were emulated.
     workload: its device memory is the limit of the search. file: its name. environment: as in
-    records.
+    records. is_whole_search: whether the file is that of a search that has tried all settings.
     """
 
     workload: Workload
@@ -47,6 +47,7 @@ class EmulatedChoice:
     points: int
     file: str
     environment: dict[str, Any]
+    is_whole_search: bool = False
 
     def source(self, system: str, workload: Workload) -> str:
         """The origin in words, for a row of this workload."""
@@ -92,6 +93,23 @@ def choice_for(system: str, workload: Workload) -> tuple[EmulatedChoice, dict[st
         settings = _settings(choice, registry.load(system), workload)
         if settings is not None:
             return choice, settings
+    return None
+
+
+def answer_of_search(system: str, workload: Workload) -> EmulatedChoice | None:
+    """The answer of a whole search for the same sequences a step and limit, with today's settings.
+
+    Raises RecordError on a damaged file.
+    """
+    for choice in _choices(system, workload):
+        own = choice.workload
+        is_same = (own.sequences_per_step, own.device_memory_bytes) == (
+            workload.sequences_per_step,
+            workload.device_memory_bytes,
+        )
+        if choice.is_whole_search and is_same and _fits(choice, workload):
+            settings = _settings(choice, registry.load(system), workload)
+            return None if settings is None else replace(choice, settings=settings)
     return None
 
 
@@ -240,6 +258,8 @@ class _Search(msgspec.Struct):
     longest_tokens: int | None
     found: _Found | None
     trials: list[msgspec.Raw]
+    unanswered: str
+    not_tried: list[str] = []
 
 
 def _of_search(path: Path, data: bytes, system: str) -> Iterator[EmulatedChoice]:
@@ -262,4 +282,5 @@ def _of_search(path: Path, data: bytes, system: str) -> Iterator[EmulatedChoice]
         points=len(search.trials),
         file=path.name,
         environment=found.environment,
+        is_whole_search=not (search.unanswered or search.not_tried),
     )

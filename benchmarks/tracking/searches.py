@@ -70,7 +70,8 @@ class SearchFeed:
 
     def __call__(self, trials: Sequence[EmulationTrial]) -> None:
         for place, trial in enumerate(trials, start=1):
-            name = f"{trial.settings_text}, {trial.tokens} tokens, {trial.emulated}"
+            asked = f"{trial.settings_text}, {trial.tokens} tokens"
+            name = f"{asked}, {trial.emulated}, {trial.status}"
             if name in self.seen:
                 continue
             self.seen.add(name)

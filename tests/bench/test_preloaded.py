@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 import msgspec
+import psutil
 import pytest
 
 from baselines.protocol import Role
@@ -46,13 +47,15 @@ def test_ranks_of_several_systems_have_servers_of_their_own(
     job: EmulationJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preloaded, "available_cores", lambda: 1)
-    with preloaded.ranks_of(["sppo", "native"]) as run_rank:
-        for system in ("native", "sppo"):
-            report = run_rank(ROLE, msgspec.structs.replace(job, system=system), 200.0, Event())
+    started = []
+    with preloaded.ranks_of_systems() as ranks_of:
+        for system in ("native", "sppo", "native"):
+            own = msgspec.structs.replace(job, system=system)
+            report = ranks_of(system)(ROLE, own, 200.0, Event())
             assert "job.json" in report.reason
-        other = msgspec.structs.replace(job, system="deepspeed")
-        with pytest.raises(KeyError, match="deepspeed"):
-            run_rank(ROLE, other, 200.0, Event())
+            started.append(len(psutil.Process().children()))
+    assert started[1] == started[2] == started[0] + 1
+    assert len(psutil.Process().children()) < started[0]
 
 
 @pytest.mark.slow

@@ -250,7 +250,7 @@ def test_a_winner_that_does_not_fit_whole_gives_way_to_the_next(tmp_path: Path) 
     assert first.peak_device_bytes == (first.extrapolated_peak_device_bytes or 0) + (8 << 30)
 
 
-def test_two_whole_models_drop_the_settings_between_them_and_the_first_that_fits(
+def test_three_whole_models_drop_the_settings_between_them_and_the_first_that_fits(
     tmp_path: Path,
 ) -> None:
     """Models of few layers have their peak in the head, the whole one in its layers."""
@@ -275,11 +275,11 @@ def test_two_whole_models_drop_the_settings_between_them_and_the_first_that_fits
         if trial.settings_text in counts_of
     }
     whole = [count for count, trial in tried.items() if trial.emulated == "whole"]
-    assert whole == [1, 2, 28], "in the order of their time"
-    for count in range(3, 28):
+    assert whole == [1, 2, 3, 28], "in the order of their time"
+    for count in range(4, 28):
         trial = tried[count]
-        assert (trial.status, trial.emulated, trial.layers) == ("oom", "extrapolated", [LAYERS])
-        assert trial.reason.endswith("by whole models that recompute fewer layers")
+        assert (trial.status, trial.emulated) == ("oom", "extrapolated")
+        assert trial.reason.endswith("by whole models with smaller counts of layers")
         assert trial.peak_device_bytes == STATE_BYTES + (32 * 10 - 9 * count) * 2**30
 
 
@@ -296,19 +296,31 @@ def test_peaks_of_whole_models_bound_those_of_more_recomputed_layers() -> None:
     first = MegatronSettings(
         tensor_parallel=8, context_parallel=4, recompute="block", recompute_layers=2
     )
-    second, third = (replace(first, recompute_layers=count) for count in (4, 7))
+    second, third, fourth = (replace(first, recompute_layers=count) for count in (4, 6, 9))
     peaks = WholePeaks()
-    assert peaks.least_bytes(WORKLOAD, third) is None
     peaks.note(first, emulated(first, {"a": 100, "b": 120}))
-    assert peaks.least_bytes(WORKLOAD, third) is None
     peaks.note(second, emulated(second, {"a": 98, "b": 90}))
-    assert peaks.least_bytes(WORKLOAD, third) == ("a", 95 << 30)
-    assert peaks.least_bytes(WORKLOAD, first) is None, "counts below alone"
-    other = replace(third, sequence_parallel=not third.sequence_parallel)
+    assert peaks.least_bytes(WORKLOAD, fourth) is None, "nothing checks two"
+    peaks.note(third, emulated(third, {"a": 96, "b": 80}))
+    assert peaks.least_bytes(WORKLOAD, fourth) == ("a", 93 << 30)
+    assert peaks.least_bytes(WORKLOAD, third) is None, "counts below alone"
+    other = replace(fourth, sequence_parallel=not fourth.sequence_parallel)
     assert peaks.least_bytes(WORKLOAD, other) is None
-    assert peaks.least_bytes(replace(WORKLOAD, sequence_tokens=1024), third) is None
-    everything = replace(third, recompute_layers=LAYERS)
+    assert peaks.least_bytes(replace(WORKLOAD, sequence_tokens=1024), fourth) is None
+    everything = replace(fourth, recompute_layers=LAYERS)
     assert peaks.least_bytes(WORKLOAD, everything) is None, "no layer is saved"
+
+
+def test_peaks_that_are_not_convex_bound_nothing() -> None:
+    """Buffers fill up with the second recomputed layer: the slope says too much."""
+    peaks = WholePeaks()
+    for count, peak in ((1, 80), (2, 90), (3, 80)):
+        settings = MegatronSettings(
+            tensor_parallel=8, context_parallel=4, recompute="block", recompute_layers=count
+        )
+        peaks.note(settings, emulated(settings, {"a": peak}))
+    later = replace(settings, recompute_layers=9)
+    assert peaks.least_bytes(WORKLOAD, later) is None
 
 
 def test_a_dropped_setting_whose_buffers_fill_up_is_emulated_whole(tmp_path: Path) -> None:

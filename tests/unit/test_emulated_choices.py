@@ -275,6 +275,23 @@ def test_a_published_search_is_found_under_any_name() -> None:
     assert "1 points, by simulated times (emulation/named-otherwise-" in searched.source
 
 
+def test_the_answer_of_a_search_is_that_of_a_whole_search_for_the_same_question() -> None:
+    """Not of a file of the paper's points, and not of a search that left settings out."""
+    save_points([verdict(SLOW)])
+    assert emulated_choices.answer_of_search("native", WORKLOAD) is None
+    whole = result(WORKLOAD, found(FAST, WORKLOAD), None)
+    for changes in ({"not_tried": ["another"]}, {"unanswered": "a rank broke"}):
+        emulate_search.publish(msgspec.structs.replace(whole, **changes), 0)
+        assert emulated_choices.answer_of_search("native", WORKLOAD) is None
+    emulate_search.publish(whole, 0)
+    answer = emulated_choices.answer_of_search("native", WORKLOAD)
+    assert answer is not None
+    assert answer.settings == builtins(FAST)
+    for other in (_limited(70), replace(WORKLOAD, sequences_per_step=2)):
+        assert emulated_choices.answer_of_search("native", other) is None
+    assert emulated_choices.answer_of_search("deepspeed", WORKLOAD) is None
+
+
 def test_what_a_search_does_not_answer_is_not_published(published: Path) -> None:
     emulate_search.publish(result(WORKLOAD, None, None), 1)
     assert not published.exists()

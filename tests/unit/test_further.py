@@ -17,6 +17,7 @@ from benchmarks.launch import run
 from benchmarks.launch.further import Budget
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
+from benchmarks.records import record as records
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Configuration, Row
 from tests.unit.records_factory import record
@@ -145,6 +146,19 @@ def test_a_round_that_turns_out_slow_is_cut_short_but_keeps_sppo(
     assert order == [*TWO_ROUNDS, ("megatron", 3), ("sppo", 3)]
     errors = capsys.readouterr().err
     assert "DeepSpeed Ulysses: a further launch would pass --budget 100 s" in errors
+
+
+@pytest.mark.parametrize("seconds", [0.0, 20.0], ids=["finished", "a smaller budget"])
+def test_a_resumed_run_reads_a_round_that_was_cut_short(
+    seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A finished run is resumed without a budget."""
+    for slug in ("megatron-tuned-3", "sppo-3"):
+        path = tmp_path / slug / records.FILE_NAME
+        path.parent.mkdir()
+        path.touch()
+    order = launched(monkeypatch, tmp_path, STEADY, Options(launches=2, budget_seconds=seconds))
+    assert order == [*TWO_ROUNDS, ("megatron", 3), ("sppo", 3)]
 
 
 def test_no_round_follows_one_that_was_cut_short() -> None:

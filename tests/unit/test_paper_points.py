@@ -257,6 +257,28 @@ def test_the_answer_of_a_committed_search_is_emulated_anew_if_asked(
     assert best.trials == len(committed["trials"]) > 1
 
 
+def test_a_committed_answer_that_fits_no_more_is_searched_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(searcher: Searcher) -> SearchResult:
+        return searcher.result(None, None, emulated("searched"))
+
+    class Full(Emulator):
+        def emulate(self, *_: Any, **__: Any) -> Emulation:
+            return msgspec.structs.replace(emulated(), status="oom", fits=False)
+
+    monkeypatch.setattr("benchmarks.paper.boundaries.search_grid", search)
+    comparison = PaperComparison(
+        rules=[rule for rule in BEST_RULES if rule.system == "megatron"],
+        points=[point("gpt-7b", "512K")],
+        emulator=Full(parent=tmp_path, time_limit_seconds=1.0),
+        sequences_per_step=1,
+        from_searches=True,
+    )
+    (best,) = comparison.verdicts()
+    assert (best.settings_text, best.search_file) == ("searched", "")
+
+
 def test_the_text_says_how_many_rows_are_answers_of_committed_searches(
     figure: PaperPoints,
 ) -> None:

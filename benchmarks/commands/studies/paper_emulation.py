@@ -48,8 +48,9 @@ class PaperEmulation(Results):
     time_limit: float = 1800.0
     """Seconds of one emulated rank."""
     from_searches: bool = False
-    """Rows at their best have the answers of the committed searches with as many sequences a step
-    (`emulate SYSTEM W --tuned --publish`), emulated anew. Only the other rows are searched."""
+    """Of fig. 1 and 10: rows at their best have the answers of committed searches that tried every
+    setting, with as many sequences a step (`emulate SYSTEM W --tuned --publish`). The answers are
+    emulated anew; the other rows are searched."""
     again: bool = False
     """Run every role, even if the same code has emulated the same before."""
     stale: bool = False
@@ -71,7 +72,7 @@ class PaperEmulation(Results):
         from benchmarks.emulation import resuming
         from benchmarks.emulation.cache import default_cache
         from benchmarks.emulation.emulator import Emulator
-        from benchmarks.emulation.forked.preloaded import ranks_of
+        from benchmarks.emulation.forked.preloaded import ranks_of_systems
         from benchmarks.paper import boundaries_report
         from benchmarks.paper.boundaries import PaperComparison
         from benchmarks.paper.figures import emulate_figure
@@ -112,15 +113,16 @@ class PaperEmulation(Results):
             usage_errors(OSError),
             folder as directory,
             tracked(self, directory) as live,
-            ranks_of(systems) as run_rank,
+            ranks_of_systems() as ranks_of,
         ):
-            emulator = replace(emulator.for_search(directory), run_rank=run_rank)
+            emulator = emulator.for_search(directory)
             comparison = PaperComparison(
                 rules=rules,
                 points=points,
                 emulator=emulator,
                 sequences_per_step=count,
                 from_searches=self.from_searches,
+                ranks_of=ranks_of,
             )
             emulated = [
                 emulate_figure(number, comparison, partial(searches.log_row, live, number))

@@ -2,7 +2,7 @@
 
 Estimates order the grid and drop what cannot fit; then the fastest is emulated whole, and the next
 where it does not fit. Layouts whose compute and idle time alone are longer than the answer are not
-emulated at all. Nor are those that hold too much by two whole models (`whole_peaks.py`).
+emulated at all. Nor are those that hold too much by three whole models (`whole_peaks.py`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ class GridSearch:
 
     def cannot_fit(self, estimate: Estimate) -> bool:
         """Whether whole models of the same settings hold too much; then a trial says so."""
+        if not estimate.layers:
+            return False  # the whole model itself was emulated
         emulation = estimate.emulation
         least = self.peaks.least_bytes(emulation.workload, estimate.settings)
         capacity_bytes = emulation.capacity_bytes
@@ -98,15 +100,13 @@ class GridSearch:
         role, peak_bytes = least
         if peak_bytes <= (1 + PEAK_MARGIN) * capacity_bytes:
             return False
-        words = "by whole models that recompute fewer layers"
+        words = "by whole models with smaller counts of layers"
         trial = msgspec.structs.replace(
             estimate.trial,
             status="oom",
             reason=f"{role} holds at least {format_bytes(peak_bytes)}, {words}",
             peak_device_bytes=peak_bytes,
             limiting_role=role,
-            emulated="extrapolated",
-            layers=[emulation.workload.model.layers],
         )
         self._enter(trial)
         return True

@@ -1,8 +1,9 @@
-"""Settings that cannot fit, by whole models of the same settings that recompute fewer layers.
+"""Settings that cannot fit, by whole models of the same settings with smaller counts of layers.
 
-A peak is the largest of bytes at one position of the step, each linear in the recomputed layers of
-a chunk (`extrapolate.py`). So peaks are convex in their count: beyond two counts no peak lies below
-the line through theirs.
+A peak is the largest of bytes at one position of the step, each linear in a count of layers, as of
+the recomputed ones of a chunk (`extrapolate.py`). So peaks are convex in the count: beyond two
+counts no peak lies below the line through theirs. A third whole model checks that: buffers that
+fill up with the first layers break the rule.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from typing import Any
 import msgspec
 
 from benchmarks.emulation.depth.cuts import layer_counts, pipeline_stages, virtual_stages
+from benchmarks.emulation.depth.extrapolate import PEAK_TOLERANCE
 from benchmarks.emulation.result import Emulation
 from sppo.config.workload import Workload
 
 Counted = dict[int, int]
-"""Recomputed layers of a chunk -> peak in bytes."""
+"""Layers of a chunk that are counted, as the recomputed ones -> peak in bytes."""
 
 
 @dataclass(kw_only=True)
 class WholePeaks:
-    """Device peaks of whole models, by settings, role and count of recomputed layers."""
+    """Device peaks of whole models, by settings, role and count of layers."""
 
     _peaks: dict[str, dict[str, Counted]] = field(default_factory=dict)
 
@@ -40,7 +42,7 @@ class WholePeaks:
     def least_bytes(self, workload: Workload, settings: Any) -> tuple[str, int] | None:
         """The role with the largest lower bound of a peak, and the bound in bytes.
 
-        None where fewer than two smaller counts are known, of every role.
+        None where fewer than three smaller counts are known, or where their peaks are not convex.
         """
         count = _count(workload, settings)
         if count is None:
@@ -52,15 +54,22 @@ class WholePeaks:
 
 def _bounds(roles: dict[str, Counted], count: int) -> Iterator[tuple[str, int]]:
     for role, peaks in roles.items():
-        below = sorted(known for known in peaks if known < count)[-2:]
-        if len(below) == 2:
-            first, second = below
-            slope = (peaks[second] - peaks[first]) / (second - first)
-            yield role, int(peaks[second] + slope * (count - second))
+        below = sorted(known for known in peaks if known < count)[-3:]
+        if len(below) < 3:
+            continue
+        zeroth, first, second = below
+        if peaks[second] < (1 - PEAK_TOLERANCE) * _line(peaks, zeroth, first, second):
+            continue
+        yield role, int(_line(peaks, first, second, count))
+
+
+def _line(peaks: Counted, first: int, second: int, count: int) -> float:
+    slope = (peaks[second] - peaks[first]) / (second - first)
+    return peaks[second] + slope * (count - second)
 
 
 def _count(workload: Workload, settings: Any) -> int | None:
-    """Recomputed layers of a chunk; None unless a chunk has layers of both kinds."""
+    """The counted layers of a chunk; None unless a chunk has layers of both kinds."""
     names = layer_counts(settings)
     if len(names) != 1:
         return None

@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from queue import LifoQueue
 from threading import Event
@@ -21,6 +21,9 @@ from benchmarks.emulation.result import EmulationJob, RoleReport, failed
 from benchmarks.environment import available_cores
 
 Server = subprocess.Popen[bytes]
+
+MOST_SERVERS = 16
+"""Of each system of several: every server holds a library, about 300 MB."""
 
 
 class PreloadedRanks(AbstractContextManager["PreloadedRanks"]):
@@ -71,17 +74,21 @@ class PreloadedRanks(AbstractContextManager["PreloadedRanks"]):
 
 
 @contextmanager
-def ranks_of(systems: Iterable[str]) -> Iterator[RunRank]:
-    """Runs ranks of these systems, each on servers of its own, until the end of the context."""
+def ranks_of_systems() -> Iterator[Callable[[str], RunRank]]:
+    """Starts the servers of a system at its first call; they end with the context.
+
+    Call in the thread of the context. Few ranks of a setting run at once: at most MOST_SERVERS.
+    """
     with ExitStack() as stack:
-        ranks = {system: stack.enter_context(PreloadedRanks(system)) for system in systems}
+        ranks: dict[str, PreloadedRanks] = {}
 
-        def run_rank(
-            role: Role, job: EmulationJob, time_limit_seconds: float, ended: Event
-        ) -> RoleReport:
-            return ranks[job.system].emulate_rank(role, job, time_limit_seconds, ended)
+        def ranks_of(system: str) -> RunRank:
+            if system not in ranks:
+                servers = min(available_cores(), MOST_SERVERS)
+                ranks[system] = stack.enter_context(PreloadedRanks(system, servers))
+            return ranks[system].emulate_rank
 
-        yield run_rank
+        yield ranks_of
 
 
 def _ask(
