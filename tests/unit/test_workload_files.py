@@ -197,7 +197,7 @@ def test_run_takes_the_flags_of_plan(capsys: pytest.CaptureFixture[str]) -> None
         model="llama-8b", seq="128K", gpus=32, hardware="a100-80g"
     )
     assert main(["run", *FLAGS, "--systems", "sppo", "--dry-run"]) == 0
-    assert "gpt-tiny-2048-2xcpu/sppo-3/job.json" in capsys.readouterr().out
+    assert "gpt-tiny-2048-2xcpu/sppo-2/job.json" in capsys.readouterr().out
     assert "not both" in error_of(["run", "mini-cpu", *FLAGS], capsys)
     assert "--hardware missing" in error_of(["run", *FLAGS[:-2]], capsys)
 
