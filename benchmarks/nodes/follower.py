@@ -38,6 +38,7 @@ from benchmarks.nodes.messages import (
 from benchmarks.nodes.place import Place
 from benchmarks.nodes.token import VARIABLE
 from benchmarks.records.machine_errors import machine_words
+from benchmarks.worker.heartbeat import mark_stopped
 
 RETRY_SECONDS = 0.5
 LAST_SECONDS = 5.0
@@ -230,7 +231,7 @@ class Follower:
         deadline = time.monotonic() + message.limit_seconds + SPARE_SECONDS
         try:
             processes.watch(
-                tree, directory / "log.txt", deadline, lambda: self._check(message, directory)
+                tree, directory / "log.txt", deadline, lambda: self._check(message, directory, tree)
             )
         except (_Stopped, processes.OutOfTime):
             return None
@@ -248,7 +249,7 @@ class Follower:
             output_directory=str(directory),
         )
 
-    def _check(self, launch: Launch, directory: Path) -> None:
+    def _check(self, launch: Launch, directory: Path, tree: processes.ProcessTree) -> None:
         """Answer node 0 while the ranks run. Raises _Stopped or Lost."""
         message = self.channel.get(0)
         if isinstance(message, Stop) and message.number == launch.number:
@@ -257,6 +258,7 @@ class Follower:
             self.later.append(message)
             raise _Stopped
         if isinstance(message, AskNotes) and message.number == launch.number:
+            mark_stopped(directory, tree.stopped_ranks())
             for file in files.note_files(directory, launch.number):
                 self.channel.send(file)
             self.channel.send(NotesSent(number=launch.number))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -21,6 +21,9 @@ NOTE_BYTES = 256
 
 WAITS = "waits"
 """Part of the note of a rank that waits for another rank."""
+
+STOPPED = "stopped by a signal"
+"""Part of the note of a rank that was stopped from outside, as by SIGSTOP."""
 
 HUNG_SHARE = 0.25
 """Share of the time limit. Without a new note for so long, a rank that does not wait hangs."""
@@ -72,6 +75,11 @@ class Note:
         """Whether the rank waits for another rank."""
         return WAITS in self.doing
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the rank was stopped from outside."""
+        return self.doing.endswith(STOPPED)
+
     def __str__(self) -> str:
         """ "in the accounted step: stage 1, F0.3@1"."""
         step = self.phase in get_args(Phase)
@@ -97,25 +105,51 @@ def read_notes(directory: Path, ranks: int) -> list[Note | None]:
     return [read_note(directory / file_name(rank)) for rank in range(ranks)]
 
 
+def mark_stopped(directory: Path, ranks: Iterable[int]) -> None:
+    """Say in the notes of these ranks, which cannot write any, that they were stopped."""
+    for rank in ranks:
+        path = directory / file_name(rank)
+        note = read_note(path)
+        if note is not None and not note.is_stopped:
+            doing = ", ".join(filter(None, (note.doing, STOPPED)))
+            text = f"{note.time_ns} {note.phase}\n{doing}"
+            path.write_bytes(text.encode()[:NOTE_BYTES].ljust(NOTE_BYTES))
+
+
 def hang_reason(notes: Sequence[Note | None], now_ns: int, limit_seconds: float) -> str:
     """The ranks that a launch waited for at its time limit; "" without notes.
 
-    If all ranks wait, or none does, all are named.
+    Ranks that were stopped from outside are certain. Else, if all ranks wait, or none does, all are
+    named.
     """
     known = [note for note in notes if note is not None]
     if not known:
         return ""
     idle_seconds = (now_ns - max(note.time_ns for note in known)) / 1e9
-    waiting = [rank for rank, note in enumerate(notes) if note is not None and note.waits]
+    stopped = [rank for rank, note in enumerate(notes) if note is not None and note.is_stopped]
+    waiting = [
+        rank
+        for rank, note in enumerate(notes)
+        if note is not None and note.waits and rank not in stopped
+    ]
+    if stopped:
+        return _hung(stopped, waiting, notes, idle_seconds)
     busy = [rank for rank in range(len(notes)) if rank not in waiting]
     culprits = busy or waiting
     if idle_seconds < HUNG_SHARE * limit_seconds:
         return f"still moving: {_each(culprits, notes)}"
     if not (busy and waiting):
         return f"no progress for {idle_seconds:.0f} s: {_each(culprits, notes)}"
-    peers = [f"rank {rank} {_wait_of(notes[rank])}" for rank in waiting]
-    hung = [f"rank {rank} hung {_where(notes[rank])}" for rank in busy]
-    return f"{few(hung, '; ')} ({few(peers, ', ')}; no progress for {idle_seconds:.0f} s)"
+    return _hung(busy, waiting, notes, idle_seconds)
+
+
+def _hung(
+    ranks: Sequence[int], waiting: Sequence[int], notes: Sequence[Note | None], idle_seconds: float
+) -> str:
+    peers = few([f"rank {rank} {_wait_of(notes[rank])}" for rank in waiting], ", ")
+    hung = [f"rank {rank} hung {_where(notes[rank])}" for rank in ranks]
+    idle = f"no progress for {idle_seconds:.0f} s"
+    return f"{few(hung, '; ')} ({'; '.join(filter(None, (peers, idle)))})"
 
 
 def few(words: Sequence[str], between: str) -> str:

@@ -84,6 +84,7 @@ def test_a_rank_that_hangs_in_a_step_ends_all_at_the_limit_and_is_named(
         assert ended.left == []
         if "hung" in ended.record.reason:
             break
-    who = "rank 1 hung in the measured step: stage 1, F0.2@1 (rank 0 waits for RECV_B0.3@0; "
+    hung = "rank 1 hung in the measured step: stage 1, F0.2@1, stopped by a signal"
+    who = f"{hung} (rank 0 waits for RECV_B0.3@0; "
     words = f"no end after {limit_seconds} s, 2 steps done; stopped; {who}"
     assert ended.record.reason.startswith(words)

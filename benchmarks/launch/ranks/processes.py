@@ -25,6 +25,7 @@ from benchmarks.launch.ranks.binding import numa_binding
 from benchmarks.launch.ranks.outcome import Outcome, judge, out_of_time
 from benchmarks.launch.ranks.team import ALONE, ONE_NODE, NodeFailed, Nodes, Team
 from benchmarks.records import store
+from benchmarks.worker.heartbeat import mark_stopped
 from benchmarks.worker.parent import parent_variable
 
 GRACE_SECONDS = 5.0
@@ -140,6 +141,7 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     except NodeFailed:
         pass  # the files of that node say why
     except OutOfTime:
+        mark_stopped(directory, tree.stopped_ranks())
         team.read_notes()
         late = out_of_time(directory, job.ranks, options.time_limit_seconds, tree.steps_done)
     finally:
@@ -191,6 +193,16 @@ class ProcessTree:
         """Remember the current descendants: an orphan cannot be found later."""
         with suppress(psutil.Error):
             self.members |= set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def stopped_ranks(self) -> list[int]:
+        """Ranks here that were stopped from outside, as by SIGSTOP, and do not run."""
+        self.note()
+        ranks = []
+        for member in self.members:
+            with suppress(psutil.Error):
+                if member.status() == psutil.STATUS_STOPPED:
+                    ranks.append(member.environ().get("RANK", ""))
+        return sorted({int(rank) for rank in ranks if rank.isdecimal()})
 
     def read(self, line: bytes) -> None:
         """Report a line of progress. At the first one all ranks are there."""
