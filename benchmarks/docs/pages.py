@@ -44,6 +44,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "peers-2m": partial(peers.large_point, 64),
     "peers-4m": partial(peers.large_point, 128),
     "peers-points": peers.paper_points,
+    "peers-points-paper": peers.as_the_paper_ran_them,
     "emulation-1m": published.one_million_tokens,
     "regression-planted-faults": published.planted_faults,
     "compare-simulated": comparing.simulated,
