@@ -26,8 +26,8 @@ def text(figure: PaperPoints) -> str:
     if figure.verdicts:
         parts.append(text_table(verdict_columns(figure.label), figure.verdicts))
         parts += [
-            agreement(figure),
-            "\n".join(_disagreements(figure)),
+            f"{agreement(figure)}.",
+            "\n".join(f"{line}." for line in _disagreements(figure)),
             speeds.text(figure.verdicts),
         ]
     if figure.longest:
