@@ -180,7 +180,13 @@ class Planner(Adapter, Protocol):
 class Follower(Adapter, Protocol):
     """An adapter that can take the layout of another system's plan."""
 
-    def same_layout(self, workload: Workload, pipeline_parallel: int, tensor_parallel: int) -> Any:
+    def same_layout(
+        self,
+        workload: Workload,
+        pipeline_parallel: int,
+        tensor_parallel: int,
+        context_parallel: int = 1,
+    ) -> Any:
         """Settings of that layout with full recompute, as in the paper's baselines."""
 
 

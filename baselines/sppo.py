@@ -34,6 +34,7 @@ FLAGS = (
     "pipeline_parallel",
     "sequence_parallel",
     "ulysses_parallel",
+    "context_parallel",
     "data_parallel",
     "subsequences",
     "virtual_stages",

@@ -57,20 +57,21 @@ def check_against_full_attention(
         own[0].copy_(keys[:, span])
         own[1].copy_(values[:, span])
         cache.keep(start, *own)
-        out, logsumexp = attend(query[:, span], own, cache.prefix(start))
+        out, logsumexp = attend(query[:, span], [own], cache.prefix(start, length))
         saved.append((span, out, logsumexp))
         assert_close(out, expected[:, :, span])
         start = span.stop
     for span, out, logsumexp in reversed(saved):
-        gradients = cache.own_gradients(span.start, span.stop - span.start)
+        blocks = cache.own_gradients(span.start, span.stop - span.start)
         query_gradient = attend_backward(
             grad[:, span].unsqueeze(0),
             query[:, span].unsqueeze(0),
             out,
             logsumexp,
-            gradients,
+            blocks,
             cache.prefix_gradients(span.start, span.stop - span.start),
         )
         assert_close(query_gradient, gradients_expected[0][:, :, span])
-        assert_close(gradients.key_gradients.unsqueeze(0), gradients_expected[1][:, :, span])
-        assert_close(gradients.value_gradients.unsqueeze(0), gradients_expected[2][:, :, span])
+        sums = cache.own_sums(span.start, blocks)
+        assert_close(sums[0].unsqueeze(0), gradients_expected[1][:, :, span])
+        assert_close(sums[1].unsqueeze(0), gradients_expected[2][:, :, span])

@@ -77,12 +77,17 @@ class MegatronAdapter(Adapter):
         )
 
     def same_layout(
-        self, workload: Workload, pipeline_parallel: int, tensor_parallel: int
+        self,
+        workload: Workload,
+        pipeline_parallel: int,
+        tensor_parallel: int,
+        context_parallel: int = 1,
     ) -> MegatronSettings:
         """SPPO's degrees with full recompute, the usual long-sequence setting of Megatron."""
         return MegatronSettings(
             tensor_parallel=tensor_parallel,
             pipeline_parallel=pipeline_parallel,
+            context_parallel=context_parallel,
             sequence_parallel=tensor_parallel > 1,
             recompute="full",
         )

@@ -56,10 +56,14 @@ class MegatronTeAdapter(MegatronAdapter):
         )
 
     def same_layout(
-        self, workload: Workload, pipeline_parallel: int, tensor_parallel: int
+        self,
+        workload: Workload,
+        pipeline_parallel: int,
+        tensor_parallel: int,
+        context_parallel: int = 1,
     ) -> MegatronSettings:
-        same = super().same_layout(workload, pipeline_parallel, tensor_parallel)
-        return replace(same, transformer_engine=True)
+        degrees = pipeline_parallel, tensor_parallel, context_parallel
+        return replace(super().same_layout(workload, *degrees), transformer_engine=True)
 
     def absent(self, workload: Workload, settings: MegatronSettings) -> str | None:
         return missing_with_te(workload, settings)

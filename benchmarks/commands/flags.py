@@ -105,6 +105,9 @@ class Degrees:
     ulysses_parallel: Annotated[int | None, arg(metavar="U")] = None
     """Of the SP ranks of a stage, those with the same weights, which exchange tokens for heads by
     all-to-all; the solver's choice if not given."""
+    context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="C")] = None
+    """Of the SP ranks of a stage, those that also have the same heads, and gather K and V; the
+    solver's choice if not given: 1, or as few as leave heads for all other ranks."""
     data_parallel: Annotated[int | None, arg(aliases=["--dp"], metavar="D")] = None
     """Replicas of the pipeline (DP), each with its own sequences; the solver's choice if not
     given."""

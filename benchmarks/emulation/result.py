@@ -127,7 +127,8 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
     `step_seconds`: messages hide only where the schedule hides them; `_if_hidden`: no message takes
     time. compute_, optimizer_, communication_ (by link) and copy_seconds, hidden or not, are of
     `role`, the role that works longest. idle_share: of all ranks' time in `step_seconds`. mfu: the
-    workload's causal FLOPs, without recomputation, over all ranks' peak.
+    workload's causal FLOPs, without recomputation, over all ranks' peak. kernel_limit_share: the
+    step at the kernel limit over `step_seconds`; None in older files.
     """
 
     label: str = "simulated"
@@ -145,6 +146,7 @@ class SimulatedTime(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second_per_gpu: float
     mfu: float
     mfu_if_hidden: float
+    kernel_limit_share: float | None = None
     assumptions: list[str]
 
 

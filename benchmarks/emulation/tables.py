@@ -83,12 +83,14 @@ def verdict_text(emulation: Emulation) -> str:
 
 
 def time_text(time: SimulatedTime) -> str:
-    """One line: the step with messages and without, TGS, MFU and bubble."""
+    """One line: the step with messages and without, TGS, MFU, kernel limit and bubble."""
+    limit = time.kernel_limit_share
+    limited = "" if limit is None else f" ({limit:.1%} of the kernel limit)"
     return (
         f"{time.label}, {time.profile} profile ({time.profile_kind}): "
         f"{_number(time.step_seconds)} s a step, {_number(time.step_seconds_if_hidden)} s if all "
         f"messages were hidden; {_number(time.tokens_per_second_per_gpu)} tokens/s a GPU; "
-        f"MFU {time.mfu:.1%}; bubble {time.idle_share:.1%}"
+        f"MFU {time.mfu:.1%}{limited}; bubble {time.idle_share:.1%}"
     )
 
 

@@ -121,6 +121,7 @@ def fixed_options(
     options = replace(
         asked,
         ulysses_parallel=asked.ulysses_parallel or 1,
+        context_parallel=asked.context_parallel or 1,
         virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES,
     )
     rest = "the solver's fastest for adaptive offload without MSP"
@@ -168,7 +169,7 @@ def _rows(layout: TimedLayout) -> Iterator[VariantResult]:
     yield from (variant_result(variant, layout) for variant in PAPERS[:2])
     msp = variant_result(MSP, layout)
     yield msp
-    if not layout.kv_block_tokens:
+    if not layout.kv_block_tokens and layout.context_parallel == 1:
         yield variant_result(HOSTED, layout)
     limited = layout.workload.device_memory_bytes is not None
     if msp.status == "infeasible" and limited and layout.pipeline_parallel > 1:
@@ -184,7 +185,7 @@ def common_layout(workload: Workload, profile: Hardware, options: SolverOptions)
     K and V stay on the device, as in the paper, unless neither policy fits; then auto decides.
     Raises Infeasible with the planner's reason if nothing fits.
     """
-    for hosted in (False, True):
+    for hosted in (False, True) if options.context_parallel == 1 else (False,):
         for policy in (ADAPTIVE.policy, FULL.policy):
             candidate = replace(options, policy=policy, msp=False, kv_offload=hosted)
             with suppress(Infeasible):

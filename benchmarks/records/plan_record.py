@@ -26,6 +26,7 @@ KEYS = (
     "hardware",
     "sequence_parallel",
     "ulysses_parallel",
+    "context_parallel",
     "pipeline_parallel",
     "data_parallel",
     "virtual_stages",
@@ -45,7 +46,7 @@ KEYS = (
     "predicted_messages",
     "predicted_message_bytes",
 )
-"""The keys of a plan on disk, in order."""
+"""The keys of a plan on disk, in order; `context_parallel` only where it is above 1."""
 
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
     predicted: dict[str, Any] = msgspec.to_builtins(plan.predicted)
     values.update(predicted)
     values = {_key_on_disk(name): value for name, value in values.items()}
-    return {key: values[key] for key in KEYS}
+    if plan.context_parallel == 1:
+        del values["context_parallel"]
+    return {key: values[key] for key in KEYS if key in values}
 
 
 def read_plan(values: Mapping[str, Any]) -> Plan:
@@ -95,6 +98,7 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     for key, template in (
         ("sequence_parallel", " SP{}"),
         ("ulysses_parallel", " (Ulysses {})"),
+        ("context_parallel", " (CP {})"),
         ("data_parallel", " DP{}"),
         ("virtual_stages", " x {} chunks"),
     ):

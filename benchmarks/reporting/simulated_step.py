@@ -54,6 +54,7 @@ class Simulated:
     pipeline_parallel: int
     sequence_parallel: int
     ulysses_parallel: int
+    context_parallel: int
     data_parallel: int
     virtual_stages: int
     subsequences: int
@@ -180,6 +181,7 @@ def _simulated(
         pipeline_parallel=plan.pipeline_parallel,
         sequence_parallel=plan.sequence_parallel,
         ulysses_parallel=plan.ulysses_parallel,
+        context_parallel=plan.context_parallel,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,
         subsequences=plan.subsequences,
@@ -225,8 +227,9 @@ def text(step: Simulated) -> str:
 def _head(step: Simulated) -> str:
     layout = f"PP {step.pipeline_parallel}, chunks a stage {step.virtual_stages}"
     if step.sequence_parallel > 1:
-        inside = f" (Ulysses {step.ulysses_parallel})" if step.ulysses_parallel > 1 else ""
-        layout = f"SP {step.sequence_parallel}{inside} x {layout}"
+        names = ("Ulysses", step.ulysses_parallel), ("CP", step.context_parallel)
+        inside = " x ".join(f"{name} {degree}" for name, degree in names if degree > 1)
+        layout = f"SP {step.sequence_parallel}{f' ({inside})' if inside else ''} x {layout}"
     if step.data_parallel > 1:
         layout = f"DP {step.data_parallel} x {layout}"
     where = f"{step.workload} on {step.hardware} ({step.profile_kind} profile)"

@@ -94,10 +94,13 @@ def _choose(row: Row, workload: Workload, adapter: Adapter) -> tuple[Any, str, d
     if row.choosing == "same layout":
         if not isinstance(adapter, Follower):
             raise ValueError(f"{row.label}: {row.system} cannot follow another system's layout")
-        pipeline_parallel, tensor_parallel, source = sppo_layout(workload)
-        degrees = f"PP {pipeline_parallel}, TP {tensor_parallel}"
-        settings = adapter.same_layout(workload, pipeline_parallel, tensor_parallel)
-        return settings, f"{source}: {degrees}; full recompute", {}
+        degrees, source = sppo_layout(workload)
+        names = zip(("PP", "TP", "CP"), degrees, strict=True)
+        words = ", ".join(
+            f"{name} {degree}" for name, degree in names if name != "CP" or degree > 1
+        )
+        settings = adapter.same_layout(workload, *degrees)
+        return settings, f"{source}: {words}; full recompute", {}
     if row.choosing == "planned":
         return _choose_planned(row, workload, adapter)
     return adapter.grid(workload)[0], "nothing to choose", {}
@@ -204,16 +207,17 @@ def sppo_plan(workload: Workload, options: SolverOptions | None = None) -> Plan:
     return solve(workload, load_hardware(workload.cluster.hardware), options)
 
 
-def sppo_layout(workload: Workload) -> tuple[int, int, str]:
-    """PP and TP of SPPO's plan, and their source in words.
+def sppo_layout(workload: Workload) -> tuple[tuple[int, int, int], str]:
+    """PP, TP and CP for a peer in SPPO's layout, and their source in words.
 
-    Without a plan the layout is a pipeline over all ranks.
+    TP are all ranks that divide heads. Without a plan the layout is a pipeline over all ranks.
     """
     try:
         plan = sppo_plan(workload)
     except (ImportError, Infeasible, NotSupported):
-        return workload.cluster.ranks, 1, "SPPO has no plan, so a pipeline over all ranks"
-    return plan.pipeline_parallel, plan.sequence_parallel, "degrees of SPPO's plan"
+        return (workload.cluster.ranks, 1, 1), "SPPO has no plan, so a pipeline over all ranks"
+    degrees = plan.pipeline_parallel, plan.head_parallel, plan.context_parallel
+    return degrees, "degrees of SPPO's plan"
 
 
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:

@@ -184,13 +184,14 @@ def connect_threads(plan: Plan) -> list[RankGroups]:
         for stage, rank in enumerate(pipeline):
             transports[rank] = InProcessTransport(network, stage)
     shards, ulysses = _teams_along(plan, "shard"), _teams_along(plan, "ulysses")
-    copies = _teams_along(plan, *COPIES)
+    context, copies = _teams_along(plan, "context"), _teams_along(plan, *COPIES)
     return [
         RankGroups(
             coordinate=coordinate_of(plan, rank),
             transport=transports[rank],
             shards=shards[rank],
             ulysses=ulysses[rank],
+            context=context[rank],
             copies=copies[rank],
             everyone=everyone,
         )

@@ -22,11 +22,11 @@ from sppo.comm.nccl import team_group
 from sppo.comm.stage_ranks import StageRanks
 from sppo.plan.plan import Plan
 
-Axis = Literal["replica", "stage", "ulysses", "shard"]
+Axis = Literal["replica", "stage", "context", "ulysses", "shard"]
 
-_AXES: tuple[Axis, ...] = ("replica", "stage", "ulysses", "shard")
+_AXES: tuple[Axis, ...] = ("replica", "stage", "context", "ulysses", "shard")
 
-COPIES: tuple[Axis, ...] = ("replica", "ulysses")
+COPIES: tuple[Axis, ...] = ("replica", "context", "ulysses")
 """Ranks that differ in these have the same weights."""
 
 
@@ -56,12 +56,13 @@ def rank_of(plan: Plan, coordinate: MeshCoordinate) -> int:
 def groups_along(plan: Plan, *axes: Axis) -> list[list[int]]:
     """All ranks in groups whose places differ in these axes only, in their order.
 
-    "shard": they divide a stage's weights. "ulysses": they have the same weights and divide the
-    tokens of a subsequence. "stage": a pipeline. "replica": they have the same weights and train on
-    different sequences.
+    "shard": they divide a stage's weights. "ulysses", "context": they have the same weights and
+    divide the tokens of a subsequence, "context" with the same heads in attention. "stage": a
+    pipeline. "replica": they have the same weights and train on different sequences.
     """
     stages = plan.data_parallel, plan.pipeline_parallel
-    mesh = _mesh(plan).reshape(*stages, plan.ulysses_parallel, plan.tensor_parallel)
+    division = plan.context_parallel, plan.ulysses_parallel, plan.tensor_parallel
+    mesh = _mesh(plan).reshape(*stages, *division)
     numbers = [_AXES.index(axis) for axis in axes]
     size = int(np.prod([mesh.shape[number] for number in numbers]))
     moved = np.moveaxis(mesh, numbers, range(-len(numbers), 0))
@@ -73,14 +74,15 @@ def groups_along(plan: Plan, *axes: Axis) -> list[list[int]]:
 class RankGroups:
     """One rank's messages and collectives: with its pipeline, its stage, and all.
 
-    `shards` divide the weights. `ulysses` have the same weights in the stage, `copies` also in all
-    replicas.
+    `shards` divide the weights. `ulysses` and `context` have the same weights in the stage,
+    `context` also the same heads, and `copies` are all ranks with the same weights.
     """
 
     coordinate: MeshCoordinate
     transport: Transport
     shards: Team
     ulysses: Team
+    context: Team
     copies: Team
     everyone: Team
 
@@ -89,18 +91,18 @@ class RankGroups:
 
         Collective: all ranks call it at the same time, with the connections of their pipeline.
         """
-        for team in (self.ulysses, self.copies, self.shards, self.everyone):
+        for team in (self.ulysses, self.context, self.copies, self.shards, self.everyone):
             team.connect(device)
         self.transport.connect(connections, device)
 
     @property
     def stage_ranks(self) -> StageRanks:
         """The ranks of the stage."""
-        return StageRanks(shards=self.shards, ulysses=self.ulysses)
+        return StageRanks(shards=self.shards, ulysses=self.ulysses, context=self.context)
 
     def abort(self) -> None:
         """After an error: ranks that wait for this one fail too."""
-        teams = self.shards, self.ulysses, self.copies, self.everyone
+        teams = self.shards, self.ulysses, self.context, self.copies, self.everyone
         for member in (self.transport, *teams):
             member.abort()
 
@@ -121,17 +123,18 @@ def join_groups(plan: Plan, timeout: timedelta | None = None) -> RankGroups:
     rank = dist.get_rank()
     (pipeline,) = (ranks for ranks in groups_along(plan, "stage") if rank in ranks)
     ulysses = _group_team(groups_along(plan, "ulysses"), timeout)
-    if plan.data_parallel > 1:
+    context = _group_team(groups_along(plan, "context"), timeout)
+    inner = [team for team in (ulysses, context) if isinstance(team, ProcessGroupTeam)]
+    if plan.data_parallel > 1 or len(inner) > 1:
         copies = _group_team(groups_along(plan, *COPIES), timeout)
     else:  # the same ranks share a group, but count their traffic apart
-        copies = (
-            ProcessGroupTeam(ulysses.group) if isinstance(ulysses, ProcessGroupTeam) else Team()
-        )
+        copies = ProcessGroupTeam(inner[0].group) if inner else Team()
     return RankGroups(
         coordinate=coordinate_of(plan, rank),
         transport=GroupTransport(pipeline, timeout),
         shards=_group_team(groups_along(plan, "shard"), timeout),
         ulysses=ulysses,
+        context=context,
         copies=copies,
         everyone=ProcessGroupTeam(world),
     )

@@ -1,8 +1,10 @@
-"""The ranks of a stage: those that divide its weights, and those with the same weights (Ulysses).
+"""The ranks of a stage: those that divide its weights, and those with the same weights.
 
-The ranks with the same weights divide the tokens of a subsequence. Around attention they exchange
-tokens for heads: each then has some heads of all tokens. Rank = TP x place in `ulysses` + place in
-`shards`, and tokens are dealt to all ranks of the stage (`collectives.py`).
+The ranks with the same weights divide the tokens of a subsequence. Around attention Ulysses ranks
+exchange tokens for heads: each then has some heads of all their tokens. Ranks of a context have the
+same heads: each has every C-th token, and gathers K and V. Rank in the stage = TP x (place in
+`ulysses` + U x place in `context`) + place in `shards`. The tokens of a context rank are dealt to
+its TP x U ranks (`collectives.py`).
 """
 
 from __future__ import annotations
@@ -19,26 +21,41 @@ from sppo.comm.collectives import Team, as_gathered
 class StageRanks:
     """One rank's teams inside its stage.
 
-    `shards` divide weights and gather the tokens of one another. `ulysses` have the same weights.
+    `shards` divide weights and gather the tokens of one another. `ulysses` and `context` have the
+    same weights, `context` also the same heads.
     """
 
     shards: Team
     ulysses: Team
+    context: Team
 
     @property
     def size(self) -> int:
         """Ranks of the stage (SP)."""
+        return self.head_ranks * self.context.size
+
+    @property
+    def head_ranks(self) -> int:
+        """Ranks that divide the heads: TP x Ulysses."""
         return self.shards.size * self.ulysses.size
 
+    def own_positions(self, rows: Tensor) -> Tensor:
+        """Rows [l, ...] by position -> [l / C, ...] of this context rank's tokens, a view."""
+        if self.context.size == 1:
+            return rows
+        return rows[self.context.index :: self.context.size]
+
     def own_part(self, rows: Tensor) -> Tensor:
-        """Rows [l, ...] by position -> [l / U, ...] of the tokens of `shards`, as gathered."""
-        return as_gathered(rows, self.size).chunk(self.ulysses.size)[self.ulysses.index]
+        """Rows [l, ...] by position -> [l / (U C), ...] of the tokens of `shards`, as gathered."""
+        own = as_gathered(self.own_positions(rows), self.head_ranks)
+        return own.chunk(self.ulysses.size)[self.ulysses.index]
 
     def exchange_for_heads(self, rows: Tensor, widths: Sequence[int]) -> Tensor:
-        """[l / U, C] of the tokens of `shards` -> [l, C / U] of this rank's heads.
+        """[l / U, w] of the tokens of `shards` -> [l, w / U] of this rank's heads.
 
-        Both are as gathered, the result by all ranks of the stage. The C columns are blocks of
-        these widths, and a rank takes its share of each.
+        Both are as gathered, the result by all ranks that divide the heads; the l tokens are those
+        of this context rank. The w columns are blocks of these widths, and a rank takes its share
+        of each.
         """
         count = self.ulysses.size
         if count == 1:

@@ -66,6 +66,29 @@ def ulysses_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     return total * plan.sequences
 
 
+def context_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """Gathers of K and V, and sums of dK and dV, over the ranks with the same heads, in a step."""
+    total = CollectiveTraffic()
+    if plan.context_parallel == 1:
+        return total
+    block, size = block_of(plan.model), plan.element_bytes
+    for part in plan.parts_of(stage):
+        layers = len(part_shape(plan, part).layers)
+        for index, (start, tokens) in enumerate(
+            zip(plan.starts_tokens, plan.lengths_tokens, strict=True)
+        ):
+            rows = tokens // plan.context_parallel
+            step = max(block.prefix_block_tokens // plan.context_parallel, rows)
+            calls = layers * (1 - -(start // plan.context_parallel) // step)
+            elements = layers * block.state_elements * (start + tokens) // plan.head_parallel
+            gather = CollectiveTraffic(calls=calls, bytes=elements * size)
+            names = plan.recomputed(part, index, stage)
+            again = any(block.saved_tensors_by_name[name].recipe == "mixer" for name in names)
+            sums = CollectiveTraffic(calls=calls, bytes=elements * gradient_element_bytes(size))
+            total += gather * (3 if again else 2) + sums
+    return total * plan.sequences
+
+
 def replica_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """Collectives of one rank with those of its weights, in a step: gradients, then weights."""
     if plan.weight_copies == 1:
@@ -83,19 +106,20 @@ LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
 def step_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """All collectives of one rank of a stage in a step."""
     of_stage = shard_collectives(plan, stage) + ulysses_collectives(plan, stage)
+    of_stage += context_collectives(plan, stage)
     return of_stage + replica_collectives(plan, stage) + LOSS_AND_NORM
 
 
 def _subsequence(shape: PartShape, tokens: int, recomputed: Iterable[str]) -> CollectiveTraffic:
     """Forward and backward of so many tokens in one model chunk.
 
-    The ranks that divide the weights share the tokens of one Ulysses rank.
+    The ranks that divide the weights share the tokens of one Ulysses and context rank.
     """
     block = block_of(shape.model)
     products = sum(block.saved_tensors_by_name[name].recipe == "linear" for name in recomputed)
     exchanges = block.forward_exchanges + block.backward_exchanges + products
     size = shape.element_bytes
-    shared = tokens // shape.ulysses
+    shared = tokens // (shape.ulysses * shape.context)
     hidden = CollectiveTraffic(calls=1, bytes=shared * shape.model.hidden * size)
     total = hidden * (len(shape.layers) * exchanges)
     if shape.first:

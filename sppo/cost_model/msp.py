@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, part_cost, stage_link
 from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.plan.layout import Layout
 from sppo.plan.msp import MspSplit, Slice
 from sppo.plan.parts import PartShape
 from sppo.plan.plan import Plan, part_shape
@@ -17,22 +18,34 @@ Link = tuple[float, float]
 """Bytes/s, and latency in seconds."""
 
 
+Recomputed = Callable[[int, int, int], tuple[str, ...]]
+"""(chunk, subsequence, rank) -> the saved tensors that the rank recomputes."""
+
+
 def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
     """The simulator's costs of a plan's MSP splits on a profile; times in nanoseconds."""
-    if not plan.msp_splits:
+    shapes = [part_shape(plan, number) for number in range(len(plan.parts))]
+    return layout_slice_costs(plan, shapes, profile, plan.recomputed)
+
+
+def layout_slice_costs(
+    layout: Layout, shapes: Sequence[PartShape], profile: Hardware, recomputed: Recomputed
+) -> SliceCosts:
+    """The same of a layout with these chunks and decisions."""
+    if not layout.msp_splits:
         return SliceCosts()
     compute: dict[ComputeKey, int] = {}
     saved: dict[ComputeKey, int] = {}
     exchanged: dict[ComputeKey, Sent] = {}
     sent: dict[Instruction, Sent] = {}
-    link = _packed_link(plan, profile)
-    for msp_split in plan.msp_splits:
-        part, shape = msp_split.part, part_shape(plan, msp_split.part)
+    link = _packed_link(layout, profile)
+    for msp_split in layout.msp_splits:
+        part, shape = msp_split.part, shapes[msp_split.part]
         for index in msp_split.subsequences:
-            row = plan.slices(part, index)
+            row = layout.slices(part, index)
             for number, (rank, start, tokens) in enumerate(row):
-                names = plan.recomputed(part, index, rank)
-                start += plan.starts_tokens[index]
+                names = recomputed(part, index, rank)
+                start += layout.starts_tokens[index]
                 cost = part_cost(shape, profile, names, start=start, tokens=tokens)
                 forward, backward = _exchanges(shape, row, number, link)
                 key = part, index, number
@@ -41,18 +54,18 @@ def plan_slice_costs(plan: Plan, profile: Hardware) -> SliceCosts:
                 compute[Op.BACKWARD, *key] = cost.backward_ns + backward.time
                 exchanged[Op.FORWARD, *key] = forward
                 exchanged[Op.BACKWARD, *key] = backward
-        sent.update(_weight_messages(plan, msp_split, shape, link))
+        sent.update(_weight_messages(layout, msp_split, shape, link))
     for (op, _, index, part, number, _), message in sent.items():
         if op is Op.SEND_DW:
             added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
             compute[Op.ADD_DW, part, index, number] = added
-    sent.update(_hidden_state_messages(plan, link))
+    sent.update(_hidden_state_messages(layout, shapes[0], link))
     return SliceCosts(compute=compute, kept_bytes=saved, exchanged=exchanged, sent=sent)
 
 
-def _packed_link(plan: Plan, profile: Hardware) -> Link:
+def _packed_link(layout: Layout, profile: Hardware) -> Link:
     """The link of messages that are packed by the sender and unpacked by the receiver."""
-    rate, latency = stage_link(profile, plan.sequence_parallel * plan.pipeline_parallel)
+    rate, latency = stage_link(profile, layout.sequence_parallel * layout.pipeline_parallel)
     return 1 / (1 / rate + 4 / profile.memory_bytes_per_second), latency
 
 
@@ -78,13 +91,13 @@ def _exchanges(
 
 
 def _weight_messages(
-    plan: Plan, msp_split: MspSplit, shape: PartShape, link: Link
+    layout: Layout, msp_split: MspSplit, shape: PartShape, link: Link
 ) -> Iterator[tuple[Instruction, Sent]]:
     """Weights, with K and V of all earlier positions; gradients, with dK and dV of them."""
     first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
-    prefix = plan.starts_tokens[first]
-    block = block_of(plan.model)
-    heads = len(block.state) * len(shape.layers) * block.state_heads // plan.sequence_parallel
+    prefix = layout.starts_tokens[first]
+    block = block_of(shape.model)
+    heads = len(block.state) * len(shape.layers) * block.state_heads // layout.sequence_parallel
 
     def sent(element_bytes: int, prefix_tokens: int) -> Sent:
         size = shape.parameters * element_bytes + shape.kv_bytes(prefix_tokens, element_bytes)
@@ -92,7 +105,7 @@ def _weight_messages(
         return Sent(messages=messages, bytes=size, time=copy_ns(size, *link))
 
     for number, rank in enumerate(msp_split.ranks):
-        if rank != msp_split.part % plan.pipeline_parallel:
+        if rank != msp_split.part % layout.pipeline_parallel:
             send = Instruction(Op.SEND_W, 0, first, msp_split.part, number)
             yield send, sent(shape.element_bytes, prefix)
             yield send._replace(subsequence=last, other=1), sent(shape.element_bytes, 0)
@@ -100,19 +113,21 @@ def _weight_messages(
             yield send._replace(op=Op.SEND_DW), sent(gradient_bytes, prefix)
 
 
-def _hidden_state_messages(plan: Plan, link: Link) -> Iterator[tuple[Instruction, Sent]]:
+def _hidden_state_messages(
+    layout: Layout, shape: PartShape, link: Link
+) -> Iterator[tuple[Instruction, Sent]]:
     """Hidden states and their gradients between model chunks, one of them split at least."""
-    width = plan.model.hidden * plan.element_bytes
+    width = shape.model.hidden * shape.element_bytes
     borders = {
         (part, index)
-        for msp_split in plan.msp_splits
+        for msp_split in layout.msp_splits
         for index in msp_split.subsequences
         for part in (msp_split.part - 1, msp_split.part)
-        if 0 <= part < len(plan.parts) - 1
+        if 0 <= part < layout.part_count - 1
     }
     for part, index in borders:
-        for piece in plan.pieces(part, index):
-            size = -(-piece.tokens * width // plan.sequence_parallel)
+        for piece in layout.pieces(part, index):
+            size = -(-piece.tokens * width // layout.sequence_parallel)
             sent = Sent(messages=1, bytes=size, time=copy_ns(size, *link))
             yield Instruction(Op.SEND_F, 0, index, part, piece.source, piece.target), sent
             yield Instruction(Op.SEND_B, 0, index, part + 1, piece.target, piece.source), sent

@@ -23,6 +23,7 @@ def part_cost(
         "tokens": tokens,
         "shards": shape.shards,
         "ulysses": shape.ulysses,
+        "context": shape.context,
     }
     layers = len(shape.layers)
     cost = block_seconds(shape.model, profile, **positions).part(layers, shape.head)
@@ -45,32 +46,43 @@ class BlockSeconds:
 
 
 def block_seconds(
-    model: Model, profile: Hardware, *, start: int, tokens: int, shards: int, ulysses: int = 1
+    model: Model,
+    profile: Hardware,
+    *,
+    start: int,
+    tokens: int,
+    shards: int,
+    ulysses: int = 1,
+    context: int = 1,
 ) -> BlockSeconds:
     """Compute time of one block and of the head.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
-    `shards` ranks share the work; groups of `ulysses` have the same weights. Their collectives are
-    charged in full, as if nothing hid them. Rates are those of tokens / shards, the work of one
-    device.
+    `shards` ranks share the work; groups of `ulysses` have the same weights, groups of `context`
+    also the same heads. Their collectives are charged in full, as if nothing hid them. Rates are
+    those of tokens / shards, the work of one device.
     """
     block = block_of(model)
     work = tokens // shards
+    copies = ulysses * context
     dense = block.dense_flops_per_token * tokens / shards
     mixer = block.mixer_flops(start, tokens) / shards
-    exchange = _exchange_seconds(model, profile, tokens / ulysses, shards // ulysses)
-    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses)
+    exchange = _exchange_seconds(model, profile, tokens / copies, shards // copies)
+    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses, context)
+    gather = _gather_seconds(model, profile, start + tokens, shards, context)
     size = profile.element_bytes
     sums = block.backward_sums * gradient_element_bytes(size) / size
     dense_forward = profile.rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
         + block.forward_exchanges * exchange
+        + gather
         + sum(block.forward_all_to_alls) * an_element
         + dense / dense_forward
         + mixer / profile.rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
+        + gather * (1 + gradient_element_bytes(size) / size)
         + (sum(block.backward_all_to_alls) + sums) * an_element
         + 2 * dense / profile.rate(work, "dense_backward")
         + 2 * mixer / profile.rate(work, "attention_backward"),
@@ -87,12 +99,24 @@ def _exchange_seconds(model: Model, profile: Hardware, tokens: float, shards: in
     return moved / rate
 
 
-def _all_to_all_seconds(profile: Hardware, tokens: int, shards: int, ulysses: int) -> float:
-    """An all_to_all of one element a token; a stage beyond one node pays the link between nodes."""
+def _all_to_all_seconds(
+    profile: Hardware, tokens: int, shards: int, ulysses: int, context: int
+) -> float:
+    """An all_to_all of one element a token; ranks beyond one node pay the link between nodes."""
     if ulysses == 1:
         return 0.0
     moved = tokens / shards * profile.element_bytes * (ulysses - 1) / ulysses
-    return moved / _collective_rate(profile, shards)
+    return moved / _collective_rate(profile, shards // context)
+
+
+def _gather_seconds(
+    model: Model, profile: Hardware, positions: int, shards: int, context: int
+) -> float:
+    """One all_gather of K and V of so many positions over the ranks with the same heads."""
+    if context == 1:
+        return 0.0
+    elements = block_of(model).state_elements * positions * (context - 1) / shards
+    return elements * profile.element_bytes / _collective_rate(profile, shards)
 
 
 def _collective_rate(profile: Hardware, ranks: int) -> float:
@@ -126,6 +150,7 @@ def recompute_ns(
     tokens: int,
     shards: int = 1,
     ulysses: int = 1,
+    context: int = 1,
 ) -> int:
     """Nanoseconds to recompute these saved tensors of one block, for one rank and subsequence.
 
@@ -136,17 +161,19 @@ def recompute_ns(
     block = block_of(model)
     saved_tensors = block.saved_tensors_by_name
     work = tokens // shards
-    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses)
+    copies = ulysses * context
+    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses, context)
     for name in names:
         saved_tensor = saved_tensors[name]
         seconds += saved_tensor.all_to_all * an_element
         if saved_tensor.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += saved_tensor.dense_flops * tokens / shards / rate
-            seconds += _exchange_seconds(model, profile, tokens / ulysses, shards // ulysses)
+            seconds += _exchange_seconds(model, profile, tokens / copies, shards // copies)
         elif saved_tensor.recipe == "mixer":
             flops = block.mixer_flops(start, tokens) / shards
             seconds += flops / profile.rate(work, "attention_forward")
+            seconds += _gather_seconds(model, profile, start + tokens, shards, context)
         else:
             accessed = [name, *saved_tensor.recomputed_from]
             size = sum(saved_tensors[key].bytes(tokens, profile.element_bytes) for key in accessed)

@@ -20,7 +20,8 @@ from sppo.comm.messages import Channel, ReceiveWork, Transport
 from sppo.engine.context import EngineContext
 from sppo.engine.helper_weights import HelperWeights, part_shapes
 from sppo.engine.part import Part, StageBuffers
-from sppo.model.mixers.kv_cache import KvBlock, KvCache, ResidentLayer
+from sppo.model.mixers.kv_block import KvBlock, KvPair
+from sppo.model.mixers.kv_cache import KvCache, ResidentLayer
 from sppo.model.weights import Weights
 from sppo.plan.msp import MspSplit
 from sppo.plan.plan import Plan
@@ -96,13 +97,13 @@ class SlicedLayer(ResidentLayer):
         work = self.group.transport.receive(packed, rank, Channel.MSP_SLICES)
         return _PackedReceive(work, packed, span)
 
-    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def prefix(self, start: int, tokens: int) -> Iterator[KvPair]:
         """First the positions before this subsequence, while K and V of its slices are received."""
         first = self.group.slices[start].start
-        yield from super().prefix(first)
+        yield from super().prefix(first, tokens)
         self.settle(start)
         if start > first:
-            yield self.own(first, start - first)
+            yield from self.own(first, start - first)
 
     def settle(self, before: float = inf) -> None:
         """Write received K and V to the buffers, of slices that begin before a position."""

@@ -31,6 +31,7 @@ class StageBuffers:
     """
 
     def __init__(self, plan: Plan, context: EngineContext, groups: RankGroups) -> None:
+        assert plan.context_parallel == 1 or not (plan.kv_block_tokens or plan.msp_splits)
         self.plan = plan
         self.context = context
         self.groups = groups
@@ -47,7 +48,7 @@ class StageBuffers:
             model=plan.model,
             device=context.device,
             dtype=context.dtype,
-            shards=plan.sequence_parallel,
+            shards=plan.head_parallel,
             take_host=context.take_host,
         )
         self.ring: KvRing | None = None
@@ -55,10 +56,17 @@ class StageBuffers:
         if plan.kv_block_tokens:
             self.ring = KvRing(self.kv_format, plan.kv_block_tokens, context.ring_slots)
             self.add("staging", self.ring.buffers)
-        elif last := tokens - min(map(plan.summed_tokens, plan.own_parts(stage))):
+        elif last := self._last_tokens(stage):
             of_a_layer = self.kv_format.gradients(1, last, host=False)
             self._last_gradients = [tensor.squeeze(0) for tensor in of_a_layer]
             self.add("dkv", self._last_gradients)
+
+    def _last_tokens(self, stage: int) -> int:
+        """Tokens of the last subsequence whose dK and dV have buffers of a layer."""
+        plan = self.plan
+        if plan.context_parallel > 1:
+            return 0
+        return plan.sequence_tokens - min(map(plan.summed_tokens, plan.own_parts(stage)))
 
     def add(self, kind: Any, tensors: Iterable[Tensor]) -> None:
         """Label buffers of the stage for the accounting, and list them in `tensors`."""
@@ -71,17 +79,18 @@ class StageBuffers:
 
     def make_caches(self, part: int) -> list[KvCache]:
         """K, V, dK and dV of a sequence in a chunk: a cache for every KV set."""
-        plan = self.plan
+        plan, divisor = self.plan, self.plan.context_parallel
         caches: list[KvCache] = []
         for _ in range(plan.kv_sets):
             cache = KvCache(
                 self.kv_format,
                 len(plan.parts[part].layer_range),
-                plan.sequence_tokens,
+                plan.sequence_tokens // divisor,
                 self.ring,
                 caches[0] if caches else None,
-                summed_tokens=plan.summed_tokens(part),
+                summed_tokens=plan.summed_tokens(part) // divisor,
                 last=self._last_gradients,
+                context=self.groups.context,
             )
             caches.append(cache)
         return self._labelled(caches)

@@ -66,14 +66,15 @@ def kv_bytes(shapes: Sequence[PartShape], layout: Layout, stage: int) -> tuple[i
     """KV of the sequences that have them at the same time, and dKV of one; `shapes`: its chunks.
 
     dKV are sums for all positions but those of the last subsequence (`Layout.summed_tokens`). On
-    the device one layer at a time has those of the last subsequence.
+    the device one layer at a time has those of the last subsequence; with context parallelism they
+    are temporaries.
     """
     size, tokens = shapes[0].element_bytes, sum(layout.lengths_tokens)
     wide = gradient_element_bytes(size)
     kv = layout.kv_sets * sum(shape.kv_bytes(tokens, size) for shape in shapes)
     summed = [layout.summed_tokens(part) for part in layout.own_parts(stage)]
     dkv = sum(map(PartShape.kv_bytes, shapes, summed, [wide] * len(shapes)))
-    if not layout.kv_block_tokens:
+    if not layout.kv_block_tokens and layout.context_parallel == 1:
         elements = (tokens - min(summed)) * block_of(shapes[0].model).state_elements
         dkv += -(-elements * wide // shapes[0].shards)
     return kv, dkv

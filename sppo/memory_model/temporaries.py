@@ -45,10 +45,13 @@ class PartKind(Placement):
         if not self.clones:
             return 0
         widths = [self.weight_shards * self.model.hidden] if self.weight_shards > 1 else []
+        block = block_of(self.model)
         if self.ulysses > 1:
-            block = block_of(self.model)
             widths += [*block.forward_all_to_alls, *block.backward_all_to_alls]
-        return 2 * max(widths, default=0) * self.element_bytes
+        sums = 0
+        if self.context > 1:
+            sums = (1 + self.context) * block.state_elements * max(4, self.element_bytes)
+        return max(2 * max(widths, default=0) * self.element_bytes, sums)
 
     @cached_property
     def head_bytes(self) -> int:
@@ -64,6 +67,7 @@ class PartKind(Placement):
             element_bytes=shape.element_bytes,
             shards=shape.shards,
             ulysses=shape.ulysses,
+            context=shape.context,
             layers=len(shape.layers),
             first=shape.first,
             head=shape.head,
@@ -82,7 +86,7 @@ def forward_walk(kind: PartKind) -> Iterator[StepPeak]:
     if kind.head:
         logits = kind.model.vocabulary * (s.precise + s.if_narrow(s.element))
         tile = logits + s.gathered + 4 * INDEX_BYTES * s.weight_shards
-        inputs = s.thin + s.if_dealt(INDEX_BYTES * s.shards)
+        inputs = s.thin + s.if_dealt(INDEX_BYTES * s.head_shards)
         product = s.product(kind.model.vocabulary)
         yield StepPeak(AFTER, TemporaryPeak(inputs + s.norm_forward))
         yield StepPeak(AFTER, TemporaryPeak(inputs, per_tile=tile, fixed=product))
@@ -106,16 +110,17 @@ def backward_walk(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]
 
 def _row_bytes(kind: PartKind) -> int:
     """Per token, times the shards: rows of the embedding that a rank has, of all tokens."""
-    return 2 * INDEX_BYTES * kind.shards if kind.shards > 1 else 0
+    return 2 * INDEX_BYTES * kind.head_shards if kind.head_shards > 1 else 0
 
 
 def _recomputing(kind: PartKind, dropped: frozenset[str]) -> Iterator[StepPeak]:
     """Temporaries that recompute saved tensors, with the gradients that wait meanwhile."""
     firsts = first_reads(kind.model, dropped)
-    waiting, recompute = block_of(kind.model).recomputing(kind)
+    waiting, recompute, keys = block_of(kind.model).recomputing(kind)
     for name in dropped & recompute.keys():
         step, size = firsts[name], recompute[name]
-        yield StepPeak(step, TemporaryPeak(waiting[step] + size), name, size)
+        peak = TemporaryPeak(waiting[step] + size, per_key=keys.get(name, 0))
+        yield StepPeak(step, peak, name, size)
 
 
 @lru_cache(maxsize=256)

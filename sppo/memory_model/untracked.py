@@ -35,10 +35,17 @@ def untracked(
     one call of attention meets. connections: of other ranks to or from this one, one way each.
     summed_bytes: of gloo, which sums a clone of gradients over the copies of weights.
     """
-    groups = 1 + (shape.weight_shards > 1) + (shape.ulysses > 1) + (shape.replicas > 1)
+    groups = 1 + (shape.weight_shards > 1) + (shape.ulysses > 1) + (shape.context > 1)
+    groups += shape.replicas > 1 or (shape.ulysses > 1 and shape.context > 1)
     block = block_of(shape.model)
     size, shards = shape.element_bytes, shape.shards
-    scratch = partial(block.kernel_scratch_bytes, element_bytes=size, shards=shards, keys=keys)
+    scratch = partial(
+        block.kernel_scratch_bytes,
+        element_bytes=size,
+        shards=shards,
+        context=shape.context,
+        keys=keys,
+    )
     sizes = Untracked(
         code=len(tokens) * block.compiled_kernels * profile.kernel_code_bytes,
         scratch=max((scratch(device=profile.device, queries=n) for n in tokens), default=0),

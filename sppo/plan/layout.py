@@ -22,14 +22,14 @@ class Degrees(NamedTuple):
         """ "SP 8 x PP 4", "SP 2 x PP 2 x DP 2"."""
         return self.words()
 
-    def words(self, ulysses: int = 1) -> str:
-        """With all-to-alls over `ulysses` ranks: "SP 8 (TP 2 x Ulysses 4) x PP 4"."""
+    def words(self, ulysses: int = 1, context: int = 1) -> str:
+        """With the division of a stage: "SP 8 (TP 2 x Ulysses 4) x PP 4", "SP 2 (CP 2) x PP 2"."""
         inside = ""
-        if ulysses > 1:
-            tensor = self.shards // ulysses
-            inside = (
-                f" (TP {tensor} x Ulysses {ulysses})" if tensor > 1 else f" (Ulysses {ulysses})"
-            )
+        if ulysses * context > 1:
+            tensor = self.shards // (ulysses * context)
+            names = ("TP", tensor), ("Ulysses", ulysses), ("CP", context)
+            inside = " x ".join(f"{name} {degree}" for name, degree in names if degree > 1)
+            inside = f" ({inside})"
         words = f"SP {self.shards}{inside} x PP {self.stages}"
         return words if self.replicas == 1 else f"{words} x DP {self.replicas}"
 
@@ -42,11 +42,13 @@ class Layout(Slicing):
     the host tier and are loaded in blocks of so many tokens. `kv_sets` sequences have their keys
     and values at the same time. `head_alone`: the head is a chunk of its own on the first stage.
     `ulysses_parallel` ranks of a stage have the same weights: around attention they exchange tokens
-    for heads by all_to_all. It divides `sequence_parallel`.
+    for heads by all_to_all. `context_parallel` ranks have the same weights and the same heads: each
+    has K and V of its own tokens, and gathers those of the others. Both divide `sequence_parallel`.
     """
 
     sequence_parallel: int
     ulysses_parallel: int = 1
+    context_parallel: int = 1
     data_parallel: int = 1
     virtual_stages: int
     group_subsequences: int
@@ -58,23 +60,29 @@ class Layout(Slicing):
     def degrees_words(self) -> str:
         """See `Degrees`."""
         degrees = Degrees(self.sequence_parallel, self.pipeline_parallel, self.data_parallel)
-        return degrees.words(self.ulysses_parallel)
+        return degrees.words(self.ulysses_parallel, self.context_parallel)
 
     @property
     def family(self) -> tuple[int, ...]:
-        """SP, PP, DP, Ulysses, chunks a stage, the place of K and V: everything but the cut."""
+        """SP, PP, DP, Ulysses, CP, chunks a stage, place of K and V: everything but the cut."""
         degrees = self.sequence_parallel, self.pipeline_parallel, self.data_parallel
-        return (*degrees, self.ulysses_parallel, self.virtual_stages, self.kv_block_tokens)
+        division = self.ulysses_parallel, self.context_parallel
+        return (*degrees, *division, self.virtual_stages, self.kv_block_tokens)
 
     @property
     def tensor_parallel(self) -> int:
-        """Ranks of a stage that divide its weights (TP): SP without the Ulysses degree."""
-        return self.sequence_parallel // self.ulysses_parallel
+        """Ranks of a stage that divide its weights (TP): SP without the other two degrees."""
+        return self.sequence_parallel // (self.ulysses_parallel * self.context_parallel)
+
+    @property
+    def head_parallel(self) -> int:
+        """Ranks of a stage that divide its heads: TP x Ulysses."""
+        return self.sequence_parallel // self.context_parallel
 
     @property
     def weight_copies(self) -> int:
-        """Ranks with the same weights, which share the optimizer's state: Ulysses x DP."""
-        return self.ulysses_parallel * self.data_parallel
+        """Ranks with the same weights, which share the optimizer's state: Ulysses x CP x DP."""
+        return self.ulysses_parallel * self.context_parallel * self.data_parallel
 
     @property
     def subsequences(self) -> int:

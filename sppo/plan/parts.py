@@ -73,8 +73,8 @@ class PartShape:
     """A model chunk: consecutive layers, maybe the head. All sizes are those of one rank.
 
     `shards` is the degree of sequence parallelism inside the stage: heads are sharded, and so are
-    the tokens between them. Groups of `ulysses` shards have the same weights. These groups and the
-    `replicas` share the optimizer's state.
+    the tokens between them. Groups of `ulysses` shards have the same weights, groups of `context`
+    shards also the same heads. These groups and the `replicas` share the optimizer's state.
     """
 
     model: Model
@@ -83,17 +83,18 @@ class PartShape:
     element_bytes: int
     shards: int = 1
     ulysses: int = 1
+    context: int = 1
     replicas: int = 1
 
     @property
     def weight_shards(self) -> int:
         """Ranks that divide the weights."""
-        return self.shards // self.ulysses
+        return self.shards // (self.ulysses * self.context)
 
     @property
     def weight_copies(self) -> int:
         """Ranks that have the same weights."""
-        return self.ulysses * self.replicas
+        return self.ulysses * self.context * self.replicas
 
     @property
     def first(self) -> bool:

@@ -244,5 +244,6 @@ def part_shape(plan: Plan, part: int) -> PartShape:
         element_bytes=plan.element_bytes,
         shards=plan.sequence_parallel,
         ulysses=plan.ulysses_parallel,
+        context=plan.context_parallel,
         replicas=plan.data_parallel,
     )

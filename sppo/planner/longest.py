@@ -25,9 +25,10 @@ from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.candidates import (
     CANDIDATES,
+    MOST_GATHERED,
+    divisions_to_try,
     every_layout,
     interleavings,
-    ulysses_degrees_to_try,
 )
 from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
@@ -60,7 +61,8 @@ class _Family:
         if self._may_be_undivided and _fits(self._layout(tokens, 1, cap), options):
             return True
         alignment = 1 if tokens < 1024 else ALIGNMENT_TOKENS * (options.sequence_parallel or 1)
-        counts = [n for n in CANDIDATES if n * alignment <= tokens] or [1]
+        most = MOST_GATHERED if (options.context_parallel or 1) > 1 else CANDIDATES[-1]
+        counts = [n for n in CANDIDATES if n * alignment <= tokens and n <= most] or [1]
         if options.solver == "paper":  # offloads only what hides: a coarser cut may need less
             return any(_fits(self._layout(tokens, n, cap), options) for n in counts)
         if options.cut_of(options.pipeline_parallel or 1) == "flops" and cap is None:
@@ -112,21 +114,22 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
     """
     paper = options.solver == "paper"
     places: tuple[bool | None, ...] = (options.kv_offload,)
-    if paper:
+    if paper or (options.context_parallel or 1) > 1:
         places = (False,)
     elif options.kv_offload is None:
         places = (True, False)
     degrees = every_degree(workload, options)
     for place, (shards, stages, replicas) in itertools.product(places, reversed(degrees)):
         counts = interleavings(workload.model.layers, stages, options.virtual_stages)
-        divisions = ulysses_degrees_to_try(workload, options, shards)
-        for ulysses, parts in itertools.product(divisions, counts[:2]):
+        divisions = divisions_to_try(workload, replace(options, kv_offload=place), shards)
+        for (ulysses, context), parts in itertools.product(divisions, counts[:2]):
             if paper and parts > 1:
                 continue
             chosen = replace(
                 options,
                 sequence_parallel=shards,
                 ulysses_parallel=ulysses,
+                context_parallel=context,
                 pipeline_parallel=stages,
                 data_parallel=replicas,
                 virtual_stages=parts,

@@ -9,10 +9,17 @@ from itertools import product
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
 from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
-from sppo.planner.evaluate import Choose, plan_of, stage_problem
+from sppo.planner.evaluate import (
+    Choose,
+    DecidedStage,
+    decided_stages,
+    simulated_plan,
+    stage_problem,
+)
 from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.report.wording import counted
-from sppo.planner.search.least_added import least_added
+from sppo.planner.search.bounds import added_at_least, bounding_problems
+from sppo.planner.search.quick_msp import decided_msp_ns
 
 COARSER = 3
 """Cuts that are tried with MSP: the plan's own and the next coarser ones.
@@ -95,7 +102,7 @@ def with_msp(
         trials.run(_of_other_ulysses_degrees(trials.best, layouts))
     if trials.best is None:
         return _without(plan, trials.shorts, trials.slowest, wanted)
-    split = trials.best.plan
+    split = simulated_plan(trials.best.layout, trials.best.stages)
     gain = plan.makespan_seconds / split.makespan_seconds - 1
     if gain <= 0 and not wanted:
         return MspResult(plan=plan, notes=(f"no MSP: simulated {-gain:.1%} slower with it",))
@@ -104,11 +111,12 @@ def with_msp(
 
 @dataclass(frozen=True, kw_only=True)
 class _Split:
-    """A candidate's layout with MSP, and its plan."""
+    """A candidate's layout with MSP, its decisions and its simulated step."""
 
     candidate: _Candidate
     layout: TimedLayout
-    plan: Plan
+    stages: Sequence[DecidedStage]
+    seconds: float
 
 
 class _Trials:
@@ -145,18 +153,19 @@ class _Trials:
     def _simulate(self, candidate: _Candidate) -> None:
         """Raises LayoutDoesNotFit."""
         layout = candidate.resident.with_msp(candidate.ends)
+        if not layout.msp_splits:
+            return
         for stage in layout.end_stages:  # they help most, the last as the pipeline fills
             stage_problem(layout, stage).require_room()
-        plan = plan_of(layout, self.choose)
-        if not plan.msp_splits:
-            return
+        stages = decided_stages(layout, self.choose)
+        seconds = decided_msp_ns(layout, stages) / 1e9 + layout.reduction_seconds
         if candidate.resident.pipeline_parallel > 2:  # two stages are soon simulated
-            ratio = plan.makespan_seconds / candidate.estimate
+            ratio = seconds / candidate.estimate
             _keep_least(self._ratios, candidate.kind, SPREAD * ratio)
             _keep_least(self._of_cuts, candidate.cut, LIKE * ratio)
-        if self.best is None or plan.makespan_seconds < self.best.plan.makespan_seconds:
-            self.best = _Split(candidate=candidate, layout=layout, plan=plan)
-            self.least = min(self.least, plan.makespan_seconds)
+        if self.best is None or seconds < self.best.seconds:
+            self.best = _Split(candidate=candidate, layout=layout, stages=stages, seconds=seconds)
+            self.least = min(self.least, seconds)
 
 
 def _keep_least(
@@ -199,6 +208,8 @@ def _impossible(plan: Plan) -> str:
         return "a single stage never waits; take --pp 2 or more"
     if plan.kv_sets > 1:
         return "the sequences of a step are mixed and fill the pipeline; take one sequence a step"
+    if plan.context_parallel > 1:
+        return "ranks with the same heads gather K and V, and helpers do not; lower --sp"
     return "K and V are in the host tier, where helpers cannot read them; shorten the sequence"
 
 
@@ -207,24 +218,27 @@ def _candidates(
 ) -> list[_Candidate]:
     """The layouts to try, and when they split, of the least estimate first.
 
-    Of the plan's family: its cut and the next coarser ones. Of the other families: the fastest cut.
+    Of the plan's family, or of the fastest that can split where the plan cannot: its cut and the
+    next coarser ones. Of the other families: the fastest cut.
     Of all: those near the plan, and those of the least estimate. With MSP little is left of the
     idle ends, so that work alone tells families apart.
     """
+    able = [layout for layout in layouts if layout.may_split]
+    if not able:
+        return []
+    base: Layout = plan
+    if plan.pipeline_parallel == 1 or plan.context_parallel > 1:
+        base = min(able, key=lambda layout: layout.least_seconds)
     tried: dict[int, TimedLayout] = {}
     for exchanges in (False, True):
-        members = [
-            layout
-            for layout in layouts
-            if layout.may_split and (layout.ulysses_parallel > 1) == exchanges
-        ]
-        tried |= {id(layout): layout for layout in _of_division(plan, members)}
+        members = [layout for layout in able if (layout.ulysses_parallel > 1) == exchanges]
+        tried |= {id(layout): layout for layout in _of_division(base, members)}
     close = [layout for layout in near if layout.may_split]
     tried |= {id(layout): layout for layout in close[:FASTEST]}
     return _ranked(tried.values(), ("fill", "both"))
 
 
-def _of_division(plan: Plan, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
+def _of_division(plan: Layout, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
     """The layouts to try of those with all-to-alls inside a stage, or of those without."""
     own: list[TimedLayout] = []
     families: dict[tuple[int, ...], list[TimedLayout]] = {}
@@ -291,5 +305,6 @@ def _added(layout: TimedLayout) -> float:
     """The least seconds that memory adds to an end stage without MSP; with MSP it adds more."""
     if layout.workload.device_memory_bytes is None:
         return 0.0
-    problems = [stage_problem(layout, stage) for stage in layout.end_stages]
-    return layout.sequences * max(least_added(problem).ns for problem in problems) / 1e9
+    problems = [each for each in bounding_problems(layout) if each.stage in layout.end_stages]
+    added = [added_at_least(layout, problem).ns for problem in problems]
+    return layout.sequences * max(added) / 1e9

@@ -24,7 +24,8 @@ class SolverOptions:
     stage has several chunks and one rank. msp: multiplexed sequence partitioning at the pipeline's
     ends; None: if it is faster. stage_sharding: the ranks of a stage divide weights alone
     ("tensor"), or some have the same weights and exchange tokens for heads ("ulysses"); "auto": the
-    faster. ulysses_parallel: how many ranks of a stage have the same weights.
+    faster. ulysses_parallel: how many ranks of a stage have the same weights. context_parallel: how
+    many also have the same heads; None: one, or as few as leave heads for all others.
     """
 
     pipeline_parallel: int | None = None
@@ -32,6 +33,7 @@ class SolverOptions:
     data_parallel: int | None = None
     stage_sharding: str = "auto"
     ulysses_parallel: int | None = None
+    context_parallel: int | None = None
     subsequences: int | None = None
     virtual_stages: int | None = None
     group_subsequences: int | None = None
@@ -53,10 +55,23 @@ class SolverOptions:
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: take one of {', '.join(known)}")
         if self.solver == "paper" and (
-            self.stage_sharding == "ulysses" or (self.ulysses_parallel or 1) > 1
+            self.stage_sharding == "ulysses"
+            or (self.ulysses_parallel or 1) > 1
+            or (self.context_parallel or 1) > 1
         ):
             raise ValueError(
-                "the paper solver divides weights and has no Ulysses: take the heuristic solver"
+                "the paper solver divides weights, without Ulysses or context parallelism: take "
+                "the heuristic solver"
+            )
+        if self.kv_offload and (self.context_parallel or 1) > 1:
+            raise ValueError(
+                "context parallelism keeps K and V on the device: leave --kv-offload or "
+                "--context-parallel out"
+            )
+        if self.msp and (self.context_parallel or 1) > 1:
+            raise ValueError(
+                "no MSP with context parallelism: helpers gather no K and V; leave --msp or "
+                "--context-parallel out"
             )
         if self.solver == "exact" and self.policy != "auto":
             raise ValueError(

@@ -23,6 +23,7 @@ def short_plan(workload: Workload, plan: Plan, profile: Hardware, tokens: int) -
         subsequences=max(1, min(2, tokens // plan.sequence_parallel)),
         sequence_parallel=plan.sequence_parallel,
         ulysses_parallel=plan.ulysses_parallel,
+        context_parallel=plan.context_parallel,
         pipeline_parallel=plan.pipeline_parallel,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,

@@ -21,7 +21,7 @@ from sppo.plan.plan import Plan
 from sppo.planner.activations import policies
 from sppo.planner.activations.feasibility import require_host_room, require_some_decisions
 from sppo.planner.activations.stage_problem import StageProblem
-from sppo.planner.evaluate import Choose, unpredicted_plan
+from sppo.planner.evaluate import Choose, decided_stages, unpredicted_plan
 from sppo.planner.layouts.candidates import every_layout
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.msp import with_msp
@@ -83,8 +83,14 @@ def _layouts(workload: Workload, profile: Hardware, options: SolverOptions) -> l
     """
     layouts = list(every_layout(workload, profile, options))
     either = options.kv_offload is None and options.solver != "paper" and not options.msp
+    either = either and (options.context_parallel or 1) == 1
     if either and workload.device_memory_bytes is not None:
         layouts += every_layout(workload, profile, replace(options, kv_offload=True))
+    if not layouts and options.kv_offload:
+        raise ValueError(
+            "hosted K and V need heads for every rank of a stage: lower --sp, or leave "
+            "--kv-offload out"
+        )
     return layouts
 
 
@@ -102,7 +108,8 @@ def _decide(options: SolverOptions) -> Decide:
 
 def _plan(best: Best) -> Plan:
     step = best.step
-    plan = unpredicted_plan(best.layout, lambda problem: step.decisions[problem.stage])
+    stages = decided_stages(best.layout, lambda problem: step.decisions[problem.stage])
+    plan = unpredicted_plan(best.layout, stages)
     prediction = quick_prediction(best.layout, step.times, step.ns)
     return replace(plan, prediction=prediction)
 

@@ -14,7 +14,8 @@ from sppo.comm.collectives import Team
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.engine.msp_part import MspPart
 from sppo.engine.optimizer import FlatAdamW
-from sppo.model.mixers.kv_cache import HostedLayer, KvBlock, KvLoad, KvRing
+from sppo.model.mixers.kv_block import KvBlock
+from sppo.model.mixers.kv_cache import HostedLayer, KvLoad, KvRing
 from sppo.offload.host_memory import (
     DONE,
     CopyEvent,

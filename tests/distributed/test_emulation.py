@@ -187,6 +187,11 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(SPPO, model=LLAMA),
         SppoSettings(sequence_parallel=2, ulysses_parallel=2, subsequences=3, policy="lean"),
     ),
+    "sppo SP2 by gathered K and V, recompute, two sequences": (
+        "sppo",
+        replace(SPPO, sequences_per_step=2),
+        SppoSettings(sequence_parallel=2, context_parallel=2, subsequences=3, policy="lean"),
+    ),
     "sppo DP2 in bfloat16, K and V in the host tier": (
         "sppo",
         replace(SPPO, sequences_per_step=2, dtype="bfloat16"),

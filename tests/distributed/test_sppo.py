@@ -24,6 +24,7 @@ from sppo.config.models import gpt, llama
 from sppo.config.sizes import MIB
 from sppo.config.workload import Cluster, Optimizer, Workload
 from sppo.cost_model.collectives import (
+    context_collectives,
     replica_collectives,
     shard_collectives,
     ulysses_collectives,
@@ -138,6 +139,8 @@ def _traffic(groups: RankGroups) -> dict[str, int]:
         "shard_bytes": groups.shards.traffic.bytes,
         "ulysses_calls": groups.ulysses.traffic.messages,
         "ulysses_bytes": groups.ulysses.traffic.bytes,
+        "context_calls": groups.context.traffic.messages,
+        "context_bytes": groups.context.traffic.bytes,
         "replica_calls": groups.copies.traffic.messages,
         "replica_bytes": groups.copies.traffic.bytes,
     }
@@ -216,6 +219,7 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) ->
             memory = plan.stages[stage].memory
             shared, reduced = shard_collectives(plan, stage), replica_collectives(plan, stage)
             exchanged = ulysses_collectives(plan, stage)
+            gathered = context_collectives(plan, stage)
             where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"
             assert counted["activations"] == memory.activations_peak, where
             assert counted["kept"] == memory.kept_peak, where
@@ -236,6 +240,10 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) ->
                 exchanged.calls,
                 exchanged.bytes,
             ), f"{exchanged}, {where}"
+            assert (counted["context_calls"], counted["context_bytes"]) == (
+                gathered.calls,
+                gathered.bytes,
+            ), f"{gathered}, {where}"
             assert (counted["replica_calls"], counted["replica_bytes"]) == (
                 reduced.calls,
                 reduced.bytes,
@@ -251,6 +259,7 @@ thirds = pytest.mark.parametrize("start", [0, *FURTHER])
 def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(start: int) -> None:
     together = SppoSettings(sequence_parallel=2, subsequences=4)
     exchanging = replace(together, ulysses_parallel=2)
+    gathering = replace(together, context_parallel=2)
     apart = SppoSettings(data_parallel=2, subsequences=3)
     jobs = [
         (GPT, together),
@@ -261,6 +270,9 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(start: i
         (replace(GPT, sequence_tokens=4096), replace(together, subsequences=1)),
         (replace(LLAMA, sequences_per_step=2), together),
         (LLAMA, replace(exchanging, policy="lean")),
+        (GPT, replace(gathering, policy="full-recompute")),
+        (replace(LLAMA, sequences_per_step=2), replace(gathering, policy="full-offload")),
+        (replace(GPT, sequence_tokens=4096), replace(gathering, cut="equal")),
         (GPT, replace(exchanging, policy="full-recompute", kv_offload=True)),
         (replace(GPT, sequences_per_step=2), apart),
         (replace(LLAMA, sequences_per_step=4), replace(apart, policy="full-offload")),
@@ -287,6 +299,17 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned(start: int) -> No
             replace(exchanging, sequence_parallel=4, policy="lean"),
         ),
         (llama_four, replace(exchanging, pipeline_parallel=2, msp=True)),
+        (llama_four, SppoSettings(sequence_parallel=4, subsequences=3, policy="lean")),
+        (
+            replace(llama_four, model=wide),
+            replace(exchanging, sequence_parallel=4, context_parallel=2),
+        ),
+        (
+            gpt_four,
+            SppoSettings(
+                sequence_parallel=2, context_parallel=2, pipeline_parallel=2, subsequences=4
+            ),
+        ),
         (
             replace(gpt_four, sequences_per_step=2),
             replace(exchanging, data_parallel=2, subsequences=3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,6 +24,7 @@ from sppo.config.workload import Cluster, Workload
 from sppo.engine.in_threads import run_in_threads
 from sppo.model.layers import ColumnLinear, RowLinear
 from sppo.model.mixers import flash_blocks
+from sppo.model.mixers.kv_block import KvPair
 from sppo.model.weights import Weight
 from tests.unit.records_factory import record
 
@@ -51,7 +52,7 @@ def test_many_merges_lose_no_more_than_one_rounding(blocks: int) -> None:
     step = 2048 // blocks
     spans = [slice(first, first + step) for first in range(0, 2048, step)]
     prefix = [(keys[:, span], values[:, span]) for span in spans]
-    out, _ = flash_blocks.attend(query, (keys[:, 2048:], values[:, 2048:]), prefix)
+    out, _ = flash_blocks.attend(query, [(keys[:, 2048:], values[:, 2048:])], prefix)
     assert out.dtype == torch.bfloat16
     scores = query.double() @ keys.double().transpose(1, 2) / 32**0.5
     visible = torch.ones(128, 2176, dtype=torch.bool).tril(2048)
@@ -139,9 +140,9 @@ def forgets_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = flash_blocks.attend
 
     def wrong(
-        query: Tensor, own: tuple[Tensor, Tensor], prefix: Iterable[tuple[Tensor, Tensor]]
+        query: Tensor, own: Sequence[KvPair], prefix: Iterable[KvPair], place: int
     ) -> tuple[Tensor, Tensor]:
-        return attend(query, own, list(prefix)[1:])
+        return attend(query, own, list(prefix)[1:], place)
 
     monkeypatch.setattr("sppo.model.mixers.prefix_attention.attend", wrong)
 
@@ -150,9 +151,9 @@ def scales_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = flash_blocks.attend
 
     def wrong(
-        query: Tensor, own: tuple[Tensor, Tensor], prefix: Iterable[tuple[Tensor, Tensor]]
+        query: Tensor, own: Sequence[KvPair], prefix: Iterable[KvPair], place: int
     ) -> tuple[Tensor, Tensor]:
-        return attend(1.1 * query, own, prefix)
+        return attend(1.1 * query, own, prefix, place)
 
     monkeypatch.setattr("sppo.model.mixers.prefix_attention.attend", wrong)
 
@@ -161,7 +162,8 @@ def drops_key_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     backward = flash_blocks.attend_backward
 
     def wrong(*args: object) -> Tensor:
-        return backward(*args[:-1], list(args[-1])[1:])  # type: ignore[arg-type,call-overload]
+        *others, prefix, place = args
+        return backward(*others, list(prefix)[1:], place)  # type: ignore[arg-type,call-overload]
 
     monkeypatch.setattr("sppo.model.mixers.prefix_attention.attend_backward", wrong)
 

@@ -38,6 +38,7 @@ def assert_equal_work(
     virtual_stages: int,
     shards: int = 1,
     ulysses: int = 1,
+    context: int = 1,
     share: float,
     recompute: tuple[str, ...] = (),
     kv_block_tokens: int = 0,
@@ -55,6 +56,7 @@ def assert_equal_work(
         stages=stages,
         shards=shards,
         ulysses=ulysses,
+        context=context,
         virtual_stages=virtual_stages,
         group=group,
         share=share,
@@ -69,7 +71,7 @@ def assert_equal_work(
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)
     assert abs(outcome.loss - loss) < 1e-9
-    weight_shards = shards // ulysses
+    weight_shards = shards // (ulysses * context)
     for index, computed in enumerate(outcome.shards):
         expected = stage_values(model, gradients, Team(weight_shards, index % weight_shards))
         assert set(computed) == set(expected)

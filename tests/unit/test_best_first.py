@@ -15,14 +15,16 @@ from sppo.config.errors import LayoutDoesNotFit
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.sizes import GIB, MIB
 from sppo.config.workload import Workload
+from sppo.cost_model.plan_costs import simulate_plan
 from sppo.plan.plan import Plan, Prediction
 from sppo.planner.activations import policies
-from sppo.planner.evaluate import plan_of, stage_problem
+from sppo.planner.evaluate import decided_stages, plan_of, stage_problem, unpredicted_plan
 from sppo.planner.layouts.candidates import every_layout
-from sppo.planner.layouts.timed_layout import TimedLayout
+from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.options import SolverOptions
 from sppo.planner.search.bounds import chains, compute_bound_ns, decided_bound_ns
 from sppo.planner.search.least_added import least_added
+from sppo.planner.search.quick_msp import decided_msp_ns
 from sppo.planner.search.quick_step import quick_prediction, quick_step_ns
 from sppo.planner.solve import solve
 from tests.unit.planning_cases import PROFILE, TINY
@@ -77,6 +79,26 @@ def test_quick_steps_are_the_simulators_and_bounds_are_below(
             added = least_added(chain.problem)
             assert added.device_short_bytes == added.host_short_bytes == 0, "this layout fits"
             assert chain.step_ns(added.ns) <= step_ns
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("profile", [PROFILE, OVERLAPPED], ids=["synchronous", "overlapped"])
+def test_quick_steps_with_msp_are_the_simulators(data: st.DataObject, profile: Hardware) -> None:
+    """For any degrees, chunks, N, sequences in turn, limit, policy and ends."""
+    sequences = data.draw(st.sampled_from([1, 2]), label="sequences")
+    limit = data.draw(st.sampled_from([None, 70, 80, 100, 140]), label="MiB")
+    policy = data.draw(st.sampled_from(policies.POLICIES), label="policy")
+    ends: Ends = data.draw(st.sampled_from(["fill", "both"]), label="ends")
+    workload = replace(FOUR, sequences_per_step=sequences).with_device_memory(limit and limit * MIB)
+    able = [each for each in layouts_of(workload, profile, hosted=False) if each.may_split]
+    layout = data.draw(st.sampled_from(able)).with_msp(ends)
+    try:
+        stages = decided_stages(layout, partial(policies.choose, policy=policy))
+    except LayoutDoesNotFit:
+        return
+    simulated = simulate_plan(unpredicted_plan(layout, stages), profile)
+    assert decided_msp_ns(layout, stages) == simulated.makespan
 
 
 @pytest.mark.parametrize(

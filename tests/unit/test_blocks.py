@@ -49,10 +49,11 @@ def test_recomputing_has_a_step_with_known_bytes(name: str) -> None:
     placement = Placement(
         model=model, element_bytes=2, shards=2, head=False, hosted=True, clones=True
     )
-    waiting, temporaries = block.recomputing(placement)
+    waiting, temporaries, keys = block.recomputing(placement)
     steps = {span.first for span in block.backward_spans.values()}
     assert steps <= waiting.keys()
     assert set(temporaries) <= set(block.recompute_full)
+    assert set(keys) <= set(temporaries)
     assert {at.step for at in block.backward_walk(placement)} == set(waiting)
 
 

@@ -186,6 +186,6 @@ def test_k_and_v_are_read_after_they_were_kept(machine: Machine) -> None:
     layer = hosted(machine)
     layer.keep(0, torch.ones(1, BLOCK, 8), torch.ones(1, BLOCK, 8))
     kept = machine.numbers("D2H")
-    assert len(list(layer.prefix(BLOCK))) == 1
+    assert len(list(layer.prefix(BLOCK, BLOCK))) == 1
     for load in machine.numbers("H2D"):
         assert set(kept) <= machine.before[load]

@@ -84,7 +84,8 @@ def test_a_recorded_plan_is_flat_and_can_be_read_back(name: str) -> None:
     plan = ADAPTER.plan(*CASES[name])
     build_schedule(plan)  # fills what a plan remembers of itself
     told = msgspec.json.decode(msgspec.json.encode(plan_data(plan)))
-    assert tuple(told)[: len(KEYS)] == KEYS
+    keys = tuple(key for key in KEYS if key != "context_parallel")
+    assert tuple(told)[: len(keys)] == keys
     assert not {"layout", "prediction"} & told.keys()
     assert read_plan(told) == plan
     assert set(msgspec.to_builtins(plan)) == {field.name for field in fields(Plan)}

@@ -29,12 +29,13 @@ from benchmarks.paper.map.least_traffic import least_messages
 from benchmarks.paper.map.places import Place
 from benchmarks.paper.map.verdict import PeerStep, PlaceVerdict, timed_at, verdict_at
 from sppo.config.sizes import GIB
+from sppo.config.workload import Workload
 from sppo.plan.weights import parameter_count
 from tests.unit import docs_text
 
 ANCHOR = Place(seq="1M", gpus=32)
 
-SMALL, TOO_WIDE = Place(seq="32K", gpus=8), Place(seq="32K", gpus=4096)
+SMALL, TOO_WIDE = Place(seq="32K", gpus=8), Place(seq="32K", gpus=4072)
 """A plan in a second, and one that no degrees fill."""
 
 
@@ -293,7 +294,7 @@ def test_a_map_of_two_points_is_made_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert planned.step_seconds_if_hidden is not None
     assert planned.step_seconds_if_hidden <= planned.step_seconds
     assert refused.status == "refused"
-    assert "fills 1,024 of them at most" in refused.reason
+    assert "fills 3,968 of them at most" in refused.reason
     assert made.data.search(SMALL, "native") == data.read(path).searches[0]
 
 
@@ -321,6 +322,46 @@ def test_a_grid_without_an_answer_is_a_refusal_and_a_few_settings_are_not() -> N
         assert (native.seconds is None) is (how == "grid")
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_answers_of_committed_searches_are_emulated_anew_and_once(
+    is_whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole search counts as one of the grid, any other as settings that fit."""
+    committed = run.committed_choice("native", ANCHOR.workload)
+    assert committed is not None
+    assert committed.is_whole_search
+    choice = replace(committed, is_whole_search=is_whole)
+    monkeypatch.setattr(run, "committed_choice", lambda *_: choice)
+    (found,) = (
+        search.found
+        for search in data.committed().searches
+        if (search.place, search.system) == (ANCHOR, "native")
+    )
+    assert found is not None
+    asked: list[Any] = []
+
+    def emulate(_: Emulator, workload: Workload, system: str, settings: Any) -> Any:
+        asked.append(msgspec.to_builtins(settings))
+        return msgspec.structs.replace(found, settings=choice.settings)
+
+    monkeypatch.setattr(Emulator, "emulate", emulate)
+    made = run.MapRun(
+        path=tmp_path / data.FILE,
+        data=MapData(),
+        emulator=Emulator(parent=tmp_path, time_limit_seconds=9.0),
+        budget_seconds=9.0,
+        note=lambda _: None,
+    )
+    for _ in range(2):
+        made.take_committed([ANCHOR], "native")
+    assert asked == [choice.settings]
+    (entry,) = made.data.searches
+    assert (entry.how, entry.is_whole) == (("grid", True) if is_whole else ("settings", False))
+    assert entry.trials == choice.points
+    words = map_words.how_words(entry)
+    assert words.startswith("fastest of its grid" if is_whole else "the answer of a committed")
+
+
 def test_the_command_makes_the_map_and_publishes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -341,6 +382,7 @@ def test_the_command_makes_the_map_and_publishes_it(
         (["--map", "--models", "gpt-7b"], "leave --models out: the map has fixed places"),
         (["--map", "--map-budget", "0"], "give positive seconds"),
         (["--plans-only"], "add --map"),
+        (["--map-searches"], "add --map"),
     ],
 )
 def test_wrong_flags_of_the_map_are_one_line(

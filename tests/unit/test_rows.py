@@ -339,9 +339,9 @@ def test_a_refusal_is_a_row_with_a_status(
 
 
 def test_same_layout_follows_sppos_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = SimpleNamespace(pipeline_parallel=4, sequence_parallel=2)
+    plan = SimpleNamespace(pipeline_parallel=4, head_parallel=2, context_parallel=1)
     monkeypatch.setattr(rows, "sppo_plan", lambda workload: plan)
-    assert rows.sppo_layout(WORKLOAD) == (4, 2, "degrees of SPPO's plan")
+    assert rows.sppo_layout(WORKLOAD) == ((4, 2, 1), "degrees of SPPO's plan")
 
 
 def test_same_layout_without_a_plan_is_a_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +349,7 @@ def test_same_layout_without_a_plan_is_a_pipeline(monkeypatch: pytest.MonkeyPatc
         raise Infeasible("too small")
 
     monkeypatch.setattr(rows, "sppo_plan", none)
-    assert rows.sppo_layout(WORKLOAD)[:2] == (2, 1)
+    assert rows.sppo_layout(WORKLOAD)[0] == (2, 1, 1)
 
 
 class Small:

@@ -58,7 +58,7 @@ def test_layouts_that_do_not_fill_the_ranks_are_refused() -> None:
         solve(TINY, PROFILE, SolverOptions(data_parallel=2))
     many = replace(TINY, cluster=replace(TINY.cluster, ranks_per_node=64))
     with pytest.raises(ValueError, match=r"gpt-tiny fills 16 of them at most, as SP 4 x PP 4"):
-        solve(many, PROFILE)
+        solve(many, PROFILE, SolverOptions(context_parallel=1))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_cannot_be_shared_is_named_with_the_nearest_layout(
     model = replace(TINY.model, **changes)
     work = replace(TINY, model=model, cluster=replace(TINY.cluster, ranks_per_node=4))
     with pytest.raises(ValueError, match=rf"{reason}; the nearest .* is SP 2 x PP 2"):
-        solve(work, PROFILE, SolverOptions(sequence_parallel=shards))
+        solve(work, PROFILE, SolverOptions(sequence_parallel=shards, context_parallel=1))
 
 
 def test_replicas_are_planned_where_there_are_sequences_for_them() -> None:
@@ -116,9 +116,12 @@ def test_profiles_are_checked() -> None:
 @pytest.mark.soak
 def test_four_thousand_ranks_are_planned_or_refused_quickly() -> None:
     profile, most = load_hardware("a100-80g"), r"gpt-7b fills 1,024 of them at most, as SP 32 x PP"
+    heads = SolverOptions(context_parallel=1)
+    small = of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g")
     with counted_calls() as calls:
         plan = solve(of_flags(model="gpt-65b", seq="4M", gpus=4096, hardware="a100-80g"), profile)
         with pytest.raises(ValueError, match=most + " 32"):
-            solve(of_flags(model="gpt-7b", seq="4M", gpus=4096, hardware="a100-80g"), profile)
+            solve(small, profile, heads)
+    assert solve(small, profile).context_parallel > 1
     assert plan.sequence_parallel * plan.pipeline_parallel == 4096
     assert calls[0] < 13e6  # 5 s on a slow core

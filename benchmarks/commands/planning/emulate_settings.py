@@ -37,7 +37,8 @@ class SystemSettings:
     pipeline_parallel: Annotated[int | None, arg(aliases=["--pp"], metavar="COUNT")] = None
     """megatron: pipeline stages, 1 if not given; sppo: the solver's choice if not given."""
     context_parallel: Annotated[int | None, arg(aliases=["--cp"], metavar="COUNT")] = None
-    """megatron, native: context-parallel ranks, 1 if not given; native's are a ring."""
+    """megatron, native: context-parallel ranks, 1 if not given; native's are a ring. sppo: ranks of
+    a stage with the same heads; the solver's choice if not given."""
     virtual_pipeline: Annotated[int | None, arg(aliases=["--vp"], metavar="CHUNKS")] = None
     """megatron: model chunks a rank, for the interleaved 1F1B schedule; 1 if not given."""
     sequence_parallel: Annotated[int | None, arg(aliases=["--sp", "--ulysses"], metavar="S")] = None

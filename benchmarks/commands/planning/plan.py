@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from benchmarks.commands.arguments import find_selected, planned, solver_options
 from benchmarks.commands.flags import Selection
 from benchmarks.commands.output import show
 from benchmarks.records.plan_record import plan_data
 from sppo.config.hardware import load_hardware
+from sppo.cost_model.time_shares import time_shares
 from sppo.planner.report.card import plan_card
 
 
@@ -28,5 +29,7 @@ class Plan(Selection):
         profile = load_hardware(workload.cluster.hardware)
         solver = solver_options(self).solver
         data = plan_data(plan, solver=solver, profile_kind=profile.kind)
-        show(self.json, data, plan_card(plan, profile, workload))
+        shares = time_shares(plan, profile)
+        data["time_shares"] = asdict(shares)
+        show(self.json, data, plan_card(plan, profile, workload, shares))
         return 0

@@ -33,7 +33,7 @@ OF_EMULATIONS = tuple(
 )
 """Flags of an emulation alone."""
 
-OF_MAPS = ("map", "map_budget", "plans_only")
+OF_MAPS = ("map", "map_budget", "map_searches", "plans_only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Paper(PaperMeasurement, PaperMap):
             return self.measure_figures(self.figures)
         if self.map:
             return self.make_map()
-        arguments.refuse(self, ("map_budget", "plans_only"), "it is of the map: add --map")
+        arguments.refuse(self, OF_MAPS[1:], "it is of the map: add --map")
         if not self.emulates:
             return self._write_pages()
         arguments.refuse(self, OF_PAGES, "an emulation has figures only")

@@ -29,8 +29,11 @@ class PaperMap(PaperEmulation):
 
     map: bool = False
     """Make the data of `--tables beyond,map` anew: SPPO's plans on A100, H100, H200 and B200, up to
-    64M tokens and 4,096 GPUs, and the peers' best settings where they are searched. Hours. The same
-    command goes on where it was stopped. --publish copies the data to results/paper/map.json."""
+    64M tokens and 4,096 GPUs, and the peers' committed answers or a few of their settings. An hour.
+    The same command goes on where it was stopped. --publish copies the data to
+    results/paper/map.json."""
+    map_searches: bool = False
+    """Of the map: search the peers' whole grids too, at seven places. Hours."""
     map_budget: Annotated[float, arg(metavar="SECONDS")] = 900.0
     """Seconds of the map's search of one peer at one place."""
     plans_only: bool = False
@@ -43,12 +46,13 @@ class PaperMap(PaperEmulation):
         from benchmarks.launch.progress import Lines
         from benchmarks.paper.map import data, places
         from benchmarks.paper.map.run import MapRun
+        from benchmarks.records.store import RecordError
 
         self._check_map()
         parent = arguments.parent(self)
         folder = parent if self.output is not None else parent / FOLDER
         path = folder / data.FILE
-        with usage_errors(OSError):
+        with usage_errors(OSError, RecordError):
             lines = Lines()
             run = MapRun(
                 path=path,
@@ -65,8 +69,10 @@ class PaperMap(PaperEmulation):
             run.plan(places.planned())
             if not self.plans_only:
                 for system in places.PEERS:
+                    run.take_committed(places.tried(), system)
                     run.try_settings(places.tried(), system)
-                run.search(product(places.searched(), places.PEERS))
+                if self.map_searches:
+                    run.search(product(places.searched(), places.PEERS))
             run.save()
             if self.publish:
                 shutil.copyfile(path, data.own_path())
@@ -96,5 +102,7 @@ class PaperMap(PaperEmulation):
             "the map makes data; the pages are made without --map",
         )
         arguments.check_time_limit(self.time_limit)
+        if self.map_searches and self.plans_only:
+            raise UsageError("--map-searches with --plans-only: leave one of them out")
         if not self.map_budget > 0:
             raise UsageError(f"--map-budget {self.map_budget:g}: give positive seconds")

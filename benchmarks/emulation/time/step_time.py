@@ -14,6 +14,7 @@ from benchmarks.emulation.time.systems import SYSTEMS, CountedStep
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model import flops
+from sppo.cost_model.kernel_limit import kernel_limit_seconds
 
 COMMON = (
     "compute: counted FLOPs through the profile's rates, attention causal; what is recomputed runs "
@@ -61,5 +62,6 @@ def simulated_time(
         tokens_per_second_per_gpu=tokens_per_second / ranks,
         mfu=least / step.seconds,
         mfu_if_hidden=least / step.seconds_if_hidden,
+        kernel_limit_share=kernel_limit_seconds(workload, profile) / step.seconds,
         assumptions=[*COMMON, *assumptions],
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.paper.map import data, places
 from benchmarks.paper.map.data import COMMITTED, MapData, MapSearch
-from benchmarks.paper.map.verdict import PlaceVerdict, is_whole
+from benchmarks.paper.map.verdict import PlaceVerdict
 from benchmarks.reporting import style
 from sppo.config.models import MODELS
 
@@ -124,13 +124,13 @@ def notes(
         "user may compute the loss in tiles. A peer with a bound may still run out of memory."
     )
     yield (
-        f"Peers are emulated on {places.HARDWARE[0]}: the fastest settings tried of their grid, or "
-        "the first of a few settings that fits. The few settings are a small part of a grid: "
+        f"Peers are emulated on {places.HARDWARE[0]}: the answer of a committed search, or the "
+        "first of a few settings that fits. The few settings are a small part of a grid: "
         "PyTorch native without TP, DeepSpeed with ZeRO-3, Megatron-Core with full recomputation. "
         "Counts do not depend on rates, so the same settings are timed on the other profiles. A "
         "few settings show that a peer is faster, not that none is."
     )
-    yield _most_ranks_words()
+    yield _wide_stages_words()
     yield f"Data: `{COMMITTED}`, made by `{data.COMMAND}`."
     missing, rows = (sum(each.plan is None for each in group) for group in (cells, links))
     if missing or rows:
@@ -141,15 +141,11 @@ def notes(
     yield from _lacking_words(made)
 
 
-def _most_ranks_words() -> str:
+def _wide_stages_words() -> str:
     model = MODELS[places.MODEL]
-    most = model.heads * model.layers
-    replicas = places.MOST_GPUS // most
     return (
-        f"With one sequence a step SPPO fills {most:,} GPUs at most: {model.name} has "
-        f"{model.heads} heads and {model.layers} layers, so SP {model.heads} x PP {model.layers}. "
-        f"{places.MOST_GPUS:,} GPUs need {replicas} replicas, so {replicas} sequences a step. At "
-        "such places a peer may run: its bound is in the CSV."
+        f"{model.name} has {model.heads} heads. Of a stage with more ranks than heads several have "
+        "the same ones: they gather K and V (docs/parallelism.md)."
     )
 
 
@@ -177,13 +173,15 @@ def how_words(search: MapSearch) -> str:
     "fastest of 10 tried, 23 not tried", "the third tried, from models of 2, 3, 4 layers".
     """
     if search.how == "grid":
-        if is_whole(search):
+        if search.is_whole:
             return f"fastest of its grid ({search.trials} emulated)"
         lacking = f", {search.not_tried} not tried" if search.not_tried else ""
         broken = f", {search.unanswered}" if search.unanswered else ""
         return f"fastest of {search.trials} tried{lacking}{broken}"
     if search.found is None:
         return f"none of {search.trials} tried"
+    if search.file:
+        return f"the answer of a committed search ({search.trials} emulated)"
     layers = ", ".join(map(str, search.layers))
     depth = f", from models of {layers} layers" if layers else ""
     return f"the {ORDINALS[search.trials - 1]} tried{depth}"

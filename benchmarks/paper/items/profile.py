@@ -8,7 +8,8 @@ from functools import cache
 from benchmarks.paper import reported
 from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
-from sppo.cost_model.flops import head_flops_per_token, step_flops
+from sppo.cost_model.flops import step_flops
+from sppo.cost_model.kernel_limit import kernel_limit_seconds
 
 BILLION = 10**9
 
@@ -45,13 +46,8 @@ def mfu(workload: Workload, step_seconds: float, profile: Hardware | None = None
 
 def kernel_limit(workload: Workload, profile: Hardware | None = None) -> float:
     """The MFU if every product ran at the profile's best rate and nothing else took time."""
-    profile, flops = profile or testbed(), step_flops(workload)
-    head = 3 * workload.tokens_per_step * head_flops_per_token(workload.model)
-    seconds = head / _best(profile, "dense_forward")
-    for kind, amount in (("dense", flops.dense - head), ("attention", flops.attention_causal)):
-        seconds += amount / 3 / _best(profile, f"{kind}_forward")
-        seconds += amount * 2 / 3 / _best(profile, f"{kind}_backward")
-    return flops.causal / (seconds * profile.peak_flops_per_second)
+    profile = profile or testbed()
+    return mfu(workload, kernel_limit_seconds(workload, profile), profile)
 
 
 def kernel_limit_share(
@@ -64,7 +60,3 @@ def kernel_limit_share(
 def hours_per_billion_tokens(workload: Workload, step_seconds: float) -> float:
     """Hours of training on 1e9 tokens in such steps."""
     return step_seconds * BILLION / workload.tokens_per_step / 3600
-
-
-def _best(profile: Hardware, kind: str) -> float:
-    return max(float(getattr(row, kind)) for row in profile.rates)

@@ -85,6 +85,7 @@ def paper_layout(
     options = SolverOptions(
         sequence_parallel=degrees.shards,
         ulysses_parallel=1,
+        context_parallel=1,
         pipeline_parallel=degrees.stages,
         data_parallel=degrees.replicas,
         subsequences=subsequences,
@@ -135,8 +136,8 @@ def own_plan(name: str) -> SimulatedStep:
     )
     chunks = counted(layout["virtual_stages"], "chunk")
     msp = ", MSP" if case["lendings"]["count"] else ""
-    ulysses = layout["ulysses_parallel"]
-    settings = f"{degrees.words(ulysses)}, N {layout['subsequences']}, {chunks} a stage{msp}"
+    division = layout["ulysses_parallel"], layout.get("context_parallel", 1)
+    settings = f"{degrees.words(*division)}, N {layout['subsequences']}, {chunks} a stage{msp}"
     return SimulatedStep(
         settings=settings,
         seconds=case["prediction"]["makespan_seconds"],

@@ -45,11 +45,13 @@ class MapPlan(msgspec.Struct, frozen=True, kw_only=True):
 class MapSearch(msgspec.Struct, frozen=True, kw_only=True):
     """A peer's settings that fit, emulated at a place.
 
-    how: "grid", the fastest of its grid; "settings", the first of a few that fits.
+    how: "grid", the fastest of its grid; "settings", the first of a few that fits, or the answer of
+    a committed search that may have left settings out.
     found: None where nothing fits; `reason` says why. layers: of the models from whose counts those
     of `found` are extrapolated; none where the whole model was emulated. trials: settings emulated.
     unanswered: trials that broke, so that the answer may be slower than the best; else "".
-    not_tried: settings that might be faster, but the seconds of the search were over.
+    not_tried: settings that might be faster, but the seconds of the search were over. file: of the
+    committed search whose answer was emulated anew; "" for a search of the map's own.
     """
 
     place: Place
@@ -63,6 +65,12 @@ class MapSearch(msgspec.Struct, frozen=True, kw_only=True):
     not_tried: int = 0
     search_seconds: float
     commit: str
+    file: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no settings of the grid can be faster than the answer."""
+        return self.how == "grid" and not self.not_tried and not self.unanswered
 
 
 class MapData(msgspec.Struct, kw_only=True):

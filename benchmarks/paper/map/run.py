@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from baselines import registry
 from benchmarks.emulation.depth.estimates import Estimator
 from benchmarks.emulation.depth.grid import search_grid
 from benchmarks.emulation.emulator import Emulator
@@ -27,14 +28,15 @@ from benchmarks.paper.map.data import MapData, MapPlan, MapSearch
 from benchmarks.paper.map.places import Place
 from benchmarks.paper.map.planned import plan_at
 from benchmarks.records import store
+from benchmarks.rows.emulated_choices import EmulatedChoice, answer_of_search, choice_for
 from benchmarks.worker.parent import end_with_parent, parent_variable
 from sppo.config.workload import Workload
 
 Search = tuple[Place, str]
 """A place and a peer."""
 
-Answer = Callable[[Workload, str, Emulator], dict[str, Any]]
-"""Workload, system, emulator -> fields of a MapSearch."""
+Answer = Callable[[Workload, str, Emulator], dict[str, Any] | None]
+"""Workload, system, emulator -> fields of a MapSearch; None where there is nothing to enter."""
 
 
 @dataclass(kw_only=True)
@@ -71,6 +73,34 @@ class MapRun:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def take_committed(self, where: Sequence[Place], system: str) -> None:
+        """Emulate the answers of committed searches. Raises OSError, RecordError.
+
+        An answer of a search that tried all settings counts as a search of the grid.
+        """
+        known = [(place, committed_choice(system, place.workload)) for place in where]
+        missing = [
+            (place, choice)
+            for place, choice in known
+            if choice is not None and self._is_news(place, system, choice)
+        ]
+        if not missing:
+            return
+        with PreloadedRanks(system) as ranks:
+            emulator = replace(self.emulator, run_rank=ranks.emulate_rank)
+            for place, choice in missing:
+                self._emulate(place, system, _answer_of(choice), emulator)
+
+    def _is_news(self, place: Place, system: str, choice: EmulatedChoice) -> bool:
+        kept = self.data.search(place, system)
+        if kept is None:
+            return True
+        if choice.is_whole_search != kept.is_whole:
+            return choice.is_whole_search
+        if kept.found is None:
+            return not kept.is_whole
+        return bool(kept.found.settings != msgspec.to_builtins(_typed(system, choice)))
+
     def try_settings(self, where: Sequence[Place], system: str) -> None:
         """Emulate a few settings of a peer where nothing of it is kept. Raises OSError.
 
@@ -98,6 +128,9 @@ class MapRun:
         folder.mkdir(parents=True, exist_ok=True)
         begun = time.monotonic()
         values = answer(workload, system, emulator.for_search(folder))
+        if values is None:
+            self.note(f"{place.name}: {system}: the committed answer fits no more")
+            return
         entry = MapSearch(
             place=place,
             system=system,
@@ -139,6 +172,34 @@ class MapRun:
         self.data.plans.sort(key=lambda plan: plan.place.name)
         self.data.searches.sort(key=lambda search: (search.place.name, search.system))
         store.save(self.path, self.data)
+
+
+def committed_choice(system: str, workload: Workload) -> EmulatedChoice | None:
+    """The answer of a committed search of this step, with today's settings. Raises RecordError."""
+    answer = answer_of_search(system, workload)
+    if answer is not None:
+        return answer
+    found = choice_for(system, workload)
+    if found is None or found[0].workload.sequences_per_step != workload.sequences_per_step:
+        return None
+    return replace(found[0], settings=found[1])
+
+
+def _typed(system: str, choice: EmulatedChoice) -> Any:
+    """The settings as the adapter takes them."""
+    return msgspec.convert(choice.settings, registry.load(system).settings_type)
+
+
+def _answer_of(choice: EmulatedChoice) -> Answer:
+    def answer(workload: Workload, system: str, emulator: Emulator) -> dict[str, Any] | None:
+        emulation = emulator.emulate(workload, system, _typed(system, choice))
+        if not emulation.fits:
+            return None
+        how = "grid" if choice.is_whole_search else "settings"
+        found = _without_machine(emulation)
+        return {"how": how, "found": found, "trials": choice.points, "file": choice.file}
+
+    return answer
 
 
 def _first_that_fits(workload: Workload, system: str, emulator: Emulator) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def peer_step(system: str, place: Place, data: MapData) -> PeerStep:
     if search is not None and search.found is not None:
         timed = timed_at(search.found, place)
         if timed is not None:
-            is_fastest = is_whole(search) and place == source
+            is_fastest = search.is_whole and place == source
             return replace(timed, is_fastest=is_fastest, floor=bound_step(system, place))
     if search is not None and place == source and is_refused(search):
         return PeerStep(system=system, label="emulated", reason=search.reason)
@@ -160,12 +160,7 @@ def peer_step(system: str, place: Place, data: MapData) -> PeerStep:
 
 def is_refused(search: MapSearch) -> bool:
     """Whether a whole grid was searched and nothing of it fits."""
-    return is_whole(search) and search.found is None
-
-
-def is_whole(search: MapSearch) -> bool:
-    """Whether no settings of the grid can be faster than the answer."""
-    return search.how == "grid" and not search.not_tried and not search.unanswered
+    return search.is_whole and search.found is None
 
 
 def timed_at(found: Emulation, place: Place) -> PeerStep | None:

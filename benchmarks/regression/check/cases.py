@@ -115,6 +115,7 @@ def gpu_plans() -> PlanCases:
     papers_layout = {
         "sequence_parallel": table_4.sequence_parallel,
         "ulysses_parallel": 1,
+        "context_parallel": 1,
         "pipeline_parallel": table_4.pipeline_parallel,
         "data_parallel": 1,
         "subsequences": table_4.subsequences,

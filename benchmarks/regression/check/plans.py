@@ -72,6 +72,8 @@ def plan_values(task: PlanTask) -> Values:
 def _layout(plan: Plan) -> Values:
     layout = layout_fields(plan)
     del layout["msp_splits"]
+    if plan.context_parallel == 1:
+        del layout["context_parallel"]
     return {
         **layout,
         "lengths_tokens": list(plan.lengths_tokens),

@@ -102,7 +102,7 @@ def attention() -> Iterator[Repetition]:
 
     def repetition() -> object:
         own = layer.own(EARLIER_POSITIONS, QUERIES)
-        output, logsumexp = attend(query, own, layer.prefix(EARLIER_POSITIONS))
+        output, logsumexp = attend(query, own, layer.prefix(EARLIER_POSITIONS, QUERIES))
         return attend_backward(
             gradient.unsqueeze(0),
             query.unsqueeze(0),

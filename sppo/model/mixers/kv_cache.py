@@ -14,27 +14,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sppo.comm.collectives import Team
 from sppo.config.models import Model
+from sppo.model.mixers.divided_layer import DividedLayer
+from sppo.model.mixers.kv_block import KvBlock, KvPair, span
 from sppo.model.weights import accumulation_dtype
 from sppo.offload.host_memory import DONE, CopyEvent, CopyStreams, TakeHost, host_memory
 from sppo.plan.blocks.attention import PREFIX_BLOCK_TOKENS, ring_slots
-
-
-class KvBlock(NamedTuple):
-    """Keys and values of some positions [kv_heads, n, D], and the accumulators of dK and dV.
-
-    Accumulators are float32 or wider. In a cache they may have fewer positions, see `KvCache`.
-    """
-
-    keys: Tensor
-    values: Tensor
-    key_gradients: Tensor
-    value_gradients: Tensor
-
-
-def _span(buffers: Sequence[Tensor], start: int, end: int) -> list[Tensor]:
-    """Views of these positions; `narrow` is one operator, an index with a slice is two or more."""
-    return [buffer.narrow(1, start, end - start) for buffer in buffers]
 
 
 class ResidentLayer:
@@ -49,32 +35,39 @@ class ResidentLayer:
         self.last = last
         self.kv_heads = buffers.keys.shape[0]
 
-    def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def place(self, like: Tensor, start: int) -> KvPair:
         """Where to write K and V [kv_heads, l, D], shaped as `like`, of positions from `start`."""
-        return self.own(start, like.shape[1])
+        return self._pair(start, like.shape[1])
+
+    def _pair(self, start: int, tokens: int) -> KvPair:
+        key, value = span(self.buffers[:2], start, start + tokens)
+        return key, value
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
         """K and V are written: keep them for every later subsequence."""
 
-    def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """K and V [kv_heads, tokens, D] of one subsequence."""
-        key, value = _span(self.buffers[:2], start, start + tokens)
-        return key, value
+    def own(self, start: int, tokens: int) -> list[KvPair]:
+        """K and V [kv_heads, tokens, D] of one subsequence: a single block."""
+        return [self._pair(start, tokens)]
 
-    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def prefix(self, start: int, tokens: int) -> Iterator[KvPair]:
         """K and V of all positions before `start`, in blocks on the device."""
         if start:
-            yield self.own(0, start)
+            yield self._pair(0, start)
 
-    def own_gradients(self, start: int, tokens: int) -> KvBlock:
+    def own_gradients(self, start: int, tokens: int) -> list[KvBlock]:
         """`own`, with the dK and dV that later subsequences have added; once in a backward.
 
         Those of the last subsequence are zeros.
         """
         if start + tokens <= self.buffers.key_gradients.shape[1]:
-            return KvBlock(*_span(self.buffers, start, start + tokens))
-        zeros = [tensor.zero_() for tensor in _span(self.last, 0, tokens)]
-        return KvBlock(*self.own(start, tokens), *zeros)
+            return [KvBlock(*span(self.buffers, start, start + tokens))]
+        zeros = [tensor.zero_() for tensor in span(self.last, 0, tokens)]
+        return [KvBlock(*self._pair(start, tokens), *zeros)]
+
+    def own_sums(self, start: int, own: list[KvBlock]) -> KvPair:
+        """dK and dV [kv_heads, tokens, D] of one subsequence, after attention added to `own`."""
+        return own[0].key_gradients, own[0].value_gradients
 
     def prefix_gradients(self, start: int, tokens: int) -> Iterator[KvBlock]:
         """`prefix` for `tokens` queries, which add dK and dV before they take the next block.
@@ -83,7 +76,7 @@ class ResidentLayer:
         """
         step = max(PREFIX_BLOCK_TOKENS, tokens)
         for first in range(0, start, step):
-            yield KvBlock(*_span(self.buffers, first, min(first + step, start)))
+            yield KvBlock(*span(self.buffers, first, min(first + step, start)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,36 +182,42 @@ class HostedLayer:
         self.ring.copies.copy_to_device(into, source, self._kept, self.gradients.written)
         return into
 
-    def place(self, like: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    def place(self, like: Tensor, start: int) -> KvPair:
         return like.new_empty(like.shape), like.new_empty(like.shape)
 
     def keep(self, start: int, key: Tensor, value: Tensor) -> None:
-        keys, values = _span(self.host[:2], start, start + key.shape[1])
+        keys, values = span(self.host[:2], start, start + key.shape[1])
         self.ring.copies.wait_for_offloads()  # those of the layer before
         self.ring.copies.copy_to_host(key, keys)
         self.ring.copies.copy_to_host(value, values)
         self._kept = self.ring.copies.d2h_event()
 
-    def own(self, start: int, tokens: int) -> tuple[Tensor, Tensor]:
-        keys, values = _span(self.host[:2], start, start + tokens)
+    def _pair(self, start: int, tokens: int) -> KvPair:
+        keys, values = span(self.host[:2], start, start + tokens)
         own = self._reload(keys), self._reload(values)
         self.ring.copies.h2d_event().wait()
         return own
 
-    def own_gradients(self, start: int, tokens: int) -> KvBlock:
+    def own(self, start: int, tokens: int) -> list[KvPair]:
+        return [self._pair(start, tokens)]
+
+    def own_gradients(self, start: int, tokens: int) -> list[KvBlock]:
         self.ring.copies.wait_for_offloads()
-        own = self.own(start, tokens)
+        own = self._pair(start, tokens)
         if self.gradients.zero:
             assert start + tokens == self.host.keys.shape[1], "the last subsequence comes first"
             wide = self.host.key_gradients.dtype
             zeros = [torch.zeros(x.shape, device=x.device, dtype=wide) for x in own]
-            return KvBlock(*own, *zeros)
-        host = _span(self.host[2:], start, start + tokens)
+            return [KvBlock(*own, *zeros)]
+        host = span(self.host[2:], start, start + tokens)
         block = KvBlock(*own, *map(self._reload, host))
         self.ring.copies.h2d_event().wait()
-        return block
+        return [block]
 
-    def prefix(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def own_sums(self, start: int, own: list[KvBlock]) -> KvPair:
+        return own[0].key_gradients, own[0].value_gradients
+
+    def prefix(self, start: int, tokens: int) -> Iterator[KvPair]:
         for load, _ in self._blocks(start, 2):
             yield load.block.keys, load.block.values
 
@@ -252,11 +251,11 @@ class HostedLayer:
     ) -> Iterator[tuple[KvLoad, KvBlock]]:
         """Every step queues the copies of one block."""
         for number, first in enumerate(range(0, start, self.ring.tokens)):
-            host = KvBlock(*_span(self.host, first, min(first + self.ring.tokens, start)))
+            host = KvBlock(*span(self.host, first, min(first + self.ring.tokens, start)))
             yield self.ring.fill(number, host[:kinds], before), host
 
 
-LayerCache = ResidentLayer | HostedLayer
+LayerCache = ResidentLayer | HostedLayer | DividedLayer
 
 
 class KvCache:
@@ -268,7 +267,7 @@ class KvCache:
 
     dK and dV are summed for the first `summed_tokens` positions (None: for all). Those behind are
     of the last subsequence, to which no other one adds: `last` has room for one layer after the
-    other.
+    other. With a `context` of several ranks all tokens are own ones of this rank.
     """
 
     def __init__(
@@ -281,6 +280,7 @@ class KvCache:
         *,
         summed_tokens: int | None = None,
         last: Sequence[Tensor] = (),
+        context: Team | None = None,
     ) -> None:
         self.ring = ring
         self._gradients = [GradientState() for _ in range(layers)]
@@ -297,9 +297,12 @@ class KvCache:
         self.layers: list[LayerCache] = []
         for layer, state in enumerate(self._gradients):
             buffers = KvBlock(*(buffer[layer] for buffer in self.buffers))
-            self.layers.append(
-                HostedLayer(buffers, ring, state) if ring else ResidentLayer(buffers, last)
-            )
+            if ring is not None:
+                self.layers.append(HostedLayer(buffers, ring, state))
+            elif context is not None and context.size > 1:
+                self.layers.append(DividedLayer(buffers, context))
+            else:
+                self.layers.append(ResidentLayer(buffers, last))
 
     def clear_gradients(self) -> None:
         """Before the backward of a sequence: dK and dV are zero. Host memory is not written."""

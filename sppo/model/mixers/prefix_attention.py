@@ -14,6 +14,7 @@ from sppo.kernels import fused
 from sppo.kernels.attention import scales_of_output
 from sppo.model.layers import Tag
 from sppo.model.mixers.flash_blocks import attend, attend_backward
+from sppo.model.mixers.kv_block import KvPair
 from sppo.model.mixers.kv_cache import LayerCache
 
 
@@ -42,17 +43,18 @@ def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor,
 
 
 def attend_prefix(
-    query: Tensor, own: tuple[Tensor, Tensor], cache: LayerCache, start: int, ranks: StageRanks
+    query: Tensor, own: list[KvPair], cache: LayerCache, start: int, ranks: StageRanks
 ) -> tuple[Tensor, Tensor]:
-    """Rotated queries [heads, l, D] of positions start..start+l against `own` and all before.
+    """Rotated queries [heads, l, D] of this context rank against `own` and all before `start`.
 
-    Returns the output [l / U, U heads D] of the tokens of `ranks.shards`, as gathered, and its
-    log-sum-exp [1, heads, l] by position.
+    own: K and V of the subsequence, which are let go. Returns the output [l / U, U heads D] of the
+    tokens of `ranks.shards`, as gathered, and its log-sum-exp [1, heads, l] by position.
     """
     tokens = query.shape[1]
-    out, logsumexp = attend(query, own, cache.prefix(start))
+    out, logsumexp = attend(query, own, cache.prefix(start, tokens), ranks.context.index)
+    own.clear()
     by_token = out.squeeze(0).transpose(0, 1)
-    rows = as_gathered(by_token, ranks.size).reshape(tokens, -1)
+    rows = as_gathered(by_token, ranks.head_ranks).reshape(tokens, -1)
     del out, by_token
     columns = rows.shape[1] * ranks.ulysses.size
     return ranks.exchange_for_tokens(rows, [columns]), logsumexp
@@ -61,10 +63,11 @@ def attend_prefix(
 class PrefixAttention(torch.autograd.Function):
     """RoPE and causal attention of one subsequence; its K and V go into the cache.
 
-    qkv [l / U, U (heads + 2 kv_heads) D] of the tokens of `ranks.shards`, as gathered, and of the
-    heads that the U Ulysses ranks then divide; turns complex [l, D / 2] by position. Returns
-    [l / U, U heads D] likewise. It saves the rotated queries, the output and its log-sum-exp. The
-    backward reads K and V from the cache; they are never saved.
+    Its l tokens are those of this context rank. qkv [l / U, U (heads + 2 kv_heads) D] of the tokens
+    of `ranks.shards`, as gathered, and of the heads that the U Ulysses ranks then divide; turns
+    complex [C l, D / 2] by position. Returns [l / U, U heads D] likewise. It saves the rotated
+    queries, the output and its log-sum-exp. The backward reads K and V from the cache; they are
+    never saved.
     """
 
     @staticmethod
@@ -80,14 +83,18 @@ class PrefixAttention(torch.autograd.Function):
         width = 2 * turns.shape[-1]
         keys = cache.kv_heads * ranks.ulysses.size * width
         ctx.widths = [qkv.shape[1] - 2 * keys, keys, keys]
-        own_heads = in_order(ranks.exchange_for_heads(qkv, ctx.widths), ranks.size)
+        own_heads = in_order(ranks.exchange_for_heads(qkv, ctx.widths), ranks.head_ranks)
+        turns = ranks.own_positions(turns)
         query, key, value = split_heads(own_heads, width, cache.kv_heads)
         rotated = rotate_into(query, turns, query.new_empty(query.shape))
         own_key, own_value = cache.place(key, start)
         rotate_into(key, turns, own_key)
         own_value.copy_(value)
         cache.keep(start, own_key, own_value)
-        result, logsumexp = attend_prefix(rotated, (own_key, own_value), cache, start, ranks)
+        own = [(own_key, own_value)]
+        if ranks.context.size > 1:
+            own = cache.own(start, key.shape[1])
+        result, logsumexp = attend_prefix(rotated, own, cache, start, ranks)
         tag("attention.query", rotated)
         tag("attention.output", result)
         tag("attention.logsumexp", logsumexp)
@@ -106,7 +113,7 @@ class PrefixAttention(torch.autograd.Function):
         tokens, width = rotated.shape[1:]
 
         def by_head(x: Tensor) -> Tensor:
-            own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.size)
+            own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.head_ranks)
             return own_heads.view(tokens, rotated.shape[0], -1).transpose(0, 1).unsqueeze(0)
 
         own = cache.own_gradients(start, tokens)
@@ -126,16 +133,19 @@ class PrefixAttention(torch.autograd.Function):
             logsumexp,
             own,
             cache.prefix_gradients(start, tokens),
+            ranks.context.index,
         ).squeeze(0)
         del grad, output
+        key_sums, value_sums = cache.own_sums(start, own)
+        del own
         columns = (rotated.shape[0] + 2 * cache.kv_heads) * width
         qkv_gradient = result.new_empty(tokens, columns)
         query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
         turns_back = ctx.turns.conj_physical()
         rotate_into(query_gradient.to(result.dtype), turns_back, query)
-        rotate_into(own.key_gradients.to(result.dtype), turns_back, key)
-        value.copy_(own.value_gradients)
+        rotate_into(key_sums.to(result.dtype), turns_back, key)
+        value.copy_(value_sums)
         del query, key, value
-        qkv_gradient = as_gathered(qkv_gradient, ranks.size)
+        qkv_gradient = as_gathered(qkv_gradient, ranks.head_ranks)
         qkv_gradient = ranks.exchange_for_tokens(qkv_gradient, ctx.widths)
         return qkv_gradient, None, None, None, None, None

@@ -66,18 +66,27 @@ ROUNDED_QUERIES = 128
 
 
 class _AttentionBytes(TokenBytes):
-    """Those of attention as well."""
+    """Those of attention as well.
+
+    With context parallelism `pair` are a rank's own K and V, `pairs` those that it gathers, `sums`
+    their dK and dV, and `sum` its own share of these.
+    """
 
     def __init__(self, placement: Placement) -> None:
         super().__init__(placement)
         model = placement.model
         self.kv_width = model.kv_width
         self.key = model.kv_width * self.element
+        self.sum = 2 * model.kv_width * self.precise if self.context > 1 else 0
         self.qkv = self.thin + 2 * self.key
         self.hosted_key = self.key if placement.hosted else 0
         self.hosted_gradient = model.kv_width * self.precise if placement.hosted else 0
         self.rotation = self.if_narrow(2 * self.thin_precise)  # RoPE of the queries in float32
-        self.turns = model.head_width * self.precise * self.shards
+        self.turns = model.head_width * self.precise * self.head_shards
+        self.pair = 2 * self.key if self.context > 1 else 0
+        self.pairs = self.context * self.pair
+        self.sums = self.context * self.sum
+        self.cloned_sums = self.sums if placement.clones else 0
         self.merged = (
             self.thin + self.if_narrow(2 * self.thin_precise) + 5 * model.heads * self.precise
         )
@@ -92,7 +101,14 @@ def forward_walk(placement: Placement) -> Iterator[StepPeak]:
     if s.exchanged:
         yield StepPeak(2, TemporaryPeak(3 * s.qkv))
     yield StepPeak(3, TemporaryPeak(both + s.rotation))
-    yield StepPeak(4, TemporaryPeak(both + s.thin + s.merged, later=True))
+    if s.context > 1:
+        yield StepPeak(3, TemporaryPeak(both + s.pair + s.pairs))
+        yield StepPeak(4, TemporaryPeak(both + s.pairs + 2 * s.thin + s.merged))
+        with_prefix = both + s.pairs + s.thin + s.merged
+        two_ahead = 2 * (s.pair + s.pairs)
+        yield StepPeak(4, TemporaryPeak(with_prefix, per_key=two_ahead, later=True))
+    else:
+        yield StepPeak(4, TemporaryPeak(both + s.thin + s.merged, later=True))
     yield StepPeak(5, TemporaryPeak(both + s.thin + s.if_exchanged(s.thin)))
     yield StepPeak(6, TemporaryPeak(s.gathered + s.cloned))
     yield StepPeak(7, TemporaryPeak(s.norm_forward))
@@ -124,14 +140,37 @@ def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
     outer = s.received + 2 * s.thin + 2 * s.hosted_key + 2 * s.hosted_gradient
     calls = outer + s.if_dealt(2 * s.thin)
     step = ATTENTION_BACKWARD_STEP
-    yield StepPeak(step, TemporaryPeak(calls + s.thin + 2 * s.key))
-    yield StepPeak(step, TemporaryPeak(calls + s.thin + s.if_narrow(s.thin_precise)))
-    yield StepPeak(
-        step, TemporaryPeak(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True)
-    )
-    outer += s.thin_precise + s.qkv + s.turns
+    if s.context > 1:
+        yield from _gathered_backward(s, outer, calls)
+    else:
+        yield StepPeak(step, TemporaryPeak(calls + s.thin + 2 * s.key))
+        yield StepPeak(step, TemporaryPeak(calls + s.thin + s.if_narrow(s.thin_precise)))
+        yield StepPeak(
+            step, TemporaryPeak(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True)
+        )
+    outer += s.thin_precise + s.qkv + s.turns + s.sum
     yield StepPeak(step, TemporaryPeak(outer + s.if_narrow(s.thin) + s.rotation))
     yield StepPeak(step, TemporaryPeak(outer + s.if_dealt(s.qkv) + s.if_exchanged(s.qkv)))
+
+
+def _gathered_backward(s: _AttentionBytes, outer: int, calls: int) -> Iterator[StepPeak]:
+    """Calls of attention on gathered K and V, and the sums of their dK and dV over the ranks.
+
+    The next block of the prefix is on its way meanwhile.
+    """
+
+    def peak(per_token: int, per_key: int = 0, *, later: bool = False) -> StepPeak:
+        at = TemporaryPeak(per_token, per_key=per_key, later=later)
+        return StepPeak(ATTENTION_BACKWARD_STEP, at)
+
+    own, ahead = s.pairs + s.sums, s.pair + s.pairs
+    total = calls + own + s.thin_precise
+    yield peak(calls + s.pair + s.pairs)
+    yield peak(total + s.thin + s.pair)
+    yield peak(total, 2 * ahead, later=True)
+    yield peak(total + s.thin, ahead + own + s.pair, later=True)
+    yield peak(total, ahead + s.sums + s.sum + s.cloned_sums, later=True)
+    yield peak(outer + s.thin_precise + own + s.sum + s.cloned_sums)
 
 
 def recomputing(placement: Placement) -> Recomputing:
@@ -145,17 +184,30 @@ def recomputing(placement: Placement) -> Recomputing:
     temporaries = {
         "norm1.output": s.norm_forward,
         "attention.query": s.gathered + in_order + s.if_exchanged(s.thin) + s.rotation,
-        "attention.output": 2 * s.hosted_key + s.thin + s.merged + s.if_exchanged(s.thin),
+        "attention.output": 2 * s.hosted_key
+        + s.pair
+        + s.pairs
+        + s.thin
+        + s.merged
+        + s.if_exchanged(s.thin),
         "block.middle": s.gathered + s.cloned,
         "norm2.output": s.norm_forward,
         "mlp.gate": s.gathered,
         "mlp.up": s.gathered,
     }
-    return Recomputing(waiting, temporaries)
+    keys = {"attention.output": 2 * (s.pair + s.pairs)} if s.context > 1 else {}
+    return Recomputing(waiting, temporaries, keys)
 
 
 def kernel_scratch_bytes(
-    model: Model, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
+    model: Model,
+    *,
+    device: str,
+    element_bytes: int,
+    shards: int,
+    context: int,
+    queries: int,
+    keys: int,
 ) -> int:
     """The scratch of torch's attention: the larger of a forward's and a backward's.
 
@@ -168,7 +220,7 @@ def kernel_scratch_bytes(
         rows = next(block for least, block in QUERIES_PER_BLOCK if queries >= least)
         forward = rows * (KEYS_PER_BLOCK + 2 + model.head_width)
         return max(forward, 2 * rows * KEYS_PER_BLOCK) * precise
-    rounded = -(-queries // ROUNDED_QUERIES) * ROUNDED_QUERIES
+    rounded = context * -(-queries // (context * ROUNDED_QUERIES)) * ROUNDED_QUERIES
     width = model.heads * (model.head_width + 2) * precise
     expanded = 0
     if model.kv_heads != model.heads:

@@ -63,7 +63,14 @@ class KernelScratch(Protocol):
     """Bytes that kernels take untracked: `queries` tokens of a subsequence against `keys`."""
 
     def __call__(
-        self, *, device: str, element_bytes: int, shards: int, queries: int, keys: int
+        self,
+        *,
+        device: str,
+        element_bytes: int,
+        shards: int,
+        context: int,
+        queries: int,
+        keys: int,
     ) -> int: ...
 
 

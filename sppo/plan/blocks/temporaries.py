@@ -48,19 +48,23 @@ class Span(NamedTuple):
 
 
 class Recomputing(NamedTuple):
-    """Bytes per token: waiting gradients by step, temporaries of recomputing by saved tensor."""
+    """Bytes per token: waiting gradients by step, temporaries of recomputing by saved tensor.
+
+    recompute_keys: those per key of the prefix, by saved tensor that has some.
+    """
 
     waiting_by_step: Mapping[int, int]
     recompute_bytes: Mapping[str, int]
+    recompute_keys: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """All that the temporaries of a block depend on but the decisions.
 
-    `ulysses` of the `shards` have the same weights. `head`: its chunk has the head, and so receives
-    no gradient. `hosted`: K and V lie in the host tier. `clones`: a sum over shards clones its
-    input, as gloo does.
+    `ulysses` of the `shards` have the same weights, `context` of them also the same heads. `head`:
+    its chunk has the head, and so receives no gradient. `hosted`: K and V lie in the host tier.
+    `clones`: a sum over shards clones its input, as gloo does.
     """
 
     model: Model
@@ -70,11 +74,17 @@ class Placement:
     hosted: bool
     clones: bool
     ulysses: int = 1
+    context: int = 1
 
     @property
     def weight_shards(self) -> int:
         """Ranks that divide the weights."""
-        return self.shards // self.ulysses
+        return self.shards // (self.ulysses * self.context)
+
+    @property
+    def head_shards(self) -> int:
+        """Ranks that divide the heads."""
+        return self.shards // self.context
 
 
 class TokenBytes:
@@ -87,7 +97,8 @@ class TokenBytes:
         self.precise = max(4, size)
         self.narrow = size < 4  # a product is then a tensor of its own before it is added
         self.divided = placement.weight_shards > 1
-        self.dealt = placement.shards > 1  # tokens are not in the order of the sequence
+        self.head_shards, self.context = placement.head_shards, placement.context
+        self.dealt = placement.head_shards > 1  # tokens are not in the order of the sequence
         self.exchanged = placement.ulysses > 1
         self.thin = model.hidden * size
         self.received = 0 if placement.head else self.thin  # held to the end of the backward
@@ -106,7 +117,7 @@ class TokenBytes:
         return size if self.divided else 0
 
     def if_dealt(self, size: int) -> int:
-        """`size` where ranks share the stage, else 0."""
+        """`size` where ranks divide the heads, else 0."""
         return size if self.dealt else 0
 
     def if_exchanged(self, size: int) -> int:

@@ -124,12 +124,16 @@ class StageProblem(StageMemoryModel):
             tokens=self.tokens[part][index],
             shards=shape.shards,
             ulysses=shape.ulysses,
+            context=shape.context,
         )
 
     def times(self, decisions: StageDecisions) -> StageTimes:
-        """Times of the stage's computes and copies, as `plan_costs` charges them; without MSP."""
+        """Times of the stage's own computes and copies, as `plan_costs` charges them.
+
+        Those of slices: `plan_slice_costs`.
+        """
         chunks = self._by_row(decisions, self._chunk_times)
-        zeroed = sum(map(self._zeroed_ns, self.shapes))
+        zeroed = sum(map(self._zeroed_ns, self._all_shapes))
         return StageTimes(chunks, zeroed)
 
     def _chunk_times(self, part: int, row: Sequence[Decision]) -> ChunkTimes:

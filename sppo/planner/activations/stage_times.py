@@ -24,7 +24,10 @@ class ChunkTimes(NamedTuple):
 
 
 class StageTimes(NamedTuple):
-    """The own chunks of a stage, and the ns to zero dK and dV of a sequence in all of them."""
+    """The own chunks of a stage, and the ns to zero dK and dV of a sequence in all its chunks.
+
+    With MSP these are also the chunks that the stage helps with.
+    """
 
     chunks: Sequence[ChunkTimes]
     clear: int

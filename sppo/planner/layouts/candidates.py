@@ -9,7 +9,7 @@ from itertools import product
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
-from sppo.planner.layouts.degrees import every_degree, ulysses_degrees
+from sppo.planner.layouts.degrees import context_degrees, every_degree, ulysses_degrees
 from sppo.planner.layouts.partition import (
     ALIGNMENT_TOKENS,
     check_cut,
@@ -23,6 +23,9 @@ from sppo.planner.options import SolverOptions
 
 CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 160, 192)
 """Numbers of subsequences that are tried."""
+
+MOST_GATHERED = 32
+"""Subsequences that are tried with context parallelism: each gathers its whole prefix anew."""
 
 GROUP_STAGES = 4
 """Subsequences of an interleaved group, per stage: slack for the other stages against the memory
@@ -60,6 +63,7 @@ def cuts(
     kind: str,
     longest_tokens: int | None,
     ulysses: int = 1,
+    context: int = 1,
 ) -> Iterator[tuple[int, ...]]:
     """The cuts to try: every N of CANDIDATES, or the asked one, and capped where that shortens.
 
@@ -69,6 +73,8 @@ def cuts(
     model, tokens = workload.model, workload.sequence_tokens
     alignment = ALIGNMENT_TOKENS * shards if tokens >= 1024 else shards
     counts: Sequence[int] = tuple(n for n in CANDIDATES if n * alignment <= tokens)
+    if context > 1:
+        counts = [count for count in counts if count <= MOST_GATHERED]
     if subsequences is not None:
         check_cut(tokens, subsequences, shards)
         counts = (subsequences,)
@@ -85,6 +91,7 @@ def cuts(
                 alignment=alignment,
                 shards=shards,
                 ulysses=ulysses,
+                context=context,
             )
         else:
             balanced = partial(
@@ -100,12 +107,28 @@ def cuts(
 def ulysses_degrees_to_try(
     workload: Workload, options: SolverOptions, shards: int
 ) -> tuple[int, ...]:
-    """The Ulysses degrees to try: beside all-to-alls, TP stays inside a node."""
+    """The Ulysses degrees of `shards` ranks that divide the heads, to try.
+
+    Beside all-to-alls, TP stays inside a node.
+    """
     degrees = ulysses_degrees(options, shards)
     if options.ulysses_parallel is not None:
         return degrees
     node = workload.cluster.ranks_per_node
     return tuple(degree for degree in degrees if degree == 1 or shards // degree <= node)
+
+
+def divisions_to_try(
+    workload: Workload, options: SolverOptions, shards: int
+) -> list[tuple[int, int]]:
+    """(Ulysses, context) degrees of a stage to try. With several contexts K and V stay resident."""
+    contexts = context_degrees(workload, options, shards)
+    return [
+        (ulysses, context)
+        for context in contexts
+        if context == 1 or not options.kv_offload
+        for ulysses in ulysses_degrees_to_try(workload, options, shards // context)
+    ]
 
 
 def every_layout(
@@ -120,16 +143,17 @@ def every_layout(
         several = workload.sequences_per_step > replicas
         kv_block_tokens = block_tokens(workload, shards) if options.kv_offload else 0
         chunks = interleavings(workload.model.layers, stages, options.virtual_stages)
-        divisions = ulysses_degrees_to_try(workload, options, shards)
-        for ulysses, virtual_stages in product(divisions, chunks):
+        divisions = divisions_to_try(workload, options, shards)
+        for (ulysses, context), virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
-            for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses):
+            for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses, context):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,
                     profile=profile,
                     sequence_parallel=shards,
                     ulysses_parallel=ulysses,
+                    context_parallel=context,
                     pipeline_parallel=stages,
                     data_parallel=replicas,
                     virtual_stages=virtual_stages,

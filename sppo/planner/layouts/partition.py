@@ -114,6 +114,7 @@ def time_balanced_cut(
     alignment: int = 1,
     shards: int = 1,
     ulysses: int = 1,
+    context: int = 1,
 ) -> tuple[int, ...]:
     """N lengths of equal time on a profile, forward and backward of one block.
 
@@ -122,7 +123,7 @@ def time_balanced_cut(
     check_cut(tokens, subsequences, alignment)
     if subsequences == 1:
         return (tokens,)
-    timed = partial(block_seconds, model, profile, shards=shards, ulysses=ulysses)
+    timed = partial(block_seconds, model, profile, shards=shards, ulysses=ulysses, context=context)
 
     def compute_ns(start: int, length: int) -> int:
         block = timed(start=start, tokens=length)

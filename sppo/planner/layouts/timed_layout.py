@@ -35,8 +35,12 @@ class TimedLayout(Layout):
 
     @property
     def may_split(self) -> bool:
-        """Whether MSP is possible: several stages, unmixed sequences, K and V on the device."""
-        return self.pipeline_parallel > 1 and self.kv_sets == 1 and not self.kv_block_tokens
+        """Whether MSP is possible: several stages, unmixed sequences, K and V on the device.
+
+        Helpers gather no K and V, so no ranks have the same heads.
+        """
+        resident = not self.kv_block_tokens and self.context_parallel == 1
+        return self.pipeline_parallel > 1 and self.kv_sets == 1 and resident
 
     def with_msp(self, ends: Ends) -> TimedLayout:
         """The same layout with multiplexed sequence partitioning (paper sec. 6.2)."""
@@ -89,6 +93,7 @@ class TimedLayout(Layout):
             self.workload.element_bytes,
             self.sequence_parallel,
             self.ulysses_parallel,
+            self.context_parallel,
             self.data_parallel,
             self.pipeline_parallel,
             self.virtual_stages,
@@ -108,8 +113,8 @@ class TimedLayout(Layout):
         """Compute times of one chunk, by subsequence."""
         key = len(shape.layers), shape.head
         if key not in self.memo:
-            model, ranks = self.workload.model, (self.sequence_parallel, self.ulysses_parallel)
-            blocks = subsequence_blocks(model, self.profile, self.lengths_tokens, *ranks)
+            model, ranks = self.workload.model, self._stage_degrees
+            blocks = subsequence_blocks(model, self.profile, self.lengths_tokens, ranks)
             self.memo[key] = tuple(block.part(*key) for block in blocks)
         costs: tuple[SubsequenceCost, ...] = self.memo[key]
         return costs
@@ -121,8 +126,12 @@ class TimedLayout(Layout):
     @cached_property
     def cut_times(self) -> CutTimes:
         """Sums over the subsequences, which layouts of one cut, SP and Ulysses degree share."""
-        ranks = self.sequence_parallel, self.ulysses_parallel
-        return _cut_times(self.workload.model, self.profile, self.lengths_tokens, *ranks)
+        ranks = self._stage_degrees
+        return _cut_times(self.workload.model, self.profile, self.lengths_tokens, ranks)
+
+    @property
+    def _stage_degrees(self) -> StageDegrees:
+        return StageDegrees(self.sequence_parallel, self.ulysses_parallel, self.context_parallel)
 
     def chunk_layers(self, part: int) -> int:
         """Layers of a chunk: see `split_layers`."""
@@ -200,6 +209,7 @@ class _Division(NamedTuple):
     element_bytes: int
     shards: int
     ulysses: int
+    context: int
     replicas: int
     stages: int
     virtual_stages: int
@@ -221,6 +231,7 @@ def _chunk_shapes(division: _Division) -> tuple[PartShape, ...]:
             element_bytes=division.element_bytes,
             shards=division.shards,
             ulysses=division.ulysses,
+            context=division.context,
             replicas=division.replicas,
         )
         for number, part in enumerate(ranges)
@@ -250,11 +261,19 @@ class CutTimes(NamedTuple):
     longest_head: float
 
 
+class StageDegrees(NamedTuple):
+    """Ranks of a stage; groups of `ulysses` have the same weights, of `context` the same heads."""
+
+    shards: int
+    ulysses: int
+    context: int
+
+
 @lru_cache(maxsize=4096)
 def _cut_times(
-    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int, ulysses: int
+    model: Model, profile: Hardware, lengths: tuple[int, ...], ranks: StageDegrees
 ) -> CutTimes:
-    blocks = subsequence_blocks(model, profile, lengths, shards, ulysses)
+    blocks = subsequence_blocks(model, profile, lengths, ranks)
     both = [block.forward + block.backward for block in blocks]
     heads = [block.head for block in blocks]
     sums = sum(both), sum(heads)
@@ -263,11 +282,11 @@ def _cut_times(
 
 @lru_cache(maxsize=1024)
 def subsequence_blocks(
-    model: Model, profile: Hardware, lengths: tuple[int, ...], shards: int, ulysses: int
+    model: Model, profile: Hardware, lengths: tuple[int, ...], ranks: StageDegrees
 ) -> tuple[BlockSeconds, ...]:
     """Compute times of one block, and of the head, by subsequence of a cut."""
     starts = itertools.accumulate(lengths[:-1], initial=0)
     return tuple(
-        block_seconds(model, profile, start=start, tokens=tokens, shards=shards, ulysses=ulysses)
+        block_seconds(model, profile, start=start, tokens=tokens, **ranks._asdict())
         for start, tokens in zip(starts, lengths, strict=True)
     )

@@ -12,6 +12,7 @@ from sppo.config.hardware import Hardware
 from sppo.config.sizes import format_bytes
 from sppo.config.workload import Workload
 from sppo.cost_model.flops import step_flops
+from sppo.cost_model.time_shares import TimeShares, time_shares
 from sppo.plan.plan import Plan, StageMemory, part_shape
 from sppo.planner.report.wording import counted, ranges
 
@@ -20,6 +21,8 @@ T = TypeVar("T", bound=Hashable)
 WIDTH = 100
 BAR = 40
 FREE = "."
+
+SHOWN_SHARE = 0.0005
 
 DECISION_LINES = 12
 """Lines of decisions for model chunks that are equal; the plan's JSON has all of them."""
@@ -63,11 +66,18 @@ UNTRACKED_KINDS: Kinds = {
 }
 
 
-def plan_card(plan: Plan, profile: Hardware, workload: Workload) -> str:
-    """The plan as text. `workload` is the one that was planned: it has the limits and FLOPs."""
+def plan_card(
+    plan: Plan, profile: Hardware, workload: Workload, shares: TimeShares | None = None
+) -> str:
+    """The plan as text. `workload` is the one that was planned: it has the limits and FLOPs.
+
+    shares: of its time, if they are known.
+    """
+    shares = shares or time_shares(plan, profile)
     size = f"{plan.sequences_per_step} x {plan.sequence_tokens:,} tokens a step"
     sections = {
         f"Plan of {plan.workload}: {plan.model.name}, {size}": _head(plan, profile, workload),
+        "Where the time goes (simulated; shares of all stages' time)": _time_rows(shares),
         "Kinds of memory": LEGEND,
         "Predicted peak memory of a rank (full bar: the limit, or without it the fullest stage)": [
             *_bars(plan, "device", DEVICE_KINDS, workload.device_memory_bytes),
@@ -135,6 +145,26 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
     tgs = f"{rate:,.1f} tokens per second per rank (TGS)"
     yield "", f"{tgs}, MFU (causal) {share:.1%} of {peak / unit:,.1f} {name} peak"
     yield "", f"from the {profile.kind} profile {profile.name}; without the optimizer"
+
+
+TIME_WORDS = {
+    "kernels": "kernels at the profile's best rates: the share of the kernel limit",
+    "short_kernels": "slower kernels of short subsequences, overhead of layers",
+    "recomputation": "recomputation of saved tensors",
+    "collectives": "collectives inside a stage",
+    "copies": "copies to and from host memory that nothing hides",
+    "messages": "messages between stages",
+    "idle": "idle: the pipeline fills and drains, stages wait for each other",
+    "other": "zeros of dK and dV, gradients of helpers",
+    "reduction": "sums of gradients over copies of the weights",
+}
+
+
+def _time_rows(shares: TimeShares) -> Iterator[tuple[str, str]]:
+    """Shares that are not zero as shown."""
+    for name, share in shares.rows:
+        if abs(share) >= SHOWN_SHARE:
+            yield f"{share:.1%}", TIME_WORDS[name]
 
 
 def _bars(plan: Plan, tier: str, kinds: Kinds, limit: int | None) -> Iterator[tuple[str, ...]]:

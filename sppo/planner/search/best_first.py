@@ -17,13 +17,13 @@ from sppo.planner.activations.stage_problem import StageProblem, require_room
 from sppo.planner.evaluate import Choose
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.search.bounds import (
+    added_at_least,
     bounding_problems,
     bounding_stages,
     chains,
     compute_bound_ns,
 )
 from sppo.planner.search.fastest_decisions import Alternatives, DecidedStep, fastest_decisions
-from sppo.planner.search.least_added import least_added
 from sppo.planner.search.log import Search
 
 Require = Callable[[StageProblem], None]
@@ -113,7 +113,7 @@ class _BestFirst:
             require_room(layout.workload, layout, stage, layout.stage_shapes(stage))
         added_ns = []
         for problem in bounding_problems(layout):
-            added = least_added(problem)
+            added = added_at_least(layout, problem)
             added.require_fit(problem)
             added_ns.append(added.ns)
         pairs = zip(chains(layout), added_ns, strict=True)
@@ -155,7 +155,7 @@ class _BestFirst:
             for problem in problems:
                 problem.require_room()
                 if self.decide.weighs_memory:
-                    least_added(problem).require_fit(problem)
+                    added_at_least(finest, problem).require_fit(problem)
             for problem in problems:
                 self._require_decisions(problem)
         except LayoutDoesNotFit as short:

@@ -14,6 +14,7 @@ from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.activations.stage_times import StageTimes
 from sppo.planner.evaluate import stage_problem
 from sppo.planner.layouts.timed_layout import TimedLayout
+from sppo.planner.search.least_added import LeastAdded, least_added
 from sppo.planner.search.quick_step import message_ns
 from sppo.schedule.order import forward_order
 
@@ -55,6 +56,15 @@ def bounding_problems(layout: TimedLayout) -> list[StageProblem]:
         stages = bounding_stages(layout)
         layout.memo["problems"] = [stage_problem(layout, stage) for stage in stages]
     made: list[StageProblem] = layout.memo["problems"]
+    return made
+
+
+def added_at_least(layout: TimedLayout, problem: StageProblem) -> LeastAdded:
+    """`least_added` of one of `bounding_problems`; made once for a layout."""
+    key = "added", problem.stage
+    if key not in layout.memo:
+        layout.memo[key] = least_added(problem)
+    made: LeastAdded = layout.memo[key]
     return made
 
 

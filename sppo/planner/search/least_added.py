@@ -70,6 +70,7 @@ def least_added(problem: StageProblem) -> LeastAdded:
         shape.element_bytes,
         shards=shape.shards,
         ulysses=shape.ulysses,
+        context=shape.context,
         shortest=min(problem.lengths),
         longest=max(problem.lengths),
     )

@@ -33,6 +33,7 @@ def recompute_prices(
     *,
     shards: int,
     ulysses: int,
+    context: int,
     shortest: int,
     longest: int,
 ) -> RecomputePrices:
@@ -40,17 +41,24 @@ def recompute_prices(
     known = [row.tokens for row in profile.rates]
     low = max(0, bisect_right(known, shortest // shards) - 1)
     high = min(len(known) - 1, bisect_left(known, -(-longest // shards)))
-    return _prices(model, profile, element_bytes, (shards, ulysses), low, max(low, high))
+    return _prices(model, profile, element_bytes, (shards, ulysses, context), low, max(low, high))
 
 
 @lru_cache(maxsize=1024)
 def _prices(
-    model: Model, profile: Hardware, element_bytes: int, ranks: tuple[int, int], low: int, high: int
+    model: Model,
+    profile: Hardware,
+    element_bytes: int,
+    ranks: tuple[int, int, int],
+    low: int,
+    high: int,
 ) -> RecomputePrices:
     """Rates are linear between the rows of a profile, so the extremes lie at its rows."""
     block = block_of(model)
-    shards, ulysses = ranks
-    recompute = partial(recompute_ns, model, profile, shards=shards, ulysses=ulysses)
+    shards, ulysses, context = ranks
+    recompute = partial(
+        recompute_ns, model, profile, shards=shards, ulysses=ulysses, context=context
+    )
     lengths = [row.tokens * shards for row in profile.rates[low : high + 1]]
     tensors, most_ns = [], 0.0
     for name in block.recompute_lean:
