@@ -95,10 +95,10 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     parts = [part for part in chunks if part["layers"][0] < part["layers"][1]]
     shares = [share for part in parts for share in part["offload_share"]]
     words = f"PP{plan['pipeline_parallel']}"
+    names = ("Ulysses", "ulysses_parallel"), ("CP", "context_parallel")
+    division = [f"{name} {plan[key]}" for name, key in names if plan.get(key, 1) > 1]
     for key, template in (
-        ("sequence_parallel", " SP{}"),
-        ("ulysses_parallel", " (Ulysses {})"),
-        ("context_parallel", " (CP {})"),
+        ("sequence_parallel", " SP{}" + f" ({' x '.join(division)})" * bool(division)),
         ("data_parallel", " DP{}"),
         ("virtual_stages", " x {} chunks"),
     ):
