@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, get_type_hints
 
 import msgspec
 
@@ -145,6 +145,12 @@ class Hardware:
         if known is None:
             known = self._known_rates[key] = self._rate(tokens, kind)
         return known
+
+    def rates_at(self, tokens: Any, kind: str) -> Any:
+        """`rate` of an array of lengths, as an array."""
+        import numpy as np
+
+        return np.interp(tokens, self._lengths, [getattr(row, kind) for row in self.rates])
 
     @cached_property
     def _known_rates(self) -> dict[tuple[int, str], float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
@@ -62,6 +64,58 @@ def block_seconds(
     also the same heads. Their collectives are charged in full, as if nothing hid them. Rates are
     those of tokens / shards, the work of one device.
     """
+    return _block_seconds(
+        model,
+        profile,
+        profile.rate,
+        start=start,
+        tokens=tokens,
+        shards=shards,
+        ulysses=ulysses,
+        context=context,
+    )
+
+
+def cut_seconds(
+    model: Model,
+    profile: Hardware,
+    lengths: Sequence[int],
+    *,
+    shards: int,
+    ulysses: int,
+    context: int,
+) -> BlockSeconds:
+    """`block_seconds` of all subsequences of a cut at once, as arrays [N].
+
+    They are equal but for the last bits.
+    """
+    import numpy as np
+
+    tokens = np.array(lengths, dtype=np.float64)
+    return _block_seconds(
+        model,
+        profile,
+        profile.rates_at,
+        start=np.cumsum(tokens) - tokens,
+        tokens=tokens,
+        shards=shards,
+        ulysses=ulysses,
+        context=context,
+    )
+
+
+def _block_seconds(
+    model: Model,
+    profile: Hardware,
+    rate: Callable[[Any, str], Any],
+    *,
+    start: Any,
+    tokens: Any,
+    shards: int,
+    ulysses: int,
+    context: int,
+) -> BlockSeconds:
+    """Of one subsequence, or of arrays of starts and lengths. rate: FLOP/s by tokens and kind."""
     block = block_of(model)
     work = tokens // shards
     copies = ulysses * context
@@ -72,20 +126,20 @@ def block_seconds(
     gather = _gather_seconds(model, profile, start + tokens, shards, context)
     size = profile.element_bytes
     sums = block.backward_sums * gradient_element_bytes(size) / size
-    dense_forward = profile.rate(work, "dense_forward")
+    dense_forward = rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
         + block.forward_exchanges * exchange
         + gather
         + sum(block.forward_all_to_alls) * an_element
         + dense / dense_forward
-        + mixer / profile.rate(work, "attention_forward"),
+        + mixer / rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
         + gather * (1 + gradient_element_bytes(size) / size)
         + (sum(block.backward_all_to_alls) + sums) * an_element
-        + 2 * dense / profile.rate(work, "dense_backward")
-        + 2 * mixer / profile.rate(work, "attention_backward"),
+        + 2 * dense / rate(work, "dense_backward")
+        + 2 * mixer / rate(work, "attention_backward"),
         head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.config.workload import Cluster, Workload
 from sppo.cost_model.flops import step_flops
+from sppo.cost_model.times import block_seconds, cut_seconds
 from sppo.plan.layout import split_layers
 from sppo.planner.layouts.partition import (
     equal_cut,
@@ -96,3 +99,19 @@ def test_layers_split_with_the_remainder_in_front() -> None:
     assert split_layers(5, 2) == ((0, 3), (3, 5))
     with pytest.raises(ValueError, match="at most 3 ranks"):
         split_layers(3, 4)
+
+
+@pytest.mark.parametrize("ranks", [(1, 1, 1), (8, 1, 1), (8, 4, 1), (16, 2, 4)])
+def test_times_of_a_cut_at_once_are_those_of_its_subsequences(ranks: tuple[int, int, int]) -> None:
+    profile, model = load_hardware("a100-80g"), MODELS["llama-8b"]
+    degrees = dict(zip(("shards", "ulysses", "context"), ranks, strict=True))
+    lengths = (300_000, 1_024, 65_536, 128, 7 * 16 * 997)
+    starts = itertools.accumulate(lengths[:-1], initial=0)
+    alone = [
+        block_seconds(model, profile, start=start, tokens=tokens, **degrees)
+        for start, tokens in zip(starts, lengths, strict=True)
+    ]
+    together = cut_seconds(model, profile, lengths, **degrees)
+    for name in ("forward", "backward", "head"):
+        expected = [getattr(block, name) for block in alone]
+        assert list(getattr(together, name)) == pytest.approx(expected, rel=1e-12)

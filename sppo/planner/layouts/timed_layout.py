@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.config.workload import Workload
-from sppo.cost_model.times import BlockSeconds, block_seconds, reduction_seconds
+from sppo.cost_model.times import BlockSeconds, block_seconds, cut_seconds, reduction_seconds
 from sppo.plan.blocks import block_of
 from sppo.plan.layout import Layout, layout_fields, split_layers
 from sppo.plan.msp import msp_splits
@@ -273,11 +273,10 @@ class StageDegrees(NamedTuple):
 def _cut_times(
     model: Model, profile: Hardware, lengths: tuple[int, ...], ranks: StageDegrees
 ) -> CutTimes:
-    blocks = subsequence_blocks(model, profile, lengths, ranks)
-    both = [block.forward + block.backward for block in blocks]
-    heads = [block.head for block in blocks]
-    sums = sum(both), sum(heads)
-    return CutTimes(*sums, both[0], both[-1], heads[-1], max(both), max(heads))
+    blocks: Any = cut_seconds(model, profile, lengths, **ranks._asdict())
+    both, heads = blocks.forward + blocks.backward, blocks.head
+    values = both.sum(), heads.sum(), both[0], both[-1], heads[-1], both.max(), heads.max()
+    return CutTimes(*map(float, values))
 
 
 @lru_cache(maxsize=1024)
