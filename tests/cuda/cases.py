@@ -128,6 +128,19 @@ CASES = (
         options={**HOSTED, **LEAN, "ulysses": 2},
     ),
     Case(
+        name="SP 4 (TP 2 x CP 2)",
+        shards=4,
+        options={**OFFLOADED, **LEAN, "context": 2},
+        in_tox=True,
+    ),
+    Case(
+        name="SP 4 (Ulysses 2 x CP 2), PP 2, full recomputation",
+        shards=4,
+        stages=2,
+        model=LLAMA,
+        options={**FULL, "ulysses": 2, "context": 2},
+    ),
+    Case(
         name="SP 4 (Ulysses 4), PP 2, MSP",
         shards=4,
         stages=2,
