@@ -148,7 +148,7 @@ def _attention_backward(s: _AttentionBytes) -> Iterator[StepPeak]:
         yield StepPeak(
             step, TemporaryPeak(calls + s.thin_precise + s.thin, per_key=2 * s.key, later=True)
         )
-    outer += s.thin_precise + s.qkv + s.turns + s.sum
+    outer += s.thin_precise + s.qkv + s.turns + s.sum - 2 * s.hosted_key
     yield StepPeak(step, TemporaryPeak(outer + s.if_narrow(s.thin) + s.rotation))
     yield StepPeak(step, TemporaryPeak(outer + s.if_dealt(s.qkv) + s.if_exchanged(s.qkv)))
 
