@@ -503,6 +503,10 @@ def test_the_figures_are_drawn(figure: PaperPoints, tmp_path: Path) -> None:
         (["--emulate", "--figures", "11"], "unknown figure '11'; known: 1, 10, 12"),
         (["--readings", "worst"], "unknown reading 'worst'; known: paper, best"),
         (["--publish", "--readings", "best"], "only whole figures"),
+        (
+            ["--publish", "--readings", "paper", "--figures", "10", "--sequences-per-step", "1"],
+            "committed with rows at their best",
+        ),
         (["--models", "gpt-5b"], "unknown model 'gpt-5b'; known: gpt-7b"),
         (["--systems", "fpdt"], "unknown system 'fpdt'; known: deepspeed"),
         (["--sequences-per-step", "0"], "must be positive"),

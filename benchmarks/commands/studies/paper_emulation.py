@@ -64,6 +64,24 @@ class PaperEmulation(Results):
         given = (getattr(self, name) != own[name] for name in own.keys() - inherited)
         return self.resume is not None or any(given)
 
+    def _check_whole(self, figures: Sequence[str], readings: set[str], count: int) -> None:
+        """Refuse to publish a part. The paper's reading alone may stand where no other one does."""
+        from benchmarks.paper.items import published
+        from benchmarks.paper.layout_rules import Reading
+
+        if self.models or self.systems or readings not in ({"paper"}, set(get_args(Reading))):
+            raise UsageError(
+                "--publish: only whole figures are published; leave --models, --systems and "
+                "--readings best out"
+            )
+        for figure in figures if readings == {"paper"} else ():
+            known = published.read(figure, count)
+            if known is not None and any(row.at_best for row in (*known.verdicts, *known.longest)):
+                raise UsageError(
+                    f"--publish: fig. {figure} is committed with rows at their best; leave "
+                    "--readings out"
+                )
+
     def emulate_figures(self, figures: Sequence[str]) -> int:
         """Emulate these figures.
 
@@ -97,11 +115,8 @@ class PaperEmulation(Results):
             raise UsageError("--sequences-per-step must be positive")
         if self.publish and self.stale:
             raise UsageError("--publish: stale counts are not published; leave --stale out")
-        if self.publish and (self.models or self.systems or readings != set(get_args(Reading))):
-            raise UsageError(
-                "--publish: only whole figures are published; leave --models, --systems and "
-                "--readings out"
-            )
+        if self.publish:
+            self._check_whole(figures, readings, count)
         workload = replace(points[0].workload(), name="paper")
         emulator = Emulator(
             parent=arguments.parent(self),

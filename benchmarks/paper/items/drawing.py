@@ -22,6 +22,10 @@ CROWDED = 18
 """Bars of a panel from which on the numbers above them stand upright."""
 
 
+STANDING_WORDS = 0.026
+"""Room above the bars for each letter of standing words, as a share of the tallest bar."""
+
+
 def grouped_bars(
     axes: Any,
     points: Sequence[Point],
@@ -53,8 +57,12 @@ def grouped_bars(
             high = (highs or {}).get(key, point.value)
             above = (words or {}).get(key) or _number(point, form)
             _bar(axes, point, middle, width, look, words=above, rotation=rotation, high=high)
-    axes.margins(y=0.16 if rotation else 0.1)
+    longest = max(map(len, (words or {}).values()), default=0)
+    axes.margins(y=max(0.16, STANDING_WORDS * longest) if rotation else 0.1)
     axes.set_ylim(bottom=0)
+    if all(point.value is None for point in points):  # outcomes in words alone
+        axes.set_ylim(top=1)
+        axes.set_yticks([])
 
 
 def _number(point: Point, form: str) -> str:

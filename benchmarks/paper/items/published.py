@@ -33,7 +33,7 @@ def command(figure: str, sequences_per_step: int) -> str:
     """The command that makes a committed emulation."""
     return (
         f"sppo-bench paper --emulate --figures {figure} "
-        f"--sequences-per-step {sequences_per_step} --publish"
+        f"--sequences-per-step {sequences_per_step} --readings paper --publish"
     )
 
 
