@@ -76,7 +76,8 @@ class PaperEmulation(Results):
             )
         for figure in figures if readings == {"paper"} else ():
             known = published.read(figure, count)
-            if known is not None and any(row.at_best for row in (*known.verdicts, *known.longest)):
+            rows = () if known is None else (*known.verdicts, *known.longest)
+            if any(getattr(row, "at_best", False) for row in rows):
                 raise UsageError(
                     f"--publish: fig. {figure} is committed with rows at their best; leave "
                     "--readings out"

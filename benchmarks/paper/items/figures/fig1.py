@@ -26,6 +26,7 @@ from benchmarks.reporting import style
 from benchmarks.reporting.text_table import number
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import length_name, parse_tokens
+from sppo.cost_model.time_shares import time_shares
 from sppo.plan.layout import Degrees
 
 PAPER_SPPO, PAPER_PEERS = "SPPO, the paper", "Megatron and DeepSpeed, the paper"
@@ -99,8 +100,26 @@ def _notes() -> list[str]:
         f"What if: kernels of every length run as fast as those of {FULL_RATE_TOKENS:,} tokens a "
         f"GPU. At 1M and N 160 a GPU computes {tokens} tokens of a subsequence. There attention "
         f"runs at {slow:.0f} TFLOP/s in the profile, in the what-if at {full:.0f}.",
+        _bound_words(),
         "One sequence a step. 1M tokens are 1,048,576, 1B tokens are 1e9.",
     ]
+
+
+def _bound_words() -> str:
+    """What no schedule of the paper's plan can be below under the profile's rates."""
+    words = []
+    for place in reported.large_points():
+        step = paper_point_plan(place)
+        assert step.plan is not None
+        assert step.seconds is not None
+        shares = time_shares(step.plan, testbed())
+        alone = step.seconds * (shares.kernels + shares.short_kernels)
+        words.append(f"{hours_per_billion_tokens(place.workload(), alone):.1f} h")
+    return (
+        f"A bound: the kernels of the paper's plan alone, at the rates of their lengths, take "
+        f"{', '.join(words[:-1])} and {words[-1]}. No schedule of this plan is faster with these "
+        "rates, whatever hides."
+    )
 
 
 def paper_point_plan(place: ReportedPoint, profile: Hardware | None = None) -> SimulatedStep:
