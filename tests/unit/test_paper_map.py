@@ -381,6 +381,8 @@ def test_the_command_makes_the_map_and_publishes_it(
         (["--map", "--figures", "1"], "leave --figures out: the map makes data"),
         (["--map", "--models", "gpt-7b"], "leave --models out: the map has fixed places"),
         (["--map", "--map-budget", "0"], "give positive seconds"),
+        (["--map", "--map-budget", "9"], "add --map-searches"),
+        (["--map", "--map-searches", "--plans-only"], "leave one of them out"),
         (["--plans-only"], "add --map"),
         (["--map-searches"], "add --map"),
     ],

@@ -19,6 +19,9 @@ from benchmarks.commands.studies.paper_emulation import PaperEmulation
 FOLDER = "paper-map"
 """The folder of the map below results/runs/."""
 
+SEARCH_SECONDS = 900.0
+"""Of one peer's search at one place, if nothing else is asked."""
+
 ALLOWED = ("again", "time_limit", "no_wandb")
 """Flags of an emulation that the map takes too."""
 
@@ -34,7 +37,7 @@ class PaperMap(PaperEmulation):
     results/paper/map.json."""
     map_searches: bool = False
     """Of the map: search the peers' whole grids too, at seven places. Hours."""
-    map_budget: Annotated[float, arg(metavar="SECONDS")] = 900.0
+    map_budget: Annotated[float, arg(metavar="SECONDS")] = SEARCH_SECONDS
     """Seconds of the map's search of one peer at one place."""
     plans_only: bool = False
     """Of the map: SPPO's plans alone, without the peers' searches."""
@@ -106,3 +109,5 @@ class PaperMap(PaperEmulation):
             raise UsageError("--map-searches with --plans-only: leave one of them out")
         if not self.map_budget > 0:
             raise UsageError(f"--map-budget {self.map_budget:g}: give positive seconds")
+        if self.map_budget != SEARCH_SECONDS and not self.map_searches:
+            raise UsageError("--map-budget is of the searches: add --map-searches")

@@ -30,6 +30,7 @@ def explain(
     comparisons = (
         compared.degrees(),
         *compared.division(),
+        *compared.gathering(),
         *compared.chunks(),
         compared.count(),
         *compared.cap(),
@@ -91,6 +92,16 @@ class _Comparisons:
         if others:
             here, there = ("", "without") if exchanges else ("no ", "with")
             yield f"{here}all-to-alls inside a stage: {there} them, {self._verdict(others)}"
+
+    def gathering(self) -> Iterator[str]:
+        """Gathered K and V inside a stage, or none, where the search had both."""
+        gathers = self.layout.context_parallel > 1
+        others = [
+            member for member in self.search.layouts if (member.context_parallel > 1) != gathers
+        ]
+        if others:
+            here, there = ("", "without") if gathers else ("no ", "with")
+            yield f"{here}gathered K and V inside a stage (CP): {there}, {self._verdict(others)}"
 
     def chunks(self) -> Iterator[str]:
         """Every other number of model chunks a stage, for the same degrees."""
