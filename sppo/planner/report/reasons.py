@@ -8,8 +8,9 @@ sentence names the simulated step ("simulated 1.2% slower"). Else it names the l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
 from sppo.planner.layouts.timed_layout import TimedLayout
 from sppo.planner.report.memory_reasons import copy_reasons, memory_reasons
@@ -30,7 +31,6 @@ def explain(
     comparisons = (
         compared.degrees(),
         *compared.division(),
-        *compared.gathering(),
         *compared.chunks(),
         compared.count(),
         *compared.cap(),
@@ -84,24 +84,21 @@ class _Comparisons:
         )
 
     def division(self) -> Iterator[str]:
-        """All-to-alls inside a stage, or none, where the options leave both."""
-        exchanges = self.layout.ulysses_parallel > 1
-        others = [
-            member for member in self.search.layouts if (member.ulysses_parallel > 1) != exchanges
-        ]
-        if others:
-            here, there = ("", "without") if exchanges else ("no ", "with")
-            yield f"{here}all-to-alls inside a stage: {there} them, {self._verdict(others)}"
+        """All-to-alls and gathered K and V inside a stage, or none, where the search had both."""
+        yield from self._with_and_without(
+            "all-to-alls inside a stage", lambda layout: layout.ulysses_parallel > 1
+        )
+        yield from self._with_and_without(
+            "gathered K and V inside a stage (CP)", lambda layout: layout.context_parallel > 1
+        )
 
-    def gathering(self) -> Iterator[str]:
-        """Gathered K and V inside a stage, or none, where the search had both."""
-        gathers = self.layout.context_parallel > 1
-        others = [
-            member for member in self.search.layouts if (member.context_parallel > 1) != gathers
-        ]
+    def _with_and_without(self, what: str, has: Callable[[Layout], bool]) -> Iterator[str]:
+        """The best layout that differs in this."""
+        here = has(self.layout)
+        others = [member for member in self.search.layouts if has(member) != here]
         if others:
-            here, there = ("", "without") if gathers else ("no ", "with")
-            yield f"{here}gathered K and V inside a stage (CP): {there}, {self._verdict(others)}"
+            words = ("", "without") if here else ("no ", "with")
+            yield f"{words[0]}{what}: {words[1]} them, {self._verdict(others)}"
 
     def chunks(self) -> Iterator[str]:
         """Every other number of model chunks a stage, for the same degrees."""

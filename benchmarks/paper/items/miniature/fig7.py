@@ -63,8 +63,8 @@ def panel(measured: MeasuredFigure, *, simulated: Mapping[int, float]) -> Panel:
             "length, nothing offloaded.",
             "Busy time is a launch's median step without its bubble. The bubble is that of the "
             "launch's last step.",
-            "A step of the axis counts as a rise or a fall if all launches that ran next to each "
-            "other agree, and noise spoils the times of neither row.",
+            "A step of the axis counts as a rise or a fall if all neighbouring launches agree. "
+            "Noise may spoil the times of neither row.",
         ],
         draw=lambda figure: _draw(figure, lengths, place.ranks),
     )
