@@ -64,10 +64,19 @@ class Layout(Slicing):
 
     @property
     def family(self) -> tuple[int, ...]:
-        """SP, PP, DP, Ulysses, CP, chunks a stage, place of K and V: everything but the cut."""
-        degrees = self.sequence_parallel, self.pipeline_parallel, self.data_parallel
-        division = self.ulysses_parallel, self.context_parallel
-        return (*degrees, *division, self.virtual_stages, self.kv_block_tokens)
+        """The degrees, chunks a stage, place of K and V: everything but the cut."""
+        return (*self.degrees, self.virtual_stages, self.kv_block_tokens)
+
+    @property
+    def degrees(self) -> tuple[int, int, int, int, int]:
+        """SP, PP, DP, Ulysses, CP."""
+        return (
+            self.sequence_parallel,
+            self.pipeline_parallel,
+            self.data_parallel,
+            self.ulysses_parallel,
+            self.context_parallel,
+        )
 
     @property
     def tensor_parallel(self) -> int:

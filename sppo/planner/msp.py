@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from heapq import heapify, heappop, heappush
 from itertools import product
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
@@ -65,7 +67,13 @@ class _Candidate:
 
     resident: TimedLayout
     ends: Ends
-    estimate: float
+    alone: float
+    """Without what memory adds."""
+
+    @cached_property
+    def estimate(self) -> float:
+        """Seconds, with the least that memory adds."""
+        return self.alone + _added(self.resident)
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -134,12 +142,23 @@ class _Trials:
         self._of_cuts: dict[tuple[object, ...], float] = {}
 
     def run(self, candidates: Sequence[_Candidate]) -> None:
-        """Simulate those whose estimates promise to be faster."""
-        for candidate in candidates:
+        """Simulate those whose estimates promise to be faster, the least estimate first.
+
+        What memory adds is asked where a candidate may be next.
+        """
+        waiting = [(each.alone, number, False) for number, each in enumerate(candidates)]
+        heapify(waiting)
+        while waiting:
+            _, number, is_sharp = heappop(waiting)
+            candidate = candidates[number]
+            known = candidate.estimate if is_sharp else candidate.alone
             ratio = self._ratios.get(candidate.kind, OPTIMISM)
-            expected = candidate.estimate * max(ratio, self._of_cuts.get(candidate.cut, 0.0))
+            expected = known * max(ratio, self._of_cuts.get(candidate.cut, 0.0))
             if expected >= self.least:
                 self.slowest = min(self.slowest, expected)
+                continue
+            if not is_sharp:
+                heappush(waiting, (candidate.estimate, number, True))
                 continue
             key = id(candidate.resident), candidate.ends
             if key in self._tried:
@@ -235,7 +254,7 @@ def _candidates(
         tried |= {id(layout): layout for layout in _of_division(base, members)}
     close = [layout for layout in near if layout.may_split]
     tried |= {id(layout): layout for layout in close[:FASTEST]}
-    return _ranked(tried.values(), ("fill", "both"))
+    return _both_ends(tried.values(), ("fill", "both"))
 
 
 def _of_division(plan: Layout, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
@@ -282,15 +301,14 @@ def _of_other_ulysses_degrees(best: _Split, layouts: Sequence[TimedLayout]) -> l
         if layout.may_split and _for_any_ulysses(layout) == _for_any_ulysses(split):
             degrees.setdefault(layout.ulysses_parallel, []).append(layout)
     others = [cut for cuts in degrees.values() for cut in _coarser(cuts, split)]
-    return _ranked(others, ("fill", "both"))
+    return _both_ends(others, ("fill", "both"))
 
 
-def _ranked(layouts: Iterable[TimedLayout], ends: Sequence[Ends]) -> list[_Candidate]:
-    candidates = [
-        _Candidate(resident=layout, ends=end, estimate=_time_alone(layout, end) + _added(layout))
+def _both_ends(layouts: Iterable[TimedLayout], ends: Sequence[Ends]) -> list[_Candidate]:
+    return [
+        _Candidate(resident=layout, ends=end, alone=_time_alone(layout, end))
         for layout, end in product(layouts, ends)
     ]
-    return sorted(candidates, key=lambda candidate: candidate.estimate)
 
 
 def _time_alone(layout: TimedLayout, ends: Ends) -> float:

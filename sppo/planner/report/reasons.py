@@ -67,12 +67,12 @@ class _Comparisons:
 
     def _of_degrees(self, layout: TimedLayout) -> list[TimedLayout]:
         layouts = self.search.layouts
-        return [member for member in layouts if member.degrees_words == layout.degrees_words]
+        return [member for member in layouts if member.degrees == layout.degrees]
 
     def degrees(self) -> str:
         """The next best SP x PP x DP, by compute alone."""
         layout, layouts = self.layout, self.search.layouts
-        rivals = [rival for rival in layouts if rival.degrees_words != layout.degrees_words]
+        rivals = [rival for rival in layouts if rival.degrees != layout.degrees]
         if not rivals:
             return f"{layout.degrees_words}: no other degrees were allowed"
         rival = min(rivals, key=lambda member: member.least_seconds)

@@ -9,7 +9,10 @@ shorter. What decisions add to the stage's own computes lengthens the chain. No 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
+from sppo.plan.layout import split_layers
 from sppo.planner.activations.stage_problem import StageProblem
 from sppo.planner.activations.stage_times import StageTimes
 from sppo.planner.evaluate import stage_problem
@@ -76,20 +79,40 @@ def chains(layout: TimedLayout) -> list[Chain]:
     return made
 
 
+@lru_cache(maxsize=1024)
+def _layers_around(layers: int, stages: int, virtual_stages: int) -> tuple[_LayersAround, ...]:
+    """Of the bounding stages, for chunks as `split_layers` makes them."""
+    counts = [end - start for start, end in split_layers(layers, stages * virtual_stages)]
+    last_chunks = counts[(virtual_stages - 1) * stages :]
+    return tuple(
+        _LayersAround(
+            stage, sum(counts[:stage]), sum(counts[stage::stages]), sum(last_chunks[stage + 1 :])
+        )
+        for stage in sorted({0, min(1, stages - 1), stages - 1})
+    )
+
+
+class _LayersAround(NamedTuple):
+    """Layers in the stages before a stage's first chunk, its own, and those behind its last."""
+
+    stage: int
+    before: int
+    own: int
+    after: int
+
+
 def compute_bound_ns(layout: TimedLayout) -> int:
     """No step of this layout is shorter, whatever the decisions; without messages and copies.
 
     As the chains, from sums over all subsequences that layouts of one cut share.
     """
-    times = layout.cut_times
-    stages, chunks = layout.pipeline_parallel, layout.pipeline_parallel * layout.virtual_stages
+    times, stages = layout.cut_times, layout.pipeline_parallel
+    layers = layout.workload.model.layers
     least = 0.0
-    for stage in bounding_stages(layout):
-        before = sum(map(layout.chunk_layers, range(stage)))
-        after = sum(map(layout.chunk_layers, range(chunks - stages + stage + 1, chunks)))
+    for stage, before, own_layers, after in _layers_around(layers, stages, layout.virtual_stages):
         is_last = stage == stages - 1 and not layout.head_alone
         ends = before * times.first
-        own = layout.stage_layers(stage) * times.total + (times.head if is_last else 0.0)
+        own = own_layers * times.total + (times.head if is_last else 0.0)
         turn = after * times.final + (0.0 if is_last else times.final_head)
         if layout.kv_sets > 1:
             least = max(least, ends + layout.sequences * own)
