@@ -235,7 +235,7 @@ def _impossible(plan: Plan) -> str:
 def _candidates(
     plan: Plan, layouts: Sequence[TimedLayout], near: Sequence[TimedLayout]
 ) -> list[_Candidate]:
-    """The layouts to try, and when they split, of the least estimate first.
+    """The layouts to try, and when they split.
 
     Of the plan's family, or of the fastest that can split where the plan cannot: its cut and the
     next coarser ones. Of the other families: the fastest cut.

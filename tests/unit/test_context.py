@@ -51,6 +51,11 @@ def test_as_few_ranks_as_possible_have_the_same_heads(
 
 def test_a_sequence_too_short_for_the_ranks_is_not_gathered() -> None:
     assert context_degrees(replace(TINY, sequence_tokens=64), SolverOptions(), 8) == ()
+    many = replace(TINY.cluster, ranks_per_node=128)
+    short = replace(TINY, sequence_tokens=1024, cluster=many)
+    asked = SolverOptions(sequence_parallel=128, context_parallel=32)
+    with pytest.raises(ValueError, match="1,024 tokens are too few for SP 128, 16 a rank"):
+        solve(short, PROFILE, asked)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ def obstacle(workload: Workload, options: SolverOptions, degrees: Degrees) -> st
         return f"{sequences} sequences a step do not divide over DP {degrees.replicas}"
     if tokens % degrees.shards:
         return f"{tokens:,} tokens do not divide over SP {degrees.shards}"
+    if tokens >= 1024 and tokens < ALIGNMENT_TOKENS * degrees.shards:
+        return f"{tokens:,} tokens are too few for SP {degrees.shards}, {ALIGNMENT_TOKENS} a rank"
     if context_degrees(workload, options, degrees.shards):
         return None
     context = 1 if options.context_parallel is None else options.context_parallel
