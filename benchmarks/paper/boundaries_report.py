@@ -143,8 +143,8 @@ def agreement(figure: PaperPoints) -> str:
     )
     whole = sum(_agreeing(rows) == len(rows) for rows in by_point.values())
     return (
-        f"agree with the paper: {_agreeing(counted)} of {len(counted)} verdicts ({systems}); all "
-        f"systems at {whole} of {len(by_point)} points"
+        f"agree with the paper: {_agreeing(counted)} of {len(counted)} verdicts ({systems}). All "
+        f"systems agree at {whole} of {len(by_point)} points"
     )
 
 
@@ -193,4 +193,4 @@ def _disagreements(figure: PaperPoints) -> Iterator[str]:
         )
         excess = row.peak_device_bytes - row.capacity_bytes
         word = "too much" if excess > 0 else "to spare"
-        yield f"{place}; {size(abs(excess))} {word} in {row.limiting_role}: {kinds}"
+        yield f"{place}; {size(abs(excess))} {word} in {row.limiting_role}. At the peak: {kinds}"

@@ -401,14 +401,15 @@ def figure() -> PaperPoints:
 
 def test_agreement_counts_what_the_paper_says_of_rows_that_count(figure: PaperPoints) -> None:
     assert boundaries_report.agreement(figure) == (
-        "agree with the paper: 2 of 3 verdicts (one 2 of 2, two 0 of 1); all systems at 1 of 2 "
-        "points"
+        "agree with the paper: 2 of 3 verdicts (one 2 of 2, two 0 of 1). All systems agree at "
+        "1 of 2 points"
     )
 
 
 def test_disagreements_are_explained_from_the_counts(figure: PaperPoints) -> None:
     text = boundaries_report.text(figure)
-    assert "two: the paper says oom; 26.00 GiB to spare in stage 0: activations 50.00 GiB" in text
+    words = "26.00 GiB to spare in stage 0. At the peak: activations 50.00 GiB"
+    assert f"two: the paper says oom; {words}" in text
     assert "beside: the paper says fits; 16.00 GiB too much" in text
     assert "its rule" in text
     assert "commit abcdef012" in text

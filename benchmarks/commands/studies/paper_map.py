@@ -32,8 +32,8 @@ class PaperMap(PaperEmulation):
 
     map: bool = False
     """Make the data of `--tables beyond,map` anew: SPPO's plans on A100, H100, H200 and B200, up to
-    64M tokens and 4,096 GPUs, and the peers' committed answers or a few of their settings. An hour.
-    The same command goes on where it was stopped. --publish copies the data to
+    64M tokens and 4,096 GPUs, and the peers' committed answers or a few of their settings.
+    Minutes. The same command goes on where it was stopped. --publish copies the data to
     results/paper/map.json."""
     map_searches: bool = False
     """Of the map: search the peers' whole grids too, at seven places. Hours."""
