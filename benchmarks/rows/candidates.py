@@ -132,24 +132,37 @@ Try = Callable[[Configuration], Status]
 def fitting(candidates: Candidates, wanted: int, attempt: Try) -> list[Configuration]:
     """The first `wanted` candidates that fit, checked by launches where the fit is not proven.
 
-    If none fits, the last candidate that was tried, whose failure is then the result. Empty
-    without candidates.
+    After TRIES_PER_POINT launches for each wanted point, one more: of the candidate with the least
+    known peak. If none fits, the last candidate that was tried, whose failure is then the result.
+    Empty without candidates.
     """
     chosen: list[Configuration] = []
     tried: list[Configuration] = []
+    unproven = [point for point in candidates.ordered if point.key not in candidates.proven]
+    last = _leanest(unproven[TRIES_PER_POINT * wanted :], candidates.peaks_bytes)
     for point in candidates.ordered:
         if len(chosen) == wanted:
             break
         if point.key in candidates.proven:
             chosen.append(point)
             continue
-        if len(tried) == TRIES_PER_POINT * wanted and point is not candidates.ordered[-1]:
+        if len(tried) >= TRIES_PER_POINT * wanted and point is not last:
             continue
         status = attempt(point)
         tried.append(point)
         if status == "ok":
             chosen.append(_confirmed(point, len(tried) - len(chosen) - 1))
     return chosen or tried[-1:]
+
+
+def _leanest(
+    points: Sequence[Configuration], peaks_bytes: Mapping[str, int]
+) -> Configuration | None:
+    """The point of the least known peak; the last one where no peak is known."""
+    known = [point for point in points if point.key in peaks_bytes]
+    if not known:
+        return points[-1] if points else None
+    return min(known, key=lambda point: peaks_bytes[point.key])
 
 
 def _confirmed(point: Configuration, failed: int) -> Configuration:

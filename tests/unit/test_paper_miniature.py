@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,21 +13,27 @@ import msgspec
 import pytest
 
 from benchmarks.cli import main
+from benchmarks.commands.studies.paper_measurement import PaperMeasurement
+from benchmarks.launch.progress import Lines
 from benchmarks.paper.items import files, registry, throughput
 from benchmarks.paper.items.miniature import fig7, fig10, fig11, fig12, signs
 from benchmarks.paper.miniature import result, session, settings
+from benchmarks.paper.miniature.emulated_peaks import emulated_peaks
 from benchmarks.paper.miniature.places import Place, counts, places_of
 from benchmarks.paper.miniature.result import LongestPlace, MeasuredFigure, MeasuredPlace
 from benchmarks.paper.miniature.session import Clock
 from benchmarks.records import store
 from benchmarks.rows import known_grids
-from benchmarks.rows.known_grids import Grid
+from benchmarks.rows.assign import grid_assignments
+from benchmarks.rows.candidates import Candidates
+from benchmarks.rows.row import Configuration
 from benchmarks.studies import longest
 from benchmarks.workloads import find
+from sppo.config.sizes import MIB
 from tests.unit.scripted_launches import launches, scripted
 from tests.unit.test_figures import capture, check_words
 from tests.unit.test_resume import only_folder
-from tests.unit.test_sweep import FREE, GRID
+from tests.unit.test_sweep import FREE, GRID, assignment
 
 RECORDED = Path(__file__).with_name("recorded_miniature")
 """A small measurement of every figure, in the shape of the committed one; its times are made up."""
@@ -99,10 +106,10 @@ def test_time_left_follows_from_the_places_that_have_ended() -> None:
     assert not clock.allows(places[1])
 
 
-def test_all_places_of_the_default_workload_take_an_hour_at_most() -> None:
+def test_all_places_of_the_default_workload_end_within_the_default_budget() -> None:
     base = find("tiny-cpu")
     places = [place for figure in result.FIGURES for place in places_of(figure, base)]
-    assert sum(place.seconds for place in places) <= 3600
+    assert sum(place.seconds for place in places) <= PaperMeasurement.budget
     assert len({place.folder for place in places}) == len(places)
     assert counts(base)[-1] * 64 == base.sequence_tokens
 
@@ -129,21 +136,79 @@ def test_wrong_flags_are_one_line(
     assert shown.count("\n") == 1
 
 
-def test_at_another_length_a_known_grid_gives_the_order_and_proves_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Peaks of 300, 100 and 50 MiB at the base length, under 152 MiB."""
+PEAKS = {"fast": 90, "middle": 100, "lean": 160, "odd": 50}
+"""Emulated peaks in MiB at another length, by the point's name: the leanest differs there."""
+
+
+def candidates_of(
+    limit_mib: int, monkeypatch: pytest.MonkeyPatch, peaks: dict[str, int]
+) -> tuple[Candidates, list[str]]:
+    """The candidates at another length, and the points that were emulated for them."""
     monkeypatch.setattr(known_grids, "grid", lambda *_: FREE)
     (_, longer, _) = places_of("10", find("mini-cpu"))
-    ordered = settings.candidates_at("megatron", longer, GRID)
-    assert [point.settings["name"] for point in ordered.ordered] == ["middle", "lean"]
+    workload = longer.workload.with_device_memory(limit_mib * MIB)
+    emulated: list[str] = []
+
+    def peak_of(point: Configuration) -> int | None:
+        emulated.append(point.settings["name"])
+        peak = peaks.get(point.settings["name"])
+        return None if peak is None else peak * MIB
+
+    grid = [*GRID, assignment("odd")]
+    place = replace(longer, workload=workload)
+    return settings.candidates_at("megatron", place, grid, peak_of), emulated
+
+
+def test_at_another_length_candidates_are_the_fastest_known_whose_emulated_peak_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Known times: fast 1.0, middle 1.5, lean 2.0 s; of "odd" none. Known least peak: of lean."""
+    ordered, emulated = candidates_of(152, monkeypatch, PEAKS)
+    assert [point.settings["name"] for point in ordered.ordered] == ["middle", "odd"]
+    assert emulated == ["middle", "lean", "odd"], "fast needs more than the limit at 512 tokens"
     assert ordered.proven == frozenset()
-    shorter = replace(longer, workload=replace(longer.workload, sequence_tokens=256))
-    ordered = settings.candidates_at("megatron", shorter, GRID)
-    assert [point.settings["name"] for point in ordered.ordered] == ["fast", "middle", "lean"]
-    none = Grid(points={}, source="")
-    monkeypatch.setattr(known_grids, "grid", lambda *_: none)
-    assert not settings.candidates_at("megatron", longer, GRID).timed
+    assert not ordered.timed
+    words = f"{settings.FASTEST_FITTING}, of 3 settings at 1,024 tokens"
+    assert {point.grid for point in ordered.ordered} == {words}
+    assert ordered.peaks_bytes[assignment("odd").key] == 50 * MIB
+
+
+def test_at_another_length_a_peer_is_refused_at_its_least_emulated_peak_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ordered, emulated = candidates_of(40, monkeypatch, PEAKS)
+    assert [point.settings["name"] for point in ordered.ordered] == ["odd"]
+    assert emulated == ["odd"], "no peak of odd is known; the others need more at 512 tokens"
+    assert f"{settings.LEANEST}, of 1 settings" in ordered.ordered[0].grid
+    broken, _ = candidates_of(40, monkeypatch, {})
+    assert broken.ordered == []
+
+
+def test_emulation_at_another_length_ends_with_enough_candidates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "POINTS", 1)
+    monkeypatch.setattr(settings, "SPARE_POINTS", 1)
+    _, emulated = candidates_of(400, monkeypatch, PEAKS)
+    assert emulated == ["fast", "middle"]
+
+
+def test_peaks_at_another_length_are_those_of_the_library_s_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    base = find("mini-cpu")
+    workload = replace(base, sequence_tokens=2 * base.sequence_tokens)
+    grid = grid_assignments("native", workload)
+    stream = io.StringIO()
+    with emulated_peaks("native", workload, Lines(stream)) as peak_of:
+        first, last = peak_of(grid[0]), peak_of(grid[-1])
+    assert first is not None
+    assert last is not None
+    assert last < first
+    shown = stream.getvalue().splitlines()
+    assert f"native, 1,024 tokens, emulated: {grid[0].settings_text}: peak" in shown[0]
 
 
 def test_a_bounded_search_leaves_refused_settings_out() -> None:

@@ -88,6 +88,23 @@ def test_else_the_fastest_whose_peak_fits_then_the_next_and_the_leanest_last() -
     assert order(NONE, FREE, 10) == ["lean"], "its failure is the row's result"
 
 
+def test_after_many_tries_the_point_of_the_least_known_peak_is_the_last() -> None:
+    """The leanest point stands in the middle of the order by time, not at its end."""
+    names = [f"point {number}" for number in range(2 * candidates.TRIES_PER_POINT)]
+    points = [assignment(name) for name in names]
+    leanest = points[candidates.TRIES_PER_POINT + 1]
+    peaks = {point.key: 50 if point is leanest else 100 for point in points}
+    tried: list[str] = []
+
+    def only_the_leanest(point: Configuration) -> Status:
+        tried.append(point.settings["name"])
+        return "ok" if point.key == leanest.key else "oom"
+
+    chosen = fitting(candidates.Candidates(ordered=points, peaks_bytes=peaks), 1, only_the_leanest)
+    assert [point.settings["name"] for point in chosen] == [leanest.settings["name"]]
+    assert tried == [*names[: candidates.TRIES_PER_POINT], leanest.settings["name"]]
+
+
 def test_a_point_known_to_fit_is_among_the_candidates_though_its_time_is_not_known() -> None:
     untimed = grid_of(lean=(2.0, 50))
     proven = {assignment("fast").key}

@@ -25,7 +25,7 @@ class PaperMeasurement(Results):
     """The flags of `paper --measure`, and the measurement."""
 
     measure: bool = False
-    """Measure fig. 7, 10, 11 and 12 in miniature, on CPU ranks of this machine: about an hour on
+    """Measure fig. 7, 10, 11 and 12 in miniature, on CPU ranks of this machine: 65 minutes on
     two quiet cores; --figures chooses. Every place is kept as it ends; --resume goes on."""
     miniature: Annotated[str, arg(metavar="WORKLOAD")] = DEFAULT
     """The workload of --measure: a name of `sppo-bench list` with CPU ranks and a device limit."""
@@ -33,7 +33,7 @@ class PaperMeasurement(Results):
     """Launches of each row with --measure, interleaved."""
     measured_steps: int = 3
     """Timed steps of a launch with --measure."""
-    budget: Annotated[float, arg(metavar="SECONDS")] = 3600.0
+    budget: Annotated[float, arg(metavar="SECONDS")] = 4500.0
     """Seconds of one call of --measure: no place begins that is expected to end later."""
 
     def check_measurement_flags(self, others: Sequence[str]) -> None:

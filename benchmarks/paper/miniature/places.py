@@ -82,7 +82,7 @@ def _by_subsequence(base: Workload) -> Iterator[Place]:
 
 
 def _by_length(base: Workload) -> Iterator[Place]:
-    for factor, seconds in zip(LENGTHS, (370.0, 540.0, 350.0), strict=True):
+    for factor, seconds in zip(LENGTHS, (370.0, 660.0, 470.0), strict=True):
         workload = replace(base, sequence_tokens=factor * base.sequence_tokens)
         yield Place(
             figure="10",

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Display
 from benchmarks.launch.recording import Inputs
+from benchmarks.paper.miniature.emulated_peaks import PeakOf, emulated_peaks
 from benchmarks.paper.miniature.places import Place, counts
 from benchmarks.paper.offload_ablation import ADAPTIVE, FULL, MSP, PAPER_VIRTUAL_STAGES, Variant
 from benchmarks.rows import candidates, known_grids
 from benchmarks.rows.assign import assign, grid_assignments
 from benchmarks.rows.candidates import Candidates
-from benchmarks.rows.known_grids import NO_GRID
+from benchmarks.rows.known_grids import Grid
 from benchmarks.rows.row import Configuration, Row, find
 from benchmarks.studies.ablation import planned_row
 from benchmarks.studies.sweep import fitting_points, refused_grid
+from sppo.config.sizes import length_name
 from sppo.config.workload import Workload
 from sppo.planner.options import SolverOptions
 
@@ -28,6 +31,9 @@ SAME_LAYOUT, TUNED = "megatron-same-layout", "megatron-tuned"
 
 POINTS = 2
 """Settings that are measured of a library without a measured grid; the fastest goes on."""
+
+SPARE_POINTS = 2
+"""Further settings whose emulated peak fits, for those that an enforced launch refuses."""
 
 SUBSEQUENCES = 8
 """Fig. 11: N, the same for every variant."""
@@ -119,29 +125,64 @@ def _of_row(
         grid = grid_assignments(row.system, place.workload)
     except ImportError:
         return [assign(row, place.workload)]  # refused, in the library's words
-    ordered = candidates_at(row.system, place, grid)
+    if place.workload.sequence_tokens == place.base.sequence_tokens:
+        own = place.base.sequences_per_step
+        ordered = candidates.of_system(row.system, place.workload, grid, own)
+    else:
+        with emulated_peaks(row.system, place.workload, display) as peak_of:
+            ordered = candidates_at(row.system, place, grid, peak_of)
     known[row.system] = ordered
     points = fitting_points(row, ordered, POINTS, inputs, options, display)
     return points or [refused_grid(row, grid)]
 
 
-def candidates_at(system: str, place: Place, grid: list[Configuration]) -> Candidates:
-    """A library's points at the length of a place, in the order in which they are tried.
+def candidates_at(
+    system: str, place: Place, grid: Sequence[Configuration], peak_of: PeakOf
+) -> Candidates:
+    """A library's points at another length than the base workload's, the fastest known first.
 
-    Known times and peaks are those of the base workload's length. At another length they give the
-    order alone: every point is confirmed by an enforced launch. A peak grows with the length, but
-    no faster. So a point is left out where even this least peak does not fit.
+    A point is a candidate where its emulated peak fits at this length. Emulation ends with
+    POINTS + SPARE_POINTS candidates. Without any, the point of the least emulated peak is the only
+    one: its launch is the result.
     """
-    workload, base = place.workload, place.base
-    if workload.sequence_tokens == base.sequence_tokens:
-        return candidates.of_system(system, workload, grid, base.sequences_per_step)
-    shorter = max(1.0, base.sequence_tokens / workload.sequence_tokens)
-    limit = workload.device_memory_bytes
-    free = known_grids.grid(system, base, None)
-    return candidates.candidates(
-        grid,
-        NO_GRID,
-        free,
-        limit_bytes=None if limit is None else int(limit * shorter),
-        own=True,
-    )
+    limit_bytes = place.workload.device_memory_bytes
+    free = known_grids.grid(system, place.base, None)
+    able = _may_fit([point for point in grid if point.status is None], place, free)
+    peaks: dict[str, int] = {}
+    fitting: list[Configuration] = []
+    for point in sorted(able, key=lambda point: free.seconds(point) or math.inf):
+        if len(fitting) == POINTS + SPARE_POINTS:
+            break
+        peak_bytes = peak_of(point)
+        if peak_bytes is None:
+            continue
+        peaks[point.key] = peak_bytes
+        if limit_bytes is None or peak_bytes <= limit_bytes:
+            fitting.append(point)
+    words = f"{FASTEST_FITTING}, of {len(able)}"
+    if not fitting:
+        words = f"{LEANEST}, of {len(peaks)}"
+        counted = [point for point in able if point.key in peaks]
+        fitting = sorted(counted, key=lambda point: peaks[point.key])[:1]
+    source = f"{words} settings at {length_name(place.workload.sequence_tokens)} tokens"
+    sourced = [
+        replace(point, grid="; ".join(filter(None, (source, point.grid)))) for point in fitting
+    ]
+    return Candidates(ordered=sourced, peaks_bytes=peaks)
+
+
+FASTEST_FITTING = "among the fastest known whose emulated peak fits"
+LEANEST = "the least emulated peak, since none fits"
+"""Where the settings of a peer come from at another length than the base workload's."""
+
+
+def _may_fit(points: list[Configuration], place: Place, free: Grid) -> list[Configuration]:
+    """Without those whose known peak at the base length is above the limit, if longer is asked.
+
+    The leanest known where that leaves none.
+    """
+    limit_bytes = place.workload.device_memory_bytes
+    if limit_bytes is None or place.workload.sequence_tokens < place.base.sequence_tokens:
+        return points
+    leaner = [point for point in points if (free.peak_bytes(point) or 0) <= limit_bytes]
+    return leaner or known_grids.leanest_first(points, free)[:1]
