@@ -40,6 +40,7 @@ FLAGS = (
     "virtual_stages",
     "policy",
     "stage_sharding",
+    "weights",
     "msp",
 )
 """The flags of `sppo-bench emulate` that are settings of SPPO, under the solver's names."""

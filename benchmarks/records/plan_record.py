@@ -27,6 +27,7 @@ KEYS = (
     "sequence_parallel",
     "ulysses_parallel",
     "context_parallel",
+    "sharded_weights",
     "pipeline_parallel",
     "data_parallel",
     "virtual_stages",
@@ -46,7 +47,8 @@ KEYS = (
     "predicted_messages",
     "predicted_message_bytes",
 )
-"""The keys of a plan on disk, in order; `context_parallel` only where it is above 1."""
+"""The keys of a plan on disk, in order; `context_parallel` only where it is above 1, and
+`sharded_weights` only where they are."""
 
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
@@ -57,6 +59,8 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
     values = {_key_on_disk(name): value for name, value in values.items()}
     if plan.context_parallel == 1:
         del values["context_parallel"]
+    if not plan.sharded_weights:
+        del values["sharded_weights"]
     return {key: values[key] for key in KEYS if key in values}
 
 
@@ -104,6 +108,7 @@ def plan_words(plan: Mapping[str, Any]) -> str:
     ):
         degree = plan.get(key, 1)
         words += template.format(degree) if degree > 1 else ""
+    words += ", sharded weights" if plan.get("sharded_weights") else ""
     words += f", N {len(plan['lengths_tokens'])}"
     words += ", MSP" if plan.get("lendings") else ""
     words += ", hosted KV" if plan.get("kv_block_tokens") else ""

@@ -55,6 +55,7 @@ class Simulated:
     sequence_parallel: int
     ulysses_parallel: int
     context_parallel: int
+    sharded_weights: bool
     data_parallel: int
     virtual_stages: int
     subsequences: int
@@ -182,6 +183,7 @@ def _simulated(
         sequence_parallel=plan.sequence_parallel,
         ulysses_parallel=plan.ulysses_parallel,
         context_parallel=plan.context_parallel,
+        sharded_weights=plan.sharded_weights,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,
         subsequences=plan.subsequences,
@@ -230,6 +232,8 @@ def _head(step: Simulated) -> str:
         names = ("Ulysses", step.ulysses_parallel), ("CP", step.context_parallel)
         inside = " x ".join(f"{name} {degree}" for name, degree in names if degree > 1)
         layout = f"SP {step.sequence_parallel}{f' ({inside})' if inside else ''} x {layout}"
+    if step.sharded_weights:
+        layout = f"{layout}, sharded weights"
     if step.data_parallel > 1:
         layout = f"DP {step.data_parallel} x {layout}"
     where = f"{step.workload} on {step.hardware} ({step.profile_kind} profile)"

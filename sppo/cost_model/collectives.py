@@ -96,7 +96,22 @@ def replica_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     own = range(stage, len(plan.parts), plan.pipeline_parallel)
     elements = state_elements([part_shape(plan, part) for part in own])
     size = plan.element_bytes + gradient_element_bytes(plan.element_bytes)
-    return CollectiveTraffic(calls=4, bytes=elements * size)
+    return CollectiveTraffic(calls=2 * elements.whole_buffers, bytes=elements.whole * size)
+
+
+def weight_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
+    """Gathers of sharded blocks for each forward and backward, and sums of their gradients."""
+    total = CollectiveTraffic()
+    if not plan.sharded_weights:
+        return total
+    size = plan.element_bytes
+    for part in range(stage, len(plan.parts), plan.pipeline_parallel):
+        shape = part_shape(plan, part)
+        gather = CollectiveTraffic(calls=1, bytes=shape.gathered_elements * size)
+        wide = shape.gathered_elements * gradient_element_bytes(size)
+        of_layer = gather * 2 + CollectiveTraffic(calls=1, bytes=wide)
+        total += of_layer * (len(shape.layers) * plan.subsequences)
+    return total * plan.sequences
 
 
 LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
@@ -106,7 +121,7 @@ LOSS_AND_NORM = CollectiveTraffic(calls=1, bytes=16)
 def step_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
     """All collectives of one rank of a stage in a step."""
     of_stage = shard_collectives(plan, stage) + ulysses_collectives(plan, stage)
-    of_stage += context_collectives(plan, stage)
+    of_stage += context_collectives(plan, stage) + weight_collectives(plan, stage)
     return of_stage + replica_collectives(plan, stage) + LOSS_AND_NORM
 
 

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.cost_model.flops import head_flops_per_token
+from sppo.cost_model.links import (
+    Group,
+    all_to_all_seconds,
+    context_group,
+    copies_group,
+    gather_seconds,
+    tensor_group,
+    ulysses_group,
+)
 from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.parts import PartShape, SubsequenceCost
+
+
+class Gathered(NamedTuple):
+    """Elements of a block's sharded weights on a rank that has gathered them, and the ranks."""
+
+    elements: int
+    copies: Group
+
+
+WHOLE = Gathered(0, Group(1, 1, 1, 1))
+"""No weights are gathered."""
+
+
+def gathered_of(shape: PartShape) -> Gathered:
+    """The block's weights that the ranks of a chunk gather."""
+    if not shape.sharded_weights:
+        return WHOLE
+    copies = copies_group(shape.shards, shape.weight_shards, shape.stages, shape.replicas)
+    return Gathered(shape.gathered_elements, copies)
 
 
 def part_cost(
@@ -28,7 +56,8 @@ def part_cost(
         "context": shape.context,
     }
     layers = len(shape.layers)
-    cost = block_seconds(shape.model, profile, **positions).part(layers, shape.head)
+    block = block_seconds(shape.model, profile, gathered=gathered_of(shape), **positions)
+    cost = block.part(layers, shape.head)
     recompute = layers * recompute_ns(shape.model, profile, recomputed, **positions)
     return SubsequenceCost(cost.forward_ns, cost.backward_ns + recompute)
 
@@ -56,13 +85,14 @@ def block_seconds(
     shards: int,
     ulysses: int = 1,
     context: int = 1,
+    gathered: Gathered = WHOLE,
 ) -> BlockSeconds:
     """Compute time of one block and of the head.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
     `shards` ranks share the work; groups of `ulysses` have the same weights, groups of `context`
     also the same heads. Their collectives are charged in full, as if nothing hid them. Rates are
-    those of tokens / shards, the work of one device.
+    those of tokens / shards, the work of one device. gathered: a block's sharded weights.
     """
     return _block_seconds(
         model,
@@ -73,6 +103,7 @@ def block_seconds(
         shards=shards,
         ulysses=ulysses,
         context=context,
+        gathered=gathered,
     )
 
 
@@ -84,6 +115,7 @@ def cut_seconds(
     shards: int,
     ulysses: int,
     context: int,
+    gathered: Gathered = WHOLE,
 ) -> BlockSeconds:
     """`block_seconds` of all subsequences of a cut at once, as arrays [N].
 
@@ -101,6 +133,7 @@ def cut_seconds(
         shards=shards,
         ulysses=ulysses,
         context=context,
+        gathered=gathered,
     )
 
 
@@ -114,85 +147,73 @@ def _block_seconds(
     shards: int,
     ulysses: int,
     context: int,
+    gathered: Gathered,
 ) -> BlockSeconds:
     """Of one subsequence, or of arrays of starts and lengths. rate: FLOP/s by tokens and kind."""
     block = block_of(model)
     work = tokens // shards
-    copies = ulysses * context
     dense = block.dense_flops_per_token * tokens / shards
     mixer = block.mixer_flops(start, tokens) / shards
-    exchange = _exchange_seconds(model, profile, tokens / copies, shards // copies)
+    exchange = _exchange_seconds(model, profile, tokens, shards, ulysses * context)
     an_element = _all_to_all_seconds(profile, tokens, shards, ulysses, context)
-    gather = _gather_seconds(model, profile, start + tokens, shards, context)
+    gather = _kv_gather_seconds(model, profile, start + tokens, shards, context)
     size = profile.element_bytes
-    sums = block.backward_sums * gradient_element_bytes(size) / size
+    wide = gradient_element_bytes(size) / size
+    weights = gather_seconds(profile, gathered.copies, gathered.elements * size)
     dense_forward = rate(work, "dense_forward")
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
         + block.forward_exchanges * exchange
         + gather
+        + weights
         + sum(block.forward_all_to_alls) * an_element
         + dense / dense_forward
         + mixer / rate(work, "attention_forward"),
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
-        + gather * (1 + gradient_element_bytes(size) / size)
-        + (sum(block.backward_all_to_alls) + sums) * an_element
+        + (gather + weights) * (1 + wide)
+        + (sum(block.backward_all_to_alls) + block.backward_sums * wide) * an_element
         + 2 * dense / rate(work, "dense_backward")
         + 2 * mixer / rate(work, "attention_backward"),
         head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
 
 
-def _exchange_seconds(model: Model, profile: Hardware, tokens: float, shards: int) -> float:
-    """One all_gather, or one reduce_scatter, of hidden states between neighbours."""
-    if shards == 1:
-        return 0.0
-    rate = _collective_rate(profile, shards)
-    moved = tokens * model.hidden * profile.element_bytes * (shards - 1) / shards
-    return moved / rate
+def _exchange_seconds(
+    model: Model, profile: Hardware, tokens: Any, shards: int, copies: int
+) -> Any:
+    """One all_gather, or one reduce_scatter, of hidden states between neighbours.
+
+    They share the tokens of one of the `copies` of their weights in the stage.
+    """
+    size = tokens / copies * model.hidden * profile.element_bytes
+    return gather_seconds(profile, tensor_group(shards // copies), size)
 
 
 def _all_to_all_seconds(
-    profile: Hardware, tokens: int, shards: int, ulysses: int, context: int
-) -> float:
-    """An all_to_all of one element a token; ranks beyond one node pay the link between nodes."""
-    if ulysses == 1:
-        return 0.0
-    moved = tokens / shards * profile.element_bytes * (ulysses - 1) / ulysses
-    return moved / _collective_rate(profile, shards // context)
+    profile: Hardware, tokens: Any, shards: int, ulysses: int, context: int
+) -> Any:
+    """An all_to_all of one element a token."""
+    group = ulysses_group(shards, ulysses, context)
+    return all_to_all_seconds(profile, group, tokens / shards * profile.element_bytes)
 
 
-def _gather_seconds(
-    model: Model, profile: Hardware, positions: int, shards: int, context: int
-) -> float:
+def _kv_gather_seconds(
+    model: Model, profile: Hardware, positions: Any, shards: int, context: int
+) -> Any:
     """One all_gather of K and V of so many positions over the ranks with the same heads."""
-    if context == 1:
-        return 0.0
-    elements = block_of(model).state_elements * positions * (context - 1) / shards
-    return elements * profile.element_bytes / _collective_rate(profile, shards)
+    elements = block_of(model).state_elements * positions / (shards // context)
+    return gather_seconds(profile, context_group(shards, context), elements * profile.element_bytes)
 
 
-def _collective_rate(profile: Hardware, ranks: int) -> float:
-    """Bytes/s of a collective over `ranks` neighbours; without internode links all are one node."""
-    between = profile.internode_bytes_per_second
-    if ranks <= profile.ranks_per_node or between is None:
-        return profile.collective_bytes_per_second
-    return between
-
-
-def reduction_seconds(profile: Hardware, *, elements: int, inner_ranks: int, copies: int) -> float:
+def reduction_seconds(profile: Hardware, *, elements: int, copies: Group) -> float:
     """Seconds of a reduce_scatter of gradients and an all_gather of weights over their copies.
 
-    Each copy has `elements`. The `inner_ranks` of a copy are neighbours; copies lie in one node if
-    all ranks do.
+    Each copy has `elements`.
     """
-    if copies == 1:
-        return 0.0
-    rate = _collective_rate(profile, inner_ranks * copies)
     size = profile.element_bytes
-    moved = elements * (size + max(4, size)) * (copies - 1) / copies
-    return moved / rate
+    seconds: float = gather_seconds(profile, copies, elements * (size + max(4, size)))
+    return seconds
 
 
 def recompute_ns(
@@ -215,7 +236,6 @@ def recompute_ns(
     block = block_of(model)
     saved_tensors = block.saved_tensors_by_name
     work = tokens // shards
-    copies = ulysses * context
     an_element = _all_to_all_seconds(profile, tokens, shards, ulysses, context)
     for name in names:
         saved_tensor = saved_tensors[name]
@@ -223,11 +243,11 @@ def recompute_ns(
         if saved_tensor.recipe == "linear":
             rate = profile.rate(work, "dense_forward")
             seconds += saved_tensor.dense_flops * tokens / shards / rate
-            seconds += _exchange_seconds(model, profile, tokens / copies, shards // copies)
+            seconds += _exchange_seconds(model, profile, tokens, shards, ulysses * context)
         elif saved_tensor.recipe == "mixer":
             flops = block.mixer_flops(start, tokens) / shards
             seconds += flops / profile.rate(work, "attention_forward")
-            seconds += _gather_seconds(model, profile, start + tokens, shards, context)
+            seconds += _kv_gather_seconds(model, profile, start + tokens, shards, context)
         else:
             accessed = [name, *saved_tensor.recomputed_from]
             size = sum(saved_tensors[key].bytes(tokens, profile.element_bytes) for key in accessed)

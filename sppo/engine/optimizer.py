@@ -35,25 +35,31 @@ def square_in_float64(values: Tensor) -> Tensor:
 class FlatAdamW:
     """AdamW over a stage's flat buffers; float32 state, and float32 masters for bfloat16 weights.
 
-    `copies` are the ranks with the same weights: Ulysses ranks of a stage, in all replicas. They
-    share the state (ZeRO-1). Each updates one equal piece of every buffer, and an all_gather of the
-    weights follows.
+    `copies` are the ranks with the same weights: Ulysses and context ranks of a stage, in all
+    replicas. They share the state (ZeRO-1). Each updates one equal piece of every buffer, and an
+    all_gather of the weights follows. Of sharded blocks a rank has one piece anyway; their
+    gradients are summed in the backward, and their weights gathered when used.
     """
 
     def __init__(self, weights: StageWeights, recipe: Optimizer, copies: Team) -> None:
         self.copies = copies
         self.weights = weights
-        self._flat = (weights.matrices, weights.vectors)
-        self._gradients = (weights.matrix_gradients, weights.vector_gradients)
+        self._flat = [weights.matrices, weights.vectors]
+        self._gradients = [weights.matrix_gradients, weights.vector_gradients]
+        if not weights.matrices.numel():  # all matrices are in sharded blocks
+            self._flat, self._gradients = self._flat[1:], self._gradients[1:]
         self._working = [self._piece(flat) for flat in self._flat]
-        precision = weights.matrix_gradients.dtype
-        self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
         self._pieces = [self._piece(gradient) for gradient in self._gradients]
+        if weights.blocks is not None:
+            self._working.insert(0, weights.blocks.pieces.view(-1))
+            self._pieces.insert(0, weights.blocks.piece_gradients.view(-1))
+        precision = weights.vector_gradients.dtype
+        self.masters = [nn.Parameter(working.to(precision)) for working in self._working]
         for master, piece in zip(self.masters, self._pieces, strict=True):
             master.grad = piece
         groups = [
-            {"params": [self.masters[0]], "weight_decay": recipe.weight_decay},
-            {"params": [self.masters[1]], "weight_decay": 0.0},
+            {"params": self.masters[:-1], "weight_decay": recipe.weight_decay},
+            {"params": self.masters[-1:], "weight_decay": 0.0},
         ]
         betas, epsilon = (recipe.beta1, recipe.beta2), recipe.epsilon
         self.optimizer = torch.optim.AdamW(
@@ -73,7 +79,8 @@ class FlatAdamW:
         if shards.size > 1:
             shards.all_reduce(self.weights.vector_gradients[: self.weights.whole_elements])
         if self.copies.size > 1:
-            for gradient, piece in zip(self._gradients, self._pieces, strict=True):
+            whole = len(self._gradients)
+            for gradient, piece in zip(self._gradients, self._pieces[-whole:], strict=True):
                 self.copies.reduce_scatter(gradient, into=piece).wait()
 
     def squared_norm(self, shards: Team) -> Tensor:
@@ -81,12 +88,15 @@ class FlatAdamW:
 
         The sum over all ranks is the model's. Only the first shard counts undivided weights.
         """
-        matrices, vectors = self._pieces
+        *matrices, vectors = self._pieces
         if shards.index:
             before = self.copies.index * vectors.numel()
             vectors = vectors[max(0, self.weights.whole_elements - before) :]
-        square = square_in_float64 if matrices.is_cuda else square_by_chunks
-        return square(matrices) + square(vectors)
+        square = square_in_float64 if vectors.is_cuda else square_by_chunks
+        total = square(vectors)
+        for each in matrices:
+            total = square(each) + total
+        return total
 
     def step(self, factor: float) -> None:
         """Update the weights with gradients scaled by `factor`, that of the global-norm clip."""
@@ -98,7 +108,8 @@ class FlatAdamW:
             for working, master in zip(self._working, self.masters, strict=True):
                 working.copy_(master.detach())
         if self.copies.size > 1:
-            for flat, working in zip(self._flat, self._working, strict=True):
+            whole = len(self._flat)
+            for flat, working in zip(self._flat, self._working[-whole:], strict=True):
                 self.copies.all_gather(working, into=flat).wait()
 
     def tensors(self) -> list[Tensor]:

@@ -32,6 +32,7 @@ class StageBuffers:
 
     def __init__(self, plan: Plan, context: EngineContext, groups: RankGroups) -> None:
         assert plan.context_parallel == 1 or not (plan.kv_block_tokens or plan.msp_splits)
+        assert not (plan.sharded_weights and plan.msp_splits)
         self.plan = plan
         self.context = context
         self.groups = groups
@@ -213,6 +214,8 @@ class Part:
         edge, trace = self._in_flight.pop((sequence, subsequence))
         trace.store.release()
         torch.autograd.backward(edge, grad)
+        if self.model.weights.blocks is not None:
+            self.model.weights.blocks.end_sums()
         (input_gradient,) = trace.input_gradients
         if tokens is None:
             return input_gradient
@@ -226,3 +229,5 @@ class Part:
     def abort(self) -> None:
         """After an error: drop the saved tensors of an unfinished step."""
         self._in_flight.clear()
+        if self.model.weights.blocks is not None:
+            self.model.weights.blocks.abort()

@@ -45,7 +45,9 @@ class Trainer:
         self.context = context
         self.groups = groups
         stage, shards = groups.coordinate.stage, groups.shards
-        self.weights = StageWeights(plan, stage, weights, context.device, context.dtype, shards)
+        self.weights = StageWeights(
+            plan, stage, weights, context.device, context.dtype, shards, groups.copies
+        )
         self.optimizer = FlatAdamW(self.weights, workload.optimizer, groups.copies)
         self.engine = build_engine(plan, self.weights, context, groups)
         self.counters = StepCounters()
@@ -89,10 +91,6 @@ class Trainer:
 
     def tensors(self) -> Mapping[Any, list[Tensor]]:
         """Live tensors of this rank by kind, for the accounting."""
-        weights, buffers = self.weights, self.engine.stage.buffers.tensors
-        own = {
-            "weights": [weights.matrices, weights.vectors],
-            "gradients": [weights.matrix_gradients, weights.vector_gradients],
-            "optimizer": self.optimizer.tensors(),
-        }
+        buffers = self.engine.stage.buffers.tensors
+        own = {**self.weights.tensors(), "optimizer": self.optimizer.tensors()}
         return {kind: own.get(kind, []) + buffers.get(kind, []) for kind in {**own, **buffers}}

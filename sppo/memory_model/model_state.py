@@ -53,13 +53,21 @@ def block_tokens(workload: Workload, shards: int) -> int:
 def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
     """Weights, gradients (float32) and AdamW state of a stage on one rank.
 
-    Ranks with the same weights share the state (ZeRO-1).
+    Ranks with the same weights share the state (ZeRO-1), or that of blocks and their weights and
+    gradients too (ZeRO-3).
     """
     elements, size = state_elements(shapes), shapes[0].element_bytes
     wide = gradient_element_bytes(size)
     masters = 4 if size < 4 else 0
-    share = elements // shapes[0].weight_copies
-    return elements * size, elements * wide, share * (2 * wide + masters)
+    held = elements.whole + elements.pieces + elements.gathered
+    share = elements.whole // shapes[0].weight_copies + elements.pieces
+    return held * size, held * wide, share * (2 * wide + masters)
+
+
+def summed_gradient_bytes(shapes: Sequence[PartShape]) -> int:
+    """Gradients that copies of the weights sum at a time, at most."""
+    elements, size = state_elements(shapes), shapes[0].element_bytes
+    return (elements.whole + elements.gathered) * gradient_element_bytes(size)
 
 
 def kv_bytes(shapes: Sequence[PartShape], layout: Layout, stage: int) -> tuple[int, int]:

@@ -12,7 +12,13 @@ from sppo.config.sizes import slot_bytes
 from sppo.config.workload import Workload
 from sppo.memory_model.decisions import Decision, StageDecisions
 from sppo.memory_model.live_bytes import LiveBytes, SubsequenceBytes, message_bytes
-from sppo.memory_model.model_state import constant_bytes, kv_bytes, ring_bytes, state_bytes
+from sppo.memory_model.model_state import (
+    constant_bytes,
+    kv_bytes,
+    ring_bytes,
+    state_bytes,
+    summed_gradient_bytes,
+)
 from sppo.memory_model.msp import (
     MspRole,
     exchange_bytes,
@@ -265,7 +271,7 @@ class StageMemoryModel:
     def _summed_bytes(self) -> int:
         if self.workload.cluster.device != "cpu" or self.shapes[0].weight_copies == 1:
             return 0
-        return state_bytes(self.shapes)[1] + GLOO_BUFFER_BYTES
+        return summed_gradient_bytes(self.shapes) + GLOO_BUFFER_BYTES
 
     @cached_property
     def untracked(self) -> Untracked:

@@ -84,7 +84,7 @@ class PartModel:
         return out
 
     def _block(
-        self, index: int, x: Tensor, cache: LayerCache, turns: Tensor, start: int, trace: Trace
+        self, index: int, cache: LayerCache, turns: Tensor, start: int, trace: Trace, x: Tensor
     ) -> Tensor:
         layer = f"layers.{self.layers[index]}"
         tag = partial(trace.store.tag, index)
@@ -122,8 +122,13 @@ class PartModel:
         turns: complex [l, D / 2], the rotations of these positions.
         """
         x = StageInput.apply(self._entry, x, trace.input_gradients)
+        layers = self.layers[: len(caches)]
         for index, cache in enumerate(caches):
-            x = self._block(index, x, cache, turns, start, trace)
+            block = partial(self._block, index, cache, turns, start, trace)
+            if self.weights.blocks is None:
+                x = block(x)
+            else:
+                x = self.weights.blocks.around(block, x, layers[index], layers)
         return x
 
     def embed(self, tokens: Tensor) -> Tensor:

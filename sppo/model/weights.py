@@ -15,10 +15,11 @@ from torch import Tensor
 
 from sppo.comm.collectives import Team
 from sppo.config.models import Model
+from sppo.model.block_shards import BlockShards, Load
 from sppo.offload.activation_store import storage_key
 from sppo.plan.blocks import block_of
 from sppo.plan.plan import Plan
-from sppo.plan.weights import canonical_weights
+from sppo.plan.weights import canonical_weights, padded
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 class Weights(dict[str, Weight]):
-    """Parameters by name."""
+    """Parameters by name. blocks: their owner, where those of blocks are gathered when used."""
+
+    blocks: BlockShards | None = None
 
     @property
     def device(self) -> torch.device:
@@ -126,12 +129,14 @@ def stage_value(
 class StageWeights(Weights):
     """The parameters of one rank's stage with their gradients, in flat buffers.
 
-    weights: canonical and full-size, copied. shards: the ranks that divide the weights.
+    weights: canonical and full-size, copied. shards: the ranks that divide the weights. copies: the
+    ranks with the same weights.
 
     `matrices` have weight decay, `vectors` have none; gradients are of `accumulation_dtype`. The
     first `whole_elements` of the vectors are the same on every shard; their gradients are parts of
     a sum. Buffers are padded with zeros to a multiple of the copies of the weights, so that ZeRO-1
-    can divide them.
+    can divide them. Where the plan shards the weights, those of blocks are in `blocks`, and
+    `matrices` are the embedding and the head.
     """
 
     def __init__(
@@ -142,9 +147,10 @@ class StageWeights(Weights):
         device: torch.device,
         dtype: torch.dtype,
         shards: Team,
+        copies: Team | None = None,
     ) -> None:
         super().__init__()
-        model, copies = plan.model, plan.weight_copies
+        model = plan.model
         layers, head = plan.stages[stage].layers, plan.stages[stage].head
         sources = stage_weight_names(model, layers, head)
         shapes = stage_weight_shapes(model, layers, head, shards.size)
@@ -154,16 +160,63 @@ class StageWeights(Weights):
         names = sorted(sources, key=lambda name: name not in whole)
         matrices = {name: shapes[name] for name in names if len(shapes[name]) == 2}
         vectors = {name: shapes[name] for name in names if len(shapes[name]) == 1}
-        self.matrices, self.matrix_gradients = _buffers(matrices, copies, device, dtype)
-        self.vectors, self.vector_gradients = _buffers(vectors, copies, device, dtype)
-        self.update(weight_views(matrices, self.matrices, self.matrix_gradients))
-        self.update(weight_views(vectors, self.vectors, self.vector_gradients))
-        for name, parts in sources.items():
-            self[name].value.copy_(stage_value(model, weights, parts, shards))
+
+        def load(name: str) -> Tensor:
+            return stage_value(model, weights, sources[name], shards)
+
+        if plan.sharded_weights:
+            assert copies is not None
+            self.blocks = _block_shards(layers, matrices, copies, device, dtype, load)
+            for layer in layers:
+                for name, value, gradient in self.blocks.views(layer):
+                    self[f"layers.{layer}.{name}"] = Weight(value, gradient)
+            matrices = {name: shape for name, shape in matrices.items() if name not in self}
+        ranks = plan.weight_copies
+        self.matrices, self.matrix_gradients = _buffers(matrices, ranks, device, dtype)
+        self.vectors, self.vector_gradients = _buffers(vectors, ranks, device, dtype)
+        for shapes_of, *flat in (
+            (matrices, self.matrices, self.matrix_gradients),
+            (vectors, self.vectors, self.vector_gradients),
+        ):
+            self.update(weight_views(shapes_of, *flat))
+            for name in shapes_of:
+                self[name].value.copy_(load(name))
 
     def zero_gradients(self) -> None:
         self.matrix_gradients.zero_()
         self.vector_gradients.zero_()
+        if self.blocks is not None:
+            self.blocks.piece_gradients.zero_()
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """All buffers by kind, for the accounting."""
+        weights = [self.matrices, self.vectors]
+        gradients = [self.matrix_gradients, self.vector_gradients]
+        if self.blocks is not None:
+            weights += [self.blocks.pieces, self.blocks.values]
+            gradients += [self.blocks.piece_gradients, self.blocks.gradients]
+        return {"weights": weights, "gradients": gradients}
+
+
+def _block_shards(
+    layers: Sequence[int],
+    matrices: Mapping[str, tuple[int, ...]],
+    copies: Team,
+    device: torch.device,
+    dtype: torch.dtype,
+    load: Load,
+) -> BlockShards:
+    """The pieces of all layers, set. matrices: shapes by the name of the parameter."""
+    first = f"layers.{layers[0]}."
+    shapes = {
+        name.removeprefix(first): shape
+        for name, shape in matrices.items()
+        if name.startswith(first)
+    }
+    blocks = BlockShards(layers, shapes, copies, device, dtype, accumulation_dtype(dtype))
+    for layer in layers:
+        blocks.load(layer, load)
+    return blocks
 
 
 def _buffers(
@@ -171,7 +224,7 @@ def _buffers(
 ) -> tuple[Tensor, Tensor]:
     """Flat values, of which only the padding is set, and flat gradients, which are zero."""
     elements = count_elements(shapes)
-    size = -(-elements // copies) * copies
+    size = padded(elements, copies)
     flat = torch.empty(size, device=device, dtype=dtype)
     flat[elements:].zero_()
     return flat, torch.zeros(size, device=device, dtype=accumulation_dtype(dtype))

@@ -44,6 +44,8 @@ class Layout(Slicing):
     `ulysses_parallel` ranks of a stage have the same weights: around attention they exchange tokens
     for heads by all_to_all. `context_parallel` ranks have the same weights and the same heads: each
     has K and V of its own tokens, and gathers those of the others. Both divide `sequence_parallel`.
+    `sharded_weights`: ranks with the same weights keep one piece each of a block's matrices, and
+    gather them around its compute.
     """
 
     sequence_parallel: int
@@ -55,6 +57,7 @@ class Layout(Slicing):
     kv_block_tokens: int = 0
     kv_sets: int = 1
     head_alone: bool = False
+    sharded_weights: bool = False
 
     @property
     def degrees_words(self) -> str:
@@ -65,7 +68,7 @@ class Layout(Slicing):
     @property
     def family(self) -> tuple[int, ...]:
         """The degrees, chunks a stage, place of K and V: everything but the cut."""
-        return (*self.degrees, self.virtual_stages, self.kv_block_tokens)
+        return (*self.degrees, self.sharded_weights, self.virtual_stages, self.kv_block_tokens)
 
     @property
     def degrees(self) -> tuple[int, int, int, int, int]:

@@ -20,7 +20,7 @@ from sppo.plan.saved_tensors import (
     SavedTensorKey,
     head_saved_tensors,
 )
-from sppo.plan.weights import canonical_weights
+from sppo.plan.weights import GATHERED_BLOCKS, canonical_weights, padded
 
 
 class _Widths(NamedTuple):
@@ -74,7 +74,8 @@ class PartShape:
 
     `shards` is the degree of sequence parallelism inside the stage: heads are sharded, and so are
     the tokens between them. Groups of `ulysses` shards have the same weights, groups of `context`
-    shards also the same heads. These groups and the `replicas` share the optimizer's state.
+    shards also the same heads. These groups and the `replicas` share the optimizer's state, and,
+    with `sharded_weights`, the matrices of blocks. `stages`: of the pipeline.
     """
 
     model: Model
@@ -85,6 +86,8 @@ class PartShape:
     ulysses: int = 1
     context: int = 1
     replicas: int = 1
+    stages: int = 1
+    sharded_weights: bool = False
 
     @property
     def weight_shards(self) -> int:
@@ -105,6 +108,14 @@ class PartShape:
     def elements(self) -> Elements:
         """Elements of the chunk's weights on one rank."""
         return _elements(self.model, self.layers, self.head, self.weight_shards)
+
+    @property
+    def gathered_elements(self) -> int:
+        """Elements of a block's matrices, padded for the ranks that gather them; else 0."""
+        if not self.sharded_weights:
+            return 0
+        block = _elements_by_place(self.model, self.weight_shards)[0]
+        return padded(block.matrices, self.weight_copies)
 
     @property
     def parameters(self) -> int:
@@ -188,11 +199,35 @@ class PartShape:
         return -(-len(self.layers) * per_layer // self.shards)
 
 
-def state_elements(shapes: Sequence[PartShape]) -> int:
-    """Elements of a stage's flat buffers on one rank, padded so that copies can divide them."""
-    copies = shapes[0].weight_copies
-    by_axes = zip(*(shape.elements[:2] for shape in shapes), strict=True)
-    return sum(-(-sum(elements) // copies) * copies for elements in by_axes)
+class StateElements(NamedTuple):
+    """One rank's elements of a stage's weights, padded so that copies can divide them.
+
+    whole: in flat buffers that every copy has. whole_buffers: how many of them have elements.
+    pieces: of sharded blocks. gathered: in the buffers of blocks in use.
+    """
+
+    whole: int
+    whole_buffers: int
+    pieces: int = 0
+    gathered: int = 0
+
+
+def state_elements(shapes: Sequence[PartShape]) -> StateElements:
+    """Those of the chunks of a stage."""
+    copies, layers = shapes[0].weight_copies, sum(len(shape.layers) for shape in shapes)
+    vectors = sum(shape.elements.vectors for shape in shapes)
+    matrices = sum(shape.elements.matrices for shape in shapes)
+    gathered = shapes[0].gathered_elements
+    if gathered:
+        block = _elements_by_place(shapes[0].model, shapes[0].weight_shards)[0]
+        matrices -= layers * block.matrices
+    whole = [padded(elements, copies) for elements in (vectors, matrices)]
+    return StateElements(
+        whole=sum(whole),
+        whole_buffers=sum(map(bool, whole)),
+        pieces=layers * gathered // copies,
+        gathered=min(GATHERED_BLOCKS, layers) * gathered,
+    )
 
 
 class SubsequenceCost(NamedTuple):

@@ -246,4 +246,6 @@ def part_shape(plan: Plan, part: int) -> PartShape:
         ulysses=plan.ulysses_parallel,
         context=plan.context_parallel,
         replicas=plan.data_parallel,
+        stages=plan.pipeline_parallel,
+        sharded_weights=plan.sharded_weights,
     )

@@ -12,6 +12,14 @@ from functools import lru_cache
 from sppo.config.models import Model
 from sppo.plan.blocks import CanonicalWeight, block_of
 
+GATHERED_BLOCKS = 2
+"""Blocks of a stage whose gathered matrices are on a rank at a time: one in use, one upcoming."""
+
+
+def padded(elements: int, ranks: int) -> int:
+    """Elements of a buffer that so many ranks can divide."""
+    return -(-elements // ranks) * ranks
+
 
 @lru_cache(maxsize=256)
 def canonical_weights(model: Model) -> Mapping[str, CanonicalWeight]:

@@ -29,6 +29,7 @@ from sppo.planner.layouts.candidates import (
     divisions_to_try,
     every_layout,
     interleavings,
+    weights_to_try,
 )
 from sppo.planner.layouts.degrees import every_degree
 from sppo.planner.layouts.partition import ALIGNMENT_TOKENS
@@ -110,7 +111,8 @@ def longest_tokens(workload: Workload, profile: Hardware, options: SolverOptions
 def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> Iterator[_Family]:
     """Families with the most room first: their length rules many of the others out.
 
-    Most room: K and V in the host tier, the most ranks a stage, and the least Ulysses degree.
+    Most room: K and V in the host tier, sharded weights, the most ranks a stage, and the least
+    Ulysses degree.
     """
     paper = options.solver == "paper"
     places: tuple[bool | None, ...] = (options.kv_offload,)
@@ -125,6 +127,9 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
         for (ulysses, context), parts in itertools.product(divisions, counts[:2]):
             if paper and parts > 1:
                 continue
+            sharded = weights_to_try(options, shards, ulysses, context, replicas)
+            if not sharded:
+                continue
             chosen = replace(
                 options,
                 sequence_parallel=shards,
@@ -134,6 +139,7 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
                 data_parallel=replicas,
                 virtual_stages=parts,
                 kv_offload=place,
+                weights="sharded" if sharded[-1] else "whole",
             )
             yield _Family(workload=workload, profile=profile, options=chosen)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import product
 
 from sppo.config.errors import Infeasible, LayoutDoesNotFit
-from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
 from sppo.planner.evaluate import (
     Choose,
@@ -20,24 +17,16 @@ from sppo.planner.evaluate import (
 )
 from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.report.wording import counted
-from sppo.planner.search.bounds import added_at_least, bounding_problems
+from sppo.planner.search.msp_candidates import (
+    ByCut,
+    MspCandidate,
+    both_ends,
+    by_cut,
+    candidates_of,
+    cut_of,
+    of_other_ulysses_degrees,
+)
 from sppo.planner.search.quick_msp import decided_msp_ns
-
-COARSER = 3
-"""Cuts that are tried with MSP: the plan's own and the next coarser ones.
-
-Idle ends are what makes a fine cut worth its price; with MSP a coarser one may be faster.
-"""
-
-OTHER_FAMILIES = 2
-"""Degrees and chunks a stage, besides the plan's own, that are tried with MSP."""
-
-FASTEST = 4
-"""Layouts of the least estimate with MSP that are tried, whatever their family."""
-
-SHARE_LEFT = {"fill": 0.2, "both": 0.4}
-"""Idle time that MSP leaves at the ends that it splits, in times of the longest subsequence."""
-
 
 OPTIMISM = 0.97
 """Simulated step over its estimate, before any was simulated: MSP also balances the stages."""
@@ -48,9 +37,6 @@ SPREAD = 0.985
 LIKE = 0.995
 """The same of a cut with other Ulysses degrees: their times differ less."""
 
-COARSEST = 1.5
-"""Subsequences for each stage, at least, of a layout that is tried for its estimate alone."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class MspResult:
@@ -59,31 +45,6 @@ class MspResult:
     plan: Plan
     layout: TimedLayout | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """A layout without MSP, when it shall split, and its estimated seconds with MSP."""
-
-    resident: TimedLayout
-    ends: Ends
-    alone: float
-    """Without what memory adds."""
-
-    @cached_property
-    def estimate(self) -> float:
-        """Seconds, with the least that memory adds."""
-        return self.alone + _added(self.resident)
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Candidates of a kind have about the same step over their estimates."""
-        return (*self.resident.family, self.ends)
-
-    @property
-    def cut(self) -> tuple[object, ...]:
-        """The same for any Ulysses degree, of one number of subsequences."""
-        return (_for_any_ulysses(self.resident), self.resident.subsequences, self.ends)
 
 
 def with_msp(
@@ -98,16 +59,16 @@ def with_msp(
     near: layouts whose steps without MSP are about as short as the plan's.
     Raises ValueError if MSP is wanted and impossible, Infeasible if it is wanted and does not fit.
     """
-    candidates = [] if wanted is False else _candidates(plan, layouts, near)
+    candidates = [] if wanted is False else candidates_of(plan, layouts, near)
     if not candidates:
         if wanted:
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return MspResult(plan=plan)
     least = float("inf") if wanted else plan.makespan_seconds
-    trials = _Trials(choose, least)
+    trials = _Trials(choose, least, by_cut(layouts))
     trials.run(candidates)
     if trials.best is not None:
-        trials.run(_of_other_ulysses_degrees(trials.best, layouts))
+        trials.run(of_other_ulysses_degrees(trials.best.layout, layouts))
     if trials.best is None:
         return _without(plan, trials.shorts, trials.slowest, wanted)
     split = simulated_plan(trials.best.layout, trials.best.stages)
@@ -121,7 +82,7 @@ def with_msp(
 class _Split:
     """A candidate's layout with MSP, its decisions and its simulated step."""
 
-    candidate: _Candidate
+    candidate: MspCandidate
     layout: TimedLayout
     stages: Sequence[DecidedStage]
     seconds: float
@@ -130,9 +91,10 @@ class _Split:
 class _Trials:
     """Candidates as they are simulated. least: seconds that a plan must not exceed."""
 
-    def __init__(self, choose: Choose, least: float) -> None:
+    def __init__(self, choose: Choose, least: float, degrees: ByCut) -> None:
         self.choose = choose
         self.least = least
+        self._degrees = degrees
         self.best: _Split | None = None
         self.shorts: list[LayoutDoesNotFit] = []
         self.slowest = float("inf")
@@ -141,11 +103,12 @@ class _Trials:
         self._ratios: dict[tuple[object, ...], float] = {}
         self._of_cuts: dict[tuple[object, ...], float] = {}
 
-    def run(self, candidates: Sequence[_Candidate]) -> None:
+    def run(self, candidates: Sequence[MspCandidate]) -> None:
         """Simulate those whose estimates promise to be faster, the least estimate first.
 
         What memory adds is asked where a candidate may be next.
         """
+        candidates = list(candidates)
         waiting = [(each.alone, number, False) for number, each in enumerate(candidates)]
         heapify(waiting)
         while waiting:
@@ -168,8 +131,21 @@ class _Trials:
                 self._simulate(candidate)
             except LayoutDoesNotFit as short:
                 self.shorts.append(short)
+                for leaner in self._leaner(candidate):
+                    heappush(waiting, (leaner.alone, len(candidates), False))
+                    candidates.append(leaner)
 
-    def _simulate(self, candidate: _Candidate) -> None:
+    def _leaner(self, candidate: MspCandidate) -> list[MspCandidate]:
+        """The next smaller Ulysses degree: fewer ranks with the same weights leave more memory."""
+        own = candidate.resident
+        smaller = [
+            layout
+            for layout in self._degrees[cut_of(own)]
+            if layout.ulysses_parallel < own.ulysses_parallel
+        ]
+        return both_ends(smaller[:1], (candidate.ends,))
+
+    def _simulate(self, candidate: MspCandidate) -> None:
         """Raises LayoutDoesNotFit."""
         layout = candidate.resident.with_msp(candidate.ends)
         if not layout.msp_splits:
@@ -230,99 +206,3 @@ def _impossible(plan: Plan) -> str:
     if plan.context_parallel > 1:
         return "ranks with the same heads gather K and V, and helpers do not; lower --sp"
     return "K and V are in the host tier, where helpers cannot read them; shorten the sequence"
-
-
-def _candidates(
-    plan: Plan, layouts: Sequence[TimedLayout], near: Sequence[TimedLayout]
-) -> list[_Candidate]:
-    """The layouts to try, and when they split.
-
-    Of the plan's family, or of the fastest that can split where the plan cannot: its cut and the
-    next coarser ones. Of the other families: the fastest cut.
-    Of all: those near the plan, and those of the least estimate. With MSP little is left of the
-    idle ends, so that work alone tells families apart.
-    """
-    able = [layout for layout in layouts if layout.may_split]
-    if not able:
-        return []
-    base: Layout = plan
-    if plan.pipeline_parallel == 1 or plan.context_parallel > 1:
-        base = min(able, key=lambda layout: layout.least_seconds)
-    tried: dict[int, TimedLayout] = {}
-    for exchanges in (False, True):
-        members = [layout for layout in able if (layout.ulysses_parallel > 1) == exchanges]
-        tried |= {id(layout): layout for layout in _of_division(base, members)}
-    close = [layout for layout in near if layout.may_split]
-    tried |= {id(layout): layout for layout in close[:FASTEST]}
-    return _both_ends(tried.values(), ("fill", "both"))
-
-
-def _of_division(plan: Layout, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
-    """The layouts to try of those with all-to-alls inside a stage, or of those without."""
-    own: list[TimedLayout] = []
-    families: dict[tuple[int, ...], list[TimedLayout]] = {}
-    for layout in layouts:
-        if layout.family[:-1] == plan.family[:-1]:  # its K and V may be in the host tier
-            own.append(layout)
-        else:
-            families.setdefault(layout.family, []).append(layout)
-    yield from _coarser(own, plan)
-    ranked = sorted(
-        families.values(), key=lambda family: min(cut.work_and_ends_seconds[0] for cut in family)
-    )
-    for family in ranked[:OTHER_FAMILIES]:
-        yield min(family, key=lambda cut: cut.least_seconds)
-    every = [
-        layout for layout in layouts if layout.subsequences >= COARSEST * layout.pipeline_parallel
-    ]
-    yield from sorted(every, key=lambda layout: _time_alone(layout, "both"))[:FASTEST]
-
-
-def _for_any_ulysses(layout: Layout) -> tuple[int, ...]:
-    """The layout's family without its Ulysses degree."""
-    return (*layout.family[:3], *layout.family[4:])
-
-
-def _coarser(cuts: Sequence[TimedLayout], plan: Layout) -> list[TimedLayout]:
-    """The cut of `plan` and the next coarser ones."""
-    coarser = [
-        cut
-        for cut in cuts
-        if cut.subsequences < plan.subsequences or cut.lengths_tokens == plan.lengths_tokens
-    ]
-    return sorted(coarser, key=lambda cut: -cut.subsequences)[:COARSER]
-
-
-def _of_other_ulysses_degrees(best: _Split, layouts: Sequence[TimedLayout]) -> list[_Candidate]:
-    """The same for the other Ulysses degrees: an estimate cannot see what their MSP needs."""
-    split = best.layout
-    degrees: dict[int, list[TimedLayout]] = {}
-    for layout in layouts:
-        if layout.may_split and _for_any_ulysses(layout) == _for_any_ulysses(split):
-            degrees.setdefault(layout.ulysses_parallel, []).append(layout)
-    others = [cut for cuts in degrees.values() for cut in _coarser(cuts, split)]
-    return _both_ends(others, ("fill", "both"))
-
-
-def _both_ends(layouts: Iterable[TimedLayout], ends: Sequence[Ends]) -> list[_Candidate]:
-    return [
-        _Candidate(resident=layout, ends=end, alone=_time_alone(layout, end))
-        for layout, end in product(layouts, ends)
-    ]
-
-
-def _time_alone(layout: TimedLayout, ends: Ends) -> float:
-    """Seconds of compute with MSP, without its messages: the fullest stage's and what is idle."""
-    work, idle = layout.work_and_ends_seconds
-    longest = idle / (layout.pipeline_parallel - 1)
-    unsplit = idle / 2 if ends == "fill" else 0.0
-    return work + unsplit + SHARE_LEFT[ends] * longest + layout.reduction_seconds
-
-
-def _added(layout: TimedLayout) -> float:
-    """The least seconds that memory adds to an end stage without MSP; with MSP it adds more."""
-    if layout.workload.device_memory_bytes is None:
-        return 0.0
-    problems = [each for each in bounding_problems(layout) if each.stage in layout.end_stages]
-    added = [added_at_least(layout, problem).ns for problem in problems]
-    return layout.sequences * max(added) / 1e9

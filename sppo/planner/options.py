@@ -12,6 +12,8 @@ SOLVERS = ("heuristic", "exact", "paper")
 
 STAGE_SHARDINGS = ("tensor", "ulysses", "auto")
 
+WEIGHTS = ("whole", "sharded", "auto")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
@@ -25,7 +27,9 @@ class SolverOptions:
     ends; None: if it is faster. stage_sharding: the ranks of a stage divide weights alone
     ("tensor"), or some have the same weights and exchange tokens for heads ("ulysses"); "auto": the
     faster. ulysses_parallel: how many ranks of a stage have the same weights. context_parallel: how
-    many also have the same heads; None: one, or as few as leave heads for all others.
+    many also have the same heads; None: one, or as few as leave heads for all others. weights:
+    ranks with the same weights have all of them ("whole"), or of blocks a piece each, gathered when
+    used ("sharded"); "auto": the faster.
     """
 
     pipeline_parallel: int | None = None
@@ -34,6 +38,7 @@ class SolverOptions:
     stage_sharding: str = "auto"
     ulysses_parallel: int | None = None
     context_parallel: int | None = None
+    weights: str = "auto"
     subsequences: int | None = None
     virtual_stages: int | None = None
     group_subsequences: int | None = None
@@ -51,6 +56,7 @@ class SolverOptions:
             ("cut", self.cut, ("auto", *CUTS)),
             ("solver", self.solver, SOLVERS),
             ("stage_sharding", self.stage_sharding, STAGE_SHARDINGS),
+            ("weights", self.weights, WEIGHTS),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: take one of {', '.join(known)}")
@@ -58,10 +64,11 @@ class SolverOptions:
             self.stage_sharding == "ulysses"
             or (self.ulysses_parallel or 1) > 1
             or (self.context_parallel or 1) > 1
+            or self.weights == "sharded"
         ):
             raise ValueError(
-                "the paper solver divides weights, without Ulysses or context parallelism: take "
-                "the heuristic solver"
+                "the paper solver divides weights, without Ulysses, context parallelism or sharded "
+                "weights: take the heuristic solver"
             )
         if self.kv_offload and (self.context_parallel or 1) > 1:
             raise ValueError(
@@ -72,6 +79,11 @@ class SolverOptions:
             raise ValueError(
                 "no MSP with context parallelism: helpers gather no K and V; leave --msp or "
                 "--context-parallel out"
+            )
+        if self.msp and self.weights == "sharded":
+            raise ValueError(
+                "no MSP with sharded weights: helpers get whole blocks; leave --msp or --weights "
+                "out"
             )
         if self.solver == "exact" and self.policy != "auto":
             raise ValueError(

@@ -24,6 +24,7 @@ def short_plan(workload: Workload, plan: Plan, profile: Hardware, tokens: int) -
         sequence_parallel=plan.sequence_parallel,
         ulysses_parallel=plan.ulysses_parallel,
         context_parallel=plan.context_parallel,
+        weights="sharded" if plan.sharded_weights else "whole",
         pipeline_parallel=plan.pipeline_parallel,
         data_parallel=plan.data_parallel,
         virtual_stages=plan.virtual_stages,

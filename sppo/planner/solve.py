@@ -86,6 +86,11 @@ def _layouts(workload: Workload, profile: Hardware, options: SolverOptions) -> l
     either = either and (options.context_parallel or 1) == 1
     if either and workload.device_memory_bytes is not None:
         layouts += every_layout(workload, profile, replace(options, kv_offload=True))
+    if not layouts and options.weights == "sharded":
+        raise ValueError(
+            "sharded weights need ranks with the same weights: take --ulysses-parallel, "
+            "--context-parallel or --dp 2 or more, or leave --weights out"
+        )
     if not layouts and options.kv_offload:
         raise ValueError(
             "hosted K and V need heads for every rank of a stage: lower --sp, or leave "

@@ -141,6 +141,26 @@ CASES = (
         options={**FULL, "ulysses": 2, "context": 2},
     ),
     Case(
+        name="SP 2 (Ulysses 2), sharded weights",
+        shards=2,
+        model=DEEP,
+        options={**OFFLOADED, **LEAN, "ulysses": 2, "sharded_weights": True},
+        in_tox=True,
+    ),
+    Case(
+        name="SP 4 (Ulysses 2 x CP 2), PP 2, sharded weights, two chunks a stage",
+        shards=4,
+        stages=2,
+        model=DEEP,
+        options={"ulysses": 2, "context": 2, "virtual_stages": 2, "sharded_weights": True},
+    ),
+    Case(
+        name="DP 2, sharded weights, K and V hosted",
+        replicas=2,
+        sequences=2,
+        options={**HOSTED, "sharded_weights": True},
+    ),
+    Case(
         name="SP 4 (Ulysses 4), PP 2, MSP",
         shards=4,
         stages=2,

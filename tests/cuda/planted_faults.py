@@ -14,6 +14,7 @@ from sppo.comm.collectives import Team
 from sppo.comm.messages import Channel, GroupTransport
 from sppo.engine.msp_part import MspPart
 from sppo.engine.optimizer import FlatAdamW
+from sppo.model.block_shards import BlockShards
 from sppo.model.mixers.kv_block import KvBlock
 from sppo.model.mixers.kv_cache import HostedLayer, KvLoad, KvRing
 from sppo.offload.host_memory import (
@@ -183,7 +184,28 @@ def _reversed_on_one_replica(patch: Patch) -> None:
     patch.setattr(FlatAdamW, "reduce", reduce)
 
 
+def _block_used_before_its_gather(patch: Patch) -> None:
+    def use(self: BlockShards, layer: int, upcoming: int | None) -> None:
+        self._gather(layer)
+        del self._gathers[layer]
+        if upcoming is not None:
+            self._gather(upcoming)
+
+    patch.setattr(BlockShards, "use", use)
+
+
+def _sum_not_waited_for(patch: Patch) -> None:
+    def end_sum(self: BlockShards, buffer: int) -> None:
+        if buffer in self._sums:
+            _, row = self._sums.pop(buffer)
+            own = self.gradients[buffer].chunk(self.copies.size)[self.copies.index]
+            self.piece_gradients[row].add_(own)
+
+    patch.setattr(BlockShards, "_end_sum", end_sum)
+
+
 _HOSTED, _MSP, _OFFLOADED = "K and V hosted", "PP 2, MSP", "all offloaded"
+_SHARDED = "SP 2 (Ulysses 2), sharded weights"
 _UNORDERED, _FREED = "without an order", "freed while another stream uses it"
 
 FAULTS = {
@@ -229,6 +251,12 @@ FAULTS = {
         case="PP 2, two chunks a stage",
         sign="waits in",
         seen_by_values=False,
+    ),
+    "a block is used before its weights are gathered": Fault(
+        plant=_block_used_before_its_gather, case=_SHARDED, sign=_UNORDERED
+    ),
+    "gradients of a block are read before they are summed": Fault(
+        plant=_sum_not_waited_for, case=_SHARDED, sign=_UNORDERED
     ),
     "collectives in another order on one rank": Fault(
         plant=_reversed_on_one_replica,

@@ -38,7 +38,7 @@ from tests.cuda.fake.memory import DeviceMemory, recorded_streams
 from tests.cuda.fake.nccl import NcclRank
 from tests.cuda.fake.network import Network, NetworkFault
 from tests.cuda.fake.watch import Watch
-from tests.numerics.pipelines import CPU, stage_values
+from tests.numerics.pipelines import CPU, block_matrices, place_of, stage_values
 
 STEPS = 2
 TOLERANCE = 1e-9
@@ -207,14 +207,15 @@ def _difference(
         for name in weight_shapes(plan.model)
     }
     expected_by_shard: dict[int, dict[str, Tensor]] = {}
+    of_blocks = block_matrices([(trainer.groups, trainer.weights) for trainer in trainers], "value")
     for trainer in trainers:
         team: Team = trainer.groups.shards
         values = expected_by_shard.setdefault(
             team.index, stage_values(plan.model, updated, Team(team.size, team.index))
         )
-        differences += [
-            (weight.value - values[name]).abs().max() for name, weight in trainer.weights.items()
-        ]
+        own = {name: weight.value for name, weight in trainer.weights.items()}
+        own |= of_blocks[place_of(trainer.groups)]
+        differences += [(value - values[name]).abs().max() for name, value in own.items()]
     greatest = torch.stack(differences).max().item()  # NaN, where there is one
     return math.inf if math.isnan(greatest) else greatest
 

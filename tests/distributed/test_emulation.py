@@ -192,6 +192,13 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
         replace(SPPO, sequences_per_step=2),
         SppoSettings(sequence_parallel=2, context_parallel=2, subsequences=3, policy="lean"),
     ),
+    "sppo SP2 by all-to-alls, sharded weights": (
+        "sppo",
+        replace(SPPO, dtype="bfloat16"),
+        SppoSettings(
+            sequence_parallel=2, ulysses_parallel=2, weights="sharded", subsequences=3, msp=False
+        ),
+    ),
     "sppo DP2 in bfloat16, K and V in the host tier": (
         "sppo",
         replace(SPPO, sequences_per_step=2, dtype="bfloat16"),

@@ -28,6 +28,7 @@ from sppo.cost_model.collectives import (
     replica_collectives,
     shard_collectives,
     ulysses_collectives,
+    weight_collectives,
 )
 from sppo.cost_model.plan_costs import simulate_plan, stage_kv_copied_bytes
 from sppo.engine.engine import connections_of
@@ -217,7 +218,8 @@ def _assert_as_planned(jobs: list[tuple[Workload, SppoSettings]], ranks: int) ->
             counted = results[index]
             stage = coordinate_of(plan, rank).stage
             memory = plan.stages[stage].memory
-            shared, reduced = shard_collectives(plan, stage), replica_collectives(plan, stage)
+            shared = shard_collectives(plan, stage)
+            reduced = replica_collectives(plan, stage) + weight_collectives(plan, stage)
             exchanged = ulysses_collectives(plan, stage)
             gathered = context_collectives(plan, stage)
             where = f"{workload.name}, {settings}, rank {rank}: {counted}, {memory}"
@@ -271,6 +273,9 @@ def test_two_ranks_of_a_stage_or_of_two_pipelines_count_what_is_planned(start: i
         (replace(LLAMA, sequences_per_step=2), together),
         (LLAMA, replace(exchanging, policy="lean")),
         (GPT, replace(gathering, policy="full-recompute")),
+        (GPT, replace(exchanging, weights="sharded", policy="full-offload")),
+        (replace(LLAMA, sequences_per_step=2), replace(gathering, weights="sharded")),
+        (replace(LLAMA, sequences_per_step=2), replace(apart, weights="sharded")),
         (replace(LLAMA, sequences_per_step=2), replace(gathering, policy="full-offload")),
         (replace(GPT, sequence_tokens=4096), replace(gathering, cut="equal")),
         (GPT, replace(exchanging, policy="full-recompute", kv_offload=True)),
@@ -309,6 +314,10 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned(start: int) -> No
             SppoSettings(
                 sequence_parallel=2, context_parallel=2, pipeline_parallel=2, subsequences=4
             ),
+        ),
+        (
+            gpt_four,
+            replace(exchanging, pipeline_parallel=2, weights="sharded", kv_offload=True),
         ),
         (
             replace(gpt_four, sequences_per_step=2),

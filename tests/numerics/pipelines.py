@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +50,7 @@ def make_plan(
     kv_block_tokens: int = 0,
     mixed: bool = False,
     head_alone: bool = False,
+    sharded_weights: bool = False,
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
@@ -81,6 +84,7 @@ def make_plan(
         kv_block_tokens=kv_block_tokens,
         kv_sets=2 if mixed else 1,
         head_alone=head_alone,
+        sharded_weights=sharded_weights,
     )
 
     def choose(problem: StageProblem) -> StageDecisions:
@@ -129,8 +133,40 @@ def engine_of(
 ) -> Engine:
     """The engine of one rank, without an optimizer."""
     stage = groups.coordinate.stage
-    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shards)
+    stage_weights = StageWeights(plan, stage, weights, CPU, dtype, groups.shards, groups.copies)
     return build_engine(plan, stage_weights, EngineContext(device=CPU, dtype=dtype), groups)
+
+
+def block_matrices(
+    weights: Sequence[tuple[RankGroups, StageWeights]], what: str
+) -> dict[tuple[int, int], dict[str, Tensor]]:
+    """By stage and TP shard: the sharded matrices of blocks, from the pieces of all ranks.
+
+    what: "value" or "gradient". Empty where the weights are whole.
+    """
+    pieces: dict[tuple[int, int], dict[int, Tensor]] = defaultdict(dict)
+    matrices: dict[tuple[int, int], dict[str, Tensor]] = defaultdict(dict)
+    for groups, own in weights:
+        if own.blocks is not None:
+            piece = own.blocks.pieces if what == "value" else own.blocks.piece_gradients
+            pieces[place_of(groups)][groups.copies.index] = piece
+    for groups, own in weights:
+        if own.blocks is None or matrices[place_of(groups)]:
+            continue
+        of_copies = pieces[place_of(groups)]
+        flat = torch.cat([of_copies[copy] for copy in range(groups.copies.size)], dim=1)
+        for layer, row in zip(own.blocks.layers, flat, strict=True):
+            start = 0
+            for name, value, _ in own.blocks.views(layer):
+                end = start + value.numel()
+                matrices[place_of(groups)][f"layers.{layer}.{name}"] = row[start:end].view_as(value)
+                start = end
+    return matrices
+
+
+def place_of(groups: RankGroups) -> tuple[int, int]:
+    """Stage and TP shard: ranks of one place have the same weights."""
+    return groups.coordinate.stage, groups.shards.index
 
 
 def run_pipeline(
@@ -148,14 +184,19 @@ def run_pipeline(
         FlatAdamW(weights, Optimizer(), copies).reduce(groups[rank].shards)
         if copies.size > 1:
             for gradient in (weights.matrix_gradients, weights.vector_gradients):
-                own = gradient.chunk(copies.size)[copies.index]
-                copies.all_gather(own, into=gradient).wait()
+                if gradient.numel():
+                    own = gradient.chunk(copies.size)[copies.index]
+                    copies.all_gather(own, into=gradient).wait()
         return counters
 
     counters = run_together(groups, run)
+    of_blocks = block_matrices(
+        [(engine.stage.groups, engine.stage.weights) for engine in engines], "gradient"
+    )
     shards: list[dict[str, Tensor]] = [{} for _ in range(plan.sequence_parallel)]
     for engine in engines:
         gradients = {name: weight.gradient for name, weight in engine.stage.weights.items()}
+        gradients |= of_blocks[place_of(engine.stage.groups)]
         shards[engine.stage.groups.coordinate.shard].update(gradients)
     loss = sum(counter.loss for counter in counters)
     return Outcome(loss=loss, shards=shards, counters=counters, engines=engines)

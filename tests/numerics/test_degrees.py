@@ -20,7 +20,7 @@ from sppo.engine.trainer import Trainer
 from sppo.plan.blocks.attention import RECOMPUTE_LEAN
 from sppo.plan.plan import Plan, StepPlans
 from sppo.plan.weights import weight_shapes
-from tests.numerics.pipelines import CPU, make_plan, stage_values
+from tests.numerics.pipelines import CPU, block_matrices, make_plan, place_of, stage_values
 
 MODELS = (
     gpt("gpt-test", layers=4, hidden=32, heads=4, vocabulary=60),
@@ -71,10 +71,13 @@ def train(plan: Plan, weights: dict[str, Tensor], batches: list[Tensor]) -> list
         name: reference.model.get_parameter(name.replace(".", "__")).detach()
         for name in weight_shapes(plan.model)
     }
+    of_blocks = block_matrices([(trainer.groups, trainer.weights) for trainer in trainers], "value")
     for trainer in trainers:
         expected = stage_values(plan.model, updated, trainer.groups.shards)
-        for name, weight in trainer.weights.items():
-            difference = (weight.value - expected[name]).abs().max().item()
+        values = {name: weight.value for name, weight in trainer.weights.items()}
+        values |= of_blocks[place_of(trainer.groups)]
+        for name, value in values.items():
+            difference = (value - expected[name]).abs().max().item()
             assert difference < 1e-9, f"{trainer.groups.coordinate}, {name}: {difference}"
     return trainers
 

@@ -46,6 +46,7 @@ def assert_equal_work(
     sequences: int = 1,
     fetch_ahead: int = 0,
     msp: bool = False,
+    sharded_weights: bool = False,
 ) -> None:
     weights = initial_weights(model, 3, torch.float64)
     generator = torch.Generator().manual_seed(5)
@@ -67,6 +68,7 @@ def assert_equal_work(
         sequences=sequences,
         fetch_ahead=fetch_ahead,
         msp=msp,
+        sharded_weights=sharded_weights,
     )
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)

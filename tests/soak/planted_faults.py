@@ -94,8 +94,8 @@ FAULTS = (
     Fault(
         name="a second copy of a buffer",
         file="sppo/engine/optimizer.py",
-        before="        precision = weights.matrix_gradients.dtype\n",
-        after="        precision = weights.matrix_gradients.dtype\n"
+        before="        precision = weights.vector_gradients.dtype\n",
+        after="        precision = weights.vector_gradients.dtype\n"
         "        self._copy = weights.matrix_gradients.clone()\n",
         area=r"sppo, .*peak_device_bytes.* \(\+",
         topics="emulations",

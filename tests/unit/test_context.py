@@ -97,8 +97,9 @@ def test_messages_of_a_subsequence_grow_with_its_prefix() -> None:
     silent = replace(A100, internode_bytes_per_second=1e20)
     none = block_seconds(GPT_7B, silent, start=0, **timed)
     moved = 2 * GPT_7B.kv_width * 65_536 * (2 - 1) / 16
-    rate = A100.internode_bytes_per_second
-    assert rate is not None
+    between = A100.internode_bytes_per_second
+    assert between is not None
+    rate = 1 / (1 / between - 1 / A100.collective_bytes_per_second)  # silent: that of a node
     assert begin.forward - none.forward == pytest.approx(2 * moved / rate)
     assert begin.backward - none.backward == pytest.approx(6 * moved / rate)
     silent_late = block_seconds(GPT_7B, silent, start=131_072, **timed)

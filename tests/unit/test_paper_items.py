@@ -166,7 +166,7 @@ def test_fig_1_is_within_ten_per_cent_where_short_kernels_are_not_slow() -> None
 
 def test_this_project_s_plans_are_those_that_the_check_compares() -> None:
     step = sppo_steps.own_plan("gpt-7b, 512K, 32 GPUs")
-    assert step.settings.startswith("SP 8 (TP 2 x Ulysses 4) x PP 4, N ")
+    assert step.settings.startswith("SP 32 (Ulysses 32) x PP 1, N ")
     assert "results/expected/plans-paper.json" in step.source
     with pytest.raises(KeyError, match="sppo-bench check --update"):
         sppo_steps.own_plan("gpt-7b, 3K, 1 GPU")

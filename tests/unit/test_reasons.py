@@ -18,7 +18,7 @@ from sppo.planner.solve import solve
 
 TINY = find("tiny-cpu")
 PROFILE = load_hardware("cpu-2core")
-RESIDENT = SolverOptions(kv_offload=False, stage_sharding="tensor")
+RESIDENT = SolverOptions(kv_offload=False, stage_sharding="tensor", context_parallel=1, msp=False)
 
 
 def reason(plan: Plan, start: str) -> str:

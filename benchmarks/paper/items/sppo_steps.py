@@ -137,7 +137,9 @@ def own_plan(name: str) -> SimulatedStep:
     chunks = counted(layout["virtual_stages"], "chunk")
     msp = ", MSP" if case["lendings"]["count"] else ""
     division = layout["ulysses_parallel"], layout.get("context_parallel", 1)
-    settings = f"{degrees.words(*division)}, N {layout['subsequences']}, {chunks} a stage{msp}"
+    sharded = ", sharded weights" if layout.get("sharded_weights") else ""
+    split = f"{degrees.words(*division)}{sharded}, N {layout['subsequences']}"
+    settings = f"{split}, {chunks} a stage{msp}"
     return SimulatedStep(
         settings=settings,
         seconds=case["prediction"]["makespan_seconds"],
@@ -147,7 +149,9 @@ def own_plan(name: str) -> SimulatedStep:
 
 def words(plan: Plan) -> str:
     """ "SP 8 x PP 4, N 160, MSP"."""
-    return f"{plan.degrees_words}, N {plan.subsequences}{', MSP' if plan.msp_splits else ''}"
+    sharded = ", sharded weights" if plan.sharded_weights else ""
+    msp = ", MSP" if plan.msp_splits else ""
+    return f"{plan.degrees_words}{sharded}, N {plan.subsequences}{msp}"
 
 
 @cache

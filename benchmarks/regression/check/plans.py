@@ -74,6 +74,8 @@ def _layout(plan: Plan) -> Values:
     del layout["msp_splits"]
     if plan.context_parallel == 1:
         del layout["context_parallel"]
+    if not plan.sharded_weights:
+        del layout["sharded_weights"]
     return {
         **layout,
         "lengths_tokens": list(plan.lengths_tokens),

@@ -131,6 +131,21 @@ def divisions_to_try(
     ]
 
 
+def weights_to_try(
+    options: SolverOptions, shards: int, ulysses: int, context: int, replicas: int
+) -> tuple[bool, ...]:
+    """Whether ranks with the same weights shard those of blocks: the choices to try.
+
+    Beside TP a rank has few weights. So there the user must ask for pieces.
+    """
+    several = ulysses * context * replicas > 1
+    if options.weights == "sharded":
+        return (True,) if several else ()
+    without_tensor = ulysses * context == shards
+    wanted = options.weights == "auto" and options.solver != "paper" and not options.msp
+    return (False, True) if wanted and several and without_tensor else (False,)
+
+
 def every_layout(
     workload: Workload, profile: Hardware, options: SolverOptions
 ) -> Iterator[TimedLayout]:
@@ -146,7 +161,9 @@ def every_layout(
         divisions = divisions_to_try(workload, options, shards)
         for (ulysses, context), virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
-            for lengths in cuts(workload, profile, shards, count, kind, cap, ulysses, context):
+            sharded = weights_to_try(options, shards, ulysses, context, replicas)
+            tried = cuts(workload, profile, shards, count, kind, cap, ulysses, context)
+            for lengths, sharded_weights in product(tried, sharded):
                 group = options.group_subsequences
                 yield TimedLayout(
                     workload=workload,
@@ -162,6 +179,7 @@ def every_layout(
                     kv_block_tokens=kv_block_tokens,
                     kv_sets=2 if several and stages > 1 and virtual_stages == 1 else 1,
                     head_alone=_parts_the_head(options, shards, stages, virtual_stages),
+                    sharded_weights=sharded_weights,
                 )
 
 

@@ -10,7 +10,16 @@ from typing import Any, Literal, NamedTuple
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
 from sppo.config.workload import Workload
-from sppo.cost_model.times import BlockSeconds, block_seconds, cut_seconds, reduction_seconds
+from sppo.cost_model.links import copies_group
+from sppo.cost_model.times import (
+    WHOLE,
+    BlockSeconds,
+    Gathered,
+    block_seconds,
+    cut_seconds,
+    gathered_of,
+    reduction_seconds,
+)
 from sppo.plan.blocks import block_of
 from sppo.plan.layout import Layout, layout_fields, split_layers
 from sppo.plan.msp import msp_splits
@@ -37,9 +46,10 @@ class TimedLayout(Layout):
     def may_split(self) -> bool:
         """Whether MSP is possible: several stages, unmixed sequences, K and V on the device.
 
-        Helpers gather no K and V, so no ranks have the same heads.
+        Helpers gather no K and V, so no ranks have the same heads. Owners send whole weights.
         """
         resident = not self.kv_block_tokens and self.context_parallel == 1
+        resident = resident and not self.sharded_weights
         return self.pipeline_parallel > 1 and self.kv_sets == 1 and resident
 
     def with_msp(self, ends: Ends) -> TimedLayout:
@@ -95,6 +105,7 @@ class TimedLayout(Layout):
             self.ulysses_parallel,
             self.context_parallel,
             self.data_parallel,
+            self.sharded_weights,
             self.pipeline_parallel,
             self.virtual_stages,
             self.head_alone,
@@ -131,7 +142,8 @@ class TimedLayout(Layout):
 
     @property
     def _stage_degrees(self) -> StageDegrees:
-        return StageDegrees(self.sequence_parallel, self.ulysses_parallel, self.context_parallel)
+        degrees = self.sequence_parallel, self.ulysses_parallel, self.context_parallel
+        return StageDegrees(*degrees, gathered_of(self.shapes[0]))
 
     def chunk_layers(self, part: int) -> int:
         """Layers of a chunk: see `split_layers`."""
@@ -185,21 +197,23 @@ class TimedLayout(Layout):
         """Gradients summed over the copies of weights, and weights collected, once a step."""
         if self.weight_copies == 1:
             return 0.0
-        inner = self.tensor_parallel
-        if self.data_parallel > 1:
-            inner *= self.pipeline_parallel
-        return reduction_seconds(
-            self.profile,
-            elements=_most_elements(self._division),
-            inner_ranks=inner,
-            copies=self.weight_copies,
+        copies = copies_group(
+            self.sequence_parallel,
+            self.tensor_parallel,
+            self.pipeline_parallel,
+            self.data_parallel,
         )
+        elements = _most_elements(self._division)
+        return reduction_seconds(self.profile, elements=elements, copies=copies)
 
     def __str__(self) -> str:
         chunks = "1 chunk" if self.virtual_stages == 1 else f"{self.virtual_stages} chunks"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
-        return f"{self.degrees_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
+        sharded = ", sharded weights" if self.sharded_weights else ""
+        return (
+            f"{self.degrees_words}{sharded}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
+        )
 
 
 class _Division(NamedTuple):
@@ -211,6 +225,7 @@ class _Division(NamedTuple):
     ulysses: int
     context: int
     replicas: int
+    sharded_weights: bool
     stages: int
     virtual_stages: int
     head_alone: bool
@@ -233,6 +248,8 @@ def _chunk_shapes(division: _Division) -> tuple[PartShape, ...]:
             ulysses=division.ulysses,
             context=division.context,
             replicas=division.replicas,
+            stages=division.stages,
+            sharded_weights=division.sharded_weights,
         )
         for number, part in enumerate(ranges)
     )
@@ -240,9 +257,9 @@ def _chunk_shapes(division: _Division) -> tuple[PartShape, ...]:
 
 @lru_cache(maxsize=4096)
 def _most_elements(division: _Division) -> int:
-    """Elements of the fullest stage."""
+    """Elements that copies of the weights sum after a step, of the fullest stage."""
     shapes, stages = _chunk_shapes(division), division.stages
-    return max(state_elements(shapes[stage::stages]) for stage in range(stages))
+    return max(state_elements(shapes[stage::stages]).whole for stage in range(stages))
 
 
 class CutTimes(NamedTuple):
@@ -262,11 +279,15 @@ class CutTimes(NamedTuple):
 
 
 class StageDegrees(NamedTuple):
-    """Ranks of a stage; groups of `ulysses` have the same weights, of `context` the same heads."""
+    """Ranks of a stage; groups of `ulysses` have the same weights, of `context` the same heads.
+
+    gathered: see `block_seconds`.
+    """
 
     shards: int
     ulysses: int
     context: int
+    gathered: Gathered = WHOLE
 
 
 @lru_cache(maxsize=4096)

@@ -124,6 +124,11 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
     yield "hardware", f"{plan.ranks} ranks of {profile.name}, {profile.kind} profile"
     yield "layout", f"{plan.degrees_words}, {counted(plan.virtual_stages, 'model chunk')} a stage"
     yield "", "SP: ranks that share a stage; PP: stages; DP: replicas of the pipeline"
+    if plan.sharded_weights:
+        yield (
+            "",
+            f"weights of blocks in {plan.weight_copies} pieces, gathered for each block's compute",
+        )
     yield "cut", f"each sequence in N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
         blocks = f"in blocks of {plan.kv_block_tokens:,} tokens"

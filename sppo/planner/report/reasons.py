@@ -91,6 +91,9 @@ class _Comparisons:
         yield from self._with_and_without(
             "gathered K and V inside a stage (CP)", lambda layout: layout.context_parallel > 1
         )
+        yield from self._with_and_without(
+            "weights of blocks in pieces", lambda layout: layout.sharded_weights
+        )
 
     def _with_and_without(self, what: str, has: Callable[[Layout], bool]) -> Iterator[str]:
         """The best layout that differs in this."""

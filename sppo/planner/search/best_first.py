@@ -68,6 +68,11 @@ def _cut_of(layout: TimedLayout) -> tuple[object, ...]:
     return (*layout.family[:-1], layout.lengths_tokens)
 
 
+def _whole(layout: TimedLayout) -> tuple[object, ...]:
+    """A layout without the choice between whole and sharded weights."""
+    return (*layout.degrees, layout.virtual_stages, layout.kv_block_tokens, layout.lengths_tokens)
+
+
 class _BestFirst:
     """A search under way."""
 
@@ -82,6 +87,8 @@ class _BestFirst:
         self.hosted: dict[tuple[object, ...], float] = {}
         """Lower bounds with hosted K and V, of layouts that fit without any cost: only the zeroing
         of dK and dV can be saved."""
+        self.fit_whole: set[tuple[object, ...]] = set()
+        """Layouts with whole weights that fit without any cost: sharded weights save nothing."""
 
     def run(self) -> Best:
         heapify(self.waiting)
@@ -91,6 +98,8 @@ class _BestFirst:
                 break
             layout = self.log.layouts[number]
             if self.log.hopeless.get(layout.family) or self._is_slower_hosted(layout):
+                continue
+            if layout.sharded_weights and _whole(layout) in self.fit_whole:
                 continue
             try:
                 if is_sharp or not self.decide.weighs_memory:
@@ -131,6 +140,8 @@ class _BestFirst:
         if step.adds_nothing and not layout.kv_block_tokens:
             zeroing = layout.sequences * sum(times.clear for times in step.times)
             self.hosted[_cut_of(layout)] = (step.ns - zeroing) / 1e9 + layout.reduction_seconds
+        if step.adds_nothing and not layout.sharded_weights:
+            self.fit_whole.add(_whole(layout))
         seconds = step.ns / 1e9 + layout.reduction_seconds
         if not step.simulated:
             self.log.bounds[number] = seconds
