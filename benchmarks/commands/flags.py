@@ -131,8 +131,8 @@ class Selection(Json, Degrees, Described):
     """How ranks share a stage. tensor: they divide weights alone. ulysses: they exchange tokens for
     heads, with TP or without. auto, if not given: the faster."""
     weights: Annotated[str | None, arg(metavar="NAME")] = None
-    """Weights of ranks that have the same ones. whole: all of them. sharded: of blocks a piece
-    each, gathered when used. auto, if not given: the faster."""
+    """Where ranks have the same weights. whole: each keeps all of them. sharded: each keeps a
+    piece of every block, and gathers a block when it is used. auto, if not given: the faster."""
     msp: bool = False
     """Always use MSP: ranks that wait at the pipeline's ends compute slices of their neighbours."""
     no_msp: bool = False

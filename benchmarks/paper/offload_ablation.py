@@ -122,6 +122,7 @@ def fixed_options(
         asked,
         ulysses_parallel=asked.ulysses_parallel or 1,
         context_parallel=asked.context_parallel or 1,
+        weights="whole",
         virtual_stages=asked.virtual_stages or PAPER_VIRTUAL_STAGES,
     )
     rest = "the solver's fastest for adaptive offload without MSP"

@@ -244,6 +244,6 @@ def layout_of(emulation: Emulation) -> tuple[str, int]:
     text = emulation.settings_text
     if isinstance(adapter, Planner):
         plan = adapter.plan(emulation.workload, settings)
-        text = f"{plan.degrees_words}, N {plan.subsequences}"
+        text = f"{plan.sharding_words}, N {plan.subsequences}"
     stale = stale_text(emulation.roles)
     return f"{text} ({stale})" if stale else text, roles

@@ -95,6 +95,7 @@ def _repeat(workload: Workload, plan: Plan, options: SolverOptions) -> SolverOpt
     count, cap = cut_of(workload, plan, options.cut_of(plan.pipeline_parallel))
     shared = {field.name for field in fields(Layout)} & {field.name for field in fields(options)}
     layout: dict[str, Any] = {name: getattr(plan, name) for name in shared}
+    layout["weights"] = "sharded" if plan.sharded_weights else "whole"
     hosted = plan.kv_block_tokens > 0
     return replace(options, **layout, kv_offload=hosted, subsequences=count, longest_tokens=cap)
 

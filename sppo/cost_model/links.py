@@ -1,7 +1,7 @@
 """Seconds of collectives by the links that carry them. The same rules hold for every system.
 
 Between nodes a rank has its share of its node's network. A gather or a sum crosses from node to
-node once for all ranks of a node, so a group has the shares of all its ranks there. An all-to-all
+node once for all ranks of a node. So a group has the shares of all its ranks there. An all-to-all
 sends to every rank separately.
 """
 
@@ -15,43 +15,44 @@ from sppo.config.hardware import Hardware
 class Group(NamedTuple):
     """Ranks of a collective, by their places in the cluster.
 
-    Runs of `run` members are `apart` ranks from each other; the group lies within `span` ranks.
+    Members of a run are `apart` ranks from each other. The group lies within `span` ranks. runs:
+    runs in the span, one in each replica.
     """
 
     ranks: int
     apart: int
-    run: int
     span: int
+    runs: int = 1
 
     def in_node(self, profile: Hardware) -> int:
         """Members in a node, at most; all of them without links between nodes."""
         node = profile.ranks_per_node
         if self.span <= node or profile.internode_bytes_per_second is None:
             return self.ranks
-        return max(1, min(self.run, node // self.apart))
+        of_run = max(1, min(self.ranks // self.runs, node // self.apart))
+        return min(self.ranks, of_run * max(1, node * self.runs // self.span))
 
 
 def tensor_group(tensor: int) -> Group:
     """Ranks that divide the weights of a stage: neighbours."""
-    return Group(tensor, 1, tensor, tensor)
+    return Group(tensor, 1, tensor)
 
 
 def ulysses_group(shards: int, ulysses: int, context: int) -> Group:
     """Ranks of a stage of `shards` ranks that exchange tokens for heads."""
     heads = shards // context
-    return Group(ulysses, heads // ulysses, ulysses, heads)
+    return Group(ulysses, heads // ulysses, heads)
 
 
 def context_group(shards: int, context: int) -> Group:
     """Ranks of a stage with the same heads."""
-    return Group(context, shards // context, context, shards)
+    return Group(context, shards // context, shards)
 
 
 def copies_group(shards: int, tensor: int, stages: int, replicas: int) -> Group:
     """Ranks with the same weights, of all replicas."""
-    run = shards // tensor
     span = shards if replicas == 1 else shards * stages * replicas
-    return Group(run * replicas, tensor, run, span)
+    return Group(shards // tensor * replicas, tensor, span, replicas)
 
 
 def gather_seconds(profile: Hardware, group: Group, whole_bytes: Any) -> Any:

@@ -25,10 +25,11 @@ class TimeShares:
     """Shares of all stages' time in a simulated step; their sum is 1.
 
     kernels: the kernel limit (`kernel_limit.py`). short_kernels: lower rates of short subsequences,
-    and the overhead of layers. recomputation: of saved tensors. collectives: inside a stage, and
-    between MSP slices. copies: waits for the host tier, copies that take compute's time, and
-    exposed copies of hosted K and V. messages: by which the step is longer than with free messages
-    between stages. idle: ends of the pipeline, waits for other stages and slices. other: zeros of
+    and the overhead of layers. recomputation: of saved tensors. collectives: inside a stage, of
+    sharded weights, and between MSP slices. copies: waits for the host tier, copies that take
+    compute's time, and exposed copies of hosted K and V. messages: by which the step is longer than
+    with free messages between stages. idle: ends of the pipeline, waits for other stages and
+    slices. other: zeros of
     dK and dV, adding helpers' gradients. reduction: sums over copies of weights.
     """
 

@@ -29,7 +29,7 @@ class Gathered(NamedTuple):
     copies: Group
 
 
-WHOLE = Gathered(0, Group(1, 1, 1, 1))
+WHOLE = Gathered(0, Group(1, 1, 1))
 """No weights are gathered."""
 
 

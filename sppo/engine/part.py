@@ -225,6 +225,8 @@ class Part:
     def assert_empty(self) -> None:
         """End of a step: every subsequence has had its backward."""
         assert not self._in_flight, f"without a backward: {sorted(self._in_flight)}"
+        blocks = self.model.weights.blocks
+        assert blocks is None or blocks.is_idle, "a collective of weights is in flight"
 
     def abort(self) -> None:
         """After an error: drop the saved tensors of an unfinished step."""

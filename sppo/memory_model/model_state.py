@@ -64,12 +64,6 @@ def state_bytes(shapes: Sequence[PartShape]) -> tuple[int, int, int]:
     return held * size, held * wide, share * (2 * wide + masters)
 
 
-def summed_gradient_bytes(shapes: Sequence[PartShape]) -> int:
-    """Gradients that copies of the weights sum at a time, at most."""
-    elements, size = state_elements(shapes), shapes[0].element_bytes
-    return (elements.whole + elements.gathered) * gradient_element_bytes(size)
-
-
 def kv_bytes(shapes: Sequence[PartShape], layout: Layout, stage: int) -> tuple[int, int]:
     """KV of the sequences that have them at the same time, and dKV of one; `shapes`: its chunks.
 

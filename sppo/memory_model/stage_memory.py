@@ -12,13 +12,7 @@ from sppo.config.sizes import slot_bytes
 from sppo.config.workload import Workload
 from sppo.memory_model.decisions import Decision, StageDecisions
 from sppo.memory_model.live_bytes import LiveBytes, SubsequenceBytes, message_bytes
-from sppo.memory_model.model_state import (
-    constant_bytes,
-    kv_bytes,
-    ring_bytes,
-    state_bytes,
-    summed_gradient_bytes,
-)
+from sppo.memory_model.model_state import constant_bytes, kv_bytes, ring_bytes, state_bytes
 from sppo.memory_model.msp import (
     MspRole,
     exchange_bytes,
@@ -28,7 +22,7 @@ from sppo.memory_model.msp import (
 )
 from sppo.memory_model.temporaries import PartKind
 from sppo.memory_model.temporary_peaks import largest_bytes, temporary_peaks
-from sppo.memory_model.untracked import GLOO_BUFFER_BYTES, untracked
+from sppo.memory_model.untracked import summed_bytes, untracked
 from sppo.plan.blocks import BlockSpec, block_of
 from sppo.plan.blocks.temporaries import TemporaryPeak
 from sppo.plan.layout import Layout
@@ -267,12 +261,6 @@ class StageMemoryModel:
             self.fixed_bytes(self._memory(*held)) + held[1][turn] + self.live_bytes.messages[turn]
         )
 
-    @property
-    def _summed_bytes(self) -> int:
-        if self.workload.cluster.device != "cpu" or self.shapes[0].weight_copies == 1:
-            return 0
-        return summed_gradient_bytes(self.shapes) + GLOO_BUFFER_BYTES
-
     @cached_property
     def untracked(self) -> Untracked:
         """Device bytes that no tracked tensor shows, the same under all decisions."""
@@ -285,7 +273,7 @@ class StageMemoryModel:
             connections=self.layout.connections_of(self.stage)
             if self.profile.connection_bytes
             else 0,
-            summed_bytes=self._summed_bytes,
+            summed_bytes=summed_bytes(self.shapes, self.workload.cluster.device),
         )
 
     @cached_property

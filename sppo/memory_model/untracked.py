@@ -6,18 +6,27 @@ scratch of a block's kernels is in its description.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
 from sppo.config.hardware import Hardware
 from sppo.config.sizes import MIB
-from sppo.plan.blocks import block_of
-from sppo.plan.parts import PartShape
+from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.plan.parts import PartShape, state_elements
 from sppo.plan.plan import Untracked
 
 GLOO_BUFFER_BYTES = MIB
 """Room of gloo's own buffers beside the clone of what it sums; 0.3 MiB were seen."""
+
+
+def summed_bytes(shapes: Sequence[PartShape], device: str) -> int:
+    """Bytes in which gloo sums gradients of a stage over the copies of its weights, at most."""
+    if device != "cpu" or shapes[0].weight_copies == 1:
+        return 0
+    elements = state_elements(shapes)
+    wide = gradient_element_bytes(shapes[0].element_bytes)
+    return (elements.whole + elements.gathered) * wide + GLOO_BUFFER_BYTES
 
 
 def untracked(

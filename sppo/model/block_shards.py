@@ -1,8 +1,8 @@
 """Weights of blocks in pieces: each rank with the same weights keeps one, and gathers a block's.
 
-Around a block's forward its matrices are gathered; around its backward they are gathered again, and
-the gradients are summed and divided (ZeRO-3, arXiv 1910.02054, sec. 5.3). The next block's gather
-runs beside a block's compute. Embedding, head and vectors are whole on every rank.
+A block's matrices are gathered for its forward, and again for its backward. After the backward the
+gradients are summed and divided (ZeRO-3, arXiv 1910.02054, sec. 5.3). The next block's gather runs
+beside a block's compute. Embedding, head and vectors are whole on every rank.
 """
 
 from __future__ import annotations
@@ -115,8 +115,13 @@ class BlockShards:
         for buffer in sorted(self._sums):
             self._end_sum(buffer)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no gather and no sum is in flight."""
+        return not self._gathers and not self._sums
+
     def abort(self) -> None:
-        """After an error: forget what is in flight."""
+        """After an error: forget what is in flight. No further step may follow."""
         self._gathers.clear()
         self._sums.clear()
 

@@ -1,7 +1,8 @@
 """The weights of one rank's stage: its shard of every matrix, in flat buffers with their gradients.
 
 Parameters are views of two flat buffers, matrices and vectors. Gradients are of two more. So a step
-has one AdamW call, one norm, one zero and one reduction over replicas.
+has one AdamW call, one norm, one zero and one reduction over replicas. Sharded blocks have buffers
+of their own (`block_shards.py`).
 """
 
 from __future__ import annotations

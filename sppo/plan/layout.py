@@ -66,6 +66,11 @@ class Layout(Slicing):
         return degrees.words(self.ulysses_parallel, self.context_parallel)
 
     @property
+    def sharding_words(self) -> str:
+        """ "SP 32 (Ulysses 32) x PP 1, sharded weights"."""
+        return self.degrees_words + (", sharded weights" if self.sharded_weights else "")
+
+    @property
     def family(self) -> tuple[int, ...]:
         """The degrees, chunks a stage, place of K and V: everything but the cut."""
         return (*self.degrees, self.sharded_weights, self.virtual_stages, self.kv_block_tokens)

@@ -127,7 +127,9 @@ def _families(workload: Workload, profile: Hardware, options: SolverOptions) -> 
         for (ulysses, context), parts in itertools.product(divisions, counts[:2]):
             if paper and parts > 1:
                 continue
-            sharded = weights_to_try(options, shards, ulysses, context, replicas)
+            tensor, copies = shards // (ulysses * context), ulysses * context * replicas
+            layers = workload.model.layers // stages
+            sharded = weights_to_try(options, tensor, copies, layers)
             if not sharded:
                 continue
             chosen = replace(

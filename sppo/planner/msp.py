@@ -187,9 +187,9 @@ def _without(
 def _gain(plan: Plan, split: Plan, gain: float) -> str:
     where = "the first end" if all(split.fills for split in split.msp_splits) else "both ends"
     without = ""
-    if (split.virtual_stages, split.degrees_words) != (plan.virtual_stages, plan.degrees_words):
+    if (split.virtual_stages, split.sharding_words) != (plan.virtual_stages, plan.sharding_words):
         chunks = counted(plan.virtual_stages, "model chunk")
-        without = f" ({plan.degrees_words}, {chunks} a stage, N {plan.subsequences})"
+        without = f" ({plan.sharding_words}, {chunks} a stage, N {plan.subsequences})"
     elif split.lengths_tokens != plan.lengths_tokens:
         without = f" (N {plan.subsequences})"
     return (
@@ -205,4 +205,6 @@ def _impossible(plan: Plan) -> str:
         return "the sequences of a step are mixed and fill the pipeline; take one sequence a step"
     if plan.context_parallel > 1:
         return "ranks with the same heads gather K and V, and helpers do not; lower --sp"
+    if plan.sharded_weights:
+        return "owners send whole blocks, but have pieces; leave --weights out"
     return "K and V are in the host tier, where helpers cannot read them; shorten the sequence"

@@ -28,8 +28,8 @@ class SolverOptions:
     ("tensor"), or some have the same weights and exchange tokens for heads ("ulysses"); "auto": the
     faster. ulysses_parallel: how many ranks of a stage have the same weights. context_parallel: how
     many also have the same heads; None: one, or as few as leave heads for all others. weights:
-    ranks with the same weights have all of them ("whole"), or of blocks a piece each, gathered when
-    used ("sharded"); "auto": the faster.
+    ranks with the same weights keep all of them ("whole"), or a piece of every block, which they
+    gather when it is used ("sharded"); "auto": the faster.
     """
 
     pipeline_parallel: int | None = None

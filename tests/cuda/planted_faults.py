@@ -204,6 +204,10 @@ def _sum_not_waited_for(patch: Patch) -> None:
     patch.setattr(BlockShards, "_end_sum", end_sum)
 
 
+def _one_buffer_for_all_blocks(patch: Patch) -> None:
+    patch.setattr(BlockShards, "_buffer", lambda self, layer: 0)
+
+
 _HOSTED, _MSP, _OFFLOADED = "K and V hosted", "PP 2, MSP", "all offloaded"
 _SHARDED = "SP 2 (Ulysses 2), sharded weights"
 _UNORDERED, _FREED = "without an order", "freed while another stream uses it"
@@ -254,6 +258,9 @@ FAULTS = {
     ),
     "a block is used before its weights are gathered": Fault(
         plant=_block_used_before_its_gather, case=_SHARDED, sign=_UNORDERED
+    ),
+    "the next block is gathered into a buffer in use": Fault(
+        plant=_one_buffer_for_all_blocks, case=_SHARDED, sign=_UNORDERED
     ),
     "gradients of a block are read before they are summed": Fault(
         plant=_sum_not_waited_for, case=_SHARDED, sign=_UNORDERED

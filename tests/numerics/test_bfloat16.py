@@ -136,6 +136,14 @@ def test_right_work_passes(policy: str, references: list[Record]) -> None:
     assert not is_wrong(train(replace(HOSTED, policy=policy)), references)
 
 
+def test_right_work_with_sharded_weights_passes(references: list[Record]) -> None:
+    """Pieces in bfloat16 with their masters in float32."""
+    sharded = SppoSettings(
+        subsequences=3, sequence_parallel=2, ulysses_parallel=2, weights="sharded"
+    )
+    assert not is_wrong(train(sharded), references)
+
+
 def forgets_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     attend = flash_blocks.attend
 

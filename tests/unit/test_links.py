@@ -37,6 +37,9 @@ CASES = {
         copies_group(8, 1, 2, 2),
         ",".join(map(str, (*range(8), *range(16, 24)))),
     ),
+    "copies of DP 16": (copies_group(1, 1, 1, 16), "0-15"),
+    "copies of SP 4 (Ulysses 4) x DP 4": (copies_group(4, 1, 1, 4), "0-15"),
+    "copies of SP 2 x PP 2 x DP 4": (copies_group(2, 2, 2, 4), "0-12 by 4"),
 }
 """A group by its degrees, and its ranks as an emulation writes them; ranks of TP are neighbours."""
 

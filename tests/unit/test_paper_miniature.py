@@ -179,9 +179,27 @@ def test_at_another_length_a_peer_is_refused_at_its_least_emulated_peak_alone(
     ordered, emulated = candidates_of(40, monkeypatch, PEAKS)
     assert [point.settings["name"] for point in ordered.ordered] == ["odd"]
     assert emulated == ["odd"], "no peak of odd is known; the others need more at 512 tokens"
-    assert f"{settings.LEANEST}, of 1 settings" in ordered.ordered[0].grid
-    broken, _ = candidates_of(40, monkeypatch, {})
-    assert broken.ordered == []
+    assert f"{settings.LEAST_EMULATED}, of 1 settings" in ordered.ordered[0].grid
+
+
+def test_a_launch_decides_where_emulation_has_no_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered, _ = candidates_of(152, monkeypatch, {"lean": 160})
+    assert [point.settings["name"] for point in ordered.ordered] == ["lean", "middle", "odd"]
+    assert settings.LEAST_EMULATED in ordered.ordered[0].grid
+    assert settings.UNCOUNTED in ordered.ordered[1].grid
+    broken, _ = candidates_of(152, monkeypatch, {})
+    assert [point.settings["name"] for point in broken.ordered] == ["middle", "lean", "odd"]
+
+
+def test_the_leanest_known_point_is_the_last_where_enough_others_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "POINTS", 1)
+    monkeypatch.setattr(settings, "SPARE_POINTS", 0)
+    ordered, emulated = candidates_of(152, monkeypatch, PEAKS)
+    assert emulated == ["middle"]
+    assert [point.settings["name"] for point in ordered.ordered] == ["middle", "lean"]
+    assert settings.LEANEST_KNOWN in ordered.ordered[1].grid
 
 
 def test_emulation_at_another_length_ends_with_enough_candidates(

@@ -59,22 +59,23 @@ def test_gathers_and_sums_cost_their_bytes_whatever_the_tokens() -> None:
 @pytest.mark.parametrize(
     ("options", "degrees", "choices"),
     [
-        ({}, (8, 8, 1, 1), (False, True)),
-        ({}, (8, 2, 4, 1), (False, True)),
-        ({}, (8, 4, 1, 1), (False,)),
-        ({}, (1, 1, 1, 2), (False, True)),
-        ({}, (1, 1, 1, 1), (False,)),
-        ({"weights": "sharded"}, (8, 4, 1, 1), (True,)),
-        ({"weights": "sharded"}, (8, 1, 1, 1), ()),
-        ({"weights": "whole"}, (8, 8, 1, 1), (False,)),
-        ({"msp": True}, (8, 8, 1, 1), (False,)),
-        ({"solver": "paper"}, (8, 1, 1, 2), (False,)),
+        ({}, (1, 8, 32), (False, True)),
+        ({}, (2, 4, 32), (False,)),
+        ({}, (1, 1, 32), (False,)),
+        ({}, (1, 2, 4), (False,)),
+        ({}, (1, 2, 5), (False, True)),
+        ({}, (1, 8, 2), (False,)),
+        ({"weights": "sharded"}, (2, 4, 1), (True,)),
+        ({"weights": "sharded"}, (8, 1, 32), ()),
+        ({"weights": "whole"}, (1, 8, 32), (False,)),
+        ({"msp": True}, (1, 8, 32), (False,)),
+        ({"solver": "paper"}, (1, 2, 32), (False,)),
     ],
 )
-def test_pieces_are_tried_where_no_rank_divides_weights(
-    options: dict[str, object], degrees: tuple[int, int, int, int], choices: tuple[bool, ...]
+def test_pieces_are_tried_where_they_are_fewer_bytes_and_no_rank_divides_weights(
+    options: dict[str, object], degrees: tuple[int, int, int], choices: tuple[bool, ...]
 ) -> None:
-    """degrees: SP, Ulysses, CP, DP."""
+    """degrees: TP, ranks with the same weights, layers of a stage."""
     asked = SolverOptions(**options)  # type: ignore[arg-type]
     assert weights_to_try(asked, *degrees) == choices
 
@@ -129,3 +130,15 @@ def test_the_solver_shards_the_weights_of_gpt_7b_at_1m_on_32_gpus() -> None:
 def test_where_everything_fits_pieces_save_nothing() -> None:
     plan = solve(TWO, PROFILE, SolverOptions(sequence_parallel=2, ulysses_parallel=2))
     assert not plan.sharded_weights
+
+
+def test_a_plan_with_whole_weights_is_compared_with_cuts_of_whole_weights() -> None:
+    """The search has both choices: 13B at 512K is a pipeline of all-to-alls without TP."""
+    plan = solve(find("gpt-13b-512k-64xa100"), A100)
+    assert (plan.tensor_parallel, plan.sharded_weights) == (1, False)
+    starts = [reason.split(":")[0] for reason in plan.reasons]
+    assert len(set(starts)) == len(starts)
+    pieces = next(
+        text for text in plan.reasons if text.startswith("no weights of blocks in pieces")
+    )
+    assert "enough layouts" not in pieces

@@ -91,7 +91,8 @@ class SystemSettings:
     stage_sharding: Annotated[str | None, arg(metavar="NAME")] = None
     """sppo: how ranks share a stage: tensor, ulysses, or auto if not given."""
     weights: Annotated[str | None, arg(metavar="NAME")] = None
-    """sppo: weights of ranks that have the same ones: whole, sharded, or auto if not given."""
+    """sppo: where ranks have the same weights, each keeps whole ones or a piece of every block:
+    whole, sharded, or auto if not given."""
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

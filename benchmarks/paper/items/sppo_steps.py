@@ -86,6 +86,7 @@ def paper_layout(
         sequence_parallel=degrees.shards,
         ulysses_parallel=1,
         context_parallel=1,
+        weights="whole",
         pipeline_parallel=degrees.stages,
         data_parallel=degrees.replicas,
         subsequences=subsequences,
@@ -149,9 +150,7 @@ def own_plan(name: str) -> SimulatedStep:
 
 def words(plan: Plan) -> str:
     """ "SP 8 x PP 4, N 160, MSP"."""
-    sharded = ", sharded weights" if plan.sharded_weights else ""
-    msp = ", MSP" if plan.msp_splits else ""
-    return f"{plan.degrees_words}{sharded}, N {plan.subsequences}{msp}"
+    return f"{plan.sharding_words}, N {plan.subsequences}{', MSP' if plan.msp_splits else ''}"
 
 
 @cache

@@ -53,4 +53,4 @@ def words(plan: Plan) -> str:
     chunks = counted(plan.virtual_stages, "chunk")
     msp = ", MSP" if plan.msp_splits else ""
     hosted = ", K and V in the host tier" if plan.kv_block_tokens else ""
-    return f"{plan.degrees_words}, N {plan.subsequences}, {chunks} a stage{msp}{hosted}"
+    return f"{plan.sharding_words}, N {plan.subsequences}, {chunks} a stage{msp}{hosted}"

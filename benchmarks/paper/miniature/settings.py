@@ -139,41 +139,56 @@ def _of_row(
 def candidates_at(
     system: str, place: Place, grid: Sequence[Configuration], peak_of: PeakOf
 ) -> Candidates:
-    """A library's points at another length than the base workload's, the fastest known first.
+    """A library's points at another length than the base workload's, in the order of their trials.
 
-    A point is a candidate where its emulated peak fits at this length. Emulation ends with
-    POINTS + SPARE_POINTS candidates. Without any, the point of the least emulated peak is the only
-    one: its launch is the result.
+    First those whose emulated peak fits at this length, the fastest known first; where none fits,
+    the one of the least peak. Then points without counts, whose launch decides. Then the leanest
+    known one: a launch also enforces bytes that no emulation counts.
     """
-    limit_bytes = place.workload.device_memory_bytes
+    limit_bytes = place.workload.device_memory_bytes or math.inf
     free = known_grids.grid(system, place.base, None)
     able = _may_fit([point for point in grid if point.status is None], place, free)
-    peaks: dict[str, int] = {}
-    fitting: list[Configuration] = []
-    for point in sorted(able, key=lambda point: free.seconds(point) or math.inf):
-        if len(fitting) == POINTS + SPARE_POINTS:
-            break
-        peak_bytes = peak_of(point)
-        if peak_bytes is None:
-            continue
-        peaks[point.key] = peak_bytes
-        if limit_bytes is None or peak_bytes <= limit_bytes:
-            fitting.append(point)
-    words = f"{FASTEST_FITTING}, of {len(able)}"
-    if not fitting:
-        words = f"{LEANEST}, of {len(peaks)}"
-        counted = [point for point in able if point.key in peaks]
-        fitting = sorted(counted, key=lambda point: peaks[point.key])[:1]
-    source = f"{words} settings at {length_name(place.workload.sequence_tokens)} tokens"
-    sourced = [
-        replace(point, grid="; ".join(filter(None, (source, point.grid)))) for point in fitting
-    ]
-    return Candidates(ordered=sourced, peaks_bytes=peaks)
+    fastest_first = sorted(able, key=lambda point: free.seconds(point) or math.inf)
+    peaks = _emulated(fastest_first, peak_of, limit_bytes)
+    counted = {point.key: peak for point in able if (peak := peaks.get(point.key)) is not None}
+    fitting = [point for point in fastest_first if counted.get(point.key, math.inf) <= limit_bytes]
+    least = sorted((point for point in able if point.key in counted), key=lambda p: counted[p.key])
+    others = [point for point in fastest_first if peaks.get(point.key, 0) is None]
+    leanest = known_grids.leanest_first(able, free)[:1]
+    ordered: dict[str, Configuration] = {}
+    for points, words in (
+        (fitting, FASTEST_FITTING),
+        ([] if fitting else least[:1], LEAST_EMULATED),
+        (others, UNCOUNTED),
+        ([point for point in leanest if point.key not in counted], LEANEST_KNOWN),
+    ):
+        length = length_name(place.workload.sequence_tokens)
+        for point in points:
+            source = f"{words}, of {len(able)} settings at {length} tokens"
+            source = "; ".join(filter(None, (source, point.grid)))
+            ordered.setdefault(point.key, replace(point, grid=source))
+    return Candidates(ordered=list(ordered.values()), peaks_bytes=counted)
 
 
 FASTEST_FITTING = "among the fastest known whose emulated peak fits"
-LEANEST = "the least emulated peak, since none fits"
+LEAST_EMULATED = "the least emulated peak, which does not fit"
+UNCOUNTED = "without an emulated peak"
+LEANEST_KNOWN = "the least known peak at another length"
 """Where the settings of a peer come from at another length than the base workload's."""
+
+
+def _emulated(
+    points: Sequence[Configuration], peak_of: PeakOf, limit_bytes: float
+) -> dict[str, int | None]:
+    """Peaks in bytes by key, until POINTS + SPARE_POINTS fit; None without counts."""
+    peaks: dict[str, int | None] = {}
+    fit = 0
+    for point in points:
+        if fit == POINTS + SPARE_POINTS:
+            break
+        peaks[point.key] = peak_bytes = peak_of(point)
+        fit += peak_bytes is not None and peak_bytes <= limit_bytes
+    return peaks
 
 
 def _may_fit(points: list[Configuration], place: Place, free: Grid) -> list[Configuration]:

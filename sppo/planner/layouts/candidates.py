@@ -9,6 +9,7 @@ from itertools import product
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.memory_model.model_state import block_tokens
+from sppo.plan.weights import GATHERED_BLOCKS
 from sppo.planner.layouts.degrees import context_degrees, every_degree, ulysses_degrees
 from sppo.planner.layouts.partition import (
     ALIGNMENT_TOKENS,
@@ -132,18 +133,19 @@ def divisions_to_try(
 
 
 def weights_to_try(
-    options: SolverOptions, shards: int, ulysses: int, context: int, replicas: int
+    options: SolverOptions, tensor: int, copies: int, layers: int
 ) -> tuple[bool, ...]:
     """Whether ranks with the same weights shard those of blocks: the choices to try.
 
-    Beside TP a rank has few weights. So there the user must ask for pieces.
+    tensor: TP. copies: ranks with the same weights. layers: of a stage. Beside TP a rank has few
+    weights. So there the user must ask for pieces. Pieces and the blocks in use are fewer bytes
+    than whole weights only where a stage has enough layers.
     """
-    several = ulysses * context * replicas > 1
     if options.weights == "sharded":
-        return (True,) if several else ()
-    without_tensor = ulysses * context == shards
+        return (True,) if copies > 1 else ()
+    leaner = layers / copies + min(GATHERED_BLOCKS, layers) < layers
     wanted = options.weights == "auto" and options.solver != "paper" and not options.msp
-    return (False, True) if wanted and several and without_tensor else (False,)
+    return (False, True) if wanted and leaner and tensor == 1 else (False,)
 
 
 def every_layout(
@@ -161,7 +163,9 @@ def every_layout(
         divisions = divisions_to_try(workload, options, shards)
         for (ulysses, context), virtual_stages in product(divisions, chunks):
             kind = options.cut_of(stages)
-            sharded = weights_to_try(options, shards, ulysses, context, replicas)
+            tensor, copies = shards // (ulysses * context), ulysses * context * replicas
+            layers = workload.model.layers // stages
+            sharded = weights_to_try(options, tensor, copies, layers)
             tried = cuts(workload, profile, shards, count, kind, cap, ulysses, context)
             for lengths, sharded_weights in product(tried, sharded):
                 group = options.group_subsequences

@@ -210,10 +210,7 @@ class TimedLayout(Layout):
         chunks = "1 chunk" if self.virtual_stages == 1 else f"{self.virtual_stages} chunks"
         hosted = ", K and V in the host tier" if self.kv_block_tokens else ""
         msp = ", MSP" if self.msp_splits else ""
-        sharded = ", sharded weights" if self.sharded_weights else ""
-        return (
-            f"{self.degrees_words}{sharded}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
-        )
+        return f"{self.sharding_words}, {chunks} a stage, N {self.subsequences}{hosted}{msp}"
 
 
 class _Division(NamedTuple):

@@ -53,7 +53,10 @@ class _Comparisons:
         of_degrees = self._of_degrees(layout)
         hosted = bool(layout.kv_block_tokens)
         self.same_degrees = [
-            member for member in of_degrees if bool(member.kv_block_tokens) == hosted
+            member
+            for member in of_degrees
+            if bool(member.kv_block_tokens) == hosted
+            and member.sharded_weights == layout.sharded_weights
         ]
         self.other_place = [
             member for member in of_degrees if bool(member.kv_block_tokens) != hosted

@@ -87,8 +87,8 @@ class _BestFirst:
         self.hosted: dict[tuple[object, ...], float] = {}
         """Lower bounds with hosted K and V, of layouts that fit without any cost: only the zeroing
         of dK and dV can be saved."""
-        self.fit_whole: set[tuple[object, ...]] = set()
-        """Layouts with whole weights that fit without any cost: sharded weights save nothing."""
+        self.fit_whole: dict[tuple[object, ...], float] = {}
+        """Seconds of layouts with whole weights that fit without any cost: pieces save nothing."""
 
     def run(self) -> Best:
         heapify(self.waiting)
@@ -100,6 +100,7 @@ class _BestFirst:
             if self.log.hopeless.get(layout.family) or self._is_slower_hosted(layout):
                 continue
             if layout.sharded_weights and _whole(layout) in self.fit_whole:
+                self.log.bounds[number] = max(bound, self.fit_whole[_whole(layout)])
                 continue
             try:
                 if is_sharp or not self.decide.weighs_memory:
@@ -140,9 +141,9 @@ class _BestFirst:
         if step.adds_nothing and not layout.kv_block_tokens:
             zeroing = layout.sequences * sum(times.clear for times in step.times)
             self.hosted[_cut_of(layout)] = (step.ns - zeroing) / 1e9 + layout.reduction_seconds
-        if step.adds_nothing and not layout.sharded_weights:
-            self.fit_whole.add(_whole(layout))
         seconds = step.ns / 1e9 + layout.reduction_seconds
+        if step.adds_nothing and not layout.sharded_weights:
+            self.fit_whole[_whole(layout)] = seconds
         if not step.simulated:
             self.log.bounds[number] = seconds
             return

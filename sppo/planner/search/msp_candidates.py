@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -89,8 +89,8 @@ def candidates_of(
     able = [layout for layout in layouts if layout.may_split]
     if not able:
         return []
-    base: Layout = plan
-    if not any(layout.family[:-1] == plan.family[:-1] for layout in able):
+    base: Layout = replace(plan, sharded_weights=False)  # owners have whole weights
+    if not any(layout.family[:-1] == base.family[:-1] for layout in able):
         base = min(able, key=lambda layout: layout.least_seconds)
     tried: dict[int, TimedLayout] = {}
     for exchanges in (False, True):

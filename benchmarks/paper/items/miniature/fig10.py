@@ -48,7 +48,8 @@ def panel(measured: MeasuredFigure, *, emulated: Sequence[Row]) -> Panel:
             "Rows are launched in turns. A ratio is the median of launches that ran next to each "
             "other. None is claimed where noise spoils the times.",
             "At the last length each row has one launch: the place shows who fits.",
-            "Settings of tuned rows: the fastest known ones that an enforced launch confirms.",
+            "Settings of tuned rows: the fastest known ones that fit. Beyond the first length they "
+            "are emulated before. An enforced launch has the last word.",
         ],
         draw=lambda figure: _draw(figure, measured.places),
     )
