@@ -375,6 +375,18 @@ def test_the_command_makes_the_map_and_publishes_it(
     assert target.read_bytes() == (tmp_path / data.FILE).read_bytes()
 
 
+def test_plans_made_again_leave_the_peers_searches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = data.committed().searches[:2]
+    monkeypatch.setattr(places, "planned", lambda: [TOO_WIDE])
+    monkeypatch.setattr(data, "kept", lambda path: data.MapData(searches=known))
+    flags = ["paper", "--map", "--again", "--json", "--output", str(tmp_path)]
+    assert main([*flags, "--plans-only"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["plans"], values["searches"]) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

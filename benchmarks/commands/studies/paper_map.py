@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -15,6 +15,9 @@ from benchmarks.commands import arguments
 from benchmarks.commands.arguments import UsageError, usage_errors
 from benchmarks.commands.output import show
 from benchmarks.commands.studies.paper_emulation import PaperEmulation
+
+if TYPE_CHECKING:
+    from benchmarks.paper.map.data import MapData
 
 FOLDER = "paper-map"
 """The folder of the map below results/runs/."""
@@ -40,7 +43,7 @@ class PaperMap(PaperEmulation):
     map_budget: Annotated[float, arg(metavar="SECONDS")] = SEARCH_SECONDS
     """Seconds of the map's search of one peer at one place."""
     plans_only: bool = False
-    """Of the map: SPPO's plans alone, without the peers' searches."""
+    """Of the map: SPPO's plans alone. --again keeps the peers' searches then."""
 
     def make_map(self) -> int:
         """Make what is missing; the exit code: 1 where a search broke. Raises UsageError."""
@@ -59,7 +62,7 @@ class PaperMap(PaperEmulation):
             lines = Lines()
             run = MapRun(
                 path=path,
-                data=data.MapData() if self.again else data.kept(path),
+                data=self._known(path),
                 emulator=Emulator(
                     parent=folder,
                     time_limit_seconds=self.time_limit,
@@ -83,6 +86,15 @@ class PaperMap(PaperEmulation):
         broken = [search for search in run.data.searches if search.unanswered]
         self._show_map(path, run.data, len(broken))
         return int(bool(broken))
+
+    def _known(self, path: Path) -> MapData:
+        """The entries that are not made anew. Raises OSError, RecordError."""
+        from benchmarks.paper.map import data
+
+        known = data.kept(path)
+        if not self.again:
+            return known
+        return data.MapData(searches=known.searches if self.plans_only else [])
 
     def _show_map(self, path: Path, made: Any, broken: int) -> None:
         values = {
