@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,14 +68,18 @@ def make() -> Item:
         compares="throughput and memory verdicts of all systems; SPPO over Megatron",
         points=[
             *(point for row in rows for point in _points(row)),
-            *(point for pair in ratios_of(drawn).values() for point in _derived_points(*pair)),
+            *(
+                point
+                for pair in ratios_of(drawn).values()
+                for point in _derived_points(*pair, emulated=known)
+            ),
             *_paper_points(),
         ],
         comparisons=comparisons,
         agreement=agreement.removeprefix("agree with the paper: "),
         verdict=f"{memory_verdict(drawn)} {ratio_verdict(drawn)}",
         notes=[*_notes(drawn), *absent],
-        tables=[_ratios(drawn), _by_sequences(drawn), _verdicts(drawn)],
+        tables=[_ratios(drawn), _by_sequences(drawn, rows), _verdicts(drawn)],
         draw=lambda figure: _draw(figure, drawn),
         inches=(12.0, 5.0),
         drawn_source=(
@@ -93,9 +97,9 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         "Without idle time: Megatron's step less its idle share, (PP - 1) / (PP - 1 + sequences), "
         "over SPPO's step as it is.",
         "A whisker reaches to the throughput with all messages hidden, where the emulation has it.",
-        "By sequences: Megatron's rate with 1 and 16 follows from its step with four, in equal "
-        "slots of one forward one backward. SPPO's with 1 is that of its plan. SPPO's with 16 is "
-        "taken as that with four.",
+        "By sequences: SPPO's rate with one is that of its plan of today. All other rates are of "
+        "emulated steps, where there are any. Else Megatron's rate follows from its step with "
+        "four, in equal slots of one forward one backward. SPPO's is then taken as that with four.",
     ]
     pairs = ratios_of(rows)
     for model in dict.fromkeys(megatron.verdict.model for megatron, _ in pairs.values()):
@@ -143,10 +147,10 @@ def _points(row: Row) -> Iterator[Point]:
         )
 
 
-def _derived_points(megatron: Row, sppo: Row) -> Iterator[Point]:
-    """Megatron with 1 and 16 sequences, and SPPO's plan for one."""
+def _derived_points(megatron: Row, sppo: Row, *, emulated: Container[int]) -> Iterator[Point]:
+    """Megatron with sequences a step that were not emulated, and SPPO's plan for one."""
     for count in published.SEQUENCES:
-        if count == megatron.sequences_per_step:
+        if count in emulated:
             continue
         yield Point(
             series=SAME,
@@ -213,24 +217,30 @@ def _ratios(rows: Sequence[Row]) -> Table:
     return Table(heading=heading, titles=titles, rows=cells, align="llrrr")
 
 
-def _by_sequences(rows: Sequence[Row]) -> Table:
+def _by_sequences(drawn: Sequence[Row], rows: Sequence[Row]) -> Table:
+    """rows: those of all numbers of sequences a step that were emulated."""
+    rates = {
+        (row.sequences_per_step, row.place, row.verdict.rule_name): row.tokens_per_second
+        for row in rows
+    }
     cells = []
-    for place, (megatron, sppo) in ratios_of(rows).items():
-        peers = [megatron.tokens_per_second_at(count) or 0.0 for count in published.SEQUENCES]
-        rate = sppo.tokens_per_second or 0.0
-        ours = [sppo_tokens_per_second(sppo), rate, rate]
+    for place, (megatron, sppo) in ratios_of(drawn).items():
+        peers, ours = [], []
+        for count in published.SEQUENCES:
+            own = sppo_tokens_per_second(sppo) if count == 1 else sppo.tokens_per_second
+            peer = rates.get((count, place, SAME)) or megatron.tokens_per_second_at(count)
+            peers.append(peer or 0.0)
+            ours.append((count > 1 and rates.get((count, place, SPPO))) or own or 0.0)
         ratios = [f"{own / peer:.2f}x" for own, peer in zip(ours, peers, strict=True)]
-        rates = [f"{value:,.0f}" for value in (*peers, *ours[:2])]
-        cells.append([place, *rates, *ratios])
+        cells.append([place, *(f"{value:,.0f}" for value in (*peers, *ours)), *ratios])
     titles = [
         "point",
         *(f"Megatron, {count}" for count in published.SEQUENCES),
-        "SPPO, 1",
-        "SPPO, 4",
+        *(f"SPPO, {count}" for count in published.SEQUENCES),
         *(f"SPPO faster by, {count}" for count in published.SEQUENCES),
     ]
     heading = "Tokens a second by sequences a step"
-    return Table(heading=heading, titles=titles, rows=cells, align="l" + "r" * 8)
+    return Table(heading=heading, titles=titles, rows=cells, align="l" + "r" * 9)
 
 
 def _verdicts(rows: Sequence[Row]) -> Table:
