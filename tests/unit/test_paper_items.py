@@ -225,7 +225,21 @@ def test_fig_10_s_ratios_have_the_idle_pipeline_as_their_cause() -> None:
     for row in ratios:
         assert row.difference is not None
         assert abs(row.difference) <= 0.15 or "without idle time 1.2" in row.cause
+    assert not any("--sequences-per-step" in note for note in item.notes), "all are committed"
+
+
+def test_fig_10_says_how_to_make_an_emulation_that_is_not_committed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = fig10.published.read
+    monkeypatch.setattr(
+        fig10.published, "read", lambda figure, count: None if count == 16 else read(figure, count)
+    )
+    item = fig10.make()
     assert any("--sequences-per-step 16" in note for note in item.notes)
+    derived = [point for point in item.points if "in equal slots" in point.quantity]
+    assert derived
+    assert all("16 sequences" in point.settings for point in derived)
 
 
 def test_a_pipeline_of_four_stages_idles_for_three_of_seven_slots() -> None:
