@@ -29,8 +29,8 @@ class TimeShares:
     sharded weights, and between MSP slices. copies: waits for the host tier, copies that take
     compute's time, and exposed copies of hosted K and V. messages: by which the step is longer than
     with free messages between stages. idle: ends of the pipeline, waits for other stages and
-    slices. other: zeros of
-    dK and dV, adding helpers' gradients. reduction: sums over copies of weights.
+    slices. other: zeros of dK and dV, adding helpers' gradients. reduction: sums over copies of
+    weights.
     """
 
     kernels: float
