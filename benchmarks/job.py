@@ -10,6 +10,8 @@ A launch directory has these files, all but the heartbeat, the ends and the log 
                       every instruction (`benchmarks.worker.heartbeat`)
     ends.jsonl        the end of every rank in order of time, noted by the ranks' parent
                       (`benchmarks.launch.ranks.ends`)
+    turn              a named pipe while launches take turns: a byte from the launcher starts the
+                      next measured step (`benchmarks.launch.rounds.turns`)
     log.txt           the output of torchrun and of all ranks
 
 Rank 0 also prints one `Progress` as a JSON line, prefixed with PROGRESS_PREFIX, per step.
@@ -78,7 +80,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `plans`: those of a system that plans before the launch; ranks do not plan. `account`: whether
     there is an accounted step, which has the enforced limit. `message_timeout_seconds`: the longest
-    wait of a rank for a message.
+    wait of a rank for a message. `turn_path`: the named pipe from which rank 0 reads one byte
+    before each measured step; None: all steps follow each other.
     """
 
     workload: Workload
@@ -97,6 +100,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     plans: StepPlans | None = None
     message_timeout_seconds: float = LEAST_MESSAGE_TIMEOUT_SECONDS
     kernels: Kernels = Kernels()
+    turn_path: str | None = None
 
     @property
     def phases(self) -> list[Phase]:

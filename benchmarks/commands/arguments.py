@@ -30,7 +30,7 @@ from benchmarks.rows.assign import sppo_plan
 from benchmarks.rows.row import find
 from sppo.config.errors import Infeasible, NotSupported
 from sppo.config.sizes import parse_bytes
-from sppo.config.workload import Workload
+from sppo.config.workload import Cluster, Workload
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions
 
@@ -232,13 +232,13 @@ def check_positive(command: Described | Degrees, names: tuple[str, ...]) -> None
             raise UsageError(f"{flag(name)} {value}: it must be at least 1")
 
 
-def options(command: Launches, device: str) -> Options:
-    """The supervisor's options from the flags, for ranks on this device.
+def options(command: Launches, cluster: Cluster) -> Options:
+    """The supervisor's options from the flags, for the ranks of this cluster.
 
     Raises UsageError on impossible numbers, or too few steps for the equal-work gate.
     """
     check_time_limit(command.time_limit)
-    launches = LAUNCHES[device] if command.launches is None else command.launches
+    launches = LAUNCHES[cluster.device] if command.launches is None else command.launches
     with usage_errors():
         options = Options(
             launches=launches,
@@ -246,6 +246,12 @@ def options(command: Launches, device: str) -> Options:
             measured_steps=command.measured_steps,
             time_limit_seconds=command.time_limit,
             budget_seconds=command.budget,
+            in_turns=can_take_turns(cluster) and command.interleave != "launches",
+        )
+    if command.interleave == "steps" and not options.in_turns:
+        raise UsageError(
+            "--interleave steps needs CPU ranks on one node: rows do not share the memory of a "
+            "GPU; leave the flag out"
         )
     if options.measured_steps < 1:
         raise UsageError("measured_steps must be at least 1")
@@ -255,6 +261,11 @@ def options(command: Launches, device: str) -> Options:
             f"{REFERENCE_STEPS}: raise --measured-steps or --warmup-steps"
         )
     return options
+
+
+def can_take_turns(cluster: Cluster) -> bool:
+    """Whether the processes of all rows may be alive at once."""
+    return cluster.device == "cpu" and cluster.nodes == 1
 
 
 def parent(command: RunFolder) -> Path:

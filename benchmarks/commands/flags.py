@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -173,6 +173,9 @@ class Launches:
     """Seconds of all launches of a run (in a sweep, of a value). Within them, rows whose times are
     not settled are launched further (docs/timing.md). 0: never. With --launches 1 every row has one
     launch."""
+    interleave: Literal["auto", "steps", "launches"] = "auto"
+    """What takes turns: single measured steps of all rows, whose processes are alive at once
+    ("steps", for CPU ranks on one node), or whole launches. auto: steps where possible."""
 
 
 @dataclass(frozen=True, kw_only=True)

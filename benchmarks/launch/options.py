@@ -18,6 +18,8 @@ class Options:
 
     Rows whose times are not settled are launched further within the budget of the whole run.
     Without warm-up and measured steps a launch ends after its accounted step and has no times.
+    in_turns: the rows of a round are alive at once and take their measured steps in turn, so that
+    a change of the machine's speed meets them all (docs/timing.md).
     """
 
     launches: int = 2
@@ -26,6 +28,7 @@ class Options:
     time_limit_seconds: float | None = None
     threads_per_rank: int = 1
     budget_seconds: float = 0.0
+    in_turns: bool = False
 
     def __post_init__(self) -> None:
         for name in ("launches", "measured_steps", "warmup_steps", "budget_seconds"):

@@ -17,26 +17,24 @@ class Lines(AbstractContextManager["Lines"]):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.label = ""
 
     def __exit__(self, *_: object) -> None:
         """Lines need no closing."""
 
     def start(self, label: str, steps: int) -> None:
         """A launch of `steps` steps begins."""
-        self.label = label
 
-    def step(self, progress: Progress) -> None:
-        """A step has ended."""
+    def step(self, label: str, progress: Progress) -> None:
+        """A step of this launch has ended. Launches may take turns."""
         report = progress.report
         self.note(
-            f"{self.label}: step {progress.step + 1}/{progress.steps} {report.phase}, "
+            f"{label}: step {progress.step + 1}/{progress.steps} {report.phase}, "
             f"{report.tokens} tokens, {report.seconds:.3f} s, loss {report.loss:.6f}"
         )
 
-    def end(self, status: Status, reason: str, seconds: float | None) -> None:
+    def end(self, label: str, status: Status, reason: str, seconds: float | None) -> None:
         """The launch has ended. seconds: its median measured step."""
-        self.note(f"{self.label}: {status}{_details(status, reason, seconds)}")
+        self.note(f"{label}: {status}{_details(status, reason, seconds)}")
 
     def note(self, text: str) -> None:
         """Print a line between launches."""
@@ -74,7 +72,7 @@ class Bars(Lines):
             transient=True,
         )
         self.task = self.progress.add_task("preparing", total=None, last="", visible=False)
-        self.started = 0.0
+        self.started: dict[str, float] = {}
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -85,24 +83,31 @@ class Bars(Lines):
 
     def start(self, label: str, steps: int) -> None:
         super().start(label, steps)
-        self.started = time.monotonic()
+        self.started[label] = time.monotonic()
         description, last = f"{label:<30}", f"{'starting':<18}"
         self.progress.reset(
             self.task, total=steps, description=description, last=last, visible=True
         )
 
-    def step(self, progress: Progress) -> None:
+    def step(self, label: str, progress: Progress) -> None:
         report = progress.report
         last = f"{report.phase} {report.seconds:.2f} s"
-        self.progress.update(self.task, completed=progress.step + 1, last=f"{last:<18}")
+        self.progress.update(
+            self.task,
+            description=f"{label:<30}",
+            completed=progress.step + 1,
+            total=progress.steps,
+            last=f"{last:<18}",
+            visible=True,
+        )
 
-    def end(self, status: Status, reason: str, seconds: float | None) -> None:
+    def end(self, label: str, status: Status, reason: str, seconds: float | None) -> None:
         from rich.markup import escape
 
         colour = _COLOURS.get(status, "red")
-        took = time.monotonic() - self.started
+        took = time.monotonic() - self.started.pop(label, time.monotonic())
         details = escape(_details(status, reason, seconds))
-        line = f"{escape(self.label):<30} [{colour}]{status}[/{colour}]{details}"
+        line = f"{escape(label):<30} [{colour}]{status}[/{colour}]{details}"
         self.progress.update(self.task, visible=False)
         self.console.print(f"{line}  [dim]({took:.0f} s in all)[/dim]")
 

@@ -7,7 +7,8 @@ launch starts.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +18,6 @@ import msgspec
 
 from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job
 from benchmarks.launch import planned, resuming, time_limits
-from benchmarks.launch.further import Budget
 from benchmarks.launch.gate import gate, name_of
 from benchmarks.launch.machine.watch import MachineWatch
 from benchmarks.launch.options import REFERENCE_STEPS, Options
@@ -26,6 +26,9 @@ from benchmarks.launch.progress import Display
 from benchmarks.launch.ranks.outcome import Outcome
 from benchmarks.launch.ranks.processes import LaunchOptions
 from benchmarks.launch.recording import Inputs, make_record
+from benchmarks.launch.rounds.further import Budget
+from benchmarks.launch.rounds.one_round import Instead, Round
+from benchmarks.launch.rounds.turns import Turn, with_turns
 from benchmarks.records import metrics
 from benchmarks.records import record as records
 from benchmarks.records.machine_errors import records_so_far
@@ -57,10 +60,6 @@ Narrow = Callable[[Sequence[Configuration], Sequence[Record]], Sequence[Configur
 """The rows to launch again, after the first launch of each."""
 
 
-Instead = Callable[[Configuration], Configuration | None]
-"""The row to launch in place of one that ran out of memory; None: the oom is its result."""
-
-
 def run(
     inputs: Inputs,
     configurations: Sequence[Configuration],
@@ -72,12 +71,16 @@ def run(
 ) -> list[Record]:
     """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
-    Before the gate, further launches of rows with unsettled times, within the budget. Every record
-    is on disk at the end, also after an interrupt. Weights and tokens are removed. on_record: gets
-    every record before the gate.
+    The rows of a round take their measured steps in turn, where the options say so. Before the
+    gate, further launches of rows with unsettled times, within the budget. Every record is on disk
+    at the end, also after an interrupt. Weights and tokens are removed. on_record: gets every
+    record before the gate.
     """
     done: list[Record] = []
     budget = Budget(seconds=options.budget_seconds)
+
+    def launch(configuration: Configuration, number: int, *turn: Turn) -> Record:
+        return launch_row(inputs, configuration, number, options, display, *turn)
 
     def note(record: Record) -> None:
         done.append(record)
@@ -97,22 +100,29 @@ def run(
             if number == 2 and narrow is not None:
                 configurations = narrow(configurations, done)
             current = list(configurations)
-            # Forwards, then backwards, so that no row is always the last.
-            places = range(len(current))
-            for place in places if number % 2 else reversed(places):
-                if number > 1 and current[place].status is not None:
-                    continue  # refused before any launch, and recorded once
-                launched = _launch(inputs, current[place], number, options, display, instead)
-                for current[place], record in launched:
+            one = Round(number=number, launch=launch, instead=instead, note=display.note)
+            is_whole_grid = narrow is not None and number == 1
+            in_turns = options.in_turns and not is_whole_grid
+            before = len(done)
+            with closing(one.launches(current, in_turns=in_turns)) as launched:
+                for place, configuration, record in launched:
+                    current[place] = configuration
                     note(record)
+            done[before:] = one.in_order(done[before:])
             configurations = current
         number = options.launches + 1
         while repeated := budget.next_round(
             configurations, done, display, is_recorded := partial(_is_recorded, inputs, number)
         ):
-            order = repeated if number % 2 else repeated[::-1]
-            for configuration in budget.affordable(order, done, display, is_recorded):
-                note(launch_row(inputs, configuration, number, options, display))
+            if options.in_turns:
+                one = Round(number=number, launch=launch, note=display.note)
+                with closing(one.launches(repeated, in_turns=True)) as launched:
+                    for _, _, record in launched:
+                        note(record)
+            else:
+                order = repeated if number % 2 else repeated[::-1]
+                for configuration in budget.affordable(order, done, display, is_recorded):
+                    note(launch(configuration, number))
             number += 1
     finally:
         try:
@@ -135,49 +145,35 @@ def _is_recorded(inputs: Inputs, number: int, configuration: Configuration) -> b
     return (folder / records.FILE_NAME).exists()
 
 
-def _launch(
+def launch_row(
     inputs: Inputs,
     configuration: Configuration,
     number: int,
     options: Options,
     display: Display,
-    instead: Instead | None,
-) -> Iterator[tuple[Configuration, Record]]:
-    """This launch of a row. After an oom, all launches so far of the row in its place."""
-    record = launch_row(inputs, configuration, number, options, display)
-    yield configuration, record
-    while record.status == "oom" and instead is not None:
-        replacement = instead(configuration)
-        if replacement is None:
-            return
-        configuration = replacement
-        for earlier in range(1, number + 1):
-            record = launch_row(inputs, configuration, earlier, options, display)
-            yield configuration, record
-            if record.status == "oom":
-                break
-
-
-def launch_row(
-    inputs: Inputs, configuration: Configuration, number: int, options: Options, display: Display
+    turn: Turn | None = None,
 ) -> Record:
     """Launch one row once and write its record; or only read the record of this very launch.
 
-    Raises ResumeError where a resumed launch has another workload, settings or inputs.
+    turn: waits before each measured step. Raises ResumeError where a resumed launch has another
+    workload, settings or inputs.
     """
-    started, began = datetime.now(UTC), time.monotonic()
+    clock = time.monotonic if turn is None else turn.clock
+    started, began = datetime.now(UTC), clock()
     if options.time_limit_seconds is None:
         limit_seconds = time_limits.limit_seconds(
             inputs.workload, configuration, steps_of(configuration, options)
         )
         options = replace(options, time_limit_seconds=limit_seconds)
     job = make_job(inputs, configuration, number, options)
+    job = job if turn is None else with_turns(job, turn)
     earlier = resuming.recorded(inputs, configuration, job)
     if earlier is not None:
         display.note(f"{name_of(earlier)}: {earlier.status}, measured before")
         return earlier
     resuming.clear(Path(job.output_directory))
-    display.start(f"{configuration.row.label}, launch {number}", len(job.phases))
+    label = f"{configuration.row.label}, launch {number}"
+    display.start(label, len(job.phases))
     watch = MachineWatch(job, launched=configuration.status is None)
     if configuration.status is not None:
         outcome = Outcome(status=configuration.status, reason=configuration.reason, reports=[])
@@ -185,18 +181,26 @@ def launch_row(
         if inputs.make_files is not None:
             inputs.make_files()
         assert options.time_limit_seconds is not None, "given or derived above"
+        step = partial(display.step, label)
         launch_options = LaunchOptions(
             environment=configuration.environment,
             time_limit_seconds=options.time_limit_seconds,
-            on_progress=watch.reporting(display.step),
+            on_progress=watch.reporting(step),
             team=inputs.team,
         )
-        outcome = planned.launch(job, launch_options)
+        if turn is None:
+            outcome = planned.launch(job, launch_options)
+        else:
+            with turn.given_to(job):
+                launch_options = turn.options(launch_options, step, watch.reporting)
+                outcome = planned.launch(job, launch_options)
     record = watch.end(make_record(inputs, configuration, job, outcome, started))
-    record = msgspec.structs.replace(record, launch_seconds=time.monotonic() - began)
+    record = msgspec.structs.replace(record, launch_seconds=clock() - began)
+    if turn is not None and turn.is_taken:
+        record = msgspec.structs.replace(record, round=turn.round)
     with records_so_far(inputs.directory):
         records.write(record, Path(job.output_directory) / records.FILE_NAME)
-    display.end(record.status, record.reason, record.step_seconds_median)
+    display.end(label, record.status, record.reason, record.step_seconds_median)
     return record
 
 

@@ -16,6 +16,7 @@ from benchmarks.records.timing import (
     failed_further,
     timings,
 )
+from benchmarks.records.turns import ratios_by_turn
 
 LEAST_PAIRS = 3
 """Undisturbed pairs of launches under a claimed ratio: two may agree by chance."""
@@ -46,8 +47,8 @@ def yardstick(records: Sequence[Record]) -> list[Record]:
 def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str, Timing]) -> Claim:
     """The step time of a row over that of the compared row: the median over pairs of launches.
 
-    Launches of one number ran next to each other, so other load slows both. judged: the verdicts
-    on the rows of the run.
+    Launches of one number ran next to each other, so other load slows both. Where they took turns,
+    the ratio of a pair is the median over turns. judged: the verdicts on the rows of the run.
     """
     if not row or not compared:
         return Claim()
@@ -79,13 +80,24 @@ def claim(row: Sequence[Record], compared: Sequence[Record], judged: Mapping[str
 def _pairs(
     row: Sequence[Record], compared: Sequence[Record], numbers: Collection[int]
 ) -> list[tuple[list[float], list[float]]]:
-    """Seconds of the measured steps of both launches of each of these numbers."""
-    beside = {record.launch: metrics.measured_seconds(record.steps) for record in compared}
-    return [
-        (metrics.measured_seconds(record.steps), beside[record.launch])
-        for record in row
-        if record.launch in numbers
-    ]
+    """Seconds of the measured steps of both launches of each of these numbers.
+
+    Of launches that took turns: ratios of steps, over ones. A launch that took turns without the
+    other one forms no pair.
+    """
+    beside = {record.launch: record for record in compared}
+    pairs = []
+    for record in row:
+        other = beside.get(record.launch)
+        if record.launch not in numbers or other is None or record.round != other.round:
+            continue
+        if record.round is None:
+            steps = (metrics.measured_seconds(one.steps) for one in (record, other))
+            pairs.append((next(steps), next(steps)))
+        else:
+            ratios = ratios_by_turn(record, other)
+            pairs.append((ratios, [1.0] * len(ratios)))
+    return pairs
 
 
 def to_repeat(records: Sequence[Record]) -> list[str]:

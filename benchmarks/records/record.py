@@ -93,7 +93,8 @@ class Text(msgspec.Struct, frozen=True, kw_only=True):
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known about one launch. A failed launch has a record too.
 
-    A number that a failed launch does not have is None, never zero.
+    A number that a failed launch does not have is None, never zero. round: of launches that took
+    their measured steps in turn, the same name; None for a launch whose steps followed each other.
     """
 
     schema: str = SCHEMA
@@ -103,6 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     reason: str = ""
     launch: int
+    round: str | None = None
     started: str
     launch_seconds: float | None = None
     ranks: int

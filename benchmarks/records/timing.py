@@ -1,11 +1,13 @@
 """Whether the times of a row are steady enough for a claim: a function of recorded launches alone.
 
 1. A launch is disturbed if others took its cores, the kernel beside it was slow, or the machine
-   throttled it (`disturbance`). A disturbed launch is set aside, whatever its times are.
+   throttled it (`disturbance`). A disturbed launch is set aside, whatever its times are. Of
+   launches that took turns the kernel is not judged: the other rows met the same speed.
 2. A row is settled if at least LEAST_LAUNCHES undisturbed launches remain and the bootstrap
    interval of its step time reaches at most TOLERANCE beyond the median.
 3. A settled row is `steady` if no launch was set aside and its launches differ by at most
    TOLERANCE, else `noisy`. A row that is not settled is `unsettled`, and no ratio is claimed.
+   Steps taken in turn count without the speed of their turn (`benchmarks.records.turns`).
 4. A launch above LEAST_LAUNCHES that failed or took too long is set aside, if all others are fine.
 
 docs/timing.md has the reasons for the numbers.
@@ -16,11 +18,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from benchmarks.records import machine, metrics
 from benchmarks.records.bootstrap import Interval, step_interval
 from benchmarks.records.record import Record, grouped
+from benchmarks.records.turns import relative_steps
 
 Verdict = Literal["steady", "noisy", "unsettled"]
 
@@ -37,6 +41,8 @@ KERNEL_SLOWER = 0.25
 
 LEAST_LAUNCHES = 2
 """Without a second launch the spread between launches is unknown."""
+
+NO_TURNS: Mapping[tuple[str, int], list[float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,9 @@ class Timing:
 def timings(records: Sequence[Record]) -> dict[str, Timing]:
     """The verdict on each row of a run. The reference is no row, but its kernel readings count."""
     fastest = machine.fastest_kernel([record.machine_state for record in records])
+    relative = relative_steps(records)
     return {
-        row: replace(judge(launches, fastest), late=_late(launches, records))
+        row: replace(judge(launches, fastest, relative), late=_late(launches, records))
         for row, launches in grouped(records, "row").items()
     }
 
@@ -75,19 +82,33 @@ def _late(launches: Sequence[Record], records: Sequence[Record]) -> frozenset[in
     )
 
 
-def judge(launches: Sequence[Record], fastest_kernel: Mapping[int, float]) -> Timing:
+def judge(
+    launches: Sequence[Record],
+    fastest_kernel: Mapping[int, float],
+    relative: Mapping[tuple[str, int], list[float]] = NO_TURNS,
+) -> Timing:
     """The verdict on the launches of one row.
 
-    fastest_kernel: seconds of the run's fastest kernel reading, by number of threads.
+    fastest_kernel: seconds of the run's fastest kernel reading, by number of threads. relative:
+    seconds of steps that were taken in turn, by row and launch.
     """
     failed, launches = failed_further(launches)
-    steps = {record.launch: metrics.measured_seconds(record.steps) for record in launches}
+    steps = {
+        record.launch: relative.get((record.row, record.launch))
+        or metrics.measured_seconds(record.steps)
+        for record in launches
+    }
     if any(record.status != "ok" for record in launches) or not all(steps.values()):
         return Timing()
     between, within = _between(steps.values()), _within(steps.values())
     if any(record.machine_state is None for record in launches):
         return Timing(used=frozenset(steps), between=between, within=within)
-    causes = {record.launch: disturbance(record, fastest_kernel) for record in launches}
+    causes = {
+        record.launch: disturbance(
+            record, {} if (record.row, record.launch) in relative else fastest_kernel
+        )
+        for record in launches
+    }
     quiet = {number: seconds for number, seconds in steps.items() if not causes[number]}
     verdict, reason = _verdict(steps, quiet, [cause for cause in causes.values() if cause])
     if failed:

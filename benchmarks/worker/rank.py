@@ -52,6 +52,7 @@ from benchmarks.worker.libraries import rank_environment
 from benchmarks.worker.parent import end_with_parent
 from benchmarks.worker.step_isolation import no_garbage_collection, uncompiled
 from benchmarks.worker.tokens import job_tokens, step_tokens
+from benchmarks.worker.turns import Turns
 from benchmarks.worker.weights import map_weights, torch_dtype
 
 MEETING = "waits for all ranks"
@@ -174,8 +175,11 @@ class Launch:
         if not self.job.account:
             self.accounting.close()
         spare_live_objects()
+        turns = Turns(self.job, self.heartbeat)
         for index, phase in enumerate(self.job.phases):
             self.heartbeat.enter(phase)
+            if phase == "measured":
+                turns.wait()
             batch = step_tokens(self.job.workload, tokens, index, phase)
             take_step = self.accounted_step if phase == "accounted" else self.timed_step
             result, seconds = take_step(batch)

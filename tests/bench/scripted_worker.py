@@ -25,6 +25,8 @@ from benchmarks.job import (
     Status,
     StepReport,
 )
+from benchmarks.worker.heartbeat import Heartbeat
+from benchmarks.worker.turns import Turns
 
 LOSSES = (5.5, 5.25, 5.0, 4.75, 4.5, 4.25, 4.0, 3.75)
 
@@ -81,7 +83,12 @@ def is_gone(pid_path: Path) -> bool:
 def take_steps(job: Job, rank: int, factor: float) -> list[StepReport]:
     """Steps that agree with everybody else's but for `factor`."""
     steps = []
+    turns = None
+    if job.turn_path is not None:
+        turns = Turns(job, Heartbeat(rank, Path(job.output_directory)))
     for index, phase in enumerate(job.phases):
+        if phase == "measured" and turns is not None:
+            turns.wait()
         report = StepReport(
             phase=phase,
             tokens=64 if phase == "throw-away" else job.workload.tokens_per_step,

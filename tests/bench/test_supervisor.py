@@ -155,11 +155,11 @@ def test_a_hang_is_stopped_as_a_family(tmp_path: Path) -> None:
 
 
 class Interrupting(Lines):
-    """Presses Ctrl-C twice: when a row hangs, and while it is being stopped."""
+    """Presses Ctrl-C twice: when a row hangs, and while the row is being stopped."""
 
-    def step(self, progress: Progress) -> None:
-        super().step(progress)
-        if self.label.startswith("Plays hang") and progress.step == 0:
+    def step(self, label: str, progress: Progress) -> None:
+        super().step(label, progress)
+        if label.startswith("Plays hang") and progress.step == 0:
             for seconds in (0.2, 0.4):
                 threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
 
@@ -172,6 +172,45 @@ def test_an_interrupt_keeps_what_is_there(tmp_path: Path) -> None:
     assert [record.status for record in records.read_all(tmp_path)] == ["ok", "ok"]
     assert processes_left(tmp_path) == []
     assert not (tmp_path / "weights.pt").exists()
+
+
+class Noting(Lines):
+    """Notes the measured steps in their order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[str] = []
+
+    def step(self, label: str, progress: Progress) -> None:
+        if progress.report.phase == "measured":
+            self.order.append(label.removeprefix("Plays "))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_rows_take_their_measured_steps_in_turn(tmp_path: Path) -> None:
+    """Forwards, then backwards. A row that dies in its turn leaves the others theirs."""
+    display = Noting()
+    options = replace(PATIENT, measured_steps=3, in_turns=True)
+    parts = [row("ok"), row("kill"), row("silent")]
+    done = run.run(inputs(tmp_path), parts, options, display)
+    ok, kill, silent = (f"{name}, launch 1" for name in ("ok", "kill", "silent"))
+    turns = [step for step in display.order if not step.startswith("Reference")]
+    assert turns == [ok, kill, silent, silent, kill, ok, ok, kill, silent]
+    assert [record.status for record in done] == ["ok", "ok", "failed", "failed"]
+    assert len({record.round for record in done[1:]}) == 1
+    assert done[0].round is None
+    assert records.read_all(tmp_path) == done
+    assert processes_left(tmp_path) == []
+    assert not list(tmp_path.rglob("turn"))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_interrupt_ends_all_launches_that_wait_for_their_turn(tmp_path: Path) -> None:
+    options = replace(PATIENT, in_turns=True)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(inputs(tmp_path), [row("ok"), row("hang"), row("ok too")], options, Interrupting())
+    assert len(list(tmp_path.rglob("pid-1"))) == 3, "all were there"
+    assert processes_left(tmp_path) == []
 
 
 @pytest.mark.soak

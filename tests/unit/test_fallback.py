@@ -12,6 +12,7 @@ from baselines.megatron.te_rules import WITHOUT_TE
 from benchmarks import workloads
 from benchmarks.launch import run
 from benchmarks.launch.options import Options
+from benchmarks.launch.progress import Lines
 from benchmarks.records.record import Record
 from benchmarks.rows import candidates, fallback, known_grids
 from benchmarks.rows.candidates import Candidates
@@ -207,12 +208,11 @@ def test_a_run_launches_what_takes_a_refused_rows_place(
     monkeypatch.setattr(run, "gate", lambda directory, done, display: done)
     monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
     inputs: Any = type("Inputs", (), {"workload": WORKLOAD, "directory": tmp_path})()
-    display: Any = None
     done = run.run(
         inputs,
         [point("a"), point("b", ROWS[-1])],
         Options(launches=3),
-        display,
+        Lines(),
         instead=falling(monkeypatch),
     )
     other = "Megatron tuned, point 2"

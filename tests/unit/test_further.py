@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +15,9 @@ from benchmarks import workloads
 from benchmarks.commands import arguments
 from benchmarks.commands.flags import Launches
 from benchmarks.launch import run
-from benchmarks.launch.further import Budget
 from benchmarks.launch.options import Options
 from benchmarks.launch.progress import Lines
+from benchmarks.launch.rounds.further import Budget
 from benchmarks.records import record as records
 from benchmarks.records.record import Record
 from benchmarks.rows.row import Configuration, Row
@@ -184,8 +185,9 @@ def test_recorded_launches_of_a_round_are_read_whatever_they_took() -> None:
 
 @pytest.mark.parametrize(("device", "launches"), [("cpu", 2), ("cuda", 3)])
 def test_the_default_number_of_launches_is_that_of_the_device(device: str, launches: int) -> None:
-    assert arguments.options(Launches(), device).launches == launches
-    assert arguments.options(Launches(launches=5), device).launches == 5
+    cluster = replace(workloads.find("mini-cpu").cluster, device=device)
+    assert arguments.options(Launches(), cluster).launches == launches
+    assert arguments.options(Launches(launches=5), cluster).launches == 5
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan")])

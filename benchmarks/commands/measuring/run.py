@@ -140,7 +140,7 @@ class Run(Tracked, SeveralNodes, Data, KernelFlags, Launches, Launched):
         workload = several_nodes.divided(workload, several_nodes.count_of(self))
         with usage_errors(ImportError):
             rows = find([name for item in self.systems for name in item.split(",") if name])
-            options = arguments.options(self, workload.cluster.device)
+            options = arguments.options(self, workload.cluster)
             kernels = kernel_choice.checked(
                 self.attention_kernel, workload, forced=self.force_kernel, fused=self.fuse
             )

@@ -82,7 +82,7 @@ class Ablation(Measuring, SimulatedAblation):
         workload = several_nodes.divided(workload, several_nodes.count_of(self))
         policies = arguments.chosen(self.policies, POLICIES, "policy")
         policies.sort(key=lambda policy: policy != "auto")
-        options = arguments.options(self, workload.cluster.device)
+        options = arguments.options(self, workload.cluster)
         return AblationRequest(workload=workload, policies=policies, options=options)
 
     def _measure(self, request: AblationRequest, team: Team) -> int:

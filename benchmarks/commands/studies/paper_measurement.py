@@ -102,7 +102,9 @@ class PaperMeasurement(Results):
         from benchmarks.launch.options import REFERENCE_STEPS
 
         with usage_errors():
-            options = Options(launches=self.launches, measured_steps=self.measured_steps)
+            options = Options(
+                launches=self.launches, measured_steps=self.measured_steps, in_turns=True
+            )
         if options.steps < REFERENCE_STEPS or options.measured_steps < 1:
             raise UsageError(f"--measured-steps {self.measured_steps}: it must be at least 1")
         return options

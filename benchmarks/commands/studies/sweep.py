@@ -97,7 +97,7 @@ class Sweep(Measuring, Named):
             raise UsageError(f"--points {self.points}: it must be at least 1")
         with usage_errors(ImportError):
             rows = sweeps.rows_of(arguments.names(self.systems))
-        options = arguments.options(self, workload.cluster.device)
+        options = arguments.options(self, workload.cluster)
         quantity: Quantity = "sequences-per-step" if counts else "device-memory"
         return SweepRequest(
             workload=workload,

@@ -127,14 +127,14 @@ class MachineWatch:
         self.whole = self._counters()
 
     def reporting(self, report: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        """Pass on the progress of the launch, and read the counters at the right steps."""
+        """Pass on the progress of the launch, then read the counters at the right steps."""
 
         def step(progress: Progress) -> None:
+            report(progress)
             if progress.step in self.window_steps:
                 self.window += self._counters()
             if self.on_gpu and progress.report.phase == "measured":
                 self._read_gpus()
-            report(progress)
 
         return step
 

@@ -46,13 +46,16 @@ class LaunchOptions:
     """How one job is launched.
 
     environment: variables besides those of `variables`. on_progress: called after each step.
-    team: the other nodes.
+    team: the other nodes. clock: of the time limit, in seconds. check: called while the ranks run;
+    may raise.
     """
 
     environment: Mapping[str, str]
     time_limit_seconds: float
     on_progress: Callable[[Progress], None]
     team: Team = ALONE
+    clock: Callable[[], float] = time.monotonic
+    check: Callable[[], None] = lambda: None
 
 
 class OutOfTime(Exception):
@@ -134,10 +137,15 @@ def launch(job: Job, options: LaunchOptions) -> Outcome:
     nodes = team.begin(job, options.environment, options.time_limit_seconds)
     tree = start_ranks(job, options.environment, nodes)
     tree.on_progress = options.on_progress
-    deadline = time.monotonic() + options.time_limit_seconds
+    deadline = options.clock() + options.time_limit_seconds
     late: Outcome | None = None
+
+    def check() -> None:
+        team.check()
+        options.check()
+
     try:
-        watch(tree, directory / "log.txt", deadline, team.check)
+        watch(tree, directory / "log.txt", deadline, check, options.clock)
     except NodeFailed:
         pass  # the files of that node say why
     except OutOfTime:
@@ -223,7 +231,7 @@ class ProcessTree:
 
         Further interrupts are ignored meanwhile: a second Ctrl-C would leave ranks behind.
         """
-        with _undisturbed():
+        with undisturbed():
             self.note()
             if self.process.poll() is None:
                 self._signal(signal.SIGTERM)
@@ -245,7 +253,7 @@ class ProcessTree:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Ignore the signals that end a command.
 
     Only the main thread receives signals, and only that thread can set handlers.
@@ -263,11 +271,15 @@ def _undisturbed() -> Iterator[None]:
 
 
 def watch(
-    tree: ProcessTree, log_path: Path, deadline: float, check: Callable[[], None] = ALONE.check
+    tree: ProcessTree,
+    log_path: Path,
+    deadline: float,
+    check: Callable[[], None] = ALONE.check,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Copy the output into the log until the launch ends. Sleeps in between.
 
-    Raises OutOfTime, and all that `check` raises.
+    deadline: by the clock. Raises OutOfTime, and all that `check` raises.
     """
     process = tree.process
     assert process.stdout is not None
@@ -276,7 +288,7 @@ def watch(
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
             check()
-            remaining = deadline - time.monotonic()
+            remaining = deadline - clock()
             if remaining <= 0:
                 raise OutOfTime
             if selector.select(min(remaining, TICK_SECONDS)):
@@ -290,6 +302,6 @@ def watch(
             elif process.poll() is not None:
                 return
     try:
-        process.wait(max(deadline - time.monotonic(), 0.1))
+        process.wait(max(deadline - clock(), 0.1))
     except subprocess.TimeoutExpired:
         raise OutOfTime from None
