@@ -21,7 +21,7 @@ from benchmarks.commands.flags import (
 )
 from benchmarks.commands.output import show
 from benchmarks.file_names import printable
-from benchmarks.launch.options import LAUNCHES, REFERENCE_STEPS, Options
+from benchmarks.launch.options import LAUNCHES, REFERENCE_STEPS, STEPS, STEPS_IN_TURN, Options
 from benchmarks.launch.ranks.team import NodeLost
 from benchmarks.records import store
 from benchmarks.records.machine_errors import machine_words
@@ -239,14 +239,18 @@ def options(command: Launches, cluster: Cluster) -> Options:
     """
     check_time_limit(command.time_limit)
     launches = LAUNCHES[cluster.device] if command.launches is None else command.launches
+    in_turns = can_take_turns(cluster) and command.interleave != "launches"
+    measured_steps = command.measured_steps
+    if measured_steps is None:
+        measured_steps = STEPS_IN_TURN if in_turns else STEPS
     with usage_errors():
         options = Options(
             launches=launches,
             warmup_steps=command.warmup_steps,
-            measured_steps=command.measured_steps,
+            measured_steps=measured_steps,
             time_limit_seconds=command.time_limit,
             budget_seconds=command.budget,
-            in_turns=can_take_turns(cluster) and command.interleave != "launches",
+            in_turns=in_turns,
         )
     if command.interleave == "steps" and not options.in_turns:
         raise UsageError(

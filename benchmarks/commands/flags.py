@@ -162,8 +162,8 @@ class Launches:
     launches: int | None = None
     """Launches of each row, interleaved with those of further rows. If not given: three on GPUs;
     two on CPU ranks, and within --budget the third that a ratio needs."""
-    measured_steps: int = 5
-    """Timed steps of a launch."""
+    measured_steps: int | None = None
+    """Timed steps of a launch. If not given: ten where rows take turns, else five."""
     warmup_steps: int = 1
     """Untimed steps after the throw-away step and the accounted step."""
     time_limit: float | None = None

@@ -11,6 +11,12 @@ LAUNCHES = {"cpu": 2, "cuda": 3}
 """Launches of a row by device, where the user gives none. A ratio needs three. On CPU ranks the
 third is within the budget, so that a slow machine ends in time too."""
 
+STEPS = 5
+"""Timed steps of a launch, where the user gives none."""
+
+STEPS_IN_TURN = 10
+"""Of a launch whose rows take turns: a further step costs less than a further launch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -24,7 +30,7 @@ class Options:
 
     launches: int = 2
     warmup_steps: int = 1
-    measured_steps: int = 5
+    measured_steps: int = STEPS
     time_limit_seconds: float | None = None
     threads_per_rank: int = 1
     budget_seconds: float = 0.0

@@ -145,7 +145,7 @@ class Run(Tracked, SeveralNodes, Data, KernelFlags, Launches, Launched):
                 self.attention_kernel, workload, forced=self.force_kernel, fused=self.fuse
             )
             if self.tune:
-                measured_steps = min(self.measured_steps, 3)
+                measured_steps = min(options.measured_steps, 3)
                 options = replace(
                     options,
                     launches=tuning.LAUNCHES,
