@@ -41,6 +41,7 @@ FLAGS = (
     "policy",
     "stage_sharding",
     "weights",
+    "exchange_pieces",
     "msp",
 )
 """The flags of `sppo-bench emulate` that are settings of SPPO, under the solver's names."""

@@ -40,7 +40,15 @@ MODEL_FLAGS = ("model", "seq", "gpus", "hardware")
 DEGREE_FLAGS = tuple(field.name for field in fields(Degrees))
 """The flags that fix a layout."""
 
-SOLVER_FLAGS = (*DEGREE_FLAGS, "policy", "solver", "cut", "stage_sharding", "weights")
+SOLVER_FLAGS = (
+    *DEGREE_FLAGS,
+    "policy",
+    "solver",
+    "cut",
+    "stage_sharding",
+    "weights",
+    "exchange_pieces",
+)
 """The flags that are options of the solver, under the same names."""
 
 LONGEST_TIME_LIMIT_SECONDS = 1e7

@@ -133,6 +133,9 @@ class Selection(Json, Degrees, Described):
     weights: Annotated[str | None, arg(metavar="NAME")] = None
     """Where ranks have the same weights. whole: each keeps all of them. sharded: each keeps a
     piece of every block, and gathers a block when it is used. auto, if not given: the faster."""
+    exchange_pieces: Annotated[int | None, arg(metavar="G")] = None
+    """Pieces of a subsequence in the all-to-alls around attention: one piece is exchanged while
+    attention computes another. If not given: 1 or 2, the faster."""
     msp: bool = False
     """Always use MSP: ranks that wait at the pipeline's ends compute slices of their neighbours."""
     no_msp: bool = False

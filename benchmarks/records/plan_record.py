@@ -28,6 +28,7 @@ KEYS = (
     "ulysses_parallel",
     "context_parallel",
     "sharded_weights",
+    "exchange_pieces",
     "pipeline_parallel",
     "data_parallel",
     "virtual_stages",
@@ -48,7 +49,7 @@ KEYS = (
     "predicted_message_bytes",
 )
 """The keys of a plan on disk, in order; `context_parallel` only where it is above 1, and
-`sharded_weights` only where they are."""
+`sharded_weights` and `exchange_pieces` only where there are any."""
 
 
 def flat_plan(plan: Plan) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def flat_plan(plan: Plan) -> dict[str, Any]:
         del values["context_parallel"]
     if not plan.sharded_weights:
         del values["sharded_weights"]
+    if plan.exchange_pieces == 1:
+        del values["exchange_pieces"]
     return {key: values[key] for key in KEYS if key in values}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -107,17 +106,26 @@ class ProcessGroupTeam(Team):
     def _start(self, collective: Callable[..., Any], rows: Tensor, into: Tensor) -> CollectiveWork:
         source = rows.contiguous()
         work = collective(into, source, group=self.group, async_op=True)
-        return CollectiveWork(partial(_finish, work, source, into))
+        return CollectiveWork(InFlight(work, source, into))
 
     def all_reduce(self, tensor: Tensor) -> None:
         self.traffic.count(tensor)
         dist.all_reduce(tensor, group=self.group)
 
 
-def _finish(work: dist.Work, source: Tensor, result: Tensor) -> Tensor:
-    """`source` must outlive the collective."""
-    work.wait()
-    return result
+class InFlight:
+    """A collective on its way, with its tensors: the source must outlive the collective."""
+
+    def __init__(self, work: dist.Work, source: Tensor, result: Tensor) -> None:
+        self.work = work
+        self.tensors = [source, result]
+
+    def __call__(self) -> Tensor:
+        """Wait for the result; once."""
+        self.work.wait()
+        result = self.tensors.pop()
+        self.tensors.clear()
+        return result
 
 
 def in_order(gathered: Tensor, size: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sppo.plan.blocks import block_of, gradient_element_bytes
-from sppo.plan.parts import PartShape, state_elements
+from sppo.plan.parts import PartShape, exchange_runs, state_elements
 from sppo.plan.plan import Plan, part_shape
 from sppo.plan.saved_tensors import LOSS_TILE_TOKENS
 
@@ -60,9 +60,14 @@ def ulysses_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
             if tokens:
                 names = plan.recomputed(part, index, stage)
                 again = [block.saved_tensors_by_name[name].all_to_all for name in names]
-                widths = [plan.element_bytes * width for width in (*always, *filter(None, again))]
-                for width in filter(None, (*widths, sums_bytes)):
-                    total += CollectiveTraffic(calls=layers, bytes=layers * tokens * width)
+                wanted = 1 if plan.is_split(part, index) else plan.exchange_pieces
+                pieces = len(exchange_runs(tokens, wanted))
+                exchanged = [(pieces, plan.element_bytes * width) for width in always]
+                exchanged += [(1, plan.element_bytes * width) for width in filter(None, again)]
+                exchanged += [(pieces, sums_bytes)] if sums_bytes else []
+                for calls, width in exchanged:
+                    each = CollectiveTraffic(calls=calls, bytes=tokens * width)
+                    total += each * layers
     return total * plan.sequences
 
 
@@ -79,13 +84,19 @@ def context_collectives(plan: Plan, stage: int) -> CollectiveTraffic:
         ):
             rows = tokens // plan.context_parallel
             step = max(block.prefix_block_tokens // plan.context_parallel, rows)
-            calls = layers * (1 - -(start // plan.context_parallel) // step)
+            blocks = -(-(start // plan.context_parallel) // step)
+            pieces = 1
+            if plan.ulysses_parallel > 1:
+                pieces = len(exchange_runs(tokens // plan.sequence_parallel, plan.exchange_pieces))
+            calls = layers * (pieces + blocks)
             elements = layers * block.state_elements * (start + tokens) // plan.head_parallel
             gather = CollectiveTraffic(calls=calls, bytes=elements * size)
             names = plan.recomputed(part, index, stage)
-            again = any(block.saved_tensors_by_name[name].recipe == "mixer" for name in names)
             sums = CollectiveTraffic(calls=calls, bytes=elements * gradient_element_bytes(size))
-            total += gather * (3 if again else 2) + sums
+            total += gather * 2 + sums
+            if any(block.saved_tensors_by_name[name].recipe == "mixer" for name in names):
+                calls = layers * (1 + blocks)
+                total += CollectiveTraffic(calls=calls, bytes=gather.bytes)
     return total * plan.sequences
 
 

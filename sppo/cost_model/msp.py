@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from sppo.config.hardware import Hardware
 from sppo.cost_model.times import copy_ns, part_cost, stage_link
@@ -40,7 +41,7 @@ def layout_slice_costs(
     sent: dict[Instruction, Sent] = {}
     link = _packed_link(layout, profile)
     for msp_split in layout.msp_splits:
-        part, shape = msp_split.part, shapes[msp_split.part]
+        part, shape = msp_split.part, replace(shapes[msp_split.part], exchange_pieces=1)
         for index in msp_split.subsequences:
             row = layout.slices(part, index)
             for number, (rank, start, tokens) in enumerate(row):

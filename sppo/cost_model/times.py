@@ -19,7 +19,7 @@ from sppo.cost_model.links import (
     ulysses_group,
 )
 from sppo.plan.blocks import block_of, gradient_element_bytes
-from sppo.plan.parts import PartShape, SubsequenceCost
+from sppo.plan.parts import PartShape, SubsequenceCost, run_ends
 
 
 class Gathered(NamedTuple):
@@ -56,7 +56,13 @@ def part_cost(
         "context": shape.context,
     }
     layers = len(shape.layers)
-    block = block_seconds(shape.model, profile, gathered=gathered_of(shape), **positions)
+    block = block_seconds(
+        shape.model,
+        profile,
+        gathered=gathered_of(shape),
+        pieces=shape.exchange_pieces,
+        **positions,
+    )
     cost = block.part(layers, shape.head)
     recompute = layers * recompute_ns(shape.model, profile, recomputed, **positions)
     return SubsequenceCost(cost.forward_ns, cost.backward_ns + recompute)
@@ -86,13 +92,15 @@ def block_seconds(
     ulysses: int = 1,
     context: int = 1,
     gathered: Gathered = WHOLE,
+    pieces: int = 1,
 ) -> BlockSeconds:
     """Compute time of one block and of the head.
 
     The loss runs its backward inside its forward, so the whole head is charged to the forward.
     `shards` ranks share the work; groups of `ulysses` have the same weights, groups of `context`
-    also the same heads. Their collectives are charged in full, as if nothing hid them. Rates are
-    those of tokens / shards, the work of one device. gathered: a block's sharded weights.
+    also the same heads. Their collectives are charged in full, as if nothing hid them; but of
+    all-to-alls in several `pieces` those that attention does not hide. Rates are those of tokens /
+    shards, the work of one device. gathered: a block's sharded weights.
     """
     return _block_seconds(
         model,
@@ -104,6 +112,7 @@ def block_seconds(
         ulysses=ulysses,
         context=context,
         gathered=gathered,
+        pieces=pieces,
     )
 
 
@@ -116,6 +125,7 @@ def cut_seconds(
     ulysses: int,
     context: int,
     gathered: Gathered = WHOLE,
+    pieces: int = 1,
 ) -> BlockSeconds:
     """`block_seconds` of all subsequences of a cut at once, as arrays [N].
 
@@ -134,6 +144,7 @@ def cut_seconds(
         ulysses=ulysses,
         context=context,
         gathered=gathered,
+        pieces=pieces,
     )
 
 
@@ -148,35 +159,108 @@ def _block_seconds(
     ulysses: int,
     context: int,
     gathered: Gathered,
+    pieces: int,
 ) -> BlockSeconds:
     """Of one subsequence, or of arrays of starts and lengths. rate: FLOP/s by tokens and kind."""
     block = block_of(model)
     work = tokens // shards
     dense = block.dense_flops_per_token * tokens / shards
-    mixer = block.mixer_flops(start, tokens) / shards
     exchange = _exchange_seconds(model, profile, tokens, shards, ulysses * context)
-    an_element = _all_to_all_seconds(profile, tokens, shards, ulysses, context)
     gather = _kv_gather_seconds(model, profile, start + tokens, shards, context)
     size = profile.element_bytes
     wide = gradient_element_bytes(size) / size
     weights = gather_seconds(profile, gathered.copies, gathered.elements * size)
     dense_forward = rate(work, "dense_forward")
+    attention = _attention_seconds(
+        model,
+        profile,
+        rate,
+        start=start,
+        tokens=tokens,
+        shards=shards,
+        ulysses=ulysses,
+        context=context,
+        pieces=pieces,
+    )
     return BlockSeconds(
         forward=profile.layer_overhead_seconds
         + block.forward_exchanges * exchange
         + gather
         + weights
-        + sum(block.forward_all_to_alls) * an_element
-        + dense / dense_forward
-        + mixer / rate(work, "attention_forward"),
+        + attention.forward
+        + dense / dense_forward,
         backward=2 * profile.layer_overhead_seconds
         + block.backward_exchanges * exchange
         + (gather + weights) * (1 + wide)
-        + (sum(block.backward_all_to_alls) + block.backward_sums * wide) * an_element
-        + 2 * dense / rate(work, "dense_backward")
-        + 2 * mixer / rate(work, "attention_backward"),
+        + attention.backward
+        + 2 * dense / rate(work, "dense_backward"),
         head=2 * exchange + 3 * head_flops_per_token(model) * tokens / shards / dense_forward,
     )
+
+
+class _Attention(NamedTuple):
+    """Seconds of a block's attention with the all-to-alls around it."""
+
+    forward: Any
+    backward: Any
+
+
+def _attention_seconds(
+    model: Model,
+    profile: Hardware,
+    rate: Callable[[Any, str], Any],
+    *,
+    start: Any,
+    tokens: Any,
+    shards: int,
+    ulysses: int,
+    context: int,
+    pieces: int,
+) -> _Attention:
+    """Of one subsequence, or of arrays. Each piece is a kernel of its own, at its length's rate."""
+    block, size = block_of(model), profile.element_bytes
+    wide = gradient_element_bytes(size) / size
+    ends = [tokens * over / under for over, under in run_ends(pieces)]
+    lengths = [end - begin for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    elements = [_all_to_all_seconds(profile, each, shards, ulysses, context) for each in lengths]
+    forward, backward = [], []
+    for each, end in zip(lengths, ends, strict=True):
+        work, flops = each // shards, block.mixer_flops(start + end - each, each) / shards
+        forward.append(flops / rate(work, "attention_forward"))
+        backward.append(2 * flops / rate(work, "attention_backward"))
+    (qkv, output), (gradient, inputs) = block.forward_all_to_alls, block.backward_all_to_alls
+    grads = gradient + block.backward_sums * wide
+    return _Attention(
+        exchanged_seconds([qkv * x for x in elements], forward, [output * x for x in elements]),
+        exchanged_seconds(
+            [grads * x for x in elements[::-1]],
+            backward[::-1],
+            [inputs * x for x in elements[::-1]],
+        ),
+    )
+
+
+def exchanged_seconds(
+    arriving: Sequence[Any], computes: Sequence[Any], leaving: Sequence[Any]
+) -> Any:
+    """From the first exchange to the last, of pieces in their order of compute.
+
+    arriving, leaving: seconds of each piece's exchanges. One exchange runs at a time, in the order
+    of `exchanged_pieces.py`: the next piece is under way while attention computes on a piece.
+    """
+    if len(computes) == 1:
+        return arriving[0] + computes[0] + leaving[0]
+    import numpy as np
+
+    arrived = [arriving[0], arriving[0] + arriving[1]]
+    link, end = arrived[1], 0.0
+    for number, compute in enumerate(computes):
+        end = np.maximum(end, arrived[number]) + compute
+        link = np.maximum(link, end) + leaving[number]
+        if number + 2 < len(computes):
+            link = link + arriving[number + 2]
+            arrived.append(link)
+    return link
 
 
 def _exchange_seconds(

@@ -73,7 +73,12 @@ class _PackedReceive:
 
 
 class SlicedLayer(ResidentLayer):
-    """One layer's K and V on one rank of a group, with those of all slices."""
+    """One layer's K and V on one rank of a group, with those of all slices.
+
+    A slice is exchanged at once: its K and V are sent to the other ranks in one message.
+    """
+
+    in_pieces = False
 
     def __init__(self, buffers: KvBlock, group: MspGroup, context: EngineContext) -> None:
         super().__init__(buffers)

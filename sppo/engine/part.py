@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class StageBuffers:
     def __init__(self, plan: Plan, context: EngineContext, groups: RankGroups) -> None:
         assert plan.context_parallel == 1 or not (plan.kv_block_tokens or plan.msp_splits)
         assert not (plan.sharded_weights and plan.msp_splits)
+        assert plan.exchange_pieces == 1 or plan.may_exchange_in_pieces
         self.plan = plan
         self.context = context
         self.groups = groups
@@ -129,7 +131,7 @@ class Part:
         self.buffers = buffers
         self.caches = caches
         chunk = self.plan.parts[index]
-        ranks = buffers.groups.stage_ranks
+        ranks = replace(buffers.groups.stage_ranks, exchange_pieces=self.plan.exchange_pieces)
         self.model = PartModel(self.plan.model, chunk.layer_range, weights, ranks)
         self.spans = spans
         self._constants = weights.storage_keys()

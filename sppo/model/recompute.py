@@ -12,7 +12,8 @@ from sppo.comm.collectives import in_order
 from sppo.model.decoder import PartModel
 from sppo.model.layers import linear, row_linear
 from sppo.model.mixers.kv_cache import LayerCache
-from sppo.model.mixers.prefix_attention import attend_prefix, rotate_into
+from sppo.model.mixers.prefix_attention import attend_prefix
+from sppo.model.mixers.rotary import rotate_into
 from sppo.plan.blocks import block_of
 
 Read = Callable[[str], Tensor]

@@ -45,7 +45,8 @@ class Layout(Slicing):
     for heads by all_to_all. `context_parallel` ranks have the same weights and the same heads: each
     has K and V of its own tokens, and gathers those of the others. Both divide `sequence_parallel`.
     `sharded_weights`: ranks with the same weights keep one piece each of a block's matrices, and
-    gather them around its compute.
+    gather them around its compute. `exchange_pieces`: of a subsequence, so many pieces pass the
+    all-to-alls around attention, one while attention computes on another.
     """
 
     sequence_parallel: int
@@ -58,6 +59,7 @@ class Layout(Slicing):
     kv_sets: int = 1
     head_alone: bool = False
     sharded_weights: bool = False
+    exchange_pieces: int = 1
 
     @property
     def degrees_words(self) -> str:
@@ -69,6 +71,12 @@ class Layout(Slicing):
     def sharding_words(self) -> str:
         """ "SP 32 (Ulysses 32) x PP 1, sharded weights"."""
         return self.degrees_words + (", sharded weights" if self.sharded_weights else "")
+
+    @property
+    def may_exchange_in_pieces(self) -> bool:
+        """Whether the queries of a piece may read the prefix alone: no copy or gather repeats."""
+        resident = not self.kv_block_tokens and self.context_parallel == 1
+        return self.ulysses_parallel > 1 and (resident or self.subsequences == 1)
 
     @property
     def family(self) -> tuple[int, ...]:

@@ -68,6 +68,24 @@ def _elements_by_place(model: Model, shards: int) -> dict[int | str, Elements]:
     return by_place
 
 
+LATER_RUN = 7
+"""How many times as long as the first run each later one is. The first run alone arrives, and in a
+backward leaves, while attention waits. Its kernels are the shortest, so it has little work."""
+
+
+def run_ends(pieces: int) -> list[tuple[int, int]]:
+    """Ends of the runs of a subsequence in so many pieces, as fractions: (over, under)."""
+    whole = 1 + LATER_RUN * (pieces - 1)
+    return [(1 + LATER_RUN * number, whole) for number in range(pieces)]
+
+
+def exchange_runs(rows: int, pieces: int) -> list[slice]:
+    """`rows` in as many runs as `pieces`, or as there are rows."""
+    count = max(1, min(pieces, rows))
+    ends = [-(-rows * over // under) for over, under in run_ends(count)]
+    return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class PartShape:
     """A model chunk: consecutive layers, maybe the head. All sizes are those of one rank.
@@ -75,7 +93,8 @@ class PartShape:
     `shards` is the degree of sequence parallelism inside the stage: heads are sharded, and so are
     the tokens between them. Groups of `ulysses` shards have the same weights, groups of `context`
     shards also the same heads. These groups and the `replicas` share the optimizer's state, and,
-    with `sharded_weights`, the matrices of blocks. `stages`: of the pipeline.
+    with `sharded_weights`, the matrices of blocks. `stages`: of the pipeline. exchange_pieces: see
+    `Layout`.
     """
 
     model: Model
@@ -88,6 +107,7 @@ class PartShape:
     replicas: int = 1
     stages: int = 1
     sharded_weights: bool = False
+    exchange_pieces: int = 1
 
     @property
     def weight_shards(self) -> int:

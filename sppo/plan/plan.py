@@ -248,4 +248,5 @@ def part_shape(plan: Plan, part: int) -> PartShape:
         replicas=plan.data_parallel,
         stages=plan.pipeline_parallel,
         sharded_weights=plan.sharded_weights,
+        exchange_pieces=plan.exchange_pieces,
     )

@@ -29,7 +29,8 @@ class SolverOptions:
     faster. ulysses_parallel: how many ranks of a stage have the same weights. context_parallel: how
     many also have the same heads; None: one, or as few as leave heads for all others. weights:
     ranks with the same weights keep all of them ("whole"), or a piece of every block, which they
-    gather when it is used ("sharded"); "auto": the faster.
+    gather when it is used ("sharded"); "auto": the faster. exchange_pieces: pieces of a subsequence
+    that pass the all-to-alls around attention one after another; None: one or two, the faster.
     """
 
     pipeline_parallel: int | None = None
@@ -39,6 +40,7 @@ class SolverOptions:
     ulysses_parallel: int | None = None
     context_parallel: int | None = None
     weights: str = "auto"
+    exchange_pieces: int | None = None
     subsequences: int | None = None
     virtual_stages: int | None = None
     group_subsequences: int | None = None
@@ -70,6 +72,8 @@ class SolverOptions:
                 "the paper solver divides weights, without Ulysses, context parallelism or sharded "
                 "weights: take the heuristic solver"
             )
+        if self.exchange_pieces is not None and self.exchange_pieces < 1:
+            raise ValueError(f"exchange_pieces {self.exchange_pieces}: it must be at least 1")
         if self.kv_offload and (self.context_parallel or 1) > 1:
             raise ValueError(
                 "context parallelism keeps K and V on the device: leave --kv-offload or "

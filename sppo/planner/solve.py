@@ -91,6 +91,11 @@ def _layouts(workload: Workload, profile: Hardware, options: SolverOptions) -> l
             "sharded weights need ranks with the same weights: take --ulysses-parallel, "
             "--context-parallel or --dp 2 or more, or leave --weights out"
         )
+    if not layouts and (options.exchange_pieces or 1) > 1:
+        raise ValueError(
+            "all-to-alls in pieces need --ulysses-parallel 2 or more, and one subsequence where K "
+            "and V are hosted or gathered; or leave --exchange-pieces out"
+        )
     if not layouts and options.kv_offload:
         raise ValueError(
             "hosted K and V need heads for every rank of a stage: lower --sp, or leave "

@@ -141,6 +141,26 @@ CASES = (
         options={**FULL, "ulysses": 2, "context": 2},
     ),
     Case(
+        name="SP 2 (Ulysses 2) in two pieces",
+        shards=2,
+        options={**OFFLOADED, **LEAN, "ulysses": 2, "exchange_pieces": 2},
+        in_tox=True,
+    ),
+    Case(
+        name="SP 2 (Ulysses 2) in two pieces, one subsequence, K and V hosted",
+        shards=2,
+        model=LLAMA,
+        lengths=(64,),
+        options={**HOSTED, **MLP, "ulysses": 2, "exchange_pieces": 2},
+    ),
+    Case(
+        name="SP 4 (Ulysses 2 x CP 2) in three pieces, one subsequence, sharded weights",
+        shards=4,
+        model=DEEP,
+        lengths=(64,),
+        options={"ulysses": 2, "context": 2, "sharded_weights": True, "exchange_pieces": 3},
+    ),
+    Case(
         name="SP 2 (Ulysses 2), sharded weights",
         shards=2,
         model=DEEP,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sppo.comm.collectives import Team
+from sppo.comm.collectives import CollectiveWork, Team
 from sppo.comm.messages import Channel, GroupTransport
+from sppo.comm.stage_ranks import StageRanks
 from sppo.engine.msp_part import MspPart
 from sppo.engine.optimizer import FlatAdamW
 from sppo.model.block_shards import BlockShards
@@ -208,6 +209,16 @@ def _one_buffer_for_all_blocks(patch: Patch) -> None:
     patch.setattr(BlockShards, "_buffer", lambda self, layer: 0)
 
 
+def _piece_not_waited_for(patch: Patch) -> None:
+    put_run = StageRanks.put_run
+
+    def early(self: StageRanks, into: Tensor, run: slice, work: Any, widths: Any) -> None:
+        result = work.wait.tensors[-1]
+        put_run(self, into, run, CollectiveWork(lambda: result if work else into), widths)
+
+    patch.setattr(StageRanks, "put_run", early)
+
+
 _HOSTED, _MSP, _OFFLOADED = "K and V hosted", "PP 2, MSP", "all offloaded"
 _SHARDED = "SP 2 (Ulysses 2), sharded weights"
 _UNORDERED, _FREED = "without an order", "freed while another stream uses it"
@@ -264,6 +275,9 @@ FAULTS = {
     ),
     "gradients of a block are read before they are summed": Fault(
         plant=_sum_not_waited_for, case=_SHARDED, sign=_UNORDERED
+    ),
+    "a piece is read before its exchange has ended": Fault(
+        plant=_piece_not_waited_for, case="SP 2 (Ulysses 2) in two pieces", sign=_UNORDERED
     ),
     "collectives in another order on one rank": Fault(
         plant=_reversed_on_one_replica,

@@ -199,6 +199,17 @@ CASES: dict[str, tuple[str, Workload, Any]] = {
             sequence_parallel=2, ulysses_parallel=2, weights="sharded", subsequences=3, msp=False
         ),
     ),
+    "sppo SP2 by all-to-alls in two pieces, recompute, llama": (
+        "sppo",
+        replace(SPPO, model=LLAMA, dtype="bfloat16"),
+        SppoSettings(
+            sequence_parallel=2,
+            ulysses_parallel=2,
+            exchange_pieces=2,
+            subsequences=2,
+            policy="lean",
+        ),
+    ),
     "sppo DP2 in bfloat16, K and V in the host tier": (
         "sppo",
         replace(SPPO, sequences_per_step=2, dtype="bfloat16"),

@@ -336,6 +336,32 @@ def test_four_ranks_in_every_arrangement_count_what_is_planned(start: int) -> No
     _assert_trained_alike(jobs[start + 1 :: 4], 4)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_all_to_alls_in_pieces_count_what_is_planned(ranks: int) -> None:
+    """Where K and V are hosted or gathered there is one subsequence; MSP slices have no pieces."""
+    four = replace(CLUSTER, ranks_per_node=4)
+    gpt_four, llama_four = replace(GPT, cluster=four), replace(LLAMA, cluster=four)
+    pieces = SppoSettings(
+        sequence_parallel=2, ulysses_parallel=2, subsequences=4, exchange_pieces=2
+    )
+    single = replace(pieces, subsequences=1)
+    jobs = {
+        2: [
+            (GPT, replace(pieces, policy="full-offload")),
+            (LLAMA, replace(pieces, policy="full-recompute", exchange_pieces=3)),
+            (replace(GPT, sequence_tokens=4096), replace(single, weights="sharded")),
+            (LLAMA, replace(single, kv_offload=True, policy="lean")),
+        ],
+        4: [
+            (gpt_four, replace(single, sequence_parallel=4, context_parallel=2)),
+            (llama_four, replace(pieces, pipeline_parallel=2, msp=True)),
+            (gpt_four, replace(pieces, sequence_parallel=4, policy="lean")),
+        ],
+    }
+    _assert_as_planned(jobs[ranks], ranks)
+    _assert_trained_alike(jobs[ranks][:2], ranks)
+
+
 def _assert_trained_alike(jobs: list[tuple[Workload, SppoSettings]], ranks: int) -> None:
     """Equal work of some arrangements: `tests/numerics` has many more, in threads."""
     cases: list[Case] = [(replace(work, optimizer=RECIPE), how, None) for work, how in jobs]

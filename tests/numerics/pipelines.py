@@ -51,6 +51,7 @@ def make_plan(
     mixed: bool = False,
     head_alone: bool = False,
     sharded_weights: bool = False,
+    exchange_pieces: int = 1,
     sequences: int = 1,
     element_bytes: int = 8,
     fetch_ahead: int = 0,
@@ -85,6 +86,7 @@ def make_plan(
         kv_sets=2 if mixed else 1,
         head_alone=head_alone,
         sharded_weights=sharded_weights,
+        exchange_pieces=exchange_pieces,
     )
 
     def choose(problem: StageProblem) -> StageDecisions:

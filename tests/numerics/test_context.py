@@ -87,6 +87,25 @@ def test_a_prefix_of_several_blocks_equals_plain_torch(
     )
 
 
+@pytest.mark.parametrize(("stages", "tokens", "pieces"), [(1, 60, 4), (2, 8, 3), (1, 4, 2)])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_one_subsequence_exchanged_in_pieces_equals_plain_torch(
+    model: Model, stages: int, tokens: int, pieces: int
+) -> None:
+    """Each piece gathers its own K and V; with one row a rank there is one piece."""
+    assert_equal_work(
+        model,
+        (tokens,),
+        stages=stages,
+        virtual_stages=1,
+        **Division(4, 2, 2)._asdict(),
+        share=0.5,
+        recompute=block_of(model).recompute_full,
+        sequences=2,
+        exchange_pieces=pieces,
+    )
+
+
 @pytest.mark.parametrize(
     ("stages", "replicas", "division"),
     [

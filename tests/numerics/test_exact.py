@@ -47,6 +47,7 @@ def assert_equal_work(
     fetch_ahead: int = 0,
     msp: bool = False,
     sharded_weights: bool = False,
+    exchange_pieces: int = 1,
 ) -> None:
     weights = initial_weights(model, 3, torch.float64)
     generator = torch.Generator().manual_seed(5)
@@ -69,6 +70,7 @@ def assert_equal_work(
         fetch_ahead=fetch_ahead,
         msp=msp,
         sharded_weights=sharded_weights,
+        exchange_pieces=exchange_pieces,
     )
     outcome = run_pipeline(plan, weights, tokens)
     loss, gradients = run_reference(model, weights, tokens)

@@ -38,6 +38,7 @@ DIVISIONS = ((2, 2), (4, 2), (4, 4))
     kv_block_tokens=st.sampled_from((0, 0, 16)),
     sequences=st.integers(1, 2),
     fetch_ahead=st.integers(0, 1),
+    pieces=st.integers(1, 4),
 )
 def test_any_division_of_a_stage_equals_plain_torch(
     model: Model,
@@ -49,7 +50,9 @@ def test_any_division_of_a_stage_equals_plain_torch(
     kv_block_tokens: int,
     sequences: int,
     fetch_ahead: int,
+    pieces: int,
 ) -> None:
+    """K and V in the host tier are read once for a subsequence, so pieces need a single one."""
     assert_equal_work(
         model,
         tuple(4 * unit for unit in units),
@@ -62,6 +65,26 @@ def test_any_division_of_a_stage_equals_plain_torch(
         kv_block_tokens=kv_block_tokens,
         sequences=sequences,
         fetch_ahead=fetch_ahead,
+        exchange_pieces=pieces if not kv_block_tokens or len(units) == 1 else 1,
+    )
+
+
+@pytest.mark.parametrize("division", DIVISIONS)
+@pytest.mark.parametrize("hosted", [0, 16])
+def test_one_hosted_subsequence_in_pieces_equals_plain_torch(
+    division: tuple[int, int], hosted: int
+) -> None:
+    assert_equal_work(
+        MODELS[1],
+        (60,),
+        stages=1,
+        virtual_stages=1,
+        shards=division[0],
+        ulysses=division[1],
+        share=0.5,
+        recompute=RECOMPUTE_LEAN,
+        kv_block_tokens=hosted,
+        exchange_pieces=4,
     )
 
 
@@ -78,6 +101,7 @@ def test_slices_of_msp_equal_plain_torch(model: Model, division: tuple[int, int]
         share=0.5,
         recompute=RECOMPUTE_LEAN,
         msp=True,
+        exchange_pieces=3,
     )
 
 

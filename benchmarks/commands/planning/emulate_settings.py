@@ -93,6 +93,8 @@ class SystemSettings:
     weights: Annotated[str | None, arg(metavar="NAME")] = None
     """sppo: where ranks have the same weights, each keeps whole ones or a piece of every block:
     whole, sharded, or auto if not given."""
+    exchange_pieces: Annotated[int | None, arg(metavar="G")] = None
+    """sppo: pieces of a subsequence in the all-to-alls around attention; 1 or 2 if not given."""
 
     def given(self) -> dict[str, Any]:
         """The settings that were given."""

@@ -76,6 +76,8 @@ def _layout(plan: Plan) -> Values:
         del layout["context_parallel"]
     if not plan.sharded_weights:
         del layout["sharded_weights"]
+    if plan.exchange_pieces == 1:
+        del layout["exchange_pieces"]
     return {
         **layout,
         "lengths_tokens": list(plan.lengths_tokens),

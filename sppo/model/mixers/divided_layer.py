@@ -35,6 +35,8 @@ class DividedLayer:
     all tokens are lists of C blocks, one for each rank's tokens.
     """
 
+    in_pieces = True
+
     def __init__(self, buffers: KvBlock, context: Team) -> None:
         self.buffers = buffers
         self.context = context

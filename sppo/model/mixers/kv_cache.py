@@ -28,7 +28,10 @@ class ResidentLayer:
 
     Positions are absolute, so that a write is idempotent. `last` has dK and dV of the positions
     behind the accumulators: those of the last subsequence, while its backward is in this layer.
+    in_pieces: whether K and V of a subsequence may be kept piece by piece.
     """
+
+    in_pieces = True
 
     def __init__(self, buffers: KvBlock, last: Sequence[Tensor] = ()) -> None:
         self.buffers = buffers
@@ -169,6 +172,8 @@ class HostedLayer:
     While dK and dV are zero by `gradients`, their host memory is not read. The first backward, that
     of the last subsequence, begins with zeros on the device.
     """
+
+    in_pieces = True
 
     def __init__(self, host: KvBlock, ring: KvRing, gradients: GradientState) -> None:
         self.host = host

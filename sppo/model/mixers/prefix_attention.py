@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,36 +11,17 @@ from torch.autograd.function import once_differentiable
 
 from sppo.comm.collectives import as_gathered, in_order
 from sppo.comm.stage_ranks import StageRanks
-from sppo.kernels import fused
 from sppo.kernels.attention import scales_of_output
 from sppo.model.layers import Tag
+from sppo.model.mixers.exchanged_pieces import (
+    Saved,
+    attend_in_pieces,
+    attend_in_pieces_backward,
+)
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_block import KvPair
 from sppo.model.mixers.kv_cache import LayerCache
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """[..., D] as complex [..., D / 2]: neighbouring columns rotate together (`rotary_turns`)."""
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-
-
-def rotate_into(x: Tensor, turns: Tensor, out: Tensor) -> Tensor:
-    """RoPE in one complex product: x, out [heads, l, D]; turns complex [l, D / 2]."""
-    if fused.switch.on:
-        return fused.rotate_pairs(x, torch.view_as_real(turns), out)
-    if x.dtype in (torch.float32, torch.float64):
-        torch.mul(_pairs(x), turns, out=_pairs(out))
-    else:
-        out.copy_(torch.view_as_real(_pairs(x.float()) * turns).flatten(-2))
-    return out
-
-
-def split_heads(qkv: Tensor, width: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views [heads, l, D], [kv_heads, l, D] twice, of qkv [l, (heads + 2 kv_heads) D]."""
-    by_head = qkv.view(qkv.shape[0], -1, width).transpose(0, 1)
-    heads = by_head.shape[0] - 2 * kv_heads
-    query, key, value = torch.split(by_head, [heads, kv_heads, kv_heads])
-    return query, key, value
+from sppo.model.mixers.rotary import rotate_into, split_heads
 
 
 def attend_prefix(
@@ -58,6 +40,10 @@ def attend_prefix(
     del out, by_token
     columns = rows.shape[1] * ranks.ulysses.size
     return ranks.exchange_for_tokens(rows, [columns]), logsumexp
+
+
+SAVED_TENSORS = ("attention.query", "attention.output", "attention.logsumexp")
+"""The names of `Saved`, in the plan's words."""
 
 
 class PrefixAttention(torch.autograd.Function):
@@ -83,69 +69,98 @@ class PrefixAttention(torch.autograd.Function):
         width = 2 * turns.shape[-1]
         keys = cache.kv_heads * ranks.ulysses.size * width
         ctx.widths = [qkv.shape[1] - 2 * keys, keys, keys]
-        own_heads = in_order(ranks.exchange_for_heads(qkv, ctx.widths), ranks.head_ranks)
         turns = ranks.own_positions(turns)
-        query, key, value = split_heads(own_heads, width, cache.kv_heads)
-        rotated = rotate_into(query, turns, query.new_empty(query.shape))
-        own_key, own_value = cache.place(key, start)
-        rotate_into(key, turns, own_key)
-        own_value.copy_(value)
-        cache.keep(start, own_key, own_value)
-        own = [(own_key, own_value)]
-        if ranks.context.size > 1:
-            own = cache.own(start, key.shape[1])
-        result, logsumexp = attend_prefix(rotated, own, cache, start, ranks)
-        tag("attention.query", rotated)
-        tag("attention.output", result)
-        tag("attention.logsumexp", logsumexp)
-        ctx.save_for_backward(rotated, result, logsumexp)
+        ctx.in_pieces = ranks.exchange_pieces > 1 and cache.in_pieces
+        if ctx.in_pieces:
+            saved = attend_in_pieces(qkv, turns, ctx.widths, cache, start, ranks)
+        else:
+            saved = attend_at_once(qkv, turns, ctx.widths, cache, start, ranks)
+        for name, tensor in zip(SAVED_TENSORS, saved, strict=True):
+            tag(name, tensor)
+        ctx.save_for_backward(*saved)
         ctx.turns = turns
         ctx.cache = cache
         ctx.start = start
         ctx.ranks = ranks
-        return result
+        return saved.result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rotated, result, logsumexp = ctx.saved_tensors
-        cache, start, ranks = ctx.cache, ctx.start, ctx.ranks
-        tokens, width = rotated.shape[1:]
-
-        def by_head(x: Tensor) -> Tensor:
-            own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.head_ranks)
-            return own_heads.view(tokens, rotated.shape[0], -1).transpose(0, 1).unsqueeze(0)
-
-        own = cache.own_gradients(start, tokens)
-        grad = grad.contiguous()
-        if ranks.ulysses.size == 1:
-            grad, output = by_head(grad), by_head(result)
-        else:
-            heads = (tensor.unflatten(-1, (-1, width)) for tensor in (grad, result))
-            scales = by_head(scales_of_output(*heads).squeeze(-1))
-            grad = by_head(grad)
-            output = torch.mul(grad, scales, out=torch.empty_like(grad))
-            del scales
-        query_gradient = attend_backward(
-            grad,
-            rotated.unsqueeze(0),
-            output,
-            logsumexp,
-            own,
-            cache.prefix_gradients(start, tokens),
-            ranks.context.index,
-        ).squeeze(0)
-        del grad, output
-        key_sums, value_sums = cache.own_sums(start, own)
-        del own
-        columns = (rotated.shape[0] + 2 * cache.kv_heads) * width
-        qkv_gradient = result.new_empty(tokens, columns)
-        query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
-        turns_back = ctx.turns.conj_physical()
-        rotate_into(query_gradient.to(result.dtype), turns_back, query)
-        rotate_into(key_sums.to(result.dtype), turns_back, key)
-        value.copy_(value_sums)
-        del query, key, value
-        qkv_gradient = as_gathered(qkv_gradient, ranks.head_ranks)
-        qkv_gradient = ranks.exchange_for_tokens(qkv_gradient, ctx.widths)
+        saved, turns_back = Saved(*ctx.saved_tensors), ctx.turns.conj_physical()
+        backward = attend_in_pieces_backward if ctx.in_pieces else attend_at_once_backward
+        qkv_gradient = backward(
+            grad.contiguous(), saved, turns_back, ctx.widths, ctx.cache, ctx.start, ctx.ranks
+        )
         return qkv_gradient, None, None, None, None, None
+
+
+def attend_at_once(
+    qkv: Tensor,
+    turns: Tensor,
+    widths: Sequence[int],
+    cache: LayerCache,
+    start: int,
+    ranks: StageRanks,
+) -> Saved:
+    """The forward of `PrefixAttention`: turns complex [l, D / 2] of this context rank's tokens."""
+    own_heads = in_order(ranks.exchange_for_heads(qkv, widths), ranks.head_ranks)
+    query, key, value = split_heads(own_heads, 2 * turns.shape[-1], cache.kv_heads)
+    rotated = rotate_into(query, turns, query.new_empty(query.shape))
+    own_key, own_value = cache.place(key, start)
+    rotate_into(key, turns, own_key)
+    own_value.copy_(value)
+    cache.keep(start, own_key, own_value)
+    own = [(own_key, own_value)]
+    if ranks.context.size > 1:
+        own = cache.own(start, key.shape[1])
+    return Saved(rotated, *attend_prefix(rotated, own, cache, start, ranks))
+
+
+def attend_at_once_backward(
+    grad: Tensor,
+    saved: Saved,
+    turns_back: Tensor,
+    widths: Sequence[int],
+    cache: LayerCache,
+    start: int,
+    ranks: StageRanks,
+) -> Tensor:
+    """Gradient of qkv [l / U, w] from that of the output [l / U, U heads D], likewise."""
+    rotated, result, logsumexp = saved
+    tokens, width = rotated.shape[1:]
+
+    def by_head(x: Tensor) -> Tensor:
+        own_heads = in_order(ranks.exchange_for_heads(x, [x.shape[1]]), ranks.head_ranks)
+        return own_heads.view(tokens, rotated.shape[0], -1).transpose(0, 1).unsqueeze(0)
+
+    own = cache.own_gradients(start, tokens)
+    if ranks.ulysses.size == 1:
+        grad, output = by_head(grad), by_head(result)
+    else:
+        heads = (tensor.unflatten(-1, (-1, width)) for tensor in (grad, result))
+        scales = by_head(scales_of_output(*heads).squeeze(-1))
+        grad = by_head(grad)
+        output = torch.mul(grad, scales, out=torch.empty_like(grad))
+        del scales
+    query_gradient = attend_backward(
+        grad,
+        rotated.unsqueeze(0),
+        output,
+        logsumexp,
+        own,
+        cache.prefix_gradients(start, tokens),
+        ranks.context.index,
+    ).squeeze(0)
+    del grad, output
+    key_sums, value_sums = cache.own_sums(start, own)
+    del own
+    columns = (rotated.shape[0] + 2 * cache.kv_heads) * width
+    qkv_gradient = result.new_empty(tokens, columns)
+    query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
+    rotate_into(query_gradient.to(result.dtype), turns_back, query)
+    rotate_into(key_sums.to(result.dtype), turns_back, key)
+    value.copy_(value_sums)
+    del query, key, value
+    qkv_gradient = as_gathered(qkv_gradient, ranks.head_ranks)
+    return ranks.exchange_for_tokens(qkv_gradient, widths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -27,6 +28,9 @@ CANDIDATES = (1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 80, 
 
 MOST_GATHERED = 32
 """Subsequences that are tried with context parallelism: each gathers its whole prefix anew."""
+
+EXCHANGE_PIECES = 2
+"""Pieces of a subsequence around attention: more pieces are shorter kernels, and hide no more."""
 
 GROUP_STAGES = 4
 """Subsequences of an interleaved group, per stage: slack for the other stages against the memory
@@ -169,7 +173,7 @@ def every_layout(
             tried = cuts(workload, profile, shards, count, kind, cap, ulysses, context)
             for lengths, sharded_weights in product(tried, sharded):
                 group = options.group_subsequences
-                yield TimedLayout(
+                layout = TimedLayout(
                     workload=workload,
                     profile=profile,
                     sequence_parallel=shards,
@@ -185,6 +189,29 @@ def every_layout(
                     head_alone=_parts_the_head(options, shards, stages, virtual_stages),
                     sharded_weights=sharded_weights,
                 )
+                yield from _in_pieces(layout, options)
+
+
+def _in_pieces(layout: TimedLayout, options: SolverOptions) -> Iterator[TimedLayout]:
+    """The layout with the asked pieces of an exchange, if it may have them, or with the faster.
+
+    Where copies wait for compute, so do exchanges.
+    """
+    wanted = options.exchange_pieces
+    if wanted == 1 or (wanted is None and not _hides_exchanges(layout, options)):
+        yield layout
+        return
+    if not layout.may_exchange_in_pieces:
+        if wanted is None:
+            yield layout
+        return
+    parted = replace(layout, exchange_pieces=wanted or EXCHANGE_PIECES)
+    faster = parted.cut_times.total < layout.cut_times.total
+    yield parted if faster or wanted is not None else layout
+
+
+def _hides_exchanges(layout: TimedLayout, options: SolverOptions) -> bool:
+    return layout.profile.overlapped_copies and options.solver != "paper"
 
 
 def _parts_the_head(options: SolverOptions, shards: int, stages: int, virtual_stages: int) -> bool:

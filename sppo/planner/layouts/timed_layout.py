@@ -109,6 +109,7 @@ class TimedLayout(Layout):
             self.pipeline_parallel,
             self.virtual_stages,
             self.head_alone,
+            self.exchange_pieces,
         )
 
     def stage_shapes(self, stage: int) -> tuple[PartShape, ...]:
@@ -143,7 +144,7 @@ class TimedLayout(Layout):
     @property
     def _stage_degrees(self) -> StageDegrees:
         degrees = self.sequence_parallel, self.ulysses_parallel, self.context_parallel
-        return StageDegrees(*degrees, gathered_of(self.shapes[0]))
+        return StageDegrees(*degrees, gathered_of(self.shapes[0]), self.exchange_pieces)
 
     def chunk_layers(self, part: int) -> int:
         """Layers of a chunk: see `split_layers`."""
@@ -226,6 +227,7 @@ class _Division(NamedTuple):
     stages: int
     virtual_stages: int
     head_alone: bool
+    exchange_pieces: int
 
 
 @lru_cache(maxsize=4096)
@@ -247,6 +249,7 @@ def _chunk_shapes(division: _Division) -> tuple[PartShape, ...]:
             replicas=division.replicas,
             stages=division.stages,
             sharded_weights=division.sharded_weights,
+            exchange_pieces=division.exchange_pieces,
         )
         for number, part in enumerate(ranges)
     )
@@ -278,13 +281,14 @@ class CutTimes(NamedTuple):
 class StageDegrees(NamedTuple):
     """Ranks of a stage; groups of `ulysses` have the same weights, of `context` the same heads.
 
-    gathered: see `block_seconds`.
+    gathered, pieces: see `block_seconds`.
     """
 
     shards: int
     ulysses: int
     context: int
     gathered: Gathered = WHOLE
+    pieces: int = 1
 
 
 @lru_cache(maxsize=4096)

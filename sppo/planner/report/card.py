@@ -129,6 +129,9 @@ def _head(plan: Plan, profile: Hardware, workload: Workload) -> Iterator[tuple[s
             "",
             f"weights of blocks in {plan.weight_copies} pieces, gathered for each block's compute",
         )
+    if plan.exchange_pieces > 1:
+        pieces = plan.exchange_pieces
+        yield "", f"all-to-alls in {pieces} pieces, one while attention computes another"
     yield "cut", f"each sequence in N {plan.subsequences} subsequences of {between} tokens"
     if plan.kv_block_tokens:
         blocks = f"in blocks of {plan.kv_block_tokens:,} tokens"
