@@ -87,13 +87,11 @@ class StageRanks:
         of this context rank. The w columns are blocks of these widths, and a rank takes its share
         of each.
         """
-        return self.begin_for_heads(rows, widths).wait()
+        return rows if self.ulysses.size == 1 else self.begin_for_heads(rows, widths).wait()
 
     def begin_for_heads(self, rows: Tensor, widths: Sequence[int]) -> CollectiveWork:
-        """`exchange_for_heads` in flight."""
+        """`exchange_for_heads` in flight, of several Ulysses ranks."""
         count = self.ulysses.size
-        if count == 1:
-            return CollectiveWork(lambda: rows)
         blocks = [block.unflatten(-1, (count, -1)) for block in rows.split(list(widths), -1)]
         by_rank = rows.new_empty((count, rows.shape[0], rows.shape[1] // count))
         shares = by_rank.split([width // count for width in widths], -1)

@@ -100,7 +100,7 @@ def attend_in_pieces(
 def attend_in_pieces_backward(
     grad: Tensor,
     saved: Saved,
-    turns_back: Tensor,
+    turns: Tensor,
     widths: Sequence[int],
     cache: LayerCache,
     start: int,
@@ -108,6 +108,7 @@ def attend_in_pieces_backward(
 ) -> Tensor:
     """Gradient of qkv [l / U, w] from that of the output [l / U, U heads D], likewise."""
     rotated, result, logsumexp = saved
+    grad = grad.contiguous()
     pieces, width = pieces_of(grad.shape[0], ranks)[::-1], rotated.shape[2]
     own = OwnGradients(cache, start, rotated.shape[1], pieces, ranks)
     leaving = Leaving((grad.shape[0], sum(widths)), widths, ranks)
@@ -139,10 +140,11 @@ def attend_in_pieces_backward(
         kinds = rotated.shape[0] + 2 * cache.kv_heads
         gradient = grad.new_empty(piece.tokens, kinds * width)
         query, key, value = split_heads(gradient, width, cache.kv_heads)
-        rotate_into(query_gradient.to(grad.dtype), turns_back[rows], query)
-        rotate_into(key_sums.to(grad.dtype), turns_back[rows], key)
+        turns_back = turns[rows].conj_physical()
+        rotate_into(query_gradient.to(grad.dtype), turns_back, query)
+        rotate_into(key_sums.to(grad.dtype), turns_back, key)
         value.copy_(value_sums)
-        del query_gradient, key_sums, value_sums, query, key, value
+        del query_gradient, key_sums, value_sums, query, key, value, turns_back
         leaving.begin(piece, as_gathered(gradient, ranks.head_ranks))
         del gradient
     return leaving.end(grad)

@@ -87,11 +87,9 @@ class PrefixAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved, turns_back = Saved(*ctx.saved_tensors), ctx.turns.conj_physical()
+        saved = Saved(*ctx.saved_tensors)
         backward = attend_in_pieces_backward if ctx.in_pieces else attend_at_once_backward
-        qkv_gradient = backward(
-            grad.contiguous(), saved, turns_back, ctx.widths, ctx.cache, ctx.start, ctx.ranks
-        )
+        qkv_gradient = backward(grad, saved, ctx.turns, ctx.widths, ctx.cache, ctx.start, ctx.ranks)
         return qkv_gradient, None, None, None, None, None
 
 
@@ -120,7 +118,7 @@ def attend_at_once(
 def attend_at_once_backward(
     grad: Tensor,
     saved: Saved,
-    turns_back: Tensor,
+    turns: Tensor,
     widths: Sequence[int],
     cache: LayerCache,
     start: int,
@@ -135,6 +133,7 @@ def attend_at_once_backward(
         return own_heads.view(tokens, rotated.shape[0], -1).transpose(0, 1).unsqueeze(0)
 
     own = cache.own_gradients(start, tokens)
+    grad = grad.contiguous()
     if ranks.ulysses.size == 1:
         grad, output = by_head(grad), by_head(result)
     else:
@@ -158,6 +157,7 @@ def attend_at_once_backward(
     columns = (rotated.shape[0] + 2 * cache.kv_heads) * width
     qkv_gradient = result.new_empty(tokens, columns)
     query, key, value = split_heads(qkv_gradient, width, cache.kv_heads)
+    turns_back = turns.conj_physical()
     rotate_into(query_gradient.to(result.dtype), turns_back, query)
     rotate_into(key_sums.to(result.dtype), turns_back, key)
     value.copy_(value_sums)
