@@ -108,7 +108,8 @@ def run(
                 for place, configuration, record in launched:
                     current[place] = configuration
                     note(record)
-            done[before:] = one.in_order(done[before:])
+            if in_turns:
+                done[before:] = one.in_order(done[before:])
             configurations = current
         number = options.launches + 1
         while repeated := budget.next_round(

@@ -214,6 +214,23 @@ def test_the_row_in_place_of_one_out_of_memory_takes_turns_with_the_others() -> 
     assert [(place, one.launch) for place, _, one in done] == [(1, 2), (1, 1), (1, 2), (0, 2)]
 
 
+def test_records_are_in_the_order_in_which_launches_began() -> None:
+    """A row that is out of memory ends first, and keeps its place in the table."""
+
+    def launched(point: Configuration, number: int, turn: Turn) -> Record:
+        status: Any = "oom" if point.row.system == "deepspeed" else "ok"
+        if status == "ok":
+            turn.wait()
+        return record(row=point.row.label, launch=number, status=status)
+
+    round_ = Round(number=1, launch=launched)
+    rows = points("megatron", "deepspeed", "sppo")
+    done = [one for _, _, one in round_.launches(rows, in_turns=True)]
+    assert done[0].row == LABELS["deepspeed"]
+    ordered = [one.row for one in round_.in_order(done)]
+    assert ordered == [LABELS[name] for name in ("megatron", "deepspeed", "sppo")]
+
+
 def test_rows_take_turns_on_cpu_ranks_of_one_node_alone() -> None:
     tiny = workloads.find("tiny-cpu").cluster
     gpus = workloads.find("gpt-7b-128k-8xh100").cluster

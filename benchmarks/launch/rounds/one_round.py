@@ -31,13 +31,15 @@ ROOM = 1.5
 class Round:
     """The launches of one number. instead: None in a round that repeats rows.
 
-    note: gets a line where memory is too short for turns.
+    note: gets a line where memory is too short for turns. began: (row, launch) of those that take
+    turns, in their order.
     """
 
     number: int
     launch: Launch
     instead: Instead | None = None
     note: Callable[[str], None] = lambda line: None
+    began: list[tuple[str, int]] = field(default_factory=list)
     name: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}")
 
     def launches(
@@ -81,6 +83,7 @@ class Round:
                     row = self.replacement(row, record)
                     if row is not None:
                         for earlier in range(1, self.number):
+                            self.began.append((row.row.label, earlier))
                             yield place, row, self.launch(row, earlier)
             for turn, record in take_turns(list(places)):
                 yield *places[turn], record
@@ -98,16 +101,13 @@ class Round:
         return places if self.number % 2 else places[::-1]
 
     def in_order(self, records: Sequence[Record]) -> list[Record]:
-        """The records of the round in the order in which launches that took turns began."""
-        places = [index for index, one in enumerate(records) if one.round == self.name]
-        ordered = list(records)
-        began = sorted((records[index] for index in places), key=lambda one: one.started)
-        for index, one in zip(places, began, strict=True):
-            ordered[index] = one
-        return ordered
+        """The records of the round in the order in which its launches began."""
+        began = {launch: number for number, launch in enumerate(self.began)}
+        return sorted(records, key=lambda one: began.get((one.row, one.launch), len(began)))
 
     def turn_of(self, row: Configuration, launches: int) -> Turn:
         """The launch of a row, ready to begin."""
+        self.began.append((row.row.label, self.number))
         return Turn(self.name, launches, lambda turn: self.launch(row, self.number, turn))
 
     def replacement(self, row: Configuration, record: Record) -> Configuration | None:
