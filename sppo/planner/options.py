@@ -14,6 +14,9 @@ STAGE_SHARDINGS = ("tensor", "ulysses", "auto")
 
 WEIGHTS = ("whole", "sharded", "auto")
 
+MOST_PIECES = 64
+"""Of one subsequence around attention: more would be kernels of a few tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
@@ -72,8 +75,10 @@ class SolverOptions:
                 "the paper solver divides weights, without Ulysses, context parallelism or sharded "
                 "weights: take the heuristic solver"
             )
-        if self.exchange_pieces is not None and self.exchange_pieces < 1:
-            raise ValueError(f"exchange_pieces {self.exchange_pieces}: it must be at least 1")
+        if self.exchange_pieces is not None and not 1 <= self.exchange_pieces <= MOST_PIECES:
+            raise ValueError(
+                f"exchange_pieces {self.exchange_pieces}: it must be between 1 and {MOST_PIECES}"
+            )
         if self.kv_offload and (self.context_parallel or 1) > 1:
             raise ValueError(
                 "context parallelism keeps K and V on the device: leave --kv-offload or "

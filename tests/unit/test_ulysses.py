@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.records.plan_record import flat_plan, plan_words, read_plan
 from benchmarks.workloads import find
 from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
 from sppo.cost_model.links import copies_group
-from sppo.cost_model.times import block_seconds, reduction_seconds
+from sppo.cost_model.times import block_seconds, exchanged_seconds, reduction_seconds
 from sppo.memory_model.model_state import state_bytes
 from sppo.plan.layout import Degrees
-from sppo.plan.parts import PartShape
+from sppo.plan.parts import PartShape, exchange_runs
 from sppo.planner.layouts.degrees import ulysses_degrees
 from sppo.planner.options import SolverOptions
 from sppo.planner.short_step import short_plan
@@ -119,3 +121,47 @@ def test_degrees_in_words() -> None:
     assert Degrees(8, 4, 1).words(4) == "SP 8 (TP 2 x Ulysses 4) x PP 4"
     assert Degrees(8, 4, 2).words(8) == "SP 8 (Ulysses 8) x PP 4 x DP 2"
     assert Degrees(8, 4, 1).words() == "SP 8 x PP 4"
+
+
+@given(rows=st.integers(1, 300), pieces=st.integers(1, 12))
+def test_runs_cover_all_rows_and_none_is_empty(rows: int, pieces: int) -> None:
+    runs = exchange_runs(rows, pieces)
+    assert len(runs) == min(rows, pieces)
+    assert [row for run in runs for row in range(rows)[run]] == list(range(rows))
+    assert all(run.stop > run.start for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("arriving", "computes", "leaving", "seconds"),
+    [
+        ([3.0], [10.0], [1.0], 14.0),
+        ([1.0, 7.0], [20.0, 90.0], [1.0, 7.0], 1.0 + 20.0 + 90.0 + 7.0),  # the rest is hidden
+        ([1.0, 7.0], [2.0, 90.0], [1.0, 7.0], 8.0 + 90.0 + 7.0),  # the second piece comes late
+        ([1.0, 1.0, 1.0], [5.0, 5.0, 5.0], [9.0, 9.0, 9.0], 1.0 + 5.0 + 9.0 + 1.0 + 9.0 + 9.0),
+    ],
+)
+def test_the_first_and_the_last_exchange_of_pieces_are_not_hidden(
+    arriving: list[float], computes: list[float], leaving: list[float], seconds: float
+) -> None:
+    assert exchanged_seconds(arriving, computes, leaving) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 65])
+def test_pieces_have_bounds(wrong: int) -> None:
+    with pytest.raises(ValueError, match="it must be between 1 and 64"):
+        SolverOptions(exchange_pieces=wrong)
+
+
+def test_pieces_without_all_to_alls_are_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match="all-to-alls in pieces need --ulysses-parallel 2"):
+        solve(TINY, PROFILE, SolverOptions(exchange_pieces=2, pipeline_parallel=2))
+
+
+def test_pieces_are_taken_where_copies_overlap_compute_and_never_on_a_cpu() -> None:
+    million = find("gpt-7b-1m-32xa100")
+    plan = solve(million, A100, SolverOptions())
+    assert (plan.exchange_pieces, plan.subsequences) == (2, 1)
+    at_once = solve(million, A100, SolverOptions(exchange_pieces=1))
+    assert plan.makespan_seconds < at_once.makespan_seconds
+    tiny = solve(TINY, PROFILE, SolverOptions(stage_sharding="ulysses"))
+    assert tiny.exchange_pieces == 1
