@@ -12,8 +12,9 @@ from benchmarks.records.plan_record import flat_plan, plan_words, read_plan
 from benchmarks.workloads import find
 from sppo.config.hardware import load_hardware
 from sppo.config.models import MODELS
+from sppo.cost_model.attention_times import exchanged_seconds
 from sppo.cost_model.links import copies_group
-from sppo.cost_model.times import block_seconds, exchanged_seconds, reduction_seconds
+from sppo.cost_model.times import block_seconds, reduction_seconds
 from sppo.memory_model.model_state import state_bytes
 from sppo.plan.layout import Degrees
 from sppo.plan.parts import PartShape, exchange_runs
