@@ -29,8 +29,9 @@ def rounds(records: Sequence[Record]) -> dict[str, list[Record]]:
 def relative_steps(records: Sequence[Record]) -> dict[tuple[str, int], list[float]]:
     """Seconds of measured steps as if the machine had had one speed, by row and launch.
 
-    The speed of a turn is the median over its rows of a step over the typical step of that row, so
-    one disturbed step moves the speed of its turn little. Launches outside rounds are left out.
+    The speed of a turn is the median over its rows of a step over the typical step of that row. Of
+    three rows or more, one disturbed step moves the speed of its turn little; of two rows, half of
+    the disturbance counts as speed. Launches outside rounds are left out.
     """
     known = rounds(records)
     by_row = group_by((one for launches in known.values() for one in launches), lambda one: one.row)

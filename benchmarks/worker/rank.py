@@ -13,6 +13,7 @@ import gc
 import math
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -294,8 +295,10 @@ def check_finite(index: int, report: StepReport) -> None:
 
 
 def announce(progress: Progress) -> None:
-    """Print a line for the supervisor."""
-    print(PROGRESS_PREFIX + msgspec.json.encode(progress).decode(), flush=True)
+    """Print a line for the supervisor, in one write: a launch in turn waits for its answer."""
+    line = PROGRESS_PREFIX + msgspec.json.encode(progress).decode()
+    sys.stdout.write(f"\n{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

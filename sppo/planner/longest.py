@@ -85,7 +85,7 @@ class _Family:
         shards = self.options.sequence_parallel or 1
         shared = max(tokens // shards, 1) * shards
         shorter = replace(self.workload, sequence_tokens=max(2, shared))
-        options = replace(self.options, subsequences=count, longest_tokens=cap)
+        options = replace(self.options, subsequences=count, longest_tokens=cap, exchange_pieces=1)
         (layout,) = every_layout(shorter, self.profile, options)
         return layout
 
