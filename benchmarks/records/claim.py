@@ -14,9 +14,9 @@ from benchmarks.records.timing import (
     TOLERANCE,
     Timing,
     failed_further,
+    ratios_by_turn,
     timings,
 )
-from benchmarks.records.turns import ratios_by_turn
 
 LEAST_PAIRS = 3
 """Undisturbed pairs of launches under a claimed ratio: two may agree by chance."""

@@ -7,7 +7,7 @@
    interval of its step time reaches at most TOLERANCE beyond the median.
 3. A settled row is `steady` if no launch was set aside and its launches differ by at most
    TOLERANCE, else `noisy`. A row that is not settled is `unsettled`, and no ratio is claimed.
-   Steps taken in turn count without the speed of their turn (`benchmarks.records.turns`).
+   Steps taken in turn count without the speed of their turn (`relative_steps`).
 4. A launch above LEAST_LAUNCHES that failed or took too long is set aside, if all others are fine.
 
 docs/timing.md has the reasons for the numbers.
@@ -23,8 +23,7 @@ from typing import Literal
 
 from benchmarks.records import machine, metrics
 from benchmarks.records.bootstrap import Interval, step_interval
-from benchmarks.records.record import Record, grouped
-from benchmarks.records.turns import relative_steps
+from benchmarks.records.record import Record, group_by, grouped
 
 Verdict = Literal["steady", "noisy", "unsettled"]
 
@@ -41,6 +40,9 @@ KERNEL_SLOWER = 0.25
 
 LEAST_LAUNCHES = 2
 """Without a second launch the spread between launches is unknown."""
+
+REFINEMENTS = 20
+"""Of typical steps and speeds of turns: an error of a first guess at least halves in each."""
 
 NO_TURNS: Mapping[tuple[str, int], list[float]] = MappingProxyType({})
 
@@ -192,3 +194,61 @@ def disturbance(record: Record, fastest_kernel: Mapping[int, float]) -> str:
     if slower > KERNEL_SLOWER:
         return f"the kernel beside launch {record.launch} was {slower:.0%} slower than the fastest"
     return f"launch {record.launch}: {state.fault}" if state.fault else ""
+
+
+def rounds(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The launches with times of each round in which two rows or more took turns."""
+    timed = [
+        record
+        for record in records
+        if record.round is not None
+        and record.status == "ok"
+        and metrics.measured_seconds(record.steps)
+    ]
+    by_round = group_by(timed, lambda record: str(record.round))
+    return {name: launches for name, launches in by_round.items() if len(launches) > 1}
+
+
+def relative_steps(records: Sequence[Record]) -> dict[tuple[str, int], list[float]]:
+    """Seconds of measured steps as if the machine had had one speed, by row and launch.
+
+    The speed of a turn is the median over its rows of a step over the typical step of that row. Of
+    three rows or more, one disturbed step moves the speed of its turn little; of two rows, half of
+    the disturbance counts as speed. Typical steps are those without the speed, so both are refined
+    in turns: rounds of different rows may run at different speeds. Launches outside rounds are left
+    out.
+    """
+    known = rounds(records)
+    steps = {
+        (one.row, one.launch): metrics.measured_seconds(one.steps)
+        for launches in known.values()
+        for one in launches
+    }
+    relative = dict(steps)
+    for _ in range(REFINEMENTS):
+        by_row = group_by(relative, lambda key: key[0])
+        typical = {
+            row: statistics.median(seconds for key in keys for seconds in relative[key])
+            for row, keys in by_row.items()
+        }
+        for launches in known.values():
+            keys = [(one.row, one.launch) for one in launches]
+            turns = zip(*(steps[key] for key in keys), strict=False)
+            speeds = [
+                statistics.median(
+                    seconds / typical[row] for (row, _), seconds in zip(keys, turn, strict=True)
+                )
+                for turn in turns
+            ]
+            for key in keys:
+                pairs = zip(steps[key], speeds, strict=False)
+                relative[key] = [seconds / speed for seconds, speed in pairs]
+    return relative
+
+
+def ratios_by_turn(row: Record, compared: Record) -> list[float]:
+    """The step of a row over that of the compared row, for each turn of one round."""
+    assert row.round is not None, "it took turns"
+    assert row.round == compared.round, "with the other"
+    steps = (metrics.measured_seconds(one.steps) for one in (row, compared))
+    return [over / under for over, under in zip(*steps, strict=False)]

@@ -18,8 +18,7 @@ from benchmarks.launch.rounds.one_round import Round
 from benchmarks.launch.rounds.turns import Stopped, Turn, stop_all, take_turns
 from benchmarks.records.claim import claim, to_repeat
 from benchmarks.records.record import Record
-from benchmarks.records.timing import timings
-from benchmarks.records.turns import relative_steps
+from benchmarks.records.timing import relative_steps, timings
 from benchmarks.rows.row import Configuration, Row
 from tests.unit.records_factory import record
 from tests.unit.timing_cases import BUSY, LABELS, QUIET, launch, machine
@@ -70,6 +69,18 @@ def test_the_kernel_beside_launches_in_turn_is_not_judged_but_other_load_is() ->
     assert timings([*beside, *records[2:]])["SPPO"].verdict == "steady"
     beside = [msgspec.structs.replace(one, machine_state=BUSY) for one in records[:2]]
     assert timings([*beside, *records[2:]])["SPPO"].verdict == "noisy"
+
+
+def test_further_rounds_of_some_rows_on_a_slower_machine_unsettle_nobody() -> None:
+    """The further rounds have SPPO and one row, and all their steps take twice as long."""
+    rows = {"sppo": 1.0, "megatron": 1.5, "deepspeed": 1.2}
+    first = in_turn(rows, speeds=(1.0,) * 5, rounds=2)
+    later = [
+        msgspec.structs.replace(one, launch=one.launch + 2, round=f"later {one.launch}")
+        for one in in_turn({"sppo": 1.0, "megatron": 1.5}, speeds=(2.0,) * 5, rounds=2)
+    ]
+    judged = timings([*first, *later])
+    assert {timing.verdict for timing in judged.values()} == {"steady"}
 
 
 def test_a_row_that_varies_by_itself_stays_unsettled() -> None:

@@ -3,7 +3,7 @@
 A machine whose speed changes within seconds slows one row and not the next, if each row's steps
 run together. Here the launches of a round are alive at once, and one of them runs at a time: each
 up to its first measured step, then one measured step each, forwards and backwards in turn. All
-others wait without work. So steps of one turn are pairs (`benchmarks.records.turns`).
+others wait without work. So steps of one turn are pairs (`benchmarks.records.timing`).
 
 Each launch runs on a thread of its own; `Turn.resume` hands over to that thread and waits for it.
 """
