@@ -7,7 +7,9 @@ import torch.nn.functional as F
 
 from sppo.config.models import llama
 from sppo.model.mixers.flash_blocks import attend, attend_backward
-from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing
+from sppo.model.mixers.hosted_layer import KvRing
+from sppo.model.mixers.kv_block import KvFormat
+from sppo.model.mixers.kv_cache import KvCache
 
 
 def check_against_full_attention(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from benchmarks.emulation.result import Counts, Planned, RoleReport
 from sppo.comm.mesh import coordinate_of
 from sppo.cost_model.collectives import step_collectives
-from sppo.cost_model.plan_costs import stage_kv_copied_bytes, stage_offloaded_bytes
+from sppo.cost_model.hosted_kv import stage_kv_copied_bytes
+from sppo.cost_model.plan_costs import stage_offloaded_bytes
 from sppo.plan.plan import Plan
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from sppo.config.hardware import Hardware
+from sppo.cost_model.hosted_kv import kv_copy_seconds, kv_span
 from sppo.cost_model.times import copy_ns, part_cost, stage_link
 from sppo.plan.blocks import block_of, gradient_element_bytes
 from sppo.plan.layout import Layout
@@ -49,19 +50,35 @@ def layout_slice_costs(
                 start += layout.starts_tokens[index]
                 cost = part_cost(shape, profile, names, start=start, tokens=tokens)
                 forward, backward = _exchanges(shape, row, number, link)
+                copies = _hosted_ns(layout, shape, profile, (part, index, rank))
                 key = part, index, number
                 saved[Op.FORWARD, *key] = shape.kept_bytes(tokens, names)
-                compute[Op.FORWARD, *key] = cost.forward_ns + forward.time
-                compute[Op.BACKWARD, *key] = cost.backward_ns + backward.time
+                compute[Op.FORWARD, *key] = cost.forward_ns + forward.time + copies[0]
+                compute[Op.BACKWARD, *key] = cost.backward_ns + backward.time + copies[1]
                 exchanged[Op.FORWARD, *key] = forward
                 exchanged[Op.BACKWARD, *key] = backward
-        sent.update(_weight_messages(layout, msp_split, shape, link))
+        sent.update(_weight_messages(layout, msp_split, shape, link, profile))
     for (op, _, index, part, number, _), message in sent.items():
         if op is Op.SEND_DW:
             added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
             compute[Op.ADD_DW, part, index, number] = added
     sent.update(_hidden_state_messages(layout, shapes[0], link))
     return SliceCosts(compute=compute, kept_bytes=saved, exchanged=exchanged, sent=sent)
+
+
+def _hosted_ns(
+    layout: Layout, shape: PartShape, profile: Hardware, at: tuple[int, int, int]
+) -> tuple[int, int]:
+    """Copies of hosted K and V of a slice, in its forward and its backward, in ns.
+
+    at: chunk, subsequence, rank.
+    """
+    if not layout.kv_block_tokens:
+        return 0, 0
+    span = kv_span(layout, *at)
+    seconds = kv_copy_seconds(shape.model, profile, span, shards=layout.sequence_parallel)
+    forward, backward = (round(len(shape.layers) * each * 1e9) for each in seconds)
+    return forward, backward
 
 
 def _packed_link(layout: Layout, profile: Hardware) -> Link:
@@ -92,26 +109,42 @@ def _exchanges(
 
 
 def _weight_messages(
-    layout: Layout, msp_split: MspSplit, shape: PartShape, link: Link
+    layout: Layout, msp_split: MspSplit, shape: PartShape, link: Link, profile: Hardware
 ) -> Iterator[tuple[Instruction, Sent]]:
-    """Weights, with K and V of all earlier positions; gradients, with dK and dV of them."""
+    """Weights, with K and V of all earlier positions; gradients, with dK and dV of them.
+
+    Hosted ones are copied at both ends, and dK and dV also back to the owner's host.
+    """
     first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
     prefix = layout.starts_tokens[first]
-    block = block_of(shape.model)
-    heads = len(block.state) * len(shape.layers) * block.state_heads // layout.sequence_parallel
+    blocks = _prefix_messages(layout, shape, prefix)
 
-    def sent(element_bytes: int, prefix_tokens: int) -> Sent:
-        size = shape.parameters * element_bytes + shape.kv_bytes(prefix_tokens, element_bytes)
-        messages = 1 + (heads if prefix_tokens else 0)
-        return Sent(messages=messages, bytes=size, time=copy_ns(size, *link))
+    def sent(element_bytes: int, prefix_tokens: int, hosted_copies: int = 0) -> Sent:
+        states = shape.kv_bytes(prefix_tokens, element_bytes)
+        size = shape.parameters * element_bytes + states
+        messages = 1 + (blocks if prefix_tokens else 0)
+        copies = 0
+        if layout.kv_block_tokens:
+            slower = min(profile.h2d_bytes_per_second, profile.d2h_bytes_per_second)
+            copies = copy_ns(hosted_copies * states, slower)
+        return Sent(messages=messages, bytes=size, time=copy_ns(size, *link) + copies)
 
     for number, rank in enumerate(msp_split.ranks):
         if rank != msp_split.part % layout.pipeline_parallel:
             send = Instruction(Op.SEND_W, 0, first, msp_split.part, number)
-            yield send, sent(shape.element_bytes, prefix)
+            yield send, sent(shape.element_bytes, prefix, 2)
             yield send._replace(subsequence=last, other=1), sent(shape.element_bytes, 0)
             gradient_bytes = gradient_element_bytes(shape.element_bytes)
-            yield send._replace(op=Op.SEND_DW), sent(gradient_bytes, prefix)
+            yield send._replace(op=Op.SEND_DW), sent(gradient_bytes, prefix, 3)
+
+
+def _prefix_messages(layout: Layout, shape: PartShape, tokens: int) -> int:
+    """Messages of K and V of `tokens` positions: by head on the device, by block of a host tier."""
+    if layout.kv_block_tokens:
+        return len(shape.layers) * -(-tokens // layout.kv_block_tokens)
+    block = block_of(shape.model)
+    heads = block.state_heads // layout.sequence_parallel
+    return len(block.state) * len(shape.layers) * heads
 
 
 def _hidden_state_messages(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from sppo.config.hardware import Hardware
+from sppo.cost_model.hosted_kv import KvSpan, kv_copy_seconds
 from sppo.cost_model.msp import plan_slice_costs
-from sppo.cost_model.times import copy_ns, kv_copied_bytes, kv_copy_seconds, part_cost, stage_link
-from sppo.plan.blocks import block_of, gradient_element_bytes
+from sppo.cost_model.times import copy_ns, part_cost, stage_link
+from sppo.plan.blocks import gradient_element_bytes
 from sppo.plan.plan import Plan, part_shape
 from sppo.schedule.build import build_schedule
 from sppo.schedule.cost_table import PartCosts
@@ -28,10 +29,8 @@ def _part_costs(plan: Plan, number: int, profile: Hardware) -> PartCosts:
         cost = part_cost(shape, profile, names, start=start, tokens=tokens)
         kv_forward, kv_backward = 0.0, 0.0
         if plan.kv_block_tokens:
-            last = index == plan.subsequences - 1
-            kv_forward, kv_backward = kv_copy_seconds(
-                plan.model, profile, start=start, tokens=tokens, last=last, shards=shards
-            )
+            span = KvSpan(start=start, tokens=tokens, adds_first=index == plan.subsequences - 1)
+            kv_forward, kv_backward = kv_copy_seconds(plan.model, profile, span, shards=shards)
         forward.append(cost.forward_ns + round(layers * kv_forward * 1e9))
         backward.append(cost.backward_ns + layers * round(kv_backward * 1e9))
         saved.append(shape.kept_bytes(_own_tokens(plan, number, index), names))
@@ -76,26 +75,6 @@ def stage_offloaded_bytes(plan: Plan, stage: int) -> int:
     """Bytes of saved tensors that one rank of a stage offloads in a step, and reloads."""
     parts = range(stage, len(plan.parts), plan.pipeline_parallel)
     return plan.sequences * sum(sum(part_offloaded_bytes(plan, number)) for number in parts)
-
-
-def stage_kv_copied_bytes(plan: Plan, stage: int) -> int:
-    """Bytes of K, V, dK and dV that one rank of a stage copies in a step, D2H and H2D."""
-    if not plan.kv_block_tokens:
-        return 0
-    total = 0
-    saved_tensors = block_of(plan.model).saved_tensors_by_name
-    for part in plan.stages[stage].parts:
-        rows = zip(plan.starts_tokens, plan.lengths_tokens, part.recompute_units, strict=True)
-        for start, tokens, names in rows:
-            total += len(part.layer_range) * kv_copied_bytes(
-                plan.model,
-                plan.element_bytes,
-                start=start,
-                tokens=tokens,
-                last=start + tokens == plan.sequence_tokens,
-                recomputed=any(saved_tensors[name].recipe == "mixer" for name in names),
-            )
-    return plan.sequences * total // plan.sequence_parallel
 
 
 def simulate_plan(plan: Plan, profile: Hardware) -> Simulation:

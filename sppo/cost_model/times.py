@@ -265,48 +265,6 @@ def recompute_ns(
     return round(seconds * 1e9)
 
 
-def kv_copy_seconds(
-    model: Model, profile: Hardware, *, start: int, tokens: int, last: bool, shards: int = 1
-) -> tuple[float, float]:
-    """Seconds that copies of hosted K, V, dK and dV add to a block's forward and backward.
-
-    Forward: H2D of the prefix, D2H of the subsequence's own K and V. Backward: H2D of all four,
-    D2H of the prefix's dK and dV. `last`: the last subsequence's backward is the first to add, and
-    loads K and V only. Where copies overlap, only the time beyond the mixer's counts.
-    """
-    block = block_of(model)
-    width = block.state_elements / shards
-    size = profile.element_bytes
-    wide = gradient_element_bytes(size)
-    h2d, d2h = profile.h2d_bytes_per_second, profile.d2h_bytes_per_second
-    forward = (start * width * size / h2d, tokens * width * size / d2h)
-    loaded = size if last else size + wide
-    backward = ((start + tokens) * width * loaded / h2d, start * width * wide / d2h)
-    if not profile.overlapped_copies:
-        return sum(forward), sum(backward)
-    work = tokens // shards
-    flops = block.mixer_flops(start, tokens) / shards
-    hidden_forward = flops / profile.rate(work, "attention_forward")
-    hidden_backward = 2 * flops / profile.rate(work, "attention_backward")
-    return max(0.0, max(forward) - hidden_forward), max(0.0, max(backward) - hidden_backward)
-
-
-def kv_copied_bytes(
-    model: Model, element_size: int, *, start: int, tokens: int, last: bool, recomputed: bool
-) -> int:
-    """Bytes of hosted K, V, dK and dV that one block copies for one subsequence, D2H and H2D.
-
-    `last`: the subsequence is the first to add to dK and dV, which begin as zeros on the device.
-    `recomputed`: the backward recomputes attention, and loads K and V once more.
-    """
-    wide = gradient_element_bytes(element_size)
-    loaded = 0 if last else wide
-    own = tokens * (2 * element_size + loaded)
-    prefix = start * (2 * element_size + loaded + wide)
-    reloaded = (start + tokens) * element_size if recomputed else 0
-    return block_of(model).state_elements * (own + prefix + reloaded)
-
-
 def stage_link(profile: Hardware, ranks: int) -> tuple[float, float]:
     """Bytes/s and latency (s) of messages between stages of a pipeline of `ranks` ranks.
 

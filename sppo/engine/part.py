@@ -15,7 +15,10 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from sppo.comm.mesh import RankGroups
 from sppo.engine.context import EngineContext
 from sppo.model.decoder import PartModel, Trace, rotary_turns
-from sppo.model.mixers.kv_cache import KvCache, KvFormat, KvRing, LayerCache
+from sppo.model.mixers.hosted_layer import KvRing
+from sppo.model.mixers.kv_block import KvFormat
+from sppo.model.mixers.kv_cache import KvCache
+from sppo.model.mixers.layer_cache import LayerCache
 from sppo.model.recompute import BlockRecomputer
 from sppo.model.weights import Weights
 from sppo.offload.activation_store import ActivationStore
@@ -100,7 +103,8 @@ class StageBuffers:
 
     def make_helper_cache(self, part: int, tokens: int) -> KvCache:
         """K, V, dK and dV of the first `tokens` positions in a chunk that the stage helps with."""
-        cache = KvCache(self.kv_format, len(self.plan.parts[part].layer_range), tokens)
+        layers = len(self.plan.parts[part].layer_range)
+        cache = KvCache(self.kv_format, layers, tokens, self.ring)
         return self._labelled([cache])[0]
 
     def _labelled(self, caches: list[KvCache]) -> list[KvCache]:

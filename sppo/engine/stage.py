@@ -5,7 +5,8 @@ from __future__ import annotations
 from sppo.comm.mesh import RankGroups
 from sppo.engine.context import EngineContext
 from sppo.engine.helper_weights import helper_weights
-from sppo.engine.msp_part import MspGroup, MspPart
+from sppo.engine.msp_part import MspPart
+from sppo.engine.msp_slices import MspGroup
 from sppo.engine.part import Part, StageBuffers
 from sppo.model.mixers.kv_cache import KvCache
 from sppo.model.weights import StageWeights, Weights

@@ -27,7 +27,7 @@ class MspRole:
 
     `virtual` is the chunk's place among those of the rank. `shares` are the rank's tokens of the
     subsequences from `first` on, which `ranks` ranks compute. `recompute`: the saved tensors that a
-    helper recomputes.
+    helper recomputes. kv_block_tokens: of K and V in the host tier, 0 on the device.
     """
 
     shape: PartShape
@@ -39,6 +39,7 @@ class MspRole:
     shares: tuple[Share, ...]
     ranks: int
     recompute: tuple[str, ...]
+    kv_block_tokens: int = 0
 
     @property
     def last(self) -> int:
@@ -67,14 +68,17 @@ class MspRole:
     def late_bytes(self, share: Share) -> int:
         """More of dK and dV behind a layer's attention: of earlier slices, and those received.
 
-        Those of the layers before are there as well, but less is saved then.
+        Those of the layers before are there as well, but less is saved then. In the host tier: also
+        K and V of a block of the earlier slices.
         """
         shape = self.shape
         earlier = shape.kv_bytes(share.earlier, self.wide) // len(shape.layers)
         received = shape.kv_bytes((self.ranks - 1) * share.own, self.wide) // len(shape.layers)
         full = block_of(shape.model).recompute_full
         saved = shape.kept_bytes(share.own, full) // len(shape.layers)
-        return earlier + received + (len(shape.layers) - 1) * max(0, earlier - saved)
+        reloaded = min(share.earlier, self.kv_block_tokens)
+        states = shape.kv_bytes(reloaded, shape.element_bytes) // len(shape.layers)
+        return earlier + received + states + (len(shape.layers) - 1) * max(0, earlier - saved)
 
     def after_bytes(self, forward: bool, share: Share) -> int:
         """The exchanged bytes that stay until the rank computes in this chunk again."""
@@ -84,8 +88,15 @@ class MspRole:
 
     @property
     def returned_bytes(self) -> int:
-        """Room of the owner for all helpers' gradients, and for two heads' dK and dV."""
+        """Room of the owner for all helpers' gradients, and for two heads' dK and dV.
+
+        In the host tier: for dK and dV of two blocks that are received, and of one to add them to.
+        """
         shape = self.shape
+        if self.kv_block_tokens:
+            tokens = 3 * min(self.start, self.kv_block_tokens)
+            rooms = shape.kv_bytes(tokens, self.wide) // len(shape.layers)
+            return (self.ranks - 1) * shape.parameters * self.wide + rooms
         heads = len(shape.layers) * (block_of(shape.model).state_heads // shape.shards)
         rooms = shape.kv_bytes(self.start, self.wide) // heads
         return (self.ranks - 1) * shape.parameters * self.wide + rooms
@@ -112,6 +123,7 @@ def msp_roles(layout: Layout, stage: int, chunks: Sequence[PartShape]) -> Iterat
             ),
             ranks=len(split.ranks),
             recompute=split.recompute_units,
+            kv_block_tokens=layout.kv_block_tokens,
         )
 
 

@@ -16,7 +16,7 @@ from sppo.config.models import Model
 from sppo.kernels import fused
 from sppo.model.layers import ColumnLinear, LayerNorm, RmsNorm, RowLinear, StageInput, SwiGlu, Tag
 from sppo.model.loss import TiledLoss, own_rows
-from sppo.model.mixers.kv_cache import LayerCache
+from sppo.model.mixers.layer_cache import LayerCache
 from sppo.model.mixers.prefix_attention import PrefixAttention
 from sppo.model.weights import Weights, accumulation_dtype
 from sppo.offload.activation_store import ActivationStore

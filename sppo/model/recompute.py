@@ -11,7 +11,7 @@ from torch import Tensor
 from sppo.comm.collectives import in_order
 from sppo.model.decoder import PartModel
 from sppo.model.layers import linear, row_linear
-from sppo.model.mixers.kv_cache import LayerCache
+from sppo.model.mixers.layer_cache import LayerCache
 from sppo.model.mixers.prefix_attention import attend_prefix
 from sppo.model.mixers.rotary import rotate_into
 from sppo.plan.blocks import block_of

@@ -59,14 +59,19 @@ def with_msp(
     near: layouts whose steps without MSP are about as short as the plan's.
     Raises ValueError if MSP is wanted and impossible, Infeasible if it is wanted and does not fit.
     """
-    candidates = [] if wanted is False else candidates_of(plan, layouts, near)
-    if not candidates:
+    resident, hosted = (
+        [] if wanted is False else candidates_of(plan, layouts, near, hosted=hosted)
+        for hosted in (False, True)
+    )
+    if not resident and not hosted:
         if wanted:
             raise ValueError(f"no MSP: {_impossible(plan)}")
         return MspResult(plan=plan)
     least = float("inf") if wanted else plan.makespan_seconds
     trials = _Trials(choose, least, by_cut(layouts))
-    trials.run(candidates)
+    trials.run(resident)
+    if not resident or trials.shorts or plan.kv_block_tokens:  # copies pay only for memory
+        trials.run(hosted)
     if trials.best is not None:
         trials.run(of_other_ulysses_degrees(trials.best.layout, layouts))
     if trials.best is None:
@@ -123,7 +128,7 @@ class _Trials:
             if not is_sharp:
                 heappush(waiting, (candidate.estimate, number, True))
                 continue
-            key = id(candidate.resident), candidate.ends
+            key = id(candidate.unsplit), candidate.ends
             if key in self._tried:
                 continue
             self._tried.add(key)
@@ -137,7 +142,7 @@ class _Trials:
 
     def _leaner(self, candidate: MspCandidate) -> list[MspCandidate]:
         """The next smaller Ulysses degree: fewer ranks with the same weights leave more memory."""
-        own = candidate.resident
+        own = candidate.unsplit
         smaller = [
             layout
             for layout in self._degrees[cut_of(own)]
@@ -147,14 +152,14 @@ class _Trials:
 
     def _simulate(self, candidate: MspCandidate) -> None:
         """Raises LayoutDoesNotFit."""
-        layout = candidate.resident.with_msp(candidate.ends)
+        layout = candidate.unsplit.with_msp(candidate.ends)
         if not layout.msp_splits:
             return
         for stage in layout.end_stages:  # they help most, the last as the pipeline fills
             stage_problem(layout, stage).require_room()
         stages = decided_stages(layout, self.choose)
         seconds = decided_msp_ns(layout, stages) / 1e9 + layout.reduction_seconds
-        if candidate.resident.pipeline_parallel > 2:  # two stages are soon simulated
+        if candidate.unsplit.pipeline_parallel > 2:  # two stages are soon simulated
             ratio = seconds / candidate.estimate
             _keep_least(self._ratios, candidate.kind, SPREAD * ratio)
             _keep_least(self._of_cuts, candidate.cut, LIKE * ratio)
@@ -205,6 +210,4 @@ def _impossible(plan: Plan) -> str:
         return "the sequences of a step are mixed and fill the pipeline; take one sequence a step"
     if plan.context_parallel > 1:
         return "ranks with the same heads gather K and V, and helpers do not; lower --sp"
-    if plan.sharded_weights:
-        return "owners send whole blocks, but have pieces; leave --weights out"
-    return "K and V are in the host tier, where helpers cannot read them; shorten the sequence"
+    return "owners send whole blocks, but have pieces; leave --weights out"

@@ -77,12 +77,9 @@ def _solve(workload: Workload, profile: Hardware, options: SolverOptions) -> Pla
 
 
 def _layouts(workload: Workload, profile: Hardware, options: SolverOptions) -> list[TimedLayout]:
-    """All layouts, with K and V on the device and, where memory is limited, on the host too.
-
-    With MSP they stay on the device: an owner cannot share K and V of the host tier.
-    """
+    """All layouts, with K and V on the device and, where memory is limited, on the host too."""
     layouts = list(every_layout(workload, profile, options))
-    either = options.kv_offload is None and options.solver != "paper" and not options.msp
+    either = options.kv_offload is None and options.solver != "paper"
     either = either and (options.context_parallel or 1) == 1
     if either and workload.device_memory_bytes is not None:
         layouts += every_layout(workload, profile, replace(options, kv_offload=True))

@@ -104,6 +104,20 @@ CASES = (
         in_tox=True,
     ),
     Case(
+        name="PP 3, MSP, K and V hosted, recomputed",
+        stages=3,
+        model=DEEP,
+        options={"msp": True, **HOSTED, **FULL},
+        in_tox=True,
+    ),
+    Case(
+        name="PP 2, two chunks a stage, MSP, K and V hosted",
+        model=DEEP,
+        stages=2,
+        sequences=2,
+        options={"msp": True, **HOSTED, "share": 0.5, "virtual_stages": 2, "group": 2},
+    ),
+    Case(
         name="PP 8, MSP",
         stages=8,
         lengths=(32,) * 8,

@@ -16,8 +16,8 @@ from sppo.comm.stage_ranks import StageRanks
 from sppo.engine.msp_part import MspPart
 from sppo.engine.optimizer import FlatAdamW
 from sppo.model.block_shards import BlockShards
+from sppo.model.mixers.hosted_layer import HostedLayer, KvLoad, KvRing
 from sppo.model.mixers.kv_block import KvBlock
-from sppo.model.mixers.kv_cache import HostedLayer, KvLoad, KvRing
 from sppo.offload.host_memory import (
     DONE,
     CopyEvent,

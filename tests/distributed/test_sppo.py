@@ -30,7 +30,8 @@ from sppo.cost_model.collectives import (
     ulysses_collectives,
     weight_collectives,
 )
-from sppo.cost_model.plan_costs import simulate_plan, stage_kv_copied_bytes
+from sppo.cost_model.hosted_kv import stage_kv_copied_bytes
+from sppo.cost_model.plan_costs import simulate_plan
 from sppo.engine.engine import connections_of
 from sppo.schedule.build import build_schedule
 from tests.ranks import run_ranks
@@ -123,6 +124,11 @@ def test_equal_work_over_gloo_and_a_broken_mapping_is_seen() -> None:
         (workloads[0], SppoSettings(subsequences=4, kv_offload=True), None),
         (workloads[0], SppoSettings(subsequences=5, msp=True), None),
         (workloads[1], SppoSettings(subsequences=4, msp=True, virtual_stages=1), None),
+        (
+            workloads[1].with_device_memory(10 * MIB),
+            SppoSettings(subsequences=4, msp=True, kv_offload=True),
+            None,
+        ),
         (workloads[1], SppoSettings(subsequences=4, policy="full-recompute"), None),
         (workloads[1], SppoSettings(subsequences=3, cut="equal"), None),
         (replace(workloads[1], sequences_per_step=2), SppoSettings(subsequences=4), None),
@@ -386,6 +392,7 @@ def _assert_equal_work(cases: list[Case], ranks: int) -> None:
 
 @thirds
 def test_predicted_equals_counted(start: int) -> None:
+    hosted_slices = SppoSettings(kv_offload=True, msp=True)
     jobs = [
         (GPT, SppoSettings(subsequences=4)),
         (GPT, SppoSettings(subsequences=5, policy="full-offload")),
@@ -411,6 +418,15 @@ def test_predicted_equals_counted(start: int) -> None:
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT, SppoSettings(subsequences=3, msp=True, policy="full-recompute")),
+        (GPT.with_device_memory(10 * MIB), replace(hosted_slices, subsequences=4)),
+        (
+            replace(LLAMA, sequences_per_step=2).with_device_memory(12 * MIB),
+            replace(hosted_slices, subsequences=3, policy="full-recompute"),
+        ),
+        (
+            LLAMA.with_device_memory(16 * MIB),
+            replace(hosted_slices, subsequences=5, virtual_stages=1, policy="full-offload"),
+        ),
     ]
     _assert_as_planned(jobs[start::3], 2)
     limited = ADAPTER.plan(*jobs[3])
@@ -426,6 +442,10 @@ def test_four_ranks_with_msp_count_what_is_simulated() -> None:
     jobs = [
         (replace(GPT, cluster=four), SppoSettings(subsequences=6, **stages, msp=True)),
         (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, **stages, msp=True)),
+        (
+            replace(GPT, cluster=four).with_device_memory(12 * MIB),
+            SppoSettings(subsequences=5, **stages, msp=True, kv_offload=True),
+        ),
     ]
     for workload, settings in jobs:
         assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3

@@ -128,6 +128,7 @@ def test_any_pipeline_equals_plain_torch(
     degrees=st.sampled_from(((2, 1), (3, 1), (4, 1), (2, 2))),
     share=st.sampled_from((0.0, 0.3, 1.0)),
     recompute=st.sampled_from(block_of(MODELS[0]).recompute_levels),
+    kv_block_tokens=st.sampled_from((0, 5, 64)),
     sequences=st.integers(1, 3),
 )
 def test_msp_slices_equal_plain_torch(
@@ -136,6 +137,7 @@ def test_msp_slices_equal_plain_torch(
     degrees: tuple[int, int],
     share: float,
     recompute: tuple[str, ...],
+    kv_block_tokens: int,
     sequences: int,
 ) -> None:
     assert_equal_work(
@@ -145,6 +147,7 @@ def test_msp_slices_equal_plain_torch(
         virtual_stages=degrees[1],
         share=share,
         recompute=recompute,
+        kv_block_tokens=kv_block_tokens,
         sequences=sequences,
         msp=True,
     )
@@ -236,7 +239,7 @@ def test_shared_stages_equal_plain_torch(
         shards=shards,
         share=share,
         recompute=recompute,
-        kv_block_tokens=0 if msp else kv_block_tokens,
+        kv_block_tokens=kv_block_tokens,
         sequences=sequences,
         msp=msp,
     )

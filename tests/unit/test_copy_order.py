@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from sppo.config.models import gpt
-from sppo.model.mixers.kv_cache import HostedLayer, KvCache, KvFormat, KvRing
+from sppo.model.mixers.hosted_layer import HostedLayer, KvRing
+from sppo.model.mixers.kv_block import KvFormat
+from sppo.model.mixers.kv_cache import KvCache
 from sppo.offload import host_memory
 from sppo.offload.host_memory import CopyStreams, HostArena
 

@@ -173,11 +173,24 @@ def test_the_solver_does_not_split_over_slow_links() -> None:
 
 
 def test_the_solver_does_not_split_where_memory_is_short() -> None:
-    plan = solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(sequence_parallel=1))
+    resident = SolverOptions(sequence_parallel=1, kv_offload=False)
+    plan = solve(TINY.with_device_memory(92 * MIB), PROFILE, resident)
     assert not plan.msp_splits
     assert plan.reasons[-1].startswith("no MSP: short by")
     with pytest.raises(Infeasible, match="no plan with MSP fits"):
-        solve(TINY.with_device_memory(92 * MIB), PROFILE, SolverOptions(msp=True))
+        solve(TINY.with_device_memory(92 * MIB), PROFILE, replace(resident, msp=True))
+
+
+def test_helpers_have_hosted_kv_where_the_device_is_too_small() -> None:
+    workload = TINY.with_device_memory(92 * MIB)
+    plan = solve(workload, PROFILE, SolverOptions())
+    assert plan.msp_splits
+    assert plan.kv_block_tokens
+    without = solve(workload, PROFILE, SolverOptions(msp=False))
+    assert plan.makespan_seconds < 0.98 * without.makespan_seconds
+    ample = solve(TINY.with_device_memory(136 * MIB), PROFILE, SolverOptions())
+    assert ample.msp_splits
+    assert not ample.kv_block_tokens
 
 
 @pytest.mark.parametrize(
@@ -185,7 +198,6 @@ def test_the_solver_does_not_split_where_memory_is_short() -> None:
     [
         (SolverOptions(msp=True, pipeline_parallel=1), 1, "a single stage never waits"),
         (SolverOptions(msp=True, virtual_stages=1), 2, "fill the pipeline"),
-        (SolverOptions(msp=True, kv_offload=True), 1, "host tier"),
     ],
 )
 def test_msp_that_is_not_possible_is_refused(
@@ -208,7 +220,8 @@ def test_helpers_send_no_messages_to_themselves() -> None:
 
 def test_the_fill_is_split_where_the_drain_does_not_fit() -> None:
     """A helper that drains needs K and V of the whole sequence, one that fills of its start."""
-    workload, options = TINY.with_device_memory(116 * MIB), SolverOptions()
+    workload = TINY.with_device_memory(116 * MIB)
+    options = SolverOptions(kv_offload=False)
     plan = solve(workload, PROFILE, options)
     assert plan.msp_splits
     assert all(msp_split.fills for msp_split in plan.msp_splits)

@@ -21,8 +21,9 @@ from sppo.config.hardware import Hardware, load_hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.collectives import step_collectives
 from sppo.cost_model.flops import step_flops
+from sppo.cost_model.hosted_kv import stage_kv_copied_bytes
 from sppo.cost_model.msp import plan_slice_costs
-from sppo.cost_model.plan_costs import plan_costs, stage_kv_copied_bytes, stage_offloaded_bytes
+from sppo.cost_model.plan_costs import plan_costs, stage_offloaded_bytes
 from sppo.plan.blocks import block_of
 from sppo.plan.layout import layout_fields
 from sppo.plan.msp import MspSplit

@@ -18,7 +18,8 @@ from sppo.engine.context import EngineContext
 from sppo.engine.engine import build_engine
 from sppo.engine.stage import Stage
 from sppo.model.mixers.flash_blocks import attend, attend_backward
-from sppo.model.mixers.kv_cache import KvCache, KvFormat
+from sppo.model.mixers.kv_block import KvFormat
+from sppo.model.mixers.kv_cache import KvCache
 from sppo.model.weights import StageWeights
 from sppo.plan.plan import Plan
 from sppo.planner.options import SolverOptions

@@ -23,7 +23,7 @@ from sppo.comm.stage_ranks import StageRanks
 from sppo.kernels.attention import scales_of_output
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_block import KvBlock, KvPair, span
-from sppo.model.mixers.kv_cache import LayerCache
+from sppo.model.mixers.layer_cache import LayerCache
 from sppo.model.mixers.rotary import rotate_into, split_heads
 
 Work = TypeVar("Work")

@@ -20,7 +20,7 @@ from sppo.model.mixers.exchanged_pieces import (
 )
 from sppo.model.mixers.flash_blocks import attend, attend_backward
 from sppo.model.mixers.kv_block import KvPair
-from sppo.model.mixers.kv_cache import LayerCache
+from sppo.model.mixers.layer_cache import LayerCache
 from sppo.model.mixers.rotary import rotate_into, split_heads
 
 

@@ -69,7 +69,9 @@ class StageProblem(StageMemoryModel):
     def require_room(self) -> None:
         """Raise LayoutDoesNotFit if model state, KV and dKV alone are too much for the device."""
         if self.workload.device_memory_bytes is not None:
-            helped = sum(helper_bytes(self.msp_roles))
+            weights, gradients, *states = helper_bytes(self.msp_roles)
+            hosted = bool(self.layout.kv_block_tokens)
+            helped = weights + gradients + (0 if hosted else sum(states))
             require_room(self.workload, self.layout, self.stage, self.shapes, helped)
 
     def require_device_fit(self, memory: StageMemory) -> None:

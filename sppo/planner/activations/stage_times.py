@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sppo.config.hardware import Hardware
 from sppo.config.models import Model
-from sppo.cost_model.times import kv_copy_seconds
+from sppo.cost_model.hosted_kv import KvSpan, kv_copy_seconds
 from sppo.plan.layout import Layout
 
 NsRow = Sequence[int]
@@ -47,9 +47,8 @@ def hosted_kv_seconds(layout: Layout, model: Model, profile: Hardware) -> list[t
         return [(0.0, 0.0)] * layout.subsequences
     last, shards = layout.subsequences - 1, layout.sequence_parallel
     rows = zip(layout.starts_tokens, layout.lengths_tokens, strict=True)
-    return [
-        kv_copy_seconds(
-            model, profile, start=start, tokens=tokens, last=index == last, shards=shards
-        )
+    spans = [
+        KvSpan(start=start, tokens=tokens, adds_first=index == last)
         for index, (start, tokens) in enumerate(rows)
     ]
+    return [kv_copy_seconds(model, profile, span, shards=shards) for span in spans]

@@ -44,13 +44,12 @@ class TimedLayout(Layout):
 
     @property
     def may_split(self) -> bool:
-        """Whether MSP is possible: several stages, unmixed sequences, K and V on the device.
+        """Whether MSP is possible: several stages, and unmixed sequences.
 
         Helpers gather no K and V, so no ranks have the same heads. Owners send whole weights.
         """
-        resident = not self.kv_block_tokens and self.context_parallel == 1
-        resident = resident and not self.sharded_weights
-        return self.pipeline_parallel > 1 and self.kv_sets == 1 and resident
+        whole = self.context_parallel == 1 and not self.sharded_weights
+        return self.pipeline_parallel > 1 and self.kv_sets == 1 and whole
 
     def with_msp(self, ends: Ends) -> TimedLayout:
         """The same layout with multiplexed sequence partitioning (paper sec. 6.2)."""

@@ -9,6 +9,7 @@ from itertools import product
 
 from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
+from sppo.planner.activations.stage_times import hosted_kv_seconds
 from sppo.planner.layouts.timed_layout import Ends, TimedLayout
 from sppo.planner.search.bounds import added_at_least, bounding_problems
 
@@ -35,25 +36,25 @@ COARSEST = 1.5
 class MspCandidate:
     """A layout without MSP, when it shall split, and its estimated seconds with MSP."""
 
-    resident: TimedLayout
+    unsplit: TimedLayout
     ends: Ends
     alone: float
     """Without what memory adds."""
 
     @cached_property
     def estimate(self) -> float:
-        """Seconds, with the least that memory adds."""
-        return self.alone + _added(self.resident)
+        """Seconds, with the least that memory adds, and with copies of hosted K and V."""
+        return self.alone + _added(self.unsplit) + _copied(self.unsplit)
 
     @property
     def kind(self) -> tuple[object, ...]:
         """Candidates of a kind have about the same step over their estimates."""
-        return (*self.resident.family, self.ends)
+        return (*self.unsplit.family, self.ends)
 
     @property
     def cut(self) -> tuple[object, ...]:
         """The same for any Ulysses degree, of one number of subsequences."""
-        return (_for_any_ulysses(self.resident), self.resident.subsequences, self.ends)
+        return (_for_any_ulysses(self.unsplit), self.unsplit.subsequences, self.ends)
 
 
 ByCut = dict[tuple[object, ...], list[TimedLayout]]
@@ -77,16 +78,16 @@ def by_cut(layouts: Iterable[TimedLayout]) -> ByCut:
 
 
 def candidates_of(
-    plan: Plan, layouts: Sequence[TimedLayout], near: Sequence[TimedLayout]
+    plan: Plan, layouts: Sequence[TimedLayout], near: Sequence[TimedLayout], *, hosted: bool
 ) -> list[MspCandidate]:
-    """The layouts to try, and when they split.
+    """The layouts to try, with K and V in the host tier or not, and when they split.
 
     Of the plan's family, or of the fastest that can split where the plan cannot: its cut and the
     next coarser ones. Of the other families: the fastest cut.
     Of all: those near the plan, and those of the least estimate. With MSP little is left of the
     idle ends, so that work alone tells families apart.
     """
-    able = [layout for layout in layouts if layout.may_split]
+    able = _that_may_split(layouts, hosted)
     if not able:
         return []
     base: Layout = replace(plan, sharded_weights=False)  # owners have whole weights
@@ -96,9 +97,14 @@ def candidates_of(
     for exchanges in (False, True):
         members = [layout for layout in able if (layout.ulysses_parallel > 1) == exchanges]
         tried |= {id(layout): layout for layout in _of_division(base, members)}
-    close = [layout for layout in near if layout.may_split]
+    close = _that_may_split(near, hosted)
     tried |= {id(layout): layout for layout in close[:FASTEST]}
     return both_ends(tried.values(), ("fill", "both"))
+
+
+def _that_may_split(layouts: Iterable[TimedLayout], hosted: bool) -> list[TimedLayout]:
+    of_tier = (layout for layout in layouts if bool(layout.kv_block_tokens) == hosted)
+    return [layout for layout in of_tier if layout.may_split]
 
 
 def _of_division(plan: Layout, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
@@ -151,7 +157,7 @@ def of_other_ulysses_degrees(
 
 def both_ends(layouts: Iterable[TimedLayout], ends: Sequence[Ends]) -> list[MspCandidate]:
     return [
-        MspCandidate(resident=layout, ends=end, alone=_time_alone(layout, end))
+        MspCandidate(unsplit=layout, ends=end, alone=_time_alone(layout, end))
         for layout, end in product(layouts, ends)
     ]
 
@@ -171,3 +177,10 @@ def _added(layout: TimedLayout) -> float:
     problems = [each for each in bounding_problems(layout) if each.stage in layout.end_stages]
     added = [added_at_least(layout, problem).ns for problem in problems]
     return layout.sequences * max(added) / 1e9
+
+
+def _copied(layout: TimedLayout) -> float:
+    """Seconds that copies of hosted K and V add to a stage."""
+    model = layout.workload.model
+    a_block = sum(map(sum, hosted_kv_seconds(layout, model, layout.profile)))
+    return layout.sequences * model.layers / layout.pipeline_parallel * a_block
