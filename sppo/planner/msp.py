@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
-from sppo.config.errors import Infeasible, LayoutDoesNotFit
+from sppo.config.errors import HOST_MEMORY, Infeasible, LayoutDoesNotFit
+from sppo.plan.blocks import gradient_element_bytes
 from sppo.plan.plan import Plan
+from sppo.planner.activations.feasibility import require_host_room
 from sppo.planner.evaluate import (
     Choose,
     DecidedStage,
@@ -136,7 +138,7 @@ class _Trials:
                 self._simulate(candidate)
             except LayoutDoesNotFit as short:
                 self.shorts.append(short)
-                for leaner in self._leaner(candidate):
+                for leaner in [] if short.of_host else self._leaner(candidate):
                     heappush(waiting, (leaner.alone, len(candidates), False))
                     candidates.append(leaner)
 
@@ -152,11 +154,15 @@ class _Trials:
 
     def _simulate(self, candidate: MspCandidate) -> None:
         """Raises LayoutDoesNotFit."""
+        _require_room_for_whole_prefixes(candidate)
         layout = candidate.unsplit.with_msp(candidate.ends)
         if not layout.msp_splits:
             return
         for stage in layout.end_stages:  # they help most, the last as the pipeline fills
-            stage_problem(layout, stage).require_room()
+            problem = stage_problem(layout, stage)
+            problem.require_room()
+            if layout.kv_block_tokens:
+                require_host_room(problem)
         stages = decided_stages(layout, self.choose)
         seconds = decided_msp_ns(layout, stages) / 1e9 + layout.reduction_seconds
         if candidate.unsplit.pipeline_parallel > 2:  # two stages are soon simulated
@@ -166,6 +172,24 @@ class _Trials:
         if self.best is None or seconds < self.best.seconds:
             self.best = _Split(candidate=candidate, layout=layout, stages=stages, seconds=seconds)
             self.least = min(self.least, seconds)
+
+
+def _require_room_for_whole_prefixes(candidate: MspCandidate) -> None:
+    """Raise LayoutDoesNotFit if the first stage's host tier is too small for those it helps.
+
+    Where the pipeline drains, the first stage has K and V of a chunk of every other stage.
+    """
+    layout, host = candidate.unsplit, candidate.unsplit.workload.host_memory_bytes
+    if not layout.kv_block_tokens or candidate.ends == "fill" or host is None:
+        return
+    size = layout.workload.element_bytes
+    tokens = layout.starts_tokens[-1]
+    a_chunk = layout.shapes[-1 - layout.head_alone].kv_bytes(
+        tokens, size + gradient_element_bytes(size)
+    )
+    excess = a_chunk * (layout.pipeline_parallel - 1) - host
+    if excess > 0:
+        raise LayoutDoesNotFit(excess, HOST_MEMORY)
 
 
 def _keep_least(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sppo.config.errors import LayoutDoesNotFit
+from sppo.config.errors import HOST_MEMORY, LayoutDoesNotFit
 from sppo.memory_model.decisions import Decision
 from sppo.planner.activations.policies import LEVELS, recompute_levels, uniform
 from sppo.planner.activations.stage_problem import StageProblem
@@ -28,7 +28,7 @@ def require_host_room(problem: StageProblem) -> None:
     rest += problem.untracked.charged
     excess = kept - max(0, device - rest) - (host - problem.kv_host_bytes)
     if excess > 0:
-        raise LayoutDoesNotFit(excess, "host memory")
+        raise LayoutDoesNotFit(excess, HOST_MEMORY)
 
 
 def require_some_decisions(problem: StageProblem) -> None:

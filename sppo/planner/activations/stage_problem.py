@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sppo.config.errors import LayoutDoesNotFit
+from sppo.config.errors import HOST_MEMORY, LayoutDoesNotFit
 from sppo.config.hardware import Hardware
 from sppo.config.workload import Workload
 from sppo.cost_model.times import copy_ns, recompute_ns
@@ -88,7 +88,7 @@ class StageProblem(StageMemoryModel):
         self.require_device_fit(memory)
         limit = self.workload.host_memory_bytes
         if limit is not None and memory.host + memory.kv_host > limit:
-            raise LayoutDoesNotFit(memory.host + memory.kv_host - limit, "host memory")
+            raise LayoutDoesNotFit(memory.host + memory.kv_host - limit, HOST_MEMORY)
 
     def added_ns(self, decisions: StageDecisions) -> int:
         """Compute time that these decisions add to a step of this stage.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sppo.config.errors import LayoutDoesNotFit
+from sppo.config.errors import HOST_MEMORY, LayoutDoesNotFit
 from sppo.memory_model.model_state import constant_bytes, fixed_bytes
 from sppo.planner.activations.policies import recompute_levels
 from sppo.planner.activations.stage_problem import StageProblem
@@ -37,7 +37,7 @@ class LeastAdded(NamedTuple):
             where = f"device memory on the stage that begins with layer {first}"
             raise LayoutDoesNotFit(self.device_short_bytes, where)
         if self.host_short_bytes:
-            raise LayoutDoesNotFit(self.host_short_bytes, "host memory")
+            raise LayoutDoesNotFit(self.host_short_bytes, HOST_MEMORY)
 
 
 class _Place(NamedTuple):

@@ -28,6 +28,12 @@ FASTEST = 4
 SHARE_LEFT = {"fill": 0.2, "both": 0.4}
 """Idle time that MSP leaves at the ends that it splits, in times of the longest subsequence."""
 
+HOSTED_COMPUTES = 1024
+"""Stages times subsequences, at most, of a layout with hosted K and V that is tried with MSP.
+
+Decisions for more take seconds, and their K and V have left too little of the host tier so far.
+"""
+
 COARSEST = 1.5
 """Subsequences for each stage, at least, of a layout that is tried for its estimate alone."""
 
@@ -103,8 +109,14 @@ def candidates_of(
 
 
 def _that_may_split(layouts: Iterable[TimedLayout], hosted: bool) -> list[TimedLayout]:
-    of_tier = (layout for layout in layouts if bool(layout.kv_block_tokens) == hosted)
-    return [layout for layout in of_tier if layout.may_split]
+    """Those with K and V in one of the tiers; of hosted ones those that are soon decided."""
+    return [
+        layout
+        for layout in layouts
+        if layout.may_split
+        and bool(layout.kv_block_tokens) == hosted
+        and not (hosted and layout.pipeline_parallel * layout.subsequences > HOSTED_COMPUTES)
+    ]
 
 
 def _of_division(plan: Layout, layouts: Sequence[TimedLayout]) -> Iterator[TimedLayout]:
