@@ -36,6 +36,9 @@ OPTIMISM = 0.97
 SPREAD = 0.985
 """Further steps of a family over their estimates: at least so many times the least simulated."""
 
+HOSTED_TRIALS = 3
+"""Layouts with hosted K and V in a row that are simulated and not faster than the best so far."""
+
 LIKE = 0.995
 """The same of a cut with other Ulysses degrees: their times differ less."""
 
@@ -73,8 +76,8 @@ def with_msp(
     trials = _Trials(choose, least, by_cut(layouts))
     trials.run(resident)
     if not resident or trials.shorts or plan.kv_block_tokens:  # copies pay only for memory
-        trials.run(hosted)
-    if trials.best is not None:
+        trials.run(hosted, HOSTED_TRIALS)
+    if trials.best is not None and not trials.best.layout.kv_block_tokens:
         trials.run(of_other_ulysses_degrees(trials.best.layout, layouts))
     if trials.best is None:
         return _without(plan, trials.shorts, trials.slowest, wanted)
@@ -110,15 +113,17 @@ class _Trials:
         self._ratios: dict[tuple[object, ...], float] = {}
         self._of_cuts: dict[tuple[object, ...], float] = {}
 
-    def run(self, candidates: Sequence[MspCandidate]) -> None:
+    def run(self, candidates: Sequence[MspCandidate], patience: int | None = None) -> None:
         """Simulate those whose estimates promise to be faster, the least estimate first.
 
-        What memory adds is asked where a candidate may be next.
+        What memory adds is asked where a candidate may be next. patience: simulated ones in a row
+        that are not faster, after which the rest is left out.
         """
         candidates = list(candidates)
+        slower = 0
         waiting = [(each.alone, number, False) for number, each in enumerate(candidates)]
         heapify(waiting)
-        while waiting:
+        while waiting and (patience is None or slower < patience):
             _, number, is_sharp = heappop(waiting)
             candidate = candidates[number]
             known = candidate.estimate if is_sharp else candidate.alone
@@ -134,8 +139,10 @@ class _Trials:
             if key in self._tried:
                 continue
             self._tried.add(key)
+            least = self.least
             try:
                 self._simulate(candidate)
+                slower = slower + 1 if self.least == least else 0
             except LayoutDoesNotFit as short:
                 self.shorts.append(short)
                 for leaner in [] if short.of_host else self._leaner(candidate):

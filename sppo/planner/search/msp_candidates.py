@@ -28,7 +28,7 @@ FASTEST = 4
 SHARE_LEFT = {"fill": 0.2, "both": 0.4}
 """Idle time that MSP leaves at the ends that it splits, in times of the longest subsequence."""
 
-HOSTED_COMPUTES = 1024
+HOSTED_COMPUTES = 512
 """Stages times subsequences, at most, of a layout with hosted K and V that is tried with MSP.
 
 Decisions for more take seconds, and their K and V have left too little of the host tier so far.
