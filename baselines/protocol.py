@@ -206,6 +206,20 @@ def check_emulated(adapter: Adapter, workload: Workload, settings: Any) -> None:
 
 
 @runtime_checkable
+class FurtherTuned(Protocol):
+    """An adapter with points that a measured grid has besides those of `Adapter.grid`."""
+
+    def measured_alone(self, workload: Workload) -> tuple[Any, ...]:
+        """Settings that no emulation can weigh, and that a measurement on this device can."""
+
+
+def measured_grid(adapter: Adapter, workload: Workload) -> tuple[Any, ...]:
+    """All settings that `run --tune` measures."""
+    further = adapter.measured_alone(workload) if isinstance(adapter, FurtherTuned) else ()
+    return (*adapter.grid(workload), *further)
+
+
+@runtime_checkable
 class Untried(Protocol):
     """An adapter whose system has never run in this suite, on any machine (docs/gpu.md)."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,16 @@ class NativeAdapter(Adapter):
         With one sequence a step, all ranks share the sequence.
         """
         return tuple(_grid(workload))
+
+    def measured_alone(self, workload: Workload) -> tuple[NativeSettings, ...]:
+        """On CUDA the grid's points with Ulysses alone again, with compiled blocks."""
+        if workload.cluster.device != "cuda":
+            return ()
+        return tuple(
+            replace(point, compile=True)
+            for point in _grid(workload)
+            if point.tensor_parallel == point.context_parallel == 1
+        )
 
     def check(self, workload: Workload, settings: NativeSettings) -> None:
         """Raise Misfit or Unavailable, with the owner of the rule."""

@@ -18,6 +18,10 @@ STEPS_IN_TURN = 10
 """Of a launch whose rows take turns: a further step costs less than a further launch."""
 
 
+STEPS_OF_A_POINT = 3
+"""Timed steps, at most, of a launch that chooses among the points of a grid."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The launches of each row. The time limit is that of one launch; None: see `time_limits`.

@@ -20,7 +20,7 @@ from benchmarks.job import LEAST_MESSAGE_TIMEOUT_SECONDS, Job
 from benchmarks.launch import planned, resuming, time_limits
 from benchmarks.launch.gate import gate, name_of
 from benchmarks.launch.machine.watch import MachineWatch
-from benchmarks.launch.options import REFERENCE_STEPS, Options
+from benchmarks.launch.options import REFERENCE_STEPS, STEPS_OF_A_POINT, Options
 from benchmarks.launch.preparing import remove_inputs
 from benchmarks.launch.progress import Display
 from benchmarks.launch.ranks.outcome import Outcome
@@ -71,7 +71,8 @@ def run(
 ) -> list[Record]:
     """The reference, launch 1 of every row, launch 2 in reverse order, and so on, then the gate.
 
-    The rows of a round take their measured steps in turn, where the options say so. Before the
+    The rows of a round take their measured steps in turn, where the options say so. Then the
+    launches that `narrow` chooses by have few steps, and no turns. Before the
     gate, further launches of rows with unsettled times, within the budget. Every record is on disk
     at the end, also after an interrupt. Weights and tokens are removed. on_record: gets every
     record before the gate.
@@ -79,8 +80,12 @@ def run(
     done: list[Record] = []
     budget = Budget(seconds=options.budget_seconds)
 
+    brief = replace(options, measured_steps=min(options.measured_steps, STEPS_OF_A_POINT))
+
     def launch(configuration: Configuration, number: int, *turn: Turn) -> Record:
-        return launch_row(inputs, configuration, number, options, display, *turn)
+        chooses = narrow is not None and number == 1
+        how = brief if chooses and options.in_turns else options
+        return launch_row(inputs, configuration, number, how, display, *turn)
 
     def note(record: Record) -> None:
         done.append(record)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from baselines import registry
-from baselines.protocol import Adapter, Follower, Planner, Unavailable
+from baselines.protocol import Adapter, Follower, Planner, Unavailable, measured_grid
 from benchmarks.job import throw_away_tokens
 from benchmarks.records.plan_record import plan_data, plan_words
 from benchmarks.records.store import RecordError
@@ -221,11 +221,11 @@ def sppo_layout(workload: Workload) -> tuple[tuple[int, int, int], str]:
 
 
 def grid_assignments(system: str, workload: Workload) -> list[Configuration]:
-    """Every point of a library's grid as a row of its own; a refused point keeps its reason."""
+    """Every point of a measured grid as a row of its own; a refused point keeps its reason."""
     adapter = registry.load(system)
     versions = adapter.versions()  # read from the packages' files: once for all points
     points = []
-    for number, settings in enumerate(adapter.grid(workload), start=1):
+    for number, settings in enumerate(measured_grid(adapter, workload), start=1):
         row = Row(label=f"{system} {number:02d}", system=system, choosing="tuned")
         point = with_settings(row, adapter, settings, grid="", versions=versions)
         points.append(recheck(point, workload))

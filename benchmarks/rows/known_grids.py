@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from baselines import registry
+from baselines.protocol import measured_grid
 from benchmarks.environment import CHECKOUT, available_cores, cpu_model, git_state, gpu_names
 from benchmarks.records import store
 from benchmarks.rows import emulated_choices
@@ -226,7 +227,7 @@ TRIED = "points of the adapter's grid are tried, from the first by halves toward
 
 def _points_words(system: str, workload: Workload, known: Grid) -> str:
     """ "24 points", or "24 points (12 of today's 36)" where the grid of today has others too."""
-    grid_points = registry.load(system).grid(workload)
+    grid_points = measured_grid(registry.load(system), workload)
     today = {settings_key(msgspec.to_builtins(settings)) for settings in grid_points}
     measured = len(today & known.points.keys())
     share = "" if measured == len(today) else f" ({measured} of today's {len(today)})"

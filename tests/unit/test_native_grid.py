@@ -11,7 +11,7 @@ from baselines.native import adapter
 from baselines.native.adapter import ADAPTER
 from baselines.native.place import Place, group_ranks
 from baselines.native.settings import NativeSettings, of_flags
-from baselines.protocol import Unavailable, check_emulated
+from baselines.protocol import Unavailable, check_emulated, measured_grid
 from benchmarks.emulation.search import layouts, leanest
 from benchmarks.job import throw_away_tokens
 from sppo.config.models import MODELS
@@ -243,3 +243,18 @@ def test_compiled_blocks_are_for_real_ranks_with_ulysses_alone(monkeypatch):
         with pytest.raises(ValueError, match="tried with Ulysses alone"):
             NativeSettings(sequence_parallel=1, compile=True, **{degree: 2})
     assert not any(point.compile for point in ADAPTER.grid(workload(device="cuda")))
+
+
+def test_compiled_points_are_measured_on_cuda_alone():
+    """No emulation counts compiled kernels, so the grid of the searches has none."""
+    on_cpu = workload(ranks=4)
+    assert measured_grid(ADAPTER, on_cpu) == ADAPTER.grid(on_cpu)
+    cluster = dataclasses.replace(on_cpu.cluster, device="cuda")
+    on_cuda = dataclasses.replace(on_cpu, cluster=cluster, dtype="bfloat16")
+    grid = ADAPTER.grid(on_cuda)
+    further = measured_grid(ADAPTER, on_cuda)[len(grid) :]
+    assert {point.compile for point in grid} == {None}
+    plain = [dataclasses.replace(point, compile=None) for point in further]
+    assert all(point.compile for point in further)
+    assert plain == [p for p in grid if p.tensor_parallel == p.context_parallel == 1]
+    assert plain
