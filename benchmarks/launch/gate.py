@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks.job import Status
@@ -33,21 +33,32 @@ def exit_code(done: Sequence[Record]) -> int:
     return int(any(record.status in UNWANTED for record in done))
 
 
-def gate(directory: Path, done: Sequence[Record], display: Display) -> list[Record]:
-    """The records, with status `mismatch` for launches that did different work, on disk too."""
-    fine = [record for record in done if record.status == "ok"]
-    rows = {name_of(record): record.steps for record in fine if not record.is_reference}
-    if not rows:
+def gate(
+    directory: Path, done: Sequence[Record], display: Display, brief: Collection[str] = ()
+) -> list[Record]:
+    """The records, with status `mismatch` for launches that did different work, on disk too.
+
+    brief: names of launches that had fewer steps to run. They are compared with each other.
+    """
+    fine = [record for record in done if record.status == "ok" and not record.is_reference]
+    if not fine:
         return list(done)
     chosen = standard(done)
     tolerance = equal_work.TOLERANCE[done[0].workload.dtype]
-    different = equal_work.equal_work(
-        rows,
-        chosen.steps,
-        tolerance=tolerance,
-        reference_tolerance=chosen.allowed,
-        reference_name=chosen.name,
-    )
+    different: dict[str, equal_work.Difference] = {}
+    for is_brief in (True, False):
+        rows = {
+            name_of(record): record.steps
+            for record in fine
+            if (name_of(record) in brief) == is_brief
+        }
+        different |= equal_work.equal_work(
+            rows,
+            chosen.steps,
+            tolerance=tolerance,
+            reference_tolerance=chosen.allowed,
+            reference_name=chosen.name,
+        )
     judged = []
     for record in done:
         difference = different.get(name_of(record))

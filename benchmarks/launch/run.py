@@ -82,9 +82,10 @@ def run(
 
     brief = replace(options, measured_steps=min(options.measured_steps, STEPS_OF_A_POINT))
 
+    is_brief = narrow is not None and options.in_turns
+
     def launch(configuration: Configuration, number: int, *turn: Turn) -> Record:
-        chooses = narrow is not None and number == 1
-        how = brief if chooses and options.in_turns else options
+        how = brief if is_brief and number == 1 else options
         return launch_row(inputs, configuration, number, how, display, *turn)
 
     def note(record: Record) -> None:
@@ -132,7 +133,8 @@ def run(
             number += 1
     finally:
         try:
-            judged = gate(inputs.directory, done, display)
+            choosing = {name_of(each) for each in done if is_brief and each.launch == 1}
+            judged = gate(inputs.directory, done, display, choosing)
         finally:
             remove_inputs(inputs)
     return judged
