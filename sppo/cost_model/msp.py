@@ -61,6 +61,8 @@ def layout_slice_costs(
     for (op, _, index, part, number, _), message in sent.items():
         if op is Op.SEND_DW:
             added = copy_ns(2 * message.bytes, profile.memory_bytes_per_second)
+            if layout.kv_block_tokens:
+                added += _hosted_sums_ns(layout, shapes[part], profile, (part, index))
             compute[Op.ADD_DW, part, index, number] = added
     sent.update(_hidden_state_messages(layout, shapes[0], link))
     return SliceCosts(compute=compute, kept_bytes=saved, exchanged=exchanged, sent=sent)
@@ -113,13 +115,16 @@ def _weight_messages(
 ) -> Iterator[tuple[Instruction, Sent]]:
     """Weights, with K and V of all earlier positions; gradients, with dK and dV of them.
 
-    Hosted ones are copied at both ends, and dK and dV also back to the owner's host.
+    Hosted K and V are copied at both ends, and one helper after the other gets them. The owner
+    copies dK and dV as it adds them.
     """
     first, last = msp_split.subsequences[0], msp_split.subsequences[-1]
     prefix = layout.starts_tokens[first]
     blocks = _prefix_messages(layout, shape, prefix)
 
-    def sent(element_bytes: int, prefix_tokens: int, hosted_copies: int = 0) -> Sent:
+    def sent(
+        element_bytes: int, prefix_tokens: int, hosted_copies: int = 0, turns: int = 1
+    ) -> Sent:
         states = shape.kv_bytes(prefix_tokens, element_bytes)
         size = shape.parameters * element_bytes + states
         messages = 1 + (blocks if prefix_tokens else 0)
@@ -127,15 +132,30 @@ def _weight_messages(
         if layout.kv_block_tokens:
             slower = min(profile.h2d_bytes_per_second, profile.d2h_bytes_per_second)
             copies = copy_ns(hosted_copies * states, slower)
-        return Sent(messages=messages, bytes=size, time=copy_ns(size, *link) + copies)
+        time = (copy_ns(size, *link) + copies) * turns
+        return Sent(messages=messages, bytes=size, time=time)
 
-    for number, rank in enumerate(msp_split.ranks):
-        if rank != msp_split.part % layout.pipeline_parallel:
-            send = Instruction(Op.SEND_W, 0, first, msp_split.part, number)
-            yield send, sent(shape.element_bytes, prefix, 2)
-            yield send._replace(subsequence=last, other=1), sent(shape.element_bytes, 0)
-            gradient_bytes = gradient_element_bytes(shape.element_bytes)
-            yield send._replace(op=Op.SEND_DW), sent(gradient_bytes, prefix, 3)
+    in_turn = bool(layout.kv_block_tokens and prefix)
+    for turn, (number, _) in enumerate(layout.helpers(msp_split), 1):
+        send = Instruction(Op.SEND_W, 0, first, msp_split.part, number)
+        yield send, sent(shape.element_bytes, prefix, 2, turn if in_turn else 1)
+        yield send._replace(subsequence=last, other=1), sent(shape.element_bytes, 0)
+        gradient_bytes = gradient_element_bytes(shape.element_bytes)
+        yield send._replace(op=Op.SEND_DW), sent(gradient_bytes, prefix, 1)
+
+
+def _hosted_sums_ns(
+    layout: Layout, shape: PartShape, profile: Hardware, at: tuple[int, int]
+) -> int:
+    """The owner's copies of dK and dV, H2D and D2H, to which it adds those of one helper.
+
+    at: chunk, and a subsequence of its split.
+    """
+    first = layout.split_of(*at).subsequences[0]
+    size = shape.kv_bytes(layout.starts_tokens[first], gradient_element_bytes(shape.element_bytes))
+    return sum(
+        copy_ns(size, rate) for rate in (profile.h2d_bytes_per_second, profile.d2h_bytes_per_second)
+    )
 
 
 def _prefix_messages(layout: Layout, shape: PartShape, tokens: int) -> int:

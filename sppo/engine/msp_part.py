@@ -74,7 +74,7 @@ class MspPart(Part):
             self.prefix.send_states(helper)
 
     def receive_weights(self, owner: int, *, with_prefix: bool) -> Callable[[], None]:
-        """Helper: post the receives of `send_weights`."""
+        """Helper: post the receives of `send_weights`; those of hosted K and V in its wait."""
         assert isinstance(self._weights, HelperWeights)
         weights = self._receive(self._weights.flat_values, owner)
         receive_states = self.prefix.receive_states(owner) if with_prefix else None

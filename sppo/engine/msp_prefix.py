@@ -99,13 +99,14 @@ class _Place(NamedTuple):
 
 
 IN_FLIGHT = 2
-"""Blocks of a hosted prefix on their way, at both ends."""
+"""Blocks of a hosted prefix that are sent at a time, or received ahead."""
 
 
 class HostedPrefix:
     """In the host tier: a message for each block of a layer, packed [2, kv_heads, n, D].
 
-    A block passes the device of both ranks. No more than `IN_FLIGHT` of them are there at a time.
+    A block passes the device of both ranks. Besides those in flight there is one in use, at most.
+    Receives are posted when the first is waited for, so the sender waits for the helper.
     """
 
     def __init__(self, layers: Sequence[HostedLayer], tokens: int, transport: Transport) -> None:
@@ -142,7 +143,7 @@ class HostedPrefix:
         layer = place.layer
         like = layer.host[kinds][0]
         shape = (2, layer.kv_heads, place.tokens, like.shape[-1])
-        packed = like.new_empty(shape, device=layer.ring.device)
+        packed = layer.on_device(like, shape)
         return place, packed, self.transport.receive(packed, rank, Channel.MSP_WEIGHTS)
 
     def send_states(self, helper: int) -> None:
@@ -150,8 +151,9 @@ class HostedPrefix:
 
     def receive_states(self, owner: int) -> Wait:
         def wait() -> None:
-            for place, (key, value) in self._receive(STATES, owner):
-                place.layer.store(place.start, key, value)
+            for place, packed in self._receive(STATES, owner):
+                place.layer.store(place.start, *packed)
+                del packed
 
         return wait
 
@@ -161,6 +163,7 @@ class HostedPrefix:
     def add_sums(self, helper: int) -> None:
         for (layer, start, tokens), received in self._receive(SUMS, helper):
             layer.store_sums(start, layer.sums(start, tokens).add_(received))
+            del received
 
 
 def prefix_of(cache: KvCache, tokens: int, transport: Transport) -> Prefix:

@@ -199,13 +199,18 @@ class HostedSlicedLayer:
             self.hosted.store(receive.span.start, key, value)
             position = receive.span.stop
             yield key, value
-        if position < start:
-            yield from self.hosted.own(position, start - position)
+        for begin in range(position, start, self.hosted.ring.tokens):
+            yield from self.hosted.own(begin, min(self.hosted.ring.tokens, start - begin))
 
     def settle(self) -> None:
-        """Copy received K and V to the host tier."""
+        """Copy received K and V to the host tier, and let compute wait: then they are freed."""
+        stored = False
         for receive in self.exchange.received():
-            self.hosted.store(receive.span.start, *receive.packed)
+            key, value = receive.packed
+            self.hosted.store(receive.span.start, key, value)
+            stored = True
+        if stored:
+            self.hosted.ring.copies.wait_for_offloads()
 
     def send_later_gradients(self, start: int) -> None:
         """See `SlicedLayer`."""

@@ -9,7 +9,6 @@ from heapq import heapify, heappop, heappush
 from sppo.config.errors import HOST_MEMORY, Infeasible, LayoutDoesNotFit
 from sppo.plan.blocks import gradient_element_bytes
 from sppo.plan.plan import Plan
-from sppo.planner.activations.feasibility import require_host_room
 from sppo.planner.evaluate import (
     Choose,
     DecidedStage,
@@ -36,11 +35,11 @@ OPTIMISM = 0.97
 SPREAD = 0.985
 """Further steps of a family over their estimates: at least so many times the least simulated."""
 
-HOSTED_TRIALS = 3
-"""Layouts with hosted K and V in a row that are simulated and not faster than the best so far."""
-
 LIKE = 0.995
 """The same of a cut with other Ulysses degrees: their times differ less."""
+
+HOSTED_TRIALS = 3
+"""Layouts with hosted K and V in a row that are simulated and not faster than the best so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ def with_msp(
     Raises ValueError if MSP is wanted and impossible, Infeasible if it is wanted and does not fit.
     """
     resident, hosted = (
-        [] if wanted is False else candidates_of(plan, layouts, near, hosted=hosted)
+        [] if wanted is False else candidates_of(plan, layouts, near, hosted=hosted, every=wanted)
         for hosted in (False, True)
     )
     if not resident and not hosted:
@@ -141,8 +140,8 @@ class _Trials:
             self._tried.add(key)
             least = self.least
             try:
-                self._simulate(candidate)
-                slower = slower + 1 if self.least == least else 0
+                if self._simulate(candidate):
+                    slower = slower + 1 if self.least == least else 0
             except LayoutDoesNotFit as short:
                 self.shorts.append(short)
                 for leaner in [] if short.of_host else self._leaner(candidate):
@@ -159,17 +158,14 @@ class _Trials:
         ]
         return both_ends(smaller[:1], (candidate.ends,))
 
-    def _simulate(self, candidate: MspCandidate) -> None:
-        """Raises LayoutDoesNotFit."""
+    def _simulate(self, candidate: MspCandidate) -> bool:
+        """Whether there is something to split. Raises LayoutDoesNotFit."""
         _require_room_for_whole_prefixes(candidate)
         layout = candidate.unsplit.with_msp(candidate.ends)
         if not layout.msp_splits:
-            return
+            return False
         for stage in layout.end_stages:  # they help most, the last as the pipeline fills
-            problem = stage_problem(layout, stage)
-            problem.require_room()
-            if layout.kv_block_tokens:
-                require_host_room(problem)
+            stage_problem(layout, stage).require_room()
         stages = decided_stages(layout, self.choose)
         seconds = decided_msp_ns(layout, stages) / 1e9 + layout.reduction_seconds
         if candidate.unsplit.pipeline_parallel > 2:  # two stages are soon simulated
@@ -179,6 +175,7 @@ class _Trials:
         if self.best is None or seconds < self.best.seconds:
             self.best = _Split(candidate=candidate, layout=layout, stages=stages, seconds=seconds)
             self.least = min(self.least, seconds)
+        return True
 
 
 def _require_room_for_whole_prefixes(candidate: MspCandidate) -> None:

@@ -161,15 +161,26 @@ def _expected_msp(schedule: Schedule, stage: int, sequence: int) -> set[Instruct
     return expected
 
 
+def _sends_hosted_prefix(schedule: Schedule, instruction: Instruction) -> bool:
+    """Whether K and V of earlier positions go with the weights, block by block."""
+    op, _, index, part, _, again = instruction
+    if op is not Op.SEND_W or again or not schedule.layout.kv_block_tokens:
+        return False
+    first = schedule.layout.split_of(part, index).subsequences[0]
+    return schedule.layout.starts_tokens[first] > 0
+
+
 def _check_rendezvous(schedule: Schedule) -> None:
     """Run all stages together: a send waits for its posted receive, a compute for its message.
 
     The slices of a subsequence wait for each other. Between two stages, sends and receives must
-    meet in the same order. Messages of MSP weights have an order of their own.
+    meet in the same order. Messages of MSP weights have an order of their own. Hosted K and V of a
+    split are received when the helper has nothing else to wait for.
     """
     posted: dict[tuple[int, int, bool], list[Instruction]] = {}
     arrived: set[Instruction] = set()
     gathered: set[Instruction] = set()
+    awaited: set[Instruction] = set()
 
     def can_run(stage: int, instruction: Instruction) -> bool:
         if instruction.op in RECEIVES:
@@ -185,9 +196,13 @@ def _check_rendezvous(schedule: Schedule) -> None:
                 raise ScheduleError(
                     f"stage {stage}, {instruction}: stage {peer} expects {queue[0]} next"
                 )
+            if _sends_hosted_prefix(schedule, instruction) and queue[0] not in awaited:
+                return False
             arrived.add(queue.pop(0))
             return True
-        if not arrived.issuperset(needed_receives(schedule, instruction)):
+        missing = set(needed_receives(schedule, instruction)) - arrived
+        if missing:
+            awaited.update(missing if len(missing) == 1 else ())
             return False
         gathered.add(instruction)
         if instruction.op not in (Op.FORWARD, Op.BACKWARD):

@@ -159,6 +159,18 @@ def _receive_not_waited_for(patch: Patch) -> None:
     patch.setattr(GroupTransport, "receive", receive)
 
 
+def _states_sent_before_they_are_loaded(patch: Patch) -> None:
+    original = HostedLayer.load
+
+    def load(self: HostedLayer, *where: Any) -> Tensor:
+        copies = self.ring.copies
+        with pytest.MonkeyPatch.context() as without:
+            without.setattr(copies, "h2d_event", lambda: DONE)
+            return original(self, *where)
+
+    patch.setattr(HostedLayer, "load", load)
+
+
 def _one_group_for_both_directions(patch: Patch) -> None:
     original = GroupTransport.__init__
 
@@ -261,6 +273,11 @@ FAULTS = {
         seen_by_values=False,  # only where the receiver's thread comes after the clearing
     ),
     "a receive is not waited for": Fault(plant=_receive_not_waited_for, case=_MSP, sign=_UNORDERED),
+    "hosted K and V are sent before they are loaded": Fault(
+        plant=_states_sent_before_they_are_loaded,
+        case="PP 2, two chunks a stage, MSP, K and V hosted",
+        sign=_UNORDERED,
+    ),
     "both directions share a communicator": Fault(
         plant=_one_group_for_both_directions,
         case="PP 2, two chunks a stage",

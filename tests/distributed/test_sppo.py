@@ -52,6 +52,13 @@ LLAMA = replace(
 )
 
 
+EIGHT_LAYERS = replace(
+    GPT,
+    name="gpt-deep",
+    model=gpt("gpt-deep", layers=8, hidden=64, heads=4, vocabulary=256),
+    sequences_per_step=2,
+)
+
 RECIPE = Optimizer(clip_norm=0.1, epsilon=1e-3)
 """Clips every step, and lets AdamW see the scale of gradients, so that a wrong one shows."""
 
@@ -418,17 +425,24 @@ def test_predicted_equals_counted(start: int) -> None:
         (GPT.with_device_memory(14 * MIB), SppoSettings(subsequences=6, msp=True)),
         (replace(LLAMA, sequences_per_step=2), SppoSettings(subsequences=4, msp=True)),
         (GPT, SppoSettings(subsequences=3, msp=True, policy="full-recompute")),
-        (GPT.with_device_memory(10 * MIB), replace(hosted_slices, subsequences=4)),
         (
-            replace(LLAMA, sequences_per_step=2).with_device_memory(12 * MIB),
-            replace(hosted_slices, subsequences=3, policy="full-recompute"),
+            GPT.with_device_memory(16 * MIB),
+            replace(hosted_slices, subsequences=4, virtual_stages=1, policy="full-recompute"),
         ),
         (
-            LLAMA.with_device_memory(16 * MIB),
-            replace(hosted_slices, subsequences=5, virtual_stages=1, policy="full-offload"),
+            LLAMA.with_device_memory(10 * MIB),
+            replace(hosted_slices, subsequences=3, virtual_stages=1, policy="full-offload"),
+        ),
+        (
+            replace(LLAMA, sequence_tokens=4096).with_device_memory(24 * MIB),
+            replace(hosted_slices, subsequences=4, virtual_stages=2),
         ),
     ]
     _assert_as_planned(jobs[start::3], 2)
+    for job in jobs[-3:]:
+        hosted = ADAPTER.plan(*job)
+        assert hosted.kv_block_tokens < hosted.starts_tokens[-1], "a prefix has several blocks"
+        assert not all(split.fills for split in hosted.msp_splits)
     limited = ADAPTER.plan(*jobs[3])
     decisions = [(*part.offload_units, *part.recompute_units) for part in limited.parts]
     assert any(any(row) for row in decisions), (
@@ -443,12 +457,23 @@ def test_four_ranks_with_msp_count_what_is_simulated() -> None:
         (replace(GPT, cluster=four), SppoSettings(subsequences=6, **stages, msp=True)),
         (replace(LLAMA, cluster=four), SppoSettings(subsequences=5, **stages, msp=True)),
         (
-            replace(GPT, cluster=four).with_device_memory(12 * MIB),
-            SppoSettings(subsequences=5, **stages, msp=True, kv_offload=True),
+            replace(LLAMA, cluster=four).with_device_memory(8 * MIB),
+            SppoSettings(
+                subsequences=5, **stages, msp=True, kv_offload=True, policy="full-recompute"
+            ),
+        ),
+        (
+            replace(EIGHT_LAYERS, cluster=four).with_device_memory(24 * MIB),
+            SppoSettings(
+                pipeline_parallel=4, virtual_stages=2, subsequences=6, msp=True, kv_offload=True
+            ),
         ),
     ]
     for workload, settings in jobs:
-        assert len(ADAPTER.plan(workload, settings).msp_splits) >= 3
+        splits = ADAPTER.plan(workload, settings).msp_splits
+        assert len(splits) >= 3
+    drained = ADAPTER.plan(*jobs[2]).msp_splits
+    assert not all(split.fills for split in drained), "helpers have hosted K and V of a prefix"
     run_ranks(_connect, 4, jobs)
     _assert_as_planned(jobs, 4)
     cases: list[Case] = [(*job, None) for job in jobs]

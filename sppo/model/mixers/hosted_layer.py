@@ -77,10 +77,10 @@ class GradientState:
 
 
 class HostedLayer:
-    """The same in the host tier: blocks are copies in `ring`.
+    """A `LayerCache` in the host tier: blocks are copies in `ring`.
 
-    While dK and dV are zero by `gradients`, their host memory is not read. The first backward, that
-    of the last subsequence, begins with zeros on the device.
+    While dK and dV are zero by `gradients`, their host memory is not read. The rank's first
+    backward begins with zeros on the device. Without MSP that is the last subsequence's.
     """
 
     in_pieces = True
@@ -96,6 +96,10 @@ class HostedLayer:
         """Views of the host's buffers."""
         return span(tuple(self.host)[kinds], start, start + tokens)
 
+    def on_device(self, host: Tensor, shape: Sequence[int]) -> Tensor:
+        """A new tensor on the device, of the dtype of a host's buffer."""
+        return torch.empty(shape, device=self.ring.device, dtype=host.dtype)
+
     def _reload(self, into: Tensor, source: Tensor) -> Tensor:
         self.ring.copies.copy_to_device(into, source, self._kept, self.gradients.written)
         return into
@@ -103,7 +107,7 @@ class HostedLayer:
     def load(self, kinds: slice, start: int, tokens: int) -> Tensor:
         """K and V (`STATES`), or dK and dV (`SUMS`), on the device: [2, kv_heads, tokens, D]."""
         sources = self._places(kinds, start, tokens)
-        packed = sources[0].new_empty((2, *sources[0].shape), device=self.ring.device)
+        packed = self.on_device(sources[0], (2, *sources[0].shape))
         for into, source in zip(packed, sources, strict=True):
             self._reload(into, source)
         self.ring.copies.h2d_event().wait()
@@ -140,8 +144,7 @@ class HostedLayer:
     def own(self, start: int, tokens: int) -> list[KvPair]:
         sources = self._places(STATES, start, tokens)
         key, value = (
-            self._reload(source.new_empty(source.shape, device=self.ring.device), source)
-            for source in sources
+            self._reload(self.on_device(source, source.shape), source) for source in sources
         )
         self.ring.copies.h2d_event().wait()
         return [(key, value)]

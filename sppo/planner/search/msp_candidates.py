@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import inf
 
 from sppo.plan.layout import Layout
 from sppo.plan.plan import Plan
@@ -28,7 +29,7 @@ FASTEST = 4
 SHARE_LEFT = {"fill": 0.2, "both": 0.4}
 """Idle time that MSP leaves at the ends that it splits, in times of the longest subsequence."""
 
-HOSTED_COMPUTES = 512
+HOSTED_STAGE_SUBSEQUENCES = 512
 """Stages times subsequences, at most, of a layout with hosted K and V that is tried with MSP.
 
 Decisions for more take seconds, and their K and V have left too little of the host tier so far.
@@ -84,16 +85,23 @@ def by_cut(layouts: Iterable[TimedLayout]) -> ByCut:
 
 
 def candidates_of(
-    plan: Plan, layouts: Sequence[TimedLayout], near: Sequence[TimedLayout], *, hosted: bool
+    plan: Plan,
+    layouts: Sequence[TimedLayout],
+    near: Sequence[TimedLayout],
+    *,
+    hosted: bool,
+    every: bool | None = False,
 ) -> list[MspCandidate]:
     """The layouts to try, with K and V in the host tier or not, and when they split.
+
+    every: also hosted ones whose decisions take seconds.
 
     Of the plan's family, or of the fastest that can split where the plan cannot: its cut and the
     next coarser ones. Of the other families: the fastest cut.
     Of all: those near the plan, and those of the least estimate. With MSP little is left of the
     idle ends, so that work alone tells families apart.
     """
-    able = _that_may_split(layouts, hosted)
+    able = _that_may_split(layouts, hosted, every)
     if not able:
         return []
     base: Layout = replace(plan, sharded_weights=False)  # owners have whole weights
@@ -103,19 +111,22 @@ def candidates_of(
     for exchanges in (False, True):
         members = [layout for layout in able if (layout.ulysses_parallel > 1) == exchanges]
         tried |= {id(layout): layout for layout in _of_division(base, members)}
-    close = _that_may_split(near, hosted)
+    close = _that_may_split(near, hosted, every)
     tried |= {id(layout): layout for layout in close[:FASTEST]}
     return both_ends(tried.values(), ("fill", "both"))
 
 
-def _that_may_split(layouts: Iterable[TimedLayout], hosted: bool) -> list[TimedLayout]:
-    """Those with K and V in one of the tiers; of hosted ones those that are soon decided."""
+def _that_may_split(
+    layouts: Iterable[TimedLayout], hosted: bool, every: bool | None
+) -> list[TimedLayout]:
+    """Those with K and V in one of the tiers; of hosted ones `every`, or those soon decided."""
+    most = HOSTED_STAGE_SUBSEQUENCES if hosted and not every else inf
     return [
         layout
         for layout in layouts
         if layout.may_split
         and bool(layout.kv_block_tokens) == hosted
-        and not (hosted and layout.pipeline_parallel * layout.subsequences > HOSTED_COMPUTES)
+        and layout.pipeline_parallel * layout.subsequences <= most
     ]
 
 
