@@ -205,7 +205,7 @@ def test_a_run_launches_what_takes_a_refused_rows_place(
         )
 
     monkeypatch.setattr(run, "launch_row", launch_row)
-    monkeypatch.setattr(run, "gate", lambda directory, done, display: done)
+    monkeypatch.setattr(run, "gate", lambda directory, done, display, brief: done)
     monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
     inputs: Any = type("Inputs", (), {"workload": WORKLOAD, "directory": tmp_path})()
     done = run.run(

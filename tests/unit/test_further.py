@@ -33,7 +33,7 @@ SECONDS_OF_LAUNCH = 10.0
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "gate", lambda directory, done, display: done)
+    monkeypatch.setattr(run, "gate", lambda directory, done, display, brief: done)
     monkeypatch.setattr(run, "remove_inputs", lambda inputs: None)
 
 
